@@ -21,7 +21,7 @@ from ktrdr_pipelines.cli.main import command_line
 from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.settings import load_settings
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
-from ktrdr_pipelines.store.ledger.database import LEDGER_VERSION
+from ktrdr_pipelines.store.ledger.schema import LEDGER_VERSION
 
 FIXTURES = Path(__file__).parent / "fixtures"
 BARS: dict[str, dict[str, Any]] = json.loads((FIXTURES / "store_v6_bars.json").read_text())

@@ -1,9 +1,10 @@
-"""Claims of chunks: so that two runs never ask for the same.
+"""Owners of claims: two runs never request the same chunk at the same time.
 
-Not here: the table itself (``store.ledger.claims``), the series' lock (``store.bars.bar_store``).
+A claim has a time limit and an owner. An owner holds a file lock for its whole life, so the claims
+of a killed process can be told from those of a living one and are dropped at once.
 
-A claim has a time limit and an owner; an owner holds a file lock for its whole life, so that the
-claims of a killed process can be told from those of a living one and dropped at once.
+Not here: the table of claims (``store.ledger.claims``), the lock of a series
+(``store.bars.bar_store``).
 """
 
 import time
@@ -22,16 +23,16 @@ from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 
 CLAIM_S = 3600.0
-"""How long a claim lasts unless it is given back: longer than a request ever waits for its turn,
-pauses after violations and many others ahead of it included. It is for owners that hang; the claims
-of those that died are dropped at once."""
+"""Seconds that a claim lasts unless it is released: longer than a request ever waits for its
+permit, including pauses after pacing violations and many requests ahead of it. It limits owners
+that hang; the claims of dead owners are dropped at once."""
 
 _FORGOTTEN_S = 86_400.0
-"""Age from which on the lock file of an owner that died may be cleared away."""
+"""Age in seconds from which the lock file of a dead owner may be removed."""
 
 
 class Claimant:
-    """One process' right to claim; made by ``claiming``."""
+    """One owner of claims; created by ``claiming``."""
 
     def __init__(self, ledger: Ledger, locks: Path, owner: str) -> None:
         self._ledger = ledger
@@ -39,7 +40,7 @@ class Claimant:
         self.owner = owner
 
     def claim(self, series: Series, interval: Interval, now: datetime) -> bool:
-        """Try to claim an interval; False where a living owner has some of it."""
+        """Claim an interval; return False where a living owner has claimed part of it."""
         key = series_key(series)
         if self._ledger.claim(key, [interval], self.owner, now, CLAIM_S):
             return True
@@ -48,11 +49,11 @@ class Claimant:
         return bool(self._ledger.claim(key, [interval], self.owner, now, CLAIM_S))
 
     def release(self, series: Series, interval: list[Interval]) -> None:
-        """Give intervals back, after what they gave is saved."""
+        """Release claimed intervals; the caller has saved their bars already."""
         self._ledger.release(self.owner, series_key(series), interval)
 
     def _drop_dead(self, key: str, now: datetime) -> bool:
-        """Drop the claims of owners that no longer live; say whether there were any."""
+        """Drop the claims of dead owners; return whether there were any."""
         owners = {claim.owner for claim in self._ledger.live_claims(key, now)} - {self.owner}
         dead = [owner for owner in owners if not _lives(self._locks, owner)]
         for owner in dead:
@@ -63,12 +64,17 @@ class Claimant:
 
 @contextmanager
 def claiming(layout: StoreLayout, ledger: Ledger) -> Iterator[Claimant]:
-    """Live as an owner of claims until the end of the block."""
+    """Yield an owner of claims that lives until the end of the block."""
     owner = uuid.uuid4().hex
     layout.require_same()
     with disk_errors(layout.locks):
         make_folder(layout.locks)
-        _clear_dead(layout.locks)
+        # Remove what killed owners left long ago; the file of a new owner is never touched.
+        for path in filter(is_regular, layout.locks.glob("owner-*.lock")):
+            with suppress(FileNotFoundError):
+                is_old = time.time() - path.stat().st_mtime > _FORGOTTEN_S
+                if is_old and not _is_held(path):
+                    path.unlink()
     lock = FileLock(_lock_of(layout.locks, owner), timeout=0)
     with lock:
         try:
@@ -78,17 +84,8 @@ def claiming(layout: StoreLayout, ledger: Ledger) -> Iterator[Claimant]:
             _lock_of(layout.locks, owner).unlink(missing_ok=True)
 
 
-def _clear_dead(locks: Path) -> None:
-    """Clear away what killed owners left long ago: a new owner's file is never touched."""
-    for path in filter(is_regular, locks.glob("owner-*.lock")):
-        with suppress(FileNotFoundError):
-            is_old = time.time() - path.stat().st_mtime > _FORGOTTEN_S
-            if is_old and not _is_held(path):
-                path.unlink()
-
-
 def is_in_hand(layout: StoreLayout, ledger: Ledger, key: str, now: datetime) -> bool:
-    """Say whether a living owner is asking for some of a series, by the series' ledger key."""
+    """Return whether a living owner is requesting part of a series, given by its ledger key."""
     owners = {claim.owner for claim in ledger.live_claims(key, now)}
     return any(_lives(layout.locks, owner) for owner in owners)
 

@@ -1,8 +1,9 @@
-"""The statements of one run: recorded as responses come, and judged for every series alike.
+"""The statements of one run: recorded as responses arrive, and judged alike for every series.
 
-Statements are of a symbol, in real time, so that a daily response speaks for minutes too. Not here:
-what statements prove (``domain.planning.empty_ranges``), the table (``store.ledger.statements``),
-what is requested to confirm them (``sync.engine.confirmation``).
+Statements are about a symbol, in real time, so that a daily response also speaks for minutes.
+
+Not here: what statements prove (``domain.planning.empty_ranges``), the table
+(``store.ledger.statements``), the requests that confirm them (``sync.engine.confirmation``).
 """
 
 import asyncio
@@ -49,9 +50,9 @@ _INSTANT = timedelta(microseconds=1)
 
 @dataclass(slots=True)
 class SymbolEvidence:
-    """What is known of one symbol: its statements, and when its series last returned bars.
+    """The statements about one symbol, and when each of its series last returned bars.
 
-    ``lock`` is held while something is confirmed, so that the series of a symbol share requests.
+    ``lock`` is held during a confirmation, so that the series of a symbol share requests.
     """
 
     statements: list[Statement]
@@ -61,7 +62,7 @@ class SymbolEvidence:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A session that is missing as a whole, what is said of it, and what that amounts to."""
+    """A missing session or part of one, the verdict on it, and the statements about it."""
 
     span: Span
     verdict: Verdict
@@ -72,9 +73,9 @@ class Evidence:
     """The statements of one run over one store and one gateway.
 
     Args:
-        store: bars that may contradict, and the ledger that keeps statements.
-        gateway: whose statements they are, as ``host:port``.
-        clock: this machine's time, for the record.
+        store: the bars that may contradict, and the ledger that stores statements.
+        gateway: the gateway that makes the statements, as ``host:port``.
+        clock: this machine's time, at which statements are recorded.
     """
 
     def __init__(self, store: BarStore, gateway: str, clock: Callable[[], datetime]) -> None:
@@ -86,22 +87,22 @@ class Evidence:
         return self._store.ledger
 
     def of(self, symbol: str) -> SymbolEvidence:
-        """Return what is known of a symbol; read from the ledger when first asked for."""
+        """Return the evidence of a symbol; it is read from the ledger on first use."""
         if symbol not in self._symbols:
             self._symbols[symbol] = SymbolEvidence(self._ledger.statements(symbol))
         return self._symbols[symbol]
 
-    # --- taking in -----------------------------------------------------------------------------
+    # --- recording -----------------------------------------------------------------------------
 
     def record(self, symbol: str, statements: Iterable[Statement]) -> None:
-        """Take in statements and keep them."""
+        """Add statements about a symbol, and store them in the ledger."""
         new = list(statements)
         if new:
             self.of(symbol).statements.extend(new)
             self._ledger.record_statements(symbol, self._gateway, new, self._clock())
 
     def saw_bars(self, series: Series, at: datetime) -> None:
-        """Take in that a series returned bars: a control of its earlier responses without bars."""
+        """Record that a series returned bars, a control of its earlier empty responses."""
         known = self.of(series.symbol)
         known.bars_at[series.timeframe] = at
         for position, one in enumerate(known.statements):
@@ -115,15 +116,15 @@ class Evidence:
     def refute(
         self, symbol: str, sessions: Iterable[Interval], moments: np.ndarray | None = None
     ) -> bool:
-        """Take in bars: responses without bars for where they lie are refuted.
+        """Refute empty responses by bars that lie where they stated there were none.
 
-        One that is refuted voids every response without bars of the gateway that came within a
-        day of it, and the proofs that rest on those.
+        A refuted response voids every empty response of the gateway within a day of it, and the
+        proofs that rest on those.
 
         Args:
-            symbol: whose bars.
+            symbol: the symbol of the bars.
             sessions: sessions that have bars, in real time.
-            moments: the starts of intraday bars, rising microseconds since 1970 UTC.
+            moments: the starts of intraday bars, ascending, in microseconds since 1970 UTC.
 
         Returns: whether anything was voided.
         """
@@ -135,17 +136,20 @@ class Evidence:
         if not empty:
             return False
         traded = list(sessions)
-        refuted = [
-            one.said_at
-            for one in empty
-            if any(one.interval.covers(session) for session in traded)
-            or (moments is not None and _holds_any(one.interval, moments))
-        ]
+        refuted = []
+        for one in empty:
+            is_refuted = any(one.interval.covers(session) for session in traded)
+            if not is_refuted and moments is not None:
+                bounds = [micros(one.interval.start), micros(one.interval.end)]
+                low, high = np.searchsorted(moments, bounds)
+                is_refuted = bool(low < high)
+            if is_refuted:
+                refuted.append(one.said_at)
         voided = [self.void_around(at) for at in refuted]
         return any(voided)
 
     def void_around(self, at: datetime) -> bool:
-        """Void the responses without bars that the gateway gave within a day of a moment."""
+        """Void the gateway's empty responses within a day of a moment; return whether any were."""
         start, end = at - VOIDED_WITHIN, at + VOIDED_WITHIN
         voided = self._ledger.void_empty_responses(self._gateway, start, end, self._clock())
         for known in self._symbols.values():
@@ -154,15 +158,11 @@ class Evidence:
                 for one in known.statements
                 if one.kind not in WITHOUT_BARS or not start <= one.said_at <= end
             ]
+        # Proofs that rest on void statements fall with them.
         for symbol, intervals in voided.items():
-            self._retract(symbol, intervals)
+            for timeframe in self._store.layout.timeframes_of(symbol):
+                self._store.retract_voidable(symbol, timeframe, intervals)
         return bool(voided)
-
-    def _retract(self, symbol: str, intervals: Iterable[Interval]) -> None:
-        """Take back the proofs of a symbol that rest on void statements."""
-        whole = list(intervals)
-        for timeframe in self._store.layout.timeframes_of(symbol):
-            self._store.retract_voidable(symbol, timeframe, whole)
 
     # --- judging -------------------------------------------------------------------------------
 
@@ -181,14 +181,14 @@ class Evidence:
         """Judge the sessions that are missing as a whole, oldest first.
 
         Args:
-            series: which series.
+            series: the series.
             calendar: its sessions.
-            gaps: what is missing of it, on the stamp axis; sessions that have closed.
+            gaps: its missing intervals, by bar timestamp; only sessions that have closed.
             now: the gateway's clock; statements that are too old do not count.
-            empty: what this run has proved to be empty.
-            empty_before: what earlier runs have; their proofs may have expired.
+            empty: what this run has proved empty.
+            empty_before: what earlier runs have proved empty; their proofs may have expired.
             closed: session dates that the contract's own schedule or hours call closed.
-            head: what the gateway said of the start of the contract's data.
+            head: the gateway's response on the start of the contract's data.
         """
         bounds = gaps.bounds
         if bounds is None:
@@ -238,18 +238,18 @@ class Evidence:
         now: datetime,
         empty_before: IntervalSet,
     ) -> list[Open]:
-        """Judge what is missing of sessions that have bars, oldest first.
+        """Judge the missing parts of sessions that have bars, oldest first.
 
         Only responses to requests for the missing part count, and those that begin at its end:
-        bars on both sides would have covered it. In an instrument that trades in every session
-        held bars speak against a part without any, as they do against an empty session.
+        bars on both sides would have covered it. For an instrument that trades in every session,
+        held bars contradict a part without any, as they contradict an empty session.
 
         Args:
-            series: which series; those of whole days and weeks have no parts.
+            series: the series; days and weeks have no parts.
             calendar: its sessions.
-            parts: what is missing, on the stamp axis; sessions that have closed.
+            parts: the missing parts, by bar timestamp; only sessions that have closed.
             now: the gateway's clock; statements that are too old do not count.
-            empty_before: what earlier runs have proved to be empty.
+            empty_before: what earlier runs have proved empty.
         """
         if not series.timeframe.is_intraday:
             return []
@@ -275,7 +275,7 @@ class Evidence:
             verdict = judge(
                 said,
                 contradicted=False,
-                # the first session of a contract and its last may be short
+                # the first and the last session of a contract may be short
                 neighbours=Neighbours.THIN if begins or is_end else neighbours,
                 short_run=True,
                 was_proved=empty_before.covers(part),
@@ -293,9 +293,9 @@ class Evidence:
         empty: IntervalSet,
         said: Mapping[int, Sequence[Statement]],
     ) -> list[tuple[Neighbours, int]]:
-        """Say of each missing session what its neighbours are like, and how long its run is.
+        """Return for each missing session the state of its neighbours and the length of its run.
 
-        Flat bars are no trades: where a gateway fills intervals by them, every session is full.
+        Flat bars are no trades: a gateway that fills quiet time with them makes every session full.
         """
         spans = span_arrays(calendar, series.timeframe)
         rows = self._store.traded_per_session(series)
@@ -322,10 +322,10 @@ class Evidence:
     def _held_days(
         self, series: Series, calendar: SessionCalendar, whole: Sequence[Span]
     ) -> set[date]:
-        """Return the session dates that bars of other timeframes speak for.
+        """Return the session dates for which bars of other timeframes show trades.
 
-        A weekly bar does not say on which day it traded: it speaks for a week of which this
-        series holds no bar at all.
+        A weekly bar does not say on which day it traded: it counts for a week in which this series
+        has no bar at all.
         """
         days = {day for span in whole for day in _days_of(calendar, span)}
         own = {monday_of(day) for day in self._store.rows_per_session(series)}
@@ -353,9 +353,10 @@ class Evidence:
         *,
         unsaved: date | None = None,
     ) -> date | None:
-        """Return where the data of an instrument begin, by all that is known of its symbol.
+        """Return the session date where the data of an instrument begin, or None if unknown.
 
-        ``unsaved`` is the oldest session date of bars that are not on disk yet.
+        ``head`` is the gateway's head timestamp; ``unsaved`` is the oldest session date of bars
+        that are not on disk yet.
         """
         held = [
             day
@@ -372,7 +373,7 @@ def beginning_of(
     head: datetime | None,
     oldest: date | None,
 ) -> date | None:
-    """Return where data begin; ``oldest`` is the oldest session date of which bars are held."""
+    """Return the session date where data begin; ``oldest`` is the oldest date with bars."""
     begins: list[date] = []
     empty: list[tuple[date, Statement]] = []
     for one in statements:
@@ -391,12 +392,12 @@ def beginning_of(
 
 
 def _is_refuted_beginning(one: Statement, calendar: SessionCalendar, days: Sequence[date]) -> bool:
-    """Whether bars came from before where a response began: it had been cut short.
+    """Return whether held bars lie before the start of a response, which was then cut short.
 
     Args:
         one: a statement.
         calendar: the sessions of its series.
-        days: the session dates that are held, rising.
+        days: the session dates with bars, ascending.
     """
     if one.kind is not StatementKind.BEGINS:
         return False
@@ -407,7 +408,7 @@ def _is_refuted_beginning(one: Statement, calendar: SessionCalendar, days: Seque
 def _said_of(
     statements: Iterable[Statement], calendar: SessionCalendar, span: Span, closed: frozenset[date]
 ) -> list[Statement]:
-    """Return what statements say of a span, and what the contract's own schedule does."""
+    """Return the statements about a span, including one of the contract's own schedule."""
     around = Interval(span.opens_at, span.closes_at)
     said = [
         one
@@ -423,19 +424,19 @@ def _said_of(
 
 
 def real_interval(calendar: SessionCalendar, span: Span) -> Interval:
-    """Return the session days of a span in real time, from the start of the first."""
+    """Return the interval of a span's session days in real time."""
     return days_interval(
         calendar, calendar.day_of(span.opens_at), calendar.day_of(span.closes_at - _INSTANT)
     )
 
 
 def days_interval(calendar: SessionCalendar, first: date, last: date) -> Interval:
-    """Return session days ``[first, last]`` in real time."""
+    """Return the interval of session days ``[first, last]`` in real time."""
     return Interval(calendar.day_starts_at(first), calendar.day_starts_at(last + _DAY))
 
 
 def runs_of(calendar: SessionCalendar, spans: Iterable[Span]) -> Iterator[Interval]:
-    """Join spans between which no session lies into intervals of real time."""
+    """Join spans without a session between them, and yield their intervals in real time."""
     run: Interval | None = None
     for span in spans:
         part = real_interval(calendar, span)
@@ -454,13 +455,8 @@ def runs_of(calendar: SessionCalendar, spans: Iterable[Span]) -> Iterator[Interv
 
 
 def new_request() -> str:
-    """Name a request, so that what it says counts once."""
+    """Return a new id of a request, so that its statements count once."""
     return uuid.uuid4().hex[:16]
-
-
-def _holds_any(interval: Interval, moments: np.ndarray) -> bool:
-    low, high = np.searchsorted(moments, [micros(interval.start), micros(interval.end)])
-    return bool(low < high)
 
 
 def _days_of(calendar: SessionCalendar, span: Span) -> set[date]:
@@ -469,7 +465,7 @@ def _days_of(calendar: SessionCalendar, span: Span) -> set[date]:
 
 
 def _run_length(empty: np.ndarray, position: int) -> int:
-    """Return how many sessions in a row are empty around a place, counted up to a week."""
+    """Return how many sessions in a row are empty around a position, counted up to a week."""
     low = high = position
     while low > 0 and empty[low - 1] and high - low < SHORT_RUN:
         low -= 1

@@ -1,13 +1,13 @@
-"""Small promises about files: a name holds the whole old content or the whole new one.
+"""Files of the store: atomic writes, locks, and what lies at a path.
 
-Every file of the store but the SQLite ledger is written through here.
+A file name refers to the whole old content or the whole new one; every file of the store but the
+SQLite ledger and the catalog's build is written through here.
 
-What stands at a path of the store: a file, a folder, or something that cannot be used there.
-
-Nothing is opened to find out, as opening a named pipe waits for its other end. A link to a regular
-file or a folder is as good as that itself, with two exceptions. A bar file is never a link: it is
-replaced by each save, and its target would not be. A linked folder of bars may not lead into a
-store, whose files would then belong to two series or two stores.
+A path may hold a file, a folder, or something that cannot be used there. Nothing is opened to find
+out, as opening a named pipe waits for its other end. A link to a regular file or a folder is as
+good as the target itself, with two exceptions. A bar file is never a link: each save would replace
+the link and not its target. A linked folder of bars may not lead into a store, whose files would
+then belong to two series or two stores.
 """
 
 import errno
@@ -24,13 +24,13 @@ from filelock import FileLock, Timeout
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, OddPathError, StoreError
 
 TEMP_SUFFIX = ".tmp"
-"""What names of unfinished files end with; no glob of bars or catalogs meets it."""
+"""Suffix of unfinished files; no glob of bars or catalogs matches it."""
 
 _ODD = {errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENOTEMPTY, errno.ENXIO}
-"""What the system says where a file, a folder or a link stands in place of another of them."""
+"""Error numbers where a file, a folder or a link lies in place of another of these."""
 
 LOCK_TIMEOUT_S = 60.0
-"""Seconds to wait for a lock: holders keep one for a second or so, never while asking."""
+"""Seconds to wait for a lock: holders keep one for about a second, never during a request."""
 
 
 def write_atomically(
@@ -38,17 +38,17 @@ def write_atomically(
     write: Callable[[BinaryIO], object],
     before_renaming: Callable[[], object] | None = None,
 ) -> None:
-    """Put a file in place in one step that outlives a crash and a power cut.
+    """Write a file in one atomic step that survives a crash and a power cut.
 
     Args:
         path: the file.
         write: writes its content.
         before_renaming: raises where the file must not be put in place after all. The unfinished
-            file is in the folder by then: where the folder is moved away afterwards, the renaming
-            fails and does nothing to what is at ``path`` then.
+            file is in the folder by then: if the folder is moved away afterwards, the renaming
+            fails and leaves whatever is at ``path`` then alone.
 
     Raises:
-        DiskError: the system refused; what stood at ``path`` still stands there.
+        DiskError: the system refused; the earlier file is unchanged.
     """
     with disk_errors(path):
         make_folder(path.parent)
@@ -72,12 +72,12 @@ def replace_file(temp: Path, path: Path) -> None:
 
 
 def temp_beside(path: Path) -> Path:
-    """Give a new name for the unfinished version of a file, in the same folder."""
+    """Return an unused path for the unfinished version of a file, in the same folder."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMP_SUFFIX}")
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each durable in the one that holds it."""
+    """Create a folder and those above it, each durable in its parent."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -96,20 +96,20 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the system's refusals into DiskError.
+    """Translate OSError to DiskError.
 
-    Arrow raises OSError without an errno for bad content; that is not the disk's fault and passes.
+    Arrow raises OSError without an errno for invalid content; that is not a disk error and passes.
     """
     try:
         yield
     except OSError as error:
         if error.errno is None:
             raise
-        hint = "Make room, or make the folder readable and writable, and run it again"
+        hint = "Make room on the disk, or make the folder readable and writable, and run this again"
         if error.errno in _ODD:
             hint = (
-                "Something else than should be stands there or above it: in a store `ktrdr repair` "
-                "quarantines it; elsewhere move it away, or name a folder that is writable"
+                "A file, folder or link lies there or above it in place of another. In a store "
+                "`ktrdr repair` quarantines it; elsewhere move it away, or name a writable folder"
             )
         raise DiskError(
             f"cannot use {path}", reason=error.strerror or str(error), hint=hint
@@ -118,7 +118,12 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path, what: str, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-    """Hold a lock file for as long as the block runs; the system frees it when the holder dies.
+    """Hold a lock file during the block; the system frees it when the holder dies.
+
+    Args:
+        path: the lock file.
+        what: what it protects, for messages.
+        timeout_s: seconds to wait for another holder.
 
     Raises:
         StoreError: another process held it for longer than ``timeout_s``.
@@ -132,7 +137,7 @@ def locked(path: Path, what: str, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator
             raise StoreError(
                 f"cannot lock {what}",
                 reason=f"another process has held {path} for over {timeout_s:g} s",
-                hint="See whether a load of it hangs, end that process and run it again",
+                hint="If a load of it hangs, end that process, and run this again",
             ) from error
     try:
         yield
@@ -152,20 +157,20 @@ _HINT = "Run `ktrdr repair`, which quarantines it"
 
 
 def kind_of(path: Path) -> str | None:
-    """Return in words what stands at a path, such as ``a folder``; None where nothing does."""
+    """Return in words what lies at a path, such as ``a folder``; None where nothing does."""
     try:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        return f"something that cannot be looked at ({error.strerror})"
+        return f"something that cannot be accessed ({error.strerror})"
     if not stat.S_ISLNK(mode):
         return _KINDS.get(stat.S_IFMT(mode), "something unknown")
     target = path.readlink()
     try:
         followed = _KINDS.get(stat.S_IFMT(path.stat().st_mode), "something unknown")
     except FileNotFoundError:
-        return f"a link to {target}, which is not there"
+        return f"a link to {target}, which does not exist"
     except OSError as error:
         return f"a link to {target}, which leads nowhere ({error.strerror})"
     return f"a link to {followed}, {target}"
@@ -182,7 +187,7 @@ def is_folder(path: Path) -> bool:
 
 
 def is_link_to_nothing(path: Path) -> bool:
-    """Return whether a path is a link to something that is not there, and could come back."""
+    """Return whether a path is a link to a missing target, which could come back."""
     if not path.is_symlink():
         return False
     try:
@@ -195,17 +200,23 @@ def is_link_to_nothing(path: Path) -> bool:
 
 
 def is_series_folder(path: Path) -> bool:
-    """Return whether the bars of a symbol or series can stand in a folder."""
+    """Return whether a folder can hold the bars of a symbol or series."""
     if not is_folder(path):
         return False
-    return not path.is_symlink() or not _is_in_store(path)
+    if not path.is_symlink():
+        return True
+    # A link must not lead into a store, this one or another.
+    target = path.resolve()
+    above = {target, *target.parents}
+    own = {path.parent.resolve(), path.parent.parent.resolve()}
+    return not own & above and not _is_below_marker(target)
 
 
 def require_file(path: Path) -> bool:
-    """Return whether there is a file; links are followed.
+    """Return whether a file exists; links are followed.
 
     Raises:
-        OddPathError: something else stands there.
+        OddPathError: something else lies there.
     """
     kind = kind_of(path)
     if kind is None:
@@ -216,7 +227,7 @@ def require_file(path: Path) -> bool:
 
 
 def bar_file_oddity(path: Path) -> str | None:
-    """Return what is wrong with what stands at the path of a bar file; None for a file."""
+    """Return why a path cannot be a bar file; None for a regular file or an unused path."""
     kind = kind_of(path)
     return None if kind in {None, _KINDS[stat.S_IFREG]} else f"it is {kind}, not a file"
 
@@ -229,10 +240,10 @@ def not_a_bar_file(path: Path) -> CorruptFileError:
 
 
 def require_series_folder(folder: Path) -> None:
-    """Refuse to read or write bars where their folder, or one above it, is something else.
+    """Refuse a folder of bars that cannot be used; the folders above it are checked too.
 
     Raises:
-        OddPathError: it is.
+        OddPathError: one of them is not a folder, or is a link into a store.
     """
     symbol = folder.parent
     bars = symbol.parent
@@ -240,7 +251,7 @@ def require_series_folder(folder: Path) -> None:
         raise OddPathError(
             f"cannot use {bars} as the folder of bars",
             reason=f"it is {kind_of(bars)} inside a store",
-            hint="Point the link to a folder that is in no store",
+            hint="Point the link to a folder outside of any store",
         )
     for one in (bars, symbol, folder):
         kind = kind_of(one)
@@ -251,7 +262,7 @@ def require_series_folder(folder: Path) -> None:
             raise OddPathError(
                 f"cannot use {one} as a folder of bars",
                 reason=f"it is {kind}{shared}",
-                hint=f"{_HINT}, or make a writable folder in its place",
+                hint=f"{_HINT}, or create a writable folder in its place",
             )
 
 
@@ -260,14 +271,6 @@ def _leads_to(path: Path, kind: int) -> bool:
         return stat.S_IFMT(path.stat().st_mode) == kind
     except OSError:
         return False
-
-
-def _is_in_store(path: Path) -> bool:
-    """Return whether the target of a linked folder belongs to a store, this one or another."""
-    target = path.resolve()
-    above = {target, *target.parents}
-    own = {path.parent.resolve(), path.parent.parent.resolve()}
-    return bool(own & above) or _is_below_marker(target)
 
 
 def _is_below_marker(target: Path) -> bool:

@@ -1,8 +1,10 @@
-"""Whether the gateway is known to be away, as a small file of the store that all runs share.
+"""The record that the gateway is unreachable: a small file of the store that all runs share.
 
-A run that finds no gateway says so; until somebody finds it again, others need not try. Without
-news the word counts for a while only, so that nothing waits for a watcher that was switched off.
-Not here: looking for the gateway (``defs.sensors.gateway_sensor``), the breaker
+A run that cannot reach the gateway records it, and other runs do not try until the gateway sensor
+finds it again. Without confirmation the record counts only for ``BELIEVED``, so that no run waits
+for a sensor that was switched off.
+
+Not here: polling the gateway (``defs.sensors.gateway_sensor``), the circuit breaker
 (``ib.pacing.rate_limiter``).
 """
 
@@ -15,12 +17,12 @@ from ktrdr_pipelines.store.files import disk_errors, is_regular, write_atomicall
 from ktrdr_pipelines.store.layout import StoreLayout
 
 BELIEVED = timedelta(minutes=10)
-"""How long nobody else tries, unless a watcher confirms it."""
+"""How long other runs do not try, unless the gateway sensor confirms the record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """Since when the gateway is away, when that was last seen, and what came instead of it."""
+    """Since when the gateway is unreachable, when that was last seen, and the error text."""
 
     since: datetime
     seen_at: datetime
@@ -31,23 +33,23 @@ class Absence:
 
     @property
     def since_text(self) -> str:
-        """Since when, in UTC, as a person reads it."""
+        """The start of the absence in UTC, for messages."""
         return f"{self.since:%Y-%m-%d %H:%M:%S}Z"
 
     def is_believed(self, now: datetime) -> bool:
-        """Say whether it is too early to try again."""
+        """Return whether it is too early to try again."""
         return self.seen_at <= now < self.seen_at + BELIEVED
 
 
 class AbsenceFile:
-    """The file of one store."""
+    """The absence record of one store."""
 
     def __init__(self, layout: StoreLayout) -> None:
         self._layout = layout
         self._path: Path = layout.state / "gateway-away.json"
 
     def read(self) -> Absence | None:
-        """Give what is known; an unreadable file says nothing."""
+        """Return the record; None where there is none or it cannot be read."""
         if not is_regular(self._path):
             return None
         try:
@@ -58,12 +60,12 @@ class AbsenceFile:
             return None
 
     def believed(self, now: datetime) -> Absence | None:
-        """Give what is known where it is too early to try again."""
+        """Return the record where it is too early to try again, else None."""
         known = self.read()
         return known if known is not None and known.is_believed(now) else None
 
     def note(self, at: datetime, text: str) -> None:
-        """Say that the gateway is away."""
+        """Record that the gateway is unreachable; the time of the first such record is kept."""
         known = self.read()
         fields = {
             "since": (known.since if known else at).isoformat(),
@@ -74,7 +76,7 @@ class AbsenceFile:
         write_atomically(self._path, lambda file: file.write(json.dumps(fields).encode()))
 
     def end(self) -> None:
-        """Say that the gateway is there."""
+        """Remove the record: the gateway is reachable."""
         self._layout.require_same()
         with disk_errors(self._path):
             self._path.unlink(missing_ok=True)

@@ -1,12 +1,12 @@
-"""Where everything of a data folder stands, and the marker that makes a folder a store.
+"""The paths of a data folder, the marker that makes it a store, and the guard of its identity.
 
-The store that was opened is still the one at its path.
+A data folder can be moved, deleted or replaced while a process works on it: another store is
+created at its path, another disk is mounted there, a link is redirected. A process that opened the
+old store must not write into the new one. Open handles keep the inodes of the folders from being
+reused, so device and inode identify a folder for as long as the guard lives. The id in the marker
+distinguishes stores that used one folder in turn.
 
-A data folder can be moved, deleted, or replaced while a process works on it: another store is
-created at its path, another disk is mounted there, a link is pointed elsewhere. A process that
-opened the old one must not write into the new one. Open handles keep the inodes of the folders from
-being used again, so that device and inode tell one folder from another for as long as the guard
-lives. The id in the marker tells apart stores that took turns in one folder.
+Not here: what lies at a path (``store.files``).
 """
 
 import json
@@ -41,13 +41,13 @@ _OPENING = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NONBLOCK
 
 
 class StoreGuard:
-    """Tells whether the folders of a store are those that were opened.
+    """Checks that the folders of a store are those that were opened.
 
     Args:
         root: the data folder.
-        folders: the root and those folders below it that may lie on other disks. One that is not
-            there yet is not watched.
-        store_id: the id in the marker; None in a store that was made before there were ids.
+        folders: the root and those folders below it that may lie on other disks. A missing folder
+            is not watched.
+        store_id: the id in the marker; None for a store from before ids existed.
     """
 
     def __init__(self, root: Path, folders: Iterable[Path], store_id: str | None) -> None:
@@ -66,11 +66,11 @@ class StoreGuard:
         return f"StoreGuard({self._root})"
 
     def check(self, read_id: Callable[[], str | None], *, only_root: bool = False) -> None:
-        """Refuse to go on where another store, or none, is at the path.
+        """Refuse to continue where another store, or none, is at the path.
 
         Args:
             read_id: reads the id in the marker at the path.
-            only_root: whether folders below the root may have been replaced.
+            only_root: whether to check only the root, as folders below it may be replaced.
 
         Raises:
             StoreReplacedError: the store is not the one that was opened.
@@ -84,21 +84,21 @@ class StoreGuard:
             except OSError as error:
                 raise self._replaced(f"{folder}: {error.strerror}") from error
             if (found.st_dev, found.st_ino) != (opened.st_dev, opened.st_ino):
-                raise self._replaced(f"{folder} is another folder now")
+                raise self._replaced(f"another folder is now at {folder}")
         if read_id() != self._store_id:
-            raise self._replaced("its store.json has another id now")
+            raise self._replaced("its store.json now has another id")
 
     def _replaced(self, reason: str) -> StoreReplacedError:
         return StoreReplacedError(
             f"the store at {self._root} is not the one that was opened",
             reason=reason,
-            hint="What was saved before is in the store that was opened, wherever it is now; "
-            "put it back, or name its folder in KTRDR_DATA, and run this again",
+            hint="Earlier saves are in the store that was opened, wherever it is now. Put it back, "
+            "or name its folder in KTRDR_DATA, and run this again",
         )
 
 
 FORMAT_VERSION = 1
-"""Version of the folder's shape; 1 is the first, so nothing older is to be migrated."""
+"""Version of the folder's structure; 1 is the first, so there is nothing to migrate."""
 
 _MARKER_HINT = (
     'It should be like {"format_version": 1, "origin": "ib"}; '
@@ -108,7 +108,7 @@ _MARKER_HINT = (
 
 @dataclass(frozen=True, slots=True)
 class _Marker:
-    """What a marker says; stores that were made before there were ids have none."""
+    """The content of a marker; stores from before ids existed have no ``store_id``."""
 
     origin: Origin | None
     store_id: str | None
@@ -116,13 +116,13 @@ class _Marker:
 
 @dataclass(frozen=True, slots=True)
 class StoreLayout:
-    """Every path of one store; ``guard`` remembers which one it was when it was opened."""
+    """Every path of one store; ``guard`` identifies the store that was opened."""
 
     root: Path
     guard: StoreGuard | None = field(default=None, compare=False, repr=False)
 
     def require_same(self) -> None:
-        """Refuse to go on where the store at the path is not the one that was opened.
+        """Refuse to continue where the store at the path is not the one that was opened.
 
         Raises:
             StoreReplacedError: it was moved, deleted or replaced.
@@ -131,7 +131,7 @@ class StoreLayout:
             self.guard.check(lambda: _id_at(self))
 
     def opened_anew(self) -> "StoreLayout":
-        """Return the layout of the same store, whose folders may have been put in order by hand.
+        """Return the layout of the same store, whose folders the user may have replaced.
 
         Raises:
             StoreReplacedError: it is not the store that was opened.
@@ -142,12 +142,12 @@ class StoreLayout:
 
     @property
     def marker(self) -> Path:
-        """What makes the folder a store: format version and origin."""
+        """The file that makes the folder a store: format version and origin."""
         return self.root / "store.json"
 
     @property
     def universe(self) -> Path:
-        """The universe that a person edits."""
+        """The universe file, which the user edits."""
         return self.root / "universe.yaml"
 
     @property
@@ -157,22 +157,22 @@ class StoreLayout:
 
     @property
     def epochs(self) -> Path:
-        """Where an epoch is built, outside every glob."""
+        """The folder in which bar files are prepared, outside every glob."""
         return self.root / "epochs"
 
     @property
     def retired(self) -> Path:
-        """Where bars of symbols stand that were retired, outside every glob."""
+        """The folder with the bars of retired symbols, outside every glob."""
         return self.root / "retired"
 
     @property
     def quarantine(self) -> Path:
-        """Where repair moves files that it cannot trust."""
+        """The folder into which repair moves files that it cannot trust."""
         return self.root / "quarantine"
 
     @property
     def state(self) -> Path:
-        """What can be rebuilt or does not matter after a restart."""
+        """The folder of files that can be rebuilt or do not matter after a restart."""
         return self.root / "state"
 
     @property
@@ -181,7 +181,7 @@ class StoreLayout:
         return self.state / "ledger.sqlite"
 
     def ledger_beside(self, suffix: str) -> Path:
-        """Give the path of a file that stands beside the ledger: its logs, its lock."""
+        """Return the path of a file beside the ledger: its logs, its lock."""
         if suffix == ".lock":
             return self.ledger.with_suffix(suffix)
         return self.ledger.with_name(f"{self.ledger.name}{suffix}")
@@ -198,35 +198,35 @@ class StoreLayout:
 
     @property
     def catalog_log(self) -> Path:
-        """The log that DuckDB keeps beside the catalog while a shell writes into it."""
+        """The log that DuckDB keeps beside the catalog while a shell writes to it."""
         return self.root / "ktrdr.duckdb.wal"
 
     def symbol_folder(self, symbol: str) -> Path:
-        """Give the folder of all files of one symbol."""
+        """Return the folder of all files of one symbol."""
         return self.bars / f"symbol={symbol}"
 
     def series_folder(self, symbol: str, timeframe: Timeframe) -> Path:
-        """Give the folder of one series' files."""
+        """Return the folder of one series' files."""
         return self.symbol_folder(symbol) / f"timeframe={timeframe}"
 
     def bar_files(self, symbol: str, timeframe: Timeframe) -> list[Path]:
-        """Give the files that one series has, oldest first.
+        """Return the files of one series, oldest first.
 
         Raises:
-            OddPathError: something else than a folder stands where they should be.
+            OddPathError: their folder is not a folder, or is a link into a store.
         """
         folder = self.series_folder(symbol, timeframe)
         require_series_folder(folder)
         return sorted(folder.glob("*.parquet"))
 
     def timeframes_of(self, symbol: str) -> list[Timeframe]:
-        """Return the timeframes of which a symbol has a folder."""
+        """Return the timeframes for which a symbol has a folder."""
         return [kind for kind in Timeframe if self.series_folder(symbol, kind).is_dir()]
 
     def series_folders(self) -> dict[tuple[str, Timeframe], Path]:
-        """Give the folder of every series that has one, by symbol and timeframe.
+        """Return the folder of every series that has one, by symbol and timeframe.
 
-        Folders whose names no symbol can have hold no series.
+        Folders whose names cannot be symbols are left out.
         """
         return {
             (_value(symbol), timeframe): folder
@@ -237,25 +237,25 @@ class StoreLayout:
         }
 
     def relative(self, path: Path) -> str:
-        """Name a path the same wherever the folder is moved."""
+        """Return a path relative to the data folder, the same wherever that is moved."""
         return path.relative_to(self.root).as_posix()
 
     def series_lock(self, symbol: str, timeframe: Timeframe) -> Path:
-        """Give the lock file of one series."""
+        """Return the lock file of one series."""
         return self.locks / f"{symbol}.{timeframe}.lock"
 
     def lock(self, name: str) -> Path:
-        """Give the lock file of something that is not a series."""
+        """Return the lock file of something that is not a series."""
         return self.locks / f"{name}.lock"
 
 
 def _value(folder: Path) -> str:
-    """Give the value of a folder named ``key=value``."""
+    """Return the value of a folder named ``key=value``."""
     return folder.name.partition("=")[2]
 
 
 def create_store(root: Path, origin: Origin | None = None) -> StoreLayout:
-    """Make a folder a store; one that is a store already stays as it is.
+    """Make a folder a store; an existing store keeps its marker.
 
     Raises:
         DiskError: the folder cannot be written.
@@ -277,7 +277,7 @@ def create_store(root: Path, origin: Origin | None = None) -> StoreLayout:
 
 
 def open_store(root: Path) -> StoreLayout:
-    """Give the layout of a folder that is a store.
+    """Return the layout of a folder that is a store.
 
     Raises:
         NoStoreError: it has no marker, or that of a newer version.
@@ -290,12 +290,12 @@ def open_store(root: Path) -> StoreLayout:
 
 
 def store_origin(layout: StoreLayout) -> Origin | None:
-    """Say where the store's bars come from; None as long as it has had none."""
+    """Return the origin of the store's bars; None as long as it has had no bars."""
     return _read_marker(layout).origin
 
 
 def pin_origin(layout: StoreLayout, origin: Origin) -> None:
-    """Fix the origin of a store that has none yet, for good.
+    """Fix the origin of a store that has none yet; it never changes afterwards.
 
     Raises:
         ForeignIdentityError: the store holds bars of another origin.
@@ -311,7 +311,7 @@ def pin_origin(layout: StoreLayout, origin: Origin) -> None:
 
 
 def refuse_other_origin(layout: StoreLayout, origin: Origin) -> None:
-    """Refuse bars of an origin that the store does not hold; one that holds none takes any.
+    """Refuse bars of another origin than the store's; a store without origin accepts any.
 
     Raises:
         ForeignIdentityError: the store holds bars of another origin.
@@ -319,10 +319,10 @@ def refuse_other_origin(layout: StoreLayout, origin: Origin) -> None:
     held = store_origin(layout)
     if held not in {None, origin}:
         raise ForeignIdentityError(
-            f"the store {layout.root} holds {held} bars",
-            reason=f"it was to take {origin} bars",
-            hint="Origins never mix: make another store with `ktrdr init` and name its folder "
-            "in KTRDR_DATA",
+            f"cannot save {origin} bars in the store {layout.root}",
+            reason=f"it holds {held} bars",
+            hint="A store has one origin: create another store with `ktrdr init` and name its "
+            "folder in KTRDR_DATA",
         )
 
 
@@ -342,12 +342,12 @@ def _read_marker(layout: StoreLayout) -> _Marker:
         raise NoStoreError(
             f"{layout.root} is not a store",
             reason="it has no store.json",
-            hint="Make it one with `ktrdr init`, or name another folder in KTRDR_DATA",
+            hint="Create a store there with `ktrdr init`, or name another folder in KTRDR_DATA",
         )
     if not is_regular(layout.marker):
         raise CorruptFileError(
             f"cannot read {layout.marker}",
-            reason=f"{kind} stands there",
+            reason=f"it is {kind}",
             hint=f"Move it away by hand and write a file there. {_MARKER_HINT}",
         )
     with disk_errors(layout.marker):
@@ -363,7 +363,7 @@ def _read_marker(layout: StoreLayout) -> _Marker:
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CorruptFileError(
             f"cannot read {layout.marker}",
-            reason=f"{text[:80]!r}",
+            reason=f"it is not a valid marker: {text[:80]!r}",
             hint=f"Restore it by hand. {_MARKER_HINT}",
         ) from error
 
@@ -382,7 +382,7 @@ def _id_at(layout: StoreLayout) -> str | None:
 
 def _too_new(layout: StoreLayout, version: int) -> NoStoreError:
     return NoStoreError(
-        f"the store {layout.root} has format version {version}",
-        reason=f"this ktrdr knows versions up to {FORMAT_VERSION}",
+        f"cannot open the store {layout.root}",
+        reason=f"it has format version {version}, this ktrdr reads versions up to {FORMAT_VERSION}",
         hint="Use a newer ktrdr, or name another folder in KTRDR_DATA",
     )

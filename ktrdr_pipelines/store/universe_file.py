@@ -1,6 +1,6 @@
 """The universe file of a store, and the copy of its last good text.
 
-Not here: what the text means (``domain.universe.universe``), changing it
+Not here: what the text means (``domain.universe.universe``), editing it
 (``domain.universe.editing``).
 """
 
@@ -16,42 +16,35 @@ from ktrdr_pipelines.store.files import write_atomically
 
 @dataclass(frozen=True, slots=True)
 class UniverseFile:
-    """A universe file that a person edits, and a copy of its last good text."""
+    """A universe file that the user edits, and a copy of its last good text."""
 
     path: Path
     last_good: Path
 
     def read(self) -> tuple[Universe, UniverseError | None]:
-        """Give the universe, and what is wrong where an older state stands in for it.
+        """Return the universe; with the file's error where the last good copy replaces it.
 
         Raises:
-            UniverseError: the file is bad and there is no good copy.
+            UniverseError: the file is invalid and there is no good copy.
             DiskError: the copy cannot be written.
         """
         try:
             text = _text_of(self.path)
             universe = parse_universe(text, str(self.path))
         except UniverseError as problem:
-            return self._older(problem), problem
-        self._keep(text)
-        return universe, None
-
-    def _older(self, problem: UniverseError) -> Universe:
-        try:
-            return parse_universe(_text_of(self.last_good), str(self.path))
-        except UniverseError:
-            raise problem from None
-
-    def _keep(self, text: str) -> None:
-        """Write the copy beside and rename it, unless it is the same already."""
+            try:
+                return parse_universe(_text_of(self.last_good), str(self.path)), problem
+            except UniverseError:
+                raise problem from None
         with contextlib.suppress(OSError, UniverseError):
             if _text_of(self.last_good) == text:
-                return
+                return universe, None
         write_atomically(self.last_good, lambda file: file.write(text.encode()))
+        return universe, None
 
 
 def load_universe(path: Path) -> Universe:
-    """Read a universe file.
+    """Return the universe in a file.
 
     Raises:
         UniverseError: it is missing or malformed; the text names file, line and key.
@@ -65,7 +58,7 @@ def _text_of(path: Path) -> str:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UniverseError(
-            str(path), reason="there is no such file", hint="Make one with `ktrdr init`"
+            str(path), reason="there is no such file", hint="Create one with `ktrdr init`"
         ) from None
     except UnicodeDecodeError as error:
         raise UniverseError(
@@ -78,9 +71,9 @@ def _text_of(path: Path) -> str:
 
 
 def _refuse_odd(path: Path) -> None:
-    """Refuse to open what is no file: a named pipe would keep this process waiting for ever.
+    """Refuse to open anything but a file: a named pipe would block this process forever.
 
-    Below /dev and /proc the shell gives the output of a command as a file.
+    Below /dev and /proc the shell offers the output of a command as a file.
     """
     try:
         mode = path.stat().st_mode

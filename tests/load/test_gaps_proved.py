@@ -174,7 +174,7 @@ def test_a_part_of_a_session_that_is_gone_is_damage(shelf: Shelf, timeframe: Tim
     _keep(path, table, np.arange(table.num_rows) != 100)
     found = shelf.series_gaps(series)
     assert found.error is not None
-    assert "cannot be judged" in str(found.error)
+    assert "cannot be checked" in str(found.error)
 
 
 def _days(series: Series, stamps_: Interval) -> list[date]:

@@ -19,8 +19,8 @@ import pytest
 from ktrdr_pipelines.errors import NoCatalogError
 from ktrdr_pipelines.store.catalog.catalog import connect_catalog
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger.database import LEDGER_VERSION
 from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.store.ledger.schema import LEDGER_VERSION
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 ACCOUNT = "U" + "7654321"

@@ -15,11 +15,11 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger.database import LEDGER_VERSION
 from ktrdr_pipelines.store.ledger.gateway_records import WidthRecord
 from ktrdr_pipelines.store.ledger.ledger import AttemptKind, HeadRecord, Ledger, series_key
 from ktrdr_pipelines.store.ledger.marks import REFRESH_KEPT_DAYS, Refreshed
 from ktrdr_pipelines.store.ledger.request_audit import RequestRecord
+from ktrdr_pipelines.store.ledger.schema import LEDGER_VERSION
 
 KEY = "AAPL|1m"
 NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)

@@ -182,9 +182,9 @@ def test_series_that_a_load_is_asking_for_is_not_moved(filled: StoreLayout, make
     with closing(Ledger(filled.ledger)) as ledger, claiming(filled, ledger) as claimant:
         series = make.series(Timeframe.H1)
         assert claimant.claim(series, Interval(FIRST, FIRST + timedelta(hours=1)), NOW)
-        with pytest.raises(StoreError, match="asking for AAPL 1h"):
+        with pytest.raises(StoreError, match="requesting AAPL 1h"):
             rename(filled, "AAPL", "APPL2", NOW)
-        with pytest.raises(StoreError, match="asking for AAPL 1h"):
+        with pytest.raises(StoreError, match="requesting AAPL 1h"):
             retire(filled, "AAPL", NOW)
     assert facts_of(filled, "AAPL") == before
     rename(filled, "AAPL", "APPL2", NOW)
@@ -266,7 +266,7 @@ def test_bars_on_another_disk_are_not_begun_to_be_moved(
     (filled.root / beside).symlink_to("/dev")
     before = facts_of(filled, "AAPL")
     names = ("AAPL", "APPL2") if move is rename else ("AAPL",)
-    with pytest.raises(StoreError, match=rf"different disks.*Put {beside}"):
+    with pytest.raises(StoreError, match=rf"different disks.*Link {beside}"):
         move(filled, *names, NOW)
     assert pending_move(filled) is None
     assert facts_of(filled, "AAPL") == before

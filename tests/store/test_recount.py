@@ -133,7 +133,7 @@ def test_minutes_taken_out_unsettle_their_session(
 def test_minutes_taken_out_of_a_file_with_digests_are_damage(
     store: BarStore, make: Any, rewrite: Rewrite
 ) -> None:
-    """The bars that are left of the session cannot be judged: the file is refused."""
+    """The remaining bars of the session cannot be checked: the file is refused."""
     series = _month(make, store, Timeframe.M1)
     rewrite(_path(store, series), "ts <> TIMESTAMPTZ '2024-06-12 15:00:00Z'")
     with pytest.raises(CorruptFileError, match=r"bars of 2024-06-12 are gone.*ktrdr repair"):

@@ -72,7 +72,7 @@ def test_an_origin_is_pinned_once(layout: StoreLayout) -> None:
     pin_origin(layout, Origin.SIMULATED)
     assert store_origin(layout) is Origin.SIMULATED
     with pytest.raises(
-        ForeignIdentityError, match=r"holds simulated.*to take ib.*ktrdr init.*KTRDR_DATA"
+        ForeignIdentityError, match=r"save ib bars.*holds simulated.*ktrdr init.*KTRDR_DATA"
     ):
         pin_origin(layout, Origin.IB)
     assert store_origin(layout) is Origin.SIMULATED

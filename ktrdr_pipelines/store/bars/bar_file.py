@@ -1,10 +1,12 @@
-"""One bar file: reading it, its footer, writing it whole, and what tells whether it was changed.
+"""One bar file: reading it, its footer and its digests, and writing it as a whole.
 
-Three things guard a file. Each page has a checksum, which every reading compares. The footer holds
-digests of the bars and of all that it says itself (``store.bars.footer``), which outlive a
-rewriting by another program that keeps the footer. And it holds a digest of all bytes of the file,
-so that one changed bit anywhere is seen. Files of earlier versions have none of these, and are read
-as they are. Not here: where files stand and how bars come into them (``store.bars.bar_store``).
+Three things protect a file. Each page has a checksum, which is compared on every read. The footer
+holds digests of the bars and of the footer itself (``store.bars.footer``), which survive a rewrite
+by another program that keeps the footer. And the footer holds a digest of all bytes of the file,
+which detects a single changed bit. Files of earlier versions have none of these and are read as
+they are.
+
+Not here: where files lie and how bars get into them (``store.bars.bar_store``).
 """
 
 import hashlib
@@ -35,42 +37,43 @@ from ktrdr_pipelines.store.bars.footer import (
 from ktrdr_pipelines.store.files import bar_file_oddity, disk_errors, write_atomically
 
 FOOTER_KEY = "ktrdr"
-"""Key of our JSON among a Parquet file's key-value metadata."""
+"""Key of the footer's JSON in the key-value metadata of the Parquet file."""
 
 ROW_GROUP_ROWS = 131_072
-"""Rows of a row group: a year of regular minutes in one, a year of all hours in three or four."""
+"""Rows in a row group: a year of regular-hours minutes fits one, of all hours three or four."""
 
 _SORTED_BY = (pq.SortingColumn(0),)
 
 _FILE_DIGEST: Final = re.compile(rb'"file":"([0-9a-f]{64})"')
 _DIGEST_WITHIN: Final = 4_194_304
-"""Bytes at the end of a file among which its footer is looked for."""
+"""Bytes at the end of a file that are searched for its footer."""
 
 UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
-"""What pyarrow raises for bytes that are no Parquet file, changed bits in the footer included."""
+"""What pyarrow raises for invalid Parquet files, those with changed bits in the footer included."""
 
 Known = Callable[[], Footer]
-"""Gives what is known of a file from elsewhere, should its footer be lost."""
+"""Returns the footer recorded elsewhere (the file index), for a file that has lost its own."""
 
 _Opened = tuple[Footer, pq.ParquetFile]
 
 
 def read_bars(path: Path, known: Known | None = None) -> pa.Table:
-    """Read all bars of a file, sorted by stamp.
+    """Return all bars of a file, sorted by timestamp.
 
     Args:
         path: the file.
-        known: stands in for the footer, where another program rewrote the file without it.
+        known: replaces the footer where another program rewrote the file without it.
 
     Raises:
-        CorruptFileError: it is not a bar file of ours, or is damaged.
-        StoreError: it was written by a newer version.
+        CorruptFileError: the file is not a bar file of ktrdr, or is damaged.
+        StoreError: a newer version wrote the file.
+        DiskError: the system refused to read it.
     """
     return read_file(path, known)[1]
 
 
 def read_footer(path: Path) -> Footer:
-    """Read what a file says of itself, and none of its bars.
+    """Return the footer of a file without reading its bars.
 
     Raises: as ``read_bars``.
     """
@@ -79,31 +82,33 @@ def read_footer(path: Path) -> Footer:
 
 
 def read_file(path: Path, known: Known | None = None) -> tuple[Footer, pa.Table]:
-    """Read footer and bars of one version of a file, even while it is being replaced.
+    """Return footer and bars of one version of a file, even while it is being replaced.
 
-    The footer is what was true when we wrote the file: see ``store.bars.integrity`` for what is
-    true now.
+    The footer states what was true when ktrdr wrote the file; ``store.bars.integrity`` finds out
+    what is true now.
+
+    Raises: as ``read_bars``.
     """
     with _opened(path, known) as (footer, file):
         return footer, _table(file, BAR_SCHEMA.names)
 
 
 def read_keys(path: Path, known: Known | None = None) -> tuple[Footer, pa.Table]:
-    """Read footer, ``ts`` and ``session_date``; as ``read_file``."""
+    """Return footer, ``ts`` and ``session_date``; as ``read_file``."""
     with _opened(path, known) as (footer, file):
         return footer, _table(file, ["ts", "session_date"])
 
 
 def has_footer(path: Path) -> bool:
-    """Say whether a Parquet file has our footer."""
+    """Return whether a Parquet file has a ktrdr footer."""
     with disk_errors(path), _parquet(path) as file:
         return FOOTER_KEY.encode() in (file.metadata.metadata or {})
 
 
 def is_as_written(path: Path) -> bool:
-    """Say whether a file is as ``write_file`` wrote it: by its digest, else by its layout.
+    """Return whether a file is as ``write_file`` wrote it: by its digest, else by its layout.
 
-    Other programs may keep the footer, but name no sorting columns and add a schema of their own
+    Other programs may keep the footer, but name no sorting columns and add their own schema
     (pyarrow), or lose the footer (pandas, DuckDB).
 
     Raises: as ``read_footer``.
@@ -123,7 +128,7 @@ def is_as_written(path: Path) -> bool:
 
 
 def may_have_flat(path: Path) -> bool:
-    """Say whether a file may hold bars without volume, by what it says of its least values.
+    """Return whether a file may hold bars without volume, by its Parquet statistics.
 
     Raises: as ``read_footer``.
     """
@@ -145,11 +150,11 @@ def may_have_flat(path: Path) -> bool:
 
 
 def has_true_digest(path: Path) -> bool | None:
-    """Say whether the bytes of a file have the digest that they name; None where they name none.
+    """Return whether a file's bytes match the digest in its footer; None without a digest.
 
     Raises:
-        CorruptFileError: something else than a file stands there.
-        DiskError: the system refused to read.
+        CorruptFileError: the path is not a regular file.
+        DiskError: the system refused to read it.
     """
     if oddity := bar_file_oddity(path):
         raise corrupt(path, oddity)
@@ -162,9 +167,9 @@ def has_true_digest(path: Path) -> bool | None:
 
 
 def wrong_statistics(path: Path) -> str:
-    """Compare what the file says of the least and the greatest values with its values.
+    """Compare a file's Parquet statistics with its values; queries skip row groups by them.
 
-    Queries leave out row groups by these. Returns: the first difference in words, or nothing.
+    Returns: the first difference in words, or an empty string.
 
     Raises: as ``read_bars``.
     """
@@ -181,7 +186,7 @@ def wrong_statistics(path: Path) -> str:
 
 
 def count_bars_between(path: Path, interval: Interval, known: Known | None = None) -> int:
-    """Count the bars of a file whose stamp lies in an interval, reading timestamps alone."""
+    """Return how many bars have a timestamp in an interval, reading only the timestamps."""
     with _opened(path, known) as (_footer, file):
         keys = _table(file, ["ts"])
     return int(bars_between(keys, interval.start, interval.end).num_rows)
@@ -195,20 +200,20 @@ def write_file(
     is_as_written: bool = True,
     before_renaming: Callable[[], object] | None = None,
 ) -> Footer:
-    """Put bars and what is known of them in place, in one step.
+    """Write bars and footer to a file, in one atomic step.
 
     Args:
         path: the file.
-        bars: all its bars, sorted by stamp.
-        facts: what is known of them.
+        bars: all its bars, sorted by timestamp.
+        footer: what the file states about them.
         is_as_written: whether the values are those that were saved; False keeps it visible that
             another program wrote them (``is_as_written``), and gives the file no digests.
         before_renaming: as in ``store.files.write_atomically``.
 
-    Returns: the facts with the digests that were written.
+    Returns: the footer with the digests that were written.
 
     Raises:
-        DiskError: the system refused; the older file still stands.
+        DiskError: the system refused; the earlier file is unchanged.
     """
     footer = replace(footer, seal=seal_of(bars) if is_as_written else None)
     whole = io.BytesIO()
@@ -237,14 +242,14 @@ def write_file(
 
 
 def _digest_span(data: bytes | memoryview) -> tuple[int, int] | None:
-    """Return where the last digest of a file stands in its bytes."""
+    """Return start and end of the last file digest within a file's bytes."""
     start = max(len(data) - _DIGEST_WITHIN, 0)
     positions = [match.span(1) for match in _FILE_DIGEST.finditer(bytes(data[start:]))]
     return (start + positions[-1][0], start + positions[-1][1]) if positions else None
 
 
 def _digest_without(data: bytes | memoryview, start: int, end: int) -> str:
-    """Return the SHA-256 of bytes as they are without the digest that stands in them."""
+    """Return the SHA-256 of a file's bytes with the placeholder in place of their digest."""
     view = memoryview(data)
     found = hashlib.sha256(view[:start])
     found.update(UNKNOWN_DIGEST.encode())
@@ -253,7 +258,7 @@ def _digest_without(data: bytes | memoryview, start: int, end: int) -> str:
 
 
 def _is_true(said: pq.Statistics | None, values: pa.ChunkedArray) -> bool:
-    """Say whether the statistics of a column are those of its values, as far as there are any."""
+    """Return whether the statistics of a column, as far as it has any, match its values."""
     if said is None:
         return True
     if said.has_null_count and said.null_count != values.null_count:
@@ -276,7 +281,7 @@ def _parquet(path: Path) -> pq.ParquetFile:
 
 @contextmanager
 def _opened(path: Path, known: Known | None = None) -> Iterator[_Opened]:
-    """Lend an open file with its footer read, telling bad content from a refusing disk."""
+    """Yield an open file and its footer, telling bad content from a refusing disk."""
     if oddity := bar_file_oddity(path):
         raise corrupt(path, oddity)
     try:
@@ -289,15 +294,15 @@ def _opened(path: Path, known: Known | None = None) -> Iterator[_Opened]:
 def _footer(path: Path, file: pq.ParquetFile, known: Known | None) -> Footer:
     text = (file.metadata.metadata or {}).get(FOOTER_KEY.encode())
     if text is None and known is None:
-        raise corrupt(path, f"a Parquet file without our footer key {FOOTER_KEY!r}")
+        raise corrupt(path, f"it is a Parquet file without the footer key {FOOTER_KEY!r}")
     footer = _parsed(path, text) if text is not None else known()  # type: ignore[misc]
     if footer.seal is None and known is not None and known().seal is not None:
-        # ktrdr wrote this file with digests, and another program has taken them out since.
+        # ktrdr wrote this file with digests, and another program has removed them since.
         footer = known()
     if not _can_hold_bars(file.schema_arrow):
-        raise corrupt(path, f"columns {file.schema_arrow.names}, expected {BAR_SCHEMA.names}")
+        raise corrupt(path, f"its columns are {file.schema_arrow.names}, not {BAR_SCHEMA.names}")
     if file.metadata.num_rows > footer.rows:
-        raise corrupt(path, f"{file.metadata.num_rows} rows, {footer.rows} were written")
+        raise corrupt(path, f"it has {file.metadata.num_rows} rows, {footer.rows} were written")
     return footer
 
 
@@ -306,7 +311,9 @@ def _parsed(path: Path, text: bytes) -> Footer:
         return footer_from_json(text)
     except NewerSchemaError as error:
         raise StoreError(
-            f"{path} was written by a newer ktrdr", reason=str(error), hint="Use a newer ktrdr"
+            f"cannot read {path}",
+            reason=f"a newer ktrdr wrote it ({error})",
+            hint="Use a newer ktrdr",
         ) from error
     except ChangedFooterError as error:
         raise corrupt(path, str(error)) from error
@@ -318,13 +325,13 @@ def _parsed(path: Path, text: bytes) -> Footer:
         OverflowError,
         RecursionError,
     ) as error:
-        raise corrupt(path, f"a footer that makes no sense: {text[:80]!r}") from error
+        raise corrupt(path, f"its footer is invalid: {text[:80]!r}") from error
 
 
 def _can_hold_bars(schema: pa.Schema) -> bool:
-    """Say whether the columns are ours, as other programs may write them: wider, or nullable.
+    """Return whether bars can be read from columns that another program wrote: wider, or nullable.
 
-    DuckDB takes the first of two names that differ in case alone, and names files ``filename``.
+    DuckDB takes the first of two names that differ in case alone, and adds a column ``filename``.
     """
     names = [name.lower() for name in schema.names]
     if not set(BAR_SCHEMA.names) <= set(schema.names):
@@ -342,16 +349,16 @@ def _can_hold_bars(schema: pa.Schema) -> bool:
 
 
 def _table(file: pq.ParquetFile, columns: list[str]) -> pa.Table:
-    """Read columns as ours, losing nothing: what does not fit is an Arrow error."""
+    """Return columns in the types of ``BAR_SCHEMA``; an Arrow error where a value does not fit."""
     schema = pa.schema([BAR_SCHEMA.field(name) for name in columns])
     table = file.read(columns=columns).select(columns).replace_schema_metadata(None)
     if any(table[name].null_count for name in columns if name in {"ts", "session_date"}):
-        raise pa.ArrowInvalid("a bar without a stamp or a session date")
+        raise pa.ArrowInvalid("a bar without a timestamp or a session date")
     return table if table.schema.equals(schema) else table.cast(schema)
 
 
 def corrupt(path: Path, reason: str) -> CorruptFileError:
-    """Say that a file cannot be read as a bar file."""
+    """Return the error of a file that cannot be read as a bar file."""
     return CorruptFileError(
         f"cannot read {path} as a bar file",
         reason=reason,

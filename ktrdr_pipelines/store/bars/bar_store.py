@@ -1,14 +1,12 @@
-"""The bars of a store: read, merged and saved, by series and year.
+"""The bar store: reads, merges and saves the bars of every series. No other code writes bars.
 
-Which file of a series holds which interval of timestamps.
+1m and 5m have one file a year, other timeframes one file for all. A year begins when the session
+day of 1 January begins, so the evening of 31 December in New York is filed with the FX session it
+opens. Bars and coverage are cut at the same moments, so no file claims what lies in another, and
+they change together: each file is true by itself.
 
-1m and 5m have one file a year, the others one for all. A year begins when the session day of
-1 January begins, so the evening of 31 December in New York is filed with the FX session it opens.
-Bars and coverage are cut at the same moments: no file claims what stands in another.
-
-The bar store: the one way in which bars enter and leave the files.
-
-Bars and what is known of them change together, file by file, each file true by itself.
+Not here: the format of one file (``store.bars.bar_file``), what the ledger records of files
+(``store.ledger.file_index``).
 """
 
 import re
@@ -80,17 +78,18 @@ __all__ = ["BarStore", "Footer", "SaveResult", "read_bars", "read_footer"]
 
 
 ALL = "all"
-"""Stem of the one file of a series that is not filed by years."""
+"""Stem of the only file of a series that is not filed by year."""
 
 EVER = Interval(datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
-"""The interval of a file that holds all."""
+"""The interval of a file that holds all bars of its series."""
 
 _BAR = timedelta(microseconds=1)
+_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """The share of a save that goes into one file, named without ``.parquet``."""
+    """The part of a save that goes into one file; ``stem`` is its name without ``.parquet``."""
 
     stem: str
     bars: pa.Table
@@ -98,16 +97,23 @@ class FilePart:
 
 
 def filed_parts(series: Series, bars: pa.Table, coverage: Coverage) -> Iterator[FilePart]:
-    """Cut sorted bars and their coverage by files; only files that get something are named."""
-    bounds = _bounds(bars, coverage)
-    for stem, held in file_intervals(series, bounds) if bounds else ():
+    """Split sorted bars and their coverage by file; yield only files that receive anything."""
+    keys = timestamps(bars)
+    around = [coverage.bars.bounds, *(proof.interval for proof in coverage.empty)]
+    parts = [part for part in around if part]
+    if len(keys):
+        parts.append(Interval(moment(int(keys[0])), moment(int(keys[-1])) + _BAR))
+    if not parts:
+        return
+    bounds = Interval(min(p.start for p in parts), max(p.end for p in parts))
+    for stem, held in file_intervals(series, bounds):
         part = FilePart(stem, bars_between(bars, held.start, held.end), coverage.clip(held))
         if part.bars.num_rows or part.coverage:
             yield part
 
 
 def file_intervals(series: Series, wanted: Interval) -> Iterator[tuple[str, Interval]]:
-    """Give the stems of the files that share timestamps with an interval, and what each holds."""
+    """Yield the stem and interval of each file that overlaps an interval of bar timestamps."""
     if not series.timeframe.is_yearly_filed:
         yield ALL, EVER
         return
@@ -126,9 +132,9 @@ def misfiled(
     *,
     origin: Origin | None = None,
 ) -> str:
-    """Say why a file cannot stand where it does, or nothing; copies count their bars twice.
+    """Return why a file does not belong where it lies, or an empty string.
 
-    ``origin`` is that of the store, where it has one.
+    A misplaced copy would count its bars twice. ``origin`` is that of the store, where it has one.
     """
     held = footer.identity
     if (held.symbol, held.timeframe) != (symbol, timeframe):
@@ -146,13 +152,13 @@ def misfiled(
 def prevailing(
     held: Iterable[tuple[Identity, int]], origin: Origin | None, contract_id: int | None
 ) -> Identity | None:
-    """Return what a series holds where its files disagree, or None where no file can tell.
+    """Return the identity of a series whose files disagree, or None where no file counts.
 
     Args:
-        held: the identity of each file, and its bars.
-        origin: that of the store; files of another one do not count.
-        contract_id: what the symbol stands for; of several identities that of this contract
-            prevails, else the one with the most bars.
+        held: the identity of each file, and its number of bars.
+        origin: that of the store; files of another origin do not count.
+        contract_id: the contract pinned to the symbol, whose identity prevails; else the identity
+            with the most bars does.
     """
     bars: Counter[Identity] = Counter()
     for identity, rows in held:
@@ -162,7 +168,7 @@ def prevailing(
 
 
 def replaced(footer: Footer, known: Callable[[], Footer] | None) -> str:
-    """Say that a file holds another instrument than the ledger knows under its name, or nothing."""
+    """Return how a file's instrument differs from the ledger's record of it, or an empty string."""
     before = footer.identity if known is None else known().identity
     return (
         "" if footer.identity == before else f"it holds {footer.identity}, and held {before} before"
@@ -170,28 +176,14 @@ def replaced(footer: Footer, known: Callable[[], Footer] | None) -> str:
 
 
 def misnamed(path: Path, timeframe: Timeframe) -> str:
-    """Say why a file of a timeframe cannot have its name, or nothing."""
+    """Return why a file of a timeframe cannot have its name, or an empty string."""
     pattern = r"[0-9]{4}" if timeframe.is_yearly_filed else ALL
     return "" if re.fullmatch(pattern, path.stem) else f"no file of {timeframe} bars is named so"
 
 
-def _bounds(bars: pa.Table, coverage: Coverage) -> Interval | None:
-    keys = timestamps(bars)
-    around = [coverage.bars.bounds, *(proof.interval for proof in coverage.empty)]
-    parts = [part for part in around if part]
-    if len(keys):
-        parts.append(Interval(moment(int(keys[0])), moment(int(keys[-1])) + _BAR))
-    if not parts:
-        return None
-    return Interval(min(p.start for p in parts), max(p.end for p in parts))
-
-
-_DAY = timedelta(days=1)
-
-
 @dataclass(frozen=True, slots=True)
 class SaveResult:
-    """What one save changed: bars that are new, bars that differ now, files rewritten."""
+    """What one save changed: the number of new and of changed bars, and the files rewritten."""
 
     added: int
     revised: int
@@ -202,9 +194,9 @@ class BarStore:
     """Bars, coverage and identity of every series of a store.
 
     Args:
-        layout: where the files stand.
-        ledger: mirrors what they say and keeps old values of revised bars.
-        clock: says when a bar is replaced.
+        layout: where the files lie.
+        ledger: indexes them and keeps the old values of revised bars.
+        clock: returns the time at which a bar is replaced or damage is found.
     """
 
     def __init__(
@@ -220,20 +212,20 @@ class BarStore:
     def save(
         self, series: Series, identity: Identity, bars: pa.Table, coverage: Coverage
     ) -> SaveResult:
-        """Merge bars and what was covered into the files of a series; newer bars win.
+        """Merge bars and coverage into the files of a series; newer bars win.
 
-        Returns when all of it outlives a power cut. A crash between two files leaves both true.
+        Returns once everything survives a power cut. A crash between two files leaves both true.
 
         Raises:
             ForeignIdentityError: the series or the store holds another instrument, origin, epoch.
             CorruptFileError: a file of the series cannot be read.
-            DiskError: the system refused; the files stand as they were.
+            DiskError: the system refused; the files are unchanged.
             StoreReplacedError: the store is not the one that was opened.
             StoreError: another process kept the series locked, or its symbol is being moved, or
                 has left the universe and has no bars.
         """
         if (identity.symbol, identity.timeframe) != (series.symbol, series.timeframe):
-            raise ForeignIdentityError(f"cannot save {series}", reason=f"bars of {identity}")
+            raise ForeignIdentityError(f"cannot save {series}", reason=f"bars are of {identity}")
         self.layout.require_same()
         pin_origin(self.layout, identity.origin)
         ordered = sorted_unique(bars.select(BAR_SCHEMA.names).cast(BAR_SCHEMA))
@@ -257,11 +249,11 @@ class BarStore:
         )
 
     def acknowledge_empty(self, series: Series, identity: Identity, proof: Emptiness) -> bool:
-        """Write a proof that a person gives for an interval without bars.
+        """Write a user's confirmation that an interval has no bars.
 
-        It replaces whatever was covered of the interval.
+        It replaces any coverage of the interval.
 
-        Returns: whether it was written; it is not where bars of the interval are held by now.
+        Returns: whether it was written; False where the interval has bars by now.
 
         Raises: as ``save``.
         """
@@ -285,11 +277,11 @@ class BarStore:
         taken: IntervalSet,
         kinds: Container[ProofKind],
     ) -> IntervalSet:
-        """Take back proofs of emptiness of some kinds in some intervals, on the stamp axis.
+        """Remove proofs of emptiness of some kinds within intervals of bar timestamps.
 
-        What they excused is missing again. Bars and their coverage stay as they are.
+        What they excused is missing again. Bars and their coverage do not change.
 
-        Returns: what was taken back.
+        Returns: the intervals of the removed proofs.
         """
         found = IntervalSet()
         key = f"{symbol}|{timeframe}"
@@ -321,14 +313,14 @@ class BarStore:
     def retract_voidable(
         self, symbol: str, timeframe: Timeframe, intervals: Sequence[Interval]
     ) -> IntervalSet:
-        """Take back the proofs that rest on responses without bars for intervals of real time."""
+        """Remove proofs that rest on responses without bars, for intervals of real time."""
         taken = IntervalSet(_whole_bars(timeframe, one) for one in intervals)
         return self.retract_proofs(symbol, timeframe, taken, VOIDABLE)
 
     def traded_days(self, series: Series, days: Collection[date]) -> set[date]:
-        """Return those of some session dates of which bars are held that are not without volume.
+        """Return those of the given session dates that have bars with volume.
 
-        Gateways fill quiet time with flat bars of no volume. A weekly bar has its own date.
+        Gateways fill quiet time with flat bars without volume. A weekly bar has its own date.
         """
         held = self.rows_per_session(series).keys() & set(days)
         if not held:
@@ -343,7 +335,7 @@ class BarStore:
     def _may_have_proofs(
         self, symbol: str, timeframe: Timeframe, kinds: Container[ProofKind]
     ) -> bool:
-        """Whether files hold proofs of some kinds; one that the ledger does not know may."""
+        """Return whether files have proofs of some kinds, or are not in the ledger and may have."""
         rows = self.ledger.indexed_files(f"{symbol}|{timeframe}")
         if any(proof.kind in kinds for row in rows.values() for proof in row.coverage.empty):
             return True
@@ -351,9 +343,9 @@ class BarStore:
         return any(self.layout.relative(path) not in rows for path in paths)
 
     def _retract_refuted(self, series: Series, bars: pa.Table) -> None:
-        """Take back proofs of other timeframes that bars of this one refute.
+        """Remove proofs of other timeframes that bars of this one refute.
 
-        A bar without any volume refutes nothing: gateways fill quiet time with flat bars.
+        A bar without volume refutes nothing: gateways fill quiet time with flat bars.
         """
         days = pc.unique(_traded(bars)["session_date"]).to_pylist()
         if not days:
@@ -367,10 +359,10 @@ class BarStore:
                 self.retract_proofs(series.symbol, timeframe, refuted, REFUTABLE)
 
     def _refuted(self, series: Series, other: Series, days: Sequence[date]) -> IntervalSet:
-        """Return what of another timeframe bars of some session dates refute.
+        """Return the intervals of another timeframe that bars of some session dates refute.
 
-        They do not say at which time of the day they traded: of a session that has bars in the
-        other timeframe too they refute nothing. A weekly bar refutes a whole empty week only.
+        The bars do not say at which time of day they traded, so they refute nothing in a session
+        that has bars in the other timeframe too. A weekly bar refutes only a whole empty week.
         """
         calendar = calendar_named(series.instrument.calendar)
         held = set(self.rows_per_session(other))
@@ -394,19 +386,19 @@ class BarStore:
         )
 
     def coverage(self, series: Series) -> Coverage:
-        """Give what is covered of a series."""
+        """Return the coverage of a series."""
         return _joined(self.files_of(series))
 
     def coverage_of(self, symbol: str, timeframe: Timeframe) -> Coverage:
-        """Give what is covered of a series that may have left the universe."""
+        """Return the coverage of a series that may have left the universe."""
         return _joined(self.files(symbol, timeframe))
 
     def identity(self, series: Series) -> Identity | None:
-        """Say what the files of a series hold, or None where there are none."""
+        """Return the identity of a series, or None where it has no files."""
         return next((row.identity for row in self.files_of(series).values()), None)
 
     def read(self, series: Series, interval: Interval | None = None) -> pa.Table:
-        """Read bars, sorted by stamp; ``interval`` is on the stamp axis."""
+        """Return bars sorted by timestamp, all or those with a timestamp in ``interval``."""
         files = self.files_of(series)
         tables = [empty_bars()]
         for path in files if interval is None else self._existing_files(series, interval):
@@ -418,7 +410,10 @@ class BarStore:
         return pa.concat_tables(tables)
 
     def rows(self, series: Series, interval: Interval | None = None) -> int:
-        """Count bars; whole files are counted without opening them."""
+        """Return the number of bars, all or those with a timestamp in ``interval``.
+
+        Files that lie wholly in the interval are counted without opening them.
+        """
         files = self.files_of(series)
         if interval is None:
             return sum(row.rows for row in files.values())
@@ -429,14 +424,14 @@ class BarStore:
         )
 
     def rows_per_session(self, series: Series) -> dict[date, int]:
-        """Count bars by session date."""
+        """Return the number of bars of each session date, oldest first."""
         total: Counter[date] = Counter()
         for row in self.files_of(series).values():
             total.update(row.rows_per_session)
         return dict(sorted(total.items()))
 
     def traded_per_session(self, series: Series) -> dict[date, int]:
-        """Count the bars that are not flat by session date; sessions without any have 0.
+        """Return the number of bars that are not flat by session date; 0 where all are flat.
 
         Flat bars (``domain.bars.is_flat``) are counted once for each version of a file.
         """
@@ -447,7 +442,7 @@ class BarStore:
         return dict(sorted(total.items()))
 
     def with_flat(self, path: Path, row: IndexedFile) -> IndexedFile:
-        """Return what a file holds with its flat bars, which are counted now if they never were."""
+        """Return a file's row with its flat bars; they are counted now if they never were."""
         if row.flat:
             return row
         flat: dict[date, int] = {}
@@ -459,32 +454,38 @@ class BarStore:
         return replace(row, flat=encode_sessions(flat))
 
     def series_on_disk(self) -> list[tuple[str, Timeframe]]:
-        """Name every series that has a file."""
+        """Return symbol and timeframe of every series that has a file."""
         return [key for key in self.layout.series_folders() if self.layout.bar_files(*key)]
 
     def files_of(self, series: Series) -> Mapping[Path, IndexedFile]:
-        """Give what each file of a series holds, recounting those that changed unseen.
+        """Return the row of each file of a series; files that changed are recounted.
 
-        What a recount finds is recorded, so that each version of a file is counted once.
+        The result of a recount is recorded, so that each version of a file is counted once.
+
+        Raises:
+            CorruptFileError: a file cannot be read, does not belong where it lies, or holds
+                another instrument than the series.
         """
         calendar = calendar_named(series.instrument.calendar)
-        current, recounted = self._looked(series.symbol, series.timeframe, calendar)
+        current, recounted = self._current_rows(series.symbol, series.timeframe, calendar)
         if recounted:
             self.ledger.index_files(series_key(series), recounted)
         return current
 
     def files(self, symbol: str, timeframe: Timeframe) -> Mapping[Path, IndexedFile]:
-        """Give what each file of a series holds that may have left the universe.
+        """Return the row of each file of a series that may have left the universe.
 
         Nothing is recorded: without its calendar a recount may find less covered than there is.
+
+        Raises: as ``files_of``.
         """
-        return self._looked(symbol, timeframe, None)[0]
+        return self._current_rows(symbol, timeframe, None)[0]
 
     def file(self, path: Path, symbol: str, timeframe: Timeframe) -> IndexedFile:
-        """Give what one file of a series holds; as ``files``.
+        """Return the row of one file of a series; as ``files``.
 
         Raises:
-            CorruptFileError: it cannot be read, or holds other bars than its place says.
+            CorruptFileError: the file cannot be read, or does not belong where it lies.
         """
         name, taken = self.layout.relative(path), fingerprint(path)
         row = self.ledger.indexed_files(f"{symbol}|{timeframe}").get(name)
@@ -492,10 +493,10 @@ class BarStore:
             return row
         return indexed_file(taken, self._recounted(path, symbol, timeframe, known_by(row)))
 
-    def _looked(
+    def _current_rows(
         self, symbol: str, timeframe: Timeframe, calendar: SessionCalendar | None
     ) -> tuple[dict[Path, IndexedFile], dict[str, IndexedFile]]:
-        """Give what each file holds, and by name those that had to be opened."""
+        """Return the row of each file, and by name the rows of files that had to be opened."""
         paths = self.layout.bar_files(symbol, timeframe)
         known = self.ledger.indexed_files(f"{symbol}|{timeframe}") if paths else {}
         current: dict[Path, IndexedFile] = {}
@@ -508,27 +509,18 @@ class BarStore:
                 row = indexed_file(taken, footer)
                 recounted[name] = row
             current[path] = row
-        self._refuse_mixed(symbol, current)
+        if len({row.identity_json for row in current.values()}) > 1:
+            usual = self.prevailing(symbol, current.values())
+            for path, row in current.items():
+                if row.identity != usual:
+                    raise corrupt(path, f"it holds {row.identity}, the series holds {usual}")
         return current, recounted
 
     def prevailing(self, symbol: str, rows: Iterable[IndexedFile]) -> Identity | None:
-        """Return what a series holds where its files disagree."""
+        """Return the identity of a series whose files disagree."""
         origin = store_origin(self.layout)
         pinned = None if origin is None else self.ledger.pinned_contract(symbol, origin)
         return prevailing(((row.identity, row.rows) for row in rows), origin, pinned)
-
-    def _refuse_mixed(self, symbol: str, files: Mapping[Path, IndexedFile]) -> None:
-        """Refuse the files of a series that holds two instruments, naming the one that is foreign.
-
-        Raises:
-            CorruptFileError: it does.
-        """
-        if len({row.identity_json for row in files.values()}) < 2:
-            return
-        usual = self.prevailing(symbol, files.values())
-        for path, row in files.items():
-            if row.identity != usual:
-                raise corrupt(path, f"it holds {row.identity}, the series holds {usual}")
 
     def _recounted(
         self,
@@ -539,9 +531,9 @@ class BarStore:
         *,
         calendar: SessionCalendar | None = None,
     ) -> Footer:
-        """Return what a file holds that is not the one that was recorded.
+        """Return the true footer of a file whose fingerprint is not the recorded one.
 
-        One with digests is believed where they are those of its bytes; else all of it is read.
+        A file whose bytes match its digest is believed; of others all bars are read.
         """
         said, bars = read_keys(path, known)
         if said.seal is not None and not has_true_digest(path):
@@ -554,7 +546,7 @@ class BarStore:
         return footer
 
     def _keep_fresh(self, series: Series, is_covered: IntervalSet) -> None:
-        """Remember where the newest bar was before anything was loaded behind it, once."""
+        """Record, once, where the newest bar was before older parts were loaded."""
         if is_covered.bounds is not None:
             self.ledger.keep_fresh(series_key(series), is_covered.bounds.end)
 
@@ -566,7 +558,7 @@ class BarStore:
         *,
         uncovered: Interval | None = None,
     ) -> SaveResult:
-        """Merge into one file; ``uncovered`` is where coverage with bars is taken back first."""
+        """Merge into one file; coverage with bars is first removed from ``uncovered``."""
         folder = self.layout.series_folder(series.symbol, series.timeframe)
         path = folder / f"{part.stem}.parquet"
         old, old_bars = self._held(series, path)
@@ -590,7 +582,7 @@ class BarStore:
         return SaveResult(merge.added, merge.revised.num_rows, (path,))
 
     def _held(self, series: Series, path: Path) -> tuple[Footer | None, pa.Table]:
-        """Read what a file truly holds before it is written anew."""
+        """Return true footer and bars of a file that is about to be rewritten."""
         if not path.exists():
             return None, empty_bars()
         row = self.ledger.indexed_files(series_key(series)).get(self.layout.relative(path))
@@ -604,7 +596,7 @@ class BarStore:
 
     @contextmanager
     def _recording_damage(self, path: Path) -> Iterator[None]:
-        """Remember a file that turns out to be damaged, so that no query reads it."""
+        """Record a file that turns out to be damaged, so that no query reads it."""
         try:
             yield
         except CorruptFileError as error:
@@ -622,10 +614,10 @@ class BarStore:
 
 
 def _whole_bars(timeframe: Timeframe, interval: Interval) -> Interval:
-    """Return an interval of real time on the stamp axis, where it cuts no day and no week.
+    """Return the bar timestamps of an interval of real time, extended to whole days or weeks.
 
     The day of a session overlaps the UTC day of its date in every zone. A part of a day or week
-    that is left without its proof could never be proved again.
+    that lost its proof could never be proved again.
     """
     if timeframe.is_intraday:
         return interval
@@ -636,7 +628,7 @@ def _whole_bars(timeframe: Timeframe, interval: Interval) -> Interval:
 
 
 def _traded(bars: pa.Table) -> pa.Table:
-    """Return the bars that do not tell that nothing was traded."""
+    """Return the bars without those that state that nothing was traded."""
     return bars.filter(pa.array(~is_untraded(bars)))
 
 
@@ -647,8 +639,8 @@ def _joined(files: Mapping[Path, IndexedFile]) -> Coverage:
 def _refuse_foreign(path: Path, held: Identity, offered: Identity) -> None:
     if held != offered:
         raise ForeignIdentityError(
-            f"{path} holds {held}",
-            reason=f"to be saved were bars of {offered}",
-            hint="Give the other instrument a symbol of its own in universe.yaml, or move this "
-            "one out of the way with `ktrdr universe retire`",
+            f"cannot save bars of {offered}",
+            reason=f"{path} holds {held}",
+            hint="Give the other instrument its own symbol in universe.yaml, or retire this one "
+            "with `ktrdr universe retire`",
         )

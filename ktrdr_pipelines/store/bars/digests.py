@@ -1,7 +1,7 @@
-"""Digests of bars: what tells the values that were written from any others.
+"""Digests of bars: checksums that tell the values that were written from any others.
 
-Not here: which bars should be there (``gaps.verification``), which can be
-(``domain.plausibility``), where digests are kept (``store.bars.footer``,
+Not here: which bars should exist (``gaps.verification``), which values are plausible
+(``domain.plausibility``), where digests are stored (``store.bars.footer``,
 ``store.ledger.file_index``).
 """
 
@@ -19,13 +19,13 @@ from ktrdr_pipelines.domain.bars import BAR_SCHEMA, timestamps
 
 
 class Digest:
-    """A SHA-256 over bars in their order: the same for the same bars, however they are filed."""
+    """A SHA-256 over bars in order; equal for equal bars, however they are split into files."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
     def add(self, bars: pa.Table) -> None:
-        """Take in bars that follow those before."""
+        """Add bars that follow those added before."""
         self._hash.update(np.rec.fromarrays(_columns(bars)).tobytes())
 
     @property
@@ -38,10 +38,10 @@ class Digest:
 class Seal:
     """Digests of the bars of one file as they were written.
 
-    ``bars`` is the SHA-256 over all of them, column by column, in hexadecimal, empty where another
-    program has taken bars out since. ``sessions`` is the CRC-32 of the bars of each session date,
-    so that a session can be judged although others are gone; dates whose bars cannot be judged are
-    not in it. No CRC-32 is told as zero.
+    ``bars`` is the SHA-256 over all of them, column by column, in hexadecimal; empty where another
+    program has removed bars since. ``sessions`` is the CRC-32 of the bars of each session date, so
+    that a session can be checked although others are gone; dates that cannot be checked are left
+    out. No CRC-32 is zero.
     """
 
     bars: str
@@ -49,7 +49,7 @@ class Seal:
 
 
 def seal_of(bars: pa.Table) -> Seal:
-    """Return the digests of the bars of a file; a CRC-32 of zero is told as one."""
+    """Return the digests of the bars of a file; a CRC-32 of zero becomes one."""
     columns = [np.ascontiguousarray(one).view(np.uint8).data for one in _columns(bars)]
     whole = hashlib.sha256()
     for column in columns:
@@ -70,12 +70,12 @@ def seal_of(bars: pa.Table) -> Seal:
 
 
 def _columns(bars: pa.Table) -> list[np.ndarray]:
-    """Return the values of each column, and which of them are null."""
+    """Return the values of each column, each followed by which of them are null."""
     return [part for name in BAR_SCHEMA.names for part in _plain(bars, name)]
 
 
 def _plain(bars: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Give a column as fixed-width little-endian values, and which of them are null."""
+    """Return a column as fixed-width little-endian values, and which of them are null."""
     if name == "ts":
         keys = timestamps(bars)
         return keys.astype("<i8"), np.zeros(len(keys), "?")

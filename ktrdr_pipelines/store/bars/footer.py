@@ -1,7 +1,8 @@
-"""What a bar file says of itself in its footer, and how that is written down.
+"""The footer of a bar file: what the file states about its bars, and its JSON form.
 
-Identity and coverage travel with the bars, so that one rename commits all three. Not here: the
-reading and writing of files (``store.bars.bar_store``).
+Identity and coverage travel with the bars, so that one rename commits all three.
+
+Not here: reading and writing files (``store.bars.bar_file``).
 """
 
 import base64
@@ -24,20 +25,19 @@ from ktrdr_pipelines.store.bars.digests import Seal
 SCHEMA_VERSION = 1
 """Version of columns and footer; 1 is the first."""
 
-
 UNKNOWN_DIGEST: Final = "0" * 64
-"""Stands in a footer for the digest of its file until the file is complete."""
+"""Placeholder in a footer for the digest of its file, until the file is complete."""
 
 _MOST_ROWS: Final = 2**40
 """More bars than any file can have."""
 
 _NO_CRC = 0
-"""Stands for a session whose bars cannot be judged; no CRC-32 of a ``Seal`` is zero."""
+"""Marks a session whose bars cannot be checked; no CRC-32 of a ``Seal`` is zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """What one bar file holds, without its bars; files of earlier versions have no ``seal``."""
+    """What one bar file states about its bars; files of earlier versions have no ``seal``."""
 
     identity: Identity
     coverage: Coverage
@@ -48,25 +48,27 @@ class Footer:
 
 
 class ChangedFooterError(ValueError):
-    """A footer does not have the digest that it names; its reader turns this into advice."""
+    """A footer does not match the digest it contains; its reader adds a hint."""
 
 
 class NewerSchemaError(ValueError):
-    """A footer was written by a newer version; its reader turns this into advice."""
+    """A footer was written by a newer version; its reader adds a hint."""
 
 
 def footer_to_json(footer: Footer) -> str:
-    """Write down what a footer says.
+    """Return a footer as JSON.
 
-    With a seal the footer also holds a digest of everything else that it says, and the place for
-    the digest of the whole file (``UNKNOWN_DIGEST``).
+    With a seal the JSON also contains a digest of everything else in it, and a placeholder for the
+    digest of the whole file (``UNKNOWN_DIGEST``).
     """
     fields: dict[str, object] = {
         "schema_version": footer.schema_version,
         "rows": footer.rows,
         "identity": _identity_fields(footer.identity),
         "coverage": _coverage_fields(footer.coverage),
-        "sessions": _session_fields(footer.rows_per_session),
+        "sessions": {
+            day.isoformat(): rows for day, rows in sorted(footer.rows_per_session.items())
+        },
     }
     if footer.seal is not None:
         digests = seal_to_json(footer.seal, footer.rows_per_session)
@@ -76,12 +78,12 @@ def footer_to_json(footer: Footer) -> str:
 
 
 def footer_from_json(text: str | bytes) -> Footer:
-    """Read what a footer says.
+    """Return the footer in a JSON text.
 
     Raises:
-        NewerSchemaError: it is of a newer version.
-        ChangedFooterError: it is not what was written.
-        ValueError, KeyError, TypeError, AttributeError, OverflowError: it is no footer of ours.
+        NewerSchemaError: a newer version wrote it.
+        ChangedFooterError: it was changed since it was written.
+        ValueError, KeyError, TypeError, AttributeError, OverflowError: it is not a ktrdr footer.
     """
     fields = json.loads(text)
     version = int(fields["schema_version"])
@@ -91,7 +93,7 @@ def footer_from_json(text: str | bytes) -> Footer:
     is_whole = written is not None and written.keys() == {"facts", "file"}
     if (is_whole and written["facts"] != _digest(fields)) or is_whole != ("digests" in fields):
         raise ChangedFooterError("its footer was changed since it was written")
-    sessions = _sessions(fields["sessions"])
+    sessions = {date.fromisoformat(day): int(rows) for day, rows in fields["sessions"].items()}
     if not 0 <= int(fields["rows"]) < _MOST_ROWS:
         raise ValueError(f"{fields['rows']} rows")
     return Footer(
@@ -105,34 +107,34 @@ def footer_from_json(text: str | bytes) -> Footer:
 
 
 def seal_to_json(seal: Seal, rows_per_session: Mapping[date, int]) -> str:
-    """Write down the digests of bars; those of sessions in the order of their dates."""
+    """Return a seal as JSON; the digests of sessions are in the order of their dates."""
     crcs = [seal.sessions.get(day, _NO_CRC) for day in sorted(rows_per_session)]
     encoded = base64.b64encode(np.array(crcs, "<u4").tobytes()).decode()
     return _dumps({"bars": seal.bars, "sessions": encoded})
 
 
 def seal_from_json(text: str, rows_per_session: Mapping[date, int]) -> Seal:
-    """Read the digests of bars."""
+    """Return the seal in a JSON text; the session dates are those of ``rows_per_session``."""
     return _seal(json.loads(text), rows_per_session)
 
 
 def identity_to_json(identity: Identity) -> str:
-    """Write down an identity."""
+    """Return an identity as JSON."""
     return _dumps(_identity_fields(identity))
 
 
 def identity_from_json(text: str) -> Identity:
-    """Read an identity."""
+    """Return the identity in a JSON text."""
     return _identity(json.loads(text))
 
 
 def coverage_to_json(coverage: Coverage) -> str:
-    """Write down coverage: bounds, and moments of proof, as microseconds since 1970 UTC."""
+    """Return coverage as JSON; moments are microseconds since 1970 UTC."""
     return _dumps(_coverage_fields(coverage))
 
 
 def coverage_from_json(text: str) -> Coverage:
-    """Read coverage."""
+    """Return the coverage in a JSON text."""
     return _coverage(json.loads(text))
 
 
@@ -149,9 +151,9 @@ def _identity_fields(identity: Identity) -> dict[str, object]:
 
 
 def _coverage_fields(coverage: Coverage) -> dict[str, object]:
-    """Write plain proofs as earlier versions do; the others, and notes, stand in another field.
+    """Return plain proofs in the form of earlier versions; others, and notes, in another field.
 
-    An earlier version does not see those and asks for their ranges again, which costs requests.
+    An earlier version ignores those and requests their ranges again, which costs requests.
     """
     is_plain = [proof.kind is ProofKind.PLAIN and not proof.note for proof in coverage.empty]
     plain = [proof for proof, known in zip(coverage.empty, is_plain, strict=True) if known]
@@ -165,10 +167,6 @@ def _coverage_fields(coverage: Coverage) -> dict[str, object]:
             [*_bounds(p.interval), micros(p.proved_at), p.kind, p.note] for p in others
         ]
     return fields
-
-
-def _session_fields(rows_per_session: Mapping[date, int]) -> dict[str, int]:
-    return {day.isoformat(): rows for day, rows in sorted(rows_per_session.items())}
 
 
 def _identity(fields: Mapping[str, Any]) -> Identity:
@@ -194,10 +192,6 @@ def _coverage(fields: Mapping[str, Any]) -> Coverage:
         for start, end, proved, kind, note in fields.get("proofs", ())
     ]
     return Coverage(bars, tuple(sorted([*plain, *others])))
-
-
-def _sessions(fields: Mapping[str, int]) -> dict[date, int]:
-    return {date.fromisoformat(day): int(rows) for day, rows in fields.items()}
 
 
 def _seal(fields: Mapping[str, Any], rows_per_session: Mapping[date, int]) -> Seal:

@@ -1,24 +1,19 @@
-"""Whether the bars of a file can be, and what remains of a file that lost some.
+"""What a bar file really holds, when another program may have changed it.
 
-Looking through the bars of a file for what no bar can be: out of order, twice, or impossible.
+A footer is true at the time of writing. Another program may have removed bars since, keeping the
+footer (Arrow) or losing it (pandas, DuckDB). A session with fewer bars than were written is no
+longer covered, as a whole; a session with more, or bars out of order, make the file untrustworthy.
 
-Only what is newer than a date is read.
+A lost footer is replaced by the file index's record of that very file. That is as safe as a kept
+footer: either states only what ktrdr wrote under that name, neither vouches for the values of the
+remaining bars, and both are believed only as far as a count of every session confirms. A file
+without footer that the ledger does not know is an error. Implausible values written by another
+program are not believed.
 
-Recounting: what a bar file truly holds and covers, when it may not be as we wrote it.
-
-A footer is what was true when we wrote the file. Another program may have taken bars out since,
-keeping the footer (Arrow) or losing it (pandas, DuckDB). A session that has fewer bars than were
-written is not covered any more, as a whole; a session that has more, or bars out of order, make
-the file one that cannot be trusted.
-
-A lost footer is replaced by what the ledger mirrored of that very file. That is as safe as a kept
-one: either says only what we wrote under that name, neither vouches for the values of the bars that
-are left, and both are believed no further than a count of every session bears out. What the ledger
-does not know stays without a footer, and is an error. Values that cannot be what was traded are
-not believed of another program.
+Not here: comparing a file with its digests and statistics (``store.maintenance.inspection``).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -46,7 +41,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class CheckedBars:
-    """What some bars of a file are like; timestamps are those of the first bad bar, or None."""
+    """Counts of odd bars among those checked; ``first_*`` is the first such bar, or None."""
 
     rows: int = 0
     out_of_order: int = 0
@@ -60,17 +55,17 @@ class CheckedBars:
 def check_file(
     path: Path, since: date, sec_type: SecType | None = None, known: Iterable[Finding] = ()
 ) -> CheckedBars:
-    """Examine the bars of a file whose session is not older than a date.
+    """Check the bars of a file from a session date on; older ones are not read.
 
     Args:
         path: the file.
-        since: the oldest session date that is looked at.
-        sec_type: the kind of the instrument.
+        since: the oldest session date to check.
+        sec_type: the kind of the instrument; None where it is unknown.
         known: the findings of its series.
 
     Raises:
-        CorruptFileError: it cannot be read.
-        DiskError: the system refused.
+        CorruptFileError: the file cannot be read as a bar file.
+        DiskError: the system refused to read it.
     """
     if oddity := bar_file_oddity(path):
         raise corrupt(path, oddity)
@@ -90,9 +85,9 @@ def check_file(
 def check_bars(
     bars: pa.Table, sec_type: SecType | None = None, known: Iterable[Finding] = ()
 ) -> CheckedBars:
-    """Examine bars as they stand in a file.
+    """Check bars in the order of their file.
 
-    ``implausible`` counts those that no finding explains, ``findings`` those that one does
+    ``implausible`` counts bars that no finding explains, ``findings`` those that one does
     (``domain.plausibility``).
     """
     keys = np.asarray(bars["ts"].cast(pa.int64()).to_numpy())
@@ -121,24 +116,28 @@ _FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC
 def true_footer(
     path: Path, said: Footer, bars: pa.Table, calendar: SessionCalendar | None
 ) -> Footer:
-    """Say what a file holds, from what was written and the bars that are there.
+    """Return the footer that is true of a file now, from the written one and its present bars.
 
     Args:
         path: for messages.
-        said: what was true when it was written.
-        bars: all that is there; of a file without digests timestamps and session dates suffice.
-        calendar: whose days sessions are cut by; without one, by the bars around them, so that
-            more may have to be asked again than was lost.
+        said: the footer as it was written.
+        bars: all bars of the file; for a file without digests, timestamps and session dates
+            suffice.
+        calendar: the calendar whose session days bound lost sessions; without one the bars around
+            them do, so that more may be requested again than was lost.
 
     Raises:
-        CorruptFileError: there are bars that nobody wrote, they are out of order, or they have
+        CorruptFileError: the file has bars that were not written, bars out of order, or bars with
             other values than were written.
     """
     keys = timestamps(bars)
     if not bool(np.all(keys[1:] > keys[:-1])):
         raise corrupt(path, "its bars are not in order, or not unique")
     found = rows_per_session(bars)
-    _refuse_added(path, found, said.rows_per_session)
+    for day, rows in found.items():
+        written = said.rows_per_session.get(day, 0)
+        if rows > written:
+            raise corrupt(path, f"{rows} bars of {day}, {written} were written")
     seal = said.seal
     if seal is not None and bars.num_columns == len(BAR_SCHEMA):
         seal = _unbroken(path, said, seal, bars)
@@ -154,17 +153,19 @@ def true_footer(
 def less_distrusted(
     footer: Footer, bars: pa.Table, known: Iterable[Finding], sec_type: SecType | None
 ) -> Footer:
-    """Return the facts of a file that another program wrote, less what its values do not bear out.
+    """Return the footer of a file that another program wrote, without its implausible bars.
 
-    Implausible bars without a finding may be that program's. They are covered no more, so that they
-    are requested again, and what the gateway returns then counts. Otherwise they would pass for
-    the gateway's as soon as the file is written anew.
+    Implausible bars without a finding may come from that program. They are no longer covered, so
+    that they are requested again and the gateway's response counts. Otherwise they would pass for
+    the gateway's as soon as the file is rewritten.
 
     Args:
-        facts: what is true of the file by its counts.
-        bars: all that is there.
+        footer: what is true of the file by its counts.
+        bars: all bars of the file.
         known: the findings of the series.
-        sec_type: the kind of the instrument; None where it is not known.
+        sec_type: the kind of the instrument; None where it is unknown.
+
+    Returns: the same object where nothing changes.
     """
     odd, _ = explained(bars, sec_type, known)
     length = footer.identity.timeframe.length
@@ -177,10 +178,14 @@ def less_distrusted(
 
 
 def _unbroken(path: Path, said: Footer, seal: Seal, bars: pa.Table) -> Seal:
-    """Return what a seal says of the sessions that are left, or refuse the file.
+    """Return the seal of the remaining sessions, or refuse the file.
 
-    It is refused where a value was changed, and where a session has lost some of its bars: the
-    others of that session cannot be judged any more. Sessions that are gone as a whole are missing.
+    The file is refused where a value was changed, and where a session has lost some of its bars:
+    the remaining ones of that session can no longer be checked. Sessions that are gone as a whole
+    are missing.
+
+    Raises:
+        CorruptFileError: the file is refused.
     """
     here = seal_of(bars)
     if here.bars == seal.bars:
@@ -189,7 +194,7 @@ def _unbroken(path: Path, said: Footer, seal: Seal, bars: pa.Table) -> Seal:
     broken = [day for day, rows in found.items() if rows < written.get(day, 0)]
     if broken:
         raise corrupt(
-            path, f"bars of {min(broken)} are gone, and those that are left cannot be judged"
+            path, f"bars of {min(broken)} are gone, and the remaining ones cannot be checked"
         )
     whole = {day: crc for day, crc in here.sessions.items() if found[day] == written.get(day)}
     changed = [day for day, crc in whole.items() if seal.sessions.get(day, crc) != crc]
@@ -200,16 +205,10 @@ def _unbroken(path: Path, said: Footer, seal: Seal, bars: pa.Table) -> Seal:
     return Seal("", {day: crc for day, crc in whole.items() if day in seal.sessions})
 
 
-def _refuse_added(path: Path, found: Mapping[date, int], said: Mapping[date, int]) -> None:
-    for day, rows in found.items():
-        if rows > said.get(day, 0):
-            raise corrupt(path, f"{rows} bars of {day}, {said.get(day, 0)} were written")
-
-
 def _interval_of(
     day: date, timeframe: Timeframe, bars: pa.Table, calendar: SessionCalendar | None
 ) -> Interval:
-    """Give the timestamps that bars of a session date may have."""
+    """Return the interval of bar timestamps that a session date can have."""
     if timeframe is Timeframe.D1:
         return Interval(midnight(day), midnight(day + _DAY))
     if timeframe is Timeframe.W1:
@@ -220,10 +219,10 @@ def _interval_of(
 
 
 def _between_others(day: date, timeframe: Timeframe, bars: pa.Table) -> Interval:
-    """Give all between the last bar of an earlier session and the first of a later one.
+    """Return the interval from the last bar of an earlier session to the first of a later one.
 
-    A session's last bar may be short. Where the next session may begin within its full length, as
-    with four hours, it is not vouched for either.
+    A session's last bar may be short. Where the next session can begin within its full length, as
+    with four hours, that bar is not trusted either.
     """
     length = timedelta(0) if timeframe is Timeframe.H4 else timeframe.length
     keys = timestamps(bars)

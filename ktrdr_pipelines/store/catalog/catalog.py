@@ -1,11 +1,11 @@
 """The DuckDB catalog: one small file through which every bar of the store can be queried.
 
-It holds views, a macro and small tables, no bars. It is built beside and renamed over, so a reader
-has the old one or the new one. Bar files are renamed over under running queries too: such a query
-may fail, so the readers here try again.
+It holds views, a macro and small tables, no bars. It is built beside the old one and renamed over
+it, so a reader has the old one or the new one. Bar files are renamed over under running queries
+too: such a query may fail, so the readers here retry.
 
 Not here: the SQL of its objects (``store.catalog.sql``), the rows of its tables
-(``store.catalog.tables``).
+(``store.catalog.tables``), which queries are allowed (``store.catalog.query_policy``).
 """
 
 import hashlib
@@ -54,13 +54,13 @@ from ktrdr_pipelines.store.maintenance.file_checks import refused_files
 from ktrdr_pipelines.store.maintenance.odd_paths import refuse_odd_bars
 
 STORAGE_VERSION = "v1.0.0"
-"""DuckDB's storage format of the file: what shells from 1.0 on can read.
+"""DuckDB's storage format of the file, which shells from 1.0 on can read.
 
 Source: https://duckdb.org/docs/stable/internals/storage.html
 """
 
 QUERY_ATTEMPTS = 5
-"""How often a query is tried while bar files are renamed over under it."""
+"""How often a query is attempted while bar files are renamed over under it."""
 
 _BUILDING = {"memory_limit": "512MB", "threads": "1"}
 _READING = {"python_enable_replacements": "false"}
@@ -73,7 +73,7 @@ _CONFINED = """
     SET allowed_directories = [{allowed}];
     SET enable_external_access = false;
 """
-"""The order matters: without external access no folder can be named any more.
+"""The order matters: once external access is off, no folder can be named.
 
 Source: https://duckdb.org/docs/stable/operations_manual/securing_duckdb/overview
 """
@@ -85,7 +85,7 @@ _COMMENTS_OF_OBJECTS: Final = """
 """
 
 _NO_PARQUET = re.compile(r"too small to be a Parquet file|No magic bytes found|Invalid unicode")
-"""What DuckDB says of files that are no Parquet files, or lie in folders with impossible names."""
+"""DuckDB's messages for invalid Parquet files, and for files in folders with invalid names."""
 
 _BAD_SQL = (
     duckdb.ParserException,
@@ -101,21 +101,21 @@ _BAD_SQL = (
 def rebuild_catalog(
     layout: StoreLayout, universe: Sequence[Instrument], now: datetime, *, gaps: Gaps = ()
 ) -> None:
-    """Write the catalog anew from the files, the ledger and the universe.
+    """Rebuild the catalog from the files, the ledger and the universe.
 
-    What renews it where the gaps are known is ``gaps.catalog_refresh``. Series with a file that no
-    query may read have no rows in the table of coverage.
+    ``gaps.catalog_refresh`` rebuilds it with gaps. Series with a file that no query may read have
+    no rows in the table of coverage.
 
     Args:
         layout: where the store is; views name its files by absolute path.
-        universe: instruments; bars of symbols that are not among them have no session closes.
-        now: sessions are told until a year after.
+        universe: instruments; bars of other symbols have no session closes.
+        now: the table of sessions ends a year after it.
         gaps: the rows of the table of gaps.
 
     Raises:
         StoreError: the ledger cannot be read, or DuckDB cannot open files in the folder.
         StoreReplacedError: the store is not the one that was opened.
-        DiskError: the catalog cannot be written; the older one still stands.
+        DiskError: the catalog cannot be written; the earlier one is unchanged.
     """
     _refuse_folder(layout)
     layout.require_same()
@@ -133,13 +133,14 @@ def rebuild_catalog(
                 ]
                 tables = catalog_tables(store, universe, now, held=held, gaps=gaps)
             with TemporaryDirectory(prefix="ktrdr-") as folder:
-                # DuckDB puts its log in the wrong place where a path has a question mark.
+                # DuckDB misplaces its log where the path has a question mark.
                 built = Path(folder) / "catalog.duckdb"
                 _build(built, layout, tables, objects)
                 with disk_errors(layout.catalog):
                     shutil.copyfile(built, temp)
             with disk_errors(layout.catalog):
-                _sync(temp)
+                with temp.open("rb") as file:
+                    os.fsync(file.fileno())
                 layout.require_same()
                 layout.catalog_log.unlink(missing_ok=True)
                 replace_file(temp, layout.catalog)
@@ -148,11 +149,11 @@ def rebuild_catalog(
 
 
 def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
-    """Open the newest catalog for reading; instants are told in UTC.
+    """Open the catalog for reading; times are in UTC.
 
     Raises:
-        NoCatalogError: there is none, or one that an earlier version made.
-        StoreError: it cannot be read, or it was built for another folder.
+        NoCatalogError: there is no catalog, or an earlier version built it.
+        StoreError: the catalog cannot be read, or was built for another folder.
     """
     _refuse_folder(layout)
     if not require_file(layout.catalog):
@@ -169,29 +170,29 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
         raise StoreError(
             f"cannot read the catalog {layout.catalog}",
             reason=str(error),
-            hint="Close shells that have it open for writing; `ktrdr repair` builds it anew",
+            hint="Close shells that have it open for writing; `ktrdr repair` rebuilds it",
         ) from error
     if is_outdated:
         connection.close()
         raise NoCatalogError(
             f"cannot use the catalog {layout.catalog}",
-            reason="an earlier version of this program made it",
-            hint="Run `ktrdr repair`, which builds it anew",
+            reason="an earlier version of ktrdr built it",
+            hint="Run `ktrdr repair`, which rebuilds it",
         )
     if names_others:
         connection.close()
         raise StoreError(
             f"cannot use the catalog {layout.catalog}",
             reason="it names the bars of another folder: this store was moved or copied",
-            hint="Run `ktrdr repair`, which builds it anew",
+            hint="Run `ktrdr repair`, which rebuilds it",
         )
     return connection
 
 
 def files_after_catalog(layout: StoreLayout) -> int:
-    """Count the bar files that were written after the catalog was built.
+    """Return how many bar files were written after the catalog was built.
 
-    Queries see their bars. The tables of coverage, gaps, sessions and instruments are as they were.
+    Queries see their bars; the tables of coverage, gaps, sessions and instruments are older.
     """
     if not layout.catalog.is_file():
         return 0
@@ -204,29 +205,29 @@ def files_after_catalog(layout: StoreLayout) -> int:
 
 
 def _refuse_folder(layout: StoreLayout) -> None:
-    """Refuse a folder whose files DuckDB cannot open: it takes a backslash for a separator."""
+    """Refuse a folder whose files DuckDB cannot open: it reads a backslash as a separator."""
     if "\\" in layout.root.as_posix():
         raise StoreError(
             f"cannot use a catalog in {layout.root}",
-            reason="DuckDB opens no file below a folder with a backslash in its name",
-            hint="Move the data folder to a path without one, and name it in KTRDR_DATA",
+            reason="DuckDB cannot open files below a folder with a backslash in its name",
+            hint="Move the data folder to a path without a backslash, and name it in KTRDR_DATA",
         )
 
 
 def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
-    """Answer a query; what gives no rows, such as SET, answers with a table of no columns.
+    """Run a query and return its rows; a table without columns where it has none, as with SET.
 
-    Bars are those of the files that are there now, whether or not the catalog was built after them.
-    Nothing is written, and nothing is read but the catalog and its bars:
-    ``store.catalog.query_policy`` decides what may run, and DuckDB is barred from other files, from
-    extensions and from changes of its settings. What does not fit into memory goes to a temporary
-    folder of this query alone.
+    The query sees the bar files as they are now, even if the catalog was built before them.
+    Nothing is written, and only the catalog and its bars are read:
+    ``store.catalog.query_policy`` decides what may run, and DuckDB is barred from other files,
+    from extensions and from changing its settings. Data that does not fit into memory goes to a
+    temporary folder used by this query alone.
 
     Raises:
         UsageError: DuckDB does not accept the query, or it could write or read something else.
-        CorruptFileError: it would read a file that is damaged, or that is none of the store's.
-        OddPathError: something else stands where bars should be.
-        NoCatalogError: there is none, or one that an earlier version made.
+        CorruptFileError: it would read a file that is damaged or does not belong to the store.
+        OddPathError: something else lies where bars should be.
+        NoCatalogError: there is no catalog, or an earlier version built it.
         StoreError: the catalog or the files cannot be read.
     """
     refuse_odd_bars(layout)
@@ -245,14 +246,14 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
             is_refused = _is_of_refused(error, objects.refused)
             if is_refused or not attempts_left or isinstance(error, _BAD_SQL):
                 raise _refused(error, is_refused=is_refused) from error
-    raise AssertionError("the last try returns or raises")
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _confine(connection: duckdb.DuckDBPyConnection, layout: StoreLayout, spill: Path) -> None:
     """Bar a connection from all files but the open catalog, the bars and a folder for spilling.
 
-    DuckDB compares the text of a glob with the folders too, so that both spellings are allowed,
-    and follows links.
+    DuckDB also compares the text of a glob with the allowed folders, so both spellings are
+    allowed; and it follows links.
     """
     glob = files_of(layout).rpartition("/")[0]
     linked = [
@@ -274,14 +275,14 @@ def _run(connection: duckdb.DuckDBPyConnection, checked: CheckedSql) -> pa.Table
     for statement in checked.statements:
         connection.execute(statement)
         while connection.fetchmany(10_000):
-            pass  # DuckDB 2 starts no other statement before the last row of this one
+            pass  # DuckDB 2 starts the next statement only after the last row of this one
     relation = None if checked.query is None else connection.sql(checked.query)
     return pa.table({}) if relation is None else relation.to_arrow_table()
 
 
 @dataclass(frozen=True, slots=True)
 class _Objects:
-    """The views and the macro of bars as they are to be now, each with a digest of its text."""
+    """The SQL of the views and the macro for the present bar files; digests tell it from older."""
 
     views: Mapping[str, str]
     series: str
@@ -289,10 +290,10 @@ class _Objects:
 
     @classmethod
     def of(cls, layout: StoreLayout, store: BarStore) -> "_Objects":
-        """Make them from the files that are there.
+        """Return the SQL for the files that exist now.
 
         Raises:
-            StoreError: a file was written by a newer version, or the ledger cannot be used.
+            StoreError: a newer version wrote a file, or the ledger cannot be used.
         """
         filled = frozenset(timeframe for _symbol, timeframe in store.series_on_disk())
         refused = refused_files(store)
@@ -304,14 +305,14 @@ class _Objects:
 
     @property
     def digests(self) -> set[str]:
-        """The digests of all of them."""
+        """The digests of all these texts."""
         return {_digest(text) for text in (*self.views.values(), self.series)}
 
     def create(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Make them in the catalog that a connection uses, in place of older ones.
+        """Create the views and the macro in a connection's catalog, replacing older ones.
 
-        DuckDB opens a file for each view. Where that is one that no query may read, the view fails
-        for all symbols of its timeframe.
+        DuckDB opens a file for each view. Where no query may read that file, the view fails for
+        all symbols of its timeframe.
         """
         for name, source in self.views.items():
             try:
@@ -344,9 +345,10 @@ def _build(
 def _show_present_files(
     connection: duckdb.DuckDBPyConnection, layout: StoreLayout, objects: _Objects, folder: Path
 ) -> None:
-    """Let a connection see the files as they are now, where the catalog knows others.
+    """Make a connection see the present files, where the catalog was built for others.
 
-    It uses a copy of the catalog in a private folder then, so that every name means the same.
+    The connection then uses a copy of the catalog in a private folder, so that every name keeps
+    its meaning.
     """
     known = {text for (text,) in connection.execute(_COMMENTS_OF_OBJECTS).fetchall()}
     if known == objects.digests:
@@ -369,12 +371,12 @@ def _duckdb_errors(path: Path) -> Iterator[None]:
         raise DiskError(
             f"cannot write the catalog {path}",
             reason=str(error),
-            hint="Make room, or make the folder writable, and run it again",
+            hint="Free disk space or make the folder writable, and run this again",
         ) from error
 
 
 def _is_of_refused(error: duckdb.Error, refused: Iterable[Path]) -> bool:
-    """Say whether a query failed since it met a file that no query may read."""
+    """Return whether a query failed because it met a file that no query may read."""
     text = str(error)
     return REFUSED in text or any(path.as_posix() in text for path in refused)
 
@@ -389,9 +391,9 @@ def _refused(error: duckdb.Error, *, is_refused: bool) -> KtrdrError:
         )
     if "No files found that match the pattern" in text:
         return UsageError(
-            "there are no bars for this query",
-            reason=text,
-            hint="`ktrdr status` names the series that have bars, `ktrdr load` loads others",
+            "cannot run this query",
+            reason=f"there are no bars for it: {text}",
+            hint="`ktrdr status` lists the series that have bars, `ktrdr load` loads others",
         )
     if _NO_PARQUET.search(text):
         return StoreError(
@@ -402,13 +404,15 @@ def _refused(error: duckdb.Error, *, is_refused: bool) -> KtrdrError:
     if isinstance(error, duckdb.InternalException):
         return UsageError(
             "cannot run this query",
-            reason=f"DuckDB {duckdb.__version__} fails on it by a defect of its own",
-            hint="Write it in another way, or use another version of DuckDB",
+            reason=f"it triggers an internal error of DuckDB {duckdb.__version__}",
+            hint="Rewrite the query, or use another version of DuckDB",
         )
     if isinstance(error, (duckdb.ProgrammingError, *_BAD_SQL)):
         return UsageError("cannot run this query", reason=text)
     return StoreError(
-        "cannot run this query", reason=text, hint="Run it again; if it stays, `ktrdr repair`"
+        "cannot run this query",
+        reason=text,
+        hint="Run it again; if it fails again, run `ktrdr repair`",
     )
 
 
@@ -418,13 +422,3 @@ def _digest(text: str) -> str:
 
 def _escaped(path: Path) -> str:
     return path.as_posix().replace("'", "''")
-
-
-def _write_ahead(path: Path) -> Path:
-    """Name the log that DuckDB keeps beside a file that it writes."""
-    return path.with_name(f"{path.name}.wal")
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -1,10 +1,10 @@
 """Which SQL a query may contain, decided on the statement as DuckDB parses it, before it runs.
 
-What is not known to be harmless is refused: each statement must be a query, an EXPLAIN of one, or
-one of a few settings and PRAGMAs, and a query may name only relations of the catalog, functions
-that compute, and table functions of a short list. EXPLAIN is decided by what it explains.
+Everything not known to be harmless is refused: each statement must be a query, an EXPLAIN of one,
+or one of a few settings and PRAGMAs; a query may name only relations of the catalog, functions that
+compute, and table functions of a short list. An EXPLAIN is checked by what it explains.
 
-DuckDB's own barriers (``store.catalog.catalog``) stand behind this check and cannot replace it: a
+DuckDB's own barriers (``store.catalog.catalog``) come after this check and cannot replace it: a
 folder that a connection may read is one that it may also write.
 
 Not here: the barriers, and running what was checked (``store.catalog.catalog``).
@@ -38,7 +38,7 @@ SETTINGS: Final = frozenset(
 """Settings that a query may change for itself: none of them names a file."""
 
 _MOST_THREADS: Final = 256
-"""Threads that a query may ask for; DuckDB starts them all before it begins."""
+"""Most threads that a query may set; DuckDB starts them all before it begins."""
 
 PRAGMAS: Final = frozenset(
     {
@@ -93,10 +93,10 @@ TABLE_FUNCTIONS: Final = frozenset(
         "unnest",
     }
 )
-"""Functions that may stand in FROM, beside the macros of the catalog.
+"""Functions that may be used in FROM, besides the macros of the catalog.
 
 Functions that run SQL or resolve a name given as text (``query``, ``query_table``, ``histogram``)
-are left out: what they read is decided while they run.
+are left out: what they read is known only while they run.
 """
 
 _VOLATILE: Final = frozenset(
@@ -112,7 +112,7 @@ _UNLISTED: Final = frozenset(
 """Functions that DuckDB 1.4 knows without listing them in ``duckdb_functions()``."""
 
 _REACHING: Final = frozenset({"getenv", "json_serialize_plan", "pg_sleep"})
-"""Functions that are listed as plain ones and still look beyond their arguments, or wait."""
+"""Functions that are listed as scalar but read beyond their arguments, or wait."""
 
 _FUNCTIONS: Final = """
     SELECT DISTINCT lower(function_name), database_name = 'ktrdr' FROM duckdb_functions()
@@ -135,14 +135,14 @@ _EXPRESSIONS: Final = frozenset(
     | {"DEFAULT", "FUNCTION", "LAMBDA", "LAMBDA_REF", "OPERATOR", "PARAMETER"}
     | {"POSITIONAL_REFERENCE", "STAR", "SUBQUERY", "TYPE", "WINDOW"}
 )
-"""Classes of expressions in DuckDB's tree of a statement."""
+"""Classes of expressions in DuckDB's syntax tree of a statement."""
 
 _NODES: Final = frozenset(
     {"CTE_NODE", "RECURSIVE_CTE_NODE", "SELECT_NODE", "SET_OPERATION_NODE"}
     | {"BASE_TABLE", "EMPTY", "EXPRESSION_LIST", "JOIN", "PIVOT", "SHOW_REF", "SUBQUERY"}
     | {"TABLE_FUNCTION", "ASCENDING", "DESCENDING", "ORDER_DEFAULT"}
 )
-"""Everything else in the tree that has a type; what inserts, updates or deletes is not among it."""
+"""All other types in the syntax tree; those that insert, update or delete are not among them."""
 
 _TREE: Final = """
     SELECT id, parent, key, json_extract_string(atom, '$')
@@ -150,7 +150,7 @@ _TREE: Final = """
 """
 
 _NO_QUERY: Final = "Only SELECT statements"
-"""How DuckDB's message begins where a statement parses and is none of the queries."""
+"""How DuckDB's message begins where a statement parses but is not a query."""
 
 _PIVOTS: Final = frozenset({"PIVOT", "PIVOT_WIDER"})
 _AFTER_PIVOT_ON: Final = frozenset(
@@ -165,7 +165,7 @@ _WORD: Final = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class CheckedSql:
-    """What may run, in this order; the query is the last statement where that one gives rows."""
+    """What may run, in this order; ``query`` is the last statement where that returns rows."""
 
     settings: tuple[str, ...] = ()
     statements: tuple[str, ...] = ()
@@ -173,11 +173,11 @@ class CheckedSql:
 
 
 _Node = dict[str, str]
-"""Single values of one object in a statement's tree, by their keys."""
+"""The scalar values of one object in a statement's syntax tree, by key."""
 
 
 class _Token(NamedTuple):
-    """A keyword, name or operator; constants and quoted names have the word "" or a quote."""
+    """A keyword, name or operator; ``word`` is "" for constants, a quote for quoted names."""
 
     start: int
     word: str
@@ -197,7 +197,7 @@ class _Text:
         self.words = [token.word for token in self._tokens]
 
     def between(self, start: int, end: int) -> str:
-        """Return the text from one token up to another; 0 and their number mean all of it."""
+        """Return the text from token ``start`` up to token ``end``; 0 is the start of the text."""
         return self._bytes[self._position(start) : self._position(end)].decode()
 
     def after(self, index: int) -> "_Text":
@@ -205,7 +205,7 @@ class _Text:
         return _Text(self.between(index, len(self.words)))
 
     def statements(self) -> Iterator["_Text"]:
-        """Cut the text at semicolons; what has no token is left out."""
+        """Yield the statements between semicolons; those without a token are left out."""
         ends = [token.start for token in self._tokens if token.word == ";"]
         for start, end in zip([0, *(end + 1 for end in ends)], [*ends, None], strict=True):
             statement = _Text(self._bytes[start:end].decode())
@@ -219,25 +219,25 @@ class _Text:
 
 
 def is_empty(sql: str) -> bool:
-    """Return whether SQL has no statement: blanks, comments and semicolons at most.
+    """Return whether SQL has no statement: only blanks, comments and semicolons.
 
     Raises:
-        UsageError: it is not text that DuckDB can read.
+        UsageError: DuckDB cannot read the text.
     """
     return not any(_text(sql).statements())
 
 
 def check_statements(connection: duckdb.DuckDBPyConnection, sql: str) -> CheckedSql:
-    """Decide whether SQL may run on a connection to the catalog; nothing of it runs here.
+    """Check whether SQL may run on a connection to the catalog; none of it runs here.
 
     Args:
         connection: has the catalog attached as ``ktrdr``; its macros and schemas may be named.
-        sql: any number of statements. Settings have to come first: they are locked before the
-            first of the others runs.
+        sql: any number of statements. Settings must come first: they are locked before the first
+            other statement runs.
 
     Raises:
-        UsageError: a statement is not one of those allowed, or reads beyond the catalog.
-        duckdb.ParserException: it is not SQL.
+        UsageError: a statement is not allowed, or reads beyond the catalog.
+        duckdb.ParserException: the text is not SQL.
     """
     settings: list[str] = []
     statements: list[str] = []
@@ -245,7 +245,12 @@ def check_statements(connection: duckdb.DuckDBPyConnection, sql: str) -> Checked
     for statement in _text(sql).statements():
         match statement.words:
             case ["SET", "VARIABLE", *_]:
-                _check_variable(connection, statement)
+                if statement.words[3:4] not in (["="], ["TO"]):
+                    raise _refusal(
+                        "SET VARIABLE needs a name and a value", hint="Write SET VARIABLE x = 1"
+                    )
+                # The value may be a query.
+                _check_query(connection, _Text(f"SELECT {statement.after(4).sql}"))
             case ["SET", *_]:
                 _check_setting(statement, comes_first=not statements)
                 settings.append(statement.sql)
@@ -263,13 +268,15 @@ def check_statements(connection: duckdb.DuckDBPyConnection, sql: str) -> Checked
 
 
 def _text(sql: str) -> _Text:
-    """Read SQL; DuckDB itself would end at a NUL, and cannot take half a character."""
+    """Return the tokens of SQL; DuckDB itself stops at a NUL, and rejects half a character."""
     try:
         if "\0" not in sql:
             return _Text(sql)
     except UnicodeEncodeError:
         pass
-    raise _refusal("it is not valid UTF-8 text, or contains a NUL", hint="Write it as UTF-8")
+    raise _refusal(
+        "it is not valid UTF-8 text, or contains a NUL", hint="Write the query as UTF-8 text"
+    )
 
 
 def _token(sql: bytes, start: int, kind: str) -> _Token:
@@ -281,37 +288,30 @@ def _token(sql: bytes, start: int, kind: str) -> _Token:
 
 
 def _check_setting(statement: _Text, *, comes_first: bool) -> None:
-    """Allow ``SET name = value`` with one constant or word, for names that are harmless."""
+    """Allow ``SET name = value`` for harmless names, with a single constant or word."""
     words = [word for word in statement.words if word not in {"GLOBAL", "SESSION"}]
     name = words[1].lower() if len(words) > 1 else ""
     if len(words) != 4 or words[2] not in {"=", "TO"} or name not in SETTINGS:
         raise _refusal(
             f"SET {name or 'without a name'} could change what is read or written, or its value is "
-            "not one constant",
-            hint=f"These may be set: {', '.join(sorted(SETTINGS))}; and SET VARIABLE",
+            "not a single constant",
+            hint=f"Allowed are {', '.join(sorted(SETTINGS))}, and SET VARIABLE",
         )
     threads = statement.between(len(statement.words) - 1, len(statement.words)).strip(" \t\r\n';")
     if name == "threads" and not (threads.isdecimal() and 0 < int(threads[:9]) <= _MOST_THREADS):
         raise _refusal(
-            f"SET threads = {threads} is no number of threads from 1 to {_MOST_THREADS}",
-            hint="Leave it out, and DuckDB uses as many as there are processors",
+            f"SET threads = {threads} is not a number from 1 to {_MOST_THREADS}",
+            hint="Without this setting DuckDB uses one thread for each processor",
         )
     if not comes_first:
         raise _refusal(
-            f"SET {name} follows a statement that is not a setting, and those lock the settings",
+            f"SET {name} follows a statement that is not a setting; settings are locked by then",
             hint="Put it first",
         )
 
 
-def _check_variable(connection: duckdb.DuckDBPyConnection, statement: _Text) -> None:
-    """Check the value of ``SET VARIABLE name = value``, which may be a query."""
-    if statement.words[3:4] not in (["="], ["TO"]):
-        raise _refusal("SET VARIABLE needs a name and a value", hint="Write SET VARIABLE x = 1")
-    _check_query(connection, _Text(f"SELECT {statement.after(4).sql}"))
-
-
 def _check_pragma(statement: _Text) -> None:
-    """Allow a PRAGMA that shows something, with one name or text at most."""
+    """Allow a PRAGMA that only shows something, with at most one name or text."""
     words = statement.words
     name = words[1].lower() if len(words) > 1 else ""
     has_form = len(words) == 2 or (len(words) == 5 and (words[2], words[4]) == ("(", ")"))
@@ -320,7 +320,7 @@ def _check_pragma(statement: _Text) -> None:
     raise _refusal(
         f"PRAGMA {name or 'without a name'} could write or change settings, and ktrdr query is "
         "read-only",
-        hint=f"These are allowed: {', '.join(sorted(PRAGMAS))}",
+        hint=f"Allowed are {', '.join(sorted(PRAGMAS))}",
     )
 
 
@@ -338,7 +338,7 @@ def _explained(statement: _Text) -> _Text:
 
 
 def _check_query(connection: duckdb.DuckDBPyConnection, query: _Text) -> None:
-    """Check a query by the tree that DuckDB's parser makes of it."""
+    """Check a query by the syntax tree that DuckDB's parser makes of it."""
     nodes, error = _tree(connection, query)
     if error.startswith(_NO_QUERY) and not _PIVOTS.isdisjoint(query.words):
         rewritten, taken = _with_fixed_columns(query)
@@ -350,7 +350,7 @@ def _check_query(connection: duckdb.DuckDBPyConnection, query: _Text) -> None:
         reason = f"{first} could write or reach beyond the store, and ktrdr query is read-only"
         raise _refusal(
             reason if error.startswith(_NO_QUERY) else error,
-            hint=f"Write {STATEMENTS}; for anything else open the catalog in DuckDB itself",
+            hint=f"Write {STATEMENTS}; for other statements open the catalog in DuckDB itself",
         )
     for node in nodes:
         _check_kind(node)
@@ -359,9 +359,9 @@ def _check_query(connection: duckdb.DuckDBPyConnection, query: _Text) -> None:
 
 
 def _tree(connection: duckdb.DuckDBPyConnection, query: _Text) -> tuple[list[_Node], str]:
-    """Return the nodes of a query's tree, or DuckDB's words on why it has none.
+    """Return the nodes of a query's syntax tree, or DuckDB's message on why it has none.
 
-    Functions that stand in FROM get the key ``in_from``.
+    Functions used in FROM get the key ``in_from``.
 
     Raises:
         duckdb.ParserException: the text is not SQL.
@@ -374,7 +374,7 @@ def _tree(connection: duckdb.DuckDBPyConnection, query: _Text) -> tuple[list[_No
     if nodes[0].get("error") != "false":
         if nodes[0].get("error_type") == "parser":
             connection.extract_statements(query.sql)  # raises with the line and the place
-        return [], nodes[0].get("error_message", "DuckDB cannot show how it reads it")
+        return [], nodes[0].get("error_message", "DuckDB returns no syntax tree of it")
     for number, parent, key, _ in rows:
         if key == "function" and nodes[parent].get("type") == "TABLE_FUNCTION":
             nodes[number]["in_from"] = "true"
@@ -395,11 +395,11 @@ def _check_kind(node: _Node) -> None:
 
 
 def _check_functions(connection: duckdb.DuckDBPyConnection, nodes: Iterable[_Node]) -> None:
-    """Refuse functions that are not known to compute only; operators have no letters."""
+    """Refuse functions that are not known to only compute."""
     calls = {
         (name.lower(), "in_from" in node)
         for node in nodes
-        if _WORD.search(name := node.get("function_name", ""))
+        if _WORD.search(name := node.get("function_name", ""))  # operators have no letters
     }
     if not calls:
         return
@@ -409,31 +409,28 @@ def _check_functions(connection: duckdb.DuckDBPyConnection, nodes: Iterable[_Nod
     for name, is_in_from in sorted(calls):
         if name not in (in_from if is_in_from else computing) or name.startswith("__internal"):
             raise _refusal(
-                f"{name}() is not one of the functions that a query may use: it reads beyond the "
-                "store, has effects, or does not exist",
-                hint="Read bars from `bars` or series('AAPL', '1m'); join files of your own in "
+                f"{name}() is not an allowed function: it reads beyond the store, has side "
+                "effects, or does not exist",
+                hint="Read bars from `bars` or series('AAPL', '1m'); to join your own files, use "
                 "DuckDB itself",
             )
 
 
 def _check_relations(connection: duckdb.DuckDBPyConnection, nodes: Iterable[_Node]) -> None:
-    """Refuse names that DuckDB would take for a file: 'x.csv', "x.csv", x.csv, a URL."""
+    """Refuse names that DuckDB would read as a file: 'x.csv', "x.csv", x.csv, a URL."""
     for node in nodes:
         if "table_name" not in node:
             continue
-        table = node["table_name"].strip('"')  # SHOW TABLES is of a relation named "tables"
+        table = node["table_name"].strip('"')  # SHOW TABLES reads a relation named "tables"
         parts = [part for key in ("catalog_name", "schema_name") if (part := node.get(key))]
-        if not _is_plain(table) or (parts and table and not _exists(connection, parts, table)):
+        # The name of a file has a suffix, a folder or a scheme.
+        may_be_file = re.fullmatch(r"[\w ]*", table) is None
+        if may_be_file or (parts and table and not _exists(connection, parts, table)):
             raise _refusal(
                 f"{'.'.join([*parts, table])} is not a table or view of the catalog, and a query "
-                "reads the store only",
-                hint="SHOW TABLES names what there is; join files of your own in DuckDB itself",
+                "reads only the store",
+                hint="SHOW TABLES lists what exists; to join your own files, use DuckDB itself",
             )
-
-
-def _is_plain(name: str) -> bool:
-    """Return whether a name cannot be that of a file, which has a suffix, folder or scheme."""
-    return re.fullmatch(r"[\w ]*", name) is not None
 
 
 def _exists(connection: duckdb.DuckDBPyConnection, parts: Sequence[str], table: str) -> bool:
@@ -444,13 +441,13 @@ def _exists(connection: duckdb.DuckDBPyConnection, parts: Sequence[str], table: 
 
 
 def _with_fixed_columns(query: _Text) -> tuple[_Text, list[_Text]]:
-    """Rewrite each PIVOT whose columns follow from the data as one with given columns.
+    """Rewrite each PIVOT whose columns follow from the data to one with given columns.
 
-    DuckDB makes several statements of the former and has no tree of them. The rewritten text is
-    never run; its tree shows what the former would read.
+    DuckDB turns the former into several statements and has no tree of them. The rewritten text
+    never runs; its tree shows what the original would read.
 
     Returns:
-        The rewritten query, and the queries that were taken out of it because they give columns.
+        The rewritten query, and the queries for column values that were removed from it.
     """
     words = query.words
     edits: list[tuple[int, int, str]] = []
@@ -478,10 +475,10 @@ def _with_fixed_columns(query: _Text) -> tuple[_Text, list[_Text]]:
 
 
 def _pivot_elements(words: Sequence[str], start: int) -> Iterator[tuple[int, int]]:
-    """Find the elements of the ON of a PIVOT whose word comes before the start.
+    """Yield the elements of a PIVOT's ON clause; ``start`` is the index after the word PIVOT.
 
     Yields:
-        The index of the first word of an element, and of the one after its last.
+        The index of the first word of an element, and the index after its last word.
     """
     end = _first_outside_brackets(words, start, len(words), _CLOSING)
     first = None
@@ -499,7 +496,7 @@ def _pivot_elements(words: Sequence[str], start: int) -> Iterator[tuple[int, int
 def _first_outside_brackets(
     words: Sequence[str], start: int, end: int, wanted: AbstractSet[str]
 ) -> int:
-    """Return the index of the first wanted word that no bracket opened since encloses, or end."""
+    """Return the index of the first wanted word outside brackets opened since start, or end."""
     depth = 0
     for index in range(start, end):
         if depth == 0 and words[index] in wanted:

@@ -1,16 +1,18 @@
 """The SQL of the DuckDB catalog: views, the ``series`` macro, tables.
 
-It must parse in DuckDB shells older than the one that writes the file, so it keeps to what 1.1
-knows. Not here: when and how the catalog is written and read (``store.catalog.catalog``).
+It must parse in DuckDB shells older than the one that writes the file, so it uses only what 1.1
+knows.
 
-The symbol of a bar is taken from the name of its file. DuckDB's own reading of such paths looks at
-the whole of them, folders above the store included, and takes a symbol NULL for no symbol before
-version 2. A file that no query may read makes those fail that would read it, and no others.
+The symbol of a bar is taken from the name of its file. DuckDB's own parsing of such paths looks at
+the whole path, folders above the store included, and before version 2 reads a symbol NULL as no
+symbol. A file that no query may read makes only those queries fail that would read it.
 
-``closes_at`` says when a bar is complete, so that a join on it cannot look ahead. It may be late,
+``closes_at`` is when a bar is complete, so that a join on it cannot look ahead. It may be late,
 never early: the earliest of the bar's full length, the next bar of its session, and the session's
-close; for days and weeks the close of the last session, or well after it where no calendar knows,
-or where the bars of coins may be of other days.
+close; for days and weeks the close of the last session, or well after it where no calendar is
+known, or where crypto bars may be of other days.
+
+Not here: when and how the catalog is written and read (``store.catalog.catalog``).
 """
 
 # ruff: noqa: S608  (every text that goes into these statements is a constant here or quoted here)
@@ -26,7 +28,7 @@ from ktrdr_pipelines.store.bars.bar_store import ALL
 from ktrdr_pipelines.store.layout import StoreLayout
 
 REFUSED: Final = "no query may read "
-"""How errors begin that a view raises for a file that is damaged or is none of the store's."""
+"""How a view's error begins for a file that is damaged or does not belong to the store."""
 
 TABLES = """
 CREATE TABLE sessions (
@@ -91,30 +93,32 @@ _DAY_CLOSES = """CASE WHEN s.calendar LIKE 'CRYPTO%'
 _WEEK_CLOSES = """CASE WHEN w.calendar LIKE 'CRYPTO%'
         THEN greatest(w.closes_at, b.ts + INTERVAL 168 HOURS)
         ELSE coalesce(w.closes_at, b.ts + INTERVAL 192 HOURS) END"""
-"""A coin's bars may be of UTC days in place of its sessions: the later of both counts."""
+"""Crypto bars may be of UTC days instead of sessions: the later of both closes counts."""
 
 _LONG = (Timeframe.H1, Timeframe.H4)
 
 
 def view_name(timeframe: Timeframe) -> str:
-    """Give the name of the view of one timeframe's bars."""
+    """Return the name of the view of one timeframe's bars."""
     return f"bars_{timeframe}"
 
 
 def view_sources(
     layout: StoreLayout, filled: frozenset[Timeframe], refused: Mapping[Path, str]
 ) -> dict[str, str]:
-    """Make the queries of all views by their names, that of ``bars`` last.
+    """Return the queries of all views by name, that of ``bars`` last.
 
     Args:
-        layout: where the files stand; the views name them by absolute path.
+        layout: where the files lie; the views name them by absolute path.
         filled: the timeframes that have files; the views of the others have no rows.
         refused: files that no query may read, and why.
     """
     views = {
         view_name(timeframe): _view(
             timeframe,
-            _all_series(layout, timeframe, refused) if timeframe in filled else _nothing(),
+            _all_series(layout, timeframe, refused)
+            if timeframe in filled
+            else f"({_NO_BARS} WHERE false)",
         )
         for timeframe in Timeframe
     }
@@ -123,19 +127,21 @@ def view_sources(
 
 
 def series_source(layout: StoreLayout, refused: Mapping[Path, str], *, filled: bool) -> str:
-    """Make the query of the macro that goes to one series by path.
+    """Return the query of the macro, which reads one series by path.
 
-    Its joins are chosen by the timeframe, which is a constant once it is called: what does not
-    concern it is planned away. The next bar is joined, not windowed, so that a filter on ts prunes.
+    Its joins depend on the timeframe, a constant in each call: the planner removes those that do
+    not apply. The next bar is joined, not windowed, so that a filter on ts prunes row groups.
 
-    Its parameters have names that no column has: DuckDB refuses a name that could mean both.
+    Its parameters have names that no column has: DuckDB rejects an ambiguous name.
 
     Args:
-        layout: where the files stand.
+        layout: where the files lie.
         refused: files that no query may read, and why.
-        filled: whether the store has any file; DuckDB cannot name a path that has none.
+        filled: whether the store has any file; DuckDB rejects a path without files.
     """
-    source = _one_series(layout, refused) if filled else _no_series()
+    # Without any file: no bars for arguments that can name a series, an error for others.
+    no_bars = f"({_NO_BARS} FROM range({_checked('0')}))"
+    source = _one_series(layout, refused) if filled else no_bars
     long = f"of_timeframe IN ({_quoted(*_LONG)})"
     seconds = " ".join(f"WHEN {_quoted(tf)} THEN {tf.seconds}" for tf in Timeframe)
     length = f"to_seconds(CASE of_timeframe {seconds} END)"
@@ -164,23 +170,22 @@ NAMES_OTHER_FILES = """
     SELECT view_name FROM duckdb_views()
     WHERE database_name = 'ktrdr' AND contains(sql, '.parquet') AND NOT contains(sql, ?)
 """
-"""Views of the attached catalog that name files, and none that begin as the argument says."""
-
+"""Selects views of the attached catalog that name only files outside the given path prefix."""
 
 IS_OUTDATED = """
     SELECT 1 FROM duckdb_columns()
     WHERE database_name = 'ktrdr' AND table_name = 'requests' AND column_name = 'account_hash'
 """
-"""Asks for what catalogs of earlier versions have, and no other: hashes of accounts."""
+"""Selects a row in catalogs of earlier versions: only they have hashes of accounts."""
 
 
 def files_of(layout: StoreLayout) -> str:
-    """Give how the paths of all bar files begin in a view's text."""
+    """Return the prefix of all bar files' paths in a view's text."""
     return f"{_literal_glob(layout.bars)}/symbol=".replace("'", "''")
 
 
 def _view(timeframe: Timeframe, source: str) -> str:
-    """Select the bars of a source with the moment at which each is complete."""
+    """Return the query for the bars of a source and the time at which each is complete."""
     if timeframe is Timeframe.D1:
         return _closing(source, _SESSION, _DAY_CLOSES)
     if timeframe is Timeframe.W1:
@@ -198,7 +203,7 @@ def _closing(source: str, joins: str, closes_at: str) -> str:
 
 
 def _all_series(layout: StoreLayout, timeframe: Timeframe, refused: Mapping[Path, str]) -> str:
-    """Name the files of one timeframe by glob."""
+    """Return the source that reads the files of one timeframe by glob."""
     path = f"{_literal_glob(layout.bars)}/symbol=*/timeframe={timeframe}/*.parquet"
     symbol = "regexp_extract(filename, '/symbol=([^/]*)/[^/]*/[^/]*$', 1)"
     own = {
@@ -213,7 +218,7 @@ def _all_series(layout: StoreLayout, timeframe: Timeframe, refused: Mapping[Path
 
 
 def _one_series(layout: StoreLayout, refused: Mapping[Path, str]) -> str:
-    """Name the files of the series that the macro's arguments say."""
+    """Return the source that reads the files of the series in the macro's arguments."""
     start = _quoted(f"{_literal_glob(layout.bars)}/symbol=")
     path = _checked(f"{start} || of_symbol || '/timeframe=' || of_timeframe || '/*.parquet'")
     yearly = [one for one in Timeframe if one.is_yearly_filed]
@@ -227,7 +232,7 @@ def _one_series(layout: StoreLayout, refused: Mapping[Path, str]) -> str:
 
 
 def refusing_source(reason: str) -> str:
-    """Make the query of a view that cannot be made of its files, and fails whatever is asked."""
+    """Return the query of a view that always fails, for one that cannot be built from its files."""
     columns = _NO_BARS.removeprefix("\n    SELECT ").replace("NULL::", "_::")
     failure = f"CASE WHEN r.n >= 0 THEN error({_quoted(REFUSED + reason)}) END"
     columns = columns.replace("_::", f"{failure}::")
@@ -238,35 +243,22 @@ def refusing_source(reason: str) -> str:
 
 
 def _name_pattern(timeframe: Timeframe) -> str:
-    """Give the regular expression of the names of a timeframe's files."""
+    """Return the regular expression of a timeframe's file names."""
     return f"/{'[0-9]{4}' if timeframe.is_yearly_filed else ALL}[.]parquet$"
 
 
 def _allowed(name: str, refused: Mapping[Path, str]) -> str:
-    """Write the condition that fails for a file that is not to be read, and is true for others."""
-    branches = "".join(
-        f"WHEN filename = {_quoted(path.as_posix())} THEN error({_quoted(_refusal(path, why))}) "
-        for path, why in refused.items()
-    )
+    """Return a condition that raises for a file that may not be read, and is true for others."""
+    branches = ""
+    for path, why in refused.items():
+        error = _quoted(f"{REFUSED}{path}: {why}")
+        branches += f"WHEN filename = {_quoted(path.as_posix())} THEN error({error}) "
     odd = f"error({_quoted(REFUSED)} || filename || ': it is no file of the store')"
     return f"CASE {branches}WHEN NOT regexp_matches(filename, {name}) THEN {odd} ELSE true END"
 
 
-def _refusal(path: Path, why: str) -> str:
-    return f"{REFUSED}{path}: {why}"
-
-
-def _no_series() -> str:
-    """Give no bars for arguments that can name a series, in a store that has no file."""
-    return f"({_NO_BARS} FROM range({_checked('0')}))"
-
-
-def _nothing() -> str:
-    return f"({_NO_BARS} WHERE false)"
-
-
 def _checked(value: str) -> str:
-    """Give a value where the macro's arguments can name a series; wild ones are an error."""
+    """Return SQL for the value where the macro's arguments can name a series, else for an error."""
     return f"""CASE
         WHEN NOT regexp_full_match(of_symbol, '[A-Za-z0-9._-]+')
             THEN error('series(symbol, timeframe): no symbol can be ' || of_symbol)
@@ -276,7 +268,7 @@ def _checked(value: str) -> str:
 
 
 def _literal_glob(path: Path) -> str:
-    """Write a path so that a glob meets it alone, whatever characters it has."""
+    """Return a glob that matches a path alone, whatever characters it has."""
     return re.sub(r"[\[*?]", r"[\g<0>]", path.as_posix())
 
 

@@ -1,10 +1,10 @@
-"""The rows of the catalog's small tables: sessions, instruments, coverage, gaps and the like.
+"""The rows of the catalog's small tables, such as sessions, coverage, gaps and requests.
 
 Not here: the tables' columns in SQL and the views over bars (``store.catalog.sql``).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from datetime import datetime, timedelta
 
 import pyarrow as pa
@@ -16,11 +16,10 @@ from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.planning.gaps import Gap
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore
-from ktrdr_pipelines.store.ledger.request_audit import RequestRecord
 from ktrdr_pipelines.store.ledger.statements import StatementRecord
 
 REQUESTS_KEPT = 10_000
-"""Rows of the audit that the catalog shows, the newest."""
+"""How many of the newest audit rows the catalog has."""
 
 _AHEAD = timedelta(days=366)
 _WEEK = timedelta(days=7)
@@ -105,7 +104,7 @@ _REQUESTS = pa.schema(
 )
 
 Gaps = Iterable[tuple[Series, Gap]]
-"""Gaps with the series that they are of."""
+"""Gaps, each with its series."""
 
 _Covered = Mapping[tuple[str, Timeframe], Coverage]
 
@@ -118,7 +117,7 @@ def catalog_tables(
     held: Iterable[tuple[str, Timeframe]],
     gaps: Gaps = (),
 ) -> dict[str, pa.Table]:
-    """Give the rows of each small table by its name; ``held`` are the series on disk."""
+    """Return the rows of each small table by its name; ``held`` are the series on disk."""
     instruments = {instrument.symbol: instrument for instrument in universe}.values()
     covered = {key: store.coverage_of(*key) for key in held}
     calendars = store.ledger.calendars()
@@ -128,7 +127,9 @@ def catalog_tables(
         "coverage": _coverage(covered),
         "gaps": _gaps(gaps),
         "statements": _statements(store.ledger.statement_records()),
-        "requests": _requests(store.ledger.requests(REQUESTS_KEPT)),
+        "requests": pa.Table.from_pylist(
+            [asdict(record) for record in store.ledger.requests(REQUESTS_KEPT)], schema=_REQUESTS
+        ),
     }
 
 
@@ -138,7 +139,7 @@ def _sessions(
     all_calendars: Calendars,
     now: datetime,
 ) -> pa.Table:
-    """Give the sessions of the calendars in use, in whole weeks: a cut week would end early."""
+    """Return the sessions of the calendars in use, in whole weeks: a cut week would end early."""
     calendars = all_calendars.each(instruments)
     parts = [coverage.bars.bounds for coverage in covered.values()]
     starts = [bounds.start.date() for bounds in parts if bounds]
@@ -224,9 +225,3 @@ def _statements(records: Iterable[StatementRecord]) -> pa.Table:
         for record in records
     ]
     return pa.Table.from_pylist(rows, schema=_STATEMENTS)
-
-
-def _requests(records: Iterable[RequestRecord]) -> pa.Table:
-    names = [field.name for field in fields(RequestRecord)]
-    rows = [{name: getattr(record, name) for name in names} for record in records]
-    return pa.Table.from_pylist(rows, schema=_REQUESTS)

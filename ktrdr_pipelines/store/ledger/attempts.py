@@ -1,6 +1,7 @@
-"""The ledger's attempts: tries that failed or are not final yet, and when the next is due.
+"""The ledger's attempts: requests that failed or are not final yet, and when each is due again.
 
-Not here: when a next try is due (``load``); what answers covered (``store.ledger.file_index``).
+Not here: how long an attempt is deferred (``domain.planning.retry_schedule``), what responses
+covered (``store.ledger.file_index``).
 """
 
 from collections import defaultdict
@@ -18,7 +19,10 @@ __all__ = ["Attempt", "AttemptKind", "AttemptsTable"]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """All tries of one kind at one interval of a series; the texts are those of the last."""
+    """All attempts of one kind at one interval of a series.
+
+    ``error`` and ``code`` are those of the last; ``next_try_at`` is None where no time is set.
+    """
 
     series_key: str
     interval: Interval
@@ -32,11 +36,11 @@ class Attempt:
 
     @property
     def is_series_wide(self) -> bool:
-        """Say whether it concerns all of the series, bars that have yet to come included."""
+        """Whether the attempt concerns the whole series, future bars included."""
         return self.kind in SERIES_WIDE
 
     def is_due(self, now: datetime) -> bool:
-        """Say whether automatic work may try again."""
+        """Return whether automatic work may try again."""
         return self.next_try_at is None or self.next_try_at <= now
 
 
@@ -54,10 +58,10 @@ class AttemptsTable(Database):
         next_try_at: datetime | None,
         at: datetime,
     ) -> None:
-        """Count a try; ``next_try_at`` is None where nothing says when to try again.
+        """Count an attempt; ``next_try_at`` is None where no time of the next is set.
 
-        Earlier tries of that kind at any part of the interval count too, since chunks are cut
-        anew for every run; those that lie inside are replaced.
+        Earlier attempts of that kind at any part of the interval count too, since every run cuts
+        its chunks anew; those that lie wholly inside are replaced.
         """
         due = None if next_try_at is None else micros(next_try_at)
         start, end = bounds(interval)
@@ -79,7 +83,7 @@ class AttemptsTable(Database):
             )
 
     def attempts(self, series_key: str) -> list[Attempt]:
-        """Give the attempts of a series, oldest interval first."""
+        """Return the attempts of a series, oldest interval first."""
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT starts, ends, kind, error, code, tries, first_at, last_at, next_try_at "
@@ -89,7 +93,7 @@ class AttemptsTable(Database):
         return [_attempt(series_key, row) for row in rows]
 
     def all_attempts(self) -> dict[str, list[Attempt]]:
-        """Give the attempts of every series that has any, oldest interval first."""
+        """Return the attempts of every series that has any, oldest interval first."""
         found: dict[str, list[Attempt]] = defaultdict(list)
         with self._reading() as connection:
             for key, *row in connection.execute(
@@ -100,7 +104,7 @@ class AttemptsTable(Database):
         return dict(found)
 
     def clear_attempts(self, series_key: str, interval: Interval, kind: str | None = None) -> None:
-        """Drop the attempts, of one kind or of all, that lie wholly inside an interval."""
+        """Delete the attempts, of one kind or all, that lie wholly inside an interval."""
         start, end = bounds(interval)
         with self._writing() as connection:
             connection.execute(
@@ -110,14 +114,14 @@ class AttemptsTable(Database):
             )
 
     def forget_attempts(self, series_key: str, kind: str) -> None:
-        """Drop the attempts of one kind, wherever they are."""
+        """Delete the attempts of one kind in the whole series."""
         with self._writing() as connection:
             connection.execute(
                 "DELETE FROM attempts WHERE series = ? AND kind = ?", (series_key, kind)
             )
 
     def hasten_attempts(self, at: datetime) -> int:
-        """Make every attempt due by a moment, and say how many that brings forward."""
+        """Make every attempt due by a moment; return how many were brought forward."""
         with self._writing() as connection:
             return connection.execute(
                 "UPDATE attempts SET next_try_at = ? WHERE next_try_at > ?",
@@ -126,7 +130,7 @@ class AttemptsTable(Database):
 
 
 def bounds(interval: Interval) -> tuple[int, int]:
-    """Give an interval as the ledger keeps it."""
+    """Return the start and end of an interval in microseconds since 1970 UTC."""
     return micros(interval.start), micros(interval.end)
 
 

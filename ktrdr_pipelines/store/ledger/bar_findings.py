@@ -1,14 +1,6 @@
-"""What the ledger remembers of odd bars: other prices, other units, odd values.
+"""What the ledger records of odd bars: other prices, volumes in another unit, implausible values.
 
-The ledger's disagreements: bars at other prices, or with volumes in another unit.
-
-They stay until the series was requested again as a whole.
-
-The ledger's findings: bars that are kept although their values are implausible.
-
-The gateway returned them twice the same. A finding holds for the values that it was made for: a bar
-with other values is damage. Where the table is lost ``ktrdr repair`` makes it anew, but for counts
-that could not be kept.
+Not here: how they are found (``domain.plausibility``).
 """
 
 from collections.abc import Iterable
@@ -21,10 +13,13 @@ from ktrdr_pipelines.store.ledger.database import Database
 
 
 class DisagreementsTable(Database):
-    """Disagreements by series."""
+    """Bars received at other prices, or with volumes in another unit, than the held ones.
+
+    Rows stay until the series has been requested again as a whole.
+    """
 
     def record_disagreement(self, series_key: str, found: Disagreement, at: datetime) -> None:
-        """Keep a disagreement."""
+        """Record a disagreement."""
         with self._writing() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO disagreements VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -54,7 +49,7 @@ class DisagreementsTable(Database):
     def all_disagreements(
         self, kind: DisagreementKind = DisagreementKind.PRICE
     ) -> dict[str, tuple[Disagreement, ...]]:
-        """Return those of one kind of every series that has any, oldest bars first."""
+        """Return the disagreements of one kind of every series that has any, oldest bars first."""
         found: dict[str, list[Disagreement]] = {}
         with self._reading() as connection:
             for key, *row in connection.execute(
@@ -66,7 +61,7 @@ class DisagreementsTable(Database):
         return {key: tuple(ones) for key, ones in found.items()}
 
     def clear_disagreements(self, series_key: str) -> None:
-        """Forget the disagreements of a series that was requested again as a whole."""
+        """Delete the disagreements of a series that was requested again as a whole."""
         with self._writing() as connection:
             connection.execute("DELETE FROM disagreements WHERE series = ?", (series_key,))
 
@@ -79,10 +74,15 @@ def _disagreement(row: Iterable[Any]) -> Disagreement:
 
 
 class FindingsTable(Database):
-    """Findings by series and bar timestamp."""
+    """Bars that are kept although their values are implausible, by series and bar timestamp.
+
+    The gateway returned them twice the same. A finding holds for the values it was recorded for: a
+    bar with other values is damage. ``ktrdr repair`` rebuilds a lost table, except for counts that
+    could not be kept.
+    """
 
     def record_findings(self, series_key: str, found: Iterable[Finding], at: datetime) -> None:
-        """Keep findings; others of the same bars are forgotten."""
+        """Record findings, replacing earlier ones of the same bars."""
         rows = [(series_key, *one, micros(at)) for one in found]
         with self._writing() as connection:
             connection.executemany(
@@ -102,7 +102,7 @@ class FindingsTable(Database):
         return [Finding(int(ts), FindingKind(kind), detail) for ts, kind, detail in rows]
 
     def count_findings(self) -> dict[str, int]:
-        """Return how many bars of each series have a finding; series without any are left out."""
+        """Return how many bars have a finding, for each series that has any."""
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT series, count(DISTINCT ts) FROM findings GROUP BY series"
@@ -110,7 +110,7 @@ class FindingsTable(Database):
         return {series: int(count) for series, count in rows}
 
     def clear_findings(self, series_key: str, keys: Iterable[int]) -> None:
-        """Forget the findings of bars, named by their timestamps, that have other values now."""
+        """Delete the findings of bars, given by timestamp, that have other values now."""
         with self._writing() as connection:
             connection.executemany(
                 "DELETE FROM findings WHERE series = ? AND ts = ?",

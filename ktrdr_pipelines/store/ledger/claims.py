@@ -1,7 +1,9 @@
-"""The ledger's claims: who is asking for which interval of a series, until when.
+"""The ledger's claims: which owner may request which interval of a series, and until when.
 
-A claim keeps two processes from asking the same; it protects no data. Whoever dies holding one
-loses it when it expires.
+A claim keeps two processes from requesting the same interval; it protects no data. The claims of
+a process that died lapse when they expire.
+
+Not here: owners and their lifetime (``store.claim_owners``).
 """
 
 from collections.abc import Iterable
@@ -16,7 +18,7 @@ from ktrdr_pipelines.store.ledger.database import Database
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One interval that its owner alone may ask for, until it expires."""
+    """One interval that only its owner may request, until the claim expires."""
 
     series_key: str
     interval: Interval
@@ -35,10 +37,10 @@ class ClaimsTable(Database):
         now: datetime,
         ttl_s: float,
     ) -> list[Interval]:
-        """Claim intervals and give those that were granted.
+        """Claim intervals for ``ttl_s`` seconds and return those that were granted.
 
-        One that overlaps a live claim of another owner is refused whole; the owner's own are
-        renewed.
+        An interval that overlaps a live claim of another owner is refused as a whole; claims of
+        the owner itself are renewed.
         """
         expires_at = micros(now + timedelta(seconds=ttl_s))
         with self._writing() as connection:
@@ -61,7 +63,7 @@ class ClaimsTable(Database):
         series_key: str | None = None,
         intervals: Iterable[Interval] | None = None,
     ) -> None:
-        """Give back an owner's claims: all, those of a series, or the named ones of a series."""
+        """Delete an owner's claims: all, those of a series, or the given ones of a series."""
         if intervals is None:
             statement = "DELETE FROM claims WHERE owner = ? AND series = coalesce(?, series)"
             rows: list[tuple[str | int | None, ...]] = [(owner, series_key)]
@@ -74,7 +76,7 @@ class ClaimsTable(Database):
             connection.executemany(statement, rows)
 
     def live_claims(self, series_key: str, now: datetime) -> list[Claim]:
-        """Give the claims of a series that have not expired, oldest interval first."""
+        """Return the claims of a series that have not expired, oldest interval first."""
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT starts, ends, owner, expires_at FROM claims "

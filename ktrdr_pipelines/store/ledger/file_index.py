@@ -1,20 +1,11 @@
-"""The file index of the ledger: what each bar file holds, and when it was checked.
+"""The file index: what each bar file holds, and when each was last checked.
 
-The ledger's file checks: when each bar file was last read whole, and what damage was found.
+A row counts only while the file's fingerprint is the recorded one; the files are the truth. A file
+that was rewritten or quarantined therefore has no known damage.
 
-A row counts only while the fingerprint of the file is the one that was recorded: a file that is
-written anew, or quarantined, has no damage.
-
-How the ledger writes the bars of each session down: small, and read at once into arrays.
-
-A sensor reads the counts of millions of sessions; they are steps from session to session, nearly
-all alike, which compress to almost nothing. Ledgers of version 1 hold them as JSON, which is read
-as well.
-
-The ledger's mirror of what bar files say of themselves, so that nobody opens them to know.
-
-A row counts only while the file's fingerprint is the one that was recorded; the files are the
-truth.
+The bars of each session are stored as compressed differences from session to session: a sensor
+reads the counts of millions of sessions, which are nearly all alike. Ledgers of version 1 hold them
+as JSON, which is read as well.
 """
 
 import json
@@ -50,7 +41,7 @@ _STEP = np.dtype("<i4")
 
 
 def encode_sessions(rows_per_session: Mapping[date, int]) -> bytes:
-    """Write down the bars of each session date."""
+    """Return the number of bars of each session date in the ledger's encoding."""
     days = np.array(sorted(rows_per_session), dtype="datetime64[D]")
     rows = [rows_per_session[day] for day in days.astype(object)]
     steps = [np.diff(column, prepend=0) for column in (days.astype(np.int64), np.array(rows, int))]
@@ -58,7 +49,7 @@ def encode_sessions(rows_per_session: Mapping[date, int]) -> bytes:
 
 
 def decode_sessions(encoded: str | bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Read session dates (``datetime64[D]``) and the bars of each (int64)."""
+    """Return session dates (``datetime64[D]``) and the number of bars of each (int64)."""
     if isinstance(encoded, str):
         told = json.loads(encoded)
         return np.array(list(told), "datetime64[D]"), np.array(list(told.values()), np.int64)
@@ -70,7 +61,7 @@ def decode_sessions(encoded: str | bytes) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What tells one version of a file from another without reading it."""
+    """What distinguishes one version of a file from another without reading it."""
 
     size: int
     mtime_ns: int
@@ -79,10 +70,12 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class IndexedFile:
-    """One file's row; what is written as JSON is parsed when it is asked for.
+    """One file's row; JSON fields are parsed on access.
 
-    ``flat`` are the flat bars of each session that has any, packed; empty where they were not
-    counted.
+    ``flat`` holds the encoded number of flat bars of each session that has any; empty where they
+    were not counted.
+
+    The properties raise StoreError where the row cannot be decoded.
     """
 
     fingerprint: Fingerprint
@@ -96,27 +89,27 @@ class IndexedFile:
 
     @property
     def identity(self) -> Identity:
-        """What the file says it holds."""
+        """Instrument, timeframe and origin of the file's bars."""
         with _row_errors():
             return identity_from_json(self.identity_json)
 
     @property
     def coverage(self) -> Coverage:
-        """What is covered in the file."""
+        """The coverage in the file's footer."""
         with _row_errors():
             return coverage_from_json(self.coverage_json)
 
     @property
     def session_arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Session dates (``datetime64[D]``) and the bars of each (int64), one place a session."""
+        """Session dates (``datetime64[D]``) and the number of bars of each (int64)."""
         with _row_errors():
             return decode_sessions(self.sessions)
 
     @property
     def traded_arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Session dates as in ``session_arrays``, and the bars of each that are not flat.
+        """Session dates as in ``session_arrays``, and the number of bars of each that are not flat.
 
-        All are taken for traded where flat ones were not counted.
+        All bars count as traded where flat ones were not counted.
         """
         days, rows = self.session_arrays
         if not self.flat:
@@ -132,13 +125,13 @@ class IndexedFile:
 
     @property
     def rows_per_session(self) -> dict[date, int]:
-        """How many bars each session date has in the file."""
+        """The number of bars of each session date in the file."""
         days, rows = self.session_arrays
         return dict(zip(days.astype(object).tolist(), rows.tolist(), strict=True))
 
     @property
     def footer(self) -> Footer:
-        """What the file said, or a recount found, when this was recorded."""
+        """The file's footer, or the result of a recount, when the row was recorded."""
         rows_per_session = self.rows_per_session
         with _row_errors():
             seal = seal_from_json(self.seal_json, rows_per_session) if self.seal_json else None
@@ -149,39 +142,35 @@ class IndexedFile:
 
 @contextmanager
 def _row_errors() -> Iterator[None]:
-    """Tell a row that makes no sense from a damaged bar file.
-
-    Raises:
-        StoreError: it makes none.
-    """
+    """Raise StoreError for an invalid row, as distinct from a damaged bar file."""
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, zlib.error) as error:
         raise StoreError(
-            "cannot use the ledger's row of a bar file",
+            "cannot read the ledger's row of a bar file",
             reason=str(error),
             hint="Run `ktrdr repair`: the ledger is rebuilt from the bar files, no bar is lost",
         ) from error
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """Take the fingerprint of a file.
+    """Return the fingerprint of a file.
 
     Raises:
-        DiskError: it is gone, or may not be looked at.
-        CorruptFileError: it is no file.
+        DiskError: the file is gone or cannot be accessed.
+        CorruptFileError: the path is not a regular file.
     """
     with disk_errors(path):
-        footer = path.lstat()
-    if not stat.S_ISREG(footer.st_mode):
+        status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
         raise not_a_bar_file(path)
-    return Fingerprint(footer.st_size, footer.st_mtime_ns, footer.st_ino)
+    return Fingerprint(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 def indexed_file(
     taken: Fingerprint, footer: Footer, flat: Mapping[date, int] | None = None
 ) -> IndexedFile:
-    """Make the row of a file from what its footer says, and the flat bars of its sessions."""
+    """Return the row of a file with this fingerprint and footer, and its flat bars by session."""
     return IndexedFile(
         fingerprint=taken,
         schema_version=footer.schema_version,
@@ -195,15 +184,15 @@ def indexed_file(
 
 
 def known_by(row: IndexedFile | None) -> Callable[[], Footer] | None:
-    """Give what stands in for the footer of a file, should it be lost."""
+    """Return a function that returns the recorded footer, for a file that has lost its own."""
     return None if row is None else lambda: row.footer
 
 
 class FileIndexTable(Database):
-    """Rows by file name relative to the data folder, so that moving the folder is harmless."""
+    """Rows by file name relative to the data folder, so that the folder can be moved."""
 
     def indexed_files(self, series_key: str) -> dict[str, IndexedFile]:
-        """Give what is recorded of a series' files, by name."""
+        """Return the rows of a series' files, by file name."""
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT file, size, mtime_ns, inode, schema_version, rows, identity, coverage, "
@@ -213,7 +202,7 @@ class FileIndexTable(Database):
         return {row[0]: IndexedFile(Fingerprint(*row[1:4]), *row[4:]) for row in rows}
 
     def all_indexed_files(self) -> dict[str, dict[str, IndexedFile]]:
-        """Give what is recorded of all files, by series key and name."""
+        """Return the rows of all files, by series key and file name."""
         found: dict[str, dict[str, IndexedFile]] = defaultdict(dict)
         with self._reading() as connection:
             for series, file, *row in connection.execute(
@@ -224,15 +213,31 @@ class FileIndexTable(Database):
         return dict(found)
 
     def index_files(self, series_key: str, files: Mapping[str, IndexedFile]) -> None:
-        """Record what files hold now."""
+        """Record what files hold now, replacing earlier rows."""
         with self._writing() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO mirror VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [(name, series_key, *_values(row)) for name, row in files.items()],
+                [
+                    (
+                        name,
+                        series_key,
+                        row.fingerprint.size,
+                        row.fingerprint.mtime_ns,
+                        row.fingerprint.inode,
+                        row.schema_version,
+                        row.rows,
+                        row.identity_json,
+                        row.coverage_json,
+                        row.sessions,
+                        row.seal_json,
+                        row.flat,
+                    )
+                    for name, row in files.items()
+                ],
             )
 
     def record_flat(self, file: str, taken: Fingerprint, flat: Mapping[date, int]) -> None:
-        """Record the flat bars of a file's sessions, if it is the version that was looked at."""
+        """Record a file's flat bars by session, if the row is of the version that was counted."""
         with self._writing() as connection:
             connection.execute(
                 "UPDATE mirror SET flat = ? "
@@ -241,12 +246,12 @@ class FileIndexTable(Database):
             )
 
     def unindex_files(self, files: Iterable[str]) -> None:
-        """Drop the rows of files that are gone."""
+        """Delete the rows of files that are gone."""
         with self._writing() as connection:
             connection.executemany("DELETE FROM mirror WHERE file = ?", [(f,) for f in files])
 
     def sizes(self) -> dict[str, tuple[int, int]]:
-        """Give bytes and bars of all files together, by timeframe."""
+        """Return the total bytes and bars of all files, by timeframe."""
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT substr(series, instr(series, '|') + 1) AS timeframe, sum(size), sum(rows) "
@@ -265,29 +270,13 @@ class FileIndexTable(Database):
             }
 
     def indexed_file_names(self) -> list[str]:
-        """Give the names of all recorded files."""
+        """Return the names of all recorded files."""
         with self._reading() as connection:
             return [name for (name,) in connection.execute("SELECT file FROM mirror")]
 
 
-def _values(row: IndexedFile) -> tuple[int | str | bytes, ...]:
-    taken = row.fingerprint
-    return (
-        taken.size,
-        taken.mtime_ns,
-        taken.inode,
-        row.schema_version,
-        row.rows,
-        row.identity_json,
-        row.coverage_json,
-        row.sessions,
-        row.seal_json,
-        row.flat,
-    )
-
-
 class FileCheck(NamedTuple):
-    """One reading of a whole file; ``damage`` says what is wrong with it, or is empty."""
+    """The result of reading a whole file; ``damage`` describes it, empty for a valid file."""
 
     fingerprint: Fingerprint
     checked_at: datetime
@@ -298,7 +287,7 @@ class FileChecksTable(Database):
     """The last check of each file, by its name relative to the data folder."""
 
     def record_checks(self, checks: Mapping[str, FileCheck]) -> None:
-        """Keep the last check of files."""
+        """Record the last check of files."""
         with self._writing() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO file_checks VALUES (?, ?, ?, ?, ?, ?)",
@@ -316,7 +305,7 @@ class FileChecksTable(Database):
             )
 
     def file_checks(self, *, damaged: bool = False) -> dict[str, FileCheck]:
-        """Return the last check of each file, or of those alone that were found damaged."""
+        """Return the last check of each file, or only of those found damaged."""
         where = " WHERE damage <> ''" if damaged else ""
         with self._reading() as connection:
             rows = connection.execute(
@@ -328,7 +317,7 @@ class FileChecksTable(Database):
         }
 
     def forget_checks(self, files: Iterable[str]) -> None:
-        """Drop the checks of files that are gone."""
+        """Delete the checks of files that are gone."""
         with self._writing() as connection:
             connection.executemany(
                 "DELETE FROM file_checks WHERE file = ?", [(one,) for one in files]

@@ -1,22 +1,9 @@
-"""What the ledger remembers of gateways: contracts, sessions, beginnings, widths.
+"""What the ledger records of gateways: heads, probes, contracts, schedules, request widths.
 
-The ledger's probes: how far back data were found, and which intervals were found silent.
+Losing these tables costs a few requests, but no bar; only revisions (old values of bars that a
+response replaced) are lost with them.
 
-Both are of one contract and what_to_show at one gateway, in session dates.
-
-The ledger's references: which contract a symbol is, how far back it goes, and old values.
-
-The ledger's schedules: what contracts told of session dates, and when they were asked.
-
-What one contract told is named by ``domain.calendars.registry.learned_key``: calendar, a blank,
-symbol. Rows of ledger version 6 without a symbol were shared by all symbols of a calendar though
-one contract told them; they are kept and not read. ``schedule_votes`` holds what contracts that
-speak for others told, ``symbol_calendars`` which symbols share a calendar, ``late_bars`` the newest
-bar after the close of sessions. Losing the tables costs a few requests, and no bar.
-
-The ledger's widths: how much of a timeframe a gateway answers at once, as runs have learned it.
-
-Losing the table costs a request that is too wide, and no bar.
+Not here: statements and requests (``store.ledger.statements``, ``store.ledger.request_audit``).
 """
 
 from collections import defaultdict
@@ -44,7 +31,7 @@ from ktrdr_pipelines.store.ledger.database import Database
 
 @dataclass(frozen=True, slots=True)
 class ProbeRecord:
-    """The date of the oldest bar that probing found, after how many requests, and when."""
+    """The session date of the oldest bar that probing found, after how many requests, and when."""
 
     oldest: date
     requests: int
@@ -53,7 +40,7 @@ class ProbeRecord:
 
 @dataclass(frozen=True, slots=True)
 class EmptyRange:
-    """Session dates ``[first, end)`` that probing found to have no bar, and when."""
+    """Session dates ``[first, end)`` in which probing found no bar, and when."""
 
     first: date
     end: date
@@ -61,21 +48,21 @@ class EmptyRange:
 
     @property
     def expires_at(self) -> datetime:
-        """Until when that is believed: as long as a proof that old sessions are empty."""
+        """When the record expires: after as long as a proof that old sessions are empty."""
         return self.asked_at + timedelta(days=IbLimitsRegistry.EMPTY_OLD_DAYS.value)
 
     def is_valid(self, now: datetime) -> bool:
-        """Say whether that is still believed."""
+        """Return whether the record has not expired."""
         return now < self.expires_at
 
 
 class ProbesTable(Database):
-    """Probes and silences by contract id, what_to_show and gateway."""
+    """How far back probing found data, and empty ranges: by contract, what_to_show and gateway."""
 
     def record_probe(
         self, contract_id: int, what_to_show: str, gateway: str, *, record: ProbeRecord
     ) -> None:
-        """Keep what probing found; it replaces what was found before."""
+        """Record the result of probing, replacing the earlier one."""
         values = (record.oldest.isoformat(), record.requests, micros(record.asked_at))
         with self._writing() as connection:
             connection.execute(
@@ -84,7 +71,7 @@ class ProbesTable(Database):
             )
 
     def probe(self, contract_id: int, what_to_show: str, gateway: str) -> ProbeRecord | None:
-        """Give what probing found last, or None."""
+        """Return the last result of probing, or None."""
         with self._reading() as connection:
             row = connection.execute(
                 "SELECT oldest, requests, asked_at FROM probes "
@@ -96,7 +83,7 @@ class ProbesTable(Database):
     def record_empty_range(
         self, contract_id: int, what_to_show: str, gateway: str, *, record: EmptyRange
     ) -> None:
-        """Keep that an interval was found silent."""
+        """Record an empty range."""
         days = (record.first.isoformat(), record.end.isoformat())
         with self._writing() as connection:
             connection.execute(
@@ -107,7 +94,7 @@ class ProbesTable(Database):
     def empty_ranges_of(
         self, contract_id: int, what_to_show: str, gateway: str
     ) -> list[EmptyRange]:
-        """Give the silences of one contract, oldest first."""
+        """Return the empty ranges of one contract, oldest first."""
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT first_date, end_date, asked_at FROM silences "
@@ -118,7 +105,7 @@ class ProbesTable(Database):
         return [EmptyRange(_day(first), _day(end), moment(at)) for first, end, at in rows]
 
     def empty_ranges(self, gateway: str) -> dict[tuple[int, str], tuple[EmptyRange, ...]]:
-        """Give all silences of a gateway by contract id and what_to_show, oldest first."""
+        """Return a gateway's empty ranges by contract id and what_to_show, oldest first."""
         found: dict[tuple[int, str], list[EmptyRange]] = defaultdict(list)
         with self._reading() as connection:
             for contract_id, what, first, end, asked_at in connection.execute(
@@ -137,7 +124,7 @@ def _day(text: str) -> date:
 
 @dataclass(frozen=True, slots=True)
 class HeadRecord:
-    """What a gateway said of the oldest data of a contract; ``head`` None if it cannot say."""
+    """A gateway's head timestamp of a contract; ``head`` is None where the gateway has none."""
 
     head: datetime | None
     asked_at: datetime
@@ -145,7 +132,7 @@ class HeadRecord:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A bar that was replaced by a newer answer that differed: its old values."""
+    """The old values of a bar that a newer, different response replaced."""
 
     ts: datetime
     replaced_at: datetime
@@ -159,10 +146,10 @@ class Revision:
 
 
 class ReferencesTable(Database):
-    """Heads, pinned contracts and revisions."""
+    """Head timestamps, the contract pinned to each symbol, and revisions of bars."""
 
     def head(self, contract_id: int, what_to_show: str, gateway: str) -> HeadRecord | None:
-        """Give the recorded head of a contract, or None where none was ever asked for."""
+        """Return the recorded head of a contract, or None where it was never requested."""
         with self._reading() as connection:
             row = connection.execute(
                 "SELECT head, asked_at FROM ranges "
@@ -174,7 +161,7 @@ class ReferencesTable(Database):
         return HeadRecord(None if row[0] is None else moment(row[0]), moment(row[1]))
 
     def heads(self, gateway: str) -> dict[tuple[int, str], datetime]:
-        """Give the known heads of a gateway by contract id and what_to_show."""
+        """Return the known heads of a gateway by contract id and what_to_show."""
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT contract_id, what_to_show, head FROM ranges "
@@ -192,7 +179,7 @@ class ReferencesTable(Database):
         head: datetime | None,
         asked_at: datetime,
     ) -> None:
-        """Keep what a gateway said of the oldest data."""
+        """Record a gateway's head timestamp; None where it has none."""
         timestamp = None if head is None else micros(head)
         with self._writing() as connection:
             connection.execute(
@@ -201,7 +188,7 @@ class ReferencesTable(Database):
             )
 
     def pinned_contract(self, symbol: str, origin: Origin) -> int | None:
-        """Give the contract id that a symbol stands for, or None before its first answer."""
+        """Return the contract id of a symbol, or None before its first response."""
         with self._reading() as connection:
             row = connection.execute(
                 "SELECT contract_id FROM instruments WHERE symbol = ? AND origin = ?",
@@ -210,7 +197,7 @@ class ReferencesTable(Database):
         return None if row is None else int(row[0])
 
     def pinned_contracts(self, origin: Origin) -> dict[str, int]:
-        """Give the contract ids that symbols stand for."""
+        """Return the contract id of each symbol that has one."""
         with self._reading() as connection:
             return dict(
                 connection.execute(
@@ -221,7 +208,7 @@ class ReferencesTable(Database):
     def pin_contract(  # noqa: PLR0917  (a row, in its order)
         self, symbol: str, origin: Origin, contract_id: int, description: str, at: datetime
     ) -> None:
-        """Fix the contract id that a symbol stands for; a later call replaces it."""
+        """Record the contract id of a symbol; a later call replaces it."""
         with self._writing() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO instruments VALUES (?, ?, ?, ?, ?)",
@@ -229,7 +216,7 @@ class ReferencesTable(Database):
             )
 
     def record_revisions(self, series_key: str, replaced: pa.Table, at: datetime) -> None:
-        """Keep the old values of bars that a newer answer replaced."""
+        """Record the old values of bars that a newer response replaced."""
         keys = timestamps(replaced).tolist()
         columns = [replaced[name].to_pylist() for name in VALUES]
         with self._writing() as connection:
@@ -242,7 +229,7 @@ class ReferencesTable(Database):
             )
 
     def revisions(self, series_key: str) -> list[Revision]:
-        """Give the replaced bars of a series, oldest bar first."""
+        """Return the replaced bars of a series, oldest bar first."""
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT ts, replaced_at, open, high, low, close, volume, average, bar_count "
@@ -254,7 +241,7 @@ class ReferencesTable(Database):
 
 @dataclass(frozen=True, slots=True)
 class ScheduleAsk:
-    """Session dates ``[first, end)`` that a gateway was asked about, whatever came."""
+    """Session dates ``[first, end)`` whose schedule was requested, whatever the response."""
 
     first: date
     end: date
@@ -262,14 +249,21 @@ class ScheduleAsk:
 
 
 class SchedulesTable(Database):
-    """What contracts told of session dates, the requests for it, and bars after the close."""
+    """Schedules of contracts, the requests for them, shared calendars, bars after the close.
+
+    The schedule of one contract is named by ``domain.calendars.registry.learned_key``: calendar, a
+    blank, symbol. Rows of ledger version 6 without a symbol were shared by all symbols of a
+    calendar although one contract gave them; they are kept but not read. ``schedule_votes`` holds
+    the schedules of contracts that count for others too, ``symbol_calendars`` which symbols share a
+    calendar, ``late_bars`` the newest bar after the close of sessions.
+    """
 
     def calendars(self) -> Calendars:
-        """Return the book of calendars as the ledger stands now."""
+        """Return the calendars with what the ledger currently holds of schedules and late bars."""
         return Calendars(self.learned_days(), shared=self.shared_days(), late_bars=self.late_bars())
 
     def learned_days(self) -> dict[str, list[LearnedDay]]:
-        """Return what every contract told, by ``learned_key``, oldest date first."""
+        """Return the schedule of every contract, by ``learned_key``, oldest date first."""
         found: dict[str, list[LearnedDay]] = defaultdict(list)
         with self._reading() as connection:
             rows = connection.execute(
@@ -281,7 +275,7 @@ class SchedulesTable(Database):
         return dict(found)
 
     def learned_days_of(self, key: str) -> list[LearnedDay]:
-        """Return what one contract told, oldest date first."""
+        """Return the schedule of one contract, oldest date first."""
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT session_date, parts FROM schedules WHERE calendar = ? AND symbol = ? "
@@ -293,7 +287,7 @@ class SchedulesTable(Database):
     def record_days(
         self, key: str, days: Iterable[LearnedDay], source: ScheduleSource, at: datetime
     ) -> None:
-        """Keep what a contract told of session dates; what is told later replaces it."""
+        """Record session dates of a contract's schedule; later ones replace them."""
         calendar, _, symbol = key.partition(" ")
         rows = [
             (calendar, symbol, one.day.isoformat(), *_hours(one), source, micros(at))
@@ -305,7 +299,7 @@ class SchedulesTable(Database):
             )
 
     def forget_days(self, key: str, days: Iterable[date]) -> None:
-        """Forget what a contract told of session dates."""
+        """Delete session dates of a contract's schedule."""
         calendar, _, symbol = key.partition(" ")
         with self._writing() as connection:
             connection.executemany(
@@ -327,7 +321,7 @@ class SchedulesTable(Database):
         ]
 
     def record_ask(self, key: str, ask: ScheduleAsk) -> None:
-        """Remember that a gateway was asked."""
+        """Record a request for a schedule."""
         calendar, _, symbol = key.partition(" ")
         row = (calendar, symbol, ask.first.isoformat(), ask.end.isoformat(), micros(ask.asked_at))
         with self._writing() as connection:
@@ -336,7 +330,7 @@ class SchedulesTable(Database):
     # --- calendars that symbols share -----------------------------------------------------------
 
     def shared_days(self) -> dict[str, list[SharedDay]]:
-        """Return the dates on which contracts agree that a calendar errs, oldest first."""
+        """Return the dates on which contracts agree that a calendar is wrong, oldest first."""
         votes: dict[str, dict[date, dict[str, LearnedDay]]] = {}
         with self._reading() as connection:
             rows = connection.execute(
@@ -353,7 +347,7 @@ class SchedulesTable(Database):
         return {calendar: days for calendar, days in found.items() if days}
 
     def votes(self, calendar: str) -> dict[date, dict[str, LearnedDay]]:
-        """Return what contracts that speak for others told, by date and symbol."""
+        """Return the schedules of contracts that count for others too, by date and symbol."""
         found: dict[date, dict[str, LearnedDay]] = defaultdict(dict)
         with self._reading() as connection:
             rows = connection.execute(
@@ -368,7 +362,7 @@ class SchedulesTable(Database):
     def record_votes(
         self, calendar: str, symbol: str, days: Iterable[LearnedDay], at: datetime
     ) -> None:
-        """Keep what a contract that speaks for others told; it replaces what it told before."""
+        """Record the schedule of a contract that counts for others, replacing the earlier one."""
         rows = [(calendar, symbol, one.day.isoformat(), _hours(one)[2], micros(at)) for one in days]
         with self._writing() as connection:
             connection.executemany(
@@ -378,7 +372,7 @@ class SchedulesTable(Database):
     def withdraw_votes(
         self, calendar: str, days: Iterable[date], *, symbol: str | None = None
     ) -> None:
-        """Forget what contracts, or one of them, told of dates."""
+        """Delete the votes of all contracts, or of one, on dates."""
         chosen, more = ("", ()) if symbol is None else (" AND symbol = ?", (symbol,))
         with self._writing() as connection:
             connection.executemany(
@@ -387,12 +381,12 @@ class SchedulesTable(Database):
             )
 
     def symbol_calendars(self) -> dict[str, str]:
-        """Return the calendar of each symbol that was looked up."""
+        """Return the calendar of each symbol for which one is recorded."""
         with self._reading() as connection:
             return dict(connection.execute("SELECT symbol, calendar FROM symbol_calendars"))
 
     def record_symbol_calendar(self, symbol: str, calendar: str) -> None:
-        """Remember which calendar a symbol has."""
+        """Record the calendar of a symbol."""
         with self._writing() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO symbol_calendars VALUES (?, ?)", (symbol, calendar)
@@ -412,7 +406,7 @@ class SchedulesTable(Database):
         return dict(found)
 
     def record_late_bars(self, symbol: str, late: Mapping[date, LateBar]) -> None:
-        """Keep the newest bars after the close of sessions; one that is known later stays."""
+        """Record the newest bar after the close of sessions; a later recorded one is kept."""
         with self._writing() as connection:
             connection.executemany(
                 "INSERT INTO late_bars VALUES (?, ?, ?, ?) "
@@ -424,25 +418,24 @@ class SchedulesTable(Database):
 
 
 def _learned(day: str, parts: str) -> LearnedDay:
-    return LearnedDay(date.fromisoformat(day), tuple(map(_part, parts.split())))
+    bounds = (part.split("-") for part in parts.split())
+    return LearnedDay(
+        date.fromisoformat(day),
+        tuple(Interval(moment(int(start)), moment(int(end))) for start, end in bounds),
+    )
 
 
 def _hours(learned: LearnedDay) -> tuple[int | None, int | None, str]:
-    """Give open, close and intervals as the table has them; a closed date has none."""
+    """Return open, close and intervals as stored in the table; a closed date has none."""
     if not learned.parts:
         return None, None, ""
     bounds = [(micros(part.start), micros(part.end)) for part in learned.parts]
     return bounds[0][0], bounds[-1][1], " ".join(f"{start}-{end}" for start, end in bounds)
 
 
-def _part(text: str) -> Interval:
-    start, end = text.split("-")
-    return Interval(moment(int(start)), moment(int(end)))
-
-
 @dataclass(frozen=True, slots=True)
 class WidthRecord:
-    """The most sessions (1w: weeks) of a request, how many runs learned it, and when the last."""
+    """The most sessions (1w: weeks) of a request, how many runs measured it, and when last."""
 
     most: int
     runs: int
@@ -450,10 +443,13 @@ class WidthRecord:
 
 
 class WidthsTable(Database):
-    """Widths by gateway and timeframe."""
+    """The widest useful request, as runs have measured it, by gateway and timeframe.
+
+    Losing the table costs one request that is too wide.
+    """
 
     def widths(self, gateway: str) -> dict[Timeframe, WidthRecord]:
-        """Give what was learned of a gateway."""
+        """Return the widths of a gateway by timeframe."""
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT timeframe, most, runs, learned_at FROM widths WHERE gateway = ?", (gateway,)
@@ -463,7 +459,7 @@ class WidthsTable(Database):
         }
 
     def record_width(self, gateway: str, timeframe: Timeframe, record: WidthRecord) -> None:
-        """Keep what was learned; it replaces what was learned before."""
+        """Record a width, replacing the earlier one."""
         values = (record.most, record.runs, micros(record.learned_at))
         with self._writing() as connection:
             connection.execute(
@@ -472,7 +468,7 @@ class WidthsTable(Database):
             )
 
     def forget_width(self, gateway: str, timeframe: Timeframe) -> None:
-        """Drop what was learned."""
+        """Delete a width."""
         with self._writing() as connection:
             connection.execute(
                 "DELETE FROM widths WHERE gateway = ? AND timeframe = ?", (gateway, timeframe.value)

@@ -1,11 +1,10 @@
-"""The ledger as one object, and the calendars that it lets expect.
+"""The ledger: what a store knows beside its bars, in one SQLite file shared by many processes.
 
-The book of calendars of one store: what the libraries know, its gateway told and bars show.
+Losing the file loses no bar: ``ktrdr repair`` rebuilds it from the bar files. Its tables live in
+one module a topic; this module joins them into the object that other packages use.
 
-The ledger: what is known beside the bars, in one SQLite file that many processes share.
-
-Losing it loses no bar: ``store.maintenance.repair`` rebuilds what the files say. Its tables live in
-one module a group; here they are joined into the one object that others use.
+Not here: the SQLite file itself (``store.ledger.database``), its tables' definitions
+(``store.ledger.schema``).
 """
 
 from ktrdr_pipelines.domain.calendars.registry import Calendars
@@ -69,16 +68,16 @@ class Ledger(
     VerifiedTable,
     WidthsTable,
 ):
-    """All that is known beside the bars of one store.
+    """All tables of the ledger of one store.
 
-    Every call is one transaction; any thread of any process may call. SQLite's failures come as
-    StoreError, with what to do.
+    Every call is one transaction, from any thread of any process. SQLite's failures are raised as
+    StoreError with a hint.
     """
 
     def _remove_copies(self) -> None:
-        """Remove the catalog, which shows rows of the ledger as an earlier version had them.
+        """Remove the catalog, which holds ledger rows of an earlier version.
 
-        Commands that load or query make it anew.
+        Commands that load or query build it again.
         """
         layout = StoreLayout(self.path.parents[1])
         if layout.ledger == self.path:
@@ -88,10 +87,10 @@ class Ledger(
 
 
 def open_ledger(layout: StoreLayout) -> Ledger:
-    """Return the ledger of a store; it refuses to be that of another store at the same path."""
+    """Return the ledger of a store; it refuses to open where another store took its path."""
     return Ledger(layout.ledger, layout.require_same)
 
 
 def open_calendars(ledger: Ledger) -> Calendars:
-    """Make the book of calendars as a store's ledger stands now."""
+    """Return the calendars with what a ledger currently holds of schedules and late bars."""
     return ledger.calendars()

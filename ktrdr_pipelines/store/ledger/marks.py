@@ -1,24 +1,6 @@
-"""Marks of the ledger: confirmed sessions, refreshes, fresh series, verified files.
+"""Marks of the ledger: confirmed sparse sessions, series kept fresh, refreshes, verifications.
 
-The ledger's confirmed sessions: sparse sessions that gave the same when they were asked once more.
-
-A confirmation holds for the number of bars that it was given for: a session that has lost bars
-since is sparse again. Losing the table costs one request a sparse, and no bar.
-
-The ledger's marks of what is kept fresh: from where on automatic work loads a series.
-
-Of a series that a person loads (``backfill: manual``), sensors and updates load what comes after
-the bars that the person has loaded. Filling goes newest first, so the newest bar does not say where
-that is: once a run has saved the newest part of what is due, older parts lie behind the newest bar.
-The mark is set when a series has bars for the first time, and never moves. Losing the table costs
-no bar; the newest bar then counts until the next save.
-
-The ledger's refreshes: what was asked for again by a refresh that has not come to its end.
-
-A refresh that was stopped goes on from there; one that has ended leaves nothing here. Losing the
-table costs requests, and no bar.
-
-The ledger's verifications: when a series was last read whole, and what its bars were.
+Losing any of these tables costs requests, but no bar.
 """
 
 from collections import defaultdict
@@ -33,12 +15,16 @@ from ktrdr_pipelines.store.ledger.database import Database
 
 
 class ConfirmedTable(Database):
-    """Confirmed sessions by series and session date."""
+    """Sparse sessions that returned the same bars when requested once more.
+
+    A confirmation holds for the number of bars it was recorded with: a session that has lost bars
+    since is sparse again. Losing the table costs one request a sparse session.
+    """
 
     def confirm_sessions(
         self, series_key: str, rows_per_session: Mapping[date, int], at: datetime
     ) -> None:
-        """Remember that these sessions were asked once more and have this many bars."""
+        """Record that these sessions were requested once more and have this many bars."""
         with self._writing() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO confirmed VALUES (?, ?, ?, ?)",
@@ -49,7 +35,7 @@ class ConfirmedTable(Database):
             )
 
     def confirmed(self, series_key: str) -> dict[date, int]:
-        """Give the confirmed sessions of a series, and the bars that each had."""
+        """Return the confirmed sessions of a series, and the number of bars each had."""
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT session_date, rows FROM confirmed WHERE series = ?", (series_key,)
@@ -57,7 +43,7 @@ class ConfirmedTable(Database):
         return {date.fromisoformat(day): count for day, count in rows}
 
     def all_confirmed(self) -> dict[str, dict[date, int]]:
-        """Give the confirmed sessions of every series that has any."""
+        """Return the confirmed sessions of every series that has any."""
         found: dict[str, dict[date, int]] = defaultdict(dict)
         with self._reading() as connection:
             for series, day, count in connection.execute(
@@ -68,11 +54,18 @@ class ConfirmedTable(Database):
 
 
 class KeptFreshTable(Database):
-    """Marks by series, as bar timestamps."""
+    """From which bar timestamp on automatic work keeps a series fresh.
+
+    Of a series that a person loads (``backfill: manual``), sensors and updates load what follows
+    the bars that the person has loaded. Filling goes newest first, so the newest bar does not show
+    that point: once a run has saved the newest part of what is due, older parts lie behind the
+    newest bar. The mark is set when a series has its first bars, and never moves. Where the table
+    is lost, the newest bar counts until the next save.
+    """
 
     def keep_fresh(self, series_key: str, since: datetime) -> None:
-        """Remember from where on a series is kept fresh; a mark that is there stays."""
-        with self._reading() as connection:
+        """Record from which bar timestamp on a series is kept fresh; an existing mark stays."""
+        with self._reading() as connection:  # spares most saves a transaction
             if connection.execute(
                 "SELECT 1 FROM kept_fresh WHERE series = ?", (series_key,)
             ).fetchone():
@@ -90,22 +83,25 @@ class KeptFreshTable(Database):
 
 
 REFRESH_KEPT_DAYS = 7
-"""Days that the answers of a refresh which was stopped count as fresh."""
+"""Days that the responses of an interrupted refresh count as fresh."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """What was answered again, on the stamp axis, and when the first of it was."""
+    """What a refresh has received, by bar timestamp, and the time of its first response."""
 
     intervals: IntervalSet
     since: datetime
 
 
 class RefreshesTable(Database):
-    """Intervals that were answered again, by series."""
+    """Intervals that unfinished refreshes have received again, by series.
+
+    An interrupted refresh continues from them; a completed one leaves no rows.
+    """
 
     def refreshed(self, series_key: str, now: datetime) -> Refreshed | None:
-        """Give what refreshes that did not end have had of a series, or None."""
+        """Return what unfinished refreshes have received of a series, or None."""
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT starts, ends, answered_at FROM refreshed "
@@ -118,9 +114,9 @@ class RefreshesTable(Database):
         return Refreshed(intervals, moment(min(at for _, _, at in rows)))
 
     def record_refreshed(self, series_key: str, intervals: IntervalSet, at: datetime) -> None:
-        """Remember that intervals were answered again, after what came is on disk.
+        """Record that intervals were received again; the caller has saved the bars already.
 
-        What is too old to count is dropped, of whatever series.
+        Rows older than ``REFRESH_KEPT_DAYS`` are deleted, of every series.
         """
         with self._writing() as connection:
             connection.execute("DELETE FROM refreshed WHERE answered_at < ?", (_oldest(at),))
@@ -130,7 +126,7 @@ class RefreshesTable(Database):
             )
 
     def end_refresh(self, series_key: str, wanted: IntervalSet) -> None:
-        """Forget what was answered again in intervals of which a refresh had all."""
+        """Delete what was received again within intervals that a refresh has completed."""
         with self._writing() as connection:
             connection.executemany(
                 "DELETE FROM refreshed WHERE series = ? AND starts < ? AND ends > ?",
@@ -144,7 +140,7 @@ def _oldest(now: datetime) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """One reading of all bars of a series: when, and their digest."""
+    """When all bars of a series were last read, and their digest."""
 
     verified_at: datetime
     digest: str
@@ -154,14 +150,14 @@ class VerifiedTable(Database):
     """The last verification of each series."""
 
     def record_verified(self, series_key: str, digest: str, at: datetime) -> None:
-        """Keep that a series was read whole and found sound."""
+        """Record that a series was read as a whole and found valid."""
         with self._writing() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO verified VALUES (?, ?, ?)", (series_key, micros(at), digest)
             )
 
     def last_verified(self, series_key: str) -> Verification | None:
-        """Give the last verification of a series, or None where there was none."""
+        """Return the last verification of a series, or None."""
         with self._reading() as connection:
             row = connection.execute(
                 "SELECT verified_at, digest FROM verified WHERE series = ?", (series_key,)

@@ -1,7 +1,9 @@
-"""The ledger's audit: every request that was sent, what came, and what it proved.
+"""The ledger's audit: every request that was sent, its outcome, and what it proved.
 
-Accounts do not appear: a login has a name such as ``login 1``. Not here: the budget of requests,
-which is the gateway's and lies outside the store (``ib.pacing.rate_limiter``).
+Accounts do not appear: a login has a name such as ``login 1``.
+
+Not here: the budget of requests, which belongs to the gateway and lies outside the store
+(``ib.pacing.rate_limiter``).
 """
 
 from dataclasses import dataclass, fields
@@ -12,19 +14,19 @@ from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.store.ledger.database import Database
 
 AUDIT_KEPT_DAYS = 90
-"""Days that audit rows are kept: long enough to look into any complaint."""
+"""Days that audit rows are kept: long enough to investigate a reported problem."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """One request as it went.
+    """One request and its outcome.
 
-    Rows are of all requests that IB's limits on historical data count. ``series`` is a series key:
-    of a schedule (``what_to_show`` is SCHEDULE) that of its daily bars, of a head timestamp (no
-    ``duration``) one that it was asked for. ``asked_end`` None for "now"; ``rows`` the bars that
-    came; ``proved`` says in words what it covered. ``sent_at`` and ``took_s`` are those of whoever
-    asked: waiting for the budget counts. ``sent_at`` is real time; market time was
-    ``clock_offset_s`` ahead of it.
+    There is a row for every request that counts towards IB's limits on historical data. ``series``
+    is a series key: for a schedule (``what_to_show`` is SCHEDULE) that of the daily bars, for a
+    head timestamp (no ``duration``) one of the series that needed it. ``asked_end`` is None for
+    "now"; ``rows`` counts the bars received; ``proved`` says in words what the response covered.
+    ``sent_at`` and ``took_s`` are the caller's: waiting for the budget counts. ``sent_at`` is real
+    time; market time was ``clock_offset_s`` ahead of it.
     """
 
     series: str
@@ -50,16 +52,19 @@ class AuditTable(Database):
     """Requests in the order they were recorded."""
 
     def record_request(self, record: RequestRecord) -> None:
-        """Keep what became of one request."""
+        """Store the outcome of one request."""
         with self._writing() as connection:
             connection.execute(
                 f"INSERT INTO requests ({', '.join(_NAMES)}) "  # noqa: S608
                 f"VALUES ({', '.join('?' * len(_NAMES))})",
-                _row(record),
+                [
+                    micros(value) if isinstance(value, datetime) else value
+                    for value in (getattr(record, name) for name in _NAMES)
+                ],
             )
 
     def requests(self, most: int) -> list[RequestRecord]:
-        """Give the newest requests, newest first."""
+        """Return the newest ``most`` requests, newest first."""
         with self._reading() as connection:
             rows = connection.execute(
                 f"SELECT {', '.join(_NAMES)} "  # noqa: S608
@@ -69,7 +74,7 @@ class AuditTable(Database):
         return [_record(row) for row in rows]
 
     def last_answered(self, contract_id: int, what_to_show: str, gateway: str) -> datetime | None:
-        """Say when a request was last answered with bars, or None where it never was."""
+        """Return when the last request that returned bars was sent, or None if none did."""
         with self._reading() as connection:
             (sent_at,) = connection.execute(
                 "SELECT max(sent_at) FROM requests WHERE rows > 0 AND contract_id = ? "
@@ -79,7 +84,7 @@ class AuditTable(Database):
         return None if sent_at is None else moment(sent_at)
 
     def request_count(self, series_key: str | None = None, since: datetime | None = None) -> int:
-        """Count requests, of one series or of all, sent at or after a moment."""
+        """Return how many requests, of one series or all, were sent at or after a moment."""
         first = 0 if since is None else micros(since)
         values: tuple[object, ...]
         statement, values = "SELECT count(*) FROM requests WHERE sent_at >= ?", (first,)
@@ -90,15 +95,10 @@ class AuditTable(Database):
         return int(count)
 
     def prune_requests(self, now: datetime) -> int:
-        """Drop what is older than the audit is kept, and say how much that was."""
+        """Delete rows older than ``AUDIT_KEPT_DAYS``; return how many were deleted."""
         oldest = micros(now - timedelta(days=AUDIT_KEPT_DAYS))
         with self._writing() as connection:
             return connection.execute("DELETE FROM requests WHERE sent_at < ?", (oldest,)).rowcount
-
-
-def _row(record: RequestRecord) -> list[object]:
-    values = (getattr(record, name) for name in _NAMES)
-    return [micros(value) if isinstance(value, datetime) else value for value in values]
 
 
 def _record(row: tuple[Any, ...]) -> RequestRecord:

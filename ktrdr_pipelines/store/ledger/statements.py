@@ -1,7 +1,9 @@
-"""The ledger's statements: what single responses said of intervals without bars.
+"""The ledger's statements: what single responses said about intervals without bars.
 
-Losing the table costs waiting and requests, and no bar: proofs stand in the footers of the bar
-files. Not here: what statements prove (``domain.planning.empty_ranges``), when they are recorded
+Losing the table costs waiting and requests, but no bar: the proofs themselves are in the footers of
+the bar files.
+
+Not here: what statements prove (``domain.planning.empty_ranges``), when they are recorded
 (``store.evidence``).
 """
 
@@ -17,7 +19,7 @@ from ktrdr_pipelines.domain.planning.empty_ranges import Statement, StatementKin
 from ktrdr_pipelines.store.ledger.database import Database
 
 KEPT_DAYS: Final = 400
-"""Days that statements are kept: longer than any proof that rests on them lasts."""
+"""Days that statements are kept: longer than any proof based on them is valid."""
 
 _COLUMNS: Final = (
     "starts, ends, kind, timeframe, said_at, request, controlled, reaches_past"  # of a Statement
@@ -26,7 +28,7 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class StatementRecord:
-    """A statement about a symbol as the ledger keeps it; ``voided_at`` is when it became void."""
+    """A stored statement about a symbol; ``voided_at`` is when it became void, or None."""
 
     symbol: str
     said: Statement
@@ -34,12 +36,12 @@ class StatementRecord:
 
 
 class StatementsTable(Database):
-    """Statements by symbol; void ones are kept to be shown, and count for nothing."""
+    """Statements by symbol; void ones are kept for display only."""
 
     def record_statements(
         self, symbol: str, gateway: str, statements: Iterable[Statement], at: datetime
     ) -> None:
-        """Keep statements of one symbol; those that are too old to count are dropped."""
+        """Store statements about one symbol; delete those older than ``KEPT_DAYS``."""
         oldest = micros(at - timedelta(days=KEPT_DAYS))
         with self._writing() as connection:
             connection.execute("DELETE FROM statements WHERE recorded_at < ?", (oldest,))
@@ -61,7 +63,7 @@ class StatementsTable(Database):
         return [_statement(row) for row in rows]
 
     def statement_records(self) -> list[StatementRecord]:
-        """Return all statements about all symbols, void ones too, oldest first of each symbol."""
+        """Return all statements, void ones included, by symbol and then oldest first."""
         with self._reading() as connection:
             rows = connection.execute(
                 f"SELECT symbol, voided_at, {_COLUMNS} FROM statements "  # noqa: S608  (a constant)
@@ -73,9 +75,9 @@ class StatementsTable(Database):
         ]
 
     def beginning_statements(self) -> dict[str, list[Statement]]:
-        """Return, by symbol, the valid statements that bear on where data begin.
+        """Return, by symbol, the valid statements about where data begin, oldest first.
 
-        These are the beginnings that were seen, and the responses without bars of those symbols.
+        These are the kinds ``begins``, ``empty`` and ``older``.
         """
         found: dict[str, list[Statement]] = defaultdict(list)
         with self._reading() as connection:
@@ -89,9 +91,9 @@ class StatementsTable(Database):
     def void_empty_responses(
         self, gateway: str, start: datetime, end: datetime, at: datetime
     ) -> dict[str, list[Interval]]:
-        """Void what a gateway said in ``[start, end]`` by responses without bars, or with older.
+        """Void a gateway's statements of kind ``empty`` or ``older`` made in ``[start, end]``.
 
-        Returns: the intervals that become void, by symbol.
+        Returns: the intervals whose statements become void, by symbol.
         """
         bounds = (gateway, micros(start), micros(end))
         where = (

@@ -1,9 +1,10 @@
-"""Integrity: which bar files are read whole, which are damaged, and which no query may read.
+"""Which bar files are read as a whole, which are damaged, and which no query may read.
 
 Bits change on disk without a trace in size or time, and DuckDB 2.0 returns the rows of a page whose
-checksum is wrong. So files are read whole from time to time, and what is found is kept in the
-ledger until the file is written anew. Not here: what is wrong with one file
-(``store.maintenance.inspection``).
+checksum is wrong. Files are therefore read as a whole from time to time, and the ledger keeps the
+result until the file is rewritten.
+
+Not here: checking one file (``store.maintenance.inspection``).
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ from ktrdr_pipelines.store.ledger.file_index import FileCheck, fingerprint, know
 from ktrdr_pipelines.store.maintenance.inspection import Checked, check_file
 
 ROUND_DAYS: Final = 30
-"""Days in which a daily check reads every file once."""
+"""Days within which the daily check reads every file once."""
 
 
 def check_files(
@@ -33,17 +34,19 @@ def check_files(
     calendar: SessionCalendar | None,
     at: datetime,
 ) -> Iterator[tuple[Path, Checked]]:
-    """Read files of one series whole, and keep in the ledger what was found.
+    """Check files of one series, and record the results in the ledger.
 
     Args:
         store: the store.
         symbol, timeframe: the series.
-        paths: its files that are to be read.
-        calendar: its sessions; None where they are not known.
+        paths: its files to check.
+        calendar: its sessions; None where they are unknown.
         at: real time.
 
+    Yields: each path with its result.
+
     Raises:
-        StoreError: a file was written by a newer version, or the ledger cannot be used.
+        StoreError: a newer version wrote a file, or the ledger cannot be used.
     """
     layout, checks = store.layout, {}
     origin = store_origin(layout)
@@ -69,9 +72,10 @@ def check_files(
 
 
 def due_files(store: BarStore, timeframe: Timeframe) -> dict[str, list[Path]]:
-    """Return the files of a timeframe that a day's check reads, by symbol: a thirtieth of them.
+    """Return the files of a timeframe that today's check reads, by symbol.
 
-    Those that were never checked come first, then those whose check is the oldest.
+    It is one of ``ROUND_DAYS`` parts: files that were never checked first, then those with the
+    oldest check.
     """
     checks, layout = store.ledger.file_checks(), store.layout
     files = [
@@ -92,7 +96,7 @@ def due_files(store: BarStore, timeframe: Timeframe) -> dict[str, list[Path]]:
 
 
 def damaged_files(store: BarStore) -> dict[str, str]:
-    """Return the files that are known to be damaged, by name, and what is wrong with each."""
+    """Return the damage of each file known to be damaged, by name relative to the data folder."""
     found = {}
     for name, check in store.ledger.file_checks(damaged=True).items():
         path = store.layout.root / name
@@ -102,11 +106,11 @@ def damaged_files(store: BarStore) -> dict[str, str]:
 
 
 def refused_files(store: BarStore) -> dict[Path, str]:
-    """Return the files below the folders of series whose bars no query may return, and why.
+    """Return the files in series folders that no query may read, each with the reason.
 
-    These are the files that a load would refuse: known to be damaged, named as no file of the
-    series is, or holding other bars than their place says. A file that the ledger does not know in
-    its present version is read to judge it; the others are not opened.
+    These are the files that a load would refuse: known to be damaged, with a name that no file of
+    the series has, or with bars that do not belong where the file lies. A file whose present
+    version is not in the ledger is read to decide; the others are not opened.
     """
     layout, ledger = store.layout, store.ledger
     damaged, known = damaged_files(store), ledger.fingerprints()
@@ -127,7 +131,7 @@ def refused_files(store: BarStore) -> dict[Path, str]:
 def _foreign(
     store: BarStore, symbol: str, timeframe: Timeframe, refused: Iterable[Path]
 ) -> dict[Path, str]:
-    """Return the files of a series that cannot be read, or hold another instrument than it."""
+    """Return the files of a series that cannot be read, or hold another instrument."""
     found: dict[Path, str] = {}
     rows = {}
     taken = set(refused)

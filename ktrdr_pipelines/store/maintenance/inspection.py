@@ -1,6 +1,7 @@
-"""Looking through one bar file for anything that is not as it must be, and quarantining it.
+"""Checking one bar file for anything that is not as written, and quarantining files.
 
-Not here: going through a whole store (``store.maintenance.repair``).
+Not here: which files to check, and repairing a whole store (``store.maintenance.file_checks``,
+``store.maintenance.repair``).
 """
 
 import errno
@@ -33,7 +34,7 @@ from ktrdr_pipelines.store.layout import StoreLayout
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A file that was quarantined: where it stood, where it is now, why, what is to be loaded."""
+    """A file that was quarantined: its old and new path, the reason, and what to load again."""
 
     was: Path
     now: Path
@@ -46,7 +47,7 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """One file of a series: what it holds, or what is wrong with it."""
+    """One file of a series: its true footer, or what is wrong with it; ``bars`` to rewrite it."""
 
     path: Path
     footer: Footer | None
@@ -55,16 +56,16 @@ class Inspected:
 
     @property
     def needs_fix(self) -> bool:
-        """Say whether it is to be written anew: its footer is lost or untrue, or bytes differ."""
+        """Whether to rewrite the file: its footer is lost or untrue, or its bytes differ."""
         return self.bars is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A file that was read whole: its facts and bars, or what is wrong with it.
+    """A file that was read as a whole: its footer and bars, or what is wrong with it.
 
-    ``altered`` says how its bytes differ from those that were written although its bars and its
-    footer do not: writing it anew is all that it needs.
+    ``altered`` describes how its bytes differ from those that were written although its bars and
+    its footer do not: rewriting fixes such a file.
     """
 
     footer: Footer | None = None
@@ -75,7 +76,7 @@ class Checked:
 
     @property
     def damage(self) -> str:
-        """What is not as it was written, in words, or nothing."""
+        """What is not as it was written, in words, or an empty string."""
         return self.wrong or self.altered
 
 
@@ -88,17 +89,17 @@ def check_file(
     calendar: SessionCalendar | None = None,
     origin: Origin | None = None,
 ) -> Checked:
-    """Read a whole file and compare it with all that is known of it.
+    """Read a whole file and compare it with its digests, its statistics and its place.
 
     Args:
-        path, symbol, timeframe: where it stands.
-        known: stands in for a lost footer.
-        calendar: whose days a recount cuts by.
+        path, symbol, timeframe: where it lies.
+        known: replaces a lost footer.
+        calendar: the calendar whose session days bound lost sessions in a recount.
         origin: that of the store, where it has one.
 
     Raises:
-        StoreError: it was written by a newer version, and so is not ours to judge.
-        DiskError: the system refused to read.
+        StoreError: a newer version wrote it, so it cannot be checked.
+        DiskError: the system refused to read it.
     """
     try:
         said, bars = read_file(path, known)
@@ -119,7 +120,7 @@ def check_file(
 
 
 def inspected(path: Path, found: Checked) -> Inspected:
-    """Say what is to be done with a file that was checked; bars are kept of those to be written."""
+    """Return what to do with a checked file; it keeps the bars only of a file to rewrite."""
     if found.wrong:
         return Inspected(path, None, found.wrong)
     is_whole = found.is_footer_true and not found.altered
@@ -127,9 +128,9 @@ def inspected(path: Path, found: Checked) -> Inspected:
 
 
 def quarantine(layout: StoreLayout, path: Path, why: str, load_again: str) -> Quarantined:
-    """Move what stands at a path into quarantine, under its old name.
+    """Move whatever lies at a path into quarantine, under its old name.
 
-    Nothing there is ever replaced. A link is moved, not its target.
+    Nothing in quarantine is ever replaced. A link is moved, not its target.
 
     Raises:
         StoreReplacedError: the store is not the one that was opened.
@@ -153,22 +154,18 @@ def quarantine(layout: StoreLayout, path: Path, why: str, load_again: str) -> Qu
 
 
 def _candidates(layout: StoreLayout, path: Path) -> Iterator[Path]:
-    """Give where in quarantine something could go, best first."""
+    """Yield possible paths in quarantine for a file, best first."""
     name = layout.relative(path)
     for number in count():
         base = layout.quarantine
-        if any(kind_of(one) and not is_folder(one) for one in _between(base, base / name)):
+        between = [folder for folder in (base / name).parents if base in folder.parents]
+        if any(kind_of(one) and not is_folder(one) for one in between):
             base /= str(number)  # a file was quarantined under the name of a folder
         yield base / (f"{name}.{number}" if number and base == layout.quarantine else name)
 
 
-def _between(base: Path, path: Path) -> Iterator[Path]:
-    """Give the folders that lie between a folder and a path below it."""
-    return (folder for folder in path.parents if base in folder.parents)
-
-
 def _move_to_other_disk(path: Path, target: Path) -> None:
-    """Copy what stands at a path and remove it there, once the copy outlives a power cut."""
+    """Copy what lies at a path, and remove it there once the copy survives a power cut."""
     if path.is_symlink():
         target.symlink_to(path.readlink())
         path.unlink()
@@ -187,6 +184,6 @@ def _move_to_other_disk(path: Path, target: Path) -> None:
 
 
 def load_again(path: Path, symbol: str, timeframe: Timeframe) -> str:
-    """Say what a file that is gone would have held."""
+    """Return the bars of a lost file in words, such as ``AAPL 1m, session dates of 2024``."""
     dates = "all dates" if path.stem == ALL else f"session dates of {path.stem}"
     return f"{symbol} {timeframe}, {dates}"

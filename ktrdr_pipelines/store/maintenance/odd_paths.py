@@ -1,8 +1,10 @@
-"""Quarantining what stands where the store keeps a file or a folder and is neither.
+"""Quarantining anything that lies where the store keeps a file or a folder and is neither.
 
-Folders named like a file, links that lead nowhere, named pipes and the like are moved into
-quarantine as they are: nothing is opened, deleted, or followed. Not here: what stands at a path
-(``store.files``), odd bar files (``store.maintenance.inspection`` judges them with all others).
+Folders named like a file, dangling links, named pipes and the like are moved into quarantine as
+they are: nothing is opened, deleted or followed.
+
+Not here: finding out what lies at a path (``store.files``), odd bar files, which are checked with
+all others (``store.maintenance.inspection``).
 """
 
 import os
@@ -33,12 +35,12 @@ _LOGS = ("-wal", "-shm")
 
 
 def quarantine_odd_paths(layout: StoreLayout) -> list[Quarantined]:
-    """Quarantine what cannot be used at the store's own paths, and make the folders it needs.
+    """Quarantine what cannot be used at the store's own paths, and create the folders it needs.
 
-    A universe that was quarantined is written anew from its last good copy, where there is one.
+    A quarantined universe is restored from its last good copy, where there is one.
 
     Raises:
-        OddPathError: the folder of bars is a link to what is not there, such as another disk.
+        OddPathError: the folder of bars is a link to a missing target, such as another disk.
         StoreReplacedError: the store is not the one that was opened.
         DiskError: the system refused.
     """
@@ -47,8 +49,8 @@ def quarantine_odd_paths(layout: StoreLayout) -> list[Quarantined]:
         raise OddPathError(
             f"cannot use {layout.bars}",
             reason=f"it is {kind_of(layout.bars)}",
-            hint="Mount the disk on which the bars are, or correct the link by hand. To begin "
-            "without any bars, remove the link and run `ktrdr repair`",
+            hint="Mount the disk with the bars, or correct the link by hand. To start without any "
+            "bars, remove the link and run `ktrdr repair`",
         )
     moved = _move_odd_quarantine(layout)
     moved += [
@@ -66,17 +68,33 @@ def quarantine_odd_paths(layout: StoreLayout) -> list[Quarantined]:
             if kind_of(path)
         ]
     moved += [_quarantine(layout, path, "a file") for path in _odd_files(layout)]
-    moved += [_quarantine_series_folder(layout, folder) for folder in _odd_series_folders(layout)]
-    moved += [_quarantine(layout, path, "an unfinished file") for path in _odd_leftovers(layout)]
-    if any(one.was == layout.universe for one in moved):
-        _restore_universe(layout)
+    for folder in _odd_series_folders(layout):
+        shared = " inside a store" if is_folder(folder) else ""
+        parts = folder.relative_to(layout.bars).parts
+        name = " ".join(part.partition("=")[2] for part in parts)
+        why = f"it is {kind_of(folder)}{shared}, not a folder of bars of its own"
+        moved.append(quarantine(layout, folder, why, f"{name}, all dates"))
+    # Real unfinished files are removed elsewhere.
+    moved += [
+        _quarantine(layout, path, "an unfinished file")
+        for folder in (layout.root, *layout.series_folders().values())
+        for path in sorted(folder.glob(f".*{TEMP_SUFFIX}*"))
+        if kind_of(path) not in {None, "a file"}
+    ]
+    good = layout.state / "universe.good.yaml"
+    if any(one.was == layout.universe for one in moved) and is_regular(good):
+        with disk_errors(good):
+            text = good.read_bytes()
+        write_atomically(
+            layout.universe, lambda file: file.write(text), before_renaming=layout.require_same
+        )
     return moved
 
 
 def refuse_odd_bars(layout: StoreLayout) -> None:
-    """Refuse to go on where a query would pass over bars without a word.
+    """Refuse a store in which a query would skip bars without notice.
 
-    DuckDB leaves out whatever is neither a file nor a folder, and follows links.
+    DuckDB skips whatever is neither a file nor a folder, and follows links.
 
     Raises:
         OddPathError, CorruptFileError: a folder of bars, or a bar file, is something else.
@@ -92,7 +110,7 @@ def refuse_odd_bars(layout: StoreLayout) -> None:
 
 
 def _move_odd_quarantine(layout: StoreLayout) -> list[Quarantined]:
-    """Rename what stands where the quarantine should be; it cannot be moved into itself."""
+    """Rename whatever lies at the quarantine's path; it cannot be moved into itself."""
     was = layout.quarantine
     kind = kind_of(was)
     if kind is None or is_folder(was):
@@ -109,17 +127,8 @@ def _quarantine(layout: StoreLayout, path: Path, wanted: str) -> Quarantined:
     return quarantine(layout, path, f"it is {kind_of(path)}, not {wanted}", _NOTHING)
 
 
-def _quarantine_series_folder(layout: StoreLayout, folder: Path) -> Quarantined:
-    """Quarantine what stands at the folder of a symbol or series, with what it would have held."""
-    shared = " inside a store" if is_folder(folder) else ""
-    parts = folder.relative_to(layout.bars).parts
-    name = " ".join(part.partition("=")[2] for part in parts)
-    why = f"it is {kind_of(folder)}{shared}, not a folder of bars of its own"
-    return quarantine(layout, folder, why, f"{name}, all dates")
-
-
 def _odd_files(layout: StoreLayout) -> Iterator[Path]:
-    """Give the paths of files where something stands that cannot be used as one."""
+    """Yield the paths of the store's files that hold something that cannot be used as one."""
     beside = map(layout.ledger_beside, (*_LOGS, ".lock"))
     yield from (
         path
@@ -132,7 +141,7 @@ def _odd_files(layout: StoreLayout) -> Iterator[Path]:
         )
         if kind_of(path) and not is_regular(path)
     )
-    # The programs that open these refuse links, or would follow one to write elsewhere.
+    # Programs that open these refuse links, or would follow one and write elsewhere.
     unlinked = (*beside, layout.catalog_log, *sorted(layout.locks.glob("*.lock")))
     yield from (path for path in unlinked if kind_of(path) not in {None, "a file"})
 
@@ -144,22 +153,4 @@ def _odd_series_folders(layout: StoreLayout) -> Iterator[Path]:
             continue
         yield from (
             folder for folder in sorted(symbol.glob("timeframe=*")) if not is_series_folder(folder)
-        )
-
-
-def _odd_leftovers(layout: StoreLayout) -> Iterator[Path]:
-    """Give what is named like an unfinished file and is none; real ones are removed elsewhere."""
-    for folder in (layout.root, *layout.series_folders().values()):
-        for path in sorted(folder.glob(f".*{TEMP_SUFFIX}*")):
-            if kind_of(path) not in {None, "a file"}:
-                yield path
-
-
-def _restore_universe(layout: StoreLayout) -> None:
-    good = layout.state / "universe.good.yaml"
-    if is_regular(good):
-        with disk_errors(good):
-            text = good.read_bytes()
-        write_atomically(
-            layout.universe, lambda file: file.write(text), before_renaming=layout.require_same
         )

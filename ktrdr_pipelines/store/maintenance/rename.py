@@ -1,12 +1,11 @@
-"""Renaming and retiring symbols.
+"""Renaming and retiring symbols: moving everything a store has of one symbol.
 
-Renaming and retiring symbols: who may be moved, and when.
+First everything is prepared beside the bars, then the journal is written, then each step is done.
+Every step finds out by itself whether it is done already, so after a kill at any moment the
+remaining steps complete the move.
 
-Moving all that a store has of one symbol: to another name, or out of the way.
-
-First everything is prepared beside the bars, then the journal is written, then each step is done;
-every step finds out by itself whether it is done already, so that a kill at any moment is made
-good by doing the rest again.
+Not here: the journal, and what it forbids while a move is unfinished
+(``store.maintenance.rename_journal``).
 """
 
 import shutil
@@ -45,7 +44,7 @@ _STAGE = "renaming"
 
 
 def retired_name(layout: StoreLayout, symbol: str) -> str:
-    """Give a name among the retired that is not taken; no symbol of a universe can be like it."""
+    """Return an unused name for retired bars; no symbol of a universe can equal it."""
     return next(
         name
         for number in count(1)
@@ -54,14 +53,14 @@ def retired_name(layout: StoreLayout, symbol: str) -> str:
 
 
 def move_symbol(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
-    """Move a symbol; what is killed on the way is finished by ``finish_move``.
+    """Move a symbol; ``finish_move`` completes a move that was killed.
 
     Raises:
-        UniverseError: the universe cannot be edited so; nothing has changed.
-        UnknownSymbolError: neither the universe nor the store has it.
+        UniverseError: the universe cannot be edited this way; nothing has changed.
+        UnknownSymbolError: neither the universe nor the store has the symbol.
         CorruptFileError: a file of the symbol cannot be read; nothing has changed.
-        StoreError: a load keeps a series locked, another move waits to be finished, the target
-            has bars, or bars lie on another disk than what is beside them; nothing has changed.
+        StoreError: a load keeps a series locked, another move is unfinished, the target has bars,
+            or bars lie on another disk than the folders beside them; nothing has changed.
         DiskError: the system refused.
     """
     with _alone(layout, move):
@@ -70,19 +69,32 @@ def move_symbol(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
         if _edited(layout, move) is None and not layout.symbol_folder(move.symbol).exists():
             load_universe(layout.universe).instrument(move.symbol)
         if move.kind is MoveKind.RENAME:
-            _prepare(layout, move)
+            # Write the files under the new symbol, where no query's glob finds them.
+            stage, old = _stage(layout, move), layout.symbol_folder(move.symbol)
+            _remove(stage)
+            for path in sorted(old.rglob("*.parquet")) if old.is_dir() else ():
+                said, bars = read_file(path)
+                footer = true_footer(path, said, bars, None)
+                footer = replace(footer, identity=replace(footer.identity, symbol=move.target))
+                is_ours = said.seal is not None or is_as_written(path)
+                write_file(stage / path.relative_to(old), bars, footer, is_as_written=is_ours)
         write_journal(layout, move)
         _steps(layout, ledger, move)
 
 
 def finish_move(layout: StoreLayout, ledger: Ledger) -> Move | None:
-    """Do what is left of a move that was cut short, and give it; None where there is none.
+    """Complete an interrupted move and return it; None where there is none.
 
-    Raises: as ``move_symbol``; the journal stays then.
+    Raises: as ``move_symbol``; the journal remains then.
     """
     move = pending_move(layout)
     if move is None:
-        _tidy(layout)
+        # Remove what a move prepared that was killed before it began.
+        layout.require_same()
+        with locked(layout.lock("move"), "the moving of symbols"):
+            if pending_move(layout) is None:
+                for folder in layout.epochs.glob(f"{_STAGE}-*"):
+                    _remove(folder)
         return None
     with _alone(layout, move):
         if pending_move(layout) == move:
@@ -90,18 +102,9 @@ def finish_move(layout: StoreLayout, ledger: Ledger) -> Move | None:
     return move
 
 
-def _tidy(layout: StoreLayout) -> None:
-    """Remove what a move left that was killed before it began."""
-    layout.require_same()
-    with locked(layout.lock("move"), "the moving of symbols"):
-        if pending_move(layout) is None:
-            for folder in layout.epochs.glob(f"{_STAGE}-*"):
-                _remove(folder)
-
-
 @contextmanager
 def _alone(layout: StoreLayout, move: Move) -> Iterator[None]:
-    """Keep everybody else from the series of both names."""
+    """Hold the locks of all series of both names."""
     symbols = sorted({move.symbol, move.target} if move.kind is MoveKind.RENAME else {move.symbol})
     layout.require_same()
     with ExitStack() as locks:
@@ -118,20 +121,20 @@ def _refuse_unfinished(layout: StoreLayout, move: Move) -> None:
     if other := pending_move(layout):
         raise StoreError(
             f"cannot begin the {move}",
-            reason=f"a {other} was begun and is not finished",
-            hint="Run `ktrdr repair`, which finishes it",
+            reason=f"the {other} is unfinished",
+            hint="Run `ktrdr repair`, which completes it",
         )
     folder = layout.symbol_folder(move.target)
     if move.kind is MoveKind.RENAME and folder.exists():
         raise StoreError(
             f"cannot begin the {move}",
             reason=f"{folder} has files already",
-            hint="Choose another symbol, or move that folder out of the way",
+            hint="Choose another symbol, or move that folder away",
         )
 
 
 def _refuse_other_disk(layout: StoreLayout, move: Move) -> None:
-    """Refuse to begin what could not be finished: no folder is renamed to another disk."""
+    """Refuse a move that could not be completed: folders cannot be renamed to another disk."""
     beside = layout.epochs if move.kind is MoveKind.RENAME else layout.retired
     with disk_errors(beside):
         make_folder(beside)
@@ -140,25 +143,21 @@ def _refuse_other_disk(layout: StoreLayout, move: Move) -> None:
         raise StoreError(
             f"cannot begin the {move}",
             reason=f"{layout.bars} and {beside} are on different disks",
-            hint=f"Put {beside.name} on the disk of the bars too, as a link",
+            hint=f"Link {beside.name} to a folder on the disk of the bars",
         )
-
-
-def _prepare(layout: StoreLayout, move: Move) -> None:
-    """Write the files of the old symbol anew under the new one, outside every glob."""
-    stage, old = _stage(layout, move), layout.symbol_folder(move.symbol)
-    _remove(stage)
-    for path in sorted(old.rglob("*.parquet")) if old.is_dir() else ():
-        said, bars = read_file(path)
-        footer = true_footer(path, said, bars, None)
-        footer = replace(footer, identity=replace(footer.identity, symbol=move.target))
-        is_ours = said.seal is not None or is_as_written(path)
-        write_file(stage / path.relative_to(old), bars, footer, is_as_written=is_ours)
 
 
 def _steps(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
     layout.require_same()
-    (_put_renamed if move.kind is MoveKind.RENAME else _put_retired)(layout, move)
+    if move.kind is MoveKind.RENAME:
+        # Show the new folder, then remove the old one: the bars are visible at every moment.
+        _rename_folder(_stage(layout, move), layout.symbol_folder(move.target))
+        layout.require_same()
+        trash = layout.epochs / f"renamed-{move.symbol}-to-{move.target}"
+        _rename_folder(layout.symbol_folder(move.symbol), trash)
+        _remove(trash)
+    else:
+        _rename_folder(layout.symbol_folder(move.symbol), layout.retired / move.target)
     ledger.move_symbol(move.symbol, move.target)
     new_text = _edited(layout, move)
     if new_text is not None:
@@ -170,21 +169,8 @@ def _steps(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
     remove_journal(layout)
 
 
-def _put_renamed(layout: StoreLayout, move: Move) -> None:
-    """Show the new folder, then take the old one away: bars are never not to be seen."""
-    stage, trash = _stage(layout, move), _trash(layout, move)
-    _rename_folder(stage, layout.symbol_folder(move.target))
-    layout.require_same()
-    _rename_folder(layout.symbol_folder(move.symbol), trash)
-    _remove(trash)
-
-
-def _put_retired(layout: StoreLayout, move: Move) -> None:
-    _rename_folder(layout.symbol_folder(move.symbol), layout.retired / move.target)
-
-
 def _edited(layout: StoreLayout, move: Move) -> str | None:
-    """Give the universe's text after the move; None where it says so already."""
+    """Return the universe's text after the move; None where it needs no edit."""
     universe = load_universe(layout.universe)
     is_rename = move.kind is MoveKind.RENAME
     if move.symbol not in universe.instruments and (
@@ -199,7 +185,7 @@ def _edited(layout: StoreLayout, move: Move) -> str | None:
 
 
 def _rename_folder(source: Path, target: Path) -> None:
-    """Rename a folder for good, unless that has been done."""
+    """Rename a folder durably, unless that has been done."""
     with disk_errors(source):
         if not source.exists():
             return
@@ -221,21 +207,16 @@ def _stage(layout: StoreLayout, move: Move) -> Path:
     return layout.epochs / f"{_STAGE}-{move.symbol}-to-{move.target}"
 
 
-def _trash(layout: StoreLayout, move: Move) -> Path:
-    return layout.epochs / f"renamed-{move.symbol}-to-{move.target}"
-
-
 def rename(layout: StoreLayout, symbol: str, new_symbol: str, now: datetime) -> Move:
-    """Give a symbol another name, with its bars and all that is known of it.
+    """Rename a symbol with its bars and its ledger rows; return the move.
 
-    Raises: as ``store.maintenance.rename.move_symbol``; StoreError also where a load is at work on
-    it.
+    Raises: as ``move_symbol``; StoreError also where a load is requesting bars of it.
     """
     return _move(layout, Move(MoveKind.RENAME, symbol, new_symbol), now)
 
 
 def retire(layout: StoreLayout, symbol: str, now: datetime) -> Move:
-    """Take a symbol out of the universe; its bars go where no query sees them, and are kept.
+    """Remove a symbol from the universe; its bars are kept where no query finds them.
 
     Raises: as ``rename``.
     """
@@ -249,8 +230,8 @@ def _move(layout: StoreLayout, move: Move, now: datetime) -> Move:
             if is_in_hand(layout, ledger, f"{symbol}|{timeframe}", now):
                 raise StoreError(
                     f"cannot {move.kind} {move.symbol}",
-                    reason=f"a load is asking for {symbol} {timeframe}",
-                    hint="Wait for it, or stop it, and run this again",
+                    reason=f"a load is requesting {symbol} {timeframe}",
+                    hint="Wait for the load or stop it, and run this again",
                 )
     move_symbol(layout, ledger, move)
     return move

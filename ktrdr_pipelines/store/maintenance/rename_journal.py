@@ -1,9 +1,9 @@
-"""The journal of a symbol that is being moved: renamed, or retired.
+"""The journal of a symbol that is being renamed or retired, and the saves it forbids.
 
-It is written when everything is prepared and removed when everything is done, so whoever finds it
-knows that a move was cut short and what is left of it.
+The journal is written when everything is prepared and removed when everything is done, so a journal
+on disk means an interrupted move, and names it.
 
-Whose bars may come to be: a symbol's first file needs a universe that names the symbol.
+Not here: the moves themselves (``store.maintenance.rename``).
 """
 
 import json
@@ -26,7 +26,7 @@ class MoveKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One symbol and what it becomes: the new symbol, or its name among the retired ones."""
+    """One symbol and its target: the new symbol, or its name among the retired ones."""
 
     kind: MoveKind
     symbol: str
@@ -37,16 +37,16 @@ class Move:
 
 
 def journal_of(layout: StoreLayout) -> Path:
-    """Give the journal's place."""
+    """Return the path of the journal."""
     return layout.state / "move.json"
 
 
 def pending_move(layout: StoreLayout) -> Move | None:
-    """Give the move that was begun and not finished, or None.
+    """Return the unfinished move, or None.
 
     Raises:
-        CorruptFileError: there is a journal, and it makes no sense.
-        OddPathError: something else than a file stands in its place.
+        CorruptFileError: the journal is invalid.
+        OddPathError: its path is not a file.
     """
     path = journal_of(layout)
     if not require_file(path):
@@ -59,14 +59,14 @@ def pending_move(layout: StoreLayout) -> Move | None:
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptFileError(
             f"cannot read {path}",
-            reason=f"{text[:80]!r}",
-            hint="It says which symbol was being moved; see with `ktrdr universe check` which "
-            "folder under bars it was, then remove the file",
+            reason=f"it is not a valid journal: {text[:80]!r}",
+            hint="It names the symbol that was being moved. Find out with `ktrdr universe check` "
+            "which folder under bars that was, then remove the file",
         ) from error
 
 
 def write_journal(layout: StoreLayout, move: Move) -> None:
-    """Say that a move has begun, for good."""
+    """Record durably that a move has begun."""
     text = f"{json.dumps(asdict(move))}\n"
     write_atomically(
         journal_of(layout),
@@ -76,7 +76,7 @@ def write_journal(layout: StoreLayout, move: Move) -> None:
 
 
 def remove_journal(layout: StoreLayout) -> None:
-    """Say that a move is done."""
+    """Record durably that a move is done."""
     layout.require_same()
     path = journal_of(layout)
     with disk_errors(path):
@@ -85,30 +85,30 @@ def remove_journal(layout: StoreLayout) -> None:
 
 
 def refuse_moving(layout: StoreLayout, symbol: str) -> None:
-    """Refuse to write bars of a symbol while it is being moved; the series' lock must be held.
+    """Refuse to save bars of a symbol that is being moved; the caller holds the series' lock.
 
     Raises:
-        StoreError: it is.
+        StoreError: the symbol is being moved.
     """
     move = pending_move(layout)
     if move is not None and symbol in {move.symbol, move.target}:
         raise StoreError(
             f"cannot save bars of {symbol}",
-            reason=f"a {move} was begun and is not finished",
-            hint="Run `ktrdr repair`, which finishes it, and load again",
+            reason=f"the {move} is unfinished",
+            hint="Run `ktrdr repair`, which completes it, and load again",
         )
 
 
 def refuse_unnamed(layout: StoreLayout, symbol: str) -> None:
-    """Refuse the first bars of a symbol that has left the universe; a series' lock must be held.
+    """Refuse the first bars of a symbol that has left the universe; the caller holds the lock.
 
-    A load knows its symbols from when it began: without this one that went on while its symbol
-    was renamed or retired would put bars under the name that was given up. Moves hold the locks
-    of all series until the universe is written, and take the old folder away, so that only a save
-    that finds no folder has to look. A universe that is missing or malformed says nothing.
+    A load reads its symbols once, at its start. Without this check a load that continues while its
+    symbol is renamed or retired would save bars under the abandoned name. Moves hold the locks of
+    all series until the universe is written, and remove the old folder, so only a save that finds
+    no folder has to check. A missing or malformed universe refuses nothing.
 
     Raises:
-        StoreError: there is no bar of the symbol, and the universe does not name it.
+        StoreError: the symbol has no bars, and the universe does not name it.
     """
     if layout.symbol_folder(symbol).exists() or not layout.universe.exists():
         return
@@ -120,5 +120,5 @@ def refuse_unnamed(layout: StoreLayout, symbol: str) -> None:
         raise StoreError(
             f"cannot save the first bars of {symbol}",
             reason=f"{layout.universe} does not name it (any more)",
-            hint="If it was renamed, load it under its new name; else add it there again",
+            hint="If it was renamed, load it under its new name; otherwise add it there again",
         )

@@ -1,8 +1,9 @@
-"""Making a store whole again from its bar files, which are the truth.
+"""Repairing a store from its bar files, which are the truth.
 
-The ledger and the catalog are rebuilt, files that cannot be trusted are quarantined, never deleted,
-and what killed writers left is removed. Not here: judging one file
-(``store.maintenance.inspection``).
+The ledger and the catalog are rebuilt, untrustworthy files are quarantined, never deleted, and what
+killed writers left is removed.
+
+Not here: checking one file (``store.maintenance.inspection``).
 """
 
 import zlib
@@ -17,7 +18,7 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.domain.bars import moment, timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
-from ktrdr_pipelines.domain.instruments import Identity, Instrument, Origin, SecType
+from ktrdr_pipelines.domain.instruments import Instrument, SecType
 from ktrdr_pipelines.domain.plausibility import Finding, explained, findings_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError, StoreReplacedError
@@ -50,21 +51,21 @@ _LEDGER_ERRORS: Final = (
     ArithmeticError,
     zlib.error,
 )
-"""What reading a ledger raises whose bits have changed. A bar file raises none of these here."""
+"""What reading a ledger with changed bits raises. Bar files raise none of these here."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
     """What a repair found and did.
 
-    ``quarantined_ledger`` is where a damaged ledger went; ``leftovers`` are unfinished files that
-    were removed; ``forgotten`` counts audit rows that were past keeping; ``finished`` is the move
-    of a symbol that had been cut short. ``fixed`` are files whose footer was lost or said more
-    than they hold, or of which bytes beside the bars had changed: they are written anew, and what
-    they lack is missing. ``sealed`` are files of earlier versions that were given digests.
-    ``distrusted`` are files that another program wrote with implausible values in them: the bars
-    are kept, and are requested again. ``findings`` counts bars with implausible values that are
-    taken for the gateway's from now on.
+    ``quarantined_ledger`` is the new path of a damaged ledger; ``leftovers`` are unfinished files
+    that were removed; ``forgotten`` counts expired audit rows; ``finished`` is an interrupted move
+    of a symbol that was completed. ``fixed`` are files whose footer was lost or stated more than
+    they hold, or whose bytes outside the bars had changed: they were rewritten, and what they lack
+    is missing. ``sealed`` are files of earlier versions that were given digests. ``distrusted`` are
+    files that another program wrote with implausible values: the bars are kept and requested
+    again. ``findings`` counts bars with implausible values that are attributed to the gateway from
+    now on.
     """
 
     files: int
@@ -86,16 +87,17 @@ def repair(
     *,
     seal: bool = False,
 ) -> RepairReport:
-    """Check every file, rebuild ledger and catalog, and say what must be loaded again.
+    """Check every file, rebuild ledger and catalog, and report what must be loaded again.
 
     Args:
         layout: the store.
-        universe: instruments; without them the catalog knows bars, and no session.
-        now: what pins and the age of audit rows are told by; the system's time if not given.
-        seal: also write files of earlier versions anew, so that they have digests.
+        universe: instruments; without them the catalog has bars, but no sessions.
+        now: the time of pins, and from which the age of audit rows is measured; by default the
+            system's time.
+        seal: whether to rewrite files of earlier versions, so that they have digests.
 
     Raises:
-        StoreError: a file was written by a newer version, or a series stayed locked.
+        StoreError: a newer version wrote a file, or a series stayed locked.
         StoreReplacedError: the store is not the one that was opened.
         DiskError: the system refused.
     """
@@ -108,7 +110,7 @@ def repair(
     except _LEDGER_ERRORS as error:
         if moved is not None:
             raise
-        # Its values make no sense, though each has the type of its column.
+        # Its values are invalid, though each has the type of its column.
         moved = _quarantine_ledger(layout, str(error))
         report = _repair(layout, universe, now, done, seal=seal)
     return replace(report, quarantined_ledger=moved)
@@ -116,7 +118,7 @@ def repair(
 
 @dataclass(slots=True)
 class _Done:
-    """What a repair has done to files, told also where it had to begin once more."""
+    """What a repair has done to files; kept when the repair has to start again."""
 
     quarantined: list[Quarantined]
     leftovers: list[Path] = field(default_factory=list)
@@ -142,7 +144,11 @@ def _repair(
         kept: list[Path] = []
         findings = 0
         done.quarantined += _strangers(layout)
-        done.leftovers += _root_leftovers(layout)
+        with (
+            locked(layout.lock("store"), f"the store {layout.root}"),
+            locked(layout.lock("catalog"), f"the catalog {layout.catalog}"),
+        ):
+            done.leftovers += _leftovers(layout.root)
         for symbol, timeframe in layout.series_folders():
             layout.require_same()
             with locked(layout.series_lock(symbol, timeframe), f"{symbol} {timeframe}"):
@@ -183,7 +189,7 @@ def _repair(
 
 
 def _quarantine_damaged_ledger(layout: StoreLayout) -> Path | None:
-    """Move a damaged ledger out of the way; its next user makes a new one."""
+    """Quarantine a ledger that is damaged; the next opening creates a new one."""
     try:
         with closing(open_ledger(layout)) as ledger:
             ledger.check()
@@ -202,9 +208,9 @@ def _quarantine_damaged_ledger(layout: StoreLayout) -> Path | None:
 
 
 def _quarantine_ledger(layout: StoreLayout, why: str) -> Path:
-    """Move a ledger into quarantine.
+    """Quarantine the ledger; return its new path.
 
-    The file itself goes last: a process that finds none makes a new one, whose log must stay.
+    The file itself goes last: a process that finds none creates a new one, whose log must stay.
     """
     for suffix in ("-wal", "-shm"):
         beside = layout.ledger.with_name(f"{layout.ledger.name}{suffix}")
@@ -214,14 +220,14 @@ def _quarantine_ledger(layout: StoreLayout, why: str) -> Path:
 
 
 def _strangers(layout: StoreLayout) -> list[Quarantined]:
-    """Quarantine bar files that stand where no series has its folder."""
+    """Quarantine bar files outside the folders of series."""
     folders = set(layout.series_folders().values())
     paths = [path for path in sorted(layout.bars.rglob("*.parquet")) if path.parent not in folders]
     why = "no series has its files there"
     return [
         quarantine(layout, path, why, "nothing that is known")
         for path in paths
-        if kind_of(path)  # one that stood inside another has gone with it
+        if kind_of(path)  # one inside another has been moved with it
     ]
 
 
@@ -233,7 +239,7 @@ def _judged(
     *,
     calendar: SessionCalendar | None,
 ) -> tuple[list[Inspected], list[Quarantined]]:
-    """Part the files of one series into those to keep and those quarantined."""
+    """Check the files of one series; return those to keep and those that were quarantined."""
     rows = ledger.indexed_files(f"{symbol}|{timeframe}")
     origin = store_origin(layout)
     found = [
@@ -269,7 +275,7 @@ def _judged(
 def _less_distrusted(
     item: Inspected, known: Sequence[Finding], sec_type: SecType | None
 ) -> Inspected:
-    """Take back the coverage of implausible bars that another program may have made so."""
+    """Remove the coverage of implausible bars that another program may have written."""
     if item.footer is None or (not item.needs_fix and is_as_written(item.path)):
         return item
     bars = read_bars(item.path) if item.bars is None else item.bars
@@ -278,7 +284,7 @@ def _less_distrusted(
 
 
 def _fix(layout: StoreLayout, good: Iterable[Inspected]) -> list[Path]:
-    """Write files anew whose footers are lost or untrue, or bytes differ; no bar is touched."""
+    """Rewrite files whose footer is lost or untrue, or whose bytes differ; bars do not change."""
     fixed = []
     for item in good:
         if item.footer is not None and item.bars is not None:
@@ -288,7 +294,7 @@ def _fix(layout: StoreLayout, good: Iterable[Inspected]) -> list[Path]:
 
 
 def _seal(layout: StoreLayout, good: Iterable[Inspected]) -> list[Path]:
-    """Write the files anew that were written without digests."""
+    """Rewrite files that have no digests."""
     sealed = []
     for item in good:
         if item.footer is not None and item.bars is None and item.footer.seal is None:
@@ -301,7 +307,7 @@ def _seal(layout: StoreLayout, good: Iterable[Inspected]) -> list[Path]:
 def _remember(
     layout: StoreLayout, ledger: Ledger, good: Iterable[Inspected], now: datetime
 ) -> None:
-    """Write what the good files of one series say into the ledger, and pin what they fix."""
+    """Index the good files of one series in the ledger, and pin their origin and contract."""
     for item in good:
         if item.footer is None:
             continue
@@ -309,7 +315,11 @@ def _remember(
         row = indexed_file(fingerprint(item.path), read_footer(item.path))
         key = f"{identity.symbol}|{identity.timeframe}"
         ledger.index_files(key, {layout.relative(item.path): row})
-        _pin(layout, ledger, identity, now)
+        pin_origin(layout, identity.origin)
+        if ledger.pinned_contract(identity.symbol, identity.origin) is None:
+            ledger.pin_contract(
+                identity.symbol, identity.origin, identity.contract_id, str(identity), now
+            )
 
 
 def _find(
@@ -320,11 +330,11 @@ def _find(
     sec_type: SecType | None,
     now: datetime,
 ) -> int:
-    """Derive the findings of a series anew; return how many bars had none before.
+    """Derive the findings of a series again; return how many bars had none before.
 
-    Implausible bars that a response covers, in a file that is as it was written, came from the
-    gateway. Others stay damage until they are requested again (``_less_distrusted``). Findings of
-    bars that are gone, or have other values, are forgotten.
+    Implausible bars that are covered, in a file that is as it was written, came from the gateway.
+    Others stay damage until they are requested again (``_less_distrusted``). Findings of bars that
+    are gone, or have other values, are deleted.
     """
     known = ledger.findings(key)
     stale = {one.ts for one in known}
@@ -344,24 +354,8 @@ def _find(
     return len(new)
 
 
-def _pin(layout: StoreLayout, ledger: Ledger, identity: Identity, now: datetime) -> None:
-    origin: Origin = identity.origin
-    pin_origin(layout, origin)
-    if ledger.pinned_contract(identity.symbol, origin) is None:
-        ledger.pin_contract(identity.symbol, origin, identity.contract_id, str(identity), now)
-
-
-def _root_leftovers(layout: StoreLayout) -> list[Path]:
-    """Remove what killed writers of the marker and of the catalog left."""
-    with (
-        locked(layout.lock("store"), f"the store {layout.root}"),
-        locked(layout.lock("catalog"), f"the catalog {layout.catalog}"),
-    ):
-        return _leftovers(layout.root)
-
-
 def _leftovers(folder: Path) -> list[Path]:
-    """Remove unfinished files; whoever calls holds the lock that their writers would hold."""
+    """Remove unfinished files; the caller holds the lock that their writers would hold."""
     with disk_errors(folder):
         paths = sorted(folder.glob(f".*{TEMP_SUFFIX}*"))
         paths = [path for path in paths if kind_of(path) == "a file"]
