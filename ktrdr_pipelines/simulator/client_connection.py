@@ -16,7 +16,7 @@ from ktrdr_pipelines.simulator.protocol.client_session import (
 )
 from ktrdr_pipelines.simulator.protocol.messages import DataRequest
 from ktrdr_pipelines.simulator.protocol.replies import ApiError
-from ktrdr_pipelines.simulator.serving import Call, Outbox, deliver, follow, found
+from ktrdr_pipelines.simulator.serving import OpenRequest, Outbox, deliver, follow, found
 from ktrdr_pipelines.simulator.simulated_gateway import Gateway
 
 _READ_BYTES = 65_536
@@ -40,8 +40,8 @@ class Connection:
             is_deaf=gateway.is_deaf,
             variants=gateway.variants,
         )
-        self._open: dict[int, Call] = {}
-        self._tasks: dict[asyncio.Task[None], Call] = {}
+        self._open: dict[int, OpenRequest] = {}
+        self._tasks: dict[asyncio.Task[None], OpenRequest] = {}
         self._ended = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -133,7 +133,7 @@ class Connection:
 
     def _begin(self, request: DataRequest) -> None:
         gateway = self._gateway
-        call = Call(
+        call = OpenRequest(
             request,
             client_id=self._client_id,
             number=gateway.recorded(request, self._client_id),
@@ -158,7 +158,7 @@ class Connection:
             if other is call and not call.meets(Fault.BARS_AFTER_CANCEL):
                 task.cancel()
 
-    async def _serve(self, call: Call) -> None:
+    async def _serve(self, call: OpenRequest) -> None:
         answered = await found(self._gateway, self._outbox, call)
         if answered is None:
             self._outbox.close()
@@ -172,7 +172,7 @@ class Connection:
             self._close(call, answered.count, answered.error_code)
         await deliver(self._outbox, call, answered.data)
 
-    def _close(self, call: Call, count: int | None, error_code: int | None) -> None:
+    def _close(self, call: OpenRequest, count: int | None, error_code: int | None) -> None:
         """Free the place of a request whose answer is ready."""
         del self._open[call.request.request_id]
         self._session.answered(call.request)

@@ -26,7 +26,7 @@ MOST_KEPT = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class RequestRecord:
+class LoggedRequest:
     """One contract, head timestamp or historical request, and what became of it.
 
     ``count`` is the number of bars (or contracts) that were answered, ``error_code`` that of the
@@ -61,10 +61,10 @@ class RequestRecord:
 
 def record_of(
     request: DataRequest, *, client_id: int, kind: Kind, received: datetime
-) -> RequestRecord:
+) -> LoggedRequest:
     """Describe a request as it came in."""
     contract = request.contract
-    record = RequestRecord(
+    record = LoggedRequest(
         client_id=client_id,
         request_id=request.request_id,
         kind=kind,
@@ -90,17 +90,17 @@ class RequestLog:
 
     def __init__(
         self,
-        told: Callable[[int, RequestRecord], None] | None = None,
+        told: Callable[[int, LoggedRequest], None] | None = None,
         *,
         most_kept: int = MOST_KEPT,
     ) -> None:
         self._lock = threading.Lock()
-        self._records: dict[int, RequestRecord] = {}
+        self._records: dict[int, LoggedRequest] = {}
         self._next_number = 0
         self._most_kept = most_kept
         self._told = told
 
-    def add(self, record: RequestRecord) -> int:
+    def add(self, record: LoggedRequest) -> int:
         """Append a record and return its place."""
         with self._lock:
             number, self._next_number = self._next_number, self._next_number + 1
@@ -125,12 +125,12 @@ class RequestLog:
             record = self._records.get(number)
             return record is not None and record.is_open
 
-    def snapshot(self) -> tuple[RequestRecord, ...]:
+    def snapshot(self) -> tuple[LoggedRequest, ...]:
         """Return all records that are kept."""
         with self._lock:
             return tuple(self._records.values())
 
-    def _tell(self, number: int, record: RequestRecord) -> None:
+    def _tell(self, number: int, record: LoggedRequest) -> None:
         if self._told is not None:
             self._told(number, record)
 
@@ -166,7 +166,7 @@ class Journal:
             line = {"at": self._now().isoformat(), "event": event, **values}
             self._file.write(json.dumps(line) + "\n")
 
-    def note_request(self, number: int, record: RequestRecord) -> None:
+    def note_request(self, number: int, record: LoggedRequest) -> None:
         """Write a request down: that it was asked, or what became of it."""
         values = {**asdict(record), "received": record.received.isoformat()}
         event = "asked" if record.is_open else "answered"

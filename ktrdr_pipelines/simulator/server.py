@@ -24,7 +24,7 @@ from ktrdr_pipelines.simulator.market.market import Market
 from ktrdr_pipelines.simulator.market.recorded import ReplayMarket
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol.replies import ApiError
-from ktrdr_pipelines.simulator.request_log import RequestRecord
+from ktrdr_pipelines.simulator.request_log import LoggedRequest
 from ktrdr_pipelines.simulator.requests.durations import DurationTable
 from ktrdr_pipelines.simulator.requests.pacing_rules import PacingRule
 from ktrdr_pipelines.simulator.simulated_gateway import Behaviour, SimClock, gateway_of
@@ -132,7 +132,7 @@ class SimulatorServer:
         return f"SimulatorServer({self.host}:{self.port}, {self._market!r}, {state})"
 
     @property
-    def requests(self) -> tuple[RequestRecord, ...]:
+    def requests(self) -> tuple[LoggedRequest, ...]:
         """Every contract, head and historical request, oldest first; thread-safe.
 
         Of a gateway that has served for days, the newest ``record.MOST_KEPT``.

@@ -82,7 +82,7 @@ class Outbox:
 
 
 @dataclass(slots=True)
-class Call:
+class OpenRequest:
     """One open request: who asks, its place in the record, its fault, whether it was cancelled.
 
     ``answered_at`` is what its answer was computed from.
@@ -107,7 +107,7 @@ class Call:
         return self.fault is not None and self.fault.fault in faults
 
 
-async def found(gateway: Gateway, outbox: Outbox, call: Call) -> Answer | None:
+async def found(gateway: Gateway, outbox: Outbox, call: OpenRequest) -> Answer | None:
     """Return the answer of a request when it is due, or None where the client is cut off.
 
     It never returns for a request that hangs.
@@ -127,7 +127,7 @@ async def found(gateway: Gateway, outbox: Outbox, call: Call) -> Answer | None:
     return answered
 
 
-async def follow(gateway: Gateway, outbox: Outbox, call: Call) -> None:
+async def follow(gateway: Gateway, outbox: Outbox, call: OpenRequest) -> None:
     """Send updates of live bars until the request is cancelled: it is open, with its slot."""
     if not isinstance(call.request, HistoryRequest) or call.answered_at is None:
         return
@@ -142,7 +142,7 @@ async def follow(gateway: Gateway, outbox: Outbox, call: Call) -> None:
         outbox.send(news)
 
 
-async def deliver(outbox: Outbox, call: Call, data: bytes) -> None:
+async def deliver(outbox: Outbox, call: OpenRequest, data: bytes) -> None:
     """Send an answer as its fault has it."""
     how = None if call.fault is None else _DELIVERIES.get(call.fault.fault)
     if call.fault is None or how is None:
@@ -151,7 +151,7 @@ async def deliver(outbox: Outbox, call: Call, data: bytes) -> None:
         await how(outbox, call, call.fault, data)
 
 
-def _is_cut_short(gateway: Gateway, call: Call) -> bool:
+def _is_cut_short(gateway: Gateway, call: OpenRequest) -> bool:
     """Say whether an outage began since a request was made: it never hears again."""
     return gateway.outages.is_on or gateway.outages.begun != call.outages_before
 
@@ -161,7 +161,7 @@ async def _for_ever() -> NoReturn:
         await asyncio.Event().wait()
 
 
-async def _computed(gateway: Gateway, outbox: Outbox, call: Call) -> Answer:
+async def _computed(gateway: Gateway, outbox: Outbox, call: OpenRequest) -> Answer:
     """Compute the answer, unless a fault puts another in its place."""
     setting, request, rule = gateway.setting(call.version), call.request, call.fault
     call.answered_at = setting
@@ -179,7 +179,7 @@ async def _computed(gateway: Gateway, outbox: Outbox, call: Call) -> Answer:
     )
 
 
-async def _has_worker(gateway: Gateway, call: Call, answered: Answer) -> bool:
+async def _has_worker(gateway: Gateway, call: OpenRequest, answered: Answer) -> bool:
     """Wait for a worker where longer bars share a few; False where too many wait already."""
     request = call.request
     if gateway.workers is None or not isinstance(request, HistoryRequest):
@@ -194,22 +194,24 @@ async def _has_worker(gateway: Gateway, call: Call, answered: Answer) -> bool:
     return True
 
 
-async def _cut(outbox: Outbox, _: Call, rule: FaultRule, data: bytes) -> None:
+async def _cut(outbox: Outbox, _: OpenRequest, rule: FaultRule, data: bytes) -> None:
     outbox.send(data[: max(1, int(len(data) * rule.number("share")) - 1)])
     outbox.close()
 
 
-async def _trickle(outbox: Outbox, _: Call, rule: FaultRule, data: bytes) -> None:
+async def _trickle(outbox: Outbox, _: OpenRequest, rule: FaultRule, data: bytes) -> None:
     await outbox.trickle(data, rule.number("seconds"))
 
 
-async def _after_cancel(outbox: Outbox, call: Call, rule: FaultRule, data: bytes) -> None:
+async def _after_cancel(outbox: Outbox, call: OpenRequest, rule: FaultRule, data: bytes) -> None:
     await call.cancelled.wait()
     await asyncio.sleep(rule.number("seconds"))
     outbox.send(data)
 
 
-_DELIVERIES: dict[Fault, Callable[[Outbox, Call, FaultRule, bytes], Coroutine[Any, Any, None]]] = {
+_DELIVERIES: dict[
+    Fault, Callable[[Outbox, OpenRequest, FaultRule, bytes], Coroutine[Any, Any, None]]
+] = {
     Fault.CUT: _cut,
     Fault.TRICKLE: _trickle,
     Fault.BARS_AFTER_CANCEL: _after_cancel,

@@ -29,9 +29,9 @@ from ktrdr_pipelines.simulator.request_log import Journal, RequestLog, record_of
 from ktrdr_pipelines.simulator.requests.durations import DurationTable
 from ktrdr_pipelines.simulator.requests.live_updates import EVERY_S
 from ktrdr_pipelines.simulator.requests.pacing_rules import (
-    PacingMode,
     PacingRule,
     PacingRules,
+    SimulatedPacing,
     Speed,
     Workers,
 )
@@ -169,7 +169,7 @@ class Behaviour:
     read the rest. ``variants`` is in what it differs from other gateways.
     """
 
-    pacing: PacingMode = PacingMode.DOCUMENTED
+    pacing: SimulatedPacing = SimulatedPacing.DOCUMENTED
     speed: Speed = Speed()  # noqa: RUF009 - immutable
     hold_s: float = 0.0
     faults: FaultPlan | None = None
@@ -204,7 +204,7 @@ def gateway_of(
     faults = behaviour.faults or FaultPlan()
     journal = Journal(behaviour.log, clock.now)
     pacing = PacingRules(behaviour.pacing, now_s)
-    is_soft = behaviour.pacing is PacingMode.SOFT
+    is_soft = behaviour.pacing is SimulatedPacing.SOFT
     return Gateway(
         market=market,
         clock=clock,

@@ -63,7 +63,7 @@ def test_a_whole_session_is_kept_and_covered() -> None:
     """Bars from open to close cover the session and the closed time behind it."""
     found = evaluated(*HOURS)
     assert kept(found) == HOURS
-    assert found.is_covered == IntervalSet([Interval(OPEN, DAY_END)])
+    assert found.covered == IntervalSet([Interval(OPEN, DAY_END)])
     assert not found.around
     assert found.begins_at is None
     assert not found.earlier_only
@@ -73,18 +73,18 @@ def test_older_bars_cover_the_requested_start_and_are_not_kept() -> None:
     """A response that reaches further back covers the quiet opening before its first bar."""
     found = evaluated(OPEN - DAY, *HOURS[2:])
     assert kept(found) == HOURS[2:]
-    assert found.is_covered == IntervalSet([Interval(OPEN, DAY_END)])
+    assert found.covered == IntervalSet([Interval(OPEN, DAY_END)])
 
 
 def test_a_late_first_bar_covers_nothing_before_it() -> None:
     """Without an older bar the left edge is covered from the first bar."""
-    assert evaluated(*HOURS[2:]).is_covered == IntervalSet([Interval(HOURS[2], DAY_END)])
+    assert evaluated(*HOURS[2:]).covered == IntervalSet([Interval(HOURS[2], DAY_END)])
 
 
 def test_a_quiet_end_is_not_covered_by_a_response_without_pauses() -> None:
     """A response that may be cut short covers to the end of its last bar."""
     found = evaluated(*HOURS[:-2])
-    assert found.is_covered == IntervalSet([Interval(OPEN, HOURS[-2])])
+    assert found.covered == IntervalSet([Interval(OPEN, HOURS[-2])])
 
 
 def test_a_quiet_end_no_longer_than_a_pause_inside_is_covered() -> None:
@@ -92,9 +92,9 @@ def test_a_quiet_end_no_longer_than_a_pause_inside_is_covered() -> None:
     minutes = [OPEN + n * MINUTE for n in range(390)]
     paused = [*minutes[:100], *minutes[102:]]
     found = evaluated(*paused[:-2], timeframe=Timeframe.M1)
-    assert found.is_covered == IntervalSet([Interval(OPEN, DAY_END)])
+    assert found.covered == IntervalSet([Interval(OPEN, DAY_END)])
     found = evaluated(*paused[:-3], timeframe=Timeframe.M1)
-    assert found.is_covered == IntervalSet([Interval(OPEN, CLOSE - 3 * MINUTE)])
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - 3 * MINUTE)])
 
 
 def test_a_night_is_no_pause() -> None:
@@ -103,7 +103,7 @@ def test_a_night_is_no_pause() -> None:
     minutes += [OPEN + n * MINUTE for n in range(380)]
     requested = Interval(OPEN - DAY, DAY_END)
     found = evaluated(*minutes, requested=requested, timeframe=Timeframe.M1)
-    assert found.is_covered == IntervalSet([Interval(OPEN - DAY, CLOSE - 10 * MINUTE)])
+    assert found.covered == IntervalSet([Interval(OPEN - DAY, CLOSE - 10 * MINUTE)])
 
 
 def test_a_quiet_end_is_not_covered_before_another_requested_session() -> None:
@@ -111,7 +111,7 @@ def test_a_quiet_end_is_not_covered_before_another_requested_session() -> None:
     minutes = [OPEN + n * MINUTE for n in range(390) if n not in {100, 101}][:-2]
     requested = Interval(OPEN, DAY_END + DAY)
     found = evaluated(*minutes, requested=requested, timeframe=Timeframe.M1)
-    assert found.is_covered == IntervalSet([Interval(OPEN, CLOSE - 2 * MINUTE)])
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - 2 * MINUTE)])
 
 
 @pytest.mark.parametrize("seconds", [5, 29 * 60, 30 * 60 - 1])
@@ -120,22 +120,22 @@ def test_the_last_instant_stays_open_until_half_an_hour_after_the_close(seconds:
     now = CLOSE + timedelta(seconds=seconds)
     found = evaluated(*HOURS, now=now, ends_at=now)
     assert kept(found) == HOURS
-    assert found.is_covered == IntervalSet([Interval(OPEN, CLOSE - LAST_INSTANT)])
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - LAST_INSTANT)])
 
 
 def test_the_end_is_covered_from_half_an_hour_after_the_close() -> None:
     """The same bars received then cover the session up to the next one."""
     found = evaluated(*HOURS, now=CLOSE + 30 * MINUTE, ends_at=CLOSE + 30 * MINUTE)
-    assert found.is_covered == IntervalSet([Interval(OPEN, DAY_END)])
+    assert found.covered == IntervalSet([Interval(OPEN, DAY_END)])
 
 
 def test_the_end_is_not_covered_by_a_request_that_ends_before_the_close() -> None:
     """The gateway clips at the requested end: it says nothing of what lies behind."""
     requested = Interval(OPEN, CLOSE)
     found = evaluated(*HOURS, requested=requested, ends_at=CLOSE - MINUTE)
-    assert found.is_covered == IntervalSet([Interval(OPEN, CLOSE - LAST_INSTANT)])
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - LAST_INSTANT)])
     beyond = evaluated(*HOURS, requested=requested, ends_at=CLOSE + MINUTE)
-    assert beyond.is_covered == IntervalSet([requested])
+    assert beyond.covered == IntervalSet([requested])
 
 
 def test_a_quiet_end_is_not_covered_before_the_session_has_ended_for_good() -> None:
@@ -143,15 +143,15 @@ def test_a_quiet_end_is_not_covered_before_the_session_has_ended_for_good() -> N
     minutes = [OPEN + n * MINUTE for n in range(390) if n not in {100, 101}][:-1]
     early = CLOSE + 29 * MINUTE
     found = evaluated(*minutes, timeframe=Timeframe.M1, now=early, ends_at=early)
-    assert found.is_covered == IntervalSet([Interval(OPEN, CLOSE - MINUTE)])
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - MINUTE)])
 
 
 def test_a_gateway_that_holds_back_the_newest_bars_covers_no_end() -> None:
     """Quiet after its last bar means nothing."""
     minutes = [OPEN + n * MINUTE for n in range(390) if n not in {100, 101}][:-1]
     found = evaluated(*minutes, timeframe=Timeframe.M1, holds_back=True)
-    assert found.is_covered == IntervalSet([Interval(OPEN, CLOSE - MINUTE)])
-    assert evaluated(*HOURS, holds_back=True).is_covered == IntervalSet([Interval(OPEN, CLOSE)])
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - MINUTE)])
+    assert evaluated(*HOURS, holds_back=True).covered == IntervalSet([Interval(OPEN, CLOSE)])
 
 
 def test_bars_behind_the_known_close_are_kept_and_cover_its_end() -> None:
@@ -159,7 +159,7 @@ def test_bars_behind_the_known_close_are_kept_and_cover_its_end() -> None:
     late = [*HOURS, CLOSE]
     found = evaluated(*late, now=CLOSE + 2 * HOUR, ends_at=CLOSE + 2 * HOUR)
     assert kept(found) == late
-    assert found.is_covered.covers(Interval(OPEN, CLOSE + HOUR))
+    assert found.covered.covers(Interval(OPEN, CLOSE + HOUR))
 
 
 @pytest.mark.parametrize("holds_back", [False, True])
@@ -175,24 +175,24 @@ def test_bars_behind_the_known_close_do_not_cover_its_end_sooner(
         *minutes, requested=requested, timeframe=Timeframe.M1, now=now, holds_back=holds_back
     )
     last = Interval(CLOSE - LAST_INSTANT, CLOSE)
-    assert not found.is_covered.clip(last)
-    assert found.is_covered.covers(Interval(OPEN, last.start))
+    assert not found.covered.clip(last)
+    assert found.covered.covers(Interval(OPEN, last.start))
     whole = [bar for bar in minutes if bar + MINUTE + timedelta(seconds=5) <= now]
     assert kept(found) == whole
-    assert all(bar in found.is_covered for bar in whole)
+    assert all(bar in found.covered for bar in whole)
 
 
 def test_a_gateway_that_holds_back_the_newest_bars_leaves_the_last_instant_open() -> None:
     """Its last bar at the close is no response half an hour after it."""
     now = CLOSE + 20 * MINUTE
     found = evaluated(*HOURS, now=now, ends_at=now, holds_back=True)
-    assert found.is_covered == IntervalSet([Interval(OPEN, CLOSE - LAST_INSTANT)])
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - LAST_INSTANT)])
 
 
 def test_quiet_between_bars_is_covered() -> None:
     """Hours without a trade between two bars are known."""
     found = evaluated(HOURS[0], HOURS[3], *HOURS[6:])
-    assert found.is_covered == IntervalSet([Interval(OPEN, DAY_END)])
+    assert found.covered == IntervalSet([Interval(OPEN, DAY_END)])
 
 
 def test_a_session_between_bars_is_stated_and_not_covered() -> None:
@@ -200,9 +200,9 @@ def test_a_session_between_bars_is_stated_and_not_covered() -> None:
     next_days = [moment + 2 * DAY for moment in HOURS]
     found = evaluated(*HOURS, *next_days, requested=Interval(OPEN, DAY_END + 2 * DAY))
     empty = Interval(OPEN + DAY, CLOSE + DAY)
-    assert not found.is_covered.clip(empty)
-    assert found.is_covered.covers(Interval(OPEN, CLOSE))
-    assert found.is_covered.covers(Interval(OPEN + 2 * DAY, DAY_END + 2 * DAY))
+    assert not found.covered.clip(empty)
+    assert found.covered.covers(Interval(OPEN, CLOSE))
+    assert found.covered.covers(Interval(OPEN + 2 * DAY, DAY_END + 2 * DAY))
     assert found.around == IntervalSet([empty])
 
 
@@ -220,7 +220,7 @@ def test_sessions_with_bars_on_one_side_only_are_not_around() -> None:
     middle = [moment + DAY for moment in HOURS]
     found = evaluated(*middle, requested=Interval(OPEN, DAY_END + 2 * DAY))
     assert not found.around
-    assert found.is_covered == IntervalSet([Interval(OPEN + DAY, OPEN + 2 * DAY)])
+    assert found.covered == IntervalSet([Interval(OPEN + DAY, OPEN + 2 * DAY)])
 
 
 def test_a_session_that_was_requested_in_part_is_not_around() -> None:
@@ -235,7 +235,7 @@ def test_a_response_from_before_the_first_bar_says_where_data_begin() -> None:
     requested = Interval(OPEN, DAY_END + 2 * DAY)
     found = evaluated(*(moment + 2 * DAY for moment in HOURS), requested=requested)
     assert found.begins_at == OPEN + 2 * DAY
-    assert not found.is_covered.clip(Interval(OPEN, CLOSE + DAY))
+    assert not found.covered.clip(Interval(OPEN, CLOSE + DAY))
 
 
 def test_data_begin_nowhere_without_a_whole_session_before() -> None:
@@ -257,10 +257,10 @@ def test_a_quiet_opening_is_covered_by_bars_on_both_sides() -> None:
     minutes = [OPEN - DAY + n * MINUTE for n in range(390)]
     context = EvaluationContext(chunk, RTH, Timeframe.M1, LATER)
     both = evaluate(context, table([*minutes, first]), None)
-    assert both.is_covered.covers(Interval(OPEN, first))
+    assert both.covered.covers(Interval(OPEN, first))
     assert kept(both) == minutes
     one = evaluate(context, table(minutes), None)
-    assert not one.is_covered.clip(Interval(OPEN, first))
+    assert not one.covered.clip(Interval(OPEN, first))
 
 
 def test_a_quiet_opening_alone_is_covered_by_a_request_over_two_sessions() -> None:
@@ -272,13 +272,13 @@ def test_a_quiet_opening_alone_is_covered_by_a_request_over_two_sessions() -> No
     before = [CLOSE - DAY - n * MINUTE for n in range(5, 0, -1)]
     context = EvaluationContext(chunk, RTH, Timeframe.M1, LATER)
     both = evaluate(context, table([*before, first]), None)
-    assert both.is_covered == IntervalSet([Interval(OPEN, first)])
+    assert both.covered == IntervalSet([Interval(OPEN, first)])
     assert kept(both) == []
     behind = evaluate(context, table([first]), None)
-    assert not behind.is_covered
+    assert not behind.covered
     ahead = evaluate(context, table(before), None)
     assert ahead.earlier_only
-    assert not ahead.is_covered
+    assert not ahead.covered
 
 
 def test_the_newest_bar_of_an_open_session_waits_until_it_is_over() -> None:
@@ -289,7 +289,7 @@ def test_the_newest_bar_of_an_open_session_waits_until_it_is_over() -> None:
     later = until + timedelta(seconds=1)
     found = evaluated(*HOURS[:3], requested=Interval(OPEN, later), now=later)
     assert kept(found) == HOURS[:2]
-    assert found.is_covered == IntervalSet([Interval(OPEN, HOURS[2])])
+    assert found.covered == IntervalSet([Interval(OPEN, HOURS[2])])
 
 
 def test_a_bar_that_the_requested_end_cuts_is_not_kept() -> None:
@@ -303,7 +303,7 @@ def test_bars_that_the_reach_cuts_are_not_kept() -> None:
     reach = Interval(OPEN + 10 * MINUTE, HOURS[-1] + 10 * MINUTE)
     found = evaluated(*HOURS, reach=reach)
     assert kept(found) == HOURS[1:-1]
-    assert found.is_covered == IntervalSet([Interval(HOURS[1], HOURS[-1])])
+    assert found.covered == IntervalSet([Interval(HOURS[1], HOURS[-1])])
 
 
 def test_a_bar_outside_known_sessions_stays() -> None:
@@ -317,7 +317,7 @@ def test_a_response_of_older_bars_alone_is_told_apart() -> None:
     """The gateway looked for what was requested, and found older bars only."""
     found = evaluated(OPEN - DAY)
     assert found.earlier_only
-    assert not found.is_covered
+    assert not found.covered
     assert not found.around
     assert found.begins_at is None
     assert not evaluated(*HOURS, now=OPEN).earlier_only
@@ -359,10 +359,10 @@ def test_a_bar_of_a_closed_date_is_final_when_a_later_one_is(
     context = EvaluationContext(chunk, hours, timeframe, closes_at + timedelta(minutes=30))
     found = evaluate(context, table(bars), None)
     assert kept(found) == bars
-    assert found.is_covered == IntervalSet([requested])
+    assert found.covered == IntervalSet([requested])
     alone = evaluate(context, table(bars[:-1]), None)
     assert kept(alone) == bars[:1]
-    assert not alone.is_covered.clip(Interval(bars[1], bars[2]))
+    assert not alone.covered.clip(Interval(bars[1], bars[2]))
 
 
 def test_a_half_day_is_whole_at_its_early_close() -> None:
@@ -372,7 +372,7 @@ def test_a_half_day_is_whole_at_its_early_close() -> None:
     requested = Interval(opens, datetime(2024, 7, 4, 4, tzinfo=UTC))
     found = evaluated(*bars, requested=requested)
     assert kept(found) == bars
-    assert found.is_covered == IntervalSet([requested])
+    assert found.covered == IntervalSet([requested])
 
 
 def _seconds_to_evaluate(years: int) -> float:
@@ -380,7 +380,7 @@ def _seconds_to_evaluate(years: int) -> float:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     need = Need(RTH, Timeframe.M1, IntervalSet([wanted]), IntervalSet(), now, 1)
     chunks = plan(need)
-    is_covered = IntervalSet()
+    covered = IntervalSet()
     minute = 60_000_000
     started = process_time()
     for chunk in chunks:
@@ -388,10 +388,10 @@ def _seconds_to_evaluate(years: int) -> float:
         keys = np.arange(micros(session.opens_at), micros(session.closes_at), minute)
         bars = _minutes(keys)
         found = evaluate(EvaluationContext(chunk, RTH, Timeframe.M1, now), bars, None)
-        is_covered |= found.is_covered
-        assert not replace(need, wanted=need.wanted.clip(chunk.interval), covered=is_covered).gaps()
+        covered |= found.covered
+        assert not replace(need, wanted=need.wanted.clip(chunk.interval), covered=covered).gaps()
     took = process_time() - started
-    assert not replace(need, covered=is_covered).gaps()
+    assert not replace(need, covered=covered).gaps()
     return took
 
 
@@ -413,4 +413,4 @@ def test_the_last_bar_of_a_gateway_that_is_behind_may_go_on() -> None:
         now = ends + minutes * MINUTE
         found = evaluated(*HOURS[:4], now=now, ends_at=now, holds_back=True)
         assert len(kept(found)) == count
-        assert found.is_covered == IntervalSet([Interval(OPEN, HOURS[3] if count == 3 else ends)])
+        assert found.covered == IntervalSet([Interval(OPEN, HOURS[3] if count == 3 else ends)])

@@ -53,7 +53,7 @@ def test_a_place_of_a_row_that_is_no_bar_is_not_empty(number: int) -> None:
     found = evaluated(*missing, impossible=position)
     other = missing[1 - number]
     assert found.around == days(other, other + DAY)
-    assert not found.is_covered & position
+    assert not found.covered & position
 
 
 def test_data_do_not_begin_behind_a_row_that_is_no_bar() -> None:
@@ -62,7 +62,7 @@ def test_data_do_not_begin_behind_a_row_that_is_no_bar() -> None:
     before = IntervalSet([Interval(EVER.start, midnight(FIRST + DAY))])
     found = evaluated(FIRST, impossible=before)
     assert found.begins_at is None
-    assert not found.is_covered & before
+    assert not found.covered & before
 
 
 def test_behind_the_last_bar_nothing_is_covered_if_a_row_stood_there() -> None:
@@ -70,7 +70,7 @@ def test_behind_the_last_bar_nothing_is_covered_if_a_row_stood_there() -> None:
     last = date(2024, 3, 22)
     after = IntervalSet([Interval(midnight(last), EVER.end)])
     found = evaluated(last, impossible=after)
-    assert found.is_covered == days(FIRST, last)
+    assert found.covered == days(FIRST, last)
 
 
 def test_bars_in_an_impossible_place_are_kept_all_the_same() -> None:
@@ -80,4 +80,4 @@ def test_bars_in_an_impossible_place_are_kept_all_the_same() -> None:
     assert found.bars.num_rows == 10
     assert isinstance(found.bars, pa.Table)
     assert micros(midnight(date(2024, 3, 13))) in timestamps(found.bars)
-    assert midnight(date(2024, 3, 13)) not in found.is_covered
+    assert midnight(date(2024, 3, 13)) not in found.covered

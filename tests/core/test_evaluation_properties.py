@@ -84,7 +84,7 @@ def test_nothing_is_covered_around_a_bar_that_is_not_kept(response: Response) ->
     """What lies in the covered range is kept, whether or not the calendar expects it."""
     found = response.evaluated()
     kept = set(found.bars["ts"].to_pylist())
-    assert [bar for bar in response.bars if bar in found.is_covered and bar not in kept] == []
+    assert [bar for bar in response.bars if bar in found.covered and bar not in kept] == []
 
 
 @given(response=responses())
@@ -92,7 +92,7 @@ def test_nothing_is_covered_around_a_bar_that_is_not_kept(response: Response) ->
 def test_only_what_was_requested_and_is_over_is_kept_and_covered(response: Response) -> None:
     """No bar and no coverage lies outside the chunk, none of them in the future."""
     found, chunk = response.evaluated(), response.context.chunk
-    assert all(chunk.interval.covers(part) for part in found.is_covered)
+    assert all(chunk.interval.covers(part) for part in found.covered)
     for bar in found.bars["ts"].to_pylist():
         assert bar in chunk.interval
         assert bar < response.context.now
@@ -105,7 +105,7 @@ def test_no_session_is_covered_without_a_bar(response: Response) -> None:
     found = response.evaluated()
     for span in response.spans():
         if not any(bar in span.interval for bar in response.bars):
-            assert not found.is_covered.clip(span.interval)
+            assert not found.covered.clip(span.interval)
 
 
 @given(response=responses())
@@ -118,9 +118,7 @@ def test_no_end_of_a_session_is_covered_too_early(response: Response) -> None:
     spans = response.spans()
     for span, newer in zip(spans, [*spans[1:], None], strict=True):
         end = Interval(span.interval.end - timedelta(microseconds=1), span.interval.end)
-        if found.is_covered.clip(end) and (
-            newer is None or response.bars[-1] < newer.interval.start
-        ):
+        if found.covered.clip(end) and (newer is None or response.bars[-1] < newer.interval.start):
             assert is_closed(span, context.now)
             assert context.chunk.ends_at >= span.closes_at
 
@@ -141,7 +139,7 @@ def test_only_sessions_between_bars_are_stated_to_be_empty(response: Response) -
     if found.earlier_only:
         expected = []
     assert found.around == IntervalSet(expected)
-    assert not found.around & found.is_covered
+    assert not found.around & found.covered
 
 
 @given(response=responses())

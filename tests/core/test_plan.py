@@ -68,7 +68,7 @@ def needs(draw: st.DrawFn, most_days: int = 130) -> Need:
     end = FIRST + timedelta(days=draw(st.integers(7, most_days)))
     wanted = interval_between(calendar, timeframe, FIRST, end)
     spans = expected_spans(calendar, timeframe, wanted)
-    is_covered = draw(st.frozensets(st.integers(0, len(spans) - 1)))
+    covered = draw(st.frozensets(st.integers(0, len(spans) - 1)))
     table = draw(st.sampled_from([SAFE, WIDE]))
     minutes = draw(st.integers(0, (end - FIRST).days * 1440 + 9000))
     late = draw(st.booleans())
@@ -76,7 +76,7 @@ def needs(draw: st.DrawFn, most_days: int = 130) -> Need:
         calendar=calendar,
         timeframe=timeframe,
         wanted=IntervalSet([wanted]),
-        covered=IntervalSet(_part(draw, spans[number], timeframe) for number in is_covered),
+        covered=IntervalSet(_part(draw, spans[number], timeframe) for number in covered),
         now=LATER if late else datetime(2024, 9, 30, tzinfo=UTC) + timedelta(minutes=minutes),
         most_days=table[timeframe.value],
     )
@@ -123,10 +123,10 @@ def fewest(spans: Sequence[Span], most_days: int) -> int:
 def test_chunks_cover_every_gap_and_no_session_that_is_not_wanted(need: Need) -> None:
     """All that is due lies in a chunk; beyond what is wanted a chunk reaches over closed time."""
     chunks = plan(need)
-    is_covered = IntervalSet(chunk.interval for chunk in chunks)
-    assert not need.gaps() - is_covered
+    covered = IntervalSet(chunk.interval for chunk in chunks)
+    assert not need.gaps() - covered
     assert all(chunk.ends_at <= need.now for chunk in chunks)
-    for part in is_covered - need.wanted:
+    for part in covered - need.wanted:
         assert not expected_spans(need.calendar, need.timeframe, part)
 
 
@@ -438,8 +438,8 @@ def test_a_chunk_stays_as_it_is_where_no_quiet_opening_lies_behind_it() -> None:
     """Covered, wholly missing, limited to its sessions, or not of minutes."""
     need = quiet_opening(first=TUESDAY)
     older = older_chunk(need)
-    is_covered = replace(need, covered=need.covered | IntervalSet([Interval(OPENS, FIRST_BAR)]))
-    assert across_boundary(is_covered, older) == older
+    covered = replace(need, covered=need.covered | IntervalSet([Interval(OPENS, FIRST_BAR)]))
+    assert across_boundary(covered, older) == older
     missing = replace(need, covered=IntervalSet())
     assert across_boundary(missing, older) == older
     end = replace(need, covered=IntervalSet([Interval(OPENS, CLOSES - LAST_INSTANT)]))

@@ -52,8 +52,8 @@ def needs(draw: st.DrawFn) -> Need:
 def test_chunks_cover_exactly_what_lacks_and_nothing_twice(need: Need) -> None:
     """Every gap lies in one chunk, no two chunks share a session, none is without a gap."""
     gaps, chunks = need.gaps(), plan(need)
-    is_covered = IntervalSet(chunk.interval for chunk in chunks)
-    assert not gaps - is_covered
+    covered = IntervalSet(chunk.interval for chunk in chunks)
+    assert not gaps - covered
     assert all(gaps.clip(chunk.interval) for chunk in chunks)
     seen: list[Interval] = []
     for chunk in chunks:

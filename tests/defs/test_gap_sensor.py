@@ -227,8 +227,8 @@ def test_manual_symbol_is_filled_after_a_backfill_by_hand_and_not_before_it(
         save_windows(location, last if number == 1 else first, last)
     assert asked == [("2026-01", "2026-06"), ("2025-07", "2025-12"), ("2025-07", "2025-11")]
     assert "left to you" in tick.text()
-    is_covered = location.store.coverage(location.series("AAPL", "1m")).bars.bounds
-    assert is_covered.start == datetime(2021, 1, 4, 14, 30, tzinfo=UTC)
+    covered = location.store.coverage(location.series("AAPL", "1m")).bars.bounds
+    assert covered.start == datetime(2021, 1, 4, 14, 30, tzinfo=UTC)
 
 
 def save_windows(location: Any, first: str, last: str) -> None:
@@ -237,13 +237,13 @@ def save_windows(location: Any, first: str, last: str) -> None:
     calendar = calendar_named(series.instrument.calendar)
     days = window_dates(first)[0], min(window_dates(last)[1], NOW.date())
     interval = [micros(session.opens_at) for session in calendar.sessions(*days)]
-    is_covered = interval_between(calendar, Timeframe.M1, *days)
-    start = max(is_covered.start, moment(interval[0]))
+    covered = interval_between(calendar, Timeframe.M1, *days)
+    start = max(covered.start, moment(interval[0]))
     location.store.save(
         series,
         identity_of(series, contract_id=265598, origin=Origin.SIMULATED),
         bars_at(interval, calendar),
-        Coverage(IntervalSet([Interval(start, is_covered.end)])),
+        Coverage(IntervalSet([Interval(start, covered.end)])),
     )
 
 

@@ -11,7 +11,7 @@ from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ContractUnknownError
-from ktrdr_pipelines.sync.discovery.earliest_data import EarliestData, Known
+from ktrdr_pipelines.sync.discovery.earliest_data import EarliestData, HowFound
 from tests.load.conftest import World
 from tests.load.fakes import dense_keys, stock, truth_of, utc
 
@@ -45,7 +45,11 @@ def test_a_head_is_asked_once_a_day(world: MakeWorld) -> None:
     made.bench.gateway.head_at = utc(2016, 5, 17, 13, 30)
     asked = made.bench.asked
     found = ask(made)
-    assert (found.how, found.oldest, found.head) == (Known.HEAD, LISTED, utc(2016, 5, 17, 13, 30))
+    assert (found.how, found.oldest, found.head) == (
+        HowFound.HEAD,
+        LISTED,
+        utc(2016, 5, 17, 13, 30),
+    )
     assert made.bench.gateway.heads == 1
     made.bench.gateway.time += timedelta(hours=23)
     assert ask(made).asked_at == NOW
@@ -62,7 +66,7 @@ def test_without_a_head_the_oldest_bar_is_found_by_few_requests(world: MakeWorld
     """Of 25 years the listing is found to the day; marked as found by probing, and remembered."""
     made = world_of(world)
     found = ask(made)
-    assert (found.how, found.oldest, found.head) == (Known.PROBED, LISTED, None)
+    assert (found.how, found.oldest, found.head) == (HowFound.PROBED, LISTED, None)
     first = made.bench.asked
     assert first <= 45
     assert found.empty
@@ -91,7 +95,7 @@ def test_a_head_that_bars_contradict_is_probed(world: MakeWorld) -> None:
     made.load()
     made.bench.gateway.head_at = utc(2024, 6, 3, 13, 30)
     found = ask(made)
-    assert (found.how, found.oldest, found.contradicted) == (Known.PROBED, LISTED, True)
+    assert (found.how, found.oldest, found.contradicted) == (HowFound.PROBED, LISTED, True)
 
 
 def test_an_instrument_that_never_answers_is_not_known(world: MakeWorld) -> None:
@@ -99,7 +103,7 @@ def test_an_instrument_that_never_answers_is_not_known(world: MakeWorld) -> None
     made = world_of(world)
     made.bench.gateway.truth.clear()
     found = ask(made)
-    assert (found.how, found.oldest) == (Known.UNKNOWN, None)
+    assert (found.how, found.oldest) == (HowFound.UNKNOWN, None)
     assert made.bench.asked == 1
 
 
@@ -118,8 +122,8 @@ def test_one_that_cannot_be_asked_about_does_not_stop_the_others(world: MakeWorl
     manager = made.bench.manager()
     gone, apple = asyncio.run(manager.discover([stock("GONE"), made.series.instrument]))
     assert isinstance(gone.error, ContractUnknownError)
-    assert gone.how is Known.UNKNOWN
-    assert (apple.how, apple.error) == (Known.HEAD, None)
+    assert gone.how is HowFound.UNKNOWN
+    assert (apple.how, apple.error) == (HowFound.HEAD, None)
 
 
 def test_bars_that_are_held_are_told_where_nothing_else_is_known(world: MakeWorld) -> None:
@@ -133,7 +137,7 @@ def test_bars_that_are_held_are_told_where_nothing_else_is_known(world: MakeWorl
 
     made.bench.gateway.head = failing  # type: ignore[method-assign]
     (found,) = asyncio.run(manager.discover([made.series.instrument]))
-    assert found.how is Known.HELD
+    assert found.how is HowFound.HELD
     assert found.oldest == date(2024, 5, 1)
     assert isinstance(found.error, ContractUnknownError)
     assert np.datetime64(found.oldest) == np.datetime64("2024-05-01")

@@ -10,7 +10,7 @@ import pytest
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol.account import VALUES
 from ktrdr_pipelines.simulator.requests.durations import SIZE_BY_TEXT
-from ktrdr_pipelines.simulator.requests.pacing_rules import PacingMode
+from ktrdr_pipelines.simulator.requests.pacing_rules import SimulatedPacing
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
 from tests.simulator.client_async import AsyncClient
@@ -20,7 +20,7 @@ from tests.simulator.clients import Client, Response
 SATURDAY = "2024-01-13T12:00:00+00:00"
 """Everything but crypto is closed: what has no end is the same whenever it is asked."""
 
-UNPACED = Behaviour(pacing=PacingMode.OFF)
+UNPACED = Behaviour(pacing=SimulatedPacing.OFF)
 """Two clients that ask the same break the rule of identical requests."""
 
 END = "20240109-21:00:00"

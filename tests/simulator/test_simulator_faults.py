@@ -13,7 +13,7 @@ from ktrdr_pipelines.simulator.faults.faults import Fault, FaultPlan, Met, Occas
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol.messages import ContractFields, HistoryRequest
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
-from ktrdr_pipelines.simulator.serving import Call, follow
+from ktrdr_pipelines.simulator.serving import OpenRequest, follow
 from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
 from tests.simulator.rawclient import AAPL, RawClient, closes, dates, raw_client
 
@@ -136,7 +136,7 @@ def test_live_bars_that_come_after_a_cancel_are_not_kept_up_to_date(
     sent: list[bytes] = []
 
     async def run() -> None:
-        call = Call(request, 1, 0, 178, None, 0, answered_at=gateway.setting(178))
+        call = OpenRequest(request, 1, 0, 178, None, 0, answered_at=gateway.setting(178))
         call.cancelled.set()
         outbox = SimpleNamespace(send=sent.append)
         await asyncio.wait_for(follow(gateway, outbox, call), 60)  # type: ignore[arg-type]

@@ -17,10 +17,10 @@ from ktrdr_pipelines.errors import SimulatorError
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol.messages import ContractFields, HeadRequest, HistoryRequest
 from ktrdr_pipelines.simulator.request_log import RequestLog, record_of
-from ktrdr_pipelines.simulator.requests.pacing_rules import PacingMode
+from ktrdr_pipelines.simulator.requests.pacing_rules import SimulatedPacing
 from ktrdr_pipelines.simulator.requests.request_limits import Kind
 from ktrdr_pipelines.simulator.server import ServerThread, SimulatorServer, running_simulator
-from ktrdr_pipelines.simulator.serving import Call, follow
+from ktrdr_pipelines.simulator.serving import OpenRequest, follow
 from ktrdr_pipelines.simulator.simulated_gateway import Behaviour, SimClock
 from tests.simulator.rawclient import raw_client
 from tests.simulator.talking import AAPL, client, history, talk
@@ -168,7 +168,7 @@ def open_files() -> int:
 
 def test_connections_of_every_end_leave_nothing_behind(synthetic: SyntheticMarket) -> None:
     """Whether they hang up, die, or end half-way: no socket, id or open request is left."""
-    off = Behaviour(pacing=PacingMode.OFF)
+    off = Behaviour(pacing=SimulatedPacing.OFF)
     with running_simulator(synthetic, now=NOW, latency_s=3_600.0, behaviour=off) as server:
         before = open_files()
         for number in range(120):
@@ -190,7 +190,7 @@ def test_connections_of_every_end_leave_nothing_behind(synthetic: SyntheticMarke
 def test_for_a_client_that_does_not_read_few_answers_are_made(synthetic: SyntheticMarket) -> None:
     """What it does not read lies in memory: the rest is made when it reads again."""
     count = 10
-    unpaced = Behaviour(pacing=PacingMode.OFF)
+    unpaced = Behaviour(pacing=SimulatedPacing.OFF)
     year = {"size": "1 min", "duration": "1 Y", "end": "20240101-00:00:00"}
     with (
         running_simulator(synthetic, now=NOW, behaviour=unpaced) as server,
@@ -218,7 +218,7 @@ def test_live_bars_wait_for_a_client_that_does_not_read() -> None:
     gateway = SimulatorServer(market, behaviour=Behaviour(update_s=0.0))._gateway
     fields = (0, "AAPL", "STK", "", "", "", "", "SMART", "", "USD", "", "")
     texts = ("", "1 min", "1 D", True, "TRADES", 2, True)
-    call = Call(HistoryRequest(1, ContractFields(*fields), *texts), 1, 0, 178, None, 0)
+    call = OpenRequest(HistoryRequest(1, ContractFields(*fields), *texts), 1, 0, 178, None, 0)
     call.answered_at = gateway.setting(178)
 
     class Full:

@@ -14,8 +14,8 @@ import pytest
 from ktrdr_pipelines.errors import SimulatorError
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.requests.pacing_rules import (
-    PacingMode,
     PacingRule,
+    SimulatedPacing,
     Speed,
     Workers,
     is_small_bar,
@@ -30,7 +30,7 @@ SeriesStatus = Callable[..., AbstractContextManager[tuple[SimulatorServer, SimCl
 
 @contextmanager
 def standing(
-    market: SyntheticMarket, mode: PacingMode, **other: Any
+    market: SyntheticMarket, mode: SimulatedPacing, **other: Any
 ) -> Iterator[tuple[SimulatorServer, SimClock]]:
     """Run a gateway whose clock stands until it is moved."""
     clock = SimClock(START, runs=False)
@@ -80,7 +80,7 @@ def end_of(minute: int) -> str:
 
 def test_an_identical_request_within_15_s_is_a_violation(synthetic: SyntheticMarket) -> None:
     """The same again is 162 with IB's text, from whichever client, until 15 s have passed."""
-    with standing(synthetic, PacingMode.HARD) as (server, clock):
+    with standing(synthetic, SimulatedPacing.HARD) as (server, clock):
         with raw_client(server, 1) as one, raw_client(server, 2) as other:
             assert ask(one, 1) == 7
             assert ask(other, 1) == -162
@@ -96,7 +96,7 @@ def test_an_identical_request_within_15_s_is_a_violation(synthetic: SyntheticMar
 def test_both_clients_ways_of_writing_no_strike_are_identical(synthetic: SyntheticMarket) -> None:
     """Where ib_async writes 0.0 ibapi writes nothing: the request is the same."""
     fields = ("0", "AAPL", "STK", "", "", "", "", "SMART", "", "USD", "", "")
-    with standing(synthetic, PacingMode.HARD) as (server, _), raw_client(server) as client:
+    with standing(synthetic, SimulatedPacing.HARD) as (server, _), raw_client(server) as client:
         assert ask(client, 1) == 7
         client.send(20, 2, *fields, 0, END, "1 hour", "1 D", "1", "TRADES", "2", "0", "")
         assert result(client, 2) == -162
@@ -107,7 +107,7 @@ def test_the_sixth_request_of_a_contract_within_2_s_is_a_violation(
 ) -> None:
     """Five of one contract, exchange and tick type pass, whoever asks; another type is another."""
     with (
-        standing(synthetic, PacingMode.HARD) as (server, clock),
+        standing(synthetic, SimulatedPacing.HARD) as (server, clock),
         raw_client(server, 1) as one,
         raw_client(server, 2) as other,
     ):
@@ -127,7 +127,7 @@ def test_the_sixth_request_of_a_contract_within_2_s_is_a_violation(
 def test_the_window_of_ten_minutes(synthetic: SyntheticMarket, what: str, fit: int) -> None:
     """Sixty fit into 10 min, whoever asks, half as many of BID_ASK; then the oldest must pass."""
     with (
-        standing(synthetic, PacingMode.HARD) as (server, clock),
+        standing(synthetic, SimulatedPacing.HARD) as (server, clock),
         raw_client(server, 1) as one,
         raw_client(server, 2) as other,
     ):
@@ -146,7 +146,10 @@ def test_the_window_of_ten_minutes(synthetic: SyntheticMarket, what: str, fit: i
 
 def test_documented_pacing_binds_small_bars_and_heads_only(synthetic: SyntheticMarket) -> None:
     """Hours may be asked as often as one likes; bars of 30 s and head timestamps may not."""
-    with standing(synthetic, PacingMode.DOCUMENTED) as (server, _), raw_client(server) as client:
+    with (
+        standing(synthetic, SimulatedPacing.DOCUMENTED) as (server, _),
+        raw_client(server) as client,
+    ):
         assert [ask(client, at) for at in range(8)] == [7] * 8
         assert ask(client, 10, size="30 secs", duration="1800 S") == 60
         assert ask(client, 11, size="30 secs", duration="1800 S") == -162
@@ -165,7 +168,7 @@ def test_small_bars_are_those_of_30_s_or_less(size: str, small: bool) -> None:
 
 def test_without_pacing_nothing_is_counted(synthetic: SyntheticMarket) -> None:
     """Mode off: identical requests, bursts of messages, all are answered."""
-    with standing(synthetic, PacingMode.OFF) as (server, _), raw_client(server) as client:
+    with standing(synthetic, SimulatedPacing.OFF) as (server, _), raw_client(server) as client:
         for _ in range(200):
             client.send(49, 1)
         assert ask(client, 1, size="30 secs", duration="1800 S") == 60
@@ -175,7 +178,7 @@ def test_without_pacing_nothing_is_counted(synthetic: SyntheticMarket) -> None:
 
 def test_too_many_messages_are_error_100_and_three_strikes(synthetic: SyntheticMarket) -> None:
     """The 51st message within a second is refused; the third such burst ends the session."""
-    with standing(synthetic, PacingMode.DOCUMENTED) as (server, clock):
+    with standing(synthetic, SimulatedPacing.DOCUMENTED) as (server, clock):
         with raw_client(server) as client:
             client.until(2158)
             for strike in range(1, 3):
@@ -196,7 +199,7 @@ def test_too_many_messages_are_error_100_and_three_strikes(synthetic: SyntheticM
 def test_the_id_of_a_killed_client_stays_taken(synthetic: SyntheticMarket) -> None:
     """A client that dies with a request open holds its id; one that hangs up properly does not."""
     held = {"hold_s": 30.0}
-    with standing(synthetic, PacingMode.DOCUMENTED, **held) as (server, clock):
+    with standing(synthetic, SimulatedPacing.DOCUMENTED, **held) as (server, clock):
         with raw_client(server, 7) as proper:
             proper.until(2158)
         with raw_client(server, 7) as killed:
@@ -215,7 +218,7 @@ def test_the_id_of_a_killed_client_stays_taken(synthetic: SyntheticMarket) -> No
 
 def test_the_33rd_client_is_refused(synthetic: SyntheticMarket) -> None:
     """Thirty-two are connected at most."""
-    with standing(synthetic, PacingMode.DOCUMENTED) as (server, _):
+    with standing(synthetic, SimulatedPacing.DOCUMENTED) as (server, _):
         clients = [raw_client(server, number) for number in range(33)]
         opened = [client.__enter__() for client in clients]
         for client in opened[:32]:
@@ -246,7 +249,7 @@ def test_requests_with_an_end_wait_under_soft_pacing(synthetic: SyntheticMarket)
     """A request without an end is answered while the one before it, which has one, still waits."""
     speed = Speed(workers=2, request_s=3_600.0, bar_s=0.0, end_factor=3_600_000.0)
     with (
-        standing(synthetic, PacingMode.SOFT, speed=speed) as (server, _),
+        standing(synthetic, SimulatedPacing.SOFT, speed=speed) as (server, _),
         raw_client(server) as client,
     ):
         client.bars(1)
@@ -258,7 +261,7 @@ def test_requests_with_an_end_wait_under_soft_pacing(synthetic: SyntheticMarket)
 def test_an_overloaded_gateway_hangs_up(synthetic: SyntheticMarket) -> None:
     """Beyond the queue the client is cut off, and that is counted."""
     speed = Speed(workers=1, request_s=60.0, most_waiting=1)
-    with standing(synthetic, PacingMode.SOFT, speed=speed) as (server, _):
+    with standing(synthetic, SimulatedPacing.SOFT, speed=speed) as (server, _):
         with raw_client(server) as client:
             for number in range(3):
                 client.bars(number, duration=f"{number + 1} D")
@@ -269,7 +272,7 @@ def test_an_overloaded_gateway_hangs_up(synthetic: SyntheticMarket) -> None:
 def test_the_log_tells_everything_as_json_lines(tmp_path: Path) -> None:
     """Clients, requests with their outcome, violations and their time, one object a line."""
     log = tmp_path / "gateway.log"
-    behaviour = Behaviour(pacing=PacingMode.HARD, log=log)
+    behaviour = Behaviour(pacing=SimulatedPacing.HARD, log=log)
     with running_simulator(now=START, behaviour=behaviour) as server:
         with raw_client(server, 3) as client:
             ask(client, 1)

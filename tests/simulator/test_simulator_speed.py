@@ -13,7 +13,7 @@ from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol import framing
 from ktrdr_pipelines.simulator.protocol.messages import HistoryRequest
 from ktrdr_pipelines.simulator.requests.answers import answer
-from ktrdr_pipelines.simulator.requests.pacing_rules import PacingMode
+from ktrdr_pipelines.simulator.requests.pacing_rules import SimulatedPacing
 from ktrdr_pipelines.simulator.server import running_simulator
 from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
 from tests.simulator.rawclient import raw_client
@@ -71,7 +71,7 @@ def test_a_client_is_served_about_as_fast_as_python_writes(
     synthetic: SyntheticMarket, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Over a real socket, what one client takes to read them included."""
-    unpaced, speeds = Behaviour(pacing=PacingMode.OFF), []
+    unpaced, speeds = Behaviour(pacing=SimulatedPacing.OFF), []
     with (
         running_simulator(synthetic, now=NOW, behaviour=unpaced) as server,
         raw_client(server) as client,

@@ -130,10 +130,10 @@ def test_a_bar_that_no_response_covers_is_no_finding(
     """It is requested again anyway."""
     series = make.series()
     bars = spoiled(make.run(series, OPEN, 10, 10.0), 3)
-    is_covered = make.covering(series, bars).bars - IntervalSet(
+    covered = make.covering(series, bars).bars - IntervalSet(
         [Interval(OPEN + 3 * MINUTE, OPEN + 4 * MINUTE)]
     )
-    store.save(series, make.identity(series), bars, Coverage(is_covered))
+    store.save(series, make.identity(series), bars, Coverage(covered))
     report = repaired(layout, make)
     assert (report.findings, report.distrusted) == (0, ())
     assert store.ledger.findings(KEY) == []

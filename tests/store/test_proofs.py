@@ -1,4 +1,4 @@
-"""Proofs of emptiness in the files: what refutes them, and what takes them back."""
+"""confirmed empty ranges in the files: what refutes them, and what takes them back."""
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
@@ -42,7 +42,7 @@ class Shelf:
     def empty(
         self, timeframe: Timeframe, *days: date, kind: ProofKind = ProofKind.PLAIN
     ) -> IntervalSet:
-        """Save proofs of emptiness for the sessions of some dates; return their timestamps."""
+        """Save confirmed empty ranges for the sessions of some dates; return their timestamps."""
         spans = self.spans(timeframe, days)
         proofs = tuple(Emptiness(part, PROVED, kind) for part in spans)
         series = self.series(timeframe)
@@ -130,13 +130,13 @@ def test_what_is_taken_back_is_gone_from_the_file_and_bars_stay(shelf: Shelf) ->
     shelf.bars(H1, MONDAY, count=6)
     shelf.empty(H1, TUESDAY, WEDNESDAY)
     series = shelf.series(H1)
-    bars, is_covered = shelf.store.read(series), shelf.store.coverage(series).bars
+    bars, covered = shelf.store.read(series), shelf.store.coverage(series).bars
     shelf.bars(D1, TUESDAY)
     (path,) = shelf.store.layout.bar_files("AAPL", H1)
     said = read_footer(path).coverage
     assert IntervalSet(proof.interval for proof in said.empty) == shelf.spans(H1, [WEDNESDAY])
     assert shelf.store.read(series).equals(bars)
-    assert said.bars == is_covered
+    assert said.bars == covered
     assert shelf.store.rows_per_session(series) == {MONDAY: 6}
 
 

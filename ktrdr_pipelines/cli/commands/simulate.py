@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ktrdr_pipelines.cli.output import AsJson, instant_text, say, say_json
-from ktrdr_pipelines.simulator.requests.pacing_rules import PacingMode
+from ktrdr_pipelines.simulator.requests.pacing_rules import SimulatedPacing
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.simulator.market.market import Market
@@ -67,7 +67,7 @@ class SimulatorOptions:
 
     durations: Durations | None
     faults: Path | None
-    pacing: PacingMode
+    pacing: SimulatedPacing
     hold_s: float
     log: Path | None
     variants: "ReadVariants | None" = None
@@ -253,13 +253,13 @@ def simulate(  # noqa: PLR0913 - an argument an option
         ),
     ] = False,
     pacing: Annotated[
-        PacingMode,
+        SimulatedPacing,
         typer.Option(
             help="documented: IB's hard limits for bars of 30 s or less; hard: the same for all "
             "bars; soft: longer bars share a few workers, too many requests end the connection; "
             "off: no limits."
         ),
-    ] = PacingMode.DOCUMENTED,
+    ] = SimulatedPacing.DOCUMENTED,
     hold_ids: Annotated[
         float,
         typer.Option(

@@ -61,14 +61,14 @@ class EvaluationContext:
 class Evaluation:
     """What follows from one response with bars; intervals are by bar timestamp.
 
-    ``bars`` are kept, ``is_covered`` is covered for good. ``around`` are sessions without a bar
+    ``bars`` are kept, ``covered`` is covered for good. ``around`` are sessions without a bar
     that have bars on both sides. ``begins_at`` is the timestamp of the first bar where at least
     one whole session before it was requested too and has none. ``earlier_only``: all bars are
     older than what was requested.
     """
 
     bars: pa.Table
-    is_covered: IntervalSet
+    covered: IntervalSet
     around: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
     begins_at: datetime | None = None
     earlier_only: bool = False
@@ -110,9 +110,9 @@ def evaluate(context: EvaluationContext, bars: pa.Table, reach: Interval | None)
         span.interval for span, count in zip(reading.spans, counts, strict=True) if count == 0
     )
     unread = empty_spans | context.impossible
-    is_covered = _spanned_by(context, reading) - unread - _open_end(context, reading)
+    covered = _spanned_by(context, reading) - unread - _open_end(context, reading)
     return Evaluation(
-        kept, is_covered, _around(context, reading, empty_spans), _begins_at(context, reading)
+        kept, covered, _around(context, reading, empty_spans), _begins_at(context, reading)
     )
 
 

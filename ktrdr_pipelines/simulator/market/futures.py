@@ -20,7 +20,7 @@ from ktrdr_pipelines.simulator.market.hours import ZONES, Venue
 from ktrdr_pipelines.simulator.market.market_calendars import calendar_of
 from ktrdr_pipelines.simulator.market.simulated_instruments import (
     Expiry,
-    SecType,
+    SecurityType,
     SimulatedInstrument,
     con_id_of,
 )
@@ -111,8 +111,8 @@ def contract(product: Product, year: int, month: int, *, kept: bool = False) -> 
     return replace(
         continuous(product),
         key=key,
-        con_id=con_id_of(SecType.FUTURE, key),
-        sec_type=SecType.FUTURE,
+        con_id=con_id_of(SecurityType.FUTURE, key),
+        sec_type=SecurityType.FUTURE,
         local_symbol=f"{root}{year % 10}",
         expiry=_expiry(product, year, month, kept=kept),
     )
@@ -122,9 +122,9 @@ def continuous(product: Product) -> SimulatedInstrument:
     """Describe the chain of a product's front contracts."""
     return SimulatedInstrument(
         key=product.symbol,
-        con_id=con_id_of(SecType.CONTINUOUS, product.symbol),
+        con_id=con_id_of(SecurityType.CONTINUOUS, product.symbol),
         symbol=product.symbol,
-        sec_type=SecType.CONTINUOUS,
+        sec_type=SecurityType.CONTINUOUS,
         venue=product.venue,
         exchange=product.exchange,
         primary_exchange="",
@@ -159,7 +159,7 @@ def with_front(
     live = [
         each
         for each in instruments
-        if each.sec_type is SecType.FUTURE
+        if each.sec_type is SecurityType.FUTURE
         and each.symbol == chain.symbol
         and each.is_known(now_s, include_expired=False)
     ]

@@ -19,7 +19,7 @@ from itertools import product
 
 from ktrdr_pipelines.simulator.market.futures import PRODUCTS, continuous, contract
 from ktrdr_pipelines.simulator.market.simulated_instruments import (
-    SecType,
+    SecurityType,
     SimulatedInstrument,
     crypto,
     fx_pair,
@@ -136,12 +136,12 @@ _BASIS_YEAR = 2020
 _COIN_PARTS = 100
 
 _REACH = {
-    SecType.STOCK: 1.2,
-    SecType.FX: 0.18,
-    SecType.FUTURE: 0.7,
-    SecType.CONTINUOUS: 0.7,
-    SecType.INDEX: 0.7,
-    SecType.CRYPTO: 2.0,
+    SecurityType.STOCK: 1.2,
+    SecurityType.FX: 0.18,
+    SecurityType.FUTURE: 0.7,
+    SecurityType.CONTINUOUS: 0.7,
+    SecurityType.INDEX: 0.7,
+    SecurityType.CRYPTO: 2.0,
 }
 
 

@@ -39,7 +39,7 @@ from ktrdr_pipelines.simulator.market.listings import listings
 from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
 from ktrdr_pipelines.simulator.market.market_calendars import calendar_of, within_regular_clock
 from ktrdr_pipelines.simulator.market.simulated_instruments import (
-    SecType,
+    SecurityType,
     SimulatedInstrument,
     fx_pair,
     pair_of,
@@ -130,7 +130,7 @@ def _instrument(key: str, files: dict[BarSize, Path]) -> SimulatedInstrument | N
     if pair is not None:
         return fx_pair(*pair)
     if _STOCK.fullmatch(key):
-        stocks = (each for each in listings() if each.sec_type is SecType.STOCK)
+        stocks = (each for each in listings() if each.sec_type is SecurityType.STOCK)
         return next((each for each in stocks if each.key == key), us_stock(key, "NASDAQ", key))
     return recorded_contract(key, max(_newest_day(path) for path in files.values()))
 
@@ -197,9 +197,9 @@ def ends_of(bars: Bars, size: BarSize, hours: Hours) -> Ints:
 
 
 _RECORDED_WHAT = {
-    SecType.STOCK: What.TRADES,
-    SecType.FUTURE: What.TRADES,
-    SecType.FX: What.MIDPOINT,
+    SecurityType.STOCK: What.TRADES,
+    SecurityType.FUTURE: What.TRADES,
+    SecurityType.FX: What.MIDPOINT,
 }
 _KEPT_SERIES = 64
 _NOT_AVAILABLE = IbLimitsRegistry.NO_MARKET_DATA_VALUE.value
@@ -262,7 +262,7 @@ class ReplayMarket:
         """
         hours = self.hours(instrument, use_rth=use_rth)
         bars = read_bars(self._recordings[instrument].files[size], size, hours)
-        if size.is_dated or not use_rth or instrument.sec_type is SecType.FX:
+        if size.is_dated or not use_rth or instrument.sec_type is SecurityType.FX:
             return bars
         if within_regular_clock(bars.start + hours.offsets[bars.session]):
             return bars
@@ -315,11 +315,11 @@ class ReplayMarket:
         return aggregated(self._in_window(instrument, shorter, narrowed), size, hours)
 
 
-def _priced(bars: Bars, sec_type: SecType) -> PricedBars:
+def _priced(bars: Bars, sec_type: SecurityType) -> PricedBars:
     prices = (
         np.asarray(column, np.float64) for column in (bars.open, bars.high, bars.low, bars.close)
     )
     open_, high, low, close = prices
     known = np.where(np.isnan(bars.volume), _NOT_AVAILABLE, bars.volume)
-    volume = None if sec_type is SecType.FX else known
+    volume = None if sec_type is SecurityType.FX else known
     return PricedBars(bars.start, open_, high, low, close, volume=volume)

@@ -20,7 +20,7 @@ _FIRST_CON_ID = 1_900_000_000
 _CON_IDS = 100_000_000
 
 
-class SecType(StrEnum):
+class SecurityType(StrEnum):
     """The security types that are served."""
 
     STOCK = "STK"
@@ -58,7 +58,7 @@ class SimulatedInstrument:
     key: str
     con_id: int
     symbol: str
-    sec_type: SecType
+    sec_type: SecurityType
     venue: Venue
     exchange: str
     primary_exchange: str
@@ -92,7 +92,7 @@ class SimulatedInstrument:
         return include_expired and (self.expiry.kept or now_s < self.expiry.end_s + KEPT_S)
 
 
-def con_id_of(sec_type: SecType, key: str) -> int:
+def con_id_of(sec_type: SecurityType, key: str) -> int:
     """Return the contract id of a type and key: the same in every market.
 
     Ids are this simulator's own, far above those that IB uses for the same instruments, so that
@@ -127,7 +127,7 @@ def _fits(instrument: SimulatedInstrument, asked: ContractFields) -> bool:
 
 def _same_exchange(instrument: SimulatedInstrument, asked: ContractFields) -> bool:
     """Compare type and exchange; an id without a type is a contract's, not the chain's."""
-    if not asked.sec_type and instrument.sec_type is SecType.CONTINUOUS:
+    if not asked.sec_type and instrument.sec_type is SecurityType.CONTINUOUS:
         return False
     return asked.sec_type in {"", instrument.sec_type} and (
         asked.exchange in {"", *instrument.exchanges}
@@ -162,9 +162,9 @@ def fx_pair(base: str, quote: str) -> SimulatedInstrument:
     name = f"{base}.{quote}"
     return SimulatedInstrument(
         key=base + quote,
-        con_id=con_id_of(SecType.FX, base + quote),
+        con_id=con_id_of(SecurityType.FX, base + quote),
         symbol=base,
-        sec_type=SecType.FX,
+        sec_type=SecurityType.FX,
         venue=Venue.FX,
         exchange=FX_EXCHANGE,
         primary_exchange="",
@@ -180,9 +180,9 @@ def us_stock(symbol: str, primary_exchange: str, name: str) -> SimulatedInstrume
     """Describe a US stock."""
     return SimulatedInstrument(
         key=symbol,
-        con_id=con_id_of(SecType.STOCK, symbol),
+        con_id=con_id_of(SecurityType.STOCK, symbol),
         symbol=symbol,
-        sec_type=SecType.STOCK,
+        sec_type=SecurityType.STOCK,
         venue=Venue.US_STOCKS,
         exchange=SMART,
         primary_exchange=primary_exchange,
@@ -206,7 +206,7 @@ def listed_again(
 ) -> SimulatedInstrument:
     """Describe a stock's listing at a second exchange: only that and the currency tell it."""
     key = f"{stock.symbol}.{primary_exchange}"
-    again = replace(stock, key=key, con_id=con_id_of(SecType.STOCK, key))
+    again = replace(stock, key=key, con_id=con_id_of(SecurityType.STOCK, key))
     return _listed_at(again, primary_exchange, currency)
 
 
@@ -226,18 +226,22 @@ def _listed_at(
 def index(symbol: str, exchange: str, name: str) -> SimulatedInstrument:
     """Describe a US stock index."""
     return _at_one_exchange(
-        (SecType.INDEX, Venue.US_INDEX, exchange), symbol, name, min_tick=0.01, local_symbol=symbol
+        (SecurityType.INDEX, Venue.US_INDEX, exchange),
+        symbol,
+        name,
+        min_tick=0.01,
+        local_symbol=symbol,
     )
 
 
 def crypto(symbol: str, exchange: str, name: str, min_tick: float) -> SimulatedInstrument:
     """Describe a crypto currency in dollars at one of the exchanges that trade it."""
-    kind = (SecType.CRYPTO, Venue.CRYPTO, exchange)
+    kind = (SecurityType.CRYPTO, Venue.CRYPTO, exchange)
     return _at_one_exchange(kind, symbol, name, min_tick=min_tick, local_symbol=f"{symbol}.USD")
 
 
 def _at_one_exchange(
-    kind: tuple[SecType, Venue, str],
+    kind: tuple[SecurityType, Venue, str],
     symbol: str,
     name: str,
     *,

@@ -28,7 +28,7 @@ from ktrdr_pipelines.simulator.market.listings import Listing, listings
 from ktrdr_pipelines.simulator.market.market import TRADED, BarQuery, PricedBars, Prices, What
 from ktrdr_pipelines.simulator.market.market_calendars import calendar_of, crypto_sessions
 from ktrdr_pipelines.simulator.market.price_process import MinutePaths, cut_minute, seconds_of
-from ktrdr_pipelines.simulator.market.simulated_instruments import SecType, SimulatedInstrument
+from ktrdr_pipelines.simulator.market.simulated_instruments import SecurityType, SimulatedInstrument
 from ktrdr_pipelines.simulator.requests.durations import DAY, MINUTE, Window
 from ktrdr_pipelines.simulator.variants import MarketVariants
 
@@ -238,7 +238,7 @@ def _listings_in(crypto_zone: str) -> dict[SimulatedInstrument, Listing]:
         return listings()
     found = {}
     for instrument, listing in listings().items():
-        own = crypto_zone if instrument.sec_type is SecType.CRYPTO else ""
+        own = crypto_zone if instrument.sec_type is SecurityType.CRYPTO else ""
         told = replace(instrument, own_zone=own)
         found[told] = replace(listing, instrument=told)
     return found

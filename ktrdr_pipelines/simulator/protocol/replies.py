@@ -31,7 +31,7 @@ from ktrdr_pipelines.simulator.market.hours import DAY_S, Hours
 from ktrdr_pipelines.simulator.market.market import Market
 from ktrdr_pipelines.simulator.market.simulated_instruments import (
     Expiry,
-    SecType,
+    SecurityType,
     SimulatedInstrument,
 )
 from ktrdr_pipelines.simulator.protocol import framing
@@ -43,9 +43,9 @@ _SIZE_INCREMENT_FROM = 164
 _SUGGESTED_INCREMENT_ONLY = 163
 _LOT = 100
 
-_SIZES: dict[SecType, tuple[float | int, ...]] = {
-    SecType.STOCK: (0.0001, 0.0001, _LOT),
-    SecType.CRYPTO: (0.00000001, 0.00000001, 0.00000001),
+_SIZES: dict[SecurityType, tuple[float | int, ...]] = {
+    SecurityType.STOCK: (0.0001, 0.0001, _LOT),
+    SecurityType.CRYPTO: (0.00000001, 0.00000001, 0.00000001),
 }
 _WHOLE_SIZES = (1, 1, 1)
 
@@ -129,7 +129,7 @@ def _naming_fields(instrument: SimulatedInstrument) -> tuple[framing.Field, ...]
 
 
 def _trailing_fields(version: int, instrument: SimulatedInstrument) -> tuple[framing.Field, ...]:
-    stock_type = "COMMON" if instrument.sec_type is SecType.STOCK else ""
+    stock_type = "COMMON" if instrument.sec_type is SecurityType.STOCK else ""
     under = (instrument.symbol, "IND") if instrument.multiplier else ("", "")
     ends = "" if instrument.expiry is None else instrument.expiry.last_trade_date
     fields: tuple[framing.Field, ...] = (1, *under, "26", ends, stock_type)

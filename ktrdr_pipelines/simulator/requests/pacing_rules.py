@@ -32,7 +32,7 @@ TOO_MANY_MESSAGES = "Max rate of messages per second has been exceeded."
 TimedRequest = HeadRequest | HistoryRequest
 
 
-class PacingMode(StrEnum):
+class SimulatedPacing(StrEnum):
     """Which requests are under which rules.
 
     ``documented``: the small-bar rules for bars of 30 s or less and head timestamps, none for
@@ -84,7 +84,7 @@ class PacingRules:
         now_s: the clock, in seconds.
     """
 
-    def __init__(self, mode: PacingMode, now_s: Callable[[], float]) -> None:
+    def __init__(self, mode: SimulatedPacing, now_s: Callable[[], float]) -> None:
         limits = IbLimitsRegistry
         self.mode = mode
         self._now_s = now_s
@@ -117,7 +117,7 @@ class PacingRules:
 
     def message_rate(self) -> "MessageRate | None":
         """Return the count of one connection's messages, where they are counted."""
-        return None if self.mode is PacingMode.OFF else MessageRate(self._now_s)
+        return None if self.mode is SimulatedPacing.OFF else MessageRate(self._now_s)
 
     def _remember(self, identical: object, now_s: float) -> None:
         """Note when a request was asked; what is too old to matter is forgotten."""
@@ -128,10 +128,10 @@ class PacingRules:
                 del self._identical[key]
 
     def _binds(self, request: TimedRequest) -> bool:
-        if self.mode is PacingMode.OFF:
+        if self.mode is SimulatedPacing.OFF:
             return False
         is_small = isinstance(request, HeadRequest) or is_small_bar(request.bar_size)
-        return is_small or self.mode is PacingMode.HARD
+        return is_small or self.mode is SimulatedPacing.HARD
 
 
 class MessageRate:

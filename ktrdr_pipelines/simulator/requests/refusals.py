@@ -6,7 +6,7 @@ names the data farm's exchange and the bar's seconds (grade L for CASH and IND).
 """
 
 from ktrdr_pipelines.simulator.market.market import QUOTED, What
-from ktrdr_pipelines.simulator.market.simulated_instruments import SecType, SimulatedInstrument
+from ktrdr_pipelines.simulator.market.simulated_instruments import SecurityType, SimulatedInstrument
 
 SERVICE = "Historical Market Data Service error message:"
 UNKNOWN_CONTRACT = "No security definition has been found for the request"
@@ -23,12 +23,12 @@ SIZE_OF_SCHEDULE = "Only daily resolution supported for Schedule requests"
 
 _FUTURE_SHOWS = frozenset({What.TRADES, What.SCHEDULE, *QUOTED})
 _SHOWS = {
-    SecType.STOCK: frozenset({What.TRADES, What.ADJUSTED_LAST, What.SCHEDULE, *QUOTED}),
-    SecType.FX: frozenset({What.SCHEDULE, *QUOTED}),
-    SecType.FUTURE: _FUTURE_SHOWS,
-    SecType.CONTINUOUS: _FUTURE_SHOWS,
-    SecType.INDEX: frozenset({What.TRADES, What.SCHEDULE}),
-    SecType.CRYPTO: frozenset({What.AGGTRADES, What.SCHEDULE, *QUOTED}),
+    SecurityType.STOCK: frozenset({What.TRADES, What.ADJUSTED_LAST, What.SCHEDULE, *QUOTED}),
+    SecurityType.FX: frozenset({What.SCHEDULE, *QUOTED}),
+    SecurityType.FUTURE: _FUTURE_SHOWS,
+    SecurityType.CONTINUOUS: _FUTURE_SHOWS,
+    SecurityType.INDEX: frozenset({What.TRADES, What.SCHEDULE}),
+    SecurityType.CRYPTO: frozenset({What.AGGTRADES, What.SCHEDULE, *QUOTED}),
 }
 
 _FARM_LABELS = {
@@ -79,7 +79,7 @@ def check_shown(instrument: SimulatedInstrument, what: What, seconds: int) -> No
     """
     if what in _SHOWS[instrument.sec_type]:
         return
-    is_crypto = instrument.sec_type is SecType.CRYPTO
+    is_crypto = instrument.sec_type is SecurityType.CRYPTO
     if what is What.AGGTRADES or (is_crypto and what is What.TRADES):
         expected = What.AGGTRADES if is_crypto else What.TRADES
         raise RefusedError(

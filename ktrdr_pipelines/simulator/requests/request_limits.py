@@ -21,9 +21,9 @@ from ktrdr_pipelines.simulator.protocol.replies import ApiError
 from ktrdr_pipelines.simulator.requests.pacing_rules import (
     VIOLATION,
     MessageRate,
-    PacingMode,
     PacingRule,
     PacingRules,
+    SimulatedPacing,
 )
 
 MAX_OPEN = IbLimitsRegistry.MAX_OPEN_HISTORICAL.value
@@ -80,7 +80,7 @@ class GatewayRules:
 
     now_s: Callable[[], float] = _no_time
     hold_s: float = 0.0
-    pacing: PacingRules = field(default_factory=lambda: PacingRules(PacingMode.OFF, _no_time))
+    pacing: PacingRules = field(default_factory=lambda: PacingRules(SimulatedPacing.OFF, _no_time))
     clients: set[int] = field(default_factory=set)
     held_until: dict[int, float] = field(default_factory=dict)
     all_held_until: float = 0.0

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ktrdr_pipelines.simulator.market.futures import with_front
 from ktrdr_pipelines.simulator.market.market import Market, What
 from ktrdr_pipelines.simulator.market.simulated_instruments import (
-    SecType,
+    SecurityType,
     SimulatedInstrument,
     fitting,
 )
@@ -64,8 +64,8 @@ def find(
     instruments: Sequence[SimulatedInstrument], asked: ContractFields, now_s: int
 ) -> list[Found]:
     """Return every instrument that fits a request and is known now."""
-    if asked.sec_type == SecType.CONTINUOUS:
-        chains = (each for each in instruments if each.sec_type is SecType.CONTINUOUS)
+    if asked.sec_type == SecurityType.CONTINUOUS:
+        chains = (each for each in instruments if each.sec_type is SecurityType.CONTINUOUS)
         found = [Found(each, with_front(each, instruments, now_s)) for each in chains]
         return [each for each in found if fitting([each.shown], asked)]
     return [
@@ -153,7 +153,7 @@ def read_history(setting: Setting, request: HistoryRequest) -> ParsedHistoryRequ
     what = read_what(request.what)
     _check_together(request, what, size)
     instrument = find_one(setting.market.instruments(), request.contract, setting.now_s).instrument
-    if instrument.sec_type is SecType.CONTINUOUS and request.end:
+    if instrument.sec_type is SecurityType.CONTINUOUS and request.end:
         raise RefusedError(10339, END_OF_CONTINUOUS)
     check_shown(instrument, what, size.seconds)
     refused = step_refusal(setting.durations, duration, size)

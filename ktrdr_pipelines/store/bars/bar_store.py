@@ -277,7 +277,7 @@ class BarStore:
         taken: IntervalSet,
         kinds: Container[ProofKind],
     ) -> IntervalSet:
-        """Remove proofs of emptiness of some kinds within intervals of bar timestamps.
+        """Remove confirmed empty ranges of some kinds within intervals of bar timestamps.
 
         What they excused is missing again. Bars and their coverage do not change.
 
@@ -545,10 +545,10 @@ class BarStore:
             raise corrupt(path, wrong)
         return footer
 
-    def _keep_fresh(self, series: Series, is_covered: IntervalSet) -> None:
+    def _keep_fresh(self, series: Series, covered: IntervalSet) -> None:
         """Record, once, where the newest bar was before older parts were loaded."""
-        if is_covered.bounds is not None:
-            self.ledger.keep_fresh(series_key(series), is_covered.bounds.end)
+        if covered.bounds is not None:
+            self.ledger.keep_fresh(series_key(series), covered.bounds.end)
 
     def _save_part(
         self,

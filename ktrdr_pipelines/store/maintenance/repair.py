@@ -344,8 +344,8 @@ def _find(
         odd, found = explained(bars, sec_type, known)
         stale -= {one.ts for one in found}
         if not item.needs_fix and item.footer is not None:
-            is_covered = item.footer.coverage.bars
-            keys = [key for key in timestamps(bars)[odd].tolist() if moment(key) in is_covered]
+            covered = item.footer.coverage.bars
+            keys = [key for key in timestamps(bars)[odd].tolist() if moment(key) in covered]
             new += findings_of(bars, keys, sec_type)
     if stale:
         ledger.clear_findings(key, stale)

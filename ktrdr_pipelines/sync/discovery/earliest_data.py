@@ -17,7 +17,7 @@ from ktrdr_pipelines.sync.engine.bar_requester import BarRequester
 from ktrdr_pipelines.sync.engine.context import RunContext
 
 
-class Known(StrEnum):
+class HowFound(StrEnum):
     """How the start of an instrument's data is known."""
 
     HEAD = "head timestamp"
@@ -37,7 +37,7 @@ class EarliestData:
     """
 
     instrument: Instrument
-    how: Known = Known.UNKNOWN
+    how: HowFound = HowFound.UNKNOWN
     oldest: date | None = None
     head: datetime | None = None
     asked_at: datetime | None = None
@@ -76,7 +76,7 @@ class Discovery:
             head = await ranges.request_head(context.source_session, instrument, contract_id)
             ranges.record_head(instrument, contract_id, head, self._clock())
         found = self._known(instrument, contract_id)
-        if found.how is not Known.HEAD and (
+        if found.how is not HowFound.HEAD and (
             refresh or not ranges.is_probed(instrument, contract_id, self._market_clock())
         ):
             await self._probe(instrument, contract_id)
@@ -91,7 +91,7 @@ class Discovery:
     def _known(self, instrument: Instrument, contract_id: int | None) -> EarliestData:
         held = self._oldest_held(instrument)
         if contract_id is None:
-            return EarliestData(instrument, Known.HELD if held else Known.UNKNOWN, held)
+            return EarliestData(instrument, HowFound.HELD if held else HowFound.UNKNOWN, held)
         ranges = self._context.ranges
         record = ranges.record(instrument, contract_id)
         probe = ranges.probe(instrument, contract_id)
@@ -102,9 +102,9 @@ class Discovery:
         contradicted = bool(day and held and held < day)
         if day and not contradicted:
             asked_at = record.asked_at if record else None
-            return EarliestData(instrument, Known.HEAD, day, head, asked_at, empty=intervals)
+            return EarliestData(instrument, HowFound.HEAD, day, head, asked_at, empty=intervals)
         days = [one for one in (held, probe.oldest if probe else None) if one]
-        how = Known.PROBED if probe else Known.HELD if held else Known.UNKNOWN
+        how = HowFound.PROBED if probe else HowFound.HELD if held else HowFound.UNKNOWN
         return EarliestData(
             instrument,
             how,

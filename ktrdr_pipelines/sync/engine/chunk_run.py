@@ -239,7 +239,7 @@ class ChunkRun:
         # Findings are recorded before the bars: a finding without a bar is harmless, but an
         # implausible bar without its finding would count as damage.
         self._record_findings(found.bars, response.implausible)
-        series_context.cover(Coverage(bars=found.is_covered), found.bars)
+        series_context.cover(Coverage(bars=found.covered), found.bars)
         series_context.learn_from_bars(found.bars)
         self._record_statements(chunk, found)
         if self._width is not None:
@@ -263,7 +263,7 @@ class ChunkRun:
         self._request_parts(chunk, before)
         if found.begins_at is not None:
             await series_context.learn_beginning(ask=False)
-        return f"{found.bars.num_rows} bars, {found.is_covered.length} covered"
+        return f"{found.bars.num_rows} bars, {found.covered.length} covered"
 
     def _record_findings(self, bars: pa.Table, implausible: Sequence[int]) -> None:
         """Record which of the bars to be kept are implausible."""

@@ -111,9 +111,10 @@ class Confirmation:
     def leave_to_daily_bars(self) -> None:
         """Skip the sessions that one request for daily bars, evidence for a year, can confirm.
 
-        These are sessions whose proof of emptiness has expired, and sessions that daily bars have
-        shown to be empty although their neighbours are full; on the day that decides, the latter
-        are requested themselves. Sessions that turn out to have traded are requested afterwards.
+        These are sessions whose confirmed empty range has expired, and sessions that daily bars
+        have shown to be empty although their neighbours are full; on the day that decides, the
+        latter are requested themselves. Sessions that turn out to have traded are requested
+        afterwards.
         """
         expired, left = self._state.confirmed_before, []
         for one in self._open():

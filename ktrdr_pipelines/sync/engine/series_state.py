@@ -98,7 +98,8 @@ class SeriesState:
 
         Args:
             now: the gateway's time, which decides what is due.
-            proof_now: this machine's time, which decides which proofs of emptiness still hold; the
+            proof_now: this machine's time, which decides which confirmed empty ranges still hold;
+            the
                 first value passed decides for the whole run.
             within: only this interval.
             everything: also what this run has deferred.
@@ -161,9 +162,9 @@ class SeriesState:
         """Add what a response covered, or what was confirmed empty."""
         self.bars |= coverage.bars
         self.empty |= IntervalSet(proof.interval for proof in coverage.empty)
-        is_covered = coverage.covered(proof_now)
-        self.proved |= is_covered
-        self._covered = self._known(proof_now) | is_covered
+        covered = coverage.covered(proof_now)
+        self.proved |= covered
+        self._covered = self._known(proof_now) | covered
 
     def answered(self, interval: IntervalSet) -> None:
         """Record that requests for these timestamps got a response, with or without bars."""

@@ -165,7 +165,7 @@ class SourceSession:
         return self._source.now() if self._source else self.retry_policy.market_clock()
 
     def market_now(self) -> datetime:
-        """Return market time by this machine's clock, by which proofs of emptiness age."""
+        """Return market time by this machine's clock, by which confirmed empty ranges age."""
         return self.retry_policy.market_clock()
 
     @property
