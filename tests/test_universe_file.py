@@ -17,7 +17,7 @@ def file(tmp_path: Path, text: str = GOOD) -> UniverseFile:
 
 def test_a_missing_file_is_told_with_the_remedy(tmp_path: Path) -> None:
     """The way to a first universe is ``ktrdr init``."""
-    with pytest.raises(UniverseError, match=r"no such file. Hint: Make one with `ktrdr init`"):
+    with pytest.raises(UniverseError, match=r"no such file. Hint: Create one with `ktrdr init`"):
         load_universe(tmp_path / "universe.yaml")
 
 
@@ -97,5 +97,5 @@ def test_a_copy_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     """A file where the folder should be is an error with the path."""
     universe_file = file(tmp_path)
     (tmp_path / "state").write_text("in the way")
-    with pytest.raises(DiskError, match=r"universe\.good\.yaml.*Make the folder writable"):
+    with pytest.raises(DiskError, match=r"universe\.good\.yaml.*name a writable folder"):
         universe_file.read()
