@@ -25,7 +25,7 @@ from ktrdr_pipelines.store.ledger.schema import LEDGER_VERSION
 
 FIXTURES = Path(__file__).parent / "fixtures"
 BARS: dict[str, dict[str, Any]] = json.loads((FIXTURES / "store_v6_bars.json").read_text())
-VERSIONS = (6, 7, 8)
+VERSIONS = (6, 7, 8, 9)
 """The versions of the ledger of which a store was kept; their bars are the same."""
 
 FIRST_WITH_DIGESTS = 8
@@ -67,9 +67,9 @@ def copy_store(version: int, root: Path) -> None:
     """Copy a store of an earlier version, and its Dagster home."""
     if version == VERSIONS[0]:
         shutil.copytree(FIXTURES / "store_v6", root)
-    archive = "dagster_v6.tar.gz" if version == VERSIONS[0] else f"store_v{version}.tar.gz"
-    with tarfile.open(FIXTURES / archive) as encoded:
-        encoded.extractall(root, filter="data")
+    name = "dagster_v6.tar.gz" if version == VERSIONS[0] else f"store_v{version}.tar.gz"
+    with tarfile.open(FIXTURES / name) as archive:
+        archive.extractall(root, filter="data")
 
 
 @pytest.fixture(params=VERSIONS, ids="version {}".format)

@@ -74,8 +74,8 @@ def test_edited_settings_get_timeouts_that_they_do_not_mention(
     archive: str, store: Path, tmp_path: Path
 ) -> None:
     """The file stays as it is; what it says of run monitoring goes before."""
-    with tarfile.open(ROOT / "tests" / "fixtures" / archive) as encoded:
-        encoded.extractall(tmp_path, filter="data")
+    with tarfile.open(ROOT / "tests" / "fixtures" / archive) as file:
+        file.extractall(tmp_path, filter="data")
     shutil.copytree(tmp_path / "dagster", store / "dagster")
     path = store / "dagster" / "dagster.yaml"
     text = path.read_text()

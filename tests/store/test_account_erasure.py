@@ -52,8 +52,8 @@ def layout(request: pytest.FixtureRequest, tmp_path: Path) -> StoreLayout:
     if request.param == 6:
         shutil.copytree(FIXTURES / "store_v6", root)
     else:
-        with tarfile.open(FIXTURES / "store_v7.tar.gz") as encoded:
-            encoded.extractall(root, filter="data")
+        with tarfile.open(FIXTURES / "store_v7.tar.gz") as archive:
+            archive.extractall(root, filter="data")
     layout = StoreLayout(root)
     _fill_ledger(layout.ledger)
     with duckdb.connect(layout.catalog) as catalog:

@@ -57,7 +57,7 @@ class ChunkRun:
     """The work on one chunk of a series; made and used once.
 
     What a response leaves open is requested before the next chunk, newest first, so that a window
-    is finished soon. ``requester`` is the chunk that was requested last; ``was_empty`` says that no
+    is finished soon. ``requested`` is the chunk that was requested last; ``was_empty`` says that no
     response had a bar.
     """
 
@@ -73,7 +73,7 @@ class ChunkRun:
         self._is_alone = False
         self._is_opening = is_opening(series_context.need(chunk.interval), chunk)
         self._sent_at: datetime | None = None
-        self.requester = chunk
+        self.requested = chunk
         self.was_empty = True
 
     async def run(self) -> None:
@@ -169,7 +169,7 @@ class ChunkRun:
     async def _request(self, chunk: Chunk) -> None:
         """Request a chunk once and apply its response to the series state."""
         series_context = self._series_context
-        self.requester, planned = chunk, chunk
+        self.requested, planned = chunk, chunk
         received, chunk = await self._receive(chunk)
         series_context.failures_in_a_row = 0
         self._context.widths.answered(self._series.timeframe, chunk.sessions)

@@ -211,9 +211,9 @@ class SeriesRun:
                 )
         except (GatewayTimeoutError, RequestTooLongError) as error:
             timeframe = self._state.series.timeframe
-            refused = chunk_run.requester.duration if isinstance(error, RequestTooLongError) else ""
+            refused = chunk_run.requested.duration if isinstance(error, RequestTooLongError) else ""
             if self._context.widths.narrow(
-                timeframe, chunk_run.requester.sessions, refused=refused
+                timeframe, chunk_run.requested.sessions, refused=refused
             ):
                 self._series_context.note(f"{error}; requests are narrower from now on")
                 self._split(chunk, queue)
