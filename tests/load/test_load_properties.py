@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.bars import bars_between, micros
@@ -197,7 +197,21 @@ def test_an_open_session_is_never_taken_for_done(case: Case, folders: Iterator[P
     world.check_complete()
 
 
+QUIET_AT_BOTH_ENDS = Case(
+    calendar="FX",
+    timeframe=Timeframe.M30,
+    days=3,
+    dropped_sessions=frozenset({1, 2, 3, 4, 15, 23, 26, 29}),
+    now=None,
+    seed=0,
+    density=0.05,
+    skip=0,
+)
+"""A session without bars at either end, between empty ones: each end is confirmed alone."""
+
+
 @given(case=cases(), mood=moods("left", "right", "both"))
+@example(case=QUIET_AT_BOTH_ENDS, mood=Moods([], [1]))
 @settings(settings.get_profile("load"), max_examples=40)
 def test_short_answers_lose_nothing(case: Case, mood: Moods, folders: Iterator[Path]) -> None:
     """What an answer left out at either end is asked for again, and not for ever.

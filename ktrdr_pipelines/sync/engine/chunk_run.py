@@ -286,7 +286,7 @@ class ChunkRun:
         left = self._series_context.need(chunk.interval).gaps()
         if self._is_direct or left != before:
             return
-        if len(left) > 1 and chunk.sessions > 1:
+        if len(left) > 1:
             self._is_alone = True
         else:
             self._series_context.defer(chunk.interval)
