@@ -17,7 +17,7 @@ def file(tmp_path: Path, text: str = GOOD) -> UniverseFile:
 
 def test_a_missing_file_is_told_with_the_remedy(tmp_path: Path) -> None:
     """The way to a first universe is ``ktrdr init``."""
-    with pytest.raises(UniverseError, match=r"no such file. Hint: Make one with `ktrdr init`"):
+    with pytest.raises(UniverseError, match=r"no such file. Hint: Create one with `ktrdr init`"):
         load_universe(tmp_path / "universe.yaml")
 
 

@@ -214,11 +214,9 @@ def _fresh(found: Sequence[SeriesGaps], index: GapIndex, now: datetime) -> Check
     return CheckFinding(len(stale), len(found), what, ("symbol", "covered until", "lag"), rows)
 
 
-def _differing(
-    examined: Sequence[tuple[Series, Sequence[Disagreement]]], what: str
-) -> CheckFinding:
+def _differing(found: Sequence[tuple[Series, Sequence[Disagreement]]], what: str) -> CheckFinding:
     """Return the series with bars that differ by a ratio, with the newest disagreement of each."""
-    differing = [(series, ones) for series, ones in examined if ones]
+    differing = [(series, ones) for series, ones in found if ones]
     rows: Rows = [
         (
             series.symbol,
@@ -234,7 +232,7 @@ def _differing(
         symbol, ratio, *_, hint = rows[0]
         what += f" ({symbol}: by a factor of {ratio}). Hint: `{hint}` requests the series again"
     columns = ("symbol", "ratio", "bars", "interval", "command that requests the series again")
-    return CheckFinding(len(differing), len(examined), what, columns, rows)
+    return CheckFinding(len(differing), len(found), what, columns, rows)
 
 
 def _check_files(

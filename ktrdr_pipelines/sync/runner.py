@@ -148,7 +148,7 @@ async def _load_all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesRep
         if job.series.timeframe is Timeframe.D1 and job.mode is not Mode.TAIL
     }
 
-    async def load_in_turn(job: Job) -> SeriesReport:
+    async def load_alone(job: Job) -> SeriesReport:
         """Load a job after the daily bars of its symbol, which are evidence for all timeframes."""
         first = daily.get(job.series.symbol)
         if first is not None and job.series.timeframe is not Timeframe.D1:
@@ -166,7 +166,7 @@ async def _load_all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesRep
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = {number: group.create_task(load_in_turn(jobs[number])) for number in order}
+            tasks = {number: group.create_task(load_alone(jobs[number])) for number in order}
     except BaseExceptionGroup as failures:
         # The project's own error says most; without one, the first.
         flat = _flat(failures)

@@ -96,10 +96,10 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
 
 def exit_code_of(certificates: "Iterable[Certificate]") -> ExitCode:
     """Return FAILED for damage, else INCOMPLETE for gaps or other prices, else DONE."""
-    given = list(certificates)
-    if not all(one.is_sound and one.found.error is None for one in given):
+    every = list(certificates)
+    if not all(one.is_sound and one.found.error is None for one in every):
         return ExitCode.FAILED
-    is_open = any(one.found.gaps or one.found.disagreements for one in given)
+    is_open = any(one.found.gaps or one.found.disagreements for one in every)
     return ExitCode.INCOMPLETE if is_open else ExitCode.DONE
 
 

@@ -19,12 +19,12 @@ from ktrdr_pipelines.domain.calendars.cme_futures import FAMILIES
 from ktrdr_pipelines.domain.calendars.registry import GATEWAY, is_calendar, is_gateways
 from ktrdr_pipelines.domain.instruments import Instrument, SecType, WhatToShow
 from ktrdr_pipelines.domain.universe.fields import DEFAULTS, Entry, shown
-from ktrdr_pipelines.domain.universe.ib_exchanges import SMART, Venue, market_of
+from ktrdr_pipelines.domain.universe.ib_exchanges import SMART, ListingVenue, market_of
 
 _REGULAR, _EXTENDED = ".RTH", ".ETH"
 
 
-def calendar_for(entry: Entry, made: Instrument, market: Venue | None) -> str:
+def calendar_for(entry: Entry, made: Instrument, market: ListingVenue | None) -> str:
     """Return the key of an instrument's calendar.
 
     Args:

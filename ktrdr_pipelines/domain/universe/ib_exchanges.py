@@ -23,7 +23,7 @@ _NEW_YORK: Final = "XNYS"
 
 
 @dataclass(frozen=True, slots=True)
-class Venue:
+class ListingVenue:
     """Where an instrument trades.
 
     ``regular`` and ``all_hours`` are keys of calendars, empty where no library has the hours;
@@ -115,12 +115,12 @@ own that changed often: only the gateway knows them."""
 _CME_GROUP: Final = frozenset({"CME", "CBOT", "NYMEX", "COMEX"})
 
 
-def _exchanges(table: str) -> Mapping[str, Venue]:
-    found: dict[str, Venue] = {}
+def _exchanges(table: str) -> Mapping[str, ListingVenue]:
+    found: dict[str, ListingVenue] = {}
     for line in table.strip().splitlines():
         currency, code, *names = line.split()
         all_hours = f"{code}.ETH" if code == _NEW_YORK else ""
-        market = Venue(currency, f"{code}.RTH", all_hours, f"{code}.RTH")
+        market = ListingVenue(currency, f"{code}.RTH", all_hours, f"{code}.RTH")
         found |= dict.fromkeys(names, market)
     return MappingProxyType(found)
 
@@ -132,13 +132,13 @@ _FAMILIES: Final = {
     for family, exchange, *symbols in map(str.split, _FUTURES.strip().splitlines())
     for symbol in symbols
 }
-_SPOT: Final = Venue("", "", "FX", "FX")
-_CRYPTO: Final = Venue("USD", "", "CRYPTO", "CRYPTO")
+_SPOT: Final = ListingVenue("", "", "FX", "FX")
+_CRYPTO: Final = ListingVenue("USD", "", "CRYPTO", "CRYPTO")
 
 
 def market_of(
     sec_type: SecType, exchange: str, primary_exchange: str, *, symbol: str, currency: str
-) -> Venue | None:
+) -> ListingVenue | None:
     """Return the market of an instrument, or None where no table has it.
 
     ``currency`` is what the user gave, or empty. A stock that SMART routes is a US stock unless
@@ -158,8 +158,8 @@ def market_of(
     return STOCK_EXCHANGES.get(listed)
 
 
-def _future(exchange: str, symbol: str) -> Venue | None:
+def _future(exchange: str, symbol: str) -> ListingVenue | None:
     """Return a future's market; for CME Group's products in no family only the days are known."""
     if exchange not in _CME_GROUP:
         return None
-    return Venue("USD", "", _FAMILIES.get((exchange, symbol), ""), "GLOBEX.EQUITY")
+    return ListingVenue("USD", "", _FAMILIES.get((exchange, symbol), ""), "GLOBEX.EQUITY")

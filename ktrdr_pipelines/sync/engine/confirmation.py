@@ -150,14 +150,14 @@ class Confirmation:
                 is_stated = any(one.statements for one in before)
                 await series_context.learn_beginning(ask=is_stated)
             self._cover_confirmed(self._open())
-            resumed = await self._request_daily() or self._resume_unproved()
+            resumed = await self._request_daily() or self._resume_unconfirmed()
             await self._request_schedule()
             if not resumed:
                 await self._control()
         self._cover_confirmed((*self._open(), *self._pieces()))
         return resumed
 
-    def _resume_unproved(self) -> bool:
+    def _resume_unconfirmed(self) -> bool:
         """Resume what daily bars should have proved but did not; return whether there is any."""
         today = self._context.source_session.gateway_now().date()
         empty = [
