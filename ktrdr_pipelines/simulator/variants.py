@@ -118,7 +118,7 @@ class Variants:
         except UnicodeEncodeError as error:
             raise SimulatorError(
                 f"greet with the zone {self.greeting_zone!r}",
-                reason=f"the encoding {GREETING_ENCODING} lacks some of its characters",
+                reason=f"{GREETING_ENCODING} has no such characters",
             ) from error
 
     @property
@@ -134,8 +134,8 @@ class MarketVariants:
     Attributes:
         flat_bars: symbols or security types, or ``all``: their intervals without a trade have bars
             of the last price and no volume.
-        crypto_zone: the time zone of the sessions of crypto (``market.hours.crypto_sessions``);
-            empty, crypto trades round the clock.
+        crypto_zone: the time zone of the sessions of crypto (``crypto_sessions`` in
+            ``market.market_calendars``); empty, crypto trades round the clock.
 
     Raises:
         SimulatorError: the zone is unknown.
@@ -173,7 +173,7 @@ def check_zone(name: str) -> None:
     except (KeyError, ValueError, OSError) as error:
         raise SimulatorError(
             f"use the time zone {name!r}",
-            reason="it is unknown",
+            reason="no such zone is known",
             hint="Use a name such as Europe/Zurich, US/Eastern or GB",
         ) from error
 
