@@ -170,8 +170,8 @@ async def _computed(gateway: Gateway, outbox: Outbox, call: OpenRequest) -> Answ
     refused = None if rule is None else false_error(rule, request)
     language = setting.variants.language
     if refused is not None:
-        told = replies.error(call.version, localised(language, refused))
-        return Answer(told, error_code=refused.code)
+        data = replies.error(call.version, localised(language, refused))
+        return Answer(data, error_code=refused.code)
     async with outbox.room():
         answered = await asyncio.to_thread(answer, setting, request)
     if rule is None or rule.fault not in RESPONSE_MUTATIONS or answered.error_code is not None:

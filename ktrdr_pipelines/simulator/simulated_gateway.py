@@ -66,7 +66,7 @@ class SimClock:
             ValueError: the moment has no time zone.
         """
         if now.tzinfo is None:
-            raise ValueError(f"now={now.isoformat()} has no zone")
+            raise ValueError(f"now={now.isoformat()} has no time zone")
         self._origin = now.astimezone(UTC), time.monotonic()
 
     def now(self) -> datetime:

@@ -230,10 +230,6 @@ def _text(value: str) -> str:
     return value
 
 
-def _names(value: str) -> frozenset[str]:
-    return frozenset(_text(value).split(","))
-
-
 def _days(value: str) -> int:
     if not value.isdecimal():
         raise ValueError("it must be a whole number of days")
@@ -266,7 +262,7 @@ _READERS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
         "greeting_zone": _text,
         "account_comma": _yes,
         "week_name": _choice(WeekName),
-        "flat_bars": _names,
+        "flat_bars": lambda value: frozenset(_text(value).split(",")),
         "crypto_zone": _text,
         "end_factor": _factor,
     }

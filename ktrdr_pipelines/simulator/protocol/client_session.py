@@ -97,10 +97,6 @@ class Stage(StrEnum):
     CLOSED = "closed"
 
 
-def _never(_: PlainRequest) -> bool:
-    return False
-
-
 class ClientSession:
     """The gateway's side of one connection.
 
@@ -119,7 +115,7 @@ class ClientSession:
         *,
         account: str,
         now: Callable[[], datetime],
-        is_deaf: Callable[[PlainRequest], bool] = _never,
+        is_deaf: Callable[[PlainRequest], bool] = lambda _: False,
         versions: tuple[int, int] = SERVER_VERSIONS,
         variants: Variants = Variants(),  # noqa: B008 - immutable
     ) -> None:
@@ -269,12 +265,9 @@ class ClientSession:
     def _tell(self, code: int, text: str, request_id: int = replies.NO_REQUEST) -> Send:
         return Send(self.error(ApiError(code, text, request_id)))
 
-    def _ignore(self, _: bytes) -> list[Action]:
-        return []
-
     _TAKE: ClassVar[dict[Stage, Callable[["ClientSession", bytes], list[Action]]]] = {
         Stage.VERSION: _take_version,
         Stage.START: _take_start,
         Stage.READY: _take_request,
-        Stage.CLOSED: _ignore,
+        Stage.CLOSED: lambda _, __: [],
     }

@@ -5,7 +5,7 @@ breaks. Source: https://interactivebrokers.github.io/tws-api/historical_limitati
 That a refused request does not count towards the next windows is this simulator's choice (grade P).
 
 ``Workers`` computes how long a request for longer bars takes; the caller waits. A cancelled request
-keeps its worker, as a gateway goes on with requests whose client is gone. Source: one day of
+keeps its worker, as a gateway continues requests whose client is gone. Source: one day of
 minutes in 0.6 s (ib_insync #268), 17,970 minutes in 5.4 s (LEAN IB #62): about 0.3 s and 0.3 ms a
 bar (grade C). That too many requests end in a disconnect is grade O; workers and the length of the
 queue are this simulator's choice (grade P).
