@@ -1,1 +1,1 @@
-"""A gateway of its own: it speaks the IB wire protocol, and answers from bars or from a record."""
+"""A simulated gateway with the IB socket protocol, for synthetic or recorded bars."""

@@ -1,4 +1,8 @@
-"""One client's socket: it performs the actions of a ``ClientSession``."""
+"""One client's socket: it performs the actions that a ``ClientSession`` returns.
+
+Not here: what a message means and what follows from it (``protocol.client_session``), and how one
+request is served (``serving``).
+"""
 
 import asyncio
 from contextlib import suppress
@@ -24,7 +28,7 @@ _CANCELLED = 162
 
 
 class Connection:
-    """A connected client, from its first byte to its last answer."""
+    """A connected client, from its first byte to its last response."""
 
     def __init__(
         self, gateway: Gateway, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -48,20 +52,25 @@ class Connection:
         return f"Connection({self._session!r}, {len(self._open)} open)"
 
     async def run(self) -> None:
-        """Talk until either side closes."""
+        """Serve the client until either side closes the connection."""
         died = True
         try:
             with suppress(OSError):
                 await self._talk_as_faults_allow()
                 died = False
         finally:
-            self._leave(died=died)
-            await self._stop_tasks()
+            if self._session.client_id is not None:
+                self._gateway.journal.note("left", client_id=self._client_id, died=died)
+            self._session.leave(died=died)
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._hang_up()
             self._ended.set()
 
     async def end(self) -> None:
-        """Cut the socket, read or not by the client, and wait until everything is done."""
+        """Cut the socket, even with unsent data, and wait until the connection has ended."""
         self.drop()
         await self._ended.wait()
 
@@ -70,7 +79,7 @@ class Connection:
         self._writer.transport.abort()
 
     def tell(self, notice: ApiError) -> None:
-        """Send a notice, if the client is ready for any."""
+        """Send a notice, if the client has completed its start-up."""
         if self._session.stage is Stage.READY:
             self._outbox.send(self._session.error(notice))
 
@@ -95,22 +104,18 @@ class Connection:
                 if isinstance(action, Close):
                     return
                 self._perform(action)
-            if is_new:
-                self._welcome()
+            if is_new:  # a new client is told of outages that began before it connected
+                for notice in self._gateway.outages.notices():
+                    self.tell(notice)
             await self._writer.drain()
 
     async def _hang_up(self) -> None:
-        """Close the socket once everything is sent; a client that does not read it is cut off."""
+        """Close the socket once everything is sent; cut off a client that does not read in time."""
         self._writer.close()
         with suppress(OSError):
             async with asyncio.timeout(self._gateway.linger_s):
                 await self._writer.wait_closed()
         self.drop()
-
-    def _welcome(self) -> None:
-        """Tell a new client how the gateway is."""
-        for notice in self._gateway.outages.notices():
-            self.tell(notice)
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -147,7 +152,7 @@ class Connection:
         task.add_done_callback(self._check)
 
     def _abandon(self, request_id: int) -> None:
-        """Stop a request that is still computed; an answered head timestamp has no task left."""
+        """Stop a request that is being computed; a served head timestamp has no task left."""
         call = self._open.pop(request_id, None)
         if call is None:
             return
@@ -173,25 +178,14 @@ class Connection:
         await deliver(self._outbox, call, answered.data)
 
     def _close(self, call: OpenRequest, count: int | None, error_code: int | None) -> None:
-        """Free the place of a request whose answer is ready."""
+        """Free the slot of a request whose response is ready."""
         del self._open[call.request.request_id]
         self._session.answered(call.request)
         self._gateway.log.finish(call.number, count=count, error_code=error_code)
 
     def _check(self, task: asyncio.Task[None]) -> None:
-        """End the connection when an answer failed, so that no client waits for it in vain."""
+        """End the connection when computing a response failed, so that the client does not wait."""
         self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._writer.close()
             raise error
-
-    def _leave(self, *, died: bool) -> None:
-        if self._session.client_id is not None:
-            self._gateway.journal.note("left", client_id=self._client_id, died=died)
-        self._session.leave(died=died)
-
-    async def _stop_tasks(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,11 +1,9 @@
-"""What was asked of a simulated gateway, and what happened.
+"""The requests that a simulated gateway received, and the log of its events.
 
-What happens at a gateway, counted and written down: one JSON object a line.
-
-Every line has ``at`` (the gateway's time) and ``event``: ``connected``, ``left``, ``asked``,
-``answered``, ``violation`` or ``fault``. ``asked`` and ``answered`` share a ``number``.
-
-What a gateway was asked: one entry a request, readable from any thread.
+``RequestLog`` holds one entry a request in memory and can be read from any thread. ``Journal``
+counts events and writes them to a file, one JSON object a line. Every line has ``at`` (the
+gateway's time) and ``event``: ``connected``, ``left``, ``asked``, ``answered``, ``violation`` or
+``fault``. The lines ``asked`` and ``answered`` of one request share a ``number``.
 """
 
 import json
@@ -22,16 +20,16 @@ from ktrdr_pipelines.simulator.protocol.messages import ContractRequest, DataReq
 from ktrdr_pipelines.simulator.requests.request_limits import Kind
 
 MOST_KEPT = 100_000
-"""Records that are kept, some 60 MB: a gateway serves for days."""
+"""How many records are kept, some 60 MB: a gateway may run for days."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedRequest:
-    """One contract, head timestamp or historical request, and what became of it.
+    """One contract, head timestamp or historical request, and its outcome.
 
-    ``count`` is the number of bars (or contracts) that were answered, ``error_code`` that of the
-    error; both are None while the request is open, and when its client left. ``received`` is the
-    gateway's time.
+    ``count`` is the number of bars (or contracts) in the response, ``error_code`` the code of an
+    error; both are None while the request is open, and when its client left before a response.
+    ``received`` is the gateway's time.
     """
 
     client_id: int
@@ -50,7 +48,7 @@ class LoggedRequest:
 
     @property
     def bars(self) -> int:
-        """How many bars were answered: 0 for an error, another kind, or none yet."""
+        """The number of bars in the response: 0 for an error, another kind, or no response yet."""
         return self.count or 0 if self.kind is Kind.HISTORY else 0
 
     @property
@@ -62,7 +60,7 @@ class LoggedRequest:
 def record_of(
     request: DataRequest, *, client_id: int, kind: Kind, received: datetime
 ) -> LoggedRequest:
-    """Describe a request as it came in."""
+    """Return the record of a request that has just been received."""
     contract = request.contract
     record = LoggedRequest(
         client_id=client_id,
@@ -81,11 +79,13 @@ def record_of(
 
 
 class RequestLog:
-    """The records of a gateway in the order of arrival; safe from any thread.
+    """The records of a gateway in the order of arrival; thread-safe.
 
     Args:
-        told: is given every record and its place when it arrives and when it has an outcome.
-        most_kept: how many are kept; beyond it the oldest is forgotten, and so is its outcome.
+        told: called with the number and the record of each request, when it is received and when
+            it has an outcome.
+        most_kept: how many records are kept; beyond it the oldest is dropped, and its outcome with
+            it.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class RequestLog:
         self._told = told
 
     def add(self, record: LoggedRequest) -> int:
-        """Append a record and return its place."""
+        """Append a record and return its number."""
         with self._lock:
             number, self._next_number = self._next_number, self._next_number + 1
             self._records[number] = record
@@ -110,23 +110,26 @@ class RequestLog:
         return number
 
     def finish(self, number: int, *, count: int | None, error_code: int | None) -> None:
-        """Note the outcome of the record at a place."""
+        """Set the outcome of the record of a number."""
         with self._lock:
-            asked = self._records.get(number)
-            if asked is None:
+            opened = self._records.get(number)
+            if opened is None:
                 return
-            record = replace(asked, count=count, error_code=error_code)
+            record = replace(opened, count=count, error_code=error_code)
             self._records[number] = record
         self._tell(number, record)
 
     def is_open(self, number: int) -> bool:
-        """Say whether the record at a place has no outcome yet; live bars have one early."""
+        """Return whether a record has no outcome yet.
+
+        A request for live bars has its outcome with the first response, before it ends.
+        """
         with self._lock:
             record = self._records.get(number)
             return record is not None and record.is_open
 
     def snapshot(self) -> tuple[LoggedRequest, ...]:
-        """Return all records that are kept."""
+        """Return all records that are kept, oldest first."""
         with self._lock:
             return tuple(self._records.values())
 
@@ -139,10 +142,10 @@ Value = str | int | float | bool | None
 
 
 class Journal:
-    """Counts events, and writes them where there is a file; used in one thread.
+    """Count events, and write them to a file if there is one; used in one thread.
 
     Args:
-        path: the file, which is added to; None writes nothing.
+        path: the file, to which lines are appended; None writes nothing.
         now: the gateway's time.
 
     Raises:
@@ -152,7 +155,16 @@ class Journal:
     def __init__(self, path: Path | None, now: Callable[[], datetime]) -> None:
         self._now = now
         self._counts: Counter[str] = Counter()
-        self._file: TextIO | None = None if path is None else _opened(path)
+        self._file: TextIO | None = None
+        if path is not None:
+            try:
+                self._file = path.open("a", encoding="utf-8", buffering=1)
+            except OSError as error:
+                raise SimulatorError(
+                    f"write the log {path}",
+                    reason=error.strerror or str(error),
+                    hint="Choose another file with --log",
+                ) from error
 
     @property
     def counts(self) -> dict[str, int]:
@@ -160,14 +172,14 @@ class Journal:
         return dict(self._counts)
 
     def note(self, event: str, **values: Value) -> None:
-        """Write an event down."""
+        """Count an event and write its line."""
         self._counts[event] += 1
         if self._file is not None and not self._file.closed:
             line = {"at": self._now().isoformat(), "event": event, **values}
             self._file.write(json.dumps(line) + "\n")
 
     def note_request(self, number: int, record: LoggedRequest) -> None:
-        """Write a request down: that it was asked, or what became of it."""
+        """Write the line of a request: ``asked`` while it is open, then ``answered``."""
         values = {**asdict(record), "received": record.received.isoformat()}
         event = "asked" if record.is_open else "answered"
         shown = {key: value for key, value in values.items() if value not in {"", None}}
@@ -177,14 +189,3 @@ class Journal:
         """Close the file."""
         if self._file is not None:
             self._file.close()
-
-
-def _opened(path: Path) -> TextIO:
-    try:
-        return path.open("a", encoding="utf-8", buffering=1)
-    except OSError as error:
-        raise SimulatorError(
-            f"write the log {path}",
-            reason=error.strerror or str(error),
-            hint="Choose another file with --log",
-        ) from error

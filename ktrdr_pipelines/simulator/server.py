@@ -1,9 +1,11 @@
-"""The gateway's socket: the only I/O of the simulator but for its log.
+"""The server of a simulated gateway: a listening socket, and a thread to run it in.
 
-It performs what conversations want (``session``) and computes answers (``answers``) in threads,
-the requests of one client side by side. It binds to loopback addresses only.
+The server binds to loopback addresses only. Responses are computed in worker threads, several
+requests of one client concurrently. ``running_simulator`` runs a server in a thread with an event
+loop of its own, beside the caller's code.
 
-A thread with an event loop of its own, in which a gateway serves beside other code.
+Not here: the socket of one client (``client_connection``), and the state that all connections
+share (``simulated_gateway``).
 """
 
 import asyncio
@@ -32,11 +34,11 @@ from ktrdr_pipelines.simulator.variants import MarketVariants
 
 
 class ServerThread(threading.Thread):
-    """A thread that runs a server until told to stop.
+    """A thread that runs a server until ``stop`` is called.
 
     Args:
-        start: begins to serve, or raises why it cannot.
-        close: ends it.
+        start: starts the server; an error that it raises is raised again by ``start_and_wait``.
+        close: closes the server.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class ServerThread(threading.Thread):
         self._stopping = asyncio.Event()
 
     def start_and_wait(self) -> None:
-        """Start, and return once the port listens; an error of starting is raised here."""
+        """Start the thread and return once the server listens, or raise why it cannot start."""
         self.start()
         self._ready.wait()
         if self._failed is not None:
@@ -82,20 +84,20 @@ class ServerThread(threading.Thread):
 
 
 ACCOUNT = "SIM000001"
-"""Account of every simulated gateway; its beginning marks bars as simulated."""
+"""The account of a simulated gateway; its prefix marks bars as simulated."""
 
 
 class SimulatorServer:
     """A gateway that listens on a loopback port.
 
     Args:
-        market: what it answers from: a market, or the record of another gateway.
-        clock: its now; None takes that of the market.
+        market: the source of its responses: a market, or the recording of another gateway.
+        clock: the gateway's clock; None starts one at the market's default time.
         host: a loopback address, or ``localhost``.
-        port: 0 takes any free one; read ``port`` once started.
-        latency_s: seconds that every contract, head and historical request waits.
-        account: the account it announces.
-        behaviour: its rules and faults; None is as documented, without faults.
+        port: 0 takes any free port; read ``port`` once started.
+        latency_s: seconds that every contract, head timestamp and historical request waits.
+        account: the account that it announces.
+        behaviour: its rules and faults; None is the documented behaviour, without faults.
 
     Raises:
         SimulatorError: the log cannot be written.
@@ -133,25 +135,25 @@ class SimulatorServer:
 
     @property
     def requests(self) -> tuple[LoggedRequest, ...]:
-        """Every contract, head and historical request, oldest first; thread-safe.
+        """The contract, head timestamp and historical requests, oldest first; thread-safe.
 
-        Of a gateway that has served for days, the newest ``record.MOST_KEPT``.
+        Only the newest ``request_log.MOST_KEPT`` are kept.
         """
         return self._gateway.log.snapshot()
 
     @property
     def violations(self) -> dict[PacingRule, int]:
-        """How often each rule over time was broken; thread-safe."""
+        """How often each pacing rule was broken; thread-safe."""
         return dict(self._gateway.rules.violations)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How often each kind of event of the log happened; thread-safe."""
+        """How often each kind of logged event happened; thread-safe."""
         return self._gateway.journal.counts
 
     @property
     def latency_s(self) -> float:
-        """Seconds that every request waits; it may be set while the gateway runs."""
+        """The seconds that every request waits; may be set while the gateway runs."""
         return self._gateway.latency_s
 
     @latency_s.setter
@@ -160,7 +162,7 @@ class SimulatorServer:
 
     @property
     def faults(self) -> FaultPlan:
-        """What goes wrong from now on; it may be set while the gateway runs."""
+        """The faults from now on; may be set while the gateway runs."""
         return self._gateway.faults
 
     @faults.setter
@@ -168,13 +170,13 @@ class SimulatorServer:
         self._gateway.faults = plan
 
     def tell(self, code: int, text: str) -> None:
-        """Send a notice about no request to every client; thread-safe."""
+        """Send every client a notice that concerns no request; thread-safe."""
         if self._server is not None:
             loop = self._server.get_loop()
             loop.call_soon_threadsafe(self._tell, ApiError(code, text))
 
     def lift_faults(self) -> None:
-        """Let nothing go wrong any more, end the outage that lasts and free ids; thread-safe."""
+        """Remove all faults, end a current outage and free held client ids; thread-safe."""
         self._gateway.faults = FaultPlan()
         self._gateway.rules.all_held_until = 0.0
         if self._server is not None:
@@ -189,31 +191,29 @@ class SimulatorServer:
             connection.drop()
 
     async def start(self) -> Self:
-        """Begin to listen.
+        """Start to listen.
 
         Raises:
             SimulatorError: the host is not a loopback address, or the port is taken.
         """
         try:
-            self._server = await self._listening(_loopback_address(self.host))
+            address = _loopback_address(self.host)
+            try:
+                self._server = await asyncio.start_server(self._talk, address, self.port)
+            except OSError as error:
+                raise SimulatorError(
+                    f"listen on {self.host}:{self.port}",
+                    reason=error.strerror or str(error),
+                    hint="Stop the process that uses the port, or choose another with --port",
+                ) from error
         except SimulatorError:
             self._gateway.journal.close()
             raise
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
-    async def _listening(self, address: str) -> asyncio.Server:
-        try:
-            return await asyncio.start_server(self._talk, address, self.port)
-        except OSError as error:
-            raise SimulatorError(
-                f"listen on {self.host}:{self.port}",
-                reason=error.strerror or str(error),
-                hint="Stop what uses the port, or choose another with --port",
-            ) from error
-
     async def close(self) -> None:
-        """Stop listening, end every connection and wait for them."""
+        """Stop listening, and cut every connection and wait until it has ended."""
         if self._server is None:
             return
         self._server.close()
@@ -233,7 +233,7 @@ class SimulatorServer:
 
 
 def _loopback_address(host: str) -> str:
-    """Return the one address to bind; ``localhost`` alone could be two, with two ports."""
+    """Return the address to bind; ``localhost`` may be two, each with a port of its own."""
     address = "127.0.0.1" if host == "localhost" else host
     try:
         is_loopback = ipaddress.ip_address(address).is_loopback
@@ -242,7 +242,7 @@ def _loopback_address(host: str) -> str:
     if not is_loopback:
         raise SimulatorError(
             f"listen on {host}",
-            reason="not a loopback address",
+            reason="it is not a loopback address",
             hint="The simulated gateway has no login and serves this machine only: use 127.0.0.1",
         )
     return address
@@ -260,18 +260,21 @@ def running_simulator(
     update_s: float | None = None,
     behaviour: Behaviour | None = None,
 ) -> Iterator[SimulatorServer]:
-    """Run a gateway in a thread and event loop of its own while the context lasts.
+    """Run a gateway in a thread and event loop of its own, for the duration of the context.
 
     Args:
-        market: None is the synthetic market of seed 1.
-        now: where its clock starts, also as an ISO text; None takes that of the market.
+        market: the source of its responses; None is the synthetic market of seed 1.
+        now: where its clock starts, a datetime or an ISO text; None takes the market's default.
         latency_s: seconds that every request waits.
-        port: 0 takes any free one.
-        account: the account it announces: bars of one that does not begin as ``ACCOUNT`` pass for
-            real ones.
-        durations: which bar sizes a duration may be asked with; None is as ``behaviour`` says.
-        update_s: seconds between updates of bars that are kept up to date; None likewise.
-        behaviour: its rules and faults; None is as documented, without faults.
+        port: 0 takes any free port.
+        account: the account that it announces. Bars from an account without the prefix of
+            ``ACCOUNT`` are taken for real ones.
+        durations: which bar sizes fit a duration; None takes that of ``behaviour``.
+        update_s: seconds between updates of live bars; None takes that of ``behaviour``.
+        behaviour: its rules and faults; None is the documented behaviour, without faults.
+
+    Raises:
+        SimulatorError: the log cannot be written, or the port is taken.
     """
     behaviour = behaviour or Behaviour()
     behaviour = replace(

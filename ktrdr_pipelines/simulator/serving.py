@@ -1,8 +1,9 @@
-"""Answering one request over one connection.
+"""Serve one request over one connection, with delays, faults and live updates.
 
-What goes out on one connection: whole frames at once, or one of them slowly.
+``found`` computes a response and waits as a busy gateway would, ``deliver`` sends it as its fault
+demands, ``follow`` sends the updates of live bars. ``Outbox`` writes the frames of one connection.
 
-Answering one request: computing it, waiting as a busy gateway would, and what goes wrong.
+Not here: the content of a response (``requests.answers``).
 """
 
 import asyncio
@@ -23,14 +24,14 @@ from ktrdr_pipelines.simulator.requests.validation import Setting
 from ktrdr_pipelines.simulator.simulated_gateway import Gateway
 
 PIECES = 20
-"""Into how many pieces a slow answer is cut."""
+"""The number of pieces of a response that is sent slowly."""
 
 MADE_AT_ONCE = 4
-"""How many answers of one client are made side by side."""
+"""How many responses of one client are computed concurrently."""
 
 
 class Outbox:
-    """Writes frames in the order given; while one trickles out the others wait."""
+    """Write frames in the order given; while one is sent slowly, the others wait."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
@@ -39,7 +40,7 @@ class Outbox:
         self._waiting: list[bytes] = []
 
     def send(self, data: bytes) -> None:
-        """Send frames."""
+        """Send frames, after the one that is being sent slowly if there is one."""
         if self._slow.locked():
             self._waiting.append(data)
         elif not self._writer.is_closing():
@@ -47,22 +48,22 @@ class Outbox:
 
     @asynccontextmanager
     async def room(self) -> AsyncIterator[None]:
-        """Wait until another answer may be made.
+        """Wait until another response may be computed.
 
-        For a client that does not read, no more are made than fit in the socket and a few: what
-        is not sent yet lies in memory.
+        Unsent responses lie in memory: for a client that does not read, only a few more are
+        computed than fit in the socket.
         """
         async with self._making:
             await self.drained()
             yield
 
     async def drained(self) -> None:
-        """Wait until the client has read nearly all that was sent, or is gone."""
+        """Wait until the client has read nearly all that was sent, or has disconnected."""
         with suppress(OSError):
             await self._writer.drain()
 
     async def trickle(self, data: bytes, seconds: float) -> None:
-        """Send a frame in pieces over some seconds; cancelled, it sends the rest at once."""
+        """Send a frame in pieces over some seconds; if cancelled, send the rest at once."""
         async with self._slow:
             size = -(-len(data) // PIECES)
             sent = 0
@@ -77,15 +78,16 @@ class Outbox:
                     self._writer.write(data[sent:] + b"".join(held))
 
     def close(self) -> None:
-        """Hang up once everything is sent."""
+        """Close the socket once everything is sent."""
         self._writer.close()
 
 
 @dataclass(slots=True)
 class OpenRequest:
-    """One open request: who asks, its place in the record, its fault, whether it was cancelled.
+    """One open request: its client, its number in the request log, its fault and its state.
 
-    ``answered_at`` is what its answer was computed from.
+    ``outages_before`` counts the outages up to its arrival. ``answered_at`` is the setting from
+    which its response was computed. ``cancelled`` is set when the client cancels it.
     """
 
     request: DataRequest
@@ -99,18 +101,18 @@ class OpenRequest:
 
     @property
     def is_live(self) -> bool:
-        """Whether it is to be kept up to date."""
+        """Whether it is a request for live bars, which are kept up to date."""
         return isinstance(self.request, HistoryRequest) and self.request.keep_up_to_date
 
     def meets(self, *faults: Fault) -> bool:
-        """Say whether its fault is one of these."""
+        """Return whether its fault is one of these."""
         return self.fault is not None and self.fault.fault in faults
 
 
 async def found(gateway: Gateway, outbox: Outbox, call: OpenRequest) -> Answer | None:
-    """Return the answer of a request when it is due, or None where the client is cut off.
+    """Return the response to a request when it is due, or None if the client is to be cut off.
 
-    It never returns for a request that hangs.
+    It never returns for a request that hangs: the caller cancels it.
     """
     if call.meets(Fault.NO_RESPONSE) or gateway.outages.is_on:
         await _for_ever()
@@ -128,7 +130,7 @@ async def found(gateway: Gateway, outbox: Outbox, call: OpenRequest) -> Answer |
 
 
 async def follow(gateway: Gateway, outbox: Outbox, call: OpenRequest) -> None:
-    """Send updates of live bars until the request is cancelled: it is open, with its slot."""
+    """Send updates of live bars until the request is cancelled; it keeps its slot until then."""
     if not isinstance(call.request, HistoryRequest) or call.answered_at is None:
         return
     live = LiveBars(call.request)
@@ -143,7 +145,7 @@ async def follow(gateway: Gateway, outbox: Outbox, call: OpenRequest) -> None:
 
 
 async def deliver(outbox: Outbox, call: OpenRequest, data: bytes) -> None:
-    """Send an answer as its fault has it."""
+    """Send a response, whole or as its fault demands."""
     how = None if call.fault is None else _DELIVERIES.get(call.fault.fault)
     if call.fault is None or how is None:
         outbox.send(data)
@@ -152,7 +154,7 @@ async def deliver(outbox: Outbox, call: OpenRequest, data: bytes) -> None:
 
 
 def _is_cut_short(gateway: Gateway, call: OpenRequest) -> bool:
-    """Say whether an outage began since a request was made: it never hears again."""
+    """Return whether an outage began since a request was made: it gets no response any more."""
     return gateway.outages.is_on or gateway.outages.begun != call.outages_before
 
 
@@ -162,14 +164,14 @@ async def _for_ever() -> NoReturn:
 
 
 async def _computed(gateway: Gateway, outbox: Outbox, call: OpenRequest) -> Answer:
-    """Compute the answer, unless a fault puts another in its place."""
+    """Compute the response, or the one that a fault puts in its place."""
     setting, request, rule = gateway.setting(call.version), call.request, call.fault
     call.answered_at = setting
     refused = None if rule is None else false_error(rule, request)
     language = setting.variants.language
     if refused is not None:
-        told = replies.error(call.version, localised(language, refused))
-        return Answer(told, error_code=refused.code)
+        data = replies.error(call.version, localised(language, refused))
+        return Answer(data, error_code=refused.code)
     async with outbox.room():
         answered = await asyncio.to_thread(answer, setting, request)
     if rule is None or rule.fault not in RESPONSE_MUTATIONS or answered.error_code is not None:
@@ -180,7 +182,7 @@ async def _computed(gateway: Gateway, outbox: Outbox, call: OpenRequest) -> Answ
 
 
 async def _has_worker(gateway: Gateway, call: OpenRequest, answered: Answer) -> bool:
-    """Wait for a worker where longer bars share a few; False where too many wait already."""
+    """Wait for a worker if longer bars share a few; return False if too many wait already."""
     request = call.request
     if gateway.workers is None or not isinstance(request, HistoryRequest):
         return True

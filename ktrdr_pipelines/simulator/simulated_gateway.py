@@ -1,10 +1,10 @@
-"""What all connections of a simulated gateway share, and how it behaves.
+"""The state that all connections of a simulated gateway share, its behaviour and its clock.
 
-How a gateway behaves besides answering, and a gateway that behaves so.
+``gateway_of`` builds a ``Gateway`` from a ``Behaviour``; the gateway selects the fault of each
+request. ``SimClock`` is the only reader of the machine's time in the simulator.
 
-The simulator's now: one settable clock, the only reader of the machine's time.
-
-What all connections of one gateway share, and what it decides for each request.
+Not here: client ids, open requests and pacing (``requests.request_limits``), and the socket
+(``server``).
 """
 
 import time
@@ -23,7 +23,7 @@ from ktrdr_pipelines.simulator.faults.faults import (
 )
 from ktrdr_pipelines.simulator.market.market import Market
 from ktrdr_pipelines.simulator.protocol.client_session import SERVER_VERSIONS
-from ktrdr_pipelines.simulator.protocol.messages import ContractFields, DataRequest, PlainRequest
+from ktrdr_pipelines.simulator.protocol.messages import DataRequest, PlainRequest
 from ktrdr_pipelines.simulator.protocol.replies import NO_REQUEST
 from ktrdr_pipelines.simulator.request_log import Journal, RequestLog, record_of
 from ktrdr_pipelines.simulator.requests.durations import DurationTable
@@ -41,11 +41,14 @@ from ktrdr_pipelines.simulator.variants import Variants
 
 
 class SimClock:
-    """A clock that starts at a given moment, and runs on at real speed or stands still.
+    """A clock that starts at a given moment, and runs at real speed or is fixed.
 
     Args:
-        now: where it starts, with a zone; None is the machine's own time.
-        runs: whether it goes on from there.
+        now: the start, with a time zone; None is the machine's time.
+        runs: whether the clock advances.
+
+    Raises:
+        ValueError: the start has no time zone.
     """
 
     def __init__(self, now: datetime | None = None, *, runs: bool = True) -> None:
@@ -57,13 +60,13 @@ class SimClock:
         return f"SimClock({self.now().isoformat(timespec='seconds')}, {state})"
 
     def set(self, now: datetime) -> None:
-        """Move the clock to a moment.
+        """Set the clock to a moment.
 
         Raises:
-            ValueError: the moment has no zone.
+            ValueError: the moment has no time zone.
         """
         if now.tzinfo is None:
-            raise ValueError(f"now={now.isoformat()} has no zone")
+            raise ValueError(f"now={now.isoformat()} has no time zone")
         self._origin = now.astimezone(UTC), time.monotonic()
 
     def now(self) -> datetime:
@@ -75,12 +78,12 @@ class SimClock:
 _TIME = 49
 
 LINGER_S = 10.0
-"""How long a connection that ends waits for its client to read the rest."""
+"""The seconds that a closing connection waits for its client to read the rest."""
 
 
 @dataclass(slots=True)
 class Gateway:
-    """One gateway: its market, clock and rules, what went wrong and what was asked."""
+    """One gateway: its market, clock, rules and faults, and the log of its requests."""
 
     market: Market
     clock: SimClock
@@ -98,25 +101,29 @@ class Gateway:
     variants: Variants = Variants()  # noqa: RUF009 - immutable
 
     def setting(self, version: int) -> Setting:
-        """Return what an answer depends on now."""
+        """Return what a response depends on, as of now."""
         now_s = int(self.clock.now().timestamp())
         return Setting(self.market, version, now_s, self.durations, self.variants)
 
     def told_now(self) -> datetime:
-        """Return the time that clients are told."""
+        """Return the time that the gateway states to clients, which a fault may shift."""
         now = self.clock.now()
         return now + timedelta(seconds=self.faults.clock_off_s(now))
 
     def recorded(self, request: DataRequest, client_id: int) -> int:
-        """Write down that a request came, and return its place."""
+        """Log a request as received, and return its number in the log."""
         now, kind = self.clock.now(), kind_of(request)
         return self.log.add(record_of(request, client_id=client_id, kind=kind, received=now))
 
     def fault_of(self, request: DataRequest) -> FaultRule | None:
-        """Return the fault that a request meets; one of the whole gateway begins here."""
+        """Return the fault of a request, or start the outage that it triggers and return None."""
+        contract = request.contract
+        # The names of an instrument in a fault file: AAPL, EUR, EURUSD, ESZ3.
+        pair = contract.symbol + contract.currency
+        names = frozenset({contract.symbol, contract.local_symbol, pair} - {""})
         met = Met(
             Occasion(kind_of(request)),
-            _names(request.contract),
+            names,
             self.clock.now(),
             is_past_oldest=self._is_past_oldest(request),
         )
@@ -127,11 +134,11 @@ class Gateway:
         return None
 
     def fault_of_connection(self) -> FaultRule | None:
-        """Return the fault that a new connection meets."""
+        """Return the fault of a new connection."""
         return self._chosen(Met(Occasion.CONNECT, now=self.clock.now()))
 
     def is_deaf(self, request: PlainRequest) -> bool:
-        """Say whether a plain request stays without an answer."""
+        """Return whether a plain request gets no response."""
         if self.outages.is_total:
             return True
         if request.type_id != _TIME:
@@ -146,27 +153,26 @@ class Gateway:
         return rule
 
     def _is_past_oldest(self, request: DataRequest) -> bool:
-        """Say whether a request reaches past the oldest bar, where a fault wants to know."""
+        """Return whether a request reaches past the oldest bar; False if no fault depends on it."""
         if not any(rule.fault is Fault.PAST_OLDEST for rule in self.faults.rules):
             return False
         return reaches_past_oldest(self.setting(SERVER_VERSIONS[1]), request)
 
 
-def _names(contract: ContractFields) -> frozenset[str]:
-    """Return what an instrument may be called in a file of faults: AAPL, EUR, EURUSD, ESZ3."""
-    pair = contract.symbol + contract.currency
-    return frozenset({contract.symbol, contract.local_symbol, pair} - {""})
-
-
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """How a gateway behaves besides answering.
+    """How a gateway behaves, apart from the content of its responses.
 
-    ``hold_s`` is how long the client id of a client that died stays taken; ``speed`` counts under
-    soft pacing only; ``log`` is a file that events are added to. ``durations`` says which bar
-    sizes a duration may be asked with, ``update_s`` how many seconds lie between updates of bars
-    that are kept up to date, ``linger_s`` how long a connection that ends waits for its client to
-    read the rest. ``variants`` is in what it differs from other gateways.
+    Attributes:
+        pacing: which pacing rules hold.
+        speed: how fast it works; applies under soft pacing only.
+        hold_s: seconds that the id of a client stays in use after its connection died.
+        faults: its faults; None is none.
+        log: the file to which events are appended; None writes nothing.
+        durations: which bar sizes fit a duration.
+        update_s: seconds between updates of live bars.
+        linger_s: seconds that a closing connection waits for its client to read the rest.
+        variants: how it differs from other gateways.
     """
 
     pacing: SimulatedPacing = SimulatedPacing.DOCUMENTED
@@ -189,7 +195,7 @@ def gateway_of(
     account: str,
     latency_s: float,
 ) -> Gateway:
-    """Put a gateway together.
+    """Build a gateway.
 
     Raises:
         SimulatorError: the log cannot be written.

@@ -1,9 +1,12 @@
-"""In what gateways differ from each other while nothing is wrong: one immutable value.
+"""The differences between gateways that work correctly, as immutable values.
 
-A default is what this simulator does unless told; every other value was seen at a real gateway
-(grade L unless said otherwise; ``tests/simulator/test_specimens.py`` holds the literal frames).
-Here: the names, their values and how ``--variant NAME=VALUE`` is read. Not here: the parts of an
-answer that follow from them, and what goes wrong (``faults``).
+A default is this simulator's usual behaviour; every other value was seen at a real gateway
+(grade L unless stated otherwise; ``tests/simulator/test_specimens.py`` holds the literal frames).
+This module defines the names of the variants, their values, and how ``--variant NAME=VALUE`` is
+read.
+
+Not here: the parts of a response that follow from them (``protocol``, ``requests``), and faults
+(``faults``).
 """
 
 import difflib
@@ -19,21 +22,21 @@ from ktrdr_pipelines.simulator.market.hours import ZONE
 from ktrdr_pipelines.simulator.requests.pacing_rules import END_FACTOR
 
 GREETING_ENCODING = "gb2312"
-"""In what a greeting is written: a Chinese Windows names its zone so (grade C,
-https://github.com/wboayue/rust-ibapi/pull/364); ASCII stays as it is."""
+"""The encoding of a greeting: a Chinese Windows names its zone in it (grade C,
+https://github.com/wboayue/rust-ibapi/pull/364); ASCII text is the same in it."""
 
 
 class HoursZone(StrEnum):
-    """In whose zone the trading hours of a contract are told."""
+    """The time zone in which the trading hours of a contract are stated."""
 
     EXCHANGE = "exchange"
     LOGIN = "login"
 
 
 class ZoneNames(StrEnum):
-    """By what names contract details call their zones: ``US/Eastern`` or ``America/New_York``.
+    """The zone names in contract details: ``US/Eastern`` or ``America/New_York``.
 
-    Source: https://github.com/pst-group/pysystemtrade/issues/1622 has the new ones, in 2026.
+    Source: https://github.com/pst-group/pysystemtrade/issues/1622 shows the modern names, in 2026.
     """
 
     OLD = "old"
@@ -41,12 +44,12 @@ class ZoneNames(StrEnum):
 
 
 class BeforeFirstTrade(StrEnum):
-    """What an end before a session's first trade gives: when a day begins to count as a session.
+    """The response to an end before a session's first trade: when a day counts as a session.
 
-    ``no_data``: at its open, so that ``1 D`` to an end between open and first trade is 162.
-    ``previous``: with its first trade. Both were seen at one gateway, once and three times:
-    https://github.com/erdewit/ib_insync/issues/550. ``no_data_from_midnight``: at the midnight
-    before it; whether any gateway does so is not known (grade P).
+    ``no_data``: from its open, so that ``1 D`` to an end between open and first trade is error 162.
+    ``previous``: from its first trade. Both were seen at one gateway, once and three times:
+    https://github.com/erdewit/ib_insync/issues/550. ``no_data_from_midnight``: from the
+    midnight before it; whether any gateway does so is not known (grade P).
     """
 
     NO_DATA = "no_data"
@@ -55,7 +58,7 @@ class BeforeFirstTrade(StrEnum):
 
 
 class Language(StrEnum):
-    """In what language errors are told: ``foreign`` leaves no word that a client could know."""
+    """The language of errors; ``foreign`` contains no word that a client could recognise."""
 
     ENGLISH = "en"
     SPANISH = "es"
@@ -64,7 +67,7 @@ class Language(StrEnum):
 
 
 class WeekName(StrEnum):
-    """By what name bars of a week may be requested; today's gateways are unknown."""
+    """The accepted names of weekly bars; which ones today's gateways accept is not known."""
 
     BOTH = "both"
     WORD = "1 week"
@@ -72,22 +75,29 @@ class WeekName(StrEnum):
     NONE = "none"
 
     def admits(self, text: str) -> bool:
-        """Say whether a bar size of weeks may be called so."""
+        """Return whether a gateway accepts this text for weekly bars."""
         return self in {WeekName.BOTH, text}
 
 
 @dataclass(frozen=True, slots=True)
 class Variants:
-    """In what one gateway differs from others.
+    """How one gateway differs from others.
 
-    ``zone`` is that of its login, any name that ``zoneinfo`` knows: empty is that of New York, but
-    last trade dates are told in the exchange's. ``plain_expiry_days``: contracts that end later
-    than so many days from now have a last trade date without a time. ``greeting_zone`` replaces
-    the short name of the zone in the greeting. ``account_comma`` ends the list of accounts with a
-    comma.
+    Attributes:
+        zone: the time zone of its login, any name that ``zoneinfo`` knows; empty is that of New
+            York, while last trade dates are stated in the exchange's zone.
+        hours_zone: the zone in which trading hours are stated.
+        zone_names: the zone names in contract details.
+        plain_expiry_days: contracts that end more than this number of days from now have a last
+            trade date without a time; None is none.
+        before_first_trade: the response to an end before a session's first trade.
+        language: the language of errors.
+        greeting_zone: replaces the short name of the zone in the greeting.
+        account_comma: whether the list of accounts ends with a comma.
+        week_name: the accepted names of weekly bars.
 
     Raises:
-        SimulatorError: the zone is unknown, or the greeting's cannot be written.
+        SimulatorError: the zone is unknown, or the greeting's zone cannot be encoded.
     """
 
     zone: str = ""
@@ -113,17 +123,19 @@ class Variants:
 
     @property
     def login_zone(self) -> str:
-        """The zone of the login, by its name."""
+        """The name of the zone of the login."""
         return self.zone or ZONE
 
 
 @dataclass(frozen=True, slots=True)
 class MarketVariants:
-    """In what the synthetic market may differ.
+    """How the synthetic market may differ.
 
-    ``flat_bars`` names instruments, by symbol, or security types, or is ``all``: intervals
-    without a trade come as bars of the last price and no volume. ``crypto_zone``: crypto has
-    sessions of that zone (``calendar.crypto_sessions``); empty, it trades round the clock.
+    Attributes:
+        flat_bars: symbols or security types, or ``all``: their intervals without a trade have bars
+            of the last price and no volume.
+        crypto_zone: the time zone of the sessions of crypto (``crypto_sessions`` in
+            ``market.market_calendars``); empty, crypto trades round the clock.
 
     Raises:
         SimulatorError: the zone is unknown.
@@ -137,13 +149,13 @@ class MarketVariants:
             check_zone(self.crypto_zone)
 
     def fills(self, names: Iterable[str]) -> bool:
-        """Say whether an instrument of these names has flat bars."""
+        """Return whether an instrument of these names has flat bars."""
         return not self.flat_bars.isdisjoint({*names, "all"})
 
 
 @dataclass(frozen=True, slots=True)
 class ReadVariants:
-    """What the options of a command say: ``end_factor`` counts under soft pacing."""
+    """The variants that a command's options select; ``end_factor`` applies under soft pacing."""
 
     gateway: Variants = Variants()
     market: MarketVariants = MarketVariants()
@@ -151,26 +163,26 @@ class ReadVariants:
 
 
 def check_zone(name: str) -> None:
-    """Check that a zone's name is known.
+    """Check that the name of a time zone is known.
 
     Raises:
-        SimulatorError: it is not.
+        SimulatorError: it is not known.
     """
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
         raise SimulatorError(
-            f"tell times in the zone {name!r}",
+            f"use the time zone {name!r}",
             reason="no such zone is known",
-            hint="Name one such as Europe/Zurich, US/Eastern or GB",
+            hint="Use a name such as Europe/Zurich, US/Eastern or GB",
         ) from error
 
 
 def read_variants(zone: str, texts: Iterable[str]) -> ReadVariants:
-    """Read ``NAME=VALUE`` texts beside the login's zone.
+    """Read the zone of the login and ``NAME=VALUE`` texts.
 
     Raises:
-        UsageError: a name is unknown, or a value is none of its own.
+        UsageError: a name is unknown, or a value is not valid for it.
     """
     try:
         return _read(zone, texts)
@@ -194,16 +206,13 @@ def _read(zone: str, texts: Iterable[str]) -> ReadVariants:
             found = _READERS[name](value)
         except ValueError as error:
             raise UsageError(f"--variant {text}", reason=str(error)) from error
-        read = _with(read, name, found)
+        if name == "end_factor":
+            read = replace(read, end_factor=found)
+        elif name in MarketVariants.__dataclass_fields__:
+            read = replace(read, market=replace(read.market, **{name: found}))
+        else:
+            read = replace(read, gateway=replace(read.gateway, **{name: found}))
     return read
-
-
-def _with(read: ReadVariants, name: str, value: Any) -> ReadVariants:
-    if name == "end_factor":
-        return replace(read, end_factor=value)
-    if name in MarketVariants.__dataclass_fields__:
-        return replace(read, market=replace(read.market, **{name: value}))
-    return replace(read, gateway=replace(read.gateway, **{name: value}))
 
 
 def _choice(kind: type[StrEnum]) -> Callable[[str], StrEnum]:
@@ -219,10 +228,6 @@ def _text(value: str) -> str:
     if not value:
         raise ValueError("it has no value")
     return value
-
-
-def _names(value: str) -> frozenset[str]:
-    return frozenset(_text(value).split(","))
 
 
 def _days(value: str) -> int:
@@ -257,7 +262,7 @@ _READERS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
         "greeting_zone": _text,
         "account_comma": _yes,
         "week_name": _choice(WeekName),
-        "flat_bars": _names,
+        "flat_bars": lambda value: frozenset(_text(value).split(",")),
         "crypto_zone": _text,
         "end_factor": _factor,
     }

@@ -342,5 +342,5 @@ def test_clocks_stand_or_run() -> None:
     standing.set(start + timedelta(hours=1))
     assert standing.now() == start + timedelta(hours=1)
     assert start <= SimClock(start).now() < start + timedelta(minutes=1)
-    with pytest.raises(ValueError, match="no zone"):
+    with pytest.raises(ValueError, match="no time zone"):
         SimClock(datetime(2024, 1, 10))  # noqa: DTZ001 - this is what is refused

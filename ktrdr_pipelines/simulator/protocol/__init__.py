@@ -1,1 +1,1 @@
-"""What a simulated gateway reads and writes."""
+"""The IB socket protocol from the gateway's side: frames, messages, sessions."""

@@ -1,11 +1,10 @@
-"""What the gateway says of its one account: some money, no positions.
+"""Responses that need no market: the account, orders, positions, the time.
+
+The gateway has one account, which holds money and no positions; orders are not possible. The lists
+of orders and positions are therefore empty and consist of their end message only.
 
 Source: the decoders of ``ib_async`` 2.1.0 and ``ibapi`` 10 (grade S); which values an account
-has is a choice of IB's long list (grade P).
-
-Answers that need no market: accounts, orders, positions, the time.
-
-The account holds no positions and orders are not possible, so their lists end where they begin.
+has is a choice out of IB's long list (grade P).
 """
 
 from collections.abc import Callable
@@ -30,7 +29,7 @@ VALUES = {
     "UnrealizedPnL": "0.00",
     "RealizedPnL": "0.00",
 }
-"""The values of the account, by IB's tags; all but the type are money."""
+"""The values of the account, by IB's tags; all but the account type are amounts of money."""
 
 _ALL_TAGS = "All"
 
@@ -40,7 +39,7 @@ def _currency(tag: str) -> str:
 
 
 def updates(account: str, clock: str) -> bytes:
-    """Tell every value, the time of it (``HH:MM``) and the end."""
+    """Return the messages of every value, their time (``HH:MM``) and the end."""
     values = [
         framing.message((6, 2, tag, value, _currency(tag), account))
         for tag, value in VALUES.items()
@@ -50,7 +49,7 @@ def updates(account: str, clock: str) -> bytes:
 
 
 def summary(request_id: int, account: str, tags: str) -> bytes:
-    """Tell the asked values, comma-separated tags or ``All``, and the end."""
+    """Return the messages of the values of ``tags`` (comma-separated, or ``All``) and the end."""
     wanted = set(VALUES) if tags == _ALL_TAGS else set(tags.split(","))
     rows = [
         framing.message((63, 1, request_id, account, tag, value, _currency(tag)))
@@ -61,7 +60,7 @@ def summary(request_id: int, account: str, tags: str) -> bytes:
 
 
 def updates_multi(request_id: int, account: str, model: str) -> bytes:
-    """Tell every value of one account and model, and the end."""
+    """Return the messages of every value of one account and model, and the end."""
     rows = [
         framing.message((73, 1, request_id, account, model, tag, value, _currency(tag)))
         for tag, value in VALUES.items()
@@ -70,17 +69,17 @@ def updates_multi(request_id: int, account: str, model: str) -> bytes:
 
 
 def positions() -> bytes:
-    """End the list of positions, which is empty."""
+    """Return the end of the list of positions, which is empty."""
     return framing.message((62, 1))
 
 
 def positions_multi(request_id: int) -> bytes:
-    """End the list of one account's and model's positions, which is empty."""
+    """Return the end of the list of positions of one account and model, which is empty."""
     return framing.message((72, 1, request_id))
 
 
 def profit(request_id: int) -> bytes:
-    """Tell the profit of the day, unrealized and realized: there is none."""
+    """Return the profit of the day, unrealized and realized, which are all zero."""
     return framing.message((94, request_id, 0.0, 0.0, 0.0))
 
 
@@ -95,7 +94,7 @@ FARMS_OK = (
 
 @dataclass(frozen=True, slots=True)
 class AccountDetails:
-    """What small talk is about: the account and the time."""
+    """The account and the time, from which the responses in this module are made."""
 
     account: str
     now_s: int
@@ -103,7 +102,7 @@ class AccountDetails:
 
     @property
     def clock(self) -> str:
-        """The time as account updates tell it, ``HH:MM``."""
+        """The time as account updates state it, ``HH:MM``."""
         return zoned(self.now_s, self.variants.login_zone)[9:14]
 
     @property
@@ -116,7 +115,7 @@ class AccountDetails:
 
 
 def start_up(version: int, details: AccountDetails) -> bytes:
-    """Say what a gateway says once a client has named its id, in a real gateway's order."""
+    """Return the messages that follow a client's id, in the order of a real gateway."""
     language = details.variants.language
     farms = [replies.error(version, localised(language, farm)) for farm in FARMS_OK]
     named = replies.managed_accounts(details.accounts)
@@ -145,6 +144,6 @@ _REPLIES: dict[int, _Reply] = {
 
 
 def reply_to(asked: PlainRequest, details: AccountDetails) -> bytes:
-    """Answer a plain request; one that changes nothing and expects nothing gets no bytes."""
+    """Return the response to a plain request; no bytes where the client expects none."""
     reply = None if asked.is_end else _REPLIES.get(asked.type_id)
     return b"" if reply is None else reply(asked, details)

@@ -1,11 +1,8 @@
-"""One client's conversation with the simulated gateway, as values.
+"""One client's session with the gateway, as a state machine without I/O.
 
-What a conversation wants done: the values a ``ClientSession`` returns and a server performs.
-
-One client's conversation, as a state machine without I/O.
-
-Bytes go in, actions come out (``actions``). A stage is a row of ``_TAKE``: what comes in another
-stage than it belongs to is passed over, as a real gateway does.
+Bytes go in, actions come out: a ``ClientSession`` returns them and ``client_connection`` performs
+them. Each stage has an entry in ``_TAKE``; a message that does not belong to the current stage is
+ignored, as by a real gateway.
 """
 
 from collections.abc import Callable
@@ -49,14 +46,14 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """Compute the answer of a request that is now open."""
+    """Compute and send the response to a request that is now open."""
 
     request: DataRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """A request that was not opened: its error is to be sent and recorded."""
+    """Record a request that was not opened, and send its error."""
 
     request: DataRequest
     error: ApiError
@@ -64,7 +61,7 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """Stop what is left of a request that was cancelled; ``error`` is what is said to that."""
+    """Stop a request that was cancelled; ``error`` is the response to the cancellation."""
 
     request_id: int
     error: ApiError | None
@@ -72,7 +69,7 @@ class Abandon:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """End the connection once everything is sent."""
+    """Close the connection once everything is sent."""
 
 
 Action = Send | Serve | Refuse | Abandon | Close
@@ -91,7 +88,7 @@ BAD_LENGTH = "Bad Message Length {}"
 
 
 class Stage(StrEnum):
-    """How far a conversation has come."""
+    """The stage of a session, from the greeting to the end."""
 
     GREETING = "greeting"
     VERSION = "version"
@@ -100,20 +97,16 @@ class Stage(StrEnum):
     CLOSED = "closed"
 
 
-def _never(_: PlainRequest) -> bool:
-    return False
-
-
 class ClientSession:
     """The gateway's side of one connection.
 
     Args:
-        rules: shared by all connections of the gateway.
-        account: the account it announces.
-        now: reads the gateway's clock.
-        is_deaf: says of a plain request whether it stays without an answer.
-        versions: the lowest and highest version that it speaks.
-        variants: in what it differs from others.
+        rules: the rules that all connections of the gateway share.
+        account: the account that it announces.
+        now: returns the time of the gateway's clock.
+        is_deaf: returns whether a plain request gets no response.
+        versions: the lowest and highest server version that it supports.
+        variants: how the gateway differs from others.
     """
 
     def __init__(
@@ -122,7 +115,7 @@ class ClientSession:
         *,
         account: str,
         now: Callable[[], datetime],
-        is_deaf: Callable[[PlainRequest], bool] = _never,
+        is_deaf: Callable[[PlainRequest], bool] = lambda _: False,
         versions: tuple[int, int] = SERVER_VERSIONS,
         variants: Variants = Variants(),  # noqa: B008 - immutable
     ) -> None:
@@ -143,7 +136,7 @@ class ClientSession:
         return f"ClientSession(client_id={self.client_id}, {self.stage}, v{self.version})"
 
     def receive(self, data: bytes) -> list[Action]:
-        """Take bytes from the client and return what is to be done, in order."""
+        """Process bytes from the client and return the actions to perform, in order."""
         actions: list[Action] = []
         try:
             for payload in self._frames.feed(self._after_greeting(data)):
@@ -153,18 +146,18 @@ class ClientSession:
         return actions
 
     def leave(self, *, died: bool = False) -> None:
-        """Free what the client held; its socket is gone, or was cut where it ``died``."""
+        """Free the client id and the open requests of a client whose socket closed, or ``died``."""
         self.stage = Stage.CLOSED
         if self.client_id is not None:
             self._rules.leave(self.client_id, died=died)
             self.client_id = None
 
     def error(self, failed: ApiError) -> bytes:
-        """Frame an error in the version both speak, in the language of the gateway."""
+        """Return the frame of an error in the negotiated version and the gateway's language."""
         return replies.error(self.version, localised(self._variants.language, failed))
 
     def answered(self, request: DataRequest) -> None:
-        """Free the slot of an answered request; a head timestamp keeps its until cancelled."""
+        """Free the slot of a served request; a head timestamp keeps its slot until cancelled."""
         if self.client_id is not None and not isinstance(request, HeadRequest):
             self._rules.close(self.client_id, request.request_id, kind_of(request))
 
@@ -173,7 +166,7 @@ class ClientSession:
         return -1 if self.client_id is None else self.client_id
 
     def _take(self, payload: bytes) -> list[Action]:
-        """Take one message, unless it is one too many."""
+        """Process one message, unless it exceeds the message rate."""
         if self._rate is None or self.stage is Stage.CLOSED or not self._rate.broken():
             return self._TAKE[self.stage](self, payload)
         self._rules.violated(PacingRule.MESSAGES, self._named_id)
@@ -183,7 +176,7 @@ class ClientSession:
         return [self._tell(100, TOO_MANY_MESSAGES), Close()]
 
     def _after_greeting(self, data: bytes) -> bytes:
-        """Return what follows the four bytes that come before the first frame."""
+        """Return the bytes after the greeting: four bytes before the first frame."""
         if self.stage is not Stage.GREETING:
             return data
         self._greeting += data
@@ -196,7 +189,7 @@ class ClientSession:
         return self._greeting[len(framing.GREETING) :]
 
     def _break_off(self, text: str) -> list[Action]:
-        """Close the connection; a client that shook hands is told why."""
+        """Close the connection; a client that completed the handshake is sent the reason."""
         can_read = self.stage in {Stage.START, Stage.READY}
         if self.stage is Stage.CLOSED:
             return []
@@ -219,9 +212,8 @@ class ClientSession:
         request = self._decoded(payload)
         if isinstance(request, Send):
             return [request]
-        return self._start(request) if isinstance(request, StartApi) else []
-
-    def _start(self, request: StartApi) -> list[Action]:
+        if not isinstance(request, StartApi):
+            return []
         refused = self._rules.join(request.client_id)
         if refused is not None:
             self.stage = Stage.CLOSED
@@ -235,11 +227,13 @@ class ClientSession:
             case Send() as complaint:
                 actions = [complaint]
             case ContractRequest() | HeadRequest() | HistoryRequest() as request:
-                actions = [self._open(request)]
+                refused = self._rules.open(self._named_id, request)
+                actions = [Serve(request) if refused is None else Refuse(request, refused)]
             case CancelHistory(request_id):
                 actions = self._cancel_history(request_id)
             case CancelHead(request_id):
-                actions = self._cancel_head(request_id)
+                if self._closes(request_id, Kind.HEAD):
+                    actions = [Abandon(request_id, None)]
             case PlainRequest() as request if not self._is_deaf(request):
                 actions = [Send(reply_to(request, self._details()))]
             case OrderMessage(order_id):
@@ -259,18 +253,11 @@ class ClientSession:
         except MessageError as error:
             return self._tell(320, UNREADABLE.format(error))
 
-    def _open(self, request: DataRequest) -> Action:
-        refused = self._rules.open(self._named_id, request)
-        return Serve(request) if refused is None else Refuse(request, refused)
-
     def _cancel_history(self, request_id: int) -> list[Action]:
         code, text = 366, NOTHING_TO_CANCEL
         if self._closes(request_id, Kind.HISTORY):
             code, text = 162, CANCELLED
         return [Abandon(request_id, ApiError(code, text.format(request_id), request_id))]
-
-    def _cancel_head(self, request_id: int) -> list[Action]:
-        return [Abandon(request_id, None)] if self._closes(request_id, Kind.HEAD) else []
 
     def _closes(self, request_id: int, kind: Kind) -> bool:
         return self.client_id is not None and self._rules.close(self.client_id, request_id, kind)
@@ -278,12 +265,9 @@ class ClientSession:
     def _tell(self, code: int, text: str, request_id: int = replies.NO_REQUEST) -> Send:
         return Send(self.error(ApiError(code, text, request_id)))
 
-    def _ignore(self, _: bytes) -> list[Action]:
-        return []
-
     _TAKE: ClassVar[dict[Stage, Callable[["ClientSession", bytes], list[Action]]]] = {
         Stage.VERSION: _take_version,
         Stage.START: _take_start,
         Stage.READY: _take_request,
-        Stage.CLOSED: _ignore,
+        Stage.CLOSED: lambda _, __: [],
     }

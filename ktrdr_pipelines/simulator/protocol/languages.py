@@ -1,9 +1,9 @@
-"""Errors in other languages, as gateways tell them: the language of a login is the gateway's.
+"""Errors in the language of the gateway's login.
 
 Source: the Spanish words before a suffix that stays English,
 https://github.com/wrighter/ib-scripts/issues/1, and the German text of 200,
 https://github.com/pst-group/pysystemtrade/issues/1270 (grade L). The foreign text is this
-simulator's (grade P): it stands for any language that a client does not read.
+simulator's (grade P): it represents any language that a client does not understand.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ FOREIGN = "要求を処理できませんでした。"
 
 
 def localised(language: Language, error: ApiError) -> ApiError:
-    """Return an error or notice in a language; what is not known in it stays English."""
+    """Return an error or notice in a language; a text without a known translation stays English."""
     if language is Language.SPANISH and error.text.startswith(SERVICE):
         return replace(error, text=SPANISH_SERVICE + error.text.removeprefix(SERVICE))
     if language is Language.GERMAN and error.text == UNKNOWN_CONTRACT:

@@ -1,15 +1,15 @@
-"""How clients' messages are read: a table of functions from fields to requests.
+"""The messages that clients send: one frozen dataclass a request, and a table of decoders.
 
 Source: the field lists of ``ib_async/client.py`` 2.1.0 and ``ibapi/client.py`` (grade S); they
-are the same for server versions 157 to 178 but for the trailing field of a contract request,
+are the same for server versions 157 to 178, except for the trailing field of a contract request,
 which is not read.
 
-What clients say: one frozen dataclass a request.
-
-Here: what a request means.
+Not here: the messages that the gateway sends (``replies``), and whether the values of a request are
+valid (``requests.validation``).
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 
@@ -34,14 +34,14 @@ class ContractFields:
 
 @dataclass(frozen=True, slots=True)
 class StartApi:
-    """The client names its id; nothing is answered before."""
+    """The client names its id; the gateway responds to no request before."""
 
     client_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class ContractRequest:
-    """Ask for the details of every instrument that fits, also by an id such as its ISIN."""
+    """Request the details of every matching instrument, also by an id such as its ISIN."""
 
     request_id: int
     contract: ContractFields
@@ -51,7 +51,7 @@ class ContractRequest:
 
 @dataclass(frozen=True, slots=True)
 class HistoryRequest:
-    """Ask for historical bars; ``legs`` are the fields of those that a combination has."""
+    """Request historical bars; ``legs`` holds the fields of the legs of a combination."""
 
     request_id: int
     contract: ContractFields
@@ -67,7 +67,7 @@ class HistoryRequest:
 
 @dataclass(frozen=True, slots=True)
 class HeadRequest:
-    """Ask when the oldest bar of an instrument starts."""
+    """Request the start of the oldest bar of an instrument."""
 
     request_id: int
     contract: ContractFields
@@ -78,23 +78,23 @@ class HeadRequest:
 
 @dataclass(frozen=True, slots=True)
 class CancelHistory:
-    """Give up a historical request."""
+    """Cancel a historical request."""
 
     request_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class CancelHead:
-    """Give up a head timestamp request, or free its slot once it is answered."""
+    """Cancel a head timestamp request, or free its slot after its response."""
 
     request_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class PlainRequest:
-    """A request of which only its type, its id and what it says of the account matter.
+    """A request of which only the type, the id and the fields about the account matter.
 
-    ``is_end`` says that what was asked for before is given up.
+    ``is_end`` is true for a message that ends an earlier subscription.
     """
 
     type_id: int
@@ -114,13 +114,13 @@ class OrderMessage:
 
 @dataclass(frozen=True, slots=True)
 class UnknownMessage:
-    """A message type this gateway has no use for."""
+    """A message of a type that this gateway does not support."""
 
     type_id: int
 
 
 DataRequest = ContractRequest | HeadRequest | HistoryRequest
-"""What is answered from the market."""
+"""The requests whose response is computed from the market."""
 
 Request = (
     DataRequest
@@ -138,7 +138,7 @@ class MessageError(ValueError):
 
 
 class _Cursor:
-    """Take the fields of a message one after the other."""
+    """Read the fields of a message one after the other."""
 
     def __init__(self, fields: Iterator[str]) -> None:
         self._fields = fields
@@ -164,18 +164,13 @@ class _Cursor:
         return self.number() != 0
 
     def contract(self) -> ContractFields:
-        """Take the fields of a contract and the flag for expired ones, which always follows."""
+        """Read the fields of a contract and the flag for expired ones, which always follows."""
         fields = ContractFields(self.number(), *(self.text() for _ in range(11)))
-        strike = _plain_number(fields.strike)
+        # One form for a strike: ib_async sends ``0.0`` where ibapi sends nothing (grade S).
+        strike = fields.strike
+        with suppress(ValueError):
+            strike = str(float(strike or 0))
         return replace(fields, strike=strike, include_expired=self.flag())
-
-
-def _plain_number(text: str) -> str:
-    """Write a strike one way: ib_async says ``0.0`` where ibapi says nothing (grade S)."""
-    try:
-        return str(float(text or 0))
-    except ValueError:
-        return text
 
 
 def _start_api(cursor: _Cursor) -> StartApi:
@@ -219,21 +214,9 @@ def _cancel_history(cursor: _Cursor) -> CancelHistory:
     return CancelHistory(cursor.number())
 
 
-def _cancel_head(cursor: _Cursor) -> CancelHead:
-    return CancelHead(cursor.number())
-
-
-def _order(cursor: _Cursor) -> OrderMessage:
-    return OrderMessage(cursor.number())
-
-
 def _versioned_order(cursor: _Cursor) -> OrderMessage:
     cursor.skip(1)
     return OrderMessage(cursor.number())
-
-
-def _global_cancel(_: _Cursor) -> OrderMessage:
-    return OrderMessage(-1)
 
 
 def _plain(type_id: int) -> Callable[[_Cursor], Request]:
@@ -274,31 +257,31 @@ def _profit(type_id: int) -> Callable[[_Cursor], Request]:
 
 
 DECODERS: dict[int, Callable[[_Cursor], Request]] = {
-    3: _order,
+    3: lambda cursor: OrderMessage(cursor.number()),
     4: _versioned_order,
     6: _account_updates,
     9: _contract_request,
     20: _history_request,
     21: _versioned_order,
     25: _cancel_history,
-    58: _global_cancel,
+    58: lambda _: OrderMessage(-1),
     62: _account_summary,
     71: _start_api,
     74: _multi(74),
     76: _multi(76),
     87: _head_request,
-    90: _cancel_head,
+    90: lambda cursor: CancelHead(cursor.number()),
     92: _profit(92),
     93: _profit(93),
 }
-"""How to read each message type that carries more than its name."""
+"""The decoder of each supported message type; those of the simplest types are added below."""
 
 DECODERS |= {type_id: _plain(type_id) for type_id in (5, 8, 14, 15, 16, 17, 49, 59, 61, 64, 99)}
 DECODERS |= {type_id: _plain_with_id(type_id) for type_id in (7, 63, 75, 77)}
 
 
 def decode(fields: list[str]) -> Request:
-    """Read one message from a client.
+    """Return the request in the fields of one message from a client.
 
     Raises:
         MessageError: the type is no number, or a field is missing or unreadable.

@@ -1,23 +1,18 @@
-"""What a simulated gateway writes: each message of its own.
-
-How a contract is described: message 10.
+"""The messages that the gateway sends: one function a message, each returning framed bytes.
 
 Source: the decoders of ``ib_async`` 2.1.0 and ``ibapi`` 10 (grade S), which agree field by field
-for server versions 157 to 178; the forms of its texts are those of whole and nearly whole messages
-of live gateways (grade L: https://github.com/ib-api-reloaded/ib_async/issues/128 has a future).
+for server versions 157 to 178. The fields depend on the negotiated server version where a function
+takes one. The texts of contract details have the form of those of live gateways (grade L:
+https://github.com/ib-api-reloaded/ib_async/issues/128 has a future).
 
-Trading hours as contract details state them, from today on.
+Trading hours start today, as in ``20260105:0930-20260105:1600;20260106:CLOSED`` (grade L). A day is
+CLOSED if no session of the list touches it: 25 December 2025 is closed in the liquid hours of MES
+but not in its trading hours, as a session begins on its evening; likewise a Sunday of FX
+(https://github.com/ib-api-reloaded/ib_async/issues/128 and the stubs of nautilus_trader). The hours
+are in the zone that they name, which is the exchange's even if the login has another.
 
-Source (grade L): ``20260105:0930-20260105:1600;20260106:CLOSED``. A day is told as closed where no
-session of the list touches it: 25 December 2025 is closed in the liquid hours of MES and not in its
-trading hours, as a session begins in its evening; so is a Sunday of FX
-(https://github.com/ib-api-reloaded/ib_async/issues/128 and the stubs of nautilus_trader). The list
-is told in the zone that it names, which is the exchange's beside a login in another one.
-
-What the gateway says: one function a message, each returning framed bytes.
-
-Source: the field lists of the decoders of ``ib_async`` 2.1.0 and ``ibapi`` (grade S), which
-depend on the negotiated server version where a function takes one.
+Not here: the messages that clients send (``messages``), and the texts of refusals
+(``requests.refusals``).
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +25,6 @@ import numpy as np
 from ktrdr_pipelines.simulator.market.hours import DAY_S, Hours
 from ktrdr_pipelines.simulator.market.market import Market
 from ktrdr_pipelines.simulator.market.simulated_instruments import (
-    Expiry,
     SecurityType,
     SimulatedInstrument,
 )
@@ -52,7 +46,7 @@ _WHOLE_SIZES = (1, 1, 1)
 
 @dataclass(frozen=True, slots=True)
 class TradingHours:
-    """Both hours of a contract as details state them, and the name of their zone."""
+    """The trading and liquid hours of a contract as details state them, and their zone's name."""
 
     zone: str
     trading: str
@@ -67,11 +61,15 @@ def contract_details(
     last_trade: str,
     hours: TradingHours,
 ) -> bytes:
-    """Describe one contract, of which the last trade date and the hours are written already."""
+    """Return message 10, the details of a contract; ``last_trade`` and ``hours`` are texts."""
+    exchanges = ",".join(instrument.exchanges)
+    name = instrument.name.encode("unicode-escape").decode()
+    month = "" if instrument.expiry is None else instrument.expiry.contract_month
     return framing.message(
         (
             *_leading_fields(version, request_id, instrument, last_trade),
-            *_naming_fields(instrument),
+            *(instrument.multiplier, "LMT,MKT", exchanges, 1, 0, name),
+            *(instrument.primary_exchange, month, "", "", ""),
             *(hours.zone, hours.trading, hours.liquid, "", "", 0),
             *_trailing_fields(version, instrument),
         )
@@ -79,17 +77,18 @@ def contract_details(
 
 
 def contract_details_end(request_id: int) -> bytes:
-    """End the list of fitting contracts."""
+    """Return the end of the list of matching contracts."""
     return framing.message((52, 1, request_id))
 
 
 def last_trade_text(instrument: SimulatedInstrument, variants: Variants, now_s: int) -> str:
-    """Write a future's last trade date with time and zone; nothing for what has none.
+    """Return a future's last trade date with time and zone; empty without an expiry.
 
-    The zone is that of the login, in which the moment may have another date than at the exchange:
+    The zone is that of the login, where the moment may have another date than at the exchange:
     ``20260320 14:30:00 Europe/Zurich`` is 08:30 Chicago, ``20230624 04:00:00 Asia/Shanghai`` the
-    close of New York on the 23rd. One far ahead may come as ``20251219`` alone (grade L:
-    https://github.com/erdewit/ib_insync/issues/605). Without a login's zone it is the exchange's.
+    close of New York on the 23rd. A date far ahead may have no time: ``20251219`` (grade L:
+    https://github.com/erdewit/ib_insync/issues/605). If the login has no zone, the exchange's is
+    used.
     """
     expiry = instrument.expiry
     if expiry is None:
@@ -99,12 +98,8 @@ def last_trade_text(instrument: SimulatedInstrument, variants: Variants, now_s: 
         return expiry.last_trade_date
     if not variants.zone:
         return f"{expiry.last_trade_date} {expiry.last_trade_time} {instrument.zone}"
-    return _in_zone(expiry, variants.zone)
-
-
-def _in_zone(expiry: Expiry, zone: str) -> str:
-    local = datetime.fromtimestamp(expiry.end_s, UTC).astimezone(ZoneInfo(zone))
-    return f"{local:%Y%m%d %H:%M:%S} {zone}"
+    local = datetime.fromtimestamp(expiry.end_s, UTC).astimezone(ZoneInfo(variants.zone))
+    return f"{local:%Y%m%d %H:%M:%S} {variants.zone}"
 
 
 def _leading_fields(
@@ -116,16 +111,6 @@ def _leading_fields(
     names = (instrument.exchange, instrument.currency, instrument.local_symbol)
     last = (instrument.trading_class, instrument.trading_class, instrument.con_id)
     return (*head, *kind, *names, *last, instrument.min_tick, *((1,) if is_old else ()))
-
-
-def _naming_fields(instrument: SimulatedInstrument) -> tuple[framing.Field, ...]:
-    exchanges = ",".join(instrument.exchanges)
-    name = instrument.name.encode("unicode-escape").decode()
-    month = "" if instrument.expiry is None else instrument.expiry.contract_month
-    return (
-        *(instrument.multiplier, "LMT,MKT", exchanges, 1, 0, name),
-        *(instrument.primary_exchange, month, "", "", ""),
-    )
 
 
 def _trailing_fields(version: int, instrument: SimulatedInstrument) -> tuple[framing.Field, ...]:
@@ -146,7 +131,7 @@ _MODERN = {"US/Eastern": "America/New_York", "US/Central": "America/Chicago"}
 def trading_hours(
     market: Market, instrument: SimulatedInstrument, now_s: int, variants: Variants
 ) -> TradingHours:
-    """Return all and regular hours of a contract from today on."""
+    """Return the trading and liquid hours of a contract from today on."""
     zone = instrument.zone
     if variants.hours_zone is HoursZone.LOGIN:
         zone = variants.login_zone
@@ -160,22 +145,22 @@ def trading_hours(
 
 
 def _texts(hours: Hours, today: int, zone: str) -> Iterator[str]:
-    """Write the sessions that end on each day, or else begin on it; CLOSED where none does."""
+    """Yield the sessions that end on each day, or else begin on it; CLOSED if there is none."""
     near = slice(*np.searchsorted(hours.labels, (today - 3, today + _DAYS + 3)).tolist())
     opens, closes = (
         [moment + offset_s(moment, zone) for moment in moments[near].tolist()]
         for moments in (hours.opens, hours.closes)
     )
     sessions = list(zip(opens, closes, strict=True))
-    told: set[tuple[int, int]] = set()
+    listed: set[tuple[int, int]] = set()
     for day in range(today, today + _DAYS):
         last_session = [each for each in sessions if (each[1] - 1) // DAY_S == day]
         beginning = [each for each in sessions if each[0] // DAY_S == day]
         if not (last_session or beginning):
             yield f"{date_text(day)}:CLOSED"
         for each in last_session or beginning:
-            if each not in told:
-                told.add(each)
+            if each not in listed:
+                listed.add(each)
                 yield f"{_minute(each[0])}-{_minute(each[1])}"
 
 
@@ -184,7 +169,7 @@ def _minute(local_s: int) -> str:
 
 
 def session_texts(hours: Hours, window: Window, zone: str) -> list[tuple[str, str, str]]:
-    """Return start, end and date of every session in a window, as message 106 states them."""
+    """Return start, end and date of every session of a window, as message 106 states them."""
     return [
         (
             local_text(int(hours.opens[at]), zone),
@@ -203,7 +188,7 @@ NO_REQUEST = -1
 
 @dataclass(frozen=True, slots=True)
 class ApiError:
-    """A code and text of the gateway's, for one request or for none."""
+    """An error or notice of the gateway, for one request or for none."""
 
     code: int
     text: str
@@ -212,7 +197,7 @@ class ApiError:
 
 @dataclass(frozen=True, slots=True)
 class HistoryAnswer:
-    """An answered historical request: the stated reach, and bars already written as fields."""
+    """The response to a historical request: its stated bounds, and its bars as encoded fields."""
 
     request_id: int
     start: str
@@ -222,59 +207,59 @@ class HistoryAnswer:
 
 
 def handshake(version: int, connected_at: str, encoding: str = "utf-8") -> bytes:
-    """Say which version both will speak, and since when, in the encoding of the machine."""
+    """Return the negotiated version and the connection time, in the machine's encoding."""
     return framing.frame(f"{version}\0{connected_at}\0".encode(encoding))
 
 
 def error(version: int, failed: ApiError) -> bytes:
-    """Report an error or notice; without the sixth field ib_async would drop it."""
+    """Return an error or notice; without the sixth field ib_async would drop it."""
     fields = (4, 2, failed.request_id, failed.code, failed.text)
     return framing.message((*fields, "") if version >= _ADVANCED_REJECT_FROM else fields)
 
 
 def managed_accounts(account: str) -> bytes:
-    """Name the accounts of the session."""
+    """Return the list of accounts."""
     return framing.message((15, 1, account))
 
 
 def next_valid_id(order_id: int) -> bytes:
-    """Name the next order id, which ends the start-up for most clients."""
+    """Return the next order id, which ends the start-up for most clients."""
     return framing.message((9, 1, order_id))
 
 
 def current_time(epoch_s: int) -> bytes:
-    """Tell the gateway's time."""
+    """Return the gateway's time."""
     return framing.message((49, 1, epoch_s))
 
 
 def open_orders_end() -> bytes:
-    """End the list of open orders."""
+    """Return the end of the list of open orders."""
     return framing.message((53, 1))
 
 
 def completed_orders_end() -> bytes:
-    """End the list of completed orders."""
+    """Return the end of the list of completed orders."""
     return framing.message((102,))
 
 
 def executions_end(request_id: int) -> bytes:
-    """End the list of executions."""
+    """Return the end of the list of executions."""
     return framing.message((55, 1, request_id))
 
 
 def head_timestamp(request_id: int, moment: str) -> bytes:
-    """Tell when the oldest bar starts."""
+    """Return the start of the oldest bar."""
     return framing.message((88, request_id, moment))
 
 
 def historical_data(answer: HistoryAnswer) -> bytes:
-    """Send all bars of a request."""
+    """Return message 17, all bars of a request."""
     start = f"17\0{answer.request_id}\0{answer.start}\0{answer.end}\0{answer.count}\0"
     return framing.frame(start.encode() + answer.fields)
 
 
 def historical_update(request_id: int, bar: tuple[str, ...]) -> bytes:
-    """Send the newest bar of a request that is kept up to date, in this message's own order."""
+    """Return message 90, the newest bar of a request for live bars, in its own field order."""
     date, open_, high, low, close, volume, average, count = bar
     return framing.message((90, request_id, count, date, open_, close, high, low, average, volume))
 
@@ -282,7 +267,7 @@ def historical_update(request_id: int, bar: tuple[str, ...]) -> bytes:
 def historical_schedule(
     request_id: int, zone: str, sessions: Sequence[tuple[str, str, str]]
 ) -> bytes:
-    """Send the start, end and date of sessions, of which there is one at least."""
+    """Return message 106, the start, end and date of at least one session."""
     reach = (sessions[0][0], sessions[-1][1])
     each = (text for session in sessions for text in session)
     return framing.message((106, request_id, *reach, zone, len(sessions), *each))

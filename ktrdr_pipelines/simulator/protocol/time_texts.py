@@ -1,4 +1,4 @@
-"""Moments as clients write them and as the gateway writes them.
+"""Parse the times that clients send, and format the times that the gateway sends.
 
 Source: the three forms of ``endDateTime`` and warning 2174 are official (grade O); the texts of
 10314 and 2174 are those of live gateways (grade L).
@@ -31,36 +31,41 @@ _END = re.compile(r"(?:([0-9]{8})(-| {1,2}))?([0-9]{2}:[0-9]{2}:[0-9]{2})(?: (\S
 _EPOCH = date(1970, 1, 1)
 _HOUR_S = 3_600
 _EARLIEST_S, _LATEST_S = 0, 4_102_444_800
-"""1970 and 2100: what lies outside is a typing mistake."""
+"""1970 and 2100: a time outside is taken for a mistake."""
 
 
 class EndTimeError(ValueError):
-    """An end that is no date and time, or names an unknown zone."""
+    """An end that is not a date and time, or names an unknown zone."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndTime:
-    """An asked end in seconds since 1970, and whether its zone had to be assumed."""
+    """A requested end in seconds since 1970, and whether its zone had to be assumed."""
 
     seconds: int
     zone_assumed: bool = False
 
 
 def parse_end(text: str, now_s: int, own_zone: str = ZONE) -> EndTime:
-    """Read an ``endDateTime``; an empty one is now.
+    """Return the moment of an ``endDateTime``; an empty one is now.
 
-    One with a dash is UTC; without a zone it is in ``own_zone``, the gateway's, without a date
-    today's there.
+    A text with a dash is in UTC, one without a zone in ``own_zone``, the gateway's. A text without
+    a date means today in its zone.
 
     Raises:
-        EndTimeError: the text has another form.
+        EndTimeError: the text has another form, or names an unknown zone.
     """
     if not text:
         return EndTime(now_s)
     found = _END.fullmatch(text)
     if found is None or (found[2] == "-" and found[4]):
         raise EndTimeError(text)
-    zone = UTC if found[2] == "-" else _zone(found[4] or own_zone)
+    zone: tzinfo = UTC
+    if found[2] != "-":
+        try:
+            zone = ZoneInfo(found[4] or own_zone)
+        except (KeyError, ValueError, OSError):
+            raise EndTimeError(text) from None
     day = found[1] or f"{datetime.fromtimestamp(now_s, zone):%Y%m%d}"
     try:
         moment = datetime.strptime(day + found[3], "%Y%m%d%H:%M:%S").replace(tzinfo=zone)
@@ -72,34 +77,27 @@ def parse_end(text: str, now_s: int, own_zone: str = ZONE) -> EndTime:
     return EndTime(seconds, zone_assumed=found[2] != "-" and not found[4])
 
 
-def _zone(name: str) -> tzinfo:
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        raise EndTimeError(name) from None
-
-
 def zoned(moment_s: int, zone: str = ZONE) -> str:
-    """Write a moment as ``yyyymmdd HH:MM:SS ZONE`` in a zone, by the name that it is given."""
+    """Return a moment as ``yyyymmdd HH:MM:SS ZONE``, with the name of the zone as given."""
     local = datetime.fromtimestamp(moment_s, ZoneInfo(zone))
     return f"{local:%Y%m%d %H:%M:%S} {zone}"
 
 
 def local_text(moment_s: int, zone: str) -> str:
-    """Write a moment as ``yyyymmdd-HH:MM:SS`` in an exchange's zone, in spite of the dash."""
+    """Return a moment as ``yyyymmdd-HH:MM:SS`` in the exchange's zone, despite the dash."""
     return f"{datetime.fromtimestamp(moment_s, ZoneInfo(zone)):%Y%m%d-%H:%M:%S}"
 
 
 def utc_text(moment_s: int) -> str:
-    """Write a moment as ``yyyymmdd-HH:MM:SS``, which is UTC."""
+    """Return a moment as ``yyyymmdd-HH:MM:SS`` in UTC."""
     return f"{datetime.fromtimestamp(moment_s, UTC):%Y%m%d-%H:%M:%S}"
 
 
 def server_text(now: datetime, zone: str = ZONE, zone_name: str = "") -> str:
-    """Write the connection time of the handshake, ``yyyymmdd HH:MM:SS ZONE``.
+    """Return the connection time of the handshake, ``yyyymmdd HH:MM:SS ZONE``.
 
-    Its zone is the short name (``EST``), or that given; ``GMT-03:00`` where there is no short one,
-    as Java writes it (grade P).
+    ``ZONE`` is ``zone_name`` if given, or the zone's short name (``EST``); a zone without one is
+    ``GMT-03:00``, as Java writes it (grade P).
     """
     local = now.astimezone(ZoneInfo(zone))
     short = f"{local:%Z}"
@@ -110,18 +108,18 @@ def server_text(now: datetime, zone: str = ZONE, zone_name: str = "") -> str:
 
 
 def offset_s(moment_s: int, zone: str) -> int:
-    """Return by how many seconds a zone's time is ahead of UTC at a moment."""
+    """Return the seconds by which a zone is ahead of UTC at a moment."""
     delta = datetime.fromtimestamp(moment_s, ZoneInfo(zone)).utcoffset()
     return int((delta or timedelta()).total_seconds())
 
 
 def date_text(day: int) -> str:
-    """Write a day, counted from 1970, as ``yyyymmdd``."""
+    """Return a day, counted from 1970, as ``yyyymmdd``."""
     return f"{_EPOCH + timedelta(days=day):%Y%m%d}"
 
 
 def zoned_texts(times: Ints, zone: str) -> list[str]:
-    """Write many moments with an exchange's zone, looking that up once an hour of them."""
+    """Return many moments as ``zoned`` does, with one look-up of the offset an hour."""
     hours, where = np.unique(times // _HOUR_S, return_inverse=True)
     offsets = np.array([offset_s(int(hour) * _HOUR_S, zone) for hour in hours], dtype=np.int64)
     local = times + offsets[where]

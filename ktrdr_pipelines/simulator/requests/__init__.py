@@ -1,1 +1,1 @@
-"""How a simulated gateway answers requests: rules, durations, refusals, bars."""
+"""How a simulated gateway responds to requests: rules, durations, refusals, bars."""

@@ -1,8 +1,10 @@
-"""What the gateway answers to contract, head timestamp and historical requests.
+"""Compute the responses to contract, head timestamp and historical requests.
 
-Here: asking the market, choosing between bars and the error that IB gives. Not here: I/O,
-reading a request's texts (``reading``), and rules over several requests (``rules``). Everything
-is computed from the arguments, in any thread.
+A response consists of the data of the market, or of the error that IB sends. It is computed from
+the arguments alone, in any thread.
+
+Not here: I/O (``client_connection``), parsing a request (``validation``), and the rules over
+several requests (``request_limits``).
 """
 
 from dataclasses import dataclass
@@ -56,7 +58,7 @@ from ktrdr_pipelines.simulator.requests.validation import (
 from ktrdr_pipelines.simulator.variants import BeforeFirstTrade
 
 MOST_BARS = 1_500_000
-"""Bars of one answer above which it is refused as too long: about 100 MB (grade P)."""
+"""The bars of one response, about 100 MB, above which it is refused as too long (grade P)."""
 
 _SMALL_S = IbLimitsRegistry.SMALL_BAR_MAX_S.value
 _SMALL_HISTORY_S = IbLimitsRegistry.SMALL_BAR_HISTORY_DAYS.value * DAY_S
@@ -64,7 +66,7 @@ _SMALL_HISTORY_S = IbLimitsRegistry.SMALL_BAR_HISTORY_DAYS.value * DAY_S
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Frames to send, and what they amount to: a number of bars or contracts, or an error."""
+    """The frames of a response, and its number of bars or contracts, or its error code."""
 
     data: bytes
     count: int | None = None
@@ -72,7 +74,7 @@ class Answer:
 
 
 def answer(setting: Setting, request: DataRequest) -> Answer:
-    """Answer one request; a refusal is an answer too."""
+    """Return the response to one request; a refusal is a response too."""
     try:
         if isinstance(request, HistoryRequest):
             return _history(setting, request)
@@ -80,19 +82,16 @@ def answer(setting: Setting, request: DataRequest) -> Answer:
             return _head(setting, request)
         return _contracts(setting, request)
     except RefusedError as refused:
-        error = _told(setting, ApiError(refused.code, refused.text, request.request_id))
+        error = ApiError(refused.code, refused.text, request.request_id)
+        error = localised(setting.variants.language, error)
         return Answer(replies.error(setting.version, error), error_code=refused.code)
-
-
-def _told(setting: Setting, error: ApiError) -> ApiError:
-    return localised(setting.variants.language, error)
 
 
 def _contracts(setting: Setting, request: ContractRequest) -> Answer:
     if request.sec_id:
         raise RefusedError(200, UNKNOWN_CONTRACT)  # instruments have no such ids here
     found = find_all(setting.market.instruments(), request.contract, setting.now_s)
-    # Several contracts of a future come in no order of their ends (grade L,
+    # A gateway does not sort the contracts of a future by expiry (grade L,
     # https://github.com/ib-api-reloaded/ib_async/issues/128).
     found.sort(key=lambda each: each.shown.con_id if each.shown.expiry else 0)
     details = [
@@ -129,15 +128,18 @@ def _history(setting: Setting, request: HistoryRequest) -> Answer:
     if not len(bars):
         raise no_data(asked.instrument, asked.what)
     zone = setting.variants.login_zone
-    shown = HistoryAnswer(
+    response = HistoryAnswer(
         request_id=request.request_id,
         start=zoned(stated_start(asked.duration, asked.end.seconds, zone), zone),
         end=zoned(asked.end.seconds, zone),
         count=len(bars),
         fields=bar_fields(bars, style_of(asked, request)),
     )
-    notices = _notices(setting, request, asked)
-    return Answer(notices + replies.historical_data(shown), count=len(bars))
+    notices = b""
+    if asked.end.zone_assumed:
+        notice = ApiError(2174, NO_ZONE, request.request_id)
+        notices = replies.error(setting.version, localised(setting.variants.language, notice))
+    return Answer(notices + replies.historical_data(response), count=len(bars))
 
 
 def style_of(asked: ParsedHistoryRequest, request: HistoryRequest) -> DateStyle:
@@ -145,22 +147,19 @@ def style_of(asked: ParsedHistoryRequest, request: HistoryRequest) -> DateStyle:
     return DateStyle(asked.size, request.format_date, asked.instrument.zone)
 
 
-def _notices(setting: Setting, request: HistoryRequest, asked: ParsedHistoryRequest) -> bytes:
-    if not asked.end.zone_assumed:
-        return b""
-    notice = _told(setting, ApiError(2174, NO_ZONE, request.request_id))
-    return replies.error(setting.version, notice)
-
-
 def bars_of(setting: Setting, asked: ParsedHistoryRequest, *, use_rth: bool) -> PricedBars:
-    """Return the bars up to now of what is asked, or none.
+    """Return the requested bars up to now; there may be none.
 
     Raises:
-        RefusedError: there would be too many.
+        RefusedError: there would be too many bars.
     """
     hours = setting.market.hours(asked.instrument, use_rth=use_rth)
     window = window_of(asked.duration, _counted_end(setting, asked, hours, use_rth=use_rth), hours)
-    window = _within_reach(Window(window.start_s, _until(setting, asked)), setting, asked)
+    start_s = window.start_s
+    if asked.size.seconds <= _SMALL_S:
+        # Small bars are not served beyond a certain age (grade O).
+        start_s = max(start_s, setting.now_s - _SMALL_HISTORY_S)
+    window = Window(start_s, _until(setting, asked))
     if _at_most(window, asked.size, hours) > MOST_BARS:
         raise service_error(TOO_LONG)
     query = BarQuery(asked.what, asked.size, use_rth, window)
@@ -174,7 +173,7 @@ def _until(setting: Setting, asked: ParsedHistoryRequest) -> int:
 def _counted_end(
     setting: Setting, asked: ParsedHistoryRequest, hours: Hours, *, use_rth: bool
 ) -> int:
-    """Return the end that a duration is counted back from, of one before a first trade."""
+    """Return the end from which a duration is counted back; before a first trade it may differ."""
     end_s, variant = _until(setting, asked), setting.variants.before_first_trade
     if asked.duration.unit is Unit.SECONDS:
         return end_s
@@ -192,22 +191,16 @@ def _counted_end(
 
 
 def _begins_s(hours: Hours, session: int) -> int:
-    """Return when a session's day begins: at its local midnight, or its open where that is before.
+    """Return the local midnight of a session's day, or its open if that is earlier.
 
-    A session that opens on the evening before has no such time.
+    A session that opens on the evening before has no time between midnight and open.
     """
     midnight_s = int(hours.labels[session]) * DAY_S - int(hours.offsets[session])
     return min(midnight_s, int(hours.opens[session]))
 
 
-def _within_reach(window: Window, setting: Setting, asked: ParsedHistoryRequest) -> Window:
-    """Leave out what is too old for small bars (grade O)."""
-    if asked.size.seconds > _SMALL_S:
-        return window
-    return Window(max(window.start_s, setting.now_s - _SMALL_HISTORY_S), window.end_s)
-
-
 def _at_most(window: Window, size: BarSize, hours: Hours) -> int:
+    """Return an upper bound of the number of bars in a window."""
     sessions = hours.overlapping(window.start_s, window.end_s)
     open_s = (
         hours.closes[sessions.start : sessions.stop] - hours.opens[sessions.start : sessions.stop]
@@ -216,7 +209,7 @@ def _at_most(window: Window, size: BarSize, hours: Hours) -> int:
 
 
 def _schedule(setting: Setting, request: HistoryRequest, asked: ParsedHistoryRequest) -> Answer:
-    """Answer the sessions of a duration, also the one that is going on."""
+    """Return the sessions of a duration, including the current one."""
     hours = setting.market.hours(asked.instrument, use_rth=request.use_rth)
     window = window_of(asked.duration, _until(setting, asked), hours)
     sessions = session_texts(hours, window, asked.instrument.zone)

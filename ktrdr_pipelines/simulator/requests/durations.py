@@ -1,28 +1,22 @@
-"""What durations and bar sizes mean, and which go together.
+"""The meaning of durations and bar sizes, and which bar sizes fit a duration.
 
-What a duration means: how far back from its end a request reaches.
-
-Here: ``N D`` in sessions, W, M and Y in calendar time cut to whole sessions, S in seconds of
-trading.
-
-Source: ``8 D`` ending on a Sunday gave 8 trading days
-(https://github.com/ib-api-reloaded/ib_async/issues/140), ``1 D`` on a holiday the session before,
-``86400 S`` of hourly bars in regular hours 3.69 sessions
+A duration is counted back from the end of a request: ``N D`` in sessions, W, M and Y in calendar
+time cut to whole sessions, S in seconds of trading. Source: ``8 D`` ending on a Sunday gave 8
+trading days (https://github.com/ib-api-reloaded/ib_async/issues/140), ``1 D`` on a holiday the
+session before, ``86400 S`` of hourly bars in regular hours 3.69 sessions
 (https://github.com/wboayue/rust-ibapi/issues/835): all grade L. Undocumented, and this simulator's
 own choice (grade P): W, M and Y take the sessions later than the same weekday or day of the month,
-counted back from the last session. Whether an end before a session's first trade takes the session
-before differs (``variants.BeforeFirstTrade``).
+counted back from the last session. Gateways differ in whether an end before a session's first trade
+takes the session before (``variants.BeforeFirstTrade``).
 
-The bar sizes that are served, and on which grid their bars start.
+Bars start on the grid of the local clock: hours on the local hour, four hours on local midnight;
+the first bar of a session starts at its open wherever the grid lies (a US stock: 09:30, then
+10:00).
 
-The grid is the local clock: hours on the local hour, four hours on local midnight; the first bar
-of a session starts at its open wherever the grid lies (a US stock: 09:30, then 10:00).
-
-Which bar sizes a duration may be asked with: the tables of steps, selectable.
-
-Source: both tables of IB (``IbLimitsRegistry``, grade O); the texts and ``invalid step: 1`` for a
-day of seconds are live (grade L). The wide table contradicts itself: ``5 D`` of ``1 day`` works
-(grade L), so of its rows only the smallest bar binds.
+Which bar sizes fit a duration is stated by a selectable table. Source: both tables of IB
+(``IbLimitsRegistry``, grade O); the texts and ``invalid step: 1`` for a day of seconds are live
+(grade L). The wide table contradicts itself: ``5 D`` of ``1 day`` works (grade L), so only the
+smallest bar size of its rows is enforced.
 """
 
 import calendar
@@ -64,17 +58,17 @@ MOST = {
     Unit.MONTHS: (12, "request for durations longer than 12 months must be made in years."),
     Unit.YEARS: (68, "request for durations longer than 68 years rejected."),
 }
-"""Longest duration of each unit, and how the refusal ends.
+"""The longest duration of each unit, and the end of the refusal's text.
 
 Source: the current table of durations on IBKR Campus (grade O); that more than 86400 S and 365 D
-are refused so is an author's word about a live gateway (grade C,
+are refused in this way is an author's report about a live gateway (grade C,
 https://github.com/wboayue/rust-ibapi/pull/837); the texts are those of clones of the gateway
-(grade R), that of years is this simulator's (grade P).
+(grade R), the text for years is this simulator's (grade P).
 """
 
 
 class DurationError(ValueError):
-    """A duration that the gateway refuses; the text is the cause it states."""
+    """A duration that the gateway refuses; the text is the cause that it states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +81,17 @@ class Duration:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The time ``[start_s, end_s)`` that bars may come from, in seconds since 1970."""
+    """The interval ``[start_s, end_s)`` of the bars of a response, in seconds since 1970."""
 
     start_s: int
     end_s: int
 
 
 def parse_duration(text: str) -> Duration:
-    """Read ``N S|D|W|M|Y``; a plain number is seconds.
+    """Return the duration of a text ``N S|D|W|M|Y``; a plain number is seconds.
 
     Raises:
-        DurationError: another form, zero, or more than the gateway takes in that unit.
+        DurationError: the text has another form, or the count is zero or above that of ``MOST``.
     """
     found = _PATTERN.fullmatch(text)
     if found is None:
@@ -112,21 +106,26 @@ def parse_duration(text: str) -> Duration:
 
 
 def window_of(duration: Duration, end_s: int, hours: Hours) -> Window:
-    """Return the time that a duration covers back from its end.
+    """Return the interval that a duration covers back from its end.
 
-    All but S start at the close before their first session, so that recorded bars outside known
-    sessions belong to the request that covers their neighbours.
+    Units other than S start at the close before their first session, so that recorded bars outside
+    known sessions belong to the request that covers their neighbours.
     """
     last = hours.last_opened_before(end_s)
     if last < 0:
         return Window(end_s, end_s)
     if duration.unit is Unit.SECONDS:
         return Window(_trading_back(duration.count, last, end_s, hours), end_s)
-    return Window(hours.reaches_back_from(_first_session(duration, last, hours)), end_s)
+    if duration.unit is Unit.DAYS:
+        first = max(0, last - duration.count + 1)
+    else:
+        bound = _back(_EPOCH + timedelta(days=int(hours.labels[last])), duration)
+        first = int(np.searchsorted(hours.labels, (bound - _EPOCH).days, side="right"))
+    return Window(hours.reaches_back_from(first), end_s)
 
 
 def _trading_back(seconds: int, last: int, end_s: int, hours: Hours) -> int:
-    """Return the moment so many seconds of trading before an end."""
+    """Return the moment that is a number of seconds of trading before an end."""
     moment_s, left_s = min(end_s, int(hours.closes[last])), seconds
     while last > 0 and moment_s - hours.opens[last] < left_s:
         left_s -= moment_s - int(hours.opens[last])
@@ -135,15 +134,8 @@ def _trading_back(seconds: int, last: int, end_s: int, hours: Hours) -> int:
     return moment_s - left_s
 
 
-def _first_session(duration: Duration, last: int, hours: Hours) -> int:
-    if duration.unit is Unit.DAYS:
-        return max(0, last - duration.count + 1)
-    bound = _back(_EPOCH + timedelta(days=int(hours.labels[last])), duration)
-    return int(np.searchsorted(hours.labels, (bound - _EPOCH).days, side="right"))
-
-
 def _back(day: date, duration: Duration) -> date:
-    """Return the same day a number of days, weeks, months or years earlier."""
+    """Return the date that is a number of days, weeks, months or years earlier."""
     if duration.unit in {Unit.DAYS, Unit.WEEKS}:
         days = duration.count * (7 if duration.unit is Unit.WEEKS else 1)
         return day - timedelta(days=days)
@@ -156,8 +148,8 @@ def _back(day: date, duration: Duration) -> date:
 def stated_start(duration: Duration, end_s: int, zone: str = ZONE) -> int:
     """Return the start that message 17 states: the end minus the duration in calendar time.
 
-    It says nothing of sessions: bars may start before it. Days are those of the login's zone.
-    Source: eight days stated beside eight sessions,
+    It ignores sessions: bars may start before it. Days are those of the login's zone.
+    Source: eight days stated for eight sessions,
     https://github.com/ib-api-reloaded/ib_async/issues/140 (grade L).
     """
     if duration.unit is Unit.SECONDS:
@@ -194,9 +186,12 @@ _TABLE = """
 
 @dataclass(frozen=True, slots=True, order=True)
 class BarSize:
-    """One bar size: its length, a key that names files of recordings, the text of requests.
+    """One bar size.
 
-    The length of a month is nominal.
+    Attributes:
+        seconds: its length; that of a month is nominal.
+        key: its name in the file names of recordings.
+        text: its name in requests.
     """
 
     seconds: int
@@ -205,34 +200,33 @@ class BarSize:
 
     @property
     def is_dated(self) -> bool:
-        """Whether its bars carry a date instead of a time: days, weeks and months."""
+        """Whether its bars have a date instead of a time: days, weeks and months."""
         return self.seconds >= DAY_S
 
     def is_made_of(self, shorter: "BarSize") -> bool:
-        """Say whether its bars are whole numbers of shorter ones."""
+        """Return whether each of its bars consists of whole shorter bars."""
         if self.is_dated:
             return shorter.seconds < self.seconds and shorter.seconds <= DAY_S
         return shorter.seconds < self.seconds and self.seconds % shorter.seconds == 0
-
-
-def _timed() -> list[BarSize]:
-    lines = (line.split(maxsplit=2) for line in _TABLE.strip().splitlines())
-    return [BarSize(int(seconds), key, text) for key, seconds, text in lines]
 
 
 DAY = BarSize(DAY_S, "1d", "1 day")
 WEEK = BarSize(WEEK_S, "1w", "1 week")
 MONTH = BarSize(MONTH_S, "1mo", "1 month")
 
-SIZES = (*_timed(), DAY, WEEK, MONTH)
-"""Every size served, from the shortest to the longest."""
+_TIMED_SIZES = [
+    BarSize(int(seconds), key, text)
+    for key, seconds, text in (line.split(maxsplit=2) for line in _TABLE.strip().splitlines())
+]
+SIZES = (*_TIMED_SIZES, DAY, WEEK, MONTH)
+"""The supported bar sizes, from the shortest to the longest."""
 
 SIZE_BY_KEY = {size.key: size for size in SIZES}
 SIZE_BY_TEXT = {size.text: size for size in SIZES} | {"1W": WEEK, "1M": MONTH}
-"""Sizes by what requests call them; a gateway's own names of weeks and months fit too."""
+"""The sizes by their names in requests, including a gateway's own names of weeks and months."""
 
 LEGAL_SIZES = ", ".join({WEEK: "1W", MONTH: "1M"}.get(size, size.text) for size in SIZES)
-"""The sizes as the refusal of another one lists them (grade L)."""
+"""The list of sizes in the refusal of an unknown one (grade L)."""
 
 MINUTE = SIZE_BY_KEY["1m"]
 
@@ -243,8 +237,8 @@ TOO_LONG = "Time length exceed max."
 class DurationTable(StrEnum):
     """How strict a gateway is about durations and bar sizes.
 
-    ``safe`` is IB's older table of a few thousand bars, ``wide`` its current one, ``any`` asks
-    nothing but the longest duration of each unit.
+    ``safe`` is IB's older table of a few thousand bars, ``wide`` its current one; ``any`` enforces
+    only the longest duration of each unit.
     """
 
     SAFE = "safe"
@@ -253,7 +247,7 @@ class DurationTable(StrEnum):
 
 
 def step_refusal(table: DurationTable, duration: Duration, size: BarSize) -> str | None:
-    """Say in IB's words why a bar size may not be asked with a duration; None if it may."""
+    """Return IB's text for a bar size that does not fit a duration; None if it fits."""
     return _REFUSALS[table](duration, size)
 
 
@@ -272,10 +266,6 @@ def _wide(duration: Duration, size: BarSize) -> str | None:
     return None if any(row.smallest_bar_s <= size.seconds for row in rows) else _invalid(size)
 
 
-def _any(_: Duration, __: BarSize) -> str | None:
-    return None
-
-
 def _rows(table: tuple[DurationRange, ...], duration: Duration) -> list[DurationRange]:
     return [row for row in table if row.unit == duration.unit and duration.count <= row.most]
 
@@ -287,5 +277,5 @@ def _invalid(size: BarSize) -> str:
 _REFUSALS: dict[DurationTable, Callable[[Duration, BarSize], str | None]] = {
     DurationTable.SAFE: _safe,
     DurationTable.WIDE: _wide,
-    DurationTable.ANY: _any,
+    DurationTable.ANY: lambda _, __: None,
 }

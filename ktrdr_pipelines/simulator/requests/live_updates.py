@@ -1,8 +1,8 @@
-"""What a request that is kept up to date is told after its answer: message 90.
+"""The updates of live bars that follow the response to a historical request: message 90.
 
-Source: IB sends the newest bar about every five seconds (grade O) and, when a bar is over, it
-for the last time and then the next; both clients take the bar of a date they have as its
-replacement, a later one as new (grade S).
+Source: IB sends the newest bar about every five seconds (grade O). When a bar is complete, IB sends
+it for the last time and then the next one. Both clients replace a bar whose date they have, and
+append one with a later date (grade S).
 """
 
 from dataclasses import dataclass, field, replace
@@ -19,14 +19,14 @@ EVERY_S = 5.0
 """Seconds between updates (grade O)."""
 
 _RECENT = {True: Duration(2, Unit.MONTHS), False: Duration(2, Unit.DAYS)}
-"""How far back a bar that still changes can begin: by whether bars are dated."""
+"""The duration within which a bar that still changes began; the key: whether bars are dated."""
 
 
 @dataclass(slots=True)
 class LiveBars:
-    """The newest bar that a client was sent, so that only changes follow.
+    """The newest bar that was sent to a client, from which the next updates follow.
 
-    ``start`` is that of the bar, ``row`` its texts.
+    ``start`` is the bar timestamp, ``row`` its texts.
     """
 
     request: HistoryRequest
@@ -34,11 +34,11 @@ class LiveBars:
     row: tuple[str, ...] = field(default=())
 
     def fresh(self, setting: Setting) -> bytes:
-        """Return an update for every bar that changed or came since the last one."""
+        """Return an update for every bar that changed or was added since the last call."""
         try:
             asked = read_history(setting, self.request)
         except RefusedError:
-            return b""  # a future that ended meanwhile has no more news
+            return b""  # a future that ended meanwhile has no more updates
         recent = replace(asked, duration=_RECENT[asked.size.is_dated])
         bars = bars_of(setting, recent, use_rth=self.request.use_rth)
         rows = list(bar_rows(bars, style_of(asked, self.request)))

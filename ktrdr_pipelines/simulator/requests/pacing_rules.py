@@ -1,20 +1,16 @@
-"""The pacing rules of a simulated gateway, and how fast it works.
+"""The pacing rules of a simulated gateway, and its speed under load.
 
-How often a gateway may be asked: the pacing windows and the message rate.
+``PacingRules`` and ``MessageRate`` count requests and messages, and decide which rule one of them
+breaks. Source: https://interactivebrokers.github.io/tws-api/historical_limitations.html (grade O).
+That a refused request does not count towards the next windows is this simulator's choice (grade P).
 
-Here: counting what was asked and deciding what breaks a rule.
+``Workers`` computes how long a request for longer bars takes; the caller waits. A cancelled request
+keeps its worker, as a gateway continues requests whose client is gone. Source: one day of
+minutes in 0.6 s (ib_insync #268), 17,970 minutes in 5.4 s (LEAN IB #62): about 0.3 s and 0.3 ms a
+bar (grade C). That too many requests end in a disconnect is grade O; workers and the length of the
+queue are this simulator's choice (grade P).
 
-Source: https://interactivebrokers.github.io/tws-api/historical_limitations.html (grade O). That a
-refused request does not count towards the next windows is this simulator's choice (grade P).
-
-How long a gateway takes over longer bars when it is under load: a few workers and a queue.
-
-Decide, then act: a request books a worker and is told how long it takes; the caller waits. A
-request that is cancelled keeps its booking, as a gateway works on what nobody waits for.
-
-Source: one day of minutes in 0.6 s (ib_insync #268), 17,970 minutes in 5.4 s (LEAN IB #62): about
-0.3 s and 0.3 ms a bar (grade C). That too much ends in a disconnect is grade O; workers and the
-length of the queue are this simulator's own (grade P).
+Not here: client ids and open requests (``request_limits``).
 """
 
 from collections import defaultdict, deque
@@ -33,11 +29,11 @@ TimedRequest = HeadRequest | HistoryRequest
 
 
 class SimulatedPacing(StrEnum):
-    """Which requests are under which rules.
+    """The requests to which the pacing rules apply.
 
     ``documented``: the small-bar rules for bars of 30 s or less and head timestamps, none for
     longer bars. ``hard``: the small-bar rules for every request for data. ``soft``: as documented,
-    and longer bars share a few workers. ``off``: no rule over time.
+    and longer bars share a few workers. ``off``: no pacing rules.
     """
 
     DOCUMENTED = "documented"
@@ -47,7 +43,7 @@ class SimulatedPacing(StrEnum):
 
 
 class PacingRule(StrEnum):
-    """The rules that can be broken, as violations name them."""
+    """The rules that can be broken, by their names in violations."""
 
     IDENTICAL = "identical"
     SAME_CONTRACT = "same contract"
@@ -58,30 +54,30 @@ class PacingRule(StrEnum):
 
 @dataclass(slots=True)
 class _Recent:
-    """What was counted in the last seconds: moments and weights, oldest first."""
+    """The requests of the last ``window_s`` seconds: moments and weights, oldest first."""
 
     window_s: float
     sent: deque[tuple[float, int]] = field(default_factory=deque)
     weight: int = 0
 
     def room(self, now_s: float, most: int, weight: int) -> bool:
-        """Say whether so much more fits."""
+        """Return whether a request of a weight fits; drop those that left the window."""
         while self.sent and now_s - self.sent[0][0] >= self.window_s:
             self.weight -= self.sent.popleft()[1]
         return self.weight + weight <= most
 
     def add(self, now_s: float, weight: int) -> None:
-        """Count one."""
+        """Count a request."""
         self.sent.append((now_s, weight))
         self.weight += weight
 
 
 class PacingRules:
-    """The three windows over all connections of one gateway.
+    """The three pacing windows over all connections of one gateway.
 
     Args:
-        mode: which requests they bind.
-        now_s: the clock, in seconds.
+        mode: the requests to which they apply.
+        now_s: returns the time in seconds.
     """
 
     def __init__(self, mode: SimulatedPacing, now_s: Callable[[], float]) -> None:
@@ -98,12 +94,13 @@ class PacingRules:
         return f"PacingRules({self.mode}, {self._window.weight} in the window)"
 
     def broken_by(self, request: TimedRequest) -> PacingRule | None:
-        """Count a request, or name the rule that it would break."""
+        """Count a request and return None, or return the rule that it would break."""
         if not self._binds(request):
             return None
-        now_s, weight = self._now_s(), _weight(request)
+        now_s = self._now_s()
+        weight = IbLimitsRegistry.BID_ASK_WEIGHT.value if request.what == "BID_ASK" else 1
         contract = self._contracts[_contract_key(request)]
-        identical = _identical_key(request)
+        identical = replace(request, request_id=0)
         if now_s - self._identical.get(identical, -1e12) < IbLimitsRegistry.IDENTICAL_S.value:
             return PacingRule.IDENTICAL
         if not contract.room(now_s, IbLimitsRegistry.SAME_CONTRACT_MOST.value, 1):
@@ -116,11 +113,11 @@ class PacingRules:
         return None
 
     def message_rate(self) -> "MessageRate | None":
-        """Return the count of one connection's messages, where they are counted."""
+        """Return the message counter of a new connection; None if pacing is off."""
         return None if self.mode is SimulatedPacing.OFF else MessageRate(self._now_s)
 
     def _remember(self, identical: object, now_s: float) -> None:
-        """Note when a request was asked; what is too old to matter is forgotten."""
+        """Note the time of a request, and drop those that are too old to matter."""
         self._identical.pop(identical, None)
         self._identical[identical] = now_s
         for key in list(islice(self._identical, 2)):
@@ -135,10 +132,11 @@ class PacingRules:
 
 
 class MessageRate:
-    """The messages of one connection, and how often they were too many.
+    """The message rate of one connection, and how often it was exceeded.
 
-    A break empties the count, so that one burst is one strike. Source: above the limit comes
-    error 100, and the third break ends the session (grade O); the message is lost (grade P).
+    Exceeding it resets the count, so that one burst is one strike. Source: the gateway sends error
+    100 above the limit, and the third strike ends the session (grade O); the message is lost (grade
+    P).
     """
 
     def __init__(self, now_s: Callable[[], float]) -> None:
@@ -148,11 +146,11 @@ class MessageRate:
 
     @property
     def is_out(self) -> bool:
-        """Whether the connection has broken the rate too often."""
+        """Whether the connection has exceeded the rate too often."""
         return self._strikes >= IbLimitsRegistry.MESSAGE_STRIKES.value
 
     def broken(self) -> bool:
-        """Count a message; say whether it is one too many."""
+        """Count a message and return whether it exceeds the rate."""
         now_s = self._now_s()
         if self._recent.room(now_s, IbLimitsRegistry.MESSAGES_PER_S.value, 1):
             self._recent.add(now_s, 1)
@@ -163,15 +161,11 @@ class MessageRate:
 
 
 def is_small_bar(size: str) -> bool:
-    """Say whether bars of a size are under the hard rules: those of 30 s or less."""
+    """Return whether bars of a size are small bars, of 30 s or less."""
     count, _, unit = size.partition(" ")
     if unit != "secs" or not count.isdigit():
         return False
     return int(count) <= IbLimitsRegistry.SMALL_BAR_MAX_S.value
-
-
-def _weight(request: TimedRequest) -> int:
-    return IbLimitsRegistry.BID_ASK_WEIGHT.value if request.what == "BID_ASK" else 1
 
 
 def _contract_key(request: TimedRequest) -> object:
@@ -180,20 +174,17 @@ def _contract_key(request: TimedRequest) -> object:
     return known, contract.exchange, request.what
 
 
-def _identical_key(request: TimedRequest) -> object:
-    return replace(request, request_id=0)
-
-
 END_FACTOR = 30.0
-"""How many times as long a request with an end takes as one without: 50 stocks took 1.4 s, and some
-30 times that with an end (grade C, https://github.com/erdewit/ib_insync/issues/327)."""
+"""The factor by which a request with an end takes longer than one without: 50 stocks took 1.4 s,
+and about 30 times as long with an end (grade C,
+https://github.com/erdewit/ib_insync/issues/327)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """What a gateway can do: workers, seconds a request and a bar, requests that may wait.
+    """The speed of a gateway: its workers, seconds a request and a bar, and length of the queue.
 
-    The seconds are those of a request with an end; one without takes ``end_factor`` times less.
+    The seconds are those of a request with an end; one without is ``end_factor`` times as fast.
     """
 
     workers: int = 4
@@ -204,7 +195,7 @@ class Speed:
 
 
 class Workers:
-    """The workers of one gateway and what they have promised."""
+    """The workers of one gateway, and the requests that occupy them or wait for one."""
 
     def __init__(self, speed: Speed, now_s: Callable[[], float]) -> None:
         self.speed = speed
@@ -217,13 +208,13 @@ class Workers:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for a worker now."""
+        """The number of requests that wait for a worker now."""
         now_s = self._now_s()
         self._begins = [begin for begin in self._begins if begin > now_s]
         return len(self._begins)
 
     def reserve(self, bars: int, *, has_end: bool = True) -> float | None:
-        """Return the seconds until an answer of so many bars is ready; None beyond the queue."""
+        """Return the seconds until a response is ready; None if the queue is full."""
         if self.waiting >= self.speed.most_waiting:
             return None
         now_s = self._now_s()

@@ -1,4 +1,4 @@
-"""Why a request gets an error: the texts of the gateway, and what an instrument does not have.
+"""The errors of refused requests: the gateway's texts, and the data that an instrument lacks.
 
 Source: 10299, 10339 and the causes of 321 as live gateways and their clones write them (grade L
 and R); which ``whatToShow`` a type has is official (grade O). ``No historical market data for``
@@ -19,7 +19,7 @@ END_OF_LIVE = "End date not supported with live updates"
 WHAT_OF_LIVE = "Source price not supported with live updates"
 SIZE_OF_LIVE = "Bar size not supported with live updates"
 SIZE_OF_SCHEDULE = "Only daily resolution supported for Schedule requests"
-"""That of live bar sizes is this simulator's (grade P): bars below 5 s have none (grade O)."""
+"""``SIZE_OF_LIVE`` is this simulator's text (grade P): bars below 5 s have no updates (grade O)."""
 
 _FUTURE_SHOWS = frozenset({What.TRADES, What.SCHEDULE, *QUOTED})
 _SHOWS = {
@@ -45,7 +45,7 @@ _FARM_EXCHANGES = {"SMART": "BEST", "IDEALPRO": "FXSUBPIP"}
 
 
 class RefusedError(Exception):
-    """The request gets an error instead of an answer."""
+    """The gateway refuses a request with an error code and text."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(code, text)
@@ -54,17 +54,17 @@ class RefusedError(Exception):
 
 
 def invalid(cause: str) -> RefusedError:
-    """Build the refusal of a request that fails validation; its token varies (grade L)."""
+    """Return the refusal of a request that fails validation; its token varies (grade L)."""
     return RefusedError(321, f"Error validating request.-'bK' : cause - {cause}")
 
 
 def service_error(text: str) -> RefusedError:
-    """Build the refusal of a data farm."""
+    """Return the refusal of a data farm, error 162."""
     return RefusedError(162, SERVICE + text)
 
 
 def no_data(instrument: SimulatedInstrument, what: What) -> RefusedError:
-    """Build what a gateway says where there are no bars."""
+    """Return the error of a request without bars."""
     shown = what.value.capitalize()
     return service_error(
         f"HMDS query returned no data: {instrument.local_symbol}@{instrument.exchange} {shown}"
@@ -72,7 +72,9 @@ def no_data(instrument: SimulatedInstrument, what: What) -> RefusedError:
 
 
 def check_shown(instrument: SimulatedInstrument, what: What, seconds: int) -> None:
-    """Refuse what an instrument of its type does not have; a head timestamp has 0 seconds.
+    """Check that instruments of this type have the requested data.
+
+    ``seconds`` is the bar size, 0 for a head timestamp.
 
     Raises:
         RefusedError: there is no such data.

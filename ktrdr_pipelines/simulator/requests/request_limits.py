@@ -1,8 +1,9 @@
-"""The rules that hold over all connections of one gateway: client ids, open requests, pacing.
+"""The rules over all connections of one gateway: client ids, open requests, pacing.
 
-Decide, then act: a method changes the tables and returns what speaks against a request, if
-anything; the caller sends it. Nothing here awaits, so no rule can be broken in between. What is
-counted over time lies in ``pacing``.
+A method changes the tables and returns the error of a refused request, which the caller sends.
+Nothing here awaits, so that two requests cannot pass the same check.
+
+Not here: the limits over time (``pacing_rules``).
 """
 
 from collections import Counter
@@ -44,7 +45,7 @@ DUPLICATE_HISTORY = "Duplicate ticker ID for API historical data query."
 
 
 class Kind(StrEnum):
-    """The requests that are counted and recorded."""
+    """The kinds of requests that are counted and logged."""
 
     CONTRACT = "contract"
     HISTORY = "history"
@@ -59,7 +60,7 @@ _KINDS: dict[type[DataRequest], Kind] = {
 
 
 def kind_of(request: DataRequest) -> Kind:
-    """Return as what a request is counted and recorded."""
+    """Return the kind as which a request is counted and logged."""
     return _KINDS[type(request)]
 
 
@@ -69,13 +70,13 @@ def _no_time() -> float:
 
 @dataclass(slots=True)
 class GatewayRules:
-    """Who is connected, which requests are open, and which rules were broken how often.
+    """The connected clients, the open requests, and how often each rule was broken.
 
-    A head timestamp request stays open until it is cancelled or its client leaves, answered or
-    not (grade O). The id of a client that dies stays taken for ``hold_s`` (grade C); one that
-    hangs up with nothing open has ended properly. Until ``all_held_until`` the sockets of before
-    hold every id, as after a night in which the gateway did not let them go (grade L:
-    https://github.com/ib-api-reloaded/ib_async/issues/152).
+    A head timestamp request stays open until it is cancelled or its client leaves, whether it was
+    served or not (grade O). The id of a client whose connection dies stays in use for ``hold_s``
+    seconds (grade C); a client that disconnects without open requests has ended properly. Until
+    ``all_held_until`` every id is in use by earlier sockets, as after a night in which the gateway
+    did not release them (grade L: https://github.com/ib-api-reloaded/ib_async/issues/152).
     """
 
     now_s: Callable[[], float] = _no_time
@@ -89,7 +90,7 @@ class GatewayRules:
     on_violation: Callable[[PacingRule, int], None] | None = None
 
     def join(self, client_id: int) -> ApiError | None:
-        """Take a client id, or say why not."""
+        """Register a client id, or return the error that refuses it."""
         until_s = max(self.all_held_until, self.held_until.get(client_id, 0.0))
         if client_id in self.clients or until_s > self.now_s():
             return ApiError(326, ID_IN_USE)
@@ -99,11 +100,11 @@ class GatewayRules:
         return None
 
     def hold_all(self, seconds: float) -> None:
-        """Let no client id be taken for some seconds from now."""
+        """Refuse every client id for some seconds from now."""
         self.all_held_until = self.now_s() + seconds
 
     def leave(self, client_id: int, *, died: bool = False) -> None:
-        """Free a client id and every request it had open; one that died keeps its id a while."""
+        """Free a client id and its open requests; after a dead connection, hold the id a while."""
         self.clients.discard(client_id)
         left_open = [key for key in self.open_requests if key[0] == client_id]
         for key in left_open:
@@ -112,13 +113,14 @@ class GatewayRules:
             self.held_until[client_id] = self.now_s() + self.hold_s
 
     def open(self, client_id: int, request: DataRequest) -> ApiError | None:
-        """Count a request as open, or say why it may not be."""
+        """Count a request as open, or return the error that refuses it."""
         key, kind = (client_id, request.request_id), kind_of(request)
         if key in self.open_requests:
             if kind is Kind.HISTORY:
                 return ApiError(386, DUPLICATE_HISTORY, request.request_id)
             return ApiError(322, DUPLICATE, request.request_id)
-        if kind is not Kind.CONTRACT and self._open_history() >= MAX_OPEN:
+        open_history = sum(each is not Kind.CONTRACT for each in self.open_requests.values())
+        if kind is not Kind.CONTRACT and open_history >= MAX_OPEN:
             return ApiError(322, TOO_MANY_OPEN, request.request_id)
         if not isinstance(request, ContractRequest):
             broken = self.pacing.broken_by(request)
@@ -129,7 +131,7 @@ class GatewayRules:
         return None
 
     def close(self, client_id: int, request_id: int, kind: Kind) -> bool:
-        """Free a request's slot; say whether it was open as that kind."""
+        """Free the slot of a request; return whether it was open as this kind."""
         key = (client_id, request_id)
         if self.open_requests.get(key) is not kind:
             return False
@@ -137,14 +139,11 @@ class GatewayRules:
         return True
 
     def violated(self, rule: PacingRule, client_id: int) -> None:
-        """Count a broken rule, and tell whoever writes it down."""
+        """Count a broken rule and call ``on_violation``."""
         self.violations[rule] += 1
         if self.on_violation is not None:
             self.on_violation(rule, client_id)
 
     def message_rate(self) -> MessageRate | None:
-        """Return the count of a new connection's messages, where they are counted."""
+        """Return the message counter of a new connection; None if pacing is off."""
         return self.pacing.message_rate()
-
-    def _open_history(self) -> int:
-        return sum(kind is not Kind.CONTRACT for kind in self.open_requests.values())

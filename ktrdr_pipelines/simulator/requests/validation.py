@@ -1,13 +1,11 @@
-"""Reading a request: which instrument it means, and what is wrong with it.
+"""Parse and validate requests: their instrument, and the texts of a historical request.
 
-Which instruments a request means, as a gateway knows them at its time.
+The instruments that match depend on the gateway's time: expired contracts, and the front month of
+a continuous future. A historical request is checked in the order of a real gateway (grade R): the
+end, the duration, the bar size, what to show, live updates; then the contract and the data that it
+has.
 
-Here: expired contracts, fronts of continuous futures, ambiguity.
-
-What a historical request's texts mean, or why they are refused.
-
-Checks come in the order of a real gateway (grade R): the end, the duration, the bar size, what
-to show, live updates; then the contract, and what that has.
+Not here: the texts of errors (``refusals``), and the decoding of messages (``protocol.messages``).
 """
 
 from collections.abc import Sequence
@@ -54,7 +52,7 @@ from ktrdr_pipelines.simulator.variants import Variants
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An instrument of the market, and as which contract it is told just now."""
+    """An instrument of the market, and the contract as which the gateway describes it now."""
 
     instrument: SimulatedInstrument
     shown: SimulatedInstrument
@@ -63,7 +61,7 @@ class Found:
 def find(
     instruments: Sequence[SimulatedInstrument], asked: ContractFields, now_s: int
 ) -> list[Found]:
-    """Return every instrument that fits a request and is known now."""
+    """Return every instrument that matches a request and is known now."""
     if asked.sec_type == SecurityType.CONTINUOUS:
         chains = (each for each in instruments if each.sec_type is SecurityType.CONTINUOUS)
         found = [Found(each, with_front(each, instruments, now_s)) for each in chains]
@@ -78,10 +76,10 @@ def find(
 def find_all(
     instruments: Sequence[SimulatedInstrument], asked: ContractFields, now_s: int
 ) -> list[Found]:
-    """Return what details are asked of.
+    """Return every instrument that matches a request for contract details.
 
     Raises:
-        RefusedError: nothing fits.
+        RefusedError: no instrument matches.
     """
     found = find(instruments, asked, now_s)
     if not found:
@@ -92,28 +90,23 @@ def find_all(
 def find_one(
     instruments: Sequence[SimulatedInstrument], asked: ContractFields, now_s: int
 ) -> Found:
-    """Return the only instrument that fits a request for data.
+    """Return the only instrument that matches a request for data.
 
     Raises:
-        RefusedError: none or several fit, or the only one expired too long ago.
+        RefusedError: none or several match, or the only one expired too long ago.
     """
     if not asked.exchange:
         raise invalid("Please enter exchange")
     found = find(instruments, asked, now_s)
     if not found:
-        raise _missing(instruments, asked)
+        expiring = [each for each in fitting(instruments, asked) if each.expiry is not None]
+        if asked.include_expired and len(expiring) == 1:
+            raise RefusedError(166, EXPIRED)  # the contract existed, and expired too long ago
+        raise RefusedError(200, UNKNOWN_CONTRACT)
     if len(found) > 1:
         name = asked.symbol or asked.local_symbol
         raise RefusedError(200, f"The contract description specified for {name} is ambiguous.")
     return found[0]
-
-
-def _missing(instruments: Sequence[SimulatedInstrument], asked: ContractFields) -> RefusedError:
-    """Tell a contract that is too long expired from one that never was."""
-    once = [each for each in fitting(instruments, asked) if each.expiry is not None]
-    if asked.include_expired and len(once) == 1:
-        return RefusedError(166, EXPIRED)
-    return RefusedError(200, UNKNOWN_CONTRACT)
 
 
 _LIVE_WHAT = frozenset({What.TRADES, What.MIDPOINT, What.BID, What.ASK, What.AGGTRADES})
@@ -122,7 +115,7 @@ _SHORTEST_LIVE_S = 5
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What an answer depends on besides its request."""
+    """What a response depends on besides its request."""
 
     market: Market
     version: int
@@ -133,7 +126,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class ParsedHistoryRequest:
-    """A historical request with its texts read."""
+    """A historical request with its texts parsed."""
 
     instrument: SimulatedInstrument
     what: What
@@ -143,13 +136,20 @@ class ParsedHistoryRequest:
 
 
 def read_history(setting: Setting, request: HistoryRequest) -> ParsedHistoryRequest:
-    """Read a historical request.
+    """Parse and check a historical request.
 
     Raises:
         RefusedError: a text is malformed, or the instrument has no such data.
     """
-    end = _end(request.end, setting)
-    duration, size = _duration(request.duration), _size(request.bar_size, setting.variants)
+    try:
+        end = parse_end(request.end, setting.now_s, setting.variants.login_zone)
+    except EndTimeError:
+        raise RefusedError(10314, BAD_END) from None
+    try:
+        duration = parse_duration(request.duration)
+    except DurationError as error:
+        raise invalid(str(error)) from None
+    size = _size(request.bar_size, setting.variants)
     what = read_what(request.what)
     _check_together(request, what, size)
     instrument = find_one(setting.market.instruments(), request.contract, setting.now_s).instrument
@@ -163,10 +163,10 @@ def read_history(setting: Setting, request: HistoryRequest) -> ParsedHistoryRequ
 
 
 def read_what(text: str) -> What:
-    """Read a ``whatToShow``.
+    """Return the ``whatToShow`` of a text.
 
     Raises:
-        RefusedError: there is none of that name, or this gateway does not serve it.
+        RefusedError: the name is unknown, or this gateway does not support it.
     """
     try:
         return What(text)
@@ -175,7 +175,7 @@ def read_what(text: str) -> What:
 
 
 def _check_together(request: HistoryRequest, what: What, size: BarSize) -> None:
-    """Refuse texts that are right alone and wrong together."""
+    """Refuse combinations of texts that are each valid alone."""
     is_adjusted, is_live = what is What.ADJUSTED_LAST, request.keep_up_to_date
     rules = (
         (is_adjusted and request.end != "", END_OF_ADJUSTED),
@@ -195,17 +195,3 @@ def _size(text: str, variants: Variants) -> BarSize:
     if size is None or (size == WEEK and not variants.week_name.admits(text)):
         raise invalid(f"Historical data bar size setting is invalid. Legal ones are: {LEGAL_SIZES}")
     return size
-
-
-def _duration(text: str) -> Duration:
-    try:
-        return parse_duration(text)
-    except DurationError as error:
-        raise invalid(str(error)) from None
-
-
-def _end(text: str, setting: Setting) -> EndTime:
-    try:
-        return parse_end(text, setting.now_s, setting.variants.login_zone)
-    except EndTimeError:
-        raise RefusedError(10314, BAD_END) from None
