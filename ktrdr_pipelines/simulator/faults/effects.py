@@ -1,19 +1,12 @@
-"""What faults do to answers and to the gateway as a whole.
+"""What faults do to responses and to the gateway as a whole.
 
-Answers that are not what they should be: the bars of message 17 changed on their way out.
+A fault of one request changes the bars of message 17, or sends an error in place of a response;
+other messages pass unchanged. An outage has a course: notices at their times, and phases in which
+requests for data hang. Requests that hang, and those that were open when a phase began, are never
+answered; a client repeats them or waits without end (grade O for requests before 2106).
 
-Answer in, answer out; other messages pass as they are.
-
-Errors that a faulty gateway gives in the place of an answer.
-
-What happens to a gateway as a whole: the link to IB, its data farms, the nightly reset.
-
-Every outage has a course: notices at their times, and between which of them requests for data hang.
-Those that hang, and those that were open when hanging began, are never answered, and a client asks
-again or waits without end (grade O for requests before 2106).
-
-Source: the order of a night (2103, 2104 after 0.7 s, 1100 again and again, 2103 of two farms) is
-that of https://github.com/IbcAlpha/IBC/issues/143, the list of farms in 1102 that of
+Source: the order of a night (2103, 2104 after 0.7 s, repeated 1100, 2103 of two farms) is that of
+https://github.com/IbcAlpha/IBC/issues/143, the list of farms in 1102 that of
 https://github.com/QuantConnect/Lean.Brokerages.InteractiveBrokers/issues/169 (grade L).
 """
 
@@ -165,7 +158,7 @@ def _invalid(_: FaultRule, __: DataRequest) -> _Made:
 
 
 def reaches_past_oldest(setting: Setting, request: DataRequest) -> bool:
-    """Say whether a request asks for older bars than there are, and for some that there are."""
+    """Return whether a request asks for older bars than there are, and for some that there are."""
     if not isinstance(request, HistoryRequest):
         return False
     try:
@@ -342,7 +335,7 @@ class Outages:
 
 
 def _is_ended(trouble: ApiError, by: ApiError) -> bool:
-    """Say whether a notice ends a trouble: that of its own farm, or the lost link."""
+    """Return whether a notice ends a trouble: that of its own farm, or the lost link."""
     if by.code in RESTORED:
         return trouble.code == LINK_LOST.code
     farm = by.text.rpartition(":")[2]

@@ -1,6 +1,6 @@
-"""The file of faults: YAML in, rules out, and errors that say where.
+"""The file of faults: YAML in, rules out, and errors that name the line.
 
-Not here: what the faults are (``faults``).
+Not here: what the faults are (``simulator.faults.faults``).
 """
 
 import difflib

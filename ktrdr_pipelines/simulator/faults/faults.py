@@ -1,7 +1,7 @@
-"""Faults on demand: what can go wrong, when, and which of them meets a request.
+"""Faults on demand: what can go wrong, when, and which of them applies to a request.
 
-Here: the names, their settings, and choosing. Not here: reading the file (``faultfile``), doing
-it (``serving`` for one request, ``outages`` for the gateway, ``bending`` for answers).
+Not here: reading the file (``simulator.faults.fault_file``), applying a fault
+(``simulator.faults.effects``, ``simulator.serving``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -153,7 +153,7 @@ class FaultRule:
         return self.settings.get(name, SETTINGS[self.fault][name])
 
     def fits(self, met: Met) -> bool:
-        """Say whether it is about such an occasion."""
+        """Return whether it is about such an occasion."""
         if self.occasion is not met.occasion or (self.symbol and self.symbol not in met.names):
             return False
         if self.fault is Fault.PAST_OLDEST and not met.is_past_oldest:
@@ -161,13 +161,13 @@ class FaultRule:
         return self.is_due(met.now)
 
     def counts(self, position: int) -> bool:
-        """Say whether it happens at the occasion of that number, from 1."""
+        """Return whether it happens at the occasion of that number, from 1."""
         if self.every is not None and position % self.every == 0:
             return True
         return position in self.nth or not (self.nth or self.every)
 
     def is_due(self, now: datetime | None) -> bool:
-        """Say whether its time has come and not passed."""
+        """Return whether its time has come and not passed."""
         if now is None:
             return self.start is None and self.until is None
         has_begun = self.start is None or self.start <= now

@@ -1,10 +1,9 @@
-"""Bars as parallel columns, and the one way shorter bars become longer ones.
+"""Bars as parallel arrays, and the one function that builds longer bars from shorter ones.
 
-Here: columns, cutting, aggregating. Not here: where bars come from (``synthetic``, ``replay``)
-and how they are written (``barcodec``).
-
-Prices and volumes are whole numbers of ticks and shares in the synthetic market, so that sums
-are exact, and floats as recorded in a replay; every function here works on both.
+Prices and volumes are whole numbers of ticks and shares in the synthetic market, so that sums are
+exact, and floats as recorded in a replay; every function here works on both. Not here: the sources
+of bars (``simulator.market.synthetic``, ``simulator.market.recorded``), their encoding
+(``simulator.protocol.bar_encoding``).
 """
 
 from collections.abc import Sequence

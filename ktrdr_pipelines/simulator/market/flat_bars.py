@@ -1,6 +1,6 @@
-"""Flat bars: how gateways tell intervals in which nothing was traded.
+"""Flat bars: what some gateways return for intervals in which nothing was traded.
 
-A session's bars begin with its first trade; from there on an interval without one comes as a bar
+A session's bars begin with its first trade; from there on an interval without a trade is a bar
 whose four prices and average are the last price, with volume 0 and count 0. Source: SPY in the
 evening, https://github.com/ib-api-reloaded/ib_async/issues/23 (grade L).
 """

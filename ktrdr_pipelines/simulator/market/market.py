@@ -1,8 +1,8 @@
-"""What a gateway answers from: the seam between the protocol and the bars.
+"""The interface between the protocol and the bars: what a gateway answers from.
 
-Here: the question a market is asked and the form of its answer. Not here: the markets
-(``synthetic``, ``replay``), what a request's texts mean (``reading``) and which
-``whatToShow`` an instrument has (``refusals``).
+Not here: the markets (``simulator.market.synthetic``, ``simulator.market.recorded``), the meaning
+of a request's fields (``simulator.requests.validation``), which ``whatToShow`` an instrument has
+(``simulator.requests.refusals``).
 """
 
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ class Market(Protocol):
     """A source of bars for a gateway; it is asked from several threads at once."""
 
     def instruments(self) -> Sequence[SimulatedInstrument]:
-        """Return everything that can be asked for."""
+        """Return everything that can be requested."""
 
     def hours(self, instrument: SimulatedInstrument, *, use_rth: bool) -> Hours:
         """Return the sessions of an instrument."""

@@ -1,8 +1,6 @@
-"""How instruments of each kind are described: the fields that follow from a few.
+"""Instruments of the simulator, and matching them to a client's contract fields.
 
-What can be asked for: instruments, and which of them a client's contract fields name.
-
-Here: the form of an instrument and the matching of fields.
+Not here: which instruments there are (``simulator.market.listings``).
 """
 
 from collections.abc import Iterable
@@ -84,7 +82,7 @@ class SimulatedInstrument:
         return (self.exchange, self.primary_exchange)
 
     def is_known(self, now_s: int, *, include_expired: bool) -> bool:
-        """Say whether a gateway lists it: not before its first day, expired ones when asked."""
+        """Return whether a gateway lists it: not before its first day, expired ones when asked."""
         if self.expiry is None:
             return True
         if now_s < self.expiry.end_s:
