@@ -91,7 +91,7 @@ def _without_newest(bars: list[Bar], rule: FaultRule) -> list[Bar]:
 
 
 def _newest_share(bars: list[Bar], rule: FaultRule) -> list[Bar]:
-    """Keep the newest part: the answer stops short of what was asked."""
+    """Keep the newest part: the response covers less than was requested."""
     return bars[-max(1, int(len(bars) * rule.number("share"))) :]
 
 
@@ -298,7 +298,7 @@ class Outages:
             self._drop_all()
 
     def stop_timers(self) -> None:
-        """Let go of the timers; the gateway closes."""
+        """Cancel the timers: the gateway closes."""
         for timer in self._timers:
             timer.cancel()
         self._timers = []
@@ -319,7 +319,7 @@ class Outages:
         self._hangs = False
 
     def _finish(self) -> None:
-        """Say the last notices, and end."""
+        """Send the last notices, and end."""
         self._go_on()
         while self._coming:
             self._say_next()
@@ -376,7 +376,7 @@ def _flaps(rule: FaultRule) -> _Course:
 
 
 def _night(rule: FaultRule) -> _Course:
-    """Let a farm flap, lose the link for a while, and end with two broken market data farms."""
+    """Make a farm flap, lose the link for a while, and end with two broken market data farms."""
     flap_s, seconds = rule.number("flap"), rule.number("seconds")
     lost_s = 2 * flap_s
     over_s = lost_s + seconds

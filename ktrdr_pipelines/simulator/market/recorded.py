@@ -118,7 +118,7 @@ def _malformed(path: Path, reason: str) -> SimulatorError:
 
 
 def _instrument(key: str, files: dict[BarSize, Path]) -> SimulatedInstrument | None:
-    """Tell what a folder's name stands for; a future's year needs a look at its bars."""
+    """Return the instrument that a folder's name means; a future's year is read from its bars."""
     pair = pair_of(key)
     if pair is not None:
         return fx_pair(*pair)
