@@ -1,7 +1,6 @@
-"""Faults on demand: what can go wrong, when, and which of them meets a request.
+"""Faults on demand: what can go wrong, when, and which fault a request meets.
 
-Here: the names, their settings, and choosing. Not here: reading the file (``faultfile``), doing
-it (``serving`` for one request, ``outages`` for the gateway, ``bending`` for answers).
+Not here: reading the fault file (``fault_file``), carrying faults out (``effects``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -75,7 +74,7 @@ RESPONSE_MUTATIONS = frozenset(
         Fault.RESTATED,
     }
 )
-"""Faults that change the bars of an answer."""
+"""Faults that change the bars of a response."""
 
 SETTINGS: Mapping[Fault, Mapping[str, float]] = MappingProxyType(
     {
@@ -153,7 +152,7 @@ class FaultRule:
         return self.settings.get(name, SETTINGS[self.fault][name])
 
     def fits(self, met: Met) -> bool:
-        """Say whether it is about such an occasion."""
+        """Return whether the rule applies to an occasion."""
         if self.occasion is not met.occasion or (self.symbol and self.symbol not in met.names):
             return False
         if self.fault is Fault.PAST_OLDEST and not met.is_past_oldest:
@@ -161,13 +160,13 @@ class FaultRule:
         return self.is_due(met.now)
 
     def counts(self, position: int) -> bool:
-        """Say whether it happens at the occasion of that number, from 1."""
+        """Return whether the fault happens at the occasion of a number, from 1."""
         if self.every is not None and position % self.every == 0:
             return True
         return position in self.nth or not (self.nth or self.every)
 
     def is_due(self, now: datetime | None) -> bool:
-        """Say whether its time has come and not passed."""
+        """Return whether a time lies between ``start`` and ``until``."""
         if now is None:
             return self.start is None and self.until is None
         has_begun = self.start is None or self.start <= now
@@ -222,7 +221,7 @@ class FaultPlan:
 
 
 def _happens(rule: FaultRule, tally: _Tally) -> bool:
-    """Count an occasion that fits, and say whether the fault happens at it."""
+    """Count an occasion that fits, and return whether the fault happens at it."""
     if rule.fault is Fault.CLOCK_OFF:
         return False
     tally.met += 1

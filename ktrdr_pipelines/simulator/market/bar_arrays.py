@@ -1,10 +1,9 @@
-"""Bars as parallel columns, and the one way shorter bars become longer ones.
-
-Here: columns, cutting, aggregating. Not here: where bars come from (``synthetic``, ``replay``)
-and how they are written (``barcodec``).
+"""Bars as parallel columns, and their aggregation into longer bars.
 
 Prices and volumes are whole numbers of ticks and shares in the synthetic market, so that sums
 are exact, and floats as recorded in a replay; every function here works on both.
+
+Not here: where bars come from (``synthetic``, ``recorded``).
 """
 
 from collections.abc import Sequence

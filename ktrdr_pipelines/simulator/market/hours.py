@@ -1,7 +1,7 @@
-"""Sessions as parallel arrays: what the hours of a market are made of.
+"""Sessions as parallel arrays, and looking up moments in them.
 
-Here: the form of hours, and looking moments up in them. Not here: which hours a market has
-(``calendar``), so that the protocol needs no calendar library.
+Not here: which hours a market has (``market_calendars``), so that the protocol needs no calendar
+library.
 """
 
 from dataclasses import dataclass

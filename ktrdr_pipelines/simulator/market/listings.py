@@ -1,10 +1,4 @@
-"""The instruments of the synthetic market.
-
-The instruments of the synthetic market: when they were listed and how they move.
-
-Here: what the tables of ``symbols`` mean.
-
-The tables of the synthetic market: symbols, listing dates, prices and moves.
+"""The instruments of the synthetic market: symbols, listing dates, prices and moves.
 
 Symbols and listing dates are those of real instruments (grade C: public company histories;
 dates before 1980 start with the calendar); prices are plausible levels of early 2020, and every

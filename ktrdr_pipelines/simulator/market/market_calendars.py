@@ -73,7 +73,7 @@ def crypto_sessions(zone: str) -> MarketCalendar:
 
 
 def within_regular_clock(local_times: Ints) -> bool:
-    """Say whether all of some local times lie between 09:30 and 16:00, on whatever day."""
+    """Return whether all local times lie between 09:30 and 16:00, on whatever day."""
     clock = local_times % DAY_S
     return bool(np.all((clock >= _REGULAR_OPEN_S) & (clock < _FULL_CLOSE_S)))
 

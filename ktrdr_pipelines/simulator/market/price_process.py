@@ -1,23 +1,16 @@
-"""Prices of the synthetic market, the same whenever they are asked for.
+"""The price process of the synthetic market: a pure function of seed, listing and time.
 
-Random numbers by position: the hash of a counter, never the next of a sequence.
-
-Any bar can so be computed alone, and again, whatever was computed before.
-
-Source: the finalizer of SplitMix64, https://prng.di.unimi.it/splitmix64.c (public domain).
-
-The synthetic price process: session nodes, and the minutes bridged between them.
+Random numbers go by position: each is the hash of a counter, never the next of a sequence, so any
+bar can be computed alone, and again, whatever was computed before. Source: the finalizer of
+SplitMix64, https://prng.di.unimi.it/splitmix64.c (public domain).
 
 A session has nodes (open, regular open, regular close, close); a random walk over all sessions
 since 1980 fixes the price at every node. The minutes between two nodes are a bridge from one to
-the other: each minute's randomness is a hash of its time, so a session can be computed alone.
-All prices are whole ticks and all volumes whole shares: sums and extremes are exact.
+the other. All prices are whole ticks and all volumes whole shares: sums and extremes are exact.
 
-The seconds of synthetic minutes: what bars below a minute and cut minutes are made of.
-
-A minute's price goes from its open in straight lines through its two extremes to its close, the
-turning points at seconds that differ by minute; volume and trades are spread evenly. So all
-seconds of a minute add up to it exactly in every column but the turnover, which depends on when
+Within a minute the price goes from its open in straight lines through its two extremes to its
+close, the turning points at seconds that differ by minute; volume and trades are spread evenly. So
+all seconds of a minute add up to it exactly in every column but the turnover, which depends on when
 a share was traded.
 """
 

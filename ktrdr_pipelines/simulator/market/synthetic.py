@@ -1,17 +1,13 @@
-"""The synthetic market: bars of every listing, and quotes from them.
+"""The synthetic market: every bar a pure function of seed, instrument and time.
 
-What quotes make of the price process: bid, ask, both at once, and the columns on the wire.
+Longer bars are aggregated from the minutes of ``price_process``, whole sessions only once: all
+sizes agree exactly, and a request for many years of days costs its minutes only the first time.
+Bars below a minute are aggregated from its seconds.
 
-The process is the middle; bid and ask stand some ticks from it, per session. BID_ASK is, as IB
-defines it (grade O), the time-averaged bid, the highest ask, the lowest bid and the
-time-averaged ask: on the way there ``turnover`` holds the sum of bids and ``count`` that of
+The price process is the midpoint; bid and ask are some ticks from it, per session. BID_ASK is, as
+IB defines it (grade O), the time-averaged bid, the highest ask, the lowest bid and the
+time-averaged ask: until bars are priced, ``turnover`` holds the sum of bids and ``count`` that of
 asks, each over four prices of every minute, and ``volume`` the number of minutes.
-
-The synthetic market: every bar a pure function of seed, instrument and time.
-
-Longer bars are built of the minutes of ``minutes``, whole sessions of them once: so all sizes
-agree exactly, and a request of many years of days costs its minutes only the first time. Bars
-below a minute are built of its ``seconds``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +39,7 @@ def by_time(bars: Bars) -> Bars:
 
 
 def quoted(bars: Bars, what: What, spread: Ints) -> Bars:
-    """Move prices from the middle to the quotes that are asked for."""
+    """Return bars with prices moved from the midpoint to the requested quotes."""
     if what is What.BID_ASK:
         apart = np.multiply(_PRINTS * spread, bars.volume)
         asks = np.add(bars.turnover, apart).astype(np.int64)
@@ -123,7 +119,7 @@ class SyntheticMarket:
         return _calendar(instrument).hours(use_rth=use_rth)
 
     def default_now(self) -> datetime | None:
-        """Return None: the market goes on for ever, so now is the machine's."""
+        """Return None: the market has no end, so now is the machine's."""
         return None
 
     def head(self, instrument: SimulatedInstrument, what: What, *, use_rth: bool) -> int | None:  # noqa: ARG002 - all start together
@@ -177,7 +173,7 @@ class SyntheticMarket:
         return filled(bars, minutes, size, window=window, hours=hours)
 
     def _has_flat_bars(self, instrument: SimulatedInstrument, what: What) -> bool:
-        """Say whether an instrument's intervals without a trade come as bars."""
+        """Return whether the gateway sends flat bars for intervals without a trade."""
         if what not in TRADED or not self._listings[instrument].minute_volume:
             return False
         names = (instrument.key, instrument.symbol, instrument.local_symbol, instrument.sec_type)
