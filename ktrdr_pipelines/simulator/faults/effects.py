@@ -59,8 +59,13 @@ def bent(
     for payload in _frames(answered.data):
         fields = framing.split_fields(payload)
         if fields[0] == "17":
-            bars = _CHANGES[rule.fault](_bars_of(fields), rule)
-            fields, count = _with_bars(fields, bars), len(bars)
+            texts = fields[_HEADER:]
+            bars = [texts[at : at + _PER_BAR] for at in range(0, len(texts), _PER_BAR)]
+            bars = _CHANGES[rule.fault](bars, rule)
+            count = len(bars)
+            # The last field of the header is the number of bars.
+            header = [*fields[: _HEADER - 1], str(count)]
+            fields = [*header, *(text for bar in bars for text in bar)]
         out += framing.message(fields)
     if rule.fault is Fault.NEWEST_MISSING:
         notice = localised(language, ApiError(2188, NEWEST_MISSING, request_id))
@@ -76,16 +81,6 @@ def _frames(data: bytes) -> Iterator[bytes]:
         at += _LENGTH.size
         yield data[at : at + length]
         at += length
-
-
-def _bars_of(fields: list[str]) -> list[Bar]:
-    texts = fields[_HEADER:]
-    return [texts[at : at + _PER_BAR] for at in range(0, len(texts), _PER_BAR)]
-
-
-def _with_bars(fields: list[str], bars: list[Bar]) -> list[str]:
-    header = [*fields[: _HEADER - 1], str(len(bars))]
-    return [*header, *(text for bar in bars for text in bar)]
 
 
 def _without_newest(bars: list[Bar], rule: FaultRule) -> list[Bar]:

@@ -1,4 +1,4 @@
-"""The file of faults: YAML in, rules out, and errors that say where.
+"""The fault file: YAML read into rules, with errors that name the line.
 
 Not here: what the faults are (``faults``).
 """

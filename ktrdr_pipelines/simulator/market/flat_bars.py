@@ -1,4 +1,4 @@
-"""Flat bars: how gateways tell intervals in which nothing was traded.
+"""Flat bars: how gateways report intervals without a trade.
 
 A session's bars begin with its first trade; from there on an interval without one comes as a bar
 whose four prices and average are the last price, with volume 0 and count 0. Source: SPY in the

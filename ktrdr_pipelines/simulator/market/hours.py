@@ -42,7 +42,7 @@ ZONES = {
     Venue.US_INDEX: "US/Central",
     Venue.CRYPTO: "UTC",
 }
-"""The zone in which a venue's bars, sessions and hours are told."""
+"""The zone in which a venue's bars, sessions and hours are reported."""
 
 
 @dataclass(frozen=True, slots=True)

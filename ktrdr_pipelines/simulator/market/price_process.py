@@ -124,10 +124,6 @@ class MinutePaths:
         regular = calendar.regular
         self._busy = 192 + bits(words(self._day_key, regular.labels), 0, 7)
 
-    @property
-    def _has_parts(self) -> bool:
-        return len(self._profile.liquidity) > 1
-
     def spreads(self, sessions: Ints) -> Ints:
         """Return how many ticks bid and ask are from the middle, which is per session."""
         return 1 + bits(words(self._day_key, sessions + (1 << 40)), 0, 16) % 3
@@ -135,7 +131,8 @@ class MinutePaths:
     def minutes(self, sessions: range, *, use_rth: bool) -> Bars:
         """Return every minute bar of the given sessions, in all or in regular hours."""
         chosen = np.arange(sessions.start, sessions.stop)
-        first, parts = (1, 1) if use_rth and self._has_parts else (0, self._boundaries.shape[1] - 1)
+        has_parts = len(self._profile.liquidity) > 1
+        first, parts = (1, 1) if use_rth and has_parts else (0, self._boundaries.shape[1] - 1)
         pieces = [
             self._part(same, part)
             for part in range(first, first + parts)

@@ -1,18 +1,12 @@
-"""Recorded bars on disk, and a market that replays them.
+"""Recorded bars on disk (``<SYMBOL>/<timeframe>.parquet``), and a market that replays them.
 
-Recorded bars on disk: ``<SYMBOL>/<timeframe>.parquet``, one file a series.
-
-Here: which folders are instruments, and a file's columns.
-
-The replay market: recorded bars, answered bit for bit.
-
-The file of a size is answered as it is; only a size that has no file is built of the longest
-shorter one that has and that goes into it. What was not recorded stays missing. A recorded bar
-cannot be split: one that the window cuts at its end is built of shorter recorded bars where
-there are any and left out where there are none; one that it cuts at its start is left out.
+A size that has a file is replayed from it bit for bit; a size without one is aggregated from the
+longest shorter size that has a file and divides it. What was not recorded stays missing. A recorded
+bar cannot be split: one that the window cuts at its end is aggregated from shorter recorded bars
+where there are any and left out where there are none; one that it cuts at its start is left out.
 
 Stocks and futures are recorded as TRADES and pairs as MIDPOINT; anything else has no data, and
-futures are never forgotten. Of the fields, average and count were not recorded and are not
+futures stay known after they expire. Of the fields, average and count were not recorded and are not
 available, nor is the volume of a pair; a volume that is null in the file makes that of every
 bar it is part of not available.
 """
@@ -107,7 +101,7 @@ def _recording(folder: Path) -> Recording | None:
 
 
 def _check(path: Path) -> None:
-    """Look at a file's columns when the folder is opened, not when it is first asked for."""
+    """Check a file's columns when the folder is opened, not at its first request."""
     try:
         missing = set(_COLUMNS) - set(pq.read_schema(path).names)
     except (OSError, pa.ArrowException) as error:
@@ -125,7 +119,7 @@ def _malformed(path: Path, reason: str) -> SimulatorError:
 
 
 def _instrument(key: str, files: dict[BarSize, Path]) -> SimulatedInstrument | None:
-    """Tell what a folder's name stands for; a future's year needs a look at its bars."""
+    """Return the instrument of a folder; the year of a future follows from its newest bar."""
     pair = pair_of(key)
     if pair is not None:
         return fx_pair(*pair)
@@ -255,7 +249,7 @@ class ReplayMarket:
         return _priced(self._in_window(instrument, query.size, query), instrument.sec_type)
 
     def _read(self, instrument: SimulatedInstrument, size: BarSize, use_rth: bool) -> Bars:  # noqa: FBT001 - a cache key
-        """Read a series once, without the bars outside the hours that are asked for.
+        """Read a series once, without the bars outside the requested hours.
 
         A recording of regular hours stays whole: some of its bars stand after the early close of
         a half day, and the recording knows better than the calendar.

@@ -1,9 +1,4 @@
-"""How instruments of each kind are described: the fields that follow from a few.
-
-What can be asked for: instruments, and which of them a client's contract fields name.
-
-Here: the form of an instrument and the matching of fields.
-"""
+"""Simulated instruments: their fields, and which of them a client's contract fields select."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -84,7 +79,7 @@ class SimulatedInstrument:
         return (self.exchange, self.primary_exchange)
 
     def is_known(self, now_s: int, *, include_expired: bool) -> bool:
-        """Say whether a gateway lists it: not before its first day, expired ones when asked."""
+        """Return whether a gateway lists it: from its first day, expired ones on request."""
         if self.expiry is None:
             return True
         if now_s < self.expiry.end_s:
