@@ -316,7 +316,7 @@ class Outages:
         self._hangs = False
 
     def _finish(self) -> None:
-        """Say the last notices, and end."""
+        """Send the last notices, and end."""
         self._go_on()
         while self._coming:
             self._say_next()

@@ -215,7 +215,7 @@ class FaultPlan:
         return rule
 
     def clock_off_s(self, now: datetime) -> float:
-        """Return how far the clock that clients are told is ahead."""
+        """Return how far, in seconds, the clock reported to clients is ahead."""
         off = (rule for rule in self.rules if rule.fault is Fault.CLOCK_OFF and rule.is_due(now))
         return sum(60 * rule.number("minutes") for rule in off)
 

@@ -115,7 +115,7 @@ NQ 1999-06-21 8745.00 0.014  600 20
 CL 1983-03-30   61.06 0.023  500  3
 GC 1980-01-02 1523.10 0.010  700  9
 """
-"""The last column is the basis: ticks by which each later month stands above the one before."""
+"""The last column is the basis: ticks by which each later month is above the one before."""
 
 
 THIN_TRADE_SHARE = 60

@@ -65,7 +65,13 @@ def recordings_in(folder: Path) -> dict[SimulatedInstrument, Recording]:
     Raises:
         SimulatorError: there is no such folder, or nothing in it can be replayed.
     """
-    found = [_recording(path) for path in _folders(folder)]
+    if not folder.is_dir():
+        raise SimulatorError(
+            f"replay the bars of {folder}",
+            reason="no such folder",
+            hint="Name a folder with files like AAPL/1m.parquet",
+        )
+    found = [_recording(path) for path in sorted(folder.iterdir()) if path.is_dir()]
     recordings = {each.instrument: each for each in found if each is not None}
     if not recordings:
         raise SimulatorError(
@@ -74,16 +80,6 @@ def recordings_in(folder: Path) -> dict[SimulatedInstrument, Recording]:
             hint="Name a folder with files like AAPL/1m.parquet",
         )
     return recordings
-
-
-def _folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise SimulatorError(
-            f"replay the bars of {folder}",
-            reason="no such folder",
-            hint="Name a folder with files like AAPL/1m.parquet",
-        )
-    return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
 def _recording(folder: Path) -> Recording | None:
@@ -143,7 +139,10 @@ def read_bars(path: Path, size: BarSize, hours: Hours) -> Bars:
     """
     try:
         table = pq.read_table(path, columns=list(_COLUMNS))
-        _refuse_missing(path, table)
+        # Only a volume may be null: a bar without a time or a price is unusable.
+        for name in _NEVER_MISSING:
+            if nulls := table.column(name).null_count:
+                raise _malformed(path, f"{name} is missing in {nulls} bars")
         start = _starts(table.column("ts"))
         open_, high, low, close, volume = (_floats(table.column(name)) for name in _VALUES)
     except (OSError, pa.ArrowException) as error:
@@ -154,13 +153,6 @@ def read_bars(path: Path, size: BarSize, hours: Hours) -> Bars:
     none = np.zeros(len(start), np.int64)
     bars = Bars(start, session, open_, high, low, close, volume, turnover=none, count=none)
     return bars.take(np.argsort(start, kind="stable"))
-
-
-def _refuse_missing(path: Path, table: pa.Table) -> None:
-    """Refuse bars without a time or a price; only a volume may be not available."""
-    for name in _NEVER_MISSING:
-        if table.column(name).null_count:
-            raise _malformed(path, f"{name} is missing in {table.column(name).null_count} bars")
 
 
 def _starts(column: pa.ChunkedArray) -> Ints:

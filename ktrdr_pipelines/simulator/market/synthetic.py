@@ -229,7 +229,7 @@ class SyntheticMarket:
 
 @cache
 def _listings_in(crypto_zone: str) -> dict[SimulatedInstrument, Listing]:
-    """Return every listing, those of crypto told in a zone of its own where one is given."""
+    """Return every listing; those of crypto in their own zone where one is given."""
     if not crypto_zone:
         return listings()
     found = {}
