@@ -1,1 +1,1 @@
-"""What goes wrong at a simulated gateway, and how it is told."""
+"""What can go wrong at a simulated gateway, and the fault file that orders it."""

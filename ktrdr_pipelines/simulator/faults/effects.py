@@ -1,13 +1,15 @@
-"""What faults do to responses and to the gateway as a whole.
+"""Effects of faults: mutated responses, injected errors, and outages of the whole gateway.
 
-A fault of one request changes the bars of message 17, or sends an error in place of a response;
-other messages pass unchanged. An outage has a course: notices at their times, and phases in which
-requests for data hang. Requests that hang, and those that were open when a phase began, are never
-answered; a client repeats them or waits without end (grade O for requests before 2106).
+Responses are mutated on their way out: only the bars of message 17 change, other messages pass
+unchanged. An outage has a course: notices at their times, and the two times between which requests
+for data hang. Those that hang, and those that were open when hanging began, never get a response;
+the client repeats them or waits without end (grade O for requests before 2106).
 
-Source: the order of a night (2103, 2104 after 0.7 s, repeated 1100, 2103 of two farms) is that of
-https://github.com/IbcAlpha/IBC/issues/143, the list of farms in 1102 that of
+Source: the order of a night (2103, 2104 after 0.7 s, 1100 repeatedly, 2103 of two farms) is
+that of https://github.com/IbcAlpha/IBC/issues/143, the list of farms in 1102 that of
 https://github.com/QuantConnect/Lean.Brokerages.InteractiveBrokers/issues/169 (grade L).
+
+Not here: which fault a request meets (``faults``).
 """
 
 import asyncio
@@ -52,13 +54,18 @@ def bent(
     request_id: int,
     language: Language = Language.ENGLISH,
 ) -> Answer:
-    """Return an answer with its bars changed as a fault has it, and counted again."""
+    """Return a response with its bars changed by a fault, and their count corrected."""
     out, count = b"", answered.count
     for payload in _frames(answered.data):
         fields = framing.split_fields(payload)
         if fields[0] == "17":
-            bars = _CHANGES[rule.fault](_bars_of(fields), rule)
-            fields, count = _with_bars(fields, bars), len(bars)
+            texts = fields[_HEADER:]
+            bars = [texts[at : at + _PER_BAR] for at in range(0, len(texts), _PER_BAR)]
+            bars = _CHANGES[rule.fault](bars, rule)
+            count = len(bars)
+            # The last field of the header is the number of bars.
+            header = [*fields[: _HEADER - 1], str(count)]
+            fields = [*header, *(text for bar in bars for text in bar)]
         out += framing.message(fields)
     if rule.fault is Fault.NEWEST_MISSING:
         notice = localised(language, ApiError(2188, NEWEST_MISSING, request_id))
@@ -67,7 +74,7 @@ def bent(
 
 
 def _frames(data: bytes) -> Iterator[bytes]:
-    """Cut an answer, of any length, into payloads."""
+    """Yield the payloads of a response of any length."""
     at = 0
     while at < len(data):
         (length,) = _LENGTH.unpack_from(data, at)
@@ -76,22 +83,12 @@ def _frames(data: bytes) -> Iterator[bytes]:
         at += length
 
 
-def _bars_of(fields: list[str]) -> list[Bar]:
-    texts = fields[_HEADER:]
-    return [texts[at : at + _PER_BAR] for at in range(0, len(texts), _PER_BAR)]
-
-
-def _with_bars(fields: list[str], bars: list[Bar]) -> list[str]:
-    header = [*fields[: _HEADER - 1], str(len(bars))]
-    return [*header, *(text for bar in bars for text in bar)]
-
-
 def _without_newest(bars: list[Bar], rule: FaultRule) -> list[Bar]:
     return bars[: max(1, len(bars) - int(rule.number("bars")))]
 
 
 def _newest_share(bars: list[Bar], rule: FaultRule) -> list[Bar]:
-    """Keep the newest part: the response covers less than was requested."""
+    """Keep the newest part: the response covers less than the request."""
     return bars[-max(1, int(len(bars) * rule.number("share"))) :]
 
 
@@ -137,7 +134,7 @@ _Made = tuple[int, str]
 
 
 def false_error(rule: FaultRule, request: DataRequest) -> ApiError | None:
-    """Return the error that a fault gives instead of an answer, if it is of that kind."""
+    """Return the error that a fault sends instead of a response, or None for other faults."""
     made = _ERRORS.get(rule.fault)
     if made is None:
         return None
@@ -158,7 +155,7 @@ def _invalid(_: FaultRule, __: DataRequest) -> _Made:
 
 
 def reaches_past_oldest(setting: Setting, request: DataRequest) -> bool:
-    """Return whether a request asks for older bars than there are, and for some that there are."""
+    """Return whether a request spans the start of history: older bars, and some that exist."""
     if not isinstance(request, HistoryRequest):
         return False
     try:
@@ -205,7 +202,7 @@ _ENDS = frozenset({1101, 1102, 2104, 2106})
 
 
 def market_farm(name: str, *, is_ok: bool) -> ApiError:
-    """Return what is said of a market data farm."""
+    """Return the notice 2104 or 2103 of a market data farm."""
     if is_ok:
         return ApiError(2104, f"Market data farm connection is OK:{name}")
     return ApiError(2103, f"Market data farm connection is broken:{name}")
@@ -262,15 +259,15 @@ class Outages:
 
     @property
     def is_total(self) -> bool:
-        """Whether nothing at all is answered, not even the time."""
+        """Whether no request gets a response, not even one for the time."""
         return self._now is not None and self._now.fault is Fault.NIGHTLY_RESET
 
     def notices(self) -> list[ApiError]:
-        """Return what a client that connects now is told."""
+        """Return the notices for a client that connects now."""
         return list(self._repeated)
 
     def begin(self, rule: FaultRule) -> None:
-        """Begin an outage unless one lasts; it ends by itself."""
+        """Begin an outage unless one is active; it ends by itself."""
         if self._now is not None:
             return
         course = _COURSES[rule.fault](rule)
@@ -286,7 +283,7 @@ class Outages:
         self._at(course.ends_s, self._finish)
 
     def end(self) -> None:
-        """End the outage that lasts, if any; what is over is told now."""
+        """End the current outage, if any, and send the notices of recovery now."""
         course, self._now, self._course = self._course, None, None
         self.stop_timers()
         self._go_on()
@@ -298,7 +295,7 @@ class Outages:
             self._drop_all()
 
     def stop_timers(self) -> None:
-        """Cancel the timers: the gateway closes."""
+        """Cancel the timers, as the gateway closes."""
         for timer in self._timers:
             timer.cancel()
         self._timers = []
@@ -335,7 +332,7 @@ class Outages:
 
 
 def _is_ended(trouble: ApiError, by: ApiError) -> bool:
-    """Return whether a notice ends a trouble: that of its own farm, or the lost link."""
+    """Return whether a notice ends an outage: of its own farm, or of the link."""
     if by.code in RESTORED:
         return trouble.code == LINK_LOST.code
     farm = by.text.rpartition(":")[2]

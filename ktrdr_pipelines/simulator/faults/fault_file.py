@@ -1,4 +1,4 @@
-"""The file of faults: YAML in, rules out, and errors that name the line.
+"""The fault file: YAML read into rules, with errors that name the line.
 
 Not here: what the faults are (``simulator.faults.faults``).
 """

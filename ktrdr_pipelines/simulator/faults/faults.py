@@ -1,7 +1,6 @@
-"""Faults on demand: what can go wrong, when, and which of them applies to a request.
+"""Faults on demand: what can go wrong, when, and which fault a request meets.
 
-Not here: reading the file (``simulator.faults.fault_file``), applying a fault
-(``simulator.faults.effects``, ``simulator.serving``).
+Not here: reading the fault file (``fault_file``), carrying faults out (``effects``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -75,7 +74,7 @@ RESPONSE_MUTATIONS = frozenset(
         Fault.RESTATED,
     }
 )
-"""Faults that change the bars of an answer."""
+"""Faults that change the bars of a response."""
 
 SETTINGS: Mapping[Fault, Mapping[str, float]] = MappingProxyType(
     {
@@ -153,7 +152,7 @@ class FaultRule:
         return self.settings.get(name, SETTINGS[self.fault][name])
 
     def fits(self, met: Met) -> bool:
-        """Return whether it is about such an occasion."""
+        """Return whether the rule applies to an occasion."""
         if self.occasion is not met.occasion or (self.symbol and self.symbol not in met.names):
             return False
         if self.fault is Fault.PAST_OLDEST and not met.is_past_oldest:
@@ -161,13 +160,13 @@ class FaultRule:
         return self.is_due(met.now)
 
     def counts(self, position: int) -> bool:
-        """Return whether it happens at the occasion of that number, from 1."""
+        """Return whether the fault happens at the occasion of a number, from 1."""
         if self.every is not None and position % self.every == 0:
             return True
         return position in self.nth or not (self.nth or self.every)
 
     def is_due(self, now: datetime | None) -> bool:
-        """Return whether its time has come and not passed."""
+        """Return whether a time lies between ``start`` and ``until``."""
         if now is None:
             return self.start is None and self.until is None
         has_begun = self.start is None or self.start <= now
@@ -216,13 +215,13 @@ class FaultPlan:
         return rule
 
     def clock_off_s(self, now: datetime) -> float:
-        """Return how far the clock that clients are told is ahead."""
+        """Return how far, in seconds, the clock reported to clients is ahead."""
         off = (rule for rule in self.rules if rule.fault is Fault.CLOCK_OFF and rule.is_due(now))
         return sum(60 * rule.number("minutes") for rule in off)
 
 
 def _happens(rule: FaultRule, tally: _Tally) -> bool:
-    """Count an occasion that fits, and say whether the fault happens at it."""
+    """Count an occasion that fits, and return whether the fault happens at it."""
     if rule.fault is Fault.CLOCK_OFF:
         return False
     tally.met += 1

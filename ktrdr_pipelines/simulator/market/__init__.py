@@ -1,1 +1,1 @@
-"""What a simulated gateway has bars of: listings, hours, prices, recordings."""
+"""Market data of a simulated gateway: listings, hours, prices, recordings."""

@@ -1,9 +1,9 @@
-"""Bars as parallel arrays, and the one function that builds longer bars from shorter ones.
+"""Bars as parallel columns, and their aggregation into longer bars.
 
-Prices and volumes are whole numbers of ticks and shares in the synthetic market, so that sums are
-exact, and floats as recorded in a replay; every function here works on both. Not here: the sources
-of bars (``simulator.market.synthetic``, ``simulator.market.recorded``), their encoding
-(``simulator.protocol.bar_encoding``).
+Prices and volumes are whole numbers of ticks and shares in the synthetic market, so that sums
+are exact, and floats as recorded in a replay; every function here works on both.
+
+Not here: where bars come from (``synthetic``, ``recorded``).
 """
 
 from collections.abc import Sequence

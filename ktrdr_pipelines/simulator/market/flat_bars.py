@@ -1,4 +1,4 @@
-"""Flat bars: what some gateways return for intervals in which nothing was traded.
+"""Flat bars: how gateways report intervals without a trade.
 
 A session's bars begin with its first trade; from there on an interval without a trade is a bar
 whose four prices and average are the last price, with volume 0 and count 0. Source: SPY in the

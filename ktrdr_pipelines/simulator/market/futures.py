@@ -3,7 +3,7 @@
 Source: CME Group's contract specifications (grade O): equity index futures end at 08:30 Chicago
 on the third Friday of March, June, September and December, crude oil at 14:30 New York three
 business days before the 25th of the month before the contract's, gold at 13:30 New York on the
-third last business day of its month. MES and gold as live gateways told them:
+third last business day of its month. MES and gold as live gateways report them:
 https://github.com/ib-api-reloaded/ib_async/issues/128 (grade L). When a contract is first listed is
 this simulator's choice (grade P).
 """
@@ -105,7 +105,7 @@ PRODUCTS = {
 
 
 def contract(product: Product, year: int, month: int, *, kept: bool = False) -> SimulatedInstrument:
-    """Describe one contract; a ``kept`` one is not forgotten after its end."""
+    """Return one contract; a ``kept`` one stays known after its end."""
     root = f"{product.symbol}{_MONTH_CODES[month - 1]}"
     key = f"{root}{year}"
     return replace(
@@ -119,7 +119,7 @@ def contract(product: Product, year: int, month: int, *, kept: bool = False) -> 
 
 
 def continuous(product: Product) -> SimulatedInstrument:
-    """Describe the chain of a product's front contracts."""
+    """Return the continuous chain of a product's front contracts."""
     return SimulatedInstrument(
         key=product.symbol,
         con_id=con_id_of(SecurityType.CONTINUOUS, product.symbol),
@@ -138,7 +138,7 @@ def continuous(product: Product) -> SimulatedInstrument:
 
 
 def recorded_contract(name: str, newest: date) -> SimulatedInstrument | None:
-    """Describe the contract of a recording named like ``ESZ3``; None for another name.
+    """Return the contract of a recording named like ``ESZ3``; None for another name.
 
     The year's digit repeats every ten years: the contract is the first one that ends on or after
     the month of the newest recorded bar.
@@ -155,7 +155,7 @@ def recorded_contract(name: str, newest: date) -> SimulatedInstrument | None:
 def with_front(
     chain: SimulatedInstrument, instruments: Iterable[SimulatedInstrument], now_s: int
 ) -> SimulatedInstrument:
-    """Return a chain under the id, name and dates of its front contract, as IB tells it."""
+    """Return a chain under the id, name and dates of its front contract, as IB reports it."""
     live = [
         each
         for each in instruments

@@ -1,7 +1,7 @@
-"""Trading hours as parallel arrays, and searching them.
+"""Sessions as parallel arrays, and looking up moments in them.
 
-Not here: which hours a market has (``simulator.market.market_calendars``), so that the protocol
-needs no calendar library.
+Not here: which hours a market has (``market_calendars``), so that the protocol needs no calendar
+library.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ ZONES = {
     Venue.US_INDEX: "US/Central",
     Venue.CRYPTO: "UTC",
 }
-"""The zone in which a venue's bars, sessions and hours are told."""
+"""The zone in which a venue's bars, sessions and hours are reported."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""The listings of the synthetic market: instruments, listing dates, prices and moves.
+"""The instruments of the synthetic market: symbols, listing dates, prices and moves.
 
-Symbols and listing dates are those of real instruments (grade C: public company histories; dates
-before 1980 start with the calendar). Prices are plausible levels of early 2020, and every price
-derived from them is invented.
+Symbols and listing dates are those of real instruments (grade C: public company histories;
+dates before 1980 start with the calendar); prices are plausible levels of early 2020, and every
+price that follows from them is invented.
 """
 
 from collections.abc import Iterator
@@ -115,7 +115,7 @@ NQ 1999-06-21 8745.00 0.014  600 20
 CL 1983-03-30   61.06 0.023  500  3
 GC 1980-01-02 1523.10 0.010  700  9
 """
-"""The last column is the basis: ticks by which each later month stands above the one before."""
+"""The last column is the basis: ticks by which each later month is above the one before."""
 
 
 THIN_TRADE_SHARE = 60

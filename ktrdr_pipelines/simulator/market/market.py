@@ -1,8 +1,6 @@
-"""The interface between the protocol and the bars: what a gateway answers from.
+"""The market protocol: what a gateway requests of a source of bars, and the bars it receives.
 
-Not here: the markets (``simulator.market.synthetic``, ``simulator.market.recorded``), the meaning
-of a request's fields (``simulator.requests.validation``), which ``whatToShow`` an instrument has
-(``simulator.requests.refusals``).
+Not here: the markets themselves (``synthetic``, ``recorded``).
 """
 
 from collections.abc import Sequence
@@ -54,7 +52,7 @@ class BarQuery:
 
 @dataclass(frozen=True, slots=True)
 class PricedBars:
-    """Bars as they go on the wire; None stands for "not available", -1 on the wire.
+    """Bars as they are sent; None means "not available", sent as -1.
 
     ``start`` is in seconds since 1970, midnight UTC of the date for days and longer.
     """
@@ -73,10 +71,10 @@ class PricedBars:
 
 
 class Market(Protocol):
-    """A source of bars for a gateway; it is asked from several threads at once."""
+    """A source of bars for a gateway; several threads call it at once."""
 
     def instruments(self) -> Sequence[SimulatedInstrument]:
-        """Return everything that can be requested."""
+        """Return every instrument that can be requested."""
 
     def hours(self, instrument: SimulatedInstrument, *, use_rth: bool) -> Hours:
         """Return the sessions of an instrument."""

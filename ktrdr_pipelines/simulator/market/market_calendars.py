@@ -1,8 +1,7 @@
-"""When the simulated markets are open.
+"""Regular and extended hours of the simulated markets.
 
-Here: every venue's hours, regular and extended. Not here: what a duration means over them
-(``durations``). The project's own calendars live elsewhere on purpose: a gateway that shared
-them would agree with every mistake in them.
+The project's own calendars are separate on purpose: a gateway that shared them would agree with
+every mistake in them. Not here: what a duration means over hours (``requests.durations``).
 
 Source: exchange_calendars XNYS, XTSE, XLON and CMES for regular hours, holidays and half days;
 extended hours 04:00-20:00 New York (17:00 on half days) and the FX week (Sunday 17:15 to Friday
@@ -12,9 +11,9 @@ trading hours of its contracts (grade L). Globex trades from 17:00 Chicago of th
 12:15 on half days of the stock market (grade L: MES on 24 December 2025,
 https://github.com/ib-api-reloaded/ib_async/issues/128). Regular hours are 08:30-16:00 for equity
 indices (grade L, same source) and the former pit's 09:00-14:30 New York for crude oil (grade P). An
-index is told in the regular hours of stocks. Crypto trades round the clock in UTC days (grade P),
-or in sessions from 16:01 of the date before to 16:00, Monday to Friday (grade C: an author's list
-of ``20260507:1601-20260508:1600;20260509:CLOSED``, of which he does not tell the zone).
+index is reported in the regular hours of stocks. Crypto trades round the clock in UTC days (grade
+P), or in sessions from 16:01 of the date before to 16:00, Monday to Friday (grade C: an author's
+list of ``20260507:1601-20260508:1600;20260509:CLOSED``, whose zone the author does not state).
 """
 
 import warnings
@@ -73,7 +72,7 @@ def crypto_sessions(zone: str) -> MarketCalendar:
 
 
 def within_regular_clock(local_times: Ints) -> bool:
-    """Return whether all of some local times lie between 09:30 and 16:00, on whatever day."""
+    """Return whether all local times lie between 09:30 and 16:00, on whatever day."""
     clock = local_times % DAY_S
     return bool(np.all((clock >= _REGULAR_OPEN_S) & (clock < _FULL_CLOSE_S)))
 

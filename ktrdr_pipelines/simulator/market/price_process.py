@@ -1,16 +1,16 @@
-"""The price process of the synthetic market: the same prices whenever they are requested.
+"""The price process of the synthetic market: a pure function of seed, listing and time.
 
-Random numbers are hashes of positions, never the next of a sequence, so any bar can be computed
-alone and again. Source: the finalizer of SplitMix64, https://prng.di.unimi.it/splitmix64.c (public
-domain).
+Random numbers go by position: each is the hash of a counter, never the next of a sequence, so any
+bar can be computed alone, and again, whatever was computed before. Source: the finalizer of
+SplitMix64, https://prng.di.unimi.it/splitmix64.c (public domain).
 
 A session has nodes (open, regular open, regular close, close); a random walk over all sessions
-since 1980 fixes the price at every node. The minutes between two nodes are a bridge from one to the
-other. All prices are whole ticks and all volumes whole shares: sums and extremes are exact.
+since 1980 fixes the price at every node. The minutes between two nodes are a bridge from one to
+the other. All prices are whole ticks and all volumes whole shares: sums and extremes are exact.
 
 Within a minute the price goes from its open in straight lines through its two extremes to its
-close, with turning points at seconds that differ by minute; volume and trades are spread evenly.
-All seconds of a minute add up to it exactly in every column but the turnover, which depends on when
+close, the turning points at seconds that differ by minute; volume and trades are spread evenly. So
+all seconds of a minute add up to it exactly in every column but the turnover, which depends on when
 a share was traded.
 """
 
@@ -124,10 +124,6 @@ class MinutePaths:
         regular = calendar.regular
         self._busy = 192 + bits(words(self._day_key, regular.labels), 0, 7)
 
-    @property
-    def _has_parts(self) -> bool:
-        return len(self._profile.liquidity) > 1
-
     def spreads(self, sessions: Ints) -> Ints:
         """Return how many ticks bid and ask are from the middle, which is per session."""
         return 1 + bits(words(self._day_key, sessions + (1 << 40)), 0, 16) % 3
@@ -135,7 +131,8 @@ class MinutePaths:
     def minutes(self, sessions: range, *, use_rth: bool) -> Bars:
         """Return every minute bar of the given sessions, in all or in regular hours."""
         chosen = np.arange(sessions.start, sessions.stop)
-        first, parts = (1, 1) if use_rth and self._has_parts else (0, self._boundaries.shape[1] - 1)
+        has_parts = len(self._profile.liquidity) > 1
+        first, parts = (1, 1) if use_rth and has_parts else (0, self._boundaries.shape[1] - 1)
         pieces = [
             self._part(same, part)
             for part in range(first, first + parts)

@@ -1,13 +1,14 @@
 """Recorded bars on disk (``<SYMBOL>/<timeframe>.parquet``), and a market that replays them.
 
-A bar size with a file is answered bit for bit; one without is built from the longest shorter size
-that has a file and divides it. What was not recorded stays missing. A recorded bar cannot be split:
-one that the window cuts at its end is built from shorter recorded bars where there are any, and is
-omitted otherwise; one that the window cuts at its start is omitted.
+A size that has a file is replayed from it bit for bit; a size without one is aggregated from the
+longest shorter size that has a file and divides it. What was not recorded stays missing. A recorded
+bar cannot be split: one that the window cuts at its end is aggregated from shorter recorded bars
+where there are any and left out where there are none; one that it cuts at its start is left out.
 
-Stocks and futures are recorded as TRADES and pairs as MIDPOINT; nothing else has data, and futures
-never expire from the gateway. Average and count were not recorded and are not available, nor is the
-volume of a pair; a null volume makes that of every bar built from it not available.
+Stocks and futures are recorded as TRADES and pairs as MIDPOINT; anything else has no data, and
+futures stay known after they expire. Of the fields, average and count were not recorded and are not
+available, nor is the volume of a pair; a volume that is null in the file makes that of every
+bar it is part of not available.
 """
 
 import logging
@@ -64,7 +65,13 @@ def recordings_in(folder: Path) -> dict[SimulatedInstrument, Recording]:
     Raises:
         SimulatorError: there is no such folder, or nothing in it can be replayed.
     """
-    found = [_recording(path) for path in _folders(folder)]
+    if not folder.is_dir():
+        raise SimulatorError(
+            f"replay the bars of {folder}",
+            reason="no such folder",
+            hint="Name a folder with files like AAPL/1m.parquet",
+        )
+    found = [_recording(path) for path in sorted(folder.iterdir()) if path.is_dir()]
     recordings = {each.instrument: each for each in found if each is not None}
     if not recordings:
         raise SimulatorError(
@@ -73,16 +80,6 @@ def recordings_in(folder: Path) -> dict[SimulatedInstrument, Recording]:
             hint="Name a folder with files like AAPL/1m.parquet",
         )
     return recordings
-
-
-def _folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise SimulatorError(
-            f"replay the bars of {folder}",
-            reason="no such folder",
-            hint="Name a folder with files like AAPL/1m.parquet",
-        )
-    return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
 def _recording(folder: Path) -> Recording | None:
@@ -100,7 +97,7 @@ def _recording(folder: Path) -> Recording | None:
 
 
 def _check(path: Path) -> None:
-    """Look at a file's columns when the folder is opened, not when it is first requested."""
+    """Check a file's columns when the folder is opened, not at its first request."""
     try:
         missing = set(_COLUMNS) - set(pq.read_schema(path).names)
     except (OSError, pa.ArrowException) as error:
@@ -118,7 +115,7 @@ def _malformed(path: Path, reason: str) -> SimulatorError:
 
 
 def _instrument(key: str, files: dict[BarSize, Path]) -> SimulatedInstrument | None:
-    """Return the instrument that a folder's name means; a future's year is read from its bars."""
+    """Return the instrument of a folder; the year of a future follows from its newest bar."""
     pair = pair_of(key)
     if pair is not None:
         return fx_pair(*pair)
@@ -142,7 +139,10 @@ def read_bars(path: Path, size: BarSize, hours: Hours) -> Bars:
     """
     try:
         table = pq.read_table(path, columns=list(_COLUMNS))
-        _refuse_missing(path, table)
+        # Only a volume may be null: a bar without a time or a price is unusable.
+        for name in _NEVER_MISSING:
+            if nulls := table.column(name).null_count:
+                raise _malformed(path, f"{name} is missing in {nulls} bars")
         start = _starts(table.column("ts"))
         open_, high, low, close, volume = (_floats(table.column(name)) for name in _VALUES)
     except (OSError, pa.ArrowException) as error:
@@ -153,13 +153,6 @@ def read_bars(path: Path, size: BarSize, hours: Hours) -> Bars:
     none = np.zeros(len(start), np.int64)
     bars = Bars(start, session, open_, high, low, close, volume, turnover=none, count=none)
     return bars.take(np.argsort(start, kind="stable"))
-
-
-def _refuse_missing(path: Path, table: pa.Table) -> None:
-    """Refuse bars without a time or a price; only a volume may be not available."""
-    for name in _NEVER_MISSING:
-        if table.column(name).null_count:
-            raise _malformed(path, f"{name} is missing in {table.column(name).null_count} bars")
 
 
 def _starts(column: pa.ChunkedArray) -> Ints:
@@ -248,7 +241,7 @@ class ReplayMarket:
         return _priced(self._in_window(instrument, query.size, query), instrument.sec_type)
 
     def _read(self, instrument: SimulatedInstrument, size: BarSize, use_rth: bool) -> Bars:  # noqa: FBT001 - a cache key
-        """Read a series once, without the bars outside the hours that are requested.
+        """Read a series once, without the bars outside the requested hours.
 
         A recording of regular hours stays whole: some of its bars stand after the early close of
         a half day, and the recording knows better than the calendar.

@@ -1,7 +1,4 @@
-"""Instruments of the simulator, and matching them to a client's contract fields.
-
-Not here: which instruments there are (``simulator.market.listings``).
-"""
+"""Simulated instruments: their fields, and which of them a client's contract fields select."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -48,9 +45,9 @@ class Expiry:
 class SimulatedInstrument:
     """One contract: its fields as contract details state them.
 
-    ``key`` names it in logs and folders of recordings, ``exchange`` is where bars are asked
-    from, ``exchanges`` is every name a request may use for that; ``own_zone`` is set where it is
-    told in another zone than its venue.
+    ``key`` names it in logs and folders of recordings, ``exchange`` is where bars are requested
+    from, ``exchanges`` is every name a request may use for that; ``own_zone`` is set where its
+    times are reported in another zone than its venue.
     """
 
     key: str
@@ -82,7 +79,7 @@ class SimulatedInstrument:
         return (self.exchange, self.primary_exchange)
 
     def is_known(self, now_s: int, *, include_expired: bool) -> bool:
-        """Return whether a gateway lists it: not before its first day, expired ones when asked."""
+        """Return whether a gateway lists it: from its first day, expired ones on request."""
         if self.expiry is None:
             return True
         if now_s < self.expiry.end_s:
@@ -153,7 +150,7 @@ def pair_of(key: str) -> tuple[str, str] | None:
 
 
 def fx_pair(base: str, quote: str) -> SimulatedInstrument:
-    """Describe a currency pair; its tick is half a pip.
+    """Return a currency pair; its tick is half a pip.
 
     Source: IB quotes IDEALPRO in half pips (grade O).
     """
@@ -175,7 +172,7 @@ def fx_pair(base: str, quote: str) -> SimulatedInstrument:
 
 
 def us_stock(symbol: str, primary_exchange: str, name: str) -> SimulatedInstrument:
-    """Describe a US stock."""
+    """Return a US stock."""
     return SimulatedInstrument(
         key=symbol,
         con_id=con_id_of(SecurityType.STOCK, symbol),
@@ -195,14 +192,14 @@ def us_stock(symbol: str, primary_exchange: str, name: str) -> SimulatedInstrume
 def stock_abroad(
     symbol: str, primary_exchange: str, currency: str, name: str
 ) -> SimulatedInstrument:
-    """Describe a stock that is listed outside the US only."""
+    """Return a stock that is listed outside the US only."""
     return _listed_at(us_stock(symbol, primary_exchange, name), primary_exchange, currency)
 
 
 def listed_again(
     stock: SimulatedInstrument, primary_exchange: str, currency: str
 ) -> SimulatedInstrument:
-    """Describe a stock's listing at a second exchange: only that and the currency tell it."""
+    """Return a stock's listing at a second exchange: it differs in that and the currency."""
     key = f"{stock.symbol}.{primary_exchange}"
     again = replace(stock, key=key, con_id=con_id_of(SecurityType.STOCK, key))
     return _listed_at(again, primary_exchange, currency)
@@ -222,7 +219,7 @@ def _listed_at(
 
 
 def index(symbol: str, exchange: str, name: str) -> SimulatedInstrument:
-    """Describe a US stock index."""
+    """Return a US stock index."""
     return _at_one_exchange(
         (SecurityType.INDEX, Venue.US_INDEX, exchange),
         symbol,
@@ -233,7 +230,7 @@ def index(symbol: str, exchange: str, name: str) -> SimulatedInstrument:
 
 
 def crypto(symbol: str, exchange: str, name: str, min_tick: float) -> SimulatedInstrument:
-    """Describe a crypto currency in dollars at one of the exchanges that trade it."""
+    """Return a crypto currency in dollars at one of the exchanges that trade it."""
     kind = (SecurityType.CRYPTO, Venue.CRYPTO, exchange)
     return _at_one_exchange(kind, symbol, name, min_tick=min_tick, local_symbol=f"{symbol}.USD")
 
@@ -246,7 +243,7 @@ def _at_one_exchange(
     min_tick: float,
     local_symbol: str,
 ) -> SimulatedInstrument:
-    """Describe what is told in dollars under one name at one exchange, which is in its key."""
+    """Return an instrument in dollars at one exchange, which is part of its key."""
     sec_type, venue, exchange = kind
     key = f"{symbol}.{exchange}"
     return SimulatedInstrument(

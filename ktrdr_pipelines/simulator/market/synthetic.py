@@ -1,12 +1,12 @@
 """The synthetic market: every bar a pure function of seed, instrument and time.
 
-Longer bars are built from minutes, whole sessions of them once, so all sizes agree exactly, and a
-request for many years of days computes its minutes only the first time. Bars below a minute are
-built from the minute's seconds.
+Longer bars are aggregated from the minutes of ``price_process``, whole sessions only once: all
+sizes agree exactly, and a request for many years of days costs its minutes only the first time.
+Bars below a minute are aggregated from its seconds.
 
-The price process is the midpoint; bid and ask lie some ticks from it, per session. BID_ASK is, as
+The price process is the midpoint; bid and ask are some ticks from it, per session. BID_ASK is, as
 IB defines it (grade O), the time-averaged bid, the highest ask, the lowest bid and the
-time-averaged ask. Until it is written, ``turnover`` holds the sum of bids and ``count`` that of
+time-averaged ask: until bars are priced, ``turnover`` holds the sum of bids and ``count`` that of
 asks, each over four prices of every minute, and ``volume`` the number of minutes.
 """
 
@@ -39,7 +39,7 @@ def by_time(bars: Bars) -> Bars:
 
 
 def quoted(bars: Bars, what: What, spread: Ints) -> Bars:
-    """Move prices from the middle to the quotes that are requested."""
+    """Return bars with prices moved from the midpoint to the requested quotes."""
     if what is What.BID_ASK:
         apart = np.multiply(_PRINTS * spread, bars.volume)
         asks = np.add(bars.turnover, apart).astype(np.int64)
@@ -119,7 +119,7 @@ class SyntheticMarket:
         return _calendar(instrument).hours(use_rth=use_rth)
 
     def default_now(self) -> datetime | None:
-        """Return None: the market goes on for ever, so now is the machine's."""
+        """Return None: the market has no end, so now is the machine's."""
         return None
 
     def head(self, instrument: SimulatedInstrument, what: What, *, use_rth: bool) -> int | None:  # noqa: ARG002 - all start together
@@ -173,7 +173,7 @@ class SyntheticMarket:
         return filled(bars, minutes, size, window=window, hours=hours)
 
     def _has_flat_bars(self, instrument: SimulatedInstrument, what: What) -> bool:
-        """Return whether an instrument's intervals without a trade come as bars."""
+        """Return whether the gateway sends flat bars for intervals without a trade."""
         if what not in TRADED or not self._listings[instrument].minute_volume:
             return False
         names = (instrument.key, instrument.symbol, instrument.local_symbol, instrument.sec_type)
@@ -229,7 +229,7 @@ class SyntheticMarket:
 
 @cache
 def _listings_in(crypto_zone: str) -> dict[SimulatedInstrument, Listing]:
-    """Return every listing, those of crypto told in a zone of its own where one is given."""
+    """Return every listing; those of crypto in their own zone where one is given."""
     if not crypto_zone:
         return listings()
     found = {}
