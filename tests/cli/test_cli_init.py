@@ -40,7 +40,7 @@ def test_init_takes_another_folder_and_says_how_to_use_it(ktrdr: Any, tmp_path: 
 def test_init_refuses_another_origin(ktrdr: Any, store: Path) -> None:
     """A store of one origin never becomes one of another."""
     assert ktrdr("init", "--origin", "ib").code == 0
-    ktrdr("init", "--origin", "simulated").is_error(1, str(store), "ib", "never mix")
+    ktrdr("init", "--origin", "simulated").is_error(1, str(store), "ib", "one origin")
 
 
 def test_init_refuses_an_unknown_origin(ktrdr: Any) -> None:

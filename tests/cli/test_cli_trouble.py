@@ -149,7 +149,7 @@ def test_a_store_of_another_origin(ktrdr: Any, store: Path, gateway: Any) -> Non
     told = ktrdr("load", "AAPL", "1d", *DAYS)
     assert told.code == 1
     assert "Traceback" not in told.all
-    assert "never mix" in told.all
+    assert "one origin" in told.all
     assert list(store.glob("bars/*/*/*.parquet")) == []
 
 

@@ -371,7 +371,7 @@ def _duckdb_errors(path: Path) -> Iterator[None]:
         raise DiskError(
             f"cannot write the catalog {path}",
             reason=str(error),
-            hint="Free disk space or make the folder writable, and run this again",
+            hint="Make room on the disk or make the folder writable, and run this again",
         ) from error
 
 

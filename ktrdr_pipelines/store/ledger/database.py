@@ -239,7 +239,9 @@ def _translated(path: Path, error: sqlite3.Error) -> StoreError:
             what, reason=reason, hint="Another process holds it: end that process and run again"
         )
     return DiskError(
-        what, reason=reason, hint="Free disk space and make it writable, then run `ktrdr repair`"
+        what,
+        reason=reason,
+        hint="Make room on the disk and make the folder writable, then run `ktrdr repair`",
     )
 
 
