@@ -11,13 +11,13 @@ from contextlib import closing
 from ktrdr_pipelines.domain.account_numbers import without_accounts
 
 LEDGER_VERSION = 9
-"""Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``empty_ranges``,
-4 ``verified`` and the packed sessions of ``indexed_files``, 5 ``schedules`` and ``schedule_asks``,
-6 ``refreshed`` and ``widths``, 7 ``statements``, ``disagreements``, ``findings``, ``kept_fresh``,
+"""Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``silences``, 4
+``verified`` and the packed sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``, 6
+``refreshed`` and ``widths``, 7 ``statements``, ``disagreements``, ``findings``, ``kept_fresh``,
 ``late_bars``, ``schedule_votes``, ``symbol_calendars`` and the clock's offset in ``requests``, 8
-``file_checks``, the digests in ``indexed_files``, and names of logins in ``requests``, which held a
-hash of their accounts before, 9 the kinds of ``disagreements``, and ``flat`` in ``indexed_files``;
-each version reads what earlier ones wrote."""
+``file_checks``, the digests in ``mirror``, and names of logins in ``requests``, which held a hash
+of their accounts before, 9 the kinds of ``disagreements``, and ``flat`` in ``mirror``; each version
+reads what earlier ones wrote."""
 
 ADDED_COLUMNS = (
     # version, table, column, its type
