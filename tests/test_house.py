@@ -42,6 +42,7 @@ REPLACED = {
     "materialization, metadata": "telling picture",
     "entry point, gaps, selection": "edge edges hole holes choosing",
     "response mutation, injected errors": "bending falsehoods smalltalk retelling",
+    "poll": "knock knocks",
     "reason, hint, fix": "came remedy well mend mends mended",
     "unconfirmed": "unproved",
 }

@@ -59,7 +59,7 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
             known = absence.read()
             if known is None:
                 return dg.SkipReason("no outage of the gateway is recorded")
-            if trouble := asyncio.run(knock(ib)):
+            if trouble := asyncio.run(poll_gateway(ib)):
                 absence.note(now, trouble)
                 since = known.since_text
                 return dg.SkipReason(f"the gateway is still unreachable, since {since}: {trouble}")
@@ -81,7 +81,7 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
     return sensor
 
 
-async def knock(ib: IbResource) -> str:
+async def poll_gateway(ib: IbResource) -> str:
     """Connect and request the time; return what is wrong, or an empty string."""
     config = GatewayConfig.from_settings(ib.settings())
     try:
