@@ -15,12 +15,12 @@ from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.source import open_source
 from ktrdr_pipelines.settings import Settings, data_folder, load_settings
 from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.evidence import Evidence
 from ktrdr_pipelines.store.layout import StoreLayout, open_store
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
 from ktrdr_pipelines.store.universe_file import UniverseFile
-from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
-from ktrdr_pipelines.sync.engine.series_state import SeriesStates
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
+from ktrdr_pipelines.sync.engine.stored_states import SeriesStates
 from ktrdr_pipelines.sync.runner import LoadManager, Waits
 
 if TYPE_CHECKING:
@@ -70,12 +70,10 @@ def open_series_states(
 ) -> SeriesStates:
     """Return what computes series states without a gateway; the settings' gateway's data count."""
     ledger = open_ledger(layout)
-    gateway = GatewayConfig.from_settings(settings).gateway
-    ranges = RangeDiscovery(ledger, gateway)
-    clock = settings.clock
-    return SeriesStates(
-        BarStore(layout, ledger), calendars, ranges, clock.real_now, market_clock=clock.market_now
-    )
+    gateway, clock = GatewayConfig.from_settings(settings).gateway, settings.clock
+    store = BarStore(layout, ledger)
+    evidence = Evidence(store, gateway, clock.real_now)
+    return SeriesStates(store, calendars, evidence, clock.real_now, market_clock=clock.market_now)
 
 
 def open_rates(settings: Settings, layout: StoreLayout) -> Rates:

@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 
     from ktrdr_pipelines.cli.dates import DateRange
     from ktrdr_pipelines.domain.instruments import Instrument, Series
-    from ktrdr_pipelines.domain.planning.jobs import Mode
+    from ktrdr_pipelines.domain.planning.jobs import Job, Mode
     from ktrdr_pipelines.domain.timeframes import Timeframe
     from ktrdr_pipelines.domain.universe.universe import Universe
     from ktrdr_pipelines.store.bars.bar_store import BarStore
-    from ktrdr_pipelines.sync.engine.series_state import Job
 
 
 SomeSymbols = Annotated[
@@ -210,7 +209,7 @@ def named_jobs(
         UsageError: an argument or option is invalid, or two exclude each other.
     """
     from ktrdr_pipelines.domain.instruments import Series
-    from ktrdr_pipelines.sync.engine.series_state import Job
+    from ktrdr_pipelines.domain.planning.jobs import Job
 
     mode, date_range = wish.read()
     kinds = None if timeframes is None else timeframes_named(timeframes)
@@ -249,8 +248,7 @@ def update_jobs(
         fresh_from: bar timestamps from which series are kept up to date, by their ledger keys.
     """
     from ktrdr_pipelines.domain.instruments import Backfill
-    from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode, RequestedBy
-    from ktrdr_pipelines.sync.engine.series_state import Job
+    from ktrdr_pipelines.domain.planning.jobs import Bounds, Job, Mode, RequestedBy
 
     chosen = set(instruments_of(universe, symbols))
     series = [one for one in universe.series() if one.instrument in chosen]

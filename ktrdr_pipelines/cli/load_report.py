@@ -32,9 +32,9 @@ from ktrdr_pipelines.domain.calendars.registry import Calendars
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, expected_timestamps
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.domain.planning.jobs import Job
 from ktrdr_pipelines.domain.planning.reports import Progress, SeriesReport
 from ktrdr_pipelines.errors import ExitCode, KtrdrError
-from ktrdr_pipelines.sync.engine.series_state import Job
 
 
 def joined_gaps(series: Series, gaps: IntervalSet, calendar: SessionCalendar) -> list[Interval]:

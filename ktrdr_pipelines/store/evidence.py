@@ -7,19 +7,20 @@ Not here: what statements prove (``domain.planning.empty_ranges``), the table
 """
 
 import asyncio
-import uuid
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 
 import numpy as np
+import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import micros
+from ktrdr_pipelines.domain.bars import micros, moment, timestamps, without_flat
 from ktrdr_pipelines.domain.calendars.session_grid import interval_arrays, is_covered, span_arrays
 from ktrdr_pipelines.domain.calendars.sessions import (
     SessionCalendar,
     Span,
+    days_inside,
     expected_spans,
     monday_of,
 )
@@ -42,7 +43,7 @@ from ktrdr_pipelines.domain.planning.empty_ranges import (
 from ktrdr_pipelines.domain.planning.sparse_sessions import have_bars, may_be_sparse
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore
-from ktrdr_pipelines.store.ledger.ledger import HeadRecord, Ledger
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 _DAY = timedelta(days=1)
 _INSTANT = timedelta(microseconds=1)
@@ -148,6 +149,24 @@ class Evidence:
         voided = [self.void_around(at) for at in refuted]
         return any(voided)
 
+    def refute_by_bars(self, series: Series, calendar: SessionCalendar, bars: pa.Table) -> bool:
+        """Refute empty responses by received bars of a series; flat bars refute none.
+
+        Returns: whether anything was voided.
+        """
+        moments = timestamps(without_flat(bars))
+        if not len(moments):
+            return False
+        timeframe = series.timeframe
+        around = Interval(moment(moments[0]), moment(moments[-1] + 1))
+        keys = set() if timeframe.is_intraday else set(moments.tolist())
+        sessions = [
+            Interval(span.opens_at, span.closes_at)
+            for span in expected_spans(calendar, timeframe, around)
+            if micros(span.interval.start) in keys
+        ]
+        return self.refute(series.symbol, sessions, moments if timeframe.is_intraday else None)
+
     def void_around(self, at: datetime) -> bool:
         """Void the gateway's empty responses within a day of a moment; return whether any were."""
         start, end = at - VOIDED_WITHIN, at + VOIDED_WITHIN
@@ -175,8 +194,8 @@ class Evidence:
         now: datetime,
         empty: IntervalSet,
         empty_before: IntervalSet,
+        contract_id: int,
         closed: frozenset[date] = frozenset(),
-        head: HeadRecord | None = None,
     ) -> list[Open]:
         """Judge the sessions that are missing as a whole, oldest first.
 
@@ -187,8 +206,8 @@ class Evidence:
             now: the gateway's clock; statements that are too old do not count.
             empty: what this run has proved empty.
             empty_before: what earlier runs have proved empty; their proofs may have expired.
+            contract_id: the contract, whose head timestamp is a statement.
             closed: session dates that the contract's own schedule or hours call closed.
-            head: the gateway's response on the start of the contract's data.
         """
         bounds = gaps.bounds
         if bounds is None:
@@ -208,6 +227,7 @@ class Evidence:
             and not _is_refuted_beginning(one, calendar, days)
         ]
         said = {id(span): _said_of(counting, calendar, span, closed) for span in whole}
+        head = self._ledger.head(contract_id, series.instrument.what_to_show.value, self._gateway)
         if head is not None and head.head is not None:
             for span in whole:
                 if span.closes_at <= head.head:
@@ -221,7 +241,7 @@ class Evidence:
         for position, span in enumerate(whole):
             verdict = judge(
                 said[id(span)],
-                contradicted=bool(held & _days_of(calendar, span)),
+                contradicted=bool(held & days_inside(calendar, span)),
                 neighbours=around[position][0],
                 short_run=around[position][1] < SHORT_RUN,
                 was_proved=empty_before.covers(span.interval),
@@ -327,7 +347,7 @@ class Evidence:
         A weekly bar does not say on which day it traded: it counts for a week in which this series
         has no bar at all.
         """
-        days = {day for span in whole for day in _days_of(calendar, span)}
+        days = {day for span in whole for day in days_inside(calendar, span)}
         own = {monday_of(day) for day in self._store.rows_per_session(series)}
         found: set[date] = set()
         for timeframe in self._store.layout.timeframes_of(series.symbol):
@@ -343,28 +363,50 @@ class Evidence:
             found |= {day for day in days if monday_of(day) in traded}
         return found
 
+    def held_days(self, series: Series) -> list[date]:
+        """Return the session dates with bars on disk, ascending."""
+        return sorted(self._store.rows_per_session(series))
+
+    def traded(self, symbol: str) -> list[Interval]:
+        """Return the sessions, in real time, that daily bars with volume show to have traded."""
+        return [
+            one.interval for one in self.of(symbol).statements if one.kind is StatementKind.TRADED
+        ]
+
     # --- where data begin ----------------------------------------------------------------------
 
     def beginning(
         self,
         instrument: Instrument,
+        contract_id: int,
         calendar: SessionCalendar,
-        head: datetime | None,
         *,
         unsaved: date | None = None,
     ) -> date | None:
-        """Return the session date where the data of an instrument begin, or None if unknown.
+        """Return the session date where the data of a contract begin, or None if not proved.
 
-        ``head`` is the gateway's head timestamp; ``unsaved`` is the oldest session date of bars
-        that are not on disk yet.
+        ``unsaved`` is the oldest session date of bars that are not on disk yet.
         """
+        record = self._ledger.head(contract_id, instrument.what_to_show.value, self._gateway)
         held = [
             day
             for timeframe in self._store.layout.timeframes_of(instrument.symbol)
             for day in list(self._store.rows_per_session(Series(instrument, timeframe)))[:1]
         ]
         oldest = min((day for day in (*held, unsaved) if day is not None), default=None)
-        return beginning_of(self.of(instrument.symbol).statements, calendar, head, oldest)
+        statements = self.of(instrument.symbol).statements
+        return beginning_of(statements, calendar, record.head if record else None, oldest)
+
+    def is_beginning_seen(self, symbol: str, oldest: datetime | None) -> bool:
+        """Return whether a response to a request from before the oldest bar began at that bar.
+
+        ``oldest`` is when the oldest session with bars opens; if older bars have been received
+        since, that response had been cut short.
+        """
+        return oldest is not None and any(
+            one.kind is StatementKind.BEGINS and one.interval.end <= oldest
+            for one in self.of(symbol).statements
+        )
 
 
 def beginning_of(
@@ -416,52 +458,11 @@ def _said_of(
         if one.interval.covers(around)
         or (one.kind is StatementKind.TRADED and one.interval.overlaps(around))
     ]
-    days = _days_of(calendar, span)
+    days = days_inside(calendar, span)
     if days and days <= closed:
         at = max((one.said_at for one in said), default=span.closes_at)
         said.append(Statement(around, StatementKind.CLOSED, "", at, "schedule"))
     return said
-
-
-def real_interval(calendar: SessionCalendar, span: Span) -> Interval:
-    """Return the interval of a span's session days in real time."""
-    return days_interval(
-        calendar, calendar.day_of(span.opens_at), calendar.day_of(span.closes_at - _INSTANT)
-    )
-
-
-def days_interval(calendar: SessionCalendar, first: date, last: date) -> Interval:
-    """Return the interval of session days ``[first, last]`` in real time."""
-    return Interval(calendar.day_starts_at(first), calendar.day_starts_at(last + _DAY))
-
-
-def runs_of(calendar: SessionCalendar, spans: Iterable[Span]) -> Iterator[Interval]:
-    """Join spans without a session between them, and yield their intervals in real time."""
-    run: Interval | None = None
-    for span in spans:
-        part = real_interval(calendar, span)
-        between = None
-        if run is not None and part.start > run.end:
-            between = calendar.sessions_meeting(Interval(run.end, part.start))
-        if run is None:
-            run = part
-        elif between:
-            yield run
-            run = part
-        else:
-            run = Interval(run.start, max(run.end, part.end))
-    if run is not None:
-        yield run
-
-
-def new_request() -> str:
-    """Return a new id of a request, so that its statements count once."""
-    return uuid.uuid4().hex[:16]
-
-
-def _days_of(calendar: SessionCalendar, span: Span) -> set[date]:
-    inside = Interval(span.opens_at, span.closes_at)
-    return {one.day for one in calendar.sessions_meeting(inside)}
 
 
 def _run_length(empty: np.ndarray, position: int) -> int:

@@ -1,7 +1,7 @@
 """LoadManager: many series in one run, over one connection and one store.
 
-Not here: the work on one series (``sync.loader``), what a command or an asset wants to load
-(``cli``, ``defs``).
+Not here: the work on one series (``sync.engine.series_loader``), what a command or an asset wants
+to load (``cli``, ``defs``).
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from ktrdr_pipelines.domain.instruments import Instrument
-from ktrdr_pipelines.domain.planning.jobs import Mode
+from ktrdr_pipelines.domain.planning.jobs import Job, Mode
 from ktrdr_pipelines.domain.planning.reports import Progress, Quiet, SeriesReport
 from ktrdr_pipelines.domain.planning.responses import BarSource
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -27,18 +27,14 @@ from ktrdr_pipelines.errors import (
 )
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.claim_owners import claiming
-from ktrdr_pipelines.store.evidence import Evidence
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
 from ktrdr_pipelines.sync.discovery.earliest_data import Discovery, EarliestData
 from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
-from ktrdr_pipelines.sync.discovery.trading_hours import Schedules
-from ktrdr_pipelines.sync.engine.bar_requester import LifeSigns
-from ktrdr_pipelines.sync.engine.context import RunContext
+from ktrdr_pipelines.sync.engine.bar_requester import Requests
 from ktrdr_pipelines.sync.engine.request_widths import Widths
-from ktrdr_pipelines.sync.engine.series_state import Job
+from ktrdr_pipelines.sync.engine.series_loader import SeriesLoader
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
-from ktrdr_pipelines.sync.loader import IbDataLoader
 
 __all__ = ["Job", "LoadManager"]
 
@@ -74,10 +70,13 @@ class LoadManager:
             DiskError: the store cannot be written.
             StoreReplacedError: the store is not the one that was opened.
         """
-        async with self._context() as context:
-            loader = IbDataLoader(context)
-            reports = await _load_all(loader, jobs)
-            return [loader.checked_again(job, one) for job, one in zip(jobs, reports, strict=True)]
+        async with self._requests() as (requests, store):
+            with claiming(self.layout, store.ledger) as claimant:
+                loader = SeriesLoader(requests, store, claimant, self.gateway)
+                reports = await _load_all(loader, jobs)
+                return [
+                    loader.checked_again(job, one) for job, one in zip(jobs, reports, strict=True)
+                ]
 
     async def discover(
         self, instruments: Sequence[Instrument], *, refresh: bool = False
@@ -92,8 +91,8 @@ class LoadManager:
             StoreReplacedError: the store is not the one that was opened.
         """
         found = []
-        async with self._context() as context:
-            discovery = Discovery(context)
+        async with self._requests() as (requests, store):
+            discovery = Discovery(requests, store)
             for instrument in instruments:
                 try:
                     found.append(await discovery.ask(instrument, refresh=refresh))
@@ -104,40 +103,30 @@ class LoadManager:
         return found
 
     @asynccontextmanager
-    async def _context(self) -> AsyncIterator[RunContext]:
-        """Hold the run context, and check at the end that the store is still the same."""
+    async def _requests(self) -> AsyncIterator[tuple[Requests, BarStore]]:
+        """Hold the requests of one run, and check at the end that the store is still the same.
+
+        The connection is opened when the first request is due.
+        """
+        ledger, policy = open_ledger(self.layout), self.retry_policy
+        waits = Waits(self.progress.waiting, policy.clock)
         try:
-            async with self._held() as context:
-                yield context
+            async with SourceSession(self.open_source, policy, waits=waits) as source_session:
+                requests = Requests(
+                    source_session,
+                    ledger,
+                    heads=RangeDiscovery(ledger, self.gateway),
+                    widths=Widths(ledger, self.gateway, policy.clock),
+                    progress=self.progress,
+                )
+                yield requests, BarStore(self.layout, ledger)
                 self.layout.require_same()
         except (NoStoreError, StoreError):
             self.layout.require_same()  # a replaced store explains more than the error it led to
             raise
 
-    @asynccontextmanager
-    async def _held(self) -> AsyncIterator[RunContext]:
-        """Hold the run context; the connection is opened when the first request is due."""
-        ledger = open_ledger(self.layout)
-        with claiming(self.layout, ledger) as claimant:
-            waits = Waits(self.progress.waiting, self.retry_policy.clock)
-            async with SourceSession(
-                self.open_source, self.retry_policy, waits=waits
-            ) as source_session:
-                store = BarStore(self.layout, ledger)
-                yield RunContext(
-                    source_session=source_session,
-                    store=store,
-                    schedules=Schedules(store, source_session),
-                    claimant=claimant,
-                    ranges=RangeDiscovery(ledger, self.gateway),
-                    life=LifeSigns(),
-                    evidence=Evidence(store, self.gateway, self.retry_policy.clock),
-                    widths=Widths(ledger, self.gateway, self.retry_policy.clock),
-                    progress=self.progress,
-                )
 
-
-async def _load_all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
+async def _load_all(loader: SeriesLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
     """Load jobs, several at a time; two of one series are loaded one after the other."""
     concurrency = asyncio.Semaphore(_AT_ONCE)
     locks = {job.series: asyncio.Lock() for job in jobs}

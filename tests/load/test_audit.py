@@ -10,7 +10,7 @@ import pytest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayTimeoutError, OutageError
 from ktrdr_pipelines.store.ledger.ledger import Ledger
-from ktrdr_pipelines.sync.engine.bar_requester import RequestAudit, RequestSubject, audited
+from ktrdr_pipelines.sync.engine.audited_requests import RequestAudit, RequestSubject, audited
 from tests.load.fakes import FakeGateway, series_of, stock, utc
 
 NOW = utc(2026, 1, 5, 14, 30)

@@ -9,12 +9,11 @@ import pyarrow.compute as pc
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.gaps import GapReason
-from ktrdr_pipelines.domain.planning.jobs import RequestedBy
+from ktrdr_pipelines.domain.planning.jobs import Job, RequestedBy
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.store.ledger.ledger import open_calendars
-from ktrdr_pipelines.sync.engine.series_state import Job
 from tests.load.conftest import World
 from tests.load.fakes import NOT_ANSWERED
 

@@ -14,8 +14,8 @@ from ktrdr_pipelines.errors import UsageError
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.arguments import Wish
+    from ktrdr_pipelines.domain.planning.jobs import Job
     from ktrdr_pipelines.gaps.estimates import Estimate, SeriesEstimate
-    from ktrdr_pipelines.sync.engine.series_state import Job
 
 _COLUMNS: Final = {
     "series": "left",

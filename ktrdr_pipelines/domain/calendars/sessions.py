@@ -240,6 +240,12 @@ def expected_spans(calendar: SessionCalendar, timeframe: Timeframe, wanted: Inte
     return [_span(calendar, _days(monday, _WEEK), week) for monday, week in weeks]
 
 
+def days_inside(calendar: SessionCalendar, span: Span) -> set[date]:
+    """Return the session dates of the sessions inside a span."""
+    inside = Interval(span.opens_at, span.closes_at)
+    return {one.day for one in calendar.sessions_meeting(inside)}
+
+
 def expected_timestamps(
     calendar: SessionCalendar, timeframe: Timeframe, wanted: Interval
 ) -> IntervalSet:

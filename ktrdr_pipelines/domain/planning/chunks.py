@@ -9,7 +9,12 @@ from datetime import date, datetime, timedelta
 
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, Span, expected_spans
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.gaps import bar_lag, due_gaps
+from ktrdr_pipelines.domain.planning.gaps import (
+    bar_lag,
+    due_gaps,
+    final_lag,
+    first_interval_of,
+)
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -112,6 +117,23 @@ def plan(need: Need) -> list[Chunk]:
         chunks.append(_up_to_now(need, chunk) if is_newest else chunk)
         end = start
     return chunks
+
+
+def session_chunk(
+    calendar: SessionCalendar, timeframe: Timeframe, day: date, now: datetime
+) -> Chunk | None:
+    """Return the chunk of one whole session, given by its date; None if it has none by now."""
+    wanted = IntervalSet([first_interval_of(calendar, timeframe, day)])
+    chunks = plan(Need(calendar, timeframe, wanted, IntervalSet(), now, most_days=1))
+    return chunks[0] if chunks else None
+
+
+def newest_closed_day(calendar: SessionCalendar, now: datetime) -> date | None:
+    """Return the date of the newest session whose bars are complete; None without any lately."""
+    today = calendar.day_of(now)
+    lately = calendar.sessions(today - timedelta(days=14), today + timedelta(days=1))
+    closed = [one.day for one in lately if one.closes_at + final_lag() <= now]
+    return closed[-1] if closed else None
 
 
 def across_boundary(need: Need, chunk: Chunk) -> Chunk:

@@ -9,14 +9,17 @@ timeframe of its instrument.
 Not here: collecting statements (``store.evidence``), keeping them (``store.ledger.statements``).
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, Span
+from ktrdr_pipelines.domain.coverage import ProofKind
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -28,6 +31,8 @@ VOIDED_WITHIN = timedelta(seconds=IbLimitsRegistry.VOIDED_WITHIN_S.value)
 
 COUNTS_FOR = timedelta(days=IbLimitsRegistry.STATEMENT_COUNTS_DAYS.value)
 """Age up to which a statement that a session is empty counts: expired proofs need new ones."""
+
+_INSTANT = timedelta(microseconds=1)
 
 STATEMENT_DAYS = 3
 """Number of days on which a contradicted range must be stated to be empty."""
@@ -92,6 +97,69 @@ class Statement:
     reaches_past: bool = False
 
 
+def _new_request() -> str:
+    """Return a new id of a request, so that its statements count once."""
+    return uuid.uuid4().hex[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseStatements:
+    """Makes the statements of one response.
+
+    Args:
+        timeframe: of the bars that were requested.
+        said_at: when the response was received, by the gateway's clock.
+    """
+
+    timeframe: str
+    said_at: datetime
+    request: str = field(default_factory=_new_request)
+
+    def around(self, calendar: SessionCalendar, spans: Iterable[Span]) -> list[Statement]:
+        """Return that spans have bars on both sides and none inside."""
+        return self._of_runs(calendar, spans, StatementKind.AROUND)
+
+    def traded(self, calendar: SessionCalendar, spans: Iterable[Span]) -> list[Statement]:
+        """Return that spans have daily bars with volume."""
+        return self._of_runs(calendar, spans, StatementKind.TRADED)
+
+    def begins(self, before: Interval | None) -> list[Statement]:
+        """Return that bars were requested from the start of an interval and begin at its end."""
+        return [self._of(before, StatementKind.BEGINS)] if before is not None else []
+
+    def without_bars(
+        self, parts: Iterable[Interval], *, oldest: datetime | None, controlled: bool
+    ) -> list[Statement]:
+        """Return that intervals have no bars.
+
+        Args:
+            parts: the intervals, in real time.
+            oldest: when the oldest session with bars that is known opens, or None.
+            controlled: the response has older bars, which are a control.
+        """
+        kind = StatementKind.OLDER if controlled else StatementKind.EMPTY
+        return [
+            Statement(
+                part,
+                kind,
+                self.timeframe,
+                self.said_at,
+                self.request,
+                controlled=controlled,
+                reaches_past=oldest is None or part.start < oldest,
+            )
+            for part in parts
+        ]
+
+    def _of_runs(
+        self, calendar: SessionCalendar, spans: Iterable[Span], kind: StatementKind
+    ) -> list[Statement]:
+        return [self._of(run, kind) for run in runs_of(calendar, spans)]
+
+    def _of(self, interval: Interval, kind: StatementKind) -> Statement:
+        return Statement(interval, kind, self.timeframe, self.said_at, self.request)
+
+
 WITHOUT_BARS = frozenset({StatementKind.EMPTY, StatementKind.OLDER})
 """Kinds of statements by a response without newer bars: a later one must confirm them."""
 
@@ -152,6 +220,13 @@ class Verdict(NamedTuple):
     def is_proved(self) -> bool:
         """Whether expectation is removed."""
         return self.proof in {Proof.CONFIRMED, Proof.DISPUTED}
+
+    @property
+    def proof_kind(self) -> ProofKind:
+        """What the proof rests on, once expectation is removed."""
+        if self.proof is Proof.DISPUTED:
+            return ProofKind.DISPUTED
+        return ProofKind.VOIDABLE if self.is_voidable else ProofKind.PLAIN
 
 
 def judge(
@@ -331,3 +406,28 @@ def _run_around(position: int, known_empty: np.ndarray) -> int:
     while high + 1 < len(known_empty) and known_empty[high + 1]:
         high += 1
     return high - low + 1
+
+
+def _real_interval(calendar: SessionCalendar, span: Span) -> Interval:
+    """Return the interval of a span's session days in real time."""
+    first, last = calendar.day_of(span.opens_at), calendar.day_of(span.closes_at - _INSTANT)
+    return Interval(calendar.day_starts_at(first), calendar.day_starts_at(last + timedelta(days=1)))
+
+
+def runs_of(calendar: SessionCalendar, spans: Iterable[Span]) -> Iterator[Interval]:
+    """Join spans without a session between them, and yield their intervals in real time."""
+    run: Interval | None = None
+    for span in spans:
+        part = _real_interval(calendar, span)
+        between = None
+        if run is not None and part.start > run.end:
+            between = calendar.sessions_meeting(Interval(run.end, part.start))
+        if run is None:
+            run = part
+        elif between:
+            yield run
+            run = part
+        else:
+            run = Interval(run.start, max(run.end, part.end))
+    if run is not None:
+        yield run

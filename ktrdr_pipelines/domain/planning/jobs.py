@@ -4,7 +4,7 @@ Not here: what of that interval is missing (``domain.planning.gaps``), how it is
 (``domain.planning.chunks``).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -57,6 +57,27 @@ class Bounds:
 
     start: datetime | None = None
     end: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One series to load: by mode and bounds, or by an interval of bar timestamps.
+
+    ``requested_by`` decides whether ranges of failed attempts are deferred; with ``refresh``, what
+    is covered is requested once more too.
+    """
+
+    series: Series
+    mode: Mode = Mode.FULL
+    bounds: Bounds = field(default_factory=Bounds)
+    wanted: IntervalSet | None = None
+    requested_by: RequestedBy = RequestedBy.PERSON
+    refresh: bool = False
+
+    @property
+    def options(self) -> LoadOptions:
+        """The load options of the job."""
+        return LoadOptions(self.mode is Mode.TAIL, self.requested_by, self.refresh)
 
 
 def wanted_by(

@@ -23,7 +23,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.store.ledger.ledger import EmptyRange, HeadRecord, Ledger, ProbeRecord
-from ktrdr_pipelines.sync.engine.bar_requester import RequestAudit, RequestSubject, audited
+from ktrdr_pipelines.sync.engine.audited_requests import RequestAudit, RequestSubject, audited
 from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
 _YEAR, _MONTH, _WEEK = (

@@ -65,7 +65,7 @@ from ktrdr_pipelines.errors import BadAnswerError, GatewayError
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.ledger.gateway_records import ScheduleAsk
 from ktrdr_pipelines.store.ledger.ledger import open_calendars
-from ktrdr_pipelines.sync.engine.bar_requester import RequestAudit, RequestSubject, audited
+from ktrdr_pipelines.sync.engine.audited_requests import RequestAudit, RequestSubject, audited
 from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
 _DATED_IN: Final = ZoneInfo("America/New_York")

@@ -1,154 +1,28 @@
 """Requesting bars of one series, with an audit of every request.
 
-The audit has a row for every time a request for historical data was sent to the gateway, however it
-ended: bars, schedules and head timestamps, which IB's limits count too. ``LifeSigns`` tells whether
-a contract has lately returned bars; if it has not, its empty responses prove nothing. Not here:
-retries (``sync.engine.source_session``), the evaluation of responses
-(``domain.planning.evaluation``).
+A contract that has not lately returned bars is not alive: its empty responses prove nothing.
+
+Not here: requesting a chunk (``sync.engine.fetch``), retries (``sync.engine.source_session``), the
+evaluation of responses (``domain.planning.evaluation``).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
-from itertools import pairwise
-from typing import TypeVar
+from datetime import datetime, timedelta
 
-from ktrdr_pipelines.domain.calendars.sessions import monday_of
 from ktrdr_pipelines.domain.instruments import Series
-from ktrdr_pipelines.domain.planning.chunks import Chunk
 from ktrdr_pipelines.domain.planning.jobs import LoadOptions, RequestedBy
-from ktrdr_pipelines.domain.planning.responses import (
-    BarRequest,
-    BarSource,
-    NoData,
-    OnSent,
-    Response,
-)
+from ktrdr_pipelines.domain.planning.reports import Progress
+from ktrdr_pipelines.domain.planning.responses import BarRequest, BarSource, NoData, Response
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.errors import (
-    GatewayError,
-    GatewayTimeoutError,
-    OutageError,
-    RequestExpiredError,
-)
+from ktrdr_pipelines.errors import GatewayTimeoutError, RequestExpiredError
 from ktrdr_pipelines.limits import IbLimitsRegistry
-from ktrdr_pipelines.store.ledger.ledger import Ledger, RequestRecord, series_key
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
+from ktrdr_pipelines.sync.engine.audited_requests import RequestAudit, RequestSubject
+from ktrdr_pipelines.sync.engine.request_widths import Widths
 from ktrdr_pipelines.sync.engine.source_session import SourceSession
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class RequestSubject:
-    """What a request is about, as the audit records it.
-
-    A head timestamp has no timeframe and no duration: ``series`` is any one of the instrument.
-    ``ends_at`` None means now.
-    """
-
-    series: Series
-    contract_id: int
-    what_to_show: str
-    ends_at: datetime | None = None
-    duration: str = ""
-
-
-class RequestAudit:
-    """One request to one source, and its rows in the audit.
-
-    ``clock`` gives real time; market time was ``clock_offset_s`` ahead of it.
-    """
-
-    def __init__(
-        self,
-        ledger: Ledger,
-        source: BarSource,
-        about: RequestSubject,
-        clock: Callable[[], datetime],
-        *,
-        clock_offset_s: float = 0.0,
-    ) -> None:
-        self._ledger, self._source, self._about, self._clock = ledger, source, about, clock
-        self._offset_s = clock_offset_s
-        self._begun_at = self._over_at = clock()
-        self._sent_at: list[datetime] = []
-
-    @property
-    def sent_times(self) -> int:
-        """How often the request was sent: never, once, or more often after outages."""
-        return len(self._sent_at)
-
-    def sent(self) -> None:
-        """Record that the request is sent to the gateway now."""
-        self._sent_at.append(self._clock())
-
-    @contextmanager
-    def under_way(self) -> Iterator[None]:
-        """Hold while the request is open; records failures, and leaves responses to ``ended``."""
-        try:
-            yield
-        except GatewayError as error:
-            self._over_at = self._clock()
-            self.ended(type(error).__name__, code=error.code)
-            raise
-        except asyncio.CancelledError:
-            self._over_at = self._clock()
-            self.ended("cancelled")
-            raise
-        self._over_at = self._clock()
-
-    def ended(
-        self, outcome: str, *, code: int | None = None, rows: int = 0, proved: str = ""
-    ) -> None:
-        """Write a row for each time the request was sent; all but the last met an outage."""
-        for at, again_at in pairwise(self._sent_at):
-            self._ledger.record_request(self._row(at, again_at, OutageError.__name__))
-        if self._sent_at:
-            begun_at = self._begun_at if self.sent_times == 1 else self._sent_at[-1]
-            last = self._row(begun_at, self._over_at, outcome)
-            self._ledger.record_request(replace(last, code=code, rows=rows, proved=proved))
-
-    def _row(self, sent_at: datetime, over_at: datetime, outcome: str) -> RequestRecord:
-        about = self._about
-        return RequestRecord(
-            series=series_key(about.series),
-            contract_id=about.contract_id,
-            what_to_show=about.what_to_show,
-            gateway=self._source.gateway,
-            login=self._source.login,
-            asked_end=about.ends_at,
-            duration=about.duration,
-            sent_at=sent_at,
-            took_s=(over_at - sent_at).total_seconds(),
-            outcome=outcome,
-            clock_offset_s=self._offset_s,
-        )
-
-
-async def audited(
-    audit: RequestAudit,
-    ask: Callable[[OnSent], Awaitable[T]],
-    outcome: str,
-    told: Callable[[T], str],
-) -> T:
-    """Make a request that is not for bars, and record it in the audit.
-
-    Args:
-        audit: the audit of the request.
-        ask: makes the request; calls its argument each time it is sent.
-        outcome: the outcome to record for a response.
-        told: returns what a response proved, in words.
-
-    Raises:
-        GatewayError: the request failed; it is recorded too.
-    """
-    with audit.under_way():
-        response = await ask(audit.sent)
-    audit.ended(outcome, proved=told(response))
-    return response
-
 
 _ALIVE_FOR = timedelta(days=7)
 _ALIVE_DURATION = "1 M"
@@ -160,71 +34,91 @@ class ReceivedResponse:
     """A response, and the audit of its request.
 
     ``sent_at`` is when the request was sent, by the earlier of the gateway's clock and this
-    machine's: the response says nothing about later moments. ``ends_now``: the request had an
-    empty end.
+    machine's: the response says nothing about later moments.
     """
 
     response: Response | NoData
     audit: RequestAudit
     sent_at: datetime
-    ends_now: bool = False
+
+    @property
+    def with_bars(self) -> Response | None:
+        """The response if it has bars."""
+        return self.response if isinstance(self.response, Response) else None
 
 
-class BarRequester:
-    """Requests the bars of one series and records each request, its response and what it proved.
+class Requests:
+    """The requests of one run: the session, and what they have shown of the gateway.
 
-    ``requests`` counts how often requests were sent, ``rows`` the rows of their responses.
+    Args:
+        source_session: sends them.
+        ledger: keeps the audit.
+        heads: the head timestamps.
+        widths: how wide requests may be.
+        progress: is told of waits and notes.
     """
 
     def __init__(
         self,
         source_session: SourceSession,
         ledger: Ledger,
-        series: Series,
         *,
-        contract_id: int,
-        options: LoadOptions,
-        note: Callable[[str], None],
+        heads: RangeDiscovery,
+        widths: Widths,
+        progress: Progress,
     ) -> None:
-        self._source_session, self._clock = source_session, source_session.retry_policy.clock
-        self._ledger = ledger
-        self._series = series
-        self._contract_id = contract_id
-        self._options = options
-        self._note = note
+        self.source_session, self.ledger = source_session, ledger
+        self.heads, self.widths, self.progress = heads, widths, progress
+        # Whether contracts are alive, by contract id and what_to_show.
+        self.alive: dict[tuple[int, str], bool] = {}
+        self.checking_life = asyncio.Lock()
+
+    def of(self, series: Series, contract_id: int, options: LoadOptions) -> "BarRequester":
+        """Return what requests the bars of one series."""
+        return BarRequester(self, series, contract_id, options)
+
+
+class BarRequester:
+    """Requests the bars of one series and records each request, its response and what it proved.
+
+    ``requests`` counts how often requests were sent, ``rows`` the rows of their responses. Made by
+    ``Requests.of``.
+    """
+
+    def __init__(
+        self, run: Requests, series: Series, contract_id: int, options: LoadOptions
+    ) -> None:
+        self.source_session, self.widths = run.source_session, run.widths
+        self.contract_id, self.options = contract_id, options
+        self._run, self._series = run, series
+        self._contract = contract_id, series.instrument.what_to_show.value
+        self._clock = run.source_session.retry_policy.clock
         self._sent: dict[BarRequest, datetime] = {}
         self.requests = 0
         self.rows = 0
 
-    async def chunk(self, chunk: Chunk) -> ReceivedResponse:
-        """Request a chunk; one of several sessions is not retried as it is after a timeout.
-
-        Its end is left empty if the chunk allows that: gateways respond many times faster then.
+    async def bars(
+        self, ends_at: datetime, duration: str, *, is_wide: bool = False
+    ) -> ReceivedResponse:
+        """Request bars of the series; one of several sessions is not retried after a timeout.
 
         Raises:
             GatewayError: after all retries, or if a retry cannot help.
         """
-        is_wide = chunk.sessions > 1
-        if chunk.now_until is not None:
-            received = await self._up_to_now(chunk, chunk.now_until, is_wide=is_wide)
-            if received is not None:
-                return received
-        request = self._request(self._series, chunk.ends_at, chunk.duration)
-        return await self._send(request, is_wide=is_wide)
+        return await self._send(self._request(self._series, ends_at, duration), is_wide=is_wide)
 
-    async def _up_to_now(
-        self, chunk: Chunk, until: datetime, *, is_wide: bool
+    async def bars_up_to_now(
+        self, duration: str, until: datetime, *, is_wide: bool = False
     ) -> ReceivedResponse | None:
-        """Request a chunk with an empty end; None if that does not mean the chunk (any more).
+        """Request bars with an empty end, which means now; None if it means another time already.
 
-        It does not from ``until`` on, by the later of the two clocks. None too if the same was
+        It does from ``until`` on, by the later of the two clocks. None too if the same was
         requested so recently that IB's rule would make it wait: with an end it is another request.
+        Raises as ``bars``.
         """
-        source_session = self._source_session
+        source_session = self.source_session
         ahead = max(source_session.market_now() - source_session.gateway_now(), timedelta(0))
-        request = replace(
-            self._request(self._series, None, chunk.duration), not_after=until - ahead
-        )
+        request = replace(self._request(self._series, None, duration), not_after=until - ahead)
         if source_session.gateway_now() >= until - ahead or self._is_too_soon(request):
             return None
         try:
@@ -236,73 +130,62 @@ class BarRequester:
         self.record(received, "nothing: it came when now meant another time")
         return None
 
-    @property
-    def contract(self) -> tuple[int, str]:
-        """Contract id and what_to_show, to which a sign of life belongs."""
-        return self._contract_id, self._series.instrument.what_to_show.value
+    async def head(self) -> datetime | None:
+        """Return the contract's head timestamp, requesting it unless it is freshly known."""
+        instrument = self._series.instrument
+        return await self._run.heads.head(
+            self.source_session, instrument, self.contract_id, self.note
+        )
 
-    async def is_alive(self, head: Callable[[], Awaitable[datetime | None]]) -> bool:
+    def has_bars(self) -> None:
+        """Record that the contract returned bars: it is alive."""
+        self._run.alive[self._contract] = True
+
+    async def is_alive(self) -> bool:
         """Return whether the contract has lately returned bars, requesting some if necessary.
 
         The newest month is requested, and if it is empty the oldest one: an instrument that has
-        ended has no new bars but old ones.
-
-        Args:
-            head: returns the start of the gateway's data, or None.
+        ended has no new bars but old ones. A run checks a contract at most once.
 
         Raises:
             GatewayError: after all retries, or if a retry cannot help.
         """
-        source = await self._source_session.source()
-        last = self._ledger.last_answered(*self.contract, source.gateway)
+        async with self._run.checking_life:
+            if self._contract not in self._run.alive:
+                self._run.alive[self._contract] = await self._check_life()
+        return self._run.alive[self._contract]
+
+    async def _check_life(self) -> bool:
+        source = await self.source_session.source()
+        last = self._run.ledger.last_answered(*self._contract, source.gateway)
         if last is not None and self._clock() - last < _ALIVE_FOR:
             return True
         if await self._answers(None):
             return True
-        oldest = await head()
+        oldest = await self.head()
         return oldest is not None and await self._answers(oldest + _ALIVE_SPAN)
 
     async def _answers(self, ends_at: datetime | None) -> bool:
         """Return whether there are daily bars in the month up to a moment, None for now."""
-        daily = Series(self._series.instrument, Timeframe.D1)
-        received = await self._send(self._request(daily, ends_at, _ALIVE_DURATION))
+        received = await self.bars_of(Timeframe.D1, ends_at, _ALIVE_DURATION)
         self.record(
             received, "alive" if isinstance(received.response, Response) else "no sign of life"
         )
         return isinstance(received.response, Response)
 
-    async def daily(self, ends_at: datetime, duration: str) -> ReceivedResponse:
-        """Request daily bars of the instrument, whatever the timeframe of the series.
-
-        Raises:
-            GatewayError: after all retries, or if a retry cannot help.
-        """
-        return await self.of(Series(self._series.instrument, Timeframe.D1), ends_at, duration)
-
-    async def of(self, series: Series, ends_at: datetime, duration: str) -> ReceivedResponse:
-        """Request bars of a series of the instrument; errors as ``daily``."""
-        return await self._send(self._request(series, ends_at, duration))
-
-    async def oldest(
+    async def bars_of(
         self, timeframe: Timeframe, ends_at: datetime | None, duration: str
-    ) -> date | None:
-        """Return the session date of the oldest bar of a request, None if there is no bar.
+    ) -> ReceivedResponse:
+        """Request bars of the instrument, whatever the timeframe of the series; raises as ``bars``.
 
-        For a weekly bar, which does not show on which day its data begin, it is the Friday.
-
-        Raises:
-            GatewayError: after all retries, or if a retry cannot help.
+        ``ends_at`` None means now.
         """
         series = Series(self._series.instrument, timeframe)
-        received = await self._send(self._request(series, ends_at, duration))
-        if not isinstance(received.response, Response):
-            self.record(received, "a silent probe")
-            return None
-        day: date = received.response.bars["session_date"][0].as_py()
-        if timeframe is Timeframe.W1:
-            day = monday_of(day) + timedelta(days=4)
-        self.record(received, f"bars from {day}")
-        return day
+        return await self._send(self._request(series, ends_at, duration))
+
+    def note(self, text: str) -> None:
+        """Report a note about the series to the user."""
+        self._run.progress.noted(self._series, text)
 
     def record(self, received: ReceivedResponse, proved: str) -> None:
         """Record a response in the audit, with what it proved."""
@@ -313,16 +196,16 @@ class BarRequester:
         received.audit.ended(outcome, rows=rows, proved=proved)
 
     def _request(self, series: Series, ends_at: datetime | None, duration: str) -> BarRequest:
-        probes = self._options.requested_by is RequestedBy.PERSON
-        return BarRequest(series, ends_at, duration, tail=self._options.tail, probes=probes)
+        probes = self.options.requested_by is RequestedBy.PERSON
+        return BarRequest(series, ends_at, duration, tail=self.options.tail, probes=probes)
 
     async def _send(self, request: BarRequest, *, is_wide: bool = False) -> ReceivedResponse:
-        sent_at = self._source_session.now()
+        sent_at = self.source_session.now()
 
         def note_sent(sent: Callable[[], None]) -> Callable[[], None]:
             def note() -> None:
                 nonlocal sent_at
-                sent_at = self._source_session.now()
+                sent_at = self.source_session.now()
                 sent()
 
             return note
@@ -330,34 +213,32 @@ class BarRequester:
         async def call(source: BarSource) -> ReceivedResponse:
             if self._is_too_soon(request):
                 rule_s = IbLimitsRegistry.IDENTICAL_S.value
-                self._note(
+                self.note(
                     f"{request} is sent once more and has to wait: IB accepts identical requests "
                     f"only every {rule_s:.0f} s"
                 )
             self._sent[request] = self._clock()
             audit = RequestAudit(
-                self._ledger,
+                self._run.ledger,
                 source,
                 RequestSubject(
                     request.series,
-                    self._contract_id,
+                    self.contract_id,
                     request.series.instrument.what_to_show.value,
                     request.ends_at,
                     request.duration,
                 ),
                 self._clock,
-                clock_offset_s=self._source_session.retry_policy.clock_offset_s,
+                clock_offset_s=self.source_session.retry_policy.clock_offset_s,
             )
             try:
                 with audit.under_way():
                     response = await source.bars(request, sent=note_sent(audit.sent))
-                    return ReceivedResponse(
-                        response, audit, sent_at, ends_now=request.ends_at is None
-                    )
+                    return ReceivedResponse(response, audit, sent_at)
             finally:
                 self.requests += audit.sent_times
 
-        return await self._source_session.ask(
+        return await self.source_session.ask(
             call, but_after=(GatewayTimeoutError,) if is_wide else ()
         )
 
@@ -365,30 +246,3 @@ class BarRequester:
         """Return whether the same was requested so recently that IB's rule makes it wait."""
         before, rule_s = self._sent.get(request), IbLimitsRegistry.IDENTICAL_S.value
         return before is not None and (self._clock() - before).total_seconds() < rule_s
-
-
-class LifeSigns:
-    """Which contracts have lately returned bars, as one run knows; each is checked at most once."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, str], bool] = {}
-        self._requesting = asyncio.Lock()
-
-    def saw(self, requester: BarRequester) -> None:
-        """Record that a contract returned bars."""
-        self._known[requester.contract] = True
-
-    async def are_there(
-        self, requester: BarRequester, head: Callable[[], Awaitable[datetime | None]]
-    ) -> bool:
-        """Return whether a contract has lately returned bars, requesting some once if necessary.
-
-        ``head`` returns the start of the gateway's data, or None.
-
-        Raises:
-            GatewayError: the request failed.
-        """
-        async with self._requesting:
-            if requester.contract not in self._known:
-                self._known[requester.contract] = await requester.is_alive(head)
-        return self._known[requester.contract]

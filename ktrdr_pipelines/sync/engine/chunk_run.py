@@ -1,49 +1,28 @@
-"""One chunk of a series: requested as a whole and in parts until responses have covered it.
+"""The work on one chunk of a series: what is requested next, and what each response means.
 
-Not here: what the chunk runs of a series share (``sync.engine.context``), how a response is
-evaluated (``domain.planning.evaluation``), how empty sessions are confirmed
-(``sync.engine.confirmation``).
+It is pure: it reads the series state and returns a ``Change`` for each response, which the series
+run applies before it has the next part of the chunk requested.
+
+Not here: sending requests (``sync.engine.fetch``), which bars a response keeps and covers
+(``domain.planning.evaluation``), confirming empty sessions (``sync.engine.confirmation``).
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-import numpy as np
-import pyarrow as pa
-
-from ktrdr_pipelines.domain.bars import micros, moment, timestamps, without_flat
-from ktrdr_pipelines.domain.calendars.sessions import (
-    Span,
-    expected_spans,
-)
+from ktrdr_pipelines.domain.bars import moment, timestamps
+from ktrdr_pipelines.domain.calendars.sessions import expected_spans
 from ktrdr_pipelines.domain.coverage import Coverage
-from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.chunks import (
-    Chunk,
-    Need,
-    is_opening,
-    newest_run,
-    plan,
-)
-from ktrdr_pipelines.domain.planning.empty_ranges import Statement, StatementKind
-from ktrdr_pipelines.domain.planning.evaluation import (
-    Evaluation,
-    EvaluationContext,
-    answered_now,
-    evaluate,
-)
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.domain.planning.chunks import Chunk, Need, is_opening, newest_run, plan
+from ktrdr_pipelines.domain.planning.empty_ranges import ResponseStatements, Statement, runs_of
+from ktrdr_pipelines.domain.planning.evaluation import Evaluation, EvaluationContext, evaluate
 from ktrdr_pipelines.domain.planning.gaps import bar_lag, is_closed
-from ktrdr_pipelines.domain.planning.responses import NoData, Response
+from ktrdr_pipelines.domain.planning.responses import Response
 from ktrdr_pipelines.domain.planning.sparse_sessions import may_be_sparse
-from ktrdr_pipelines.domain.plausibility import (
-    findings_of,
-    reconciled,
-)
-from ktrdr_pipelines.store.evidence import new_request, runs_of
-from ktrdr_pipelines.store.ledger.ledger import series_key
-from ktrdr_pipelines.sync.engine.bar_requester import ReceivedResponse
-from ktrdr_pipelines.sync.engine.context import SeriesContext
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.sync.engine.series_state import Change, SeriesState
 
 _MOST_AT_END = 0.4
 """Share of a chunk's sessions that may be missing at its end without its being requested again."""
@@ -54,57 +33,42 @@ of each requested range is not followed to the end in one run."""
 
 
 class ChunkRun:
-    """The work on one chunk of a series; made and used once.
+    """The work on one chunk; made and used once.
 
     What a response leaves open is requested before the next chunk, newest first, so that a window
-    is finished soon. ``requested`` is the chunk that was requested last; ``was_empty`` says that no
-    response had a bar.
+    is finished soon. ``part`` is what is requested now; ``was_empty`` says that no response had a
+    bar; ``most_requests`` is how many are worth sending in one run.
+
+    Args:
+        state: the state of the series, which is only read here.
+        chunk: what is requested, as a whole at first and then in parts.
+        need: what planning needs of the chunk's interval.
     """
 
-    def __init__(self, series_context: SeriesContext, chunk: Chunk) -> None:
-        self._series_context = series_context
-        self._context = series_context.context
-        self._state = series_context.state
-        self._series = series_context.series
-        self._chunk = chunk
+    def __init__(self, state: SeriesState, chunk: Chunk, need: Need) -> None:
+        self._state, self._chunk = state, chunk
         self._width: int | None = None
         self._run: Interval | None = None
         self._is_direct = False
         self._is_alone = False
-        self._is_opening = is_opening(series_context.need(chunk.interval), chunk)
-        self._sent_at: datetime | None = None
-        self.requested = chunk
+        self._is_opening = is_opening(need, chunk)
+        self.most_requests = _SPARE_REQUESTS + 2 * chunk.sessions.bit_length()
+        self.part = chunk
         self.was_empty = True
 
-    async def run(self) -> None:
-        """Request until nothing more of the chunk can be learned.
+    # --- what is requested next ----------------------------------------------------------------
 
-        Raises:
-            GatewayError: a request failed after all retries.
-            StoreError: received bars could not be saved.
-        """
-        series_context = self._series_context
-        chunk: Chunk | None = self._chunk
-        if not series_context.need(self._chunk.interval).gaps():
-            self._context.progress.answered(self._series, 0)
-            return
-        budget = _SPARE_REQUESTS + 2 * self._chunk.sessions.bit_length()
-        while chunk is not None and not series_context.is_over:
-            await self._request(chunk)
-            budget -= 1
-            if budget <= 0:
-                series_context.defer(self._chunk.interval)
-            chunk = self._next_part()
-            if chunk is not None:
-                self._context.progress.planned(self._series, 1)
-
-    def _next_part(self) -> Chunk | None:
-        """Return the newest part that is still open, no wider than the last responses allow.
+    def take_next_part(self, need: Need) -> bool:
+        """Set ``part`` to the newest that is open, no wider than the last responses allow.
 
         The quiet opening of the oldest session is left to the request for the session before it,
         unless a request for several parts left all of them open.
+
+        Args:
+            need: what planning needs of the chunk's interval now.
+
+        Returns: whether there is one.
         """
-        need = self._series_context.need(self._chunk.interval)
         if self._chunk.now_until is not None:
             # Where the chunk ends inside a bar that was not over when it was planned, the rest of
             # that bar is no gap just because time has passed.
@@ -114,7 +78,7 @@ class ChunkRun:
                 need = replace(need, now=min(need.now, interval.end + bar_lag()))
         newest = newest_run(need)
         if newest is None:
-            return None
+            return False
         if self._is_alone:
             newest = list(need.gaps())[-1]
         if self._run is not None and not self._run.overlaps(newest):
@@ -125,292 +89,220 @@ class ChunkRun:
             need = replace(need, most_sessions=1)
         if self._width is not None:
             need = replace(need, most_sessions=min(self._width, need.most_sessions or self._width))
-        chunk = plan(replace(need, wanted=need.wanted.clip(newest)))[0]
-        is_others = is_opening(need, chunk) and not (self._is_opening or self._is_alone)
-        return None if is_others else chunk
-
-    def _need(self, interval: Interval) -> Need:
-        """Return the need of an interval as of when the last request was sent.
-
-        A response says nothing about bars that became due after its request was sent.
-        """
-        need = self._series_context.need(interval)
-        return replace(need, now=min(need.now, self._sent_at)) if self._sent_at else need
-
-    async def _receive(self, chunk: Chunk) -> tuple[ReceivedResponse, Chunk]:
-        """Request a chunk; return the response and the chunk that it is evidence for."""
-        series_context = self._series_context
-        received = await series_context.requester.chunk(chunk)
-        self._sent_at = received.sent_at
-        with_end = replace(chunk, now_until=None)
-        if not received.ends_now:
-            return received, with_end
-        response, need = received.response, self._need(chunk.interval)
-        context = EvaluationContext(chunk, need.calendar, need.timeframe, need.now)
-        if isinstance(response, Response):
-            context = replace(context, holds_back=response.lacks_newest)
-            spoken_of = answered_now(context, response.bars, response.reach)
-        else:
-            spoken_of = answered_now(context, None, None)
-        if spoken_of is not None:
-            return received, spoken_of
-        series_context.requester.record(received, "nothing by itself: requested with its end")
-        return await self._request_again(with_end), with_end
-
-    async def _request_again(self, chunk: Chunk) -> ReceivedResponse:
-        """Request a chunk once more, with its end."""
-        series_context = self._series_context
-        self._context.progress.planned(self._series, 1)
-        self._context.progress.answered(self._series, 0)
-        received = await series_context.requester.chunk(replace(chunk, now_until=None))
-        self._sent_at = received.sent_at
-        return received
-
-    async def _request(self, chunk: Chunk) -> None:
-        """Request a chunk once and apply its response to the series state."""
-        series_context = self._series_context
-        self.requested, planned = chunk, chunk
-        received, chunk = await self._receive(chunk)
-        series_context.failures_in_a_row = 0
-        self._context.widths.answered(self._series.timeframe, chunk.sessions)
-        response: Response | NoData | None = received.response
-        if isinstance(response, Response) and (response.impossible or response.implausible):
-            chunk = replace(planned, now_until=None)
-            received, response = await self._reconcile(chunk, received, response)
-        proved = "nothing"
-        try:
-            if isinstance(response, NoData):
-                has_bars = series_context.need(chunk.interval).known_from is not None
-                if has_bars or await series_context.is_alive():
-                    self._record_empty(chunk, controlled=False)
-                    proved = "no bars"
-                else:
-                    proved = "nothing, no sign of life"
-            elif response is None:
-                series_context.defer(chunk.interval)
-                self.was_empty = False
-                proved = "no row that is a bar twice"
-            else:
-                proved = await self._apply_bars(chunk, response)
-        finally:
-            series_context.requester.record(received, proved)
-        rows = response.bars.num_rows if isinstance(response, Response) else 0
-        self._context.progress.answered(self._series, rows)
-        await series_context.commits.commit_when_due()
-
-    async def _reconcile(
-        self, chunk: Chunk, received: ReceivedResponse, first: Response
-    ) -> tuple[ReceivedResponse, Response | None]:
-        """Request a chunk again because rows of its response are impossible or implausible.
-
-        Returns: the second response as received, and the response reconciled from both.
-        """
-        series_context = self._series_context
-        odd = f"{len(first.implausible)} implausible bars, rows at {len(first.impossible)} places"
-        series_context.requester.record(received, f"{odd} are no bars: requested once more")
-        again = await self._request_again(chunk)
-        second = again.response if isinstance(again.response, Response) else None
-        return again, reconciled(first, second, self._series.timeframe.length)
+        part = plan(replace(need, wanted=need.wanted.clip(newest)))[0]
+        if is_opening(need, part) and not (self._is_opening or self._is_alone):
+            return False
+        self.part = part
+        return True
 
     # --- responses with bars -------------------------------------------------------------------
 
-    async def _apply_bars(self, chunk: Chunk, response: Response) -> str:
-        """Keep the bars of a response and cover what it proves; return that in a few words."""
-        series_context = self._series_context
-        self._context.life.saw(series_context.requester)
-        series_context.failed_attempts.answered()
-        need = self._need(chunk.interval)
-        before = need.gaps()
+    @staticmethod
+    def evaluate(part: Chunk, need: Need, response: Response) -> Evaluation:
+        """Return which bars of a response are kept and what they cover.
+
+        Args:
+            part: what was requested.
+            need: what planning needs of its interval, as of when it was requested.
+            response: the response.
+        """
         context = EvaluationContext(
-            chunk,
+            part,
             need.calendar,
             need.timeframe,
             need.now,
             holds_back=response.lacks_newest,
             impossible=response.impossible,
         )
-        found = evaluate(context, response.bars, response.reach)
-        series_context.compare_with_held(chunk, response.bars)
-        self._context.evidence.saw_bars(self._series, self._context.source_session.gateway_now())
-        if found.earlier_only:
-            return self._apply_earlier_bars(chunk, response)
+        return evaluate(context, response.bars, response.reach)
+
+    def with_bars(self, part: Chunk, found: Evaluation, response: Response, at: datetime) -> Change:
+        """Return what a response with bars proves: bars, coverage, and statements about the rest.
+
+        Args:
+            part: what was requested.
+            found: the evaluation of the response.
+            response: the response.
+            at: the gateway's time.
+        """
         self.was_empty = False
-        self._refute(found)
-        # Findings are recorded before the bars: a finding without a bar is harmless, but an
-        # implausible bar without its finding would count as damage.
-        self._record_findings(found.bars, response.implausible)
-        series_context.cover(Coverage(bars=found.covered), found.bars)
-        series_context.learn_from_bars(found.bars)
-        self._record_statements(chunk, found)
-        if self._width is not None:
-            # Bars came after a wider request had none: request half of the rest at once.
-            need = series_context.need(self._chunk.interval)
-            bounds = need.gaps().bounds
-            left = len(expected_spans(need.calendar, need.timeframe, bounds)) if bounds else 0
-            self._width = max(1, left // 2)
-        if response.lacks_newest:
-            series_context.defer(chunk.interval)
-            return f"{found.bars.num_rows} bars, the newest are held back"
-        self._state.answered(IntervalSet([chunk.interval]) - response.impossible)
-        need = series_context.need(chunk.interval)
-        if is_opening(need, chunk) and need.gaps() == before:
+        calendar, timeframe = self._state.calendar, self._state.series.timeframe
+        said = ResponseStatements(timeframe.value, at)
+        statements: list[Statement] = []
+        if (bounds := found.around.bounds) is not None:
+            spans = expected_spans(calendar, timeframe, bounds)
+            around = (span for span in spans if found.around.covers(span.interval))
+            statements += said.around(calendar, around)
+        if found.begins_at is not None:
+            statements += said.begins(self._before(part, found.begins_at))
+        requested = IntervalSet([part.interval])
+        return Change(
+            coverage=Coverage(bars=found.covered),
+            bars=found.bars,
+            implausible=response.implausible,
+            statements=tuple(statements),
+            answered=IntervalSet() if response.lacks_newest else requested - response.impossible,
+            deferred=requested if response.lacks_newest else IntervalSet(),
+        )
+
+    def left_open(
+        self,
+        part: Chunk,
+        found: Evaluation,
+        response: Response,
+        *,
+        before: IntervalSet,
+        need: Need,
+        traded: Sequence[Interval],
+    ) -> Change:
+        """Return what a response with bars leaves to others, and decide how the rest is requested.
+
+        Args:
+            part: what was requested.
+            found: the evaluation of the response.
+            response: the response, whose bars have been applied.
+            before: the gaps of the part before the response, as of when it was requested.
+            need: what planning needs of the part's interval since, as of the same moment.
+            traded: the sessions, in real time, that daily bars show to have traded.
+        """
+        gaps = need.gaps()
+        if is_opening(need, part) and gaps == before:
             # A request over two sessions left the opening open: it is requested alone, because
             # where data begin there is no bar on its other side.
             self._is_direct = True
-        if found.around:
-            series_context.defer_part(found.around)
-        self._skip_outer(chunk, timestamps(response.bars), response.impossible)
-        self._request_parts(chunk, before)
-        if found.begins_at is not None:
-            await series_context.learn_beginning(ask=False)
-        return f"{found.bars.num_rows} bars, {found.covered.length} covered"
+        skipped = self._outer_sessions(part, need, response, traded)
+        deferred, left = found.around, gaps - found.around - skipped
+        if not self._is_direct and left == before:
+            # The response covered nothing: each open part is requested alone, and one that was
+            # requested alone already is left to another run.
+            if len(left) > 1:
+                self._is_alone = True
+            else:
+                deferred |= IntervalSet([part.interval])
+        return Change(deferred=deferred, skipped=skipped)
 
-    def _record_findings(self, bars: pa.Table, implausible: Sequence[int]) -> None:
-        """Record which of the bars to be kept are implausible."""
-        series_context = self._series_context
-        found = findings_of(bars, implausible, self._series.instrument.sec_type)
-        if not found:
-            return
-        at = self._context.source_session.retry_policy.clock()
-        self._context.store.ledger.record_findings(series_key(self._series), found, at)
-        count = f"{len(found)} bars" if len(found) > 1 else "1 bar"
-        series_context.note(
-            f"{count} with implausible values kept: the gateway returned the same values twice"
-        )
+    def bars_came(self, need: Need) -> None:
+        """Request half of the rest at once, if bars came after a wider request had none.
 
-    def _request_parts(self, chunk: Chunk, before: IntervalSet) -> None:
-        """Request each open part alone if a response with bars covered none of them.
-
-        A part that was requested alone is deferred to another run.
+        Args:
+            need: what planning needs of the chunk's interval now.
         """
-        left = self._series_context.need(chunk.interval).gaps()
-        if self._is_direct or left != before:
-            return
-        if len(left) > 1:
-            self._is_alone = True
-        else:
-            self._series_context.defer(chunk.interval)
+        if self._width is not None:
+            bounds = need.gaps().bounds
+            left = len(expected_spans(need.calendar, need.timeframe, bounds)) if bounds else 0
+            self._width = max(1, left // 2)
 
-    def _skip_outer(self, chunk: Chunk, keys: np.ndarray, impossible: IntervalSet) -> None:
-        """Leave to daily bars the sessions without bars at the ends of a chunk.
+    def _before(self, part: Chunk, begins_at: datetime) -> Interval | None:
+        """Return the requested interval before the first bar of a response, in real time.
+
+        None for weeks: a weekly bar does not show on which day of its week the data begin.
+        """
+        timeframe = self._state.series.timeframe
+        if timeframe is Timeframe.W1:
+            return None
+        spans = expected_spans(self._state.calendar, timeframe, part.interval)
+        first = spans[0].opens_at if spans else part.interval.start
+        if timeframe.is_intraday:
+            return between(first, begins_at)
+        began = next((span for span in spans if begins_at in span.interval), None)
+        return between(first, began.opens_at) if began else None
+
+    @staticmethod
+    def _outer_sessions(
+        part: Chunk, need: Need, response: Response, traded: Sequence[Interval]
+    ) -> IntervalSet:
+        """Return the sessions without bars at the ends of a part, which are left to daily bars.
 
         Every third chunk of a thinly traded instrument has such an end; one request for daily bars
         is evidence for a year of them. If most of the newest sessions are missing, or daily bars
         have shown trades in the oldest, the response was cut short and they are requested at once.
         """
-        series_context = self._series_context
-        need = self._need(chunk.interval)
-        if chunk.sessions == 1:
-            return
+        if part.sessions == 1:
+            return IntervalSet()
+        keys = timestamps(response.bars)
         first, last = moment(keys[0]), moment(keys[-1])
-        spans = expected_spans(need.calendar, need.timeframe, chunk.interval)
-        gaps = need.gaps() - impossible
+        spans = expected_spans(need.calendar, need.timeframe, part.interval)
+        gaps = need.gaps() - response.impossible
         whole = [span for span in spans if gaps.covers(span.interval) and is_closed(span, need.now)]
         older = [span for span in whole if span.interval.end <= first]
         newer = [span for span in whole if span.interval.start > last]
-        older = [span for span in older if not series_context.has_traded(span)]
+        older = [
+            span
+            for span in older
+            if not any(one.overlaps(Interval(span.opens_at, span.closes_at)) for one in traded)
+        ]
         if len(newer) > len(spans) * _MOST_AT_END:
             newer = []
-        for span in (*older, *newer):
-            series_context.skip(span.interval)
+        return IntervalSet(span.interval for span in (*older, *newer))
 
-    def _apply_earlier_bars(self, chunk: Chunk, response: Response) -> str:
-        """Apply a response whose bars are all older than the chunk: a statement of emptiness."""
+    # --- responses without bars of the part ----------------------------------------------------
+
+    def with_earlier_bars(
+        self, part: Chunk, need: Need, response: Response, *, at: datetime, is_beginning_seen: bool
+    ) -> tuple[Change, str]:
+        """Return what a response proves whose bars are all older than the part, and in a few words.
+
+        It is a statement of emptiness. Arguments as for ``without_bars``.
+        """
+        requested = IntervalSet([part.interval])
         if response.lacks_newest:
-            self._series_context.defer(chunk.interval)
-            return "the newest are held back"
-        if response.impossible.clip(chunk.interval):
-            self._series_context.defer(chunk.interval)
-            return "rows that are no bars"
-        if self._cover_end_of_contract(chunk):
-            return "only older bars: the contract's last session ends with them"
-        self._record_empty(chunk, controlled=True)
-        return "only older bars"
+            return Change(deferred=requested), "the newest are held back"
+        if response.impossible.clip(part.interval):
+            return Change(deferred=requested), "rows that are no bars"
+        end = self._end_of_contract(need)
+        if end:
+            change = Change(coverage=Coverage(bars=end))
+            return change, "only older bars: the contract's last session ends with them"
+        change = self.without_bars(
+            part, need, at=at, controlled=True, is_beginning_seen=is_beginning_seen
+        )
+        return change, "only older bars"
 
-    def _cover_end_of_contract(self, chunk: Chunk) -> bool:
-        """Cover the quiet end of the contract's last session; return whether that was all.
+    def _end_of_contract(self, need: Need) -> IntervalSet:
+        """Return the quiet end of the contract's last session, if it is all that is missing.
 
         No later bar can confirm it. Its evidence is the contract's own last day, and an earlier
         response of this chunk run that had bars, reached past the close and held none there either.
         """
-        if self.was_empty:
-            return False
-        series_context = self._series_context
-        need = self._need(chunk.interval)
-        gaps, held = need.gaps(), self._state.bars
+        gaps = need.gaps()
         bounds = gaps.bounds
-        if bounds is None or not need.timeframe.is_intraday or len(gaps) > 1:
-            return False
+        if self.was_empty or bounds is None or not need.timeframe.is_intraday or len(gaps) > 1:
+            return IntervalSet()
         span = expected_spans(need.calendar, need.timeframe, bounds)[0]
-        if bounds.end < span.interval.end or not held.clip(span.interval):
-            return False
+        if bounds.end < span.interval.end or not self._state.bars.clip(span.interval):
+            return IntervalSet()
         day = need.calendar.day_of(span.closes_at - timedelta(microseconds=1))
-        if may_be_sparse(self._series.instrument, day) or not is_closed(span, need.now):
-            return False
-        series_context.cover(Coverage(bars=gaps))
-        return True
+        if may_be_sparse(self._state.series.instrument, day) or not is_closed(span, need.now):
+            return IntervalSet()
+        return gaps
 
-    def _refute(self, found: Evaluation) -> None:
-        """Void the responses without bars that received bars refute; flat bars refute none."""
-        series_context, timeframe = self._series_context, self._series.timeframe
-        moments = timestamps(without_flat(found.bars))
-        if not len(moments):
-            return
-        spans = expected_spans(
-            self._state.calendar,
-            timeframe,
-            Interval(moment(moments[0]), moment(moments[-1] + 1)),
-        )
-        keys = set() if timeframe.is_intraday else set(moments.tolist())
-        sessions = [
-            Interval(span.opens_at, span.closes_at)
-            for span in spans
-            if micros(span.interval.start) in keys
-        ]
-        intraday = moments if timeframe.is_intraday else None
-        if self._context.evidence.refute(self._series.symbol, sessions, intraday):
-            series_context.note(
-                "the gateway returned bars where it had returned none: its responses without bars "
-                "within a day of the refuted one no longer count"
-            )
-
-    def _record_statements(self, chunk: Chunk, found: Evaluation) -> None:
-        """Record what a response with bars states about sessions without any."""
-        series_context, calendar = self._series_context, self._state.calendar
-        request, at = new_request(), self._context.source_session.gateway_now()
-        timeframe = self._series.timeframe.value
-        around: list[Span] = []
-        if (bounds := found.around.bounds) is not None:
-            spans = expected_spans(calendar, self._series.timeframe, bounds)
-            around = [span for span in spans if found.around.covers(span.interval)]
-        statements = [
-            Statement(part, StatementKind.AROUND, timeframe, at, request)
-            for part in runs_of(calendar, around)
-        ]
-        begins_at = found.begins_at
-        if begins_at is not None and (
-            received := series_context.requested_before(chunk, begins_at)
-        ):
-            statements.append(Statement(received, StatementKind.BEGINS, timeframe, at, request))
-        self._context.evidence.record(self._series.symbol, statements)
-
-    # --- responses without bars ----------------------------------------------------------------
-
-    def _record_empty(self, chunk: Chunk, *, controlled: bool) -> None:
-        """Record a response without bars, and decide how much is requested next.
+    def without_bars(
+        self,
+        part: Chunk,
+        need: Need,
+        *,
+        at: datetime,
+        is_beginning_seen: bool,
+        controlled: bool = False,
+    ) -> Change:
+        """Return what a response without bars states, and decide how much is requested next.
 
         Like an empty session, a quiet part of a session with bars needs a second response. Of
         several sessions the newest is requested alone, then the rest by halves: a request that
         reaches past the gateway's oldest bar may return nothing though there are bars (grade C).
+
+        Args:
+            part: what was requested.
+            need: what planning needs of the part's interval, as of when it was requested.
+            at: the gateway's time.
+            is_beginning_seen: a response to a request from before the oldest bar began at it.
+            controlled: the response had older bars, which are a control.
         """
-        series_context = self._series_context
-        self._state.answered(IntervalSet([chunk.interval]))
-        need = self._need(chunk.interval)
+        requested = IntervalSet([part.interval])
         gaps = need.gaps()
         bounds = gaps.bounds
         if bounds is None:
-            series_context.defer(chunk.interval)
-            return
+            return Change(answered=requested, deferred=requested)
         spans = expected_spans(need.calendar, need.timeframe, bounds)
         closed = IntervalSet(span.interval for span in spans if is_closed(span, need.now))
         rest = gaps & closed
@@ -419,37 +311,21 @@ class ChunkRun:
         parts = list(runs_of(need.calendar, whole))
         if need.timeframe.is_intraday:
             parts.extend(pieces)
-        oldest = series_context.oldest_known()
-        request, at = new_request(), self._context.source_session.gateway_now()
-        statements = [
-            Statement(
-                part,
-                StatementKind.OLDER if controlled else StatementKind.EMPTY,
-                self._series.timeframe.value,
-                at,
-                request,
-                controlled=controlled,
-                reaches_past=oldest is None or part.start < oldest,
-            )
-            for part in parts
-        ]
-        self._context.evidence.record(self._series.symbol, statements)
-        if pieces:
-            series_context.defer_part(pieces)
-        if whole:
-            self._narrow(len(whole))
-        else:
-            series_context.defer(chunk.interval)
+        said = ResponseStatements(need.timeframe.value, at)
+        statements = said.without_bars(parts, oldest=self._state.oldest_open, controlled=controlled)
+        left = self._narrow(len(whole), is_beginning_seen=is_beginning_seen) if whole else requested
+        return Change(statements=tuple(statements), answered=requested, deferred=pieces | left)
 
-    def _narrow(self, sessions: int) -> None:
-        """Halve what is requested next; with one session left, defer the rest to another run."""
+    def _narrow(self, sessions: int, *, is_beginning_seen: bool) -> IntervalSet:
+        """Halve what is requested next; return what to defer where one session is left."""
         oldest = self._state.bars.bounds
         is_before = oldest is not None and self._chunk.interval.end <= oldest.start
-        if is_before and self._series_context.is_beginning_seen:
-            self._series_context.defer(self._chunk.interval)
-        elif self._width is None and sessions > 1:
+        if is_before and is_beginning_seen:
+            return IntervalSet([self._chunk.interval])
+        if self._width is None and sessions > 1:
             self._width = 1
         elif self._width is not None and self._width > 1:
             self._width //= 2
         else:
-            self._series_context.defer(self._run or self._chunk.interval)
+            return IntervalSet([self._run or self._chunk.interval])
+        return IntervalSet()

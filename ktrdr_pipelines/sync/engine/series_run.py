@@ -1,18 +1,36 @@
-"""One run over one series: rounds of planning and requesting until nothing more can be proved.
+"""One run over one series: plan chunks from the state, fetch, evaluate, apply, write.
 
-Not here: one chunk's requests (``sync.engine.chunk_run``), retries of failed requests
-(``sync.engine.source_session``), when covered bars are written (``sync.engine.writer``).
+``SeriesRun`` owns the series state. In outline::
+
+    while chunks := plan(what the state needs):
+        for each chunk, several at once, that no other run has claimed:
+            while the chunk has an open part:
+                response = fetch(part)
+                change = evaluate(part, response, state)      # pure
+                apply(change)                                 # evidence, state, writer
+    for each change of the confirmation:                      # of what came without bars
+        apply(change)
+    once more, if some of it turned out to have bars
+
+Not here: one chunk (``sync.engine.chunk_run``), what confirms empty ranges
+(``sync.engine.confirmation``), retries of failed requests (``sync.engine.source_session``).
 """
 
 import asyncio
 from collections import deque
+from contextlib import aclosing
 from dataclasses import replace
+from datetime import datetime
 
-from ktrdr_pipelines.domain.instruments import Identity
-from ktrdr_pipelines.domain.intervals import IntervalSet
-from ktrdr_pipelines.domain.planning.chunks import Chunk, across_boundary, plan
-from ktrdr_pipelines.domain.planning.jobs import LoadOptions
-from ktrdr_pipelines.domain.planning.retry_schedule import AttemptKind
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.chunks import (
+    BY_THE_YEAR,
+    Chunk,
+    Need,
+    across_boundary,
+    plan,
+)
+from ktrdr_pipelines.domain.planning.responses import Response
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     EntitlementError,
@@ -21,13 +39,14 @@ from ktrdr_pipelines.errors import (
     GatewayUnreachableError,
     RequestTooLongError,
 )
-from ktrdr_pipelines.store.ledger.ledger import series_key
-from ktrdr_pipelines.sync.engine.bar_requester import BarRequester
+from ktrdr_pipelines.store.evidence import Evidence
+from ktrdr_pipelines.sync.discovery.trading_hours import Schedules
 from ktrdr_pipelines.sync.engine.chunk_run import ChunkRun
 from ktrdr_pipelines.sync.engine.confirmation import Confirmation
-from ktrdr_pipelines.sync.engine.context import RunContext, SeriesContext
-from ktrdr_pipelines.sync.engine.series_state import SeriesState
-from ktrdr_pipelines.sync.engine.writer import Commits
+from ktrdr_pipelines.sync.engine.failed_attempts import FailedAttempts
+from ktrdr_pipelines.sync.engine.fetch import Fetched, Fetcher
+from ktrdr_pipelines.sync.engine.series_state import Change, SeriesState
+from ktrdr_pipelines.sync.engine.writer import SeriesWriter
 
 _FAILURES_IN_A_ROW = 3
 _MOST_PASSES = 12
@@ -51,38 +70,48 @@ class SeriesRun:
     A tail requests its chunks oldest first, one after the other: however it ends, what it saved
     leaves no hole before the newest bar, where the next tail starts. ``failures`` are the errors of
     failed requests, ``refreshed`` is what was requested again and confirmed.
+
+    Args:
+        state: the state of the series, which the run owns from now on.
+        fetcher: fetches chunks, through the requester of the series.
+        writer: claims chunks and saves what responses cover.
+        confirmation: confirms what stays open as empty.
+        attempts: records what failed or stayed open.
+        evidence: the statements of the run.
+        schedules: the calendars, and what bars show of them.
     """
 
     def __init__(
-        self, context: RunContext, state: SeriesState, identity: Identity, options: LoadOptions
+        self,
+        state: SeriesState,
+        *,
+        fetcher: Fetcher,
+        writer: SeriesWriter,
+        confirmation: Confirmation,
+        attempts: FailedAttempts,
+        evidence: Evidence,
+        schedules: Schedules,
     ) -> None:
-        self._context = context
-        self._state = state
-        self._tail = options.tail
-        self._is_refresh = options.refresh
-        self._series_context = SeriesContext(context, state, identity, options)
-        self._confirmation = Confirmation(self._series_context)
+        self._state, self._series = state, state.series
+        self._fetcher, self.requester = fetcher, fetcher.requester
+        self._session = fetcher.requester.source_session
+        self.writer, self._confirmation, self._attempts = writer, confirmation, attempts
+        self._evidence, self._schedules = evidence, schedules
+        self._is_tail = self.requester.options.tail
+        self._stop: GatewayError | None = None
+        self._is_dead = False
+        self._failures_in_a_row = 0
         self._older_without_bars = 0
-        self._refused = False
+        self._is_claimed_elsewhere = False
         self._workers = 0
         self._failed = IntervalSet()
         self.refreshed = IntervalSet()
         self.failures: list[GatewayError] = []
 
     @property
-    def requester(self) -> BarRequester:
-        """The requester of the series, which counts requests and rows."""
-        return self._series_context.requester
-
-    @property
-    def commits(self) -> Commits:
-        """The commits of the series, which count added and revised bars."""
-        return self._series_context.commits
-
-    @property
     def not_received(self) -> IntervalSet:
         """What was requested without success: all that is wanted if the gateway has no data."""
-        return self._state.wanted if self._series_context.is_dead else self._failed
+        return self._state.wanted if self._is_dead else self._failed
 
     async def run(self) -> None:
         """Request until nothing more can be proved; what is covered is saved however it ends.
@@ -92,190 +121,345 @@ class SeriesRun:
             StoreError: received bars could not be saved.
         """
         try:
-            self._confirmation.prove_known()
-            await self._series_context.learn_beginning(ask=False)
-            if not (self._is_refresh or self._tail):
-                self._confirmation.leave_to_daily_bars()
+            self._apply(self._confirmation.from_statements())
+            self._apply(Change(is_about_beginning=True))
+            if not (self.requester.options.refresh or self._is_tail):
+                self._apply(self._confirmation.left_to_daily_bars())
             await self._rounds()
             await self._confirm()
-            await self._series_context.commits.flush()
+            await self.writer.commits.flush()
         finally:
-            self._series_context.commits.commit()
-        self._series_context.compare_volumes()
-        self._close_attempts()
-        self._confirm_refreshed()
-        if isinstance(self._series_context.stop, GatewayUnreachableError | ClientIdInUseError):
-            raise self._series_context.stop
+            self.writer.commits.commit()
+        now, here = self._session.now(), self._session.market_now()
+        self.writer.comparison.compare_volumes(self._state.calendar, now, is_tail=self._is_tail)
+        self._close_attempts(now, here)
+        if self._state.again:
+            self._close_refresh(here)
+        if isinstance(self._stop, GatewayUnreachableError | ClientIdInUseError):
+            raise self._stop
+
+    # --- the state -----------------------------------------------------------------------------
+
+    def _need(self, within: Interval | None = None, *, as_of: datetime | None = None) -> Need:
+        """Return what planning needs of the state, for all of it or for one interval.
+
+        ``as_of`` is when a request was sent: its response says nothing about what is due later.
+        """
+        now = self._session.now()
+        need = self._state.need(
+            now if as_of is None else min(now, as_of), self._session.market_now(), within
+        )
+        most = self.requester.widths.most(self._series.timeframe)
+        is_by_the_year = most == BY_THE_YEAR and not need.timeframe.is_intraday
+        return replace(
+            need, ends_now=self._is_tail, most_sessions=most, is_by_the_year=is_by_the_year
+        )
+
+    def _apply(self, change: Change) -> None:
+        """Apply what a step found: record statements, change the state, queue what is saved."""
+        self._evidence.record(self._series.symbol, change.statements)
+        self._state.apply(change, self._session.now(), self._session.market_now())
+        if change.coverage or change.bars is not None:
+            self.writer.add(change.bars, change.coverage, change.implausible)
+        if change.is_about_beginning:
+            self._state.excuse_before(
+                self._evidence.beginning(
+                    self._series.instrument,
+                    self.requester.contract_id,
+                    self._state.calendar,
+                    unsaved=self._state.oldest_day,
+                )
+            )
+
+    def _learn_calendar(self) -> None:
+        """Use the newest calendar; another series of the symbol may have extended it."""
+        self._state.learn_calendar(self._schedules.calendars.of(self._series.instrument))
+
+    def _learn_saved(self) -> None:
+        """Add to the state what any run has saved meanwhile."""
+        saved = self.writer.saved_since()
+        if saved is not None:
+            self._state.learn_saved(saved, self._session.market_now())
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether further requests would be useless."""
+        return self._is_dead or self._stop is not None
+
+    @property
+    def _is_beginning_seen(self) -> bool:
+        return self._evidence.is_beginning_seen(self._series.symbol, self._state.oldest_open)
+
+    # --- rounds --------------------------------------------------------------------------------
 
     async def _confirm(self) -> None:
         """Confirm empty ranges, and request those that daily bars show to have bars."""
         for _ in range(_MOST_PASSES):
-            if self._series_context.is_over or self._tail:
+            if self._is_over or self._is_tail:
                 return
+            await self.writer.commits.flush()
             try:
-                if not await self._confirmation.run():
-                    return
+                async with aclosing(self._confirmation.run()) as changes:
+                    async for change in changes:
+                        self._learn_calendar()
+                        self._apply(change)
             except GatewayError as error:
                 self._report_error(error)
+                return
+            if not self._confirmation.found_bars:
                 return
             self._older_without_bars = 0
             await self._rounds()
 
     async def _rounds(self) -> None:
-        self._series_context.learn_calendar()
-        rounds, due_by = 0, self._context.source_session.now()
-        while not self._series_context.is_over:
+        """Plan and request until nothing is open that this run can request."""
+        rounds, due_by = 0, self._session.now()
+        while not self._is_over:
+            self._learn_calendar()
             rounds += 1
-            due_by = self._context.source_session.now() if rounds <= _MOST_ROUNDS_BY_NOW else due_by
-            need = self._series_context.need()
+            due_by = self._session.now() if rounds <= _MOST_ROUNDS_BY_NOW else due_by
+            need = self._need()
             if not (chunks := plan(replace(need, now=min(need.now, due_by)))):
                 return
-            self._refused = False
-            self._context.progress.planned(self._state.series, len(chunks))
-            queue = deque(reversed(chunks) if self._tail else chunks)
+            self._is_claimed_elsewhere = False
+            self._fetcher.planned(len(chunks))
+            queue = deque(reversed(chunks) if self._is_tail else chunks)
             try:
                 async with asyncio.TaskGroup() as group:
                     self._start_workers(group, queue)
             except ExceptionGroup as failures:
                 raise failures.exceptions[0] from failures
-            if self._refused:
-                await self._series_context.commits.flush()
-                await self._context.source_session.retry_policy.sleep(_CLAIMED_PAUSE_S)
-                self._series_context.learn_saved()
-            self._series_context.learn_calendar()
-
-    def _start_workers(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
-        """Start workers up to the concurrency of the source and the number of queued chunks."""
-        concurrency = 1 if self._is_one_by_one else self._context.source_session.concurrency
-        for _ in range(min(len(queue), concurrency - self._workers)):
-            self._workers += 1
-            group.create_task(self._run_worker(group, queue))
-
-    async def _run_worker(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
-        try:
-            await self._run_chunks(group, queue)
-        finally:
-            self._workers -= 1
-
-    async def _run_chunks(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
-        """Run chunks until the queue is empty or the concurrency was lowered below this worker."""
-        while queue and not self._series_context.is_over:
-            if not self._is_one_by_one and self._workers > max(
-                self._context.source_session.concurrency, 1
-            ):
-                return
-            self._start_workers(group, queue)
-            chunk = across_boundary(self._series_context.need(), queue.popleft())
-            if self._is_older(chunk) and self._older_without_bars >= _MOST_WITHOUT_BARS:
-                # Daily bars show at less cost whether there is anything older.
-                self._series_context.skip(chunk.interval)
-                self._context.progress.answered(self._state.series, 0)
-                continue
-            most = self._context.widths.most(self._state.series.timeframe)
-            if most is not None and chunk.sessions > most:
-                self._split(chunk, queue)
-            elif not self._series_context.need(chunk.interval).gaps():
-                self._context.progress.answered(self._state.series, 0)
-            elif self._series_context.claim(chunk.interval):
-                await self._run_chunk(chunk, queue)
-                self._series_context.commits.received(chunk.interval)
-            else:
-                self._refused = True
-                self._context.progress.answered(self._state.series, 0)
-                if self._tail:
-                    return
+            if self._is_claimed_elsewhere:
+                await self.writer.commits.flush()
+                await self._session.retry_policy.sleep(_CLAIMED_PAUSE_S)
+                self._learn_saved()
 
     @property
-    def _is_one_by_one(self) -> bool:
-        """Whether chunks are requested one after the other.
+    def _concurrency(self) -> int:
+        """How many chunks are requested at once.
 
-        A tail then leaves no hole before the newest bar. Daily bars take few requests, and the
-        first year without any ends the search for older ones.
+        One for a tail, which then leaves no hole before the newest bar, and for daily bars: they
+        take few requests, and the first year without any ends the search for older ones.
         """
-        return self._tail or not self._state.series.timeframe.is_intraday
+        if self._is_tail or not self._series.timeframe.is_intraday:
+            return 1
+        return self._session.concurrency
+
+    def _start_workers(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
+        """Start workers up to the concurrency and the number of queued chunks."""
+        for _ in range(min(len(queue), self._concurrency - self._workers)):
+            self._workers += 1
+            group.create_task(self._work(group, queue))
+
+    async def _work(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
+        """Run chunks until the queue is empty or the concurrency was lowered below this worker."""
+        try:
+            while queue and not self._is_over and self._workers <= max(self._concurrency, 1):
+                self._start_workers(group, queue)
+                chunk = across_boundary(self._need(), queue.popleft())
+                if self._is_older(chunk) and self._older_without_bars >= _MOST_WITHOUT_BARS:
+                    # Daily bars show at less cost whether there is anything older.
+                    self._apply(Change(skipped=IntervalSet([chunk.interval])))
+                    self._fetcher.done()
+                    continue
+                most = self.requester.widths.most(self._series.timeframe)
+                if most is not None and chunk.sessions > most:
+                    self._split(chunk, queue)
+                elif not self._need(chunk.interval).gaps():
+                    self._fetcher.done()
+                elif self.writer.claim(chunk.interval):
+                    self._learn_saved()
+                    await self._run_chunk(chunk, queue)
+                    self.writer.commits.received(chunk.interval)
+                else:
+                    self._is_claimed_elsewhere = True
+                    self._fetcher.done()
+                    if self._is_tail:
+                        return
+        finally:
+            self._workers -= 1
 
     def _is_older(self, chunk: Chunk) -> bool:
         oldest = self._state.bars.bounds
         return oldest is None or chunk.interval.start < oldest.start
 
+    def _split(self, chunk: Chunk, queue: deque[Chunk]) -> None:
+        """Replace a chunk by narrower ones at the head of the queue, in the order of the run."""
+        chunks = plan(self._need(chunk.interval))
+        queue.extendleft(chunks if self._is_tail else reversed(chunks))
+        self._fetcher.planned(len(chunks))
+        self._fetcher.done()
+
+    # --- one chunk -----------------------------------------------------------------------------
+
     async def _run_chunk(self, chunk: Chunk, queue: deque[Chunk]) -> None:
-        chunk_run = ChunkRun(self._series_context, chunk)
+        """Have a chunk requested until responses have covered it; narrower where that fails."""
+        need = self._need(chunk.interval)
+        if not need.gaps():  # another run has saved it
+            self._fetcher.done()
+            return
+        chunk_run = ChunkRun(self._state, chunk, need)
         try:
-            await chunk_run.run()
+            await self._request_parts(chunk_run, chunk)
             if not chunk_run.was_empty:
                 self._older_without_bars = 0
             elif self._is_older(chunk):
                 self._older_without_bars += 1
-                await self._series_context.learn_beginning(
-                    ask=self._series_context.is_beginning_seen
-                )
+                if self._is_beginning_seen:
+                    await self.requester.head()
+                self._apply(Change(is_about_beginning=True))
         except (GatewayTimeoutError, RequestTooLongError) as error:
-            timeframe = self._state.series.timeframe
-            refused = chunk_run.requested.duration if isinstance(error, RequestTooLongError) else ""
-            if self._context.widths.narrow(
-                timeframe, chunk_run.requested.sessions, refused=refused
-            ):
-                self._series_context.note(f"{error}; requests are narrower from now on")
+            part, timeframe = chunk_run.part, self._series.timeframe
+            refused = part.duration if isinstance(error, RequestTooLongError) else ""
+            if self.requester.widths.narrow(timeframe, part.sessions, refused=refused):
+                self.requester.note(f"{error}; requests are narrower from now on")
                 self._split(chunk, queue)
             else:
                 self._record_failure(chunk, error)
         except GatewayError as error:
             self._record_failure(chunk, error)
 
-    def _split(self, chunk: Chunk, queue: deque[Chunk]) -> None:
-        """Replace a chunk by narrower ones at the head of the queue, in the order of the run."""
-        chunks = plan(self._series_context.need(chunk.interval))
-        queue.extendleft(chunks if self._tail else reversed(chunks))
-        self._context.progress.planned(self._state.series, len(chunks))
-        self._context.progress.answered(self._state.series, 0)
+    async def _request_parts(self, chunk_run: ChunkRun, chunk: Chunk) -> None:
+        """Request a chunk as a whole and then what stays open of it, while that is worthwhile."""
+        for more in reversed(range(chunk_run.most_requests)):
+            await self._request(chunk_run, chunk)
+            if not more:
+                self._apply(Change(deferred=IntervalSet([chunk.interval])))
+            elif not chunk_run.take_next_part(self._need(chunk.interval)) or self._is_over:
+                return
+            else:
+                self._fetcher.planned(1)
 
-    # --- failures ---------------------------------------------------------------------------
+    async def _request(self, chunk_run: ChunkRun, chunk: Chunk) -> None:
+        """Fetch a part of a chunk, and apply what the response means."""
+        fetched = await self._fetcher.fetch(chunk_run.part, self._state.calendar)
+        self._failures_in_a_row = 0
+        proved = "nothing"
+        try:
+            if fetched.with_bars is not None:
+                proved = await self._evaluate(chunk_run, chunk, fetched, fetched.with_bars)
+            elif fetched.response is None:
+                chunk_run.was_empty = False
+                self._apply(Change(deferred=IntervalSet([fetched.chunk.interval])))
+                proved = "no row that is a bar twice"
+            elif self._state.bars or await self._is_alive():
+                need = self._need(fetched.chunk.interval, as_of=fetched.sent_at)
+                at, is_seen = self._session.gateway_now(), self._is_beginning_seen
+                self._apply(
+                    chunk_run.without_bars(fetched.chunk, need, at=at, is_beginning_seen=is_seen)
+                )
+                proved = "no bars"
+            else:
+                proved = "nothing, no sign of life"
+        finally:
+            self.requester.record(fetched.received, proved)
+        self._fetcher.done(fetched.rows)
+        await self.writer.commits.commit_when_due()
+
+    async def _evaluate(
+        self, chunk_run: ChunkRun, chunk: Chunk, fetched: Fetched, response: Response
+    ) -> str:
+        """Apply what a response with bars means; return what it proved, in a few words."""
+        part, sent_at = fetched.chunk, fetched.sent_at
+        self.requester.has_bars()
+        self._attempts.answered()
+        need = self._need(part.interval, as_of=sent_at)
+        before, at = need.gaps(), self._session.gateway_now()
+        found = chunk_run.evaluate(part, need, response)
+        self.writer.comparison.received(response.bars, part.interval.start, self._state.bars_before)
+        self._evidence.saw_bars(self._series, at)
+        if found.earlier_only:
+            change, proved = chunk_run.with_earlier_bars(
+                part, need, response, at=at, is_beginning_seen=self._is_beginning_seen
+            )
+            self._apply(change)
+            return proved
+        if self._evidence.refute_by_bars(self._series, self._state.calendar, found.bars):
+            self.requester.note(
+                "the gateway returned bars where it had returned none: its responses without bars "
+                "within a day of the refuted one no longer count"
+            )
+        self._apply(chunk_run.with_bars(part, found, response, at))
+        instrument, timeframe = self._series.instrument, self._series.timeframe
+        if self._schedules.saw_bars(instrument, timeframe, found.bars, self.requester.note):
+            self._learn_calendar()
+        chunk_run.bars_came(self._need(chunk.interval))
+        if response.lacks_newest:
+            return f"{found.bars.num_rows} bars, the newest are held back"
+        self._apply(
+            chunk_run.left_open(
+                part,
+                found,
+                response,
+                before=before,
+                need=self._need(part.interval, as_of=sent_at),
+                traded=self._evidence.traded(self._series.symbol),
+            )
+        )
+        if found.begins_at is not None:
+            self._apply(Change(is_about_beginning=True))
+        return f"{found.bars.num_rows} bars, {found.covered.length} covered"
+
+    async def _is_alive(self) -> bool:
+        """Return whether the contract has lately returned bars; if not, the run is over."""
+        if await self.requester.is_alive():
+            return True
+        if not self._is_dead:
+            self._is_dead = True
+            self.requester.note(
+                f"the gateway has no data of {self._series.instrument} at all, so no session is "
+                "confirmed empty: permissions may be missing, or the instrument has ended"
+            )
+        return False
+
+    # --- failures and the end ------------------------------------------------------------------
 
     def _record_failure(self, chunk: Chunk, error: GatewayError) -> None:
         """Record and defer a chunk whose request failed; stop if more requests are useless."""
-        series_context = self._series_context
-        left = series_context.need(chunk.interval).gaps().bounds
+        left = self._need(chunk.interval).gaps().bounds
         self._failed |= IntervalSet([chunk.interval])
-        self._state.defer(IntervalSet([chunk.interval]))
-        series_context.failed_attempts.failed(left or chunk.interval, error)
-        self._context.progress.answered(self._state.series, 0)
+        self._state.defer_whole(chunk.interval)
+        self._attempts.failed(left or chunk.interval, error)
+        self._fetcher.done()
         self._report_error(error)
 
     def _report_error(self, error: GatewayError) -> None:
         """Report a failed request, and stop if more requests are useless."""
-        series_context = self._series_context
         self.failures.append(error)
-        series_context.note(str(error))
-        series_context.failures_in_a_row += 1
+        self.requester.note(str(error))
+        self._failures_in_a_row += 1
         is_final = isinstance(
             error, EntitlementError | GatewayUnreachableError | ClientIdInUseError
         )
-        if is_final or series_context.failures_in_a_row >= _FAILURES_IN_A_ROW:
-            series_context.stop = error
+        if is_final or self._failures_in_a_row >= _FAILURES_IN_A_ROW:
+            self._stop = error
 
-    def _close_attempts(self) -> None:
+    def _close_attempts(self, now: datetime, here: datetime) -> None:
         """Record what requests left uncovered, and clear attempts at what is covered by now."""
-        series_context = self._series_context
-        now, here = self._context.source_session.now(), self._context.source_session.market_now()
-        series_context.failed_attempts.forget_covered(
-            lambda interval: self._state.open_in(interval, now, here)
-        )
-        bounds = self._state.left(series_context.need(everything=True), here).bounds
-        if series_context.is_dead and bounds:
-            series_context.failed_attempts.left_open(bounds, AttemptKind.NO_DATA, "no data at all")
-        if bounds and not series_context.is_dead:
-            self._confirmation.write_down()
+        for attempt in self._attempts.to_close():
+            if not self._state.open_in(attempt.interval, now, here):
+                self._attempts.close(attempt)
+        left = self._state.left(self._state.need(now, here, everything=True), here)
+        bounds = left.bounds
+        if bounds is None:
+            return
+        if self._is_dead:
+            self._attempts.no_data(bounds)
+            return
+        for one in self._confirmation.attempts():
+            self._attempts.left_open(one.interval, one.kind, one.text, due_at=one.due_at)
 
-    def _confirm_refreshed(self) -> None:
-        """Set ``refreshed``, and confirm the sparse sessions that were returned unchanged."""
-        self.refreshed = self._series_context.refreshed() if self._state.again else IntervalSet()
+    def _close_refresh(self, here: datetime) -> None:
+        """Set ``refreshed``, and confirm the sparse sessions that were returned unchanged.
+
+        An interval without bars for which a response again held none is unchanged: a response with
+        bars on one side only does not void it, and needs no second one.
+        """
+        again = self._state.unconfirmed_again(here)
+        same = (one for one in again if self.writer.is_without_bars(one))
+        self.refreshed = (self._state.proved & self._state.again) | IntervalSet(same)
         received = [
             one for one in self._state.sparse_sessions if self.refreshed.covers(one.interval)
         ]
-        if not received:
-            return
-        series, store = self._state.series, self._context.store
-        rows = store.rows_per_session(series)
-        same = {one.day: one.rows for one in received if rows.get(one.day, 0) == one.rows}
-        at = self._context.source_session.retry_policy.clock()
-        store.ledger.confirm_sessions(series_key(series), same, at)
+        if received:
+            self.writer.confirm_sparse(received)

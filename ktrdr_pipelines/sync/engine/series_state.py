@@ -1,40 +1,33 @@
 """The state of one series in a run: what is wanted, covered, excused and deferred.
 
-``SeriesStates`` makes it from the store alone, without a request to the gateway, so that a plan and
-the load that follows it start from the same state. All intervals of a state are of bar timestamps.
-Not here: recording failed attempts (``sync.engine.writer``), the rules of gaps
+``SeriesRun`` owns it and alone changes it; all others read it, or return a ``Change``. It is pure:
+it knows no files and no clock. All intervals are by bar timestamp.
+
+Not here: making it from the store (``sync.engine.stored_states``), the rules of gaps
 (``domain.planning.gaps``).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
-from ktrdr_pipelines.domain.bars import micros, moment
-from ktrdr_pipelines.domain.calendars.registry import Calendars
-from ktrdr_pipelines.domain.calendars.session_grid import interval_arrays, span_arrays
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, expected_spans
+import pyarrow as pa
+
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, Span, expected_spans
 from ktrdr_pipelines.domain.coverage import REFUTABLE, Coverage
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.chunks import Need
+from ktrdr_pipelines.domain.planning.empty_ranges import Statement
 from ktrdr_pipelines.domain.planning.gaps import (
     due_gaps,
     first_interval_of,
     is_closed,
     whole_sessions,
 )
-from ktrdr_pipelines.domain.planning.jobs import Bounds, LoadOptions, Mode, RequestedBy, wanted_by
-from ktrdr_pipelines.domain.planning.retry_schedule import TO_CONFIRM, AttemptKind
-from ktrdr_pipelines.domain.planning.sparse_sessions import may_be_sparse, sparse_days
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
-from ktrdr_pipelines.store.bars.bar_store import BarStore
-from ktrdr_pipelines.store.evidence import Evidence
-from ktrdr_pipelines.store.ledger.ledger import series_key
-from ktrdr_pipelines.sync.discovery.contracts import known_contract
-from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
-from ktrdr_pipelines.sync.engine.writer import FailedAttempts, deferred, next_try
+
+_INSTANT = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +37,32 @@ class SparseSession:
     day: date
     interval: Interval
     rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one step of a run found: changes of the state, bars to save, statements to record.
+
+    ``coverage`` is covered with ``bars`` or confirmed empty; ``implausible`` are the timestamps,
+    int64 microseconds, of bars that are kept although their values are implausible; ``answered``
+    got a response, with or without bars. What is open in ``deferred`` waits for another request or
+    run; what is open in ``skipped`` does too, and is left to daily bars. ``resumed`` is requested
+    after all. Responses for ``without_bars`` had no bars; its part ``unconfirmed`` does not lie
+    before all bars that are known. ``is_about_beginning``: where the data of the contract begin is
+    to be judged again.
+    """
+
+    coverage: Coverage = field(default_factory=Coverage)
+    bars: pa.Table | None = None
+    implausible: tuple[int, ...] = ()
+    statements: tuple[Statement, ...] = ()
+    answered: IntervalSet = field(default_factory=IntervalSet)
+    deferred: IntervalSet = field(default_factory=IntervalSet)
+    skipped: IntervalSet = field(default_factory=IntervalSet)
+    resumed: IntervalSet = field(default_factory=IntervalSet)
+    without_bars: IntervalSet = field(default_factory=IntervalSet)
+    unconfirmed: IntervalSet = field(default_factory=IntervalSet)
+    is_about_beginning: bool = False
 
 
 class SeriesState:
@@ -84,7 +103,10 @@ class SeriesState:
         self._stored = coverage
         self._covered: IntervalSet | None = None
         self._deferred = IntervalSet()
+        self._left_to_daily_bars = IntervalSet()
         self._answered = IntervalSet()
+
+    # --- what is open --------------------------------------------------------------------------
 
     def need(
         self,
@@ -99,8 +121,7 @@ class SeriesState:
         Args:
             now: the gateway's time, which decides what is due.
             proof_now: this machine's time, which decides which confirmed empty ranges still hold;
-            the
-                first value passed decides for the whole run.
+                the first value passed decides for the whole run.
             within: only this interval.
             everything: also what this run has deferred.
         """
@@ -148,6 +169,12 @@ class SeriesState:
             now=need.now,
         )
 
+    def closed_gaps(self, now: datetime, proof_now: datetime) -> IntervalSet:
+        """Return what is missing of sessions that have closed, also what the run has deferred."""
+        need = self.need(now, proof_now, everything=True)
+        gaps = self.left(need, proof_now)
+        return gaps - of_open_session(need, gaps)
+
     def open_in(self, interval: Interval, now: datetime, proof_now: datetime) -> IntervalSet:
         """Return what is due and not covered in an interval, whether or not this run wants it."""
         return due_gaps(
@@ -158,21 +185,15 @@ class SeriesState:
             now=now,
         )
 
-    def cover(self, coverage: Coverage, proof_now: datetime) -> None:
-        """Add what a response covered, or what was confirmed empty."""
-        self.bars |= coverage.bars
-        self.empty |= IntervalSet(proof.interval for proof in coverage.empty)
-        covered = coverage.covered(proof_now)
-        self.proved |= covered
-        self._covered = self._known(proof_now) | covered
-
-    def answered(self, interval: IntervalSet) -> None:
-        """Record that requests for these timestamps got a response, with or without bars."""
-        self._answered |= interval
-
     def unconfirmed_again(self, proof_now: datetime) -> IntervalSet:
         """Return what was covered and requested again, but not proved by the responses."""
         return (self.again & self._answered & self._stored.covered(proof_now)) - self.proved
+
+    def is_left_to_daily_bars(self, interval: Interval) -> bool:
+        """Return whether this run left an interval unrequested because daily bars can decide."""
+        return self._left_to_daily_bars.covers(interval)
+
+    # --- what is known -------------------------------------------------------------------------
 
     @property
     def bars_before(self) -> IntervalSet:
@@ -191,45 +212,86 @@ class SeriesState:
             proof.interval for proof in self._stored.empty if proof.kind in REFUTABLE
         )
 
-    def learn(self, stored: Coverage, proof_now: datetime) -> None:
+    @property
+    def oldest_open(self) -> datetime | None:
+        """When the oldest session that is covered with bars opens, in real time; None without."""
+        bounds = self.bars.bounds
+        if bounds is None:
+            return None
+        if self.series.timeframe.is_intraday:
+            return bounds.start
+        first = Interval(bounds.start, bounds.start + _INSTANT)
+        spans = expected_spans(self.calendar, self.series.timeframe, first)
+        return spans[0].opens_at if spans else bounds.start
+
+    @property
+    def oldest_day(self) -> date | None:
+        """The last session date that the oldest bar can be of: a week's bar refutes only later."""
+        bounds = self.bars.bounds
+        if bounds is None:
+            return None
+        timeframe = self.series.timeframe
+        if timeframe.is_intraday:
+            return self.calendar.day_of(bounds.start)
+        first = bounds.start.date()
+        return first + timedelta(days=6) if timeframe is Timeframe.W1 else first
+
+    def is_before_bars(self, span: Span) -> bool:
+        """Return whether a session lies before the oldest bar."""
+        oldest = self.oldest_open
+        return oldest is not None and span.closes_at <= oldest
+
+    # --- changes, by the owner alone -----------------------------------------------------------
+
+    def apply(self, change: Change, now: datetime, proof_now: datetime) -> None:
+        """Apply what a step of the run found; the times are those of ``need``."""
+        coverage = change.coverage
+        if coverage:
+            self.bars |= coverage.bars
+            self.empty |= IntervalSet(proof.interval for proof in coverage.empty)
+            covered = coverage.covered(proof_now)
+            self.proved |= covered
+            self._covered = self._known(proof_now) | covered
+        self._answered |= change.answered
+        self.without_bars |= change.without_bars
+        self.unconfirmed |= change.unconfirmed
+        self._deferred -= change.resumed
+        for part in change.skipped:
+            left = self.need(now, proof_now, part).gaps()
+            self._left_to_daily_bars |= left
+            self._deferred |= left
+        for part in change.deferred:
+            self._deferred |= self.need(now, proof_now, part).gaps()
+
+    def learn_saved(self, stored: Coverage, proof_now: datetime) -> None:
         """Add what any run has saved on disk by now; it does not count as requested again."""
         self.bars |= stored.bars
         self._covered = self._known(proof_now) | (stored.covered(proof_now) - self.again)
 
-    def _known(self, proof_now: datetime) -> IntervalSet:
-        if self._covered is None:
-            self._covered = self._stored.covered(proof_now) - self.again
-        return self._covered
-
     def learn_calendar(self, calendar: SessionCalendar) -> None:
         """Replace the expected sessions; what was wanted stays wanted."""
-        self.calendar = calendar
-        self.wanted |= whole_sessions(calendar, self.series.timeframe, self.wanted)
+        if calendar is not self.calendar:
+            self.calendar = calendar
+            self.wanted |= whole_sessions(calendar, self.series.timeframe, self.wanted)
 
-    def defer(self, part: IntervalSet) -> None:
-        """Defer a part to another request or run."""
-        self._deferred |= part
-
-    def resume(self, part: IntervalSet) -> None:
-        """Stop deferring a part, so that it is requested after all."""
-        self._deferred -= part
+    def defer_whole(self, interval: Interval) -> None:
+        """Defer all of an interval to another run, also what becomes due in it meanwhile."""
+        self._deferred |= IntervalSet([interval])
 
     def defer_sessions(self, interval: IntervalSet, until: datetime | None) -> None:
         """Skip the sessions of an interval until a time, because of earlier failed attempts."""
         self.skipped = whole_sessions(self.calendar, self.series.timeframe, interval)
         self.next_try_at = until if interval else None
-        self.defer(self.skipped)
+        self._deferred |= self.skipped
 
     def excuse_before(self, day: date | None) -> None:
         """Excuse what lies before the session date at which the contract's data begin."""
         self.begins = day
 
-    def days_of(self, interval: Interval) -> tuple[date, date]:
-        """Return the session dates of the first and the last moment of an interval."""
-        last = interval.end - timedelta(microseconds=1)
-        if self.series.timeframe.is_intraday:
-            return self.calendar.day_of(interval.start), self.calendar.day_of(last)
-        return interval.start.date(), last.date()
+    def _known(self, proof_now: datetime) -> IntervalSet:
+        if self._covered is None:
+            self._covered = self._stored.covered(proof_now) - self.again
+        return self._covered
 
 
 def of_open_session(need: Need, gaps: IntervalSet) -> IntervalSet:
@@ -240,180 +302,3 @@ def of_open_session(need: Need, gaps: IntervalSet) -> IntervalSet:
     spans = expected_spans(need.calendar, need.timeframe, bounds)
     closed = (span.interval for span in spans if is_closed(span, need.now))
     return gaps - IntervalSet(closed)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One series to load: by mode and bounds, or by an interval of bar timestamps.
-
-    ``requested_by`` decides whether ranges of failed attempts are deferred; with ``refresh``, what
-    is covered is requested once more too.
-    """
-
-    series: Series
-    mode: Mode = Mode.FULL
-    bounds: Bounds = field(default_factory=Bounds)
-    wanted: IntervalSet | None = None
-    requested_by: RequestedBy = RequestedBy.PERSON
-    refresh: bool = False
-
-    @property
-    def options(self) -> LoadOptions:
-        """The load options of the job."""
-        return LoadOptions(self.mode is Mode.TAIL, self.requested_by, self.refresh)
-
-
-class SeriesStates:
-    """Makes the states of series from one store.
-
-    Args:
-        store: gives coverage, and attempts through its ledger.
-        calendars: the expected sessions.
-        ranges: where the data of contracts begin.
-        clock: real time.
-        market_clock: market time; real time if not given.
-    """
-
-    def __init__(
-        self,
-        store: BarStore,
-        calendars: Calendars,
-        ranges: RangeDiscovery,
-        clock: Callable[[], datetime],
-        *,
-        market_clock: Callable[[], datetime] | None = None,
-    ) -> None:
-        self._store = store
-        self._calendars = calendars
-        self._ranges = ranges
-        self._clock = clock
-        self._market_clock = market_clock or clock
-
-    def wanted(self, job: Job, now: datetime) -> IntervalSet:
-        """Return what a job wants, by bar timestamp."""
-        if job.wanted is not None:
-            return job.wanted
-        attempts = self._store.ledger.attempts(series_key(job.series))
-        return wanted_by(
-            job.mode,
-            job.series,
-            bounds=job.bounds,
-            coverage=self._store.coverage(job.series),
-            failed=IntervalSet(attempt.interval for attempt in attempts),
-            calendar=self._calendars.of(job.series.instrument),
-            now=now,
-        )
-
-    def missing(self, job: Job, now: datetime) -> IntervalSet:
-        """Return what a job would request now, by bar timestamp."""
-        state = self.state(job.series, self.wanted(job, now), job.options)
-        return state.need(now, self._market_clock()).gaps()
-
-    def unexplained(self, job: Job, now: datetime) -> IntervalSet:
-        """Return what a job wants of closed sessions that the store neither covers nor explains.
-
-        Args:
-            job: what is wanted.
-            now: the gateway's time.
-        """
-        state = self.state(job.series, self.wanted(job, now), LoadOptions(tail=True))
-        need = state.need(now, self._market_clock(), everything=True)
-        gaps = state.left(need, self._market_clock())
-        return gaps - of_open_session(need, gaps)
-
-    def state(self, series: Series, wanted: IntervalSet, options: LoadOptions) -> SeriesState:
-        """Return the state of a series at the start of a run: covered, excused and deferred."""
-        coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
-        sparse_sessions = () if options.refresh or options.tail else self.due_sparse(series)
-        again = IntervalSet(one.interval for one in sparse_sessions) & wanted
-        if options.refresh:
-            # A refresh that was stopped resumes after what it has received.
-            known = self._store.ledger.refreshed(series_key(series), self._clock())
-            again = wanted - known.intervals if known else wanted
-        state = SeriesState(
-            series,
-            wanted,
-            coverage,
-            calendar=calendar,
-            again=again,
-            sparse_sessions=sparse_sessions,
-        )
-        contract_id = known_contract(self._store, series)
-        if contract_id is not None:
-            self.recall_beginning(state, contract_id)
-        self._defer_failed(state, options)
-        return state
-
-    def due_sparse(self, series: Series) -> tuple[SparseSession, ...]:
-        """Return the sparse sessions that are due to be requested once more.
-
-        A second response counts only some time after the first: a gateway with a short fault
-        returns too few bars twice.
-        """
-        early = IntervalSet(
-            attempt.interval
-            for attempt in self._store.ledger.attempts(series_key(series))
-            if attempt.kind is AttemptKind.SPARSE and not attempt.is_due(self._clock())
-        )
-        return tuple(one for one in self.sparse_sessions(series) if not early.clip(one.interval))
-
-    def sparse_sessions(
-        self, series: Series, begins: date | None = None
-    ) -> tuple[SparseSession, ...]:
-        """Return the sparse sessions: far fewer bars than their neighbours, or none.
-
-        A session that returned the same bars when requested once more is no longer sparse. Sessions
-        that are confirmed empty are judged by their statements instead. ``begins`` is the session
-        date at which the data begin: that session may begin late.
-        """
-        coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
-        if not coverage.bars or series.timeframe is Timeframe.W1:
-            return ()
-        spans, rows = span_arrays(calendar, series.timeframe), self._store.rows_per_session(series)
-        traded = self._store.traded_per_session(series)
-        covered, now = interval_arrays(coverage.bars), micros(self._market_clock())
-        confirmed = self._store.ledger.confirmed(series_key(series))
-        found = (
-            (
-                spans.days[position].item(),
-                int(spans.spans.starts[position]),
-                int(spans.spans.ends[position]),
-            )
-            for position in sparse_days(spans, rows, covered, now, traded=traded)
-        )
-        return tuple(
-            SparseSession(day, Interval(moment(start), moment(end)), rows.get(day, 0))
-            for day, start, end in found
-            if confirmed.get(day) != rows.get(day, 0)
-            and day != begins
-            and may_be_sparse(series.instrument, day)
-        )
-
-    def recall_beginning(self, state: SeriesState, contract_id: int) -> None:
-        """Excuse what lies before the contract's data, if statements prove where these begin."""
-        series, bounds = state.series, state.bars.bounds
-        evidence = Evidence(self._store, self._ranges.gateway, self._clock)
-        head = self._ranges.known_head(series.instrument, contract_id)
-        unsaved = (
-            state.days_of(bounds)[0] if bounds and series.timeframe is not Timeframe.W1 else None
-        )
-        found = evidence.beginning(series.instrument, state.calendar, head, unsaved=unsaved)
-        state.excuse_before(found)
-
-    def _defer_failed(self, state: SeriesState, options: LoadOptions) -> None:
-        """Defer the ranges of recent failed attempts, unless a person requested the load.
-
-        A session is deferred as a whole: otherwise its newest minutes would be requested again and
-        again while its older ones wait. A tail that finds nothing new confirms nothing old.
-        """
-        if options.requested_by is RequestedBy.PERSON:
-            return
-        now = self._clock()
-        attempts = FailedAttempts(self._store.ledger, state.series, self._clock).known()
-        skipped = deferred(attempts, state.wanted, now)
-        if options.tail:
-            waits = IntervalSet(one.interval for one in attempts if one.kind in TO_CONFIRM)
-            market_now = self._market_clock()
-            if not state.need(market_now, market_now).gaps() - waits:
-                skipped |= waits & state.wanted
-        state.defer_sessions(skipped, next_try(attempts, now))

@@ -1,9 +1,8 @@
-"""Saving bars and coverage of a series run, and recording its failed attempts.
+"""Saving bars and coverage of a series run: claims before, commits every few seconds.
 
-``Commits`` writes several responses at a time, every few seconds, so that a killed process loses
-seconds of requests and never a saved bar. ``FailedAttempts`` records what failed or stayed open,
-and ``deferred`` returns what automatic work skips because of it. Not here: when a failed attempt is
-due again (``domain.planning.retry_schedule``), the files (``store.bars.bar_store``).
+A killed process loses seconds of requests and never a saved bar.
+
+Not here: the files (``store.bars.bar_store``), owners of claims (``store.claim_owners``).
 """
 
 import asyncio
@@ -11,26 +10,23 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import empty_bars, sorted_unique
+from ktrdr_pipelines.domain.bars import empty_bars, sorted_unique, timestamps
 from ktrdr_pipelines.domain.coverage import Coverage
-from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.instruments import Identity, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.retry_schedule import SERIES_WIDE, AttemptKind, retry_in
-from ktrdr_pipelines.errors import (
-    ContractAmbiguousError,
-    ContractUnclearError,
-    ContractUnknownError,
-    EntitlementError,
-    ForeignIdentityError,
-    KtrdrError,
-)
-from ktrdr_pipelines.store.bars.bar_store import SaveResult
-from ktrdr_pipelines.store.ledger.attempts import Attempt
-from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
+from ktrdr_pipelines.domain.planning.reports import Progress
+from ktrdr_pipelines.domain.plausibility import explained, findings_of
+from ktrdr_pipelines.store.bars.bar_store import BarStore, SaveResult
+from ktrdr_pipelines.store.claim_owners import Claimant
+from ktrdr_pipelines.store.ledger.file_index import Fingerprint, fingerprint
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.sync.engine.comparison import Comparison
+from ktrdr_pipelines.sync.engine.series_state import SparseSession
+from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
 
 _EVERY_S = 2.0
 _MOST_ROWS = 500_000
@@ -163,128 +159,104 @@ class Commits:
             self._release(pending.claimed)
 
 
-_OTHER_CONTRACT = (
-    ContractUnknownError,
-    ContractAmbiguousError,
-    ContractUnclearError,
-    ForeignIdentityError,
-)
+class SeriesWriter:
+    """Claims what a run requests of one series, and saves what responses cover.
 
-
-_SPARSE = "far fewer bars than the sessions around it; it is requested once more"
-
-
-def deferred(attempts: Iterable[Attempt], wanted: IntervalSet, now: datetime) -> IntervalSet:
-    """Return the part of what is wanted of a series that automatic work skips.
-
-    An attempt that concerns the whole series defers all of it, also what has become due since: a
-    contract that has never returned bars is not requested again for every new session.
+    Args:
+        store: the files and the ledger.
+        claimant: the owner of the claims.
+        series: the series.
+        identity: of its bars.
+        again: what a refresh requests again, by bar timestamp; None without a refresh.
+        clocks: real time and market time.
+        progress: is told when everything so far is on disk.
     """
-    early = [attempt for attempt in attempts if not attempt.is_due(now)]
-    if any(attempt.is_series_wide for attempt in early):
-        return wanted
-    return IntervalSet(attempt.interval for attempt in early) & wanted
 
-
-def next_try(attempts: Iterable[Attempt], now: datetime) -> datetime | None:
-    """Return when the first of the deferred attempts is due, or None if none is deferred."""
-    times = (a.next_try_at for a in attempts if a.next_try_at is not None and not a.is_due(now))
-    return min(times, default=None)
-
-
-def kind_of(error: KtrdrError) -> AttemptKind:
-    """Return the kind of attempt to record for an error."""
-    if isinstance(error, EntitlementError):
-        return AttemptKind.BLOCKED
-    return AttemptKind.UNKNOWN if isinstance(error, _OTHER_CONTRACT) else AttemptKind.ERROR
-
-
-class FailedAttempts:
-    """The failed and inconclusive attempts of one series, read and recorded by one run."""
-
-    def __init__(self, ledger: Ledger, series: Series, clock: Callable[[], datetime]) -> None:
-        self._ledger = ledger
-        self._key = series_key(series)
-        self._clock = clock
-        self._has_answered = False
-
-    def known(self) -> list[Attempt]:
-        """Return the recorded attempts."""
-        return self._ledger.attempts(self._key)
-
-    def failed(self, interval: Interval, error: KtrdrError) -> None:
-        """Record that a request for an interval failed."""
-        lasts_s = getattr(error, "retry_in_s", 0.0) if isinstance(error, EntitlementError) else 0.0
-        self._record(
-            interval, kind_of(error), str(error), code=getattr(error, "code", None), lasts_s=lasts_s
+    def __init__(
+        self,
+        store: BarStore,
+        claimant: Claimant,
+        series: Series,
+        *,
+        identity: Identity,
+        again: IntervalSet | None,
+        clocks: RetryPolicy,
+        progress: Progress,
+    ) -> None:
+        self._store, self._claimant = store, claimant
+        self._series, self._identity, self._again = series, identity, again
+        self._clocks, self._progress = clocks, progress
+        self._seen: dict[Path, Fingerprint] = {}
+        self.comparison = Comparison(store, series, clocks, progress)
+        self.commits = Commits(
+            save=self._save,
+            release=lambda intervals: claimant.release(series, intervals),
+            saved=lambda: progress.saved(series),
         )
 
-    def left_open(
-        self, interval: Interval, kind: AttemptKind, text: str, *, due_at: datetime | None = None
+    def claim(self, interval: Interval) -> bool:
+        """Claim an interval until it is saved; return False where another run holds part of it."""
+        return self._claimant.claim(self._series, interval, self._clocks.clock())
+
+    def saved_since(self) -> Coverage | None:
+        """Return what is covered on disk, by any run; None if no file has changed since."""
+        paths = self._store.layout.bar_files(self._series.symbol, self._series.timeframe)
+        current = {path: fingerprint(path) for path in paths}
+        if current == self._seen:
+            return None
+        self._seen = current
+        return self._store.coverage(self._series)
+
+    def add(
+        self, bars: pa.Table | None, coverage: Coverage, implausible: tuple[int, ...] = ()
     ) -> None:
-        """Record that responses left an interval open; ``due_at`` is when the next can count."""
-        self._record(interval, kind, text, due_at=due_at)
+        """Queue what one response covered, with its bars.
 
-    def answered(self) -> None:
-        """Record that the gateway returned bars: clear the attempts that defer the whole series."""
-        if not self._has_answered:
-            self._has_answered = True
-            for kind in SERIES_WIDE:
-                self._ledger.forget_attempts(self._key, kind)
-
-    def forget_covered(self, gaps_in: Callable[[Interval], IntervalSet]) -> None:
-        """Clear attempts at what is covered or excused by now; ``gaps_in`` returns what is not.
-
-        Attempts at sparse sessions stay, which are covered: ``sparse`` clears them.
-        """
-        for attempt in self.known():
-            if attempt.kind is not AttemptKind.SPARSE and not gaps_in(attempt.interval):
-                self._ledger.clear_attempts(self._key, attempt.interval, attempt.kind)
-
-    def sparse(
-        self, sessions: Iterable[Interval], *, wanted: IntervalSet, answered: IntervalSet
-    ) -> None:
-        """Record which sessions are sparse now; one that is deferred already keeps its time.
+        Findings are recorded before the bars: a finding without a bar is harmless, but an
+        implausible bar without its finding would count as damage.
 
         Args:
-            sessions: the sparse sessions of the whole series.
-            wanted: what this run was to load.
-            answered: what responses of this run covered.
+            bars: the bars to keep, None for none.
+            coverage: what is covered with them, or confirmed empty.
+            implausible: the timestamps, int64 microseconds, of bars with implausible values.
         """
-        now, sparse = self._clock(), list(sessions)
-        waiting = []
-        for attempt in self.known():
-            if attempt.kind is not AttemptKind.SPARSE:
-                continue
-            if not any(attempt.interval.overlaps(one) for one in sparse):
-                self._ledger.clear_attempts(self._key, attempt.interval, attempt.kind)
-            elif not attempt.is_due(now) or not answered.covers(attempt.interval):
-                waiting.append(attempt.interval)
-        for one in sparse:
-            if wanted.clip(one) and not any(interval.covers(one) for interval in waiting):
-                self.left_open(one, AttemptKind.SPARSE, _SPARSE)
+        if bars is not None and implausible:
+            found = findings_of(bars, implausible, self._series.instrument.sec_type)
+            if found:
+                key = series_key(self._series)
+                self._store.ledger.record_findings(key, found, self._clocks.clock())
+                count = f"{len(found)} bars" if len(found) > 1 else "1 bar"
+                self._progress.noted(
+                    self._series,
+                    f"{count} with implausible values kept: the gateway returned the same values "
+                    "twice",
+                )
+        if bars is not None:
+            self.comparison.kept(bars)
+        self.commits.add(bars, coverage)
 
-    def _record(
-        self,
-        interval: Interval,
-        kind: AttemptKind,
-        text: str,
-        *,
-        code: int | None = None,
-        lasts_s: float = 0.0,
-        due_at: datetime | None = None,
-    ) -> None:
-        at = self._clock()
-        if due_at is None and lasts_s:
-            due_at = at + timedelta(seconds=lasts_s)
-        elif due_at is None:
-            before = (
-                attempt.failures
-                for attempt in self.known()
-                if attempt.kind is kind
-                and (kind in SERIES_WIDE or attempt.interval.overlaps(interval))
-            )
-            due_at = at + retry_in(kind, 1 + max(before, default=0))
-        self._ledger.record_attempt(
-            self._key, interval, kind, error=text, code=code, next_try_at=due_at, at=at
-        )
+    def is_without_bars(self, interval: Interval) -> bool:
+        """Return whether no bar of an interval is held."""
+        return not self._store.read(self._series, interval).num_rows
+
+    def confirm_sparse(self, sessions: Iterable[SparseSession]) -> None:
+        """Record which sparse sessions have the same bars after being requested once more."""
+        rows = self._store.rows_per_session(self._series)
+        same = {one.day: one.rows for one in sessions if rows.get(one.day, 0) == one.rows}
+        key = series_key(self._series)
+        self._store.ledger.confirm_sessions(key, same, self._clocks.clock())
+
+    def _save(self, bars: pa.Table, coverage: Coverage) -> SaveResult:
+        """Save bars and coverage, then update the ledger; runs in the thread of the commits."""
+        ledger, key = self._store.ledger, series_key(self._series)
+        result = self._store.save(self._series, self._identity, bars, coverage)
+        # Findings of replaced bars are cleared only now that the new bars are on disk.
+        if known := ledger.findings(key):
+            _, found = explained(bars, self._series.instrument.sec_type, known)
+            stale = {one.ts for one in known} - {one.ts for one in found}
+            if replaced := stale & set(timestamps(bars).tolist()):
+                ledger.clear_findings(key, replaced)
+        if self._again is not None:  # a refresh that is stopped resumes after what it has received
+            answered = coverage.covered(self._clocks.market_clock()) & self._again
+            ledger.record_refreshed(key, answered, self._clocks.clock())
+        return result

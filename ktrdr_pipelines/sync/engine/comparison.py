@@ -1,0 +1,129 @@
+"""Comparing received bars with held ones: other prices, and volumes in another unit.
+
+Not here: what counts as a disagreement (``domain.plausibility``, ``domain.volume_units``).
+"""
+
+from bisect import bisect_left
+from datetime import date, datetime, timedelta
+
+import pyarrow as pa
+
+from ktrdr_pipelines.domain.bars import bars_between, micros, moment, timestamps
+from ktrdr_pipelines.domain.calendars.sessions import (
+    SessionCalendar,
+    interval_between,
+    monday_of,
+)
+from ktrdr_pipelines.domain.instruments import SecType, Series, WhatToShow
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.gaps import final_lag
+from ktrdr_pipelines.domain.planning.reports import Progress
+from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind, disagreement
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.volume_units import SESSIONS, between_sessions, compare_volume, is_told
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
+
+_DAY, _INSTANT = timedelta(days=1), timedelta(microseconds=1)
+
+
+class Comparison:
+    """Compares what one run receives of a series with what is held, and records what differs.
+
+    Args:
+        store: the held bars, and the ledger that records disagreements.
+        series: the series.
+        clocks: real time, at which disagreements are recorded.
+        progress: is told of disagreements.
+    """
+
+    def __init__(
+        self, store: BarStore, series: Series, clocks: RetryPolicy, progress: Progress
+    ) -> None:
+        self._store, self._series = store, series
+        self._clocks, self._progress = clocks, progress
+        self._has_other_prices = False
+        self._gained: tuple[date, date] | None = None
+        instrument = series.instrument
+        # The gateway may give the volume of stocks in shares or in lots.
+        self._has_lots = (
+            instrument.sec_type is SecType.STK and instrument.what_to_show is WhatToShow.TRADES
+        )
+
+    def received(self, bars: pa.Table, start: datetime, held: IntervalSet) -> None:
+        """Check whether bars received again agree with those that are held.
+
+        Prices are compared only before the chunk: inside it, new bars replace held ones. The unit
+        of volume is compared inside too, because a change makes a jump at either end of the chunk.
+
+        Args:
+            bars: all bars of a response.
+            start: where the chunk begins, by bar timestamp.
+            held: what was covered with bars before the run.
+        """
+        keys = timestamps(bars)
+        low, high = moment(int(keys[0])), moment(int(keys[-1])) + _INSTANT
+        again = bars.filter(pa.array(keys < micros(start)))
+        has_lots = self._has_lots and bool(held.clip(Interval(low, high)))
+        if not again.num_rows and not has_lots:
+            return
+        known = self._store.read(self._series, Interval(low, high if has_lots else start))
+        if has_lots:
+            whole = bars.slice(1) if self._series.timeframe.is_intraday else bars
+            self._report_volume(compare_volume(known, whole))
+        if not again.num_rows or self._has_other_prices:
+            return
+        found = disagreement(bars_between(known, low, start), again)
+        if found is not None:
+            self._has_other_prices = True
+            self._record(found)
+
+    def kept(self, bars: pa.Table) -> None:
+        """Note which session dates the run has gained bars of."""
+        if bars.num_rows:
+            first, last = bars["session_date"][0].as_py(), bars["session_date"][-1].as_py()
+            before = self._gained or (first, last)
+            self._gained = min(first, before[0]), max(last, before[1])
+
+    def compare_volumes(self, calendar: SessionCalendar, now: datetime, *, is_tail: bool) -> None:
+        """Check whether volumes jump by a lot where bars of this run adjoin those of other runs.
+
+        The comparison needs some sessions on either side. An intraday tail is compared only once
+        its last session has closed.
+
+        Args:
+            calendar: the sessions of the series.
+            now: the gateway's time.
+            is_tail: whether the run loads the newest bars only.
+        """
+        if self._gained is None or not self._has_lots:
+            return
+        first, last = self._gained
+        timeframe, today = self._series.timeframe, calendar.day_of(now - final_lag())
+        is_over = all(one.closes_at + final_lag() <= now for one in calendar.sessions(last, today))
+        if is_tail and timeframe.is_intraday and (last > today or not is_over):
+            return
+        days = [day for day in self._store.rows_per_session(self._series) if day <= today]
+        for boundary in sorted({first, last}):
+            position = bisect_left(days, boundary)
+            around = days[max(0, position - 2 * SESSIONS) : position + 2 * SESSIONS]
+            if all(first <= day <= last for day in around):
+                continue
+            start, end = around[0], around[-1] + _DAY
+            if timeframe is Timeframe.W1:
+                start, end = monday_of(start), monday_of(around[-1]) + 7 * _DAY
+            part = interval_between(calendar, timeframe, start, end)
+            self._report_volume(between_sessions(self._store.read(self._series, part)))
+
+    def _report_volume(self, found: Disagreement | None) -> None:
+        """Record a jump of volumes and report it once."""
+        key = series_key(self._series)
+        known = self._store.ledger.disagreements(key, DisagreementKind.VOLUME)
+        if found is not None and not is_told(found, known):
+            self._record(found)
+
+    def _record(self, found: Disagreement) -> None:
+        key = series_key(self._series)
+        self._store.ledger.record_disagreement(key, found, self._clocks.clock())
+        self._progress.noted(self._series, str(found))
