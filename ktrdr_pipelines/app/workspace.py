@@ -20,8 +20,8 @@ from ktrdr_pipelines.store.layout import StoreLayout, open_store
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
 from ktrdr_pipelines.store.universe_file import UniverseFile
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
-from ktrdr_pipelines.sync.engine.stored_states import SeriesStates
 from ktrdr_pipelines.sync.runner import LoadManager, Waits
+from ktrdr_pipelines.sync.stored_states import SeriesStates
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.gaps.index import GapIndex

@@ -102,16 +102,16 @@ class Evidence:
             self.of(symbol).statements.extend(new)
             self._ledger.record_statements(symbol, self._gateway, new, self._clock())
 
-    def saw_bars(self, series: Series, at: datetime) -> None:
+    def saw_bars(self, symbol: str, timeframe: Timeframe, at: datetime) -> None:
         """Record that a series returned bars, a control of its earlier empty responses."""
-        known = self.of(series.symbol)
-        known.bars_at[series.timeframe] = at
+        known = self.of(symbol)
+        known.bars_at[timeframe] = at
         for position, one in enumerate(known.statements):
             is_due = one.kind is StatementKind.EMPTY and not one.controlled
-            if is_due and one.timeframe == series.timeframe and at - one.said_at <= CONFIRM_AFTER:
+            if is_due and one.timeframe == timeframe and at - one.said_at <= CONFIRM_AFTER:
                 known.statements[position] = replace(one, controlled=True)
                 self._ledger.record_statements(
-                    series.symbol, self._gateway, [known.statements[position]], self._clock()
+                    symbol, self._gateway, [known.statements[position]], self._clock()
                 )
 
     def refute(

@@ -1,6 +1,6 @@
 """LoadManager: many series in one run, over one connection and one store.
 
-Not here: the work on one series (``sync.engine.series_loader``), what a command or an asset wants
+Not here: the work on one series (``sync.series_loader``), what a command or an asset wants
 to load (``cli``, ``defs``).
 """
 
@@ -33,8 +33,8 @@ from ktrdr_pipelines.sync.discovery.earliest_data import Discovery, EarliestData
 from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
 from ktrdr_pipelines.sync.engine.bar_requester import Requests
 from ktrdr_pipelines.sync.engine.request_widths import Widths
-from ktrdr_pipelines.sync.engine.series_loader import SeriesLoader
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
+from ktrdr_pipelines.sync.series_loader import SeriesLoader
 
 __all__ = ["Job", "LoadManager"]
 
@@ -70,7 +70,7 @@ class LoadManager:
             DiskError: the store cannot be written.
             StoreReplacedError: the store is not the one that was opened.
         """
-        async with self._requests() as (requests, store):
+        async with _open_requests(self) as (requests, store):
             with claiming(self.layout, store.ledger) as claimant:
                 loader = SeriesLoader(requests, store, claimant, self.gateway)
                 reports = await _load_all(loader, jobs)
@@ -91,7 +91,7 @@ class LoadManager:
             StoreReplacedError: the store is not the one that was opened.
         """
         found = []
-        async with self._requests() as (requests, store):
+        async with _open_requests(self) as (requests, store):
             discovery = Discovery(requests, store)
             for instrument in instruments:
                 try:
@@ -102,28 +102,29 @@ class LoadManager:
                     found.append(replace(discovery.known(instrument), error=error))
         return found
 
-    @asynccontextmanager
-    async def _requests(self) -> AsyncIterator[tuple[Requests, BarStore]]:
-        """Hold the requests of one run, and check at the end that the store is still the same.
 
-        The connection is opened when the first request is due.
-        """
-        ledger, policy = open_ledger(self.layout), self.retry_policy
-        waits = Waits(self.progress.waiting, policy.clock)
-        try:
-            async with SourceSession(self.open_source, policy, waits=waits) as source_session:
-                requests = Requests(
-                    source_session,
-                    ledger,
-                    heads=RangeDiscovery(ledger, self.gateway),
-                    widths=Widths(ledger, self.gateway, policy.clock),
-                    progress=self.progress,
-                )
-                yield requests, BarStore(self.layout, ledger)
-                self.layout.require_same()
-        except (NoStoreError, StoreError):
-            self.layout.require_same()  # a replaced store explains more than the error it led to
-            raise
+@asynccontextmanager
+async def _open_requests(manager: LoadManager) -> AsyncIterator[tuple[Requests, BarStore]]:
+    """Hold the requests of one run, and check at the end that the store is still the same.
+
+    The connection is opened when the first request is due.
+    """
+    ledger, policy = open_ledger(manager.layout), manager.retry_policy
+    waits = Waits(manager.progress.waiting, policy.clock)
+    try:
+        async with SourceSession(manager.open_source, policy, waits=waits) as source_session:
+            requests = Requests(
+                source_session,
+                ledger,
+                heads=RangeDiscovery(ledger, manager.gateway),
+                widths=Widths(ledger, manager.gateway, policy.clock),
+                progress=manager.progress,
+            )
+            yield requests, BarStore(manager.layout, ledger)
+            manager.layout.require_same()
+    except (NoStoreError, StoreError):
+        manager.layout.require_same()  # a replaced store explains more than the error it led to
+        raise
 
 
 async def _load_all(loader: SeriesLoader, jobs: Sequence[Job]) -> list[SeriesReport]:

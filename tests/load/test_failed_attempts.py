@@ -22,7 +22,7 @@ from ktrdr_pipelines.errors import (
 )
 from ktrdr_pipelines.store.ledger.attempts import Attempt
 from ktrdr_pipelines.store.ledger.ledger import series_key
-from ktrdr_pipelines.sync.engine.writer import deferred, next_try
+from ktrdr_pipelines.sync.engine.failed_attempts import deferred, next_try
 from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import World
 from tests.load.fakes import utc

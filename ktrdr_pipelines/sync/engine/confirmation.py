@@ -200,7 +200,7 @@ class Confirmation:
         at = requester.source_session.gateway_now()
         if received.with_bars is not None:
             requester.record(received, "a control: bars came")
-            self._evidence.saw_bars(series, at)
+            self._evidence.saw_bars(series.symbol, series.timeframe, at)
             return
         if not held:
             requester.record(received, "a control: no bars of the newest session either")

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 
 from ktrdr_pipelines.domain.bars import is_untraded
 from ktrdr_pipelines.domain.calendars.sessions import days_inside, expected_spans, midnight
-from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import ALWAYS_COUNTED, BY_THE_YEAR, Chunk
 from ktrdr_pipelines.domain.planning.empty_ranges import (
@@ -146,7 +145,7 @@ class DailyBars:
         context = EvaluationContext(chunk, calendar, Timeframe.D1, now, impossible=impossible)
         found = evaluate(context, response.bars, response.reach)
         self._requester.record(received, f"{found.bars.num_rows} daily bars around empty sessions")
-        self._evidence.saw_bars(Series(self._series.instrument, Timeframe.D1), said.said_at)
+        self._evidence.saw_bars(self._series.symbol, Timeframe.D1, said.said_at)
         has_trades = pa.array(~is_untraded(found.bars))
         traded = set(pc.unique(found.bars.filter(has_trades)["session_date"]).to_pylist())
         self._evidence.refute(

@@ -4,8 +4,8 @@ Not here: when a failed attempt is due again (``domain.planning.retry_schedule``
 (``store.ledger.attempts``).
 """
 
-from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime, timedelta
 
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
@@ -127,6 +127,10 @@ class FailedAttempts:
         for one in sparse:
             if wanted.clip(one) and not any(interval.covers(one) for interval in waiting):
                 self.left_open(one, AttemptKind.SPARSE, _SPARSE)
+
+    def confirm_sparse(self, rows_per_session: Mapping[date, int]) -> None:
+        """Record sparse sessions that have as many bars after being requested once more."""
+        self._ledger.confirm_sessions(self._key, rows_per_session, self._clock())
 
     def _record(
         self,

@@ -367,7 +367,7 @@ class SeriesRun:
         before, at = need.gaps(), self._session.gateway_now()
         found = chunk_run.evaluate(part, need, response)
         self.writer.comparison.received(response.bars, part.interval.start, self._state.bars_before)
-        self._evidence.saw_bars(self._series, at)
+        self._evidence.saw_bars(self._series.symbol, self._series.timeframe, at)
         if found.earlier_only:
             change, proved = chunk_run.with_earlier_bars(
                 part, need, response, at=at, is_beginning_seen=self._is_beginning_seen
@@ -462,4 +462,6 @@ class SeriesRun:
             one for one in self._state.sparse_sessions if self.refreshed.covers(one.interval)
         ]
         if received:
-            self.writer.confirm_sparse(received)
+            rows = self.writer.rows_per_session()
+            confirmed = {one.day: one.rows for one in received if rows.get(one.day, 0) == one.rows}
+            self._attempts.confirm_sparse(confirmed)

@@ -3,7 +3,7 @@
 ``SeriesRun`` owns it and alone changes it; all others read it, or return a ``Change``. It is pure:
 it knows no files and no clock. All intervals are by bar timestamp.
 
-Not here: making it from the store (``sync.engine.stored_states``), the rules of gaps
+Not here: making it from the store (``sync.stored_states``), the rules of gaps
 (``domain.planning.gaps``).
 """
 

@@ -7,9 +7,10 @@ Not here: the files (``store.bars.bar_store``), owners of claims (``store.claim_
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,7 +26,6 @@ from ktrdr_pipelines.store.claim_owners import Claimant
 from ktrdr_pipelines.store.ledger.file_index import Fingerprint, fingerprint
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.engine.comparison import Comparison
-from ktrdr_pipelines.sync.engine.series_state import SparseSession
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
 
 _EVERY_S = 2.0
@@ -239,12 +239,9 @@ class SeriesWriter:
         """Return whether no bar of an interval is held."""
         return not self._store.read(self._series, interval).num_rows
 
-    def confirm_sparse(self, sessions: Iterable[SparseSession]) -> None:
-        """Record which sparse sessions have the same bars after being requested once more."""
-        rows = self._store.rows_per_session(self._series)
-        same = {one.day: one.rows for one in sessions if rows.get(one.day, 0) == one.rows}
-        key = series_key(self._series)
-        self._store.ledger.confirm_sessions(key, same, self._clocks.clock())
+    def rows_per_session(self) -> dict[date, int]:
+        """Return the number of bars on disk of each session date."""
+        return self._store.rows_per_session(self._series)
 
     def _save(self, bars: pa.Table, coverage: Coverage) -> SaveResult:
         """Save bars and coverage, then update the ledger; runs in the thread of the commits."""

@@ -12,6 +12,7 @@ from datetime import date, datetime
 from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.calendars.registry import Calendars
 from ktrdr_pipelines.domain.calendars.session_grid import interval_arrays, span_arrays
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Job, LoadOptions, RequestedBy, wanted_by
@@ -127,28 +128,8 @@ class SeriesStates:
         that are confirmed empty are judged by their statements instead. ``begins`` is the session
         date at which the data begin: that session may begin late.
         """
-        coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
-        if not coverage.bars or series.timeframe is Timeframe.W1:
-            return ()
-        spans, rows = span_arrays(calendar, series.timeframe), self._store.rows_per_session(series)
-        traded = self._store.traded_per_session(series)
-        covered, now = interval_arrays(coverage.bars), micros(self._market_clock())
-        confirmed = self._store.ledger.confirmed(series_key(series))
-        found = (
-            (
-                spans.days[position].item(),
-                int(spans.spans.starts[position]),
-                int(spans.spans.ends[position]),
-            )
-            for position in sparse_days(spans, rows, covered, now, traded=traded)
-        )
-        return tuple(
-            SparseSession(day, Interval(moment(start), moment(end)), rows.get(day, 0))
-            for day, start, end in found
-            if confirmed.get(day) != rows.get(day, 0)
-            and day != begins
-            and may_be_sparse(series.instrument, day)
-        )
+        calendar, market_now = self._calendars.of(series.instrument), self._market_clock()
+        return sparse_sessions(self._store, series, calendar, market_now, begins=begins)
 
     def recall_beginning(self, state: SeriesState, contract_id: int) -> None:
         """Excuse what lies before the contract's data, if statements prove where these begin."""
@@ -174,3 +155,44 @@ class SeriesStates:
             if not state.need(market_now, market_now).gaps() - waits:
                 skipped |= waits & state.wanted
         state.defer_sessions(skipped, next_try(attempts, now))
+
+
+def sparse_sessions(
+    store: BarStore,
+    series: Series,
+    calendar: SessionCalendar,
+    market_now: datetime,
+    *,
+    begins: date | None,
+) -> tuple[SparseSession, ...]:
+    """Return the sparse sessions of a series that were not confirmed by a second response.
+
+    Args:
+        store: the files and the ledger.
+        series: the series.
+        calendar: its sessions.
+        market_now: market time.
+        begins: the session date at which the data begin, if known.
+    """
+    coverage = store.coverage(series)
+    if not coverage.bars or series.timeframe is Timeframe.W1:
+        return ()
+    spans, rows = span_arrays(calendar, series.timeframe), store.rows_per_session(series)
+    covered, now = interval_arrays(coverage.bars), micros(market_now)
+    traded = store.traded_per_session(series)
+    confirmed = store.ledger.confirmed(series_key(series))
+    found = (
+        (
+            spans.days[position].item(),
+            int(spans.spans.starts[position]),
+            int(spans.spans.ends[position]),
+        )
+        for position in sparse_days(spans, rows, covered, now, traded=traded)
+    )
+    return tuple(
+        SparseSession(day, Interval(moment(start), moment(end)), rows.get(day, 0))
+        for day, start, end in found
+        if confirmed.get(day) != rows.get(day, 0)
+        and day != begins
+        and may_be_sparse(series.instrument, day)
+    )
