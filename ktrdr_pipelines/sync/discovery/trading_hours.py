@@ -29,23 +29,18 @@ from datetime import date, datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
-import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import micros, timestamps, without_flat
+from ktrdr_pipelines.domain.bars import timestamps, without_flat
 from ktrdr_pipelines.domain.calendars.gateway_schedules import (
     LearnedDay,
     ScheduleSource,
-    agreed,
     closed_against,
     days_by_close,
     differs,
     every_day,
     extending,
-    hours_of,
     judged,
-    lacks,
-    speaks_for_others,
     with_own_hours,
 )
 from ktrdr_pipelines.domain.calendars.registry import (
@@ -58,13 +53,18 @@ from ktrdr_pipelines.domain.calendars.registry import (
 from ktrdr_pipelines.domain.calendars.session_extension import late_bars_of
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight
 from ktrdr_pipelines.domain.instruments import Instrument, Series
-from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.planning.responses import BarSource
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import BadAnswerError, GatewayError
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.ledger.gateway_records import ScheduleAsk
-from ktrdr_pipelines.store.ledger.ledger import open_calendars
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.sync.discovery.shared_calendars import (
+    SharedCalendars,
+    changed_days,
+    clock_text,
+)
 from ktrdr_pipelines.sync.engine.audited_requests import RequestAudit, RequestSubject, audited
 from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
@@ -93,10 +93,10 @@ class Schedules:
     def __init__(self, store: BarStore, source_session: SourceSession) -> None:
         self._store, self._source_session = store, source_session
         self._requesting: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self.calendars: Calendars = open_calendars(store.ledger)
+        self.calendars: Calendars = store.ledger.calendars()
         self.requests = 0
         self._calendar_of: dict[str, str] = {}
-        self._refuted: set[tuple[str, LearnedDay]] = set()
+        self._shared = SharedCalendars(store)
         self._unavailable: set[str] = set()
         self._has_bars: dict[str, frozenset[date]] = defaultdict(frozenset)
 
@@ -192,9 +192,13 @@ class Schedules:
         if timeframe is Timeframe.W1 or not (bars := without_flat(bars)).num_rows:
             return False
         before = self.calendars
-        self._refute_shared(instrument, timeframe, bars, note)
+        if texts := self._shared.refute(self.calendars, instrument, timeframe, bars):
+            self._rebuild_calendars()
+            for text in texts:
+                if note is not None:
+                    note(text)
         if is_assumed(instrument.calendar):
-            closed = self._closed_with_bars(instrument, self._learned(instrument), timeframe, bars)
+            closed = _closed_with_bars(instrument, self._learned(instrument), timeframe, bars)
             if closed:
                 self._store.ledger.forget_days(learned_key(instrument), closed)
                 self._has_bars[instrument.symbol] |= closed
@@ -245,67 +249,10 @@ class Schedules:
             )
             kind = "sessions" if one.length_us is None else "short sessions"
             note(
-                f"{kind} of {instrument} last until {_clock(new.closes_at, zone)} instead of "
-                f"{_clock(old.closes_at, zone)} ({base.zone}): bars after the close on "
+                f"{kind} of {instrument} last until {clock_text(new.closes_at, zone)} instead of "
+                f"{clock_text(old.closes_at, zone)} ({base.zone}): bars after the close on "
                 f"{', '.join(map(str, one.sessions))}"
             )
-
-    def _refute_shared(
-        self,
-        instrument: Instrument,
-        timeframe: Timeframe,
-        bars: pa.Table,
-        note: Callable[[str], None] | None,
-    ) -> None:
-        """Withdraw votes of contracts that agreed to remove hours in which bars lie."""
-        key = instrument.calendar
-        shared = self.calendars.shared_days(key)
-        if not shared:
-            return
-        library = calendar_named(key)
-        wrong = [one for one in shared if _has_removed_bars(library, one.told, timeframe, bars)]
-        if not wrong:
-            return
-        self._refuted.update((key, one.told) for one in wrong)
-        self._store.ledger.withdraw_votes(key, [one.told.day for one in wrong])
-        self._rebuild_calendars()
-        if note is not None:
-            for one in wrong:
-                note(
-                    f"{key} {one.told.day}: bars of {instrument} lie outside the hours that the "
-                    f"schedules of {len(one.symbols)} contracts give; the calendar's own hours "
-                    "apply again"
-                )
-
-    @staticmethod
-    def _closed_with_bars(
-        instrument: Instrument,
-        days: Sequence[LearnedDay],
-        timeframe: Timeframe,
-        bars: pa.Table,
-    ) -> frozenset[date]:
-        """Return the dates reported as closed on which bars lie outside all reported sessions."""
-        if not timeframe.is_intraday:
-            held = bars["session_date"].to_pylist()
-            return frozenset(held) & {one.day for one in days if not one.parts}
-        calendar = with_own_hours(calendar_named(instrument.calendar), days)
-        return closed_against(days, timestamps(bars), calendar)
-
-    def _closed_with_held_bars(
-        self, instrument: Instrument, days: Sequence[LearnedDay]
-    ) -> frozenset[date]:
-        """Return the dates reported as closed that held bars of any timeframe contradict."""
-        if all(one.parts for one in days):
-            return frozenset()
-        around = Interval(midnight(days[0].day) - _DAY, midnight(days[-1].day) + 2 * _DAY)
-        wrong = set(self._has_bars[instrument.symbol])
-        for timeframe in Timeframe:
-            if timeframe is Timeframe.W1:
-                continue
-            bars = without_flat(self._store.read(Series(instrument, timeframe), around))
-            if bars.num_rows:
-                wrong |= self._closed_with_bars(instrument, days, timeframe, bars)
-        return frozenset(wrong)
 
     def _unknown(self, instrument: Instrument, interval: Interval, now: datetime) -> date | None:
         """Return the newest date before now that is not known and was not requested lately."""
@@ -335,26 +282,11 @@ class Schedules:
         Only a session after the date shows that the schedule reaches it: without one, nothing is
         known of the date, and only the request is recorded.
         """
-        ends_at, daily = _requested_end(instrument, day, now), Series(instrument, Timeframe.D1)
+        ends_at = _requested_end(instrument, day, now)
         self.requests += 1
 
-        async def request(source: BarSource) -> list[LearnedDay]:
-            contract_id = await source.contract_id(instrument)
-            about = RequestSubject(daily, contract_id, _SCHEDULE, ends_at, f"{REACH_DAYS} D")
-            return await audited(
-                RequestAudit(
-                    self._store.ledger,
-                    source,
-                    about,
-                    self._source_session.retry_policy.clock,
-                    clock_offset_s=self._source_session.retry_policy.clock_offset_s,
-                ),
-                lambda sent: source.schedule(instrument, ends_at, REACH_DAYS, sent=sent),
-                outcome="schedule",
-                told=lambda days: f"{len(days)} session dates",
-            )
-
-        days = every_day(_dated(instrument, await self._source_session.ask(request)))
+        reported = await _request(self._source_session, self._store.ledger, instrument, ends_at)
+        days = every_day(_dated(instrument, reported))
         self._record_request(instrument, max(days[-1].day, day) if days else day, now)
         self._record_sessions(instrument, days, ScheduleSource.SCHEDULE, note)
 
@@ -376,10 +308,12 @@ class Schedules:
             self._calendar_of[instrument.symbol] = instrument.calendar
             self._store.ledger.record_symbol_calendar(instrument.symbol, instrument.calendar)
         if assumed:
-            held = self._closed_with_held_bars(instrument, days)
+            held = self._has_bars[instrument.symbol] | _closed_with_held_bars(
+                self._store, instrument, days
+            )
         else:
             denied = any(not one.parts and differs(library, one) for one in days)
-            held = self._held(instrument) if denied else frozenset()
+            held = self._shared.held_days(instrument) if denied else frozenset()
         accepted = judged(library, days, held, assumed=assumed)
         if accepted.refused:
             note(f"the gateway's sessions of {instrument} are rejected: {accepted.refused}")
@@ -397,155 +331,80 @@ class Schedules:
             self._store.ledger.record_days(key, new, source, at)
         has_voted = False
         if accepted.days and is_shared:
-            has_voted = self._vote(instrument, library, accepted.days)
+            today = library.day_of(self._source_session.now())
+            at = self._source_session.retry_policy.clock()
+            has_voted = self._shared.vote(instrument, accepted.days, today, at)
         if new or has_voted:
             before = self.calendars
             self._rebuild_calendars()
-            for text in _shared_changes(instrument.calendar, before, self.calendars):
+            for text in changed_days(instrument.calendar, before, self.calendars):
                 note(text)
-
-    # --- calendars that symbols share -----------------------------------------------------------
-
-    def _vote(
-        self, instrument: Instrument, library: SessionCalendar, days: Sequence[LearnedDay]
-    ) -> bool:
-        """Count a contract's sessions as votes on its shared calendar; return whether any changed.
-
-        A contract that agrees with the library votes only where another one did not. One that is
-        not representative loses the votes that it had on these dates. Hours in which bars are held
-        are never removed: where contracts would agree on that, their votes are withdrawn.
-        """
-        key, ledger, symbol = instrument.calendar, self._store.ledger, instrument.symbol
-        votes = ledger.votes(key)
-        counting = [
-            one
-            for one in days
-            if (one.day in votes or differs(library, one))
-            and (library.known is None or one.day <= library.known[1])
-            and (key, one) not in self._refuted
-        ]
-        if not counting:
-            return False
-        today, held = library.day_of(self._source_session.now()), self._held(instrument)
-        cast: list[LearnedDay] = []
-        lost: list[date] = []
-        refuted: list[date] = []
-        for one in counting:
-            day_votes = votes.get(one.day, {})
-            if not speaks_for_others(library, instrument, one.day, today=today, held=held):
-                lost += [one.day] if symbol in day_votes else []
-                continue
-            # A vote for the library's hours is the same whether or not it includes breaks.
-            vote = one if differs(library, one) else hours_of(library, one.day)
-            if day_votes.get(symbol) == vote:
-                continue
-            before, after = agreed(day_votes), agreed({**day_votes, symbol: vote})
-            if (
-                after is not None
-                and (before is None or before.told != after.told)
-                and self._is_held(instrument, library, after.told, today)
-            ):
-                self._refuted.add((key, after.told))
-                refuted.append(one.day)
-                continue
-            cast.append(vote)
-        if lost:
-            ledger.withdraw_votes(key, lost, symbol=symbol)
-        if refuted:
-            ledger.withdraw_votes(key, refuted)
-        if cast:
-            ledger.record_votes(key, symbol, cast, self._source_session.retry_policy.clock())
-        return bool(lost or refuted or cast)
-
-    def _is_held(
-        self, like: Instrument, library: SessionCalendar, reported: LearnedDay, today: date
-    ) -> bool:
-        """Return whether the store has bars in the hours that a reported date removes.
-
-        Symbols whose calendar is not known yet count too: it may be this one.
-        """
-        if reported.day > today or not lacks(library, reported):
-            return False
-        key = like.calendar
-        around = Interval(midnight(reported.day) - _DAY, midnight(reported.day) + 2 * _DAY)
-        calendar_of = self._store.ledger.symbol_calendars()
-        for symbol, timeframe in self._store.series_on_disk():
-            if timeframe is Timeframe.W1 or calendar_of.get(symbol, key) != key:
-                continue
-            bars = self._store.read(Series(replace(like, symbol=symbol), timeframe), around)
-            if _has_removed_bars(library, reported, timeframe, bars):
-                return True
-        return False
 
     # --- what is known --------------------------------------------------------------------------
 
     def _rebuild_calendars(self) -> None:
         """Rebuild the calendars from the ledger."""
-        self.calendars = open_calendars(self._store.ledger)
+        self.calendars = self._store.ledger.calendars()
 
     def _learned(self, instrument: Instrument) -> list[LearnedDay]:
         return self._store.ledger.learned_days_of(learned_key(instrument))
 
-    def _held(self, instrument: Instrument) -> frozenset[date]:
-        """Return the dates with held bars of any timeframe but 1w."""
-        kinds = (one for one in Timeframe if one is not Timeframe.W1)
-        return frozenset(
-            day for kind in kinds for day in self._store.rows_per_session(Series(instrument, kind))
+
+async def _request(
+    source_session: SourceSession, ledger: Ledger, instrument: Instrument, ends_at: datetime
+) -> list[LearnedDay]:
+    """Request the schedule of the year up to a moment."""
+    policy = source_session.retry_policy
+
+    async def request(source: BarSource) -> list[LearnedDay]:
+        contract_id = await source.contract_id(instrument)
+        daily, duration = Series(instrument, Timeframe.D1), f"{REACH_DAYS} D"
+        about = RequestSubject(daily, contract_id, _SCHEDULE, ends_at, duration)
+        return await audited(
+            RequestAudit(
+                ledger,
+                source,
+                about,
+                policy.clock,
+                clock_offset_s=policy.clock_offset_s,
+            ),
+            lambda sent: source.schedule(instrument, ends_at, REACH_DAYS, sent=sent),
+            outcome="schedule",
+            told=lambda days: f"{len(days)} session dates",
         )
 
+    return await source_session.ask(request)
 
-def _has_removed_bars(
-    library: SessionCalendar, reported: LearnedDay, timeframe: Timeframe, bars: pa.Table
-) -> bool:
-    """Return whether bars lie in what a reported date removes from a library's session."""
-    if not bars.num_rows or not lacks(library, reported):
-        return False
+
+def _closed_with_bars(
+    instrument: Instrument,
+    days: Sequence[LearnedDay],
+    timeframe: Timeframe,
+    bars: pa.Table,
+) -> frozenset[date]:
+    """Return the dates reported as closed on which bars lie outside all reported sessions."""
     if not timeframe.is_intraday:
-        days = bars["session_date"].to_numpy().astype("datetime64[D]")
-        return not reported.parts and bool((days == np.datetime64(reported.day)).any())
-    keys = timestamps(bars)
-    [session] = library.sessions(reported.day, reported.day + _DAY)
-    removed = IntervalSet([Interval(session.opens_at, session.closes_at)])
-    if reported.parts:
-        removed -= IntervalSet([Interval(reported.parts[0].start, reported.parts[-1].end)])
-    return any(
-        np.searchsorted(keys, micros(part.start)) < np.searchsorted(keys, micros(part.end))
-        for part in removed
-    )
+        held = bars["session_date"].to_pylist()
+        return frozenset(held) & {one.day for one in days if not one.parts}
+    calendar = with_own_hours(calendar_named(instrument.calendar), days)
+    return closed_against(days, timestamps(bars), calendar)
 
 
-def _shared_changes(key: str, before: Calendars, after: Calendars) -> list[str]:
-    """Return one text for each changed date of a calendar that symbols share."""
-    library = calendar_named(key)
-    zone = ZoneInfo(library.zone)
-    old, new = (
-        {one.told.day: one for one in calendars.shared_days(key)} for calendars in (before, after)
-    )
-    texts = []
-    for day in sorted(old.keys() | new.keys()):
-        was, now = old.get(day), new.get(day)
-        if was is not None and now is not None and was.told == now.told:
+def _closed_with_held_bars(
+    store: BarStore, instrument: Instrument, days: Sequence[LearnedDay]
+) -> frozenset[date]:
+    """Return the dates reported as closed that held bars of any timeframe contradict."""
+    if all(one.parts for one in days):
+        return frozenset()
+    around = Interval(midnight(days[0].day) - _DAY, midnight(days[-1].day) + 2 * _DAY)
+    wrong: set[date] = set()
+    for timeframe in Timeframe:
+        if timeframe is Timeframe.W1:
             continue
-        own = hours_of(library, day)
-        hours = _hours_text(now.told if now else own, zone)
-        known = _hours_text(was.told if was else own, zone)
-        why = (
-            f"according to {len(now.symbols)} contracts: {', '.join(now.symbols)}"
-            if now
-            else "because the contracts that changed it no longer agree"
-        )
-        texts.append(f"{key} {day}: {hours} instead of {known} ({library.zone}), {why}")
-    return texts
-
-
-def _hours_text(reported: LearnedDay, zone: ZoneInfo) -> str:
-    if not reported.parts:
-        return "closed"
-    return f"{_clock(reported.parts[0].start, zone)}-{_clock(reported.parts[-1].end, zone)}"
-
-
-def _clock(at: datetime, zone: ZoneInfo) -> str:
-    return f"{at.astimezone(zone):%H:%M}"
+        bars = without_flat(store.read(Series(instrument, timeframe), around))
+        if bars.num_rows:
+            wrong |= _closed_with_bars(instrument, days, timeframe, bars)
+    return frozenset(wrong)
 
 
 def _is_same(before: Calendars, after: Calendars, instrument: Instrument) -> bool:

@@ -181,7 +181,7 @@ class ChunkRun:
                 deferred |= IntervalSet([part.interval])
         return Change(deferred=deferred, skipped=skipped)
 
-    def bars_came(self, need: Need) -> None:
+    def widen_after_bars(self, need: Need) -> None:
         """Request half of the rest at once, if bars came after a wider request had none.
 
         Args:

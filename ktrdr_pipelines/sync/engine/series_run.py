@@ -249,9 +249,9 @@ class SeriesRun:
         """Start workers up to the concurrency and the number of queued chunks."""
         for _ in range(min(len(queue), self._concurrency - self._workers)):
             self._workers += 1
-            group.create_task(self._work(group, queue))
+            group.create_task(self._run_worker(group, queue))
 
-    async def _work(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
+    async def _run_worker(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
         """Run chunks until the queue is empty or the concurrency was lowered below this worker."""
         try:
             while queue and not self._is_over and self._workers <= max(self._concurrency, 1):
@@ -383,7 +383,7 @@ class SeriesRun:
         instrument, timeframe = self._series.instrument, self._series.timeframe
         if self._schedules.saw_bars(instrument, timeframe, found.bars, self.requester.note):
             self._learn_calendar()
-        chunk_run.bars_came(self._need(chunk.interval))
+        chunk_run.widen_after_bars(self._need(chunk.interval))
         if response.lacks_newest:
             return f"{found.bars.num_rows} bars, the newest are held back"
         self._apply(
