@@ -3,7 +3,7 @@
 Symbols and timeframes are looked up in the universe. ``load``, ``plan`` and ``update`` turn them,
 with mode, start and end, into jobs.
 
-Not here: reading ``--start`` and ``--end`` (``cli.dates``), what a job loads
+Not here: reading ``--start`` and ``--end`` (``domain.planning.date_bounds``), what a job loads
 (``domain.planning.jobs``).
 """
 
@@ -19,8 +19,8 @@ from ktrdr_pipelines.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ktrdr_pipelines.cli.dates import DateRange
     from ktrdr_pipelines.domain.instruments import Instrument, Series
+    from ktrdr_pipelines.domain.planning.date_bounds import DateRange
     from ktrdr_pipelines.domain.planning.jobs import Job, Mode
     from ktrdr_pipelines.domain.timeframes import Timeframe
     from ktrdr_pipelines.domain.universe.universe import Universe
@@ -170,7 +170,7 @@ class Wish:
         Raises:
             UsageError: an option has an invalid value, or two exclude each other.
         """
-        from ktrdr_pipelines.cli.dates import parse_date_range
+        from ktrdr_pipelines.domain.planning.date_bounds import parse_date_range
         from ktrdr_pipelines.domain.planning.jobs import Mode
 
         date_range = parse_date_range(self.start, self.end)

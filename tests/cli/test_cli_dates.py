@@ -5,8 +5,8 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from ktrdr_pipelines.cli.dates import parse_bound, parse_date_range, parse_instant
 from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series, WhatToShow
+from ktrdr_pipelines.domain.planning.date_bounds import parse_bound, parse_date_range, parse_instant
 from ktrdr_pipelines.domain.planning.jobs import Bounds
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import UsageError

@@ -147,7 +147,7 @@ def _require_acknowledgement_alone(
 
 
 def _session_date(acknowledge: tuple[str, str, str] | None, remark: str | None) -> date:
-    from ktrdr_pipelines.cli.dates import parse_bound
+    from ktrdr_pipelines.domain.planning.date_bounds import parse_bound
 
     text = "" if acknowledge is None else acknowledge[2]
     value = parse_bound("--acknowledge", text).value

@@ -309,8 +309,8 @@ def simulate(  # noqa: PLR0913 - an argument an option
 
     Exit codes: 0 you stopped it, 1 it could not serve, 2 bad usage.
     """
-    from ktrdr_pipelines.cli.dates import parse_instant
     from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable
+    from ktrdr_pipelines.domain.planning.date_bounds import parse_instant
     from ktrdr_pipelines.simulator.variants import read_variants
 
     _ = faults_example

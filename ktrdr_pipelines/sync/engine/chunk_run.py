@@ -1,6 +1,6 @@
 """The work on one chunk of a series: what is requested next, and what each response means.
 
-It is pure: it reads the series state and returns a ``Change`` for each response, which the series
+It is pure: it reads the series state and returns a ``StateChange`` for each response, which the series
 run applies before it has the next part of the chunk requested.
 
 Not here: sending requests (``sync.engine.fetch``), which bars a response keeps and covers
@@ -22,7 +22,7 @@ from ktrdr_pipelines.domain.planning.gaps import bar_lag, is_closed
 from ktrdr_pipelines.domain.planning.responses import Response
 from ktrdr_pipelines.domain.planning.sparse_sessions import may_be_sparse
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.sync.engine.series_state import Change, SeriesState
+from ktrdr_pipelines.sync.engine.series_state import SeriesState, StateChange
 
 _MOST_AT_END = 0.4
 """Share of a chunk's sessions that may be missing at its end without its being requested again."""
@@ -116,7 +116,9 @@ class ChunkRun:
         )
         return evaluate(context, response.bars, response.reach)
 
-    def with_bars(self, part: Chunk, found: Evaluation, response: Response, at: datetime) -> Change:
+    def with_bars(
+        self, part: Chunk, found: Evaluation, response: Response, at: datetime
+    ) -> StateChange:
         """Return what a response with bars proves: bars, coverage, and statements about the rest.
 
         Args:
@@ -136,7 +138,7 @@ class ChunkRun:
         if found.begins_at is not None:
             statements += said.begins(self._before(part, found.begins_at))
         requested = IntervalSet([part.interval])
-        return Change(
+        return StateChange(
             coverage=Coverage(bars=found.covered),
             bars=found.bars,
             implausible=response.implausible,
@@ -154,7 +156,7 @@ class ChunkRun:
         before: IntervalSet,
         need: Need,
         traded: Sequence[Interval],
-    ) -> Change:
+    ) -> StateChange:
         """Return what a response with bars leaves to others, and decide how the rest is requested.
 
         Args:
@@ -179,7 +181,7 @@ class ChunkRun:
                 self._is_alone = True
             else:
                 deferred |= IntervalSet([part.interval])
-        return Change(deferred=deferred, skipped=skipped)
+        return StateChange(deferred=deferred, skipped=skipped)
 
     def widen_after_bars(self, need: Need) -> None:
         """Request half of the rest at once, if bars came after a wider request had none.
@@ -239,19 +241,19 @@ class ChunkRun:
 
     def with_earlier_bars(
         self, part: Chunk, need: Need, response: Response, *, at: datetime, is_beginning_seen: bool
-    ) -> tuple[Change, str]:
+    ) -> tuple[StateChange, str]:
         """Return what a response proves whose bars are all older than the part, and in a few words.
 
         It is a statement of emptiness. Arguments as for ``without_bars``.
         """
         requested = IntervalSet([part.interval])
         if response.lacks_newest:
-            return Change(deferred=requested), "the newest are held back"
+            return StateChange(deferred=requested), "the newest are held back"
         if response.impossible.clip(part.interval):
-            return Change(deferred=requested), "rows that are no bars"
+            return StateChange(deferred=requested), "rows that are no bars"
         end = self._end_of_contract(need)
         if end:
-            change = Change(coverage=Coverage(bars=end))
+            change = StateChange(coverage=Coverage(bars=end))
             return change, "only older bars: the contract's last session ends with them"
         change = self.without_bars(
             part, need, at=at, controlled=True, is_beginning_seen=is_beginning_seen
@@ -284,7 +286,7 @@ class ChunkRun:
         at: datetime,
         is_beginning_seen: bool,
         controlled: bool = False,
-    ) -> Change:
+    ) -> StateChange:
         """Return what a response without bars states, and decide how much is requested next.
 
         Like an empty session, a quiet part of a session with bars needs a second response. Of
@@ -302,7 +304,7 @@ class ChunkRun:
         gaps = need.gaps()
         bounds = gaps.bounds
         if bounds is None:
-            return Change(answered=requested, deferred=requested)
+            return StateChange(answered=requested, deferred=requested)
         spans = expected_spans(need.calendar, need.timeframe, bounds)
         closed = IntervalSet(span.interval for span in spans if is_closed(span, need.now))
         rest = gaps & closed
@@ -314,7 +316,7 @@ class ChunkRun:
         said = ResponseStatements(need.timeframe.value, at)
         statements = said.without_bars(parts, oldest=self._state.oldest_open, controlled=controlled)
         left = self._narrow(len(whole), is_beginning_seen=is_beginning_seen) if whole else requested
-        return Change(statements=tuple(statements), answered=requested, deferred=pieces | left)
+        return StateChange(statements=tuple(statements), answered=requested, deferred=pieces | left)
 
     def _narrow(self, sessions: int, *, is_beginning_seen: bool) -> IntervalSet:
         """Halve what is requested next; return what to defer where one session is left."""

@@ -30,13 +30,13 @@ from ktrdr_pipelines.sync.discovery.trading_hours import Schedules
 from ktrdr_pipelines.sync.engine.bar_requester import BarRequester
 from ktrdr_pipelines.sync.engine.daily_bars import DailyBars
 from ktrdr_pipelines.sync.engine.open_ranges import OpenAttempt, OpenRanges
-from ktrdr_pipelines.sync.engine.series_state import Change, SeriesState
+from ktrdr_pipelines.sync.engine.series_state import SeriesState, StateChange
 
 
 class Confirmation:
     """Confirms as empty what one run leaves open of one series.
 
-    Each step yields a ``Change``, which the series run applies before the next one.
+    Each step yields a ``StateChange``, which the series run applies before the next one.
     ``found_bars`` says that some sessions turned out to have bars, and are to be requested.
 
     Args:
@@ -63,7 +63,7 @@ class Confirmation:
         self._left = IntervalSet()
         self.found_bars = False
 
-    def from_statements(self) -> Change:
+    def from_statements(self) -> StateChange:
         """Return what statements of other runs and timeframes prove, without any request.
 
         What they do not prove is requested with bars on both sides from now on.
@@ -81,7 +81,7 @@ class Confirmation:
             ),
         )
 
-    def left_to_daily_bars(self) -> Change:
+    def left_to_daily_bars(self) -> StateChange:
         """Skip the sessions that one request for daily bars, evidence for a year, can confirm.
 
         These are sessions whose confirmed empty range has expired, and sessions that daily bars
@@ -99,13 +99,13 @@ class Confirmation:
             if (is_told and is_early) or expired.covers(one.span.interval):
                 left.append(one.span.interval)
         self._left = IntervalSet(left)
-        return Change(skipped=self._left)
+        return StateChange(skipped=self._left)
 
     def attempts(self) -> Iterator[OpenAttempt]:
         """Yield what stays open, and when another statement can count."""
         return self._open_ranges.attempts()
 
-    async def run(self) -> AsyncGenerator[Change]:
+    async def run(self) -> AsyncGenerator[StateChange]:
         """Confirm what can be confirmed now; everything that was received is on disk already.
 
         Raises:
@@ -123,11 +123,11 @@ class Confirmation:
                 if self._state.oldest_open is None or self._state.is_before_bars(one.span)
             ]
             if before:
-                yield Change(is_about_beginning=True)
+                yield StateChange(is_about_beginning=True)
                 if self._state.begins is None:
                     if any(one.statements for one in before):
                         await self._requester.head()
-                    yield Change(is_about_beginning=True)
+                    yield StateChange(is_about_beginning=True)
             yield self._open_ranges.confirmed(sessions())
             async with aclosing(self._daily_bars.request()) as changes:
                 async for change in changes:
@@ -138,16 +138,16 @@ class Confirmation:
                 self.found_bars = bool(change.resumed)
                 yield change
             await self._request_schedule()
-            yield Change()  # with the calendar as it is known now
+            yield StateChange()  # with the calendar as it is known now
             if not self.found_bars:
                 await self._control()
         yield self._open_ranges.confirmed((*sessions(), *parts()))
 
-    def _not_confirmed_by_daily_bars(self) -> Change:
+    def _not_confirmed_by_daily_bars(self) -> StateChange:
         """Resume what daily bars should have proved but did not."""
         today = self._requester.source_session.gateway_now().date()
         left, self._left = self._left, IntervalSet()
-        return Change(
+        return StateChange(
             resumed=IntervalSet(
                 one.span.interval
                 for one in self._open_ranges.sessions()

@@ -29,7 +29,7 @@ from ktrdr_pipelines.errors import RequestRejectedError, RequestTooLongError
 from ktrdr_pipelines.store.evidence import Evidence, Open
 from ktrdr_pipelines.sync.engine.bar_requester import BarRequester, ReceivedResponse
 from ktrdr_pipelines.sync.engine.open_ranges import OpenRanges
-from ktrdr_pipelines.sync.engine.series_state import Change, SeriesState
+from ktrdr_pipelines.sync.engine.series_state import SeriesState, StateChange
 
 _DAY = timedelta(days=1)
 _BLOCK: Final = timedelta(days=330)
@@ -72,7 +72,7 @@ class DailyBars:
         self._requested: Counter[datetime] = Counter()
         self._widest = _EVER
 
-    async def request(self) -> AsyncGenerator[Change]:
+    async def request(self) -> AsyncGenerator[StateChange]:
         """Request daily bars around open sessions, and yield what they state.
 
         The last change resumes the sessions that turned out to have bars.
@@ -90,10 +90,10 @@ class DailyBars:
             with_bars |= found
             if found and any(self._state.is_before_bars(one.span) for one in block):
                 break  # there are older bars: they are requested before anything older
-            yield Change(is_about_beginning=True)
+            yield StateChange(is_about_beginning=True)
             yield self._open_ranges.confirmed(self._open_ranges.sessions())
         if with_bars:
-            yield Change(resumed=with_bars)
+            yield StateChange(resumed=with_bars)
 
     def _undecided(self) -> list[Open]:
         """Return the newest open sessions that one request for daily bars can cover."""
@@ -120,7 +120,7 @@ class DailyBars:
         is_left = self._state.is_left_to_daily_bars(one.span.interval)
         return (bool(one.statements) or is_left) and received < _MOST_DAILY
 
-    async def _request_block(self, block: Sequence[Open]) -> tuple[Change, IntervalSet]:
+    async def _request_block(self, block: Sequence[Open]) -> tuple[StateChange, IntervalSet]:
         """Request daily bars around some sessions.
 
         Returns: what they state, and which of the sessions have bars.
@@ -134,12 +134,12 @@ class DailyBars:
         chunk = self._chunk(*self._days_around(block, attempts))
         received = await self._send(block, chunk)
         if received is None:
-            return Change(), IntervalSet()
+            return StateChange(), IntervalSet()
         said = ResponseStatements(Timeframe.D1.value, self._requester.source_session.gateway_now())
         response = received.with_bars
         if response is None:
             self._requester.record(received, "no daily bars")
-            return Change(statements=self._without_bars(said, block)), IntervalSet()
+            return StateChange(statements=self._without_bars(said, block)), IntervalSet()
         spans = expected_spans(calendar, Timeframe.D1, chunk.interval)
         now, impossible = self._requester.source_session.now(), response.impossible
         context = EvaluationContext(chunk, calendar, Timeframe.D1, now, impossible=impossible)
@@ -176,7 +176,9 @@ class DailyBars:
         statements += said.traded(
             calendar, (span for span in spans if span.interval.start.date() in traded & missing)
         )
-        change = Change(statements=(*self._without_bars(said, newer, controlled=True), *statements))
+        change = StateChange(
+            statements=(*self._without_bars(said, newer, controlled=True), *statements)
+        )
         return change, IntervalSet(one.span.interval for one in with_bars)
 
     def _without_bars(

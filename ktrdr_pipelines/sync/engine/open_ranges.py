@@ -17,7 +17,7 @@ from ktrdr_pipelines.domain.planning.gaps import bar_lag
 from ktrdr_pipelines.domain.planning.retry_schedule import AttemptKind
 from ktrdr_pipelines.store.evidence import Evidence, Open
 from ktrdr_pipelines.sync.discovery.trading_hours import Schedules
-from ktrdr_pipelines.sync.engine.series_state import Change, SeriesState
+from ktrdr_pipelines.sync.engine.series_state import SeriesState, StateChange
 from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
 _WEEKS = timedelta(days=14)
@@ -91,7 +91,7 @@ class OpenRanges:
             empty_before=self._state.empty_before,
         )
 
-    def confirmed(self, found: Iterable[Open]) -> Change:
+    def confirmed(self, found: Iterable[Open]) -> StateChange:
         """Return the coverage of what is confirmed empty."""
         at = self._source_session.market_now().replace(minute=0, second=0, microsecond=0)
         proofs = tuple(
@@ -99,7 +99,7 @@ class OpenRanges:
             for one in found
             if one.verdict.is_proved
         )
-        return Change(coverage=Coverage().merged(Coverage(empty=proofs)))
+        return StateChange(coverage=Coverage().merged(Coverage(empty=proofs)))
 
     def attempts(self) -> Iterator[OpenAttempt]:
         """Yield what stays open, due when another statement can count, by this machine's clock.

@@ -45,7 +45,7 @@ from ktrdr_pipelines.sync.engine.chunk_run import ChunkRun
 from ktrdr_pipelines.sync.engine.confirmation import Confirmation
 from ktrdr_pipelines.sync.engine.failed_attempts import FailedAttempts
 from ktrdr_pipelines.sync.engine.fetch import Fetched, Fetcher
-from ktrdr_pipelines.sync.engine.series_state import Change, SeriesState
+from ktrdr_pipelines.sync.engine.series_state import SeriesState, StateChange
 from ktrdr_pipelines.sync.engine.writer import SeriesWriter
 
 _FAILURES_IN_A_ROW = 3
@@ -122,7 +122,7 @@ class SeriesRun:
         """
         try:
             self._apply(self._confirmation.from_statements())
-            self._apply(Change(is_about_beginning=True))
+            self._apply(StateChange(is_about_beginning=True))
             if not (self.requester.options.refresh or self._is_tail):
                 self._apply(self._confirmation.left_to_daily_bars())
             await self._rounds()
@@ -155,7 +155,7 @@ class SeriesRun:
             need, ends_now=self._is_tail, most_sessions=most, is_by_the_year=is_by_the_year
         )
 
-    def _apply(self, change: Change) -> None:
+    def _apply(self, change: StateChange) -> None:
         """Apply what a step found: record statements, change the state, queue what is saved."""
         self._evidence.record(self._series.symbol, change.statements)
         self._state.apply(change, self._session.now(), self._session.market_now())
@@ -259,7 +259,7 @@ class SeriesRun:
                 chunk = across_boundary(self._need(), queue.popleft())
                 if self._is_older(chunk) and self._older_without_bars >= _MOST_WITHOUT_BARS:
                     # Daily bars show at less cost whether there is anything older.
-                    self._apply(Change(skipped=IntervalSet([chunk.interval])))
+                    self._apply(StateChange(skipped=IntervalSet([chunk.interval])))
                     self._fetcher.done()
                     continue
                 most = self.requester.widths.most(self._series.timeframe)
@@ -307,7 +307,7 @@ class SeriesRun:
                 self._older_without_bars += 1
                 if self._is_beginning_seen:
                     await self.requester.head()
-                self._apply(Change(is_about_beginning=True))
+                self._apply(StateChange(is_about_beginning=True))
         except (GatewayTimeoutError, RequestTooLongError) as error:
             part, timeframe = chunk_run.part, self._series.timeframe
             refused = part.duration if isinstance(error, RequestTooLongError) else ""
@@ -324,7 +324,7 @@ class SeriesRun:
         for more in reversed(range(chunk_run.most_requests)):
             await self._request(chunk_run, chunk)
             if not more:
-                self._apply(Change(deferred=IntervalSet([chunk.interval])))
+                self._apply(StateChange(deferred=IntervalSet([chunk.interval])))
             elif not chunk_run.take_next_part(self._need(chunk.interval)) or self._is_over:
                 return
             else:
@@ -340,7 +340,7 @@ class SeriesRun:
                 proved = await self._evaluate(chunk_run, chunk, fetched, fetched.with_bars)
             elif fetched.response is None:
                 chunk_run.was_empty = False
-                self._apply(Change(deferred=IntervalSet([fetched.chunk.interval])))
+                self._apply(StateChange(deferred=IntervalSet([fetched.chunk.interval])))
                 proved = "no row that is a bar twice"
             elif self._state.bars or await self._is_alive():
                 need = self._need(fetched.chunk.interval, as_of=fetched.sent_at)
@@ -397,7 +397,7 @@ class SeriesRun:
             )
         )
         if found.begins_at is not None:
-            self._apply(Change(is_about_beginning=True))
+            self._apply(StateChange(is_about_beginning=True))
         return f"{found.bars.num_rows} bars, {found.covered.length} covered"
 
     async def _is_alive(self) -> bool:

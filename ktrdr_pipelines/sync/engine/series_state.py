@@ -1,6 +1,6 @@
 """The state of one series in a run: what is wanted, covered, excused and deferred.
 
-``SeriesRun`` owns it and alone changes it; all others read it, or return a ``Change``. It is pure:
+``SeriesRun`` owns it and alone changes it; all others read it, or return a ``StateChange``. It is pure:
 it knows no files and no clock. All intervals are by bar timestamp.
 
 Not here: making it from the store (``sync.stored_states``), the rules of gaps
@@ -40,7 +40,7 @@ class SparseSession:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class StateChange:
     """What one step of a run found: changes of the state, bars to save, statements to record.
 
     ``coverage`` is covered with ``bars`` or confirmed empty; ``implausible`` are the timestamps,
@@ -243,7 +243,7 @@ class SeriesState:
 
     # --- changes, by the owner alone -----------------------------------------------------------
 
-    def apply(self, change: Change, now: datetime, proof_now: datetime) -> None:
+    def apply(self, change: StateChange, now: datetime, proof_now: datetime) -> None:
         """Apply what a step of the run found; the times are those of ``need``."""
         coverage = change.coverage
         if coverage:

@@ -1,0 +1,230 @@
+"""IbDataLoader: bars by symbol as DataFrames, with the signatures of the original.
+
+A frame has one row a bar. Its index ``ts`` is the start of the bar in UTC (1d: midnight of the
+session date, 1w: of its Monday); its columns are ``session_date``, ``open``, ``high``, ``low``,
+``close``, ``volume``, ``average`` and ``bar_count``. Its ``attrs`` have the text ``bars``, which
+says what the bars are of, and ``missing``, a list of intervals of bar timestamps that are expected
+but not there.
+
+Not here: the run behind it, which commands and assets use (``sync.runner``).
+"""
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date, datetime
+from typing import Any, Final, TypeVar
+
+import pandas as pd
+import pyarrow as pa
+
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, empty_bars, merge_bars, sorted_unique
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.planning.date_bounds import parse_date_range
+from ktrdr_pipelines.domain.planning.jobs import Bounds, Job
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.plausibility import implausible_rows
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.universe import Universe
+from ktrdr_pipelines.errors import UsageError
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.sync.runner import LoadManager
+
+T = TypeVar("T")
+When = str | date | datetime
+"""A session date, or an instant with a zone; as text in ISO format."""
+
+_BARS: Final = "bars"
+_MISSING: Final = "missing"
+
+
+class IbDataLoader:
+    """Loads bars of one store by symbol and timeframe, and returns them as DataFrames.
+
+    A start is included, an end is not; dates are session dates. Calls return when the load has
+    ended, also inside a running event loop. If a load is stopped, what it saved is kept.
+
+    Args:
+        manager: loads from the gateway into the store.
+        store: the store.
+        universe: what the symbols mean.
+    """
+
+    def __init__(self, manager: LoadManager, store: BarStore, universe: Universe) -> None:
+        self._manager, self._store, self._universe = manager, store, universe
+
+    def load_data_range(self, symbol: str, timeframe: str, start: When, end: When) -> pd.DataFrame:
+        """Load what is missing of an interval, and return its bars.
+
+        Raises:
+            UnknownSymbolError: the symbol is not in the universe.
+            UsageError: the timeframe is unknown, or a bound is invalid or in the future.
+            GatewayError: the gateway cannot be reached, or refused the series as a whole.
+            StoreError: bars could not be saved or read.
+        """
+        series, bounds = (
+            self._series(symbol, timeframe),
+            self._bounds(symbol, timeframe, start, end),
+        )
+        return self._frame(job, self._run([job]))
+
+    def load_progressive(self, symbol: str, timeframe: str, start: When, end: When) -> pd.DataFrame:
+        """Load an interval year by year, newest first, and return its bars.
+
+        Each year is on disk before the next is requested. Raises as ``load_data_range``.
+        """
+        series, bounds = (
+            self._series(symbol, timeframe),
+            self._bounds(symbol, timeframe, start, end),
+        )
+        return self._frame(job, self._run(_by_year(job)))
+
+    def load_report(self, symbol: str, timeframe: str, start: When, end: When) -> SeriesReport:
+        """Load what is missing of an interval, and return the full report of the load.
+
+        The report says what was requested, what is missing and why; its ``error`` is not raised.
+        Raises as ``load_data_range`` otherwise.
+        """
+        series, bounds = (
+            self._series(symbol, timeframe),
+            self._bounds(symbol, timeframe, start, end),
+        )
+        return self._run([job])
+
+    def merge_and_save_data(
+        self,
+        symbol: str,
+        timeframe: str,
+        existing_data: pd.DataFrame | None,
+        new_data: pd.DataFrame,
+    ) -> pd.DataFrame:
+        """Merge newer bars over older ones, save the newer ones, and return all.
+
+        Of two bars with one timestamp the newer one counts; where the store held other values, they
+        are kept as a revision. Saving covers nothing: a later load requests what no response of the
+        gateway has covered.
+
+        Args:
+            symbol: the symbol of the bars.
+            timeframe: the timeframe of the bars.
+            existing_data: older bars, or None.
+            new_data: newer bars, as another call of this class returned them. Bars of another
+                source are refused: they never mix with the gateway's.
+
+        Raises:
+            UsageError: ``new_data`` is not of this series and store, or holds rows that are no
+                bars.
+            UnknownSymbolError, StoreError: as for ``load_data_range``.
+        """
+        series = self._series(symbol, timeframe)
+        what = f"merging bars of {series}"
+        identity = self._store.identity(series)
+        if identity is None or new_data.attrs.get(_BARS) != str(identity):
+            raise UsageError(
+                what,
+                reason=f"they are said to be {new_data.attrs.get(_BARS, 'of an unknown source')}, "
+                f"the store holds {identity or 'none'}",
+                hint="Merge only frames that IbDataLoader returned for this series and store",
+            )
+        new = _table(what, new_data)
+        _refuse_odd(what, new, series)
+        self._store.save(series, identity, new, Coverage())
+        older = empty_bars() if existing_data is None else _table(what, existing_data)
+        return _frame_of(merge_bars(older, new).bars, new_data.attrs)
+
+    def _series(self, symbol: str, timeframe: str) -> Series:
+        if timeframe not in list(Timeframe):
+            allowed = f"Allowed are {', '.join(Timeframe)}"
+            raise UsageError(f"timeframe {timeframe!r}", reason="no such timeframe", hint=allowed)
+        return Series(self._universe.instrument(symbol), Timeframe(timeframe))
+
+    def _job(self, symbol: str, timeframe: str, start: When, end: When) -> Job:
+        """Return the job for what a user named."""
+        series, now = self._series(symbol, timeframe), self._manager.retry_policy.market_clock()
+        texts = (one if isinstance(one, str) else one.isoformat() for one in (start, end))
+        return Job(series, bounds=parse_date_range(*texts).bounds(series, now))
+
+    def _run(self, jobs: Sequence[Job]) -> SeriesReport:
+        """Load jobs of one series, and return one report of all."""
+        first, *others = _result_of(self._manager.run(jobs))
+        for report in others:
+            first = first.then(report)
+        return first
+
+    def _frame(self, job: Job, report: SeriesReport) -> pd.DataFrame:
+        """Return the bars that a job wanted, and what the load left missing of them."""
+        if report.error is not None:
+            raise report.error
+        wanted = _interval(job)
+        missing = (report.unexplained | report.deferred | report.waiting).clip(wanted)
+        attrs = {
+            _BARS: str(self._store.identity(job.series) or ""),
+            _MISSING: [(part.start.isoformat(), part.end.isoformat()) for part in missing],
+        }
+        return _frame_of(self._store.read(job.series, wanted), attrs)
+
+
+def _interval(job: Job) -> Interval:
+    start, end = job.bounds.start, job.bounds.end
+    assert start is not None  # noqa: S101  (both bounds are required here)
+    assert end is not None  # noqa: S101
+    return Interval(start, end)
+
+
+def _by_year(job: Job) -> list[Job]:
+    """Return a job for each calendar year of a job, newest first."""
+    wanted, calendar = _interval(job), calendar_named(job.series.instrument.calendar)
+    jobs = []
+    for year in range(wanted.end.year + 1, wanted.start.year - 2, -1):
+        first, end = date(year, 1, 1), date(year + 1, 1, 1)
+        part = interval_between(calendar, job.series.timeframe, first, end).intersection(wanted)
+        if part is not None:
+            jobs.append(Job(job.series, bounds=Bounds(part.start, part.end)))
+    return jobs
+
+
+def _result_of(running: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, in a thread of its own where an event loop is running here."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(running)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="load") as thread:
+        return thread.submit(asyncio.run, running).result()
+
+
+def _frame_of(bars: pa.Table, attrs: Mapping[Any, Any]) -> pd.DataFrame:
+    frame: pd.DataFrame = bars.to_pandas().set_index("ts")
+    frame.attrs = dict(attrs)
+    return frame
+
+
+def _refuse_odd(what: str, bars: pa.Table, series: Series) -> None:
+    odd = implausible_rows(bars, series.instrument.sec_type)
+    if odd.any():
+        raise UsageError(
+            what,
+            reason=f"{int(odd.sum())} rows have values that no bar has",
+            hint="Leave them out: the gateway's own odd bars are kept by a load",
+        )
+
+
+def _table(what: str, frame: pd.DataFrame) -> pa.Table:
+    """Return the bars of a frame, sorted and unique; of two with one timestamp the later row.
+
+    Raises:
+        UsageError: the frame has other columns, or values that no bar has.
+    """
+    try:
+        table = pa.Table.from_pandas(frame.reset_index(), preserve_index=False)
+        return sorted_unique(table.select(BAR_SCHEMA.names).cast(BAR_SCHEMA))
+    except (KeyError, ValueError, TypeError, pa.ArrowException) as error:
+        raise UsageError(
+            what,
+            reason=f"the frame is not one of bars: {error}",
+            hint="Keep the index `ts` and the columns of the frames that IbDataLoader returns",
+        ) from error
