@@ -66,10 +66,7 @@ class IbDataLoader:
             GatewayError: the gateway cannot be reached, or refused the series as a whole.
             StoreError: bars could not be saved or read.
         """
-        series, bounds = (
-            self._series(symbol, timeframe),
-            self._bounds(symbol, timeframe, start, end),
-        )
+        job = self._job(symbol, timeframe, start, end)
         return self._frame(job, self._run([job]))
 
     def load_progressive(self, symbol: str, timeframe: str, start: When, end: When) -> pd.DataFrame:
@@ -77,10 +74,7 @@ class IbDataLoader:
 
         Each year is on disk before the next is requested. Raises as ``load_data_range``.
         """
-        series, bounds = (
-            self._series(symbol, timeframe),
-            self._bounds(symbol, timeframe, start, end),
-        )
+        job = self._job(symbol, timeframe, start, end)
         return self._frame(job, self._run(_by_year(job)))
 
     def load_report(self, symbol: str, timeframe: str, start: When, end: When) -> SeriesReport:
@@ -89,10 +83,7 @@ class IbDataLoader:
         The report says what was requested, what is missing and why; its ``error`` is not raised.
         Raises as ``load_data_range`` otherwise.
         """
-        series, bounds = (
-            self._series(symbol, timeframe),
-            self._bounds(symbol, timeframe, start, end),
-        )
+        job = self._job(symbol, timeframe, start, end)
         return self._run([job])
 
     def merge_and_save_data(

@@ -1,7 +1,7 @@
 """The state of one series in a run: what is wanted, covered, excused and deferred.
 
-``SeriesRun`` owns it and alone changes it; all others read it, or return a ``StateChange``. It is pure:
-it knows no files and no clock. All intervals are by bar timestamp.
+``SeriesRun`` owns it and alone changes it; all others read it, or return a ``StateChange``. It is
+pure: it knows no files and no clock. All intervals are by bar timestamp.
 
 Not here: making it from the store (``sync.stored_states``), the rules of gaps
 (``domain.planning.gaps``).
