@@ -90,7 +90,7 @@ class Evidence:
     def of(self, symbol: str) -> SymbolEvidence:
         """Return the evidence of a symbol; it is read from the ledger on first use."""
         if symbol not in self._symbols:
-            self._symbols[symbol] = SymbolEvidence(self._ledger.statements(symbol))
+            self._symbols[symbol] = SymbolEvidence(self._ledger.statements.of(symbol))
         return self._symbols[symbol]
 
     # --- recording -----------------------------------------------------------------------------
@@ -100,7 +100,7 @@ class Evidence:
         new = list(statements)
         if new:
             self.of(symbol).statements.extend(new)
-            self._ledger.record_statements(symbol, self._gateway, new, self._clock())
+            self._ledger.statements.record(symbol, self._gateway, new, self._clock())
 
     def saw_bars(self, symbol: str, timeframe: Timeframe, at: datetime) -> None:
         """Record that a series returned bars, a control of its earlier empty responses."""
@@ -110,7 +110,7 @@ class Evidence:
             is_due = one.kind is StatementKind.EMPTY and not one.controlled
             if is_due and one.timeframe == timeframe and at - one.said_at <= CONFIRM_AFTER:
                 known.statements[position] = replace(one, controlled=True)
-                self._ledger.record_statements(
+                self._ledger.statements.record(
                     symbol, self._gateway, [known.statements[position]], self._clock()
                 )
 
@@ -170,7 +170,7 @@ class Evidence:
     def void_around(self, at: datetime) -> bool:
         """Void the gateway's empty responses within a day of a moment; return whether any were."""
         start, end = at - VOIDED_WITHIN, at + VOIDED_WITHIN
-        voided = self._ledger.void_empty_responses(self._gateway, start, end, self._clock())
+        voided = self._ledger.statements.void_empty(self._gateway, start, end, self._clock())
         for known in self._symbols.values():
             known.statements = [
                 one
@@ -227,7 +227,7 @@ class Evidence:
             and not _is_refuted_beginning(one, calendar, days)
         ]
         said = {id(span): _said_of(counting, calendar, span, closed) for span in whole}
-        head = self._ledger.head(contract_id, series.instrument.what_to_show.value, self._gateway)
+        head = self._ledger.heads.of(contract_id, series.instrument.what_to_show.value, self._gateway)
         if head is not None and head.head is not None:
             for span in whole:
                 if span.closes_at <= head.head:
@@ -387,7 +387,7 @@ class Evidence:
 
         ``unsaved`` is the oldest session date of bars that are not on disk yet.
         """
-        record = self._ledger.head(contract_id, instrument.what_to_show.value, self._gateway)
+        record = self._ledger.heads.of(contract_id, instrument.what_to_show.value, self._gateway)
         held = [
             day
             for timeframe in self._store.layout.timeframes_of(instrument.symbol)

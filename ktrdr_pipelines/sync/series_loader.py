@@ -171,7 +171,7 @@ class SeriesLoader:
 def _resumed_refresh(requests: Requests, state: SeriesState) -> str:
     """Return a note if a refresh was stopped before, which is resumed, else an empty text."""
     now = requests.source_session.retry_policy.clock()
-    known = requests.ledger.refreshed(series_key(state.series), now)
+    known = requests.ledger.refreshes.of(series_key(state.series), now)
     if known is None or not known.intervals & state.wanted:
         return ""
     return (
@@ -183,10 +183,10 @@ def _resumed_refresh(requests: Requests, state: SeriesState) -> str:
 def _end_refresh(requests: Requests, state: SeriesState, report: SeriesReport) -> SeriesReport:
     """Record that all that was to be refreshed was; return the report as it is then."""
     ledger, key, held = requests.ledger, series_key(state.series), state.bars.bounds
-    ledger.end_refresh(key, state.wanted)
+    ledger.refreshes.end(key, state.wanted)
     if held is None or not state.wanted.covers(held):
         return report
-    ledger.clear_disagreements(key)
+    ledger.disagreements.clear(key)
     return replace(report, disagreements=())
 
 
@@ -287,7 +287,7 @@ def _report(
     unexplained = gaps - waiting
     to_confirm = [
         attempt
-        for attempt in ledger.attempts(key)
+        for attempt in ledger.attempts.of(key)
         if attempt.kind in TO_CONFIRM and unexplained.clip(attempt.interval)
     ]
     return SeriesReport(
@@ -308,6 +308,6 @@ def _report(
         unconfirmed=unexplained & IntervalSet(one.interval for one in to_confirm),
         confirmed_at=next_try(to_confirm, session.retry_policy.clock())
         or min((one.next_try_at for one in to_confirm if one.next_try_at), default=None),
-        disagreements=tuple(ledger.disagreements(key, DisagreementKind.PRICE)),
-        volume_jumps=tuple(ledger.disagreements(key, DisagreementKind.VOLUME)),
+        disagreements=tuple(ledger.disagreements.of(key, DisagreementKind.PRICE)),
+        volume_jumps=tuple(ledger.disagreements.of(key, DisagreementKind.VOLUME)),
     )

@@ -57,7 +57,7 @@ class SeriesStates:
         """Return what a job wants, by bar timestamp."""
         if job.wanted is not None:
             return job.wanted
-        attempts = self._store.ledger.attempts(series_key(job.series))
+        attempts = self._store.ledger.attempts.of(series_key(job.series))
         return wanted_by(
             job.mode,
             job.series,
@@ -90,7 +90,7 @@ class SeriesStates:
         again = IntervalSet(one.interval for one in sparse_sessions) & wanted
         if options.refresh:
             # A refresh that was stopped resumes after what it has received.
-            known = self._store.ledger.refreshed(series_key(series), self._clock())
+            known = self._store.ledger.refreshes.of(series_key(series), self._clock())
             again = wanted - known.intervals if known else wanted
         state = SeriesState(
             series,
@@ -114,7 +114,7 @@ class SeriesStates:
         """
         early = IntervalSet(
             attempt.interval
-            for attempt in self._store.ledger.attempts(series_key(series))
+            for attempt in self._store.ledger.attempts.of(series_key(series))
             if attempt.kind is AttemptKind.SPARSE and not attempt.is_due(self._clock())
         )
         return tuple(one for one in self.sparse_sessions(series) if not early.clip(one.interval))
@@ -147,7 +147,7 @@ class SeriesStates:
         if options.requested_by is RequestedBy.PERSON:
             return
         now = self._clock()
-        attempts = self._store.ledger.attempts(series_key(state.series))
+        attempts = self._store.ledger.attempts.of(series_key(state.series))
         skipped = deferred(attempts, state.wanted, now)
         if options.tail:
             waits = IntervalSet(one.interval for one in attempts if one.kind in TO_CONFIRM)
@@ -180,7 +180,7 @@ def sparse_sessions(
     spans, rows = span_arrays(calendar, series.timeframe), store.rows_per_session(series)
     covered, now = interval_arrays(coverage.bars), micros(market_now)
     traded = store.traded_per_session(series)
-    confirmed = store.ledger.confirmed(series_key(series))
+    confirmed = store.ledger.confirmed.of(series_key(series))
     found = (
         (
             spans.days[position].item(),

@@ -61,7 +61,7 @@ class SharedCalendars:
         """
         library = calendar_named(instrument.calendar)
         key, ledger, symbol = instrument.calendar, self._store.ledger, instrument.symbol
-        votes = ledger.votes(key)
+        votes = ledger.votes.of(key)
         counting = [
             one
             for one in days
@@ -95,11 +95,11 @@ class SharedCalendars:
                 continue
             cast.append(vote)
         if lost:
-            ledger.withdraw_votes(key, lost, symbol=symbol)
+            ledger.votes.withdraw(key, lost, symbol=symbol)
         if refuted:
-            ledger.withdraw_votes(key, refuted)
+            ledger.votes.withdraw(key, refuted)
         if cast:
-            ledger.record_votes(key, symbol, cast, at)
+            ledger.votes.record(key, symbol, cast, at)
         return bool(lost or refuted or cast)
 
     def _is_held(
@@ -113,7 +113,7 @@ class SharedCalendars:
             return False
         key = like.calendar
         around = Interval(midnight(reported.day) - _DAY, midnight(reported.day) + 2 * _DAY)
-        calendar_of = self._store.ledger.symbol_calendars()
+        calendar_of = self._store.ledger.symbol_calendars.all()
         for symbol, timeframe in self._store.series_on_disk():
             if timeframe is Timeframe.W1 or calendar_of.get(symbol, key) != key:
                 continue
@@ -144,7 +144,7 @@ class SharedCalendars:
         if not wrong:
             return []
         self._refuted.update((key, one.told) for one in wrong)
-        self._store.ledger.withdraw_votes(key, [one.told.day for one in wrong])
+        self._store.ledger.votes.withdraw(key, [one.told.day for one in wrong])
         return [
             f"{key} {one.told.day}: bars of {instrument} lie outside the hours that the schedules "
             f"of {len(one.symbols)} contracts give; the calendar's own hours apply again"

@@ -200,7 +200,7 @@ class Schedules:
         if is_assumed(instrument.calendar):
             closed = _closed_with_bars(instrument, self._learned(instrument), timeframe, bars)
             if closed:
-                self._store.ledger.forget_days(learned_key(instrument), closed)
+                self._store.ledger.schedules.remove(learned_key(instrument), closed)
                 self._has_bars[instrument.symbol] |= closed
                 self._rebuild_calendars()
                 if note is not None:
@@ -233,7 +233,7 @@ class Schedules:
         late = {day: bar for day, bar in late.items() if day not in held or bar > held[day]}
         if not late:
             return
-        self._store.ledger.record_late_bars(instrument.symbol, late)
+        self._store.ledger.late_bars.record(instrument.symbol, late)
         self._rebuild_calendars()
         if note is None:
             return
@@ -271,7 +271,7 @@ class Schedules:
 
     def _was_requested(self, instrument: Instrument, day: date, now: datetime) -> bool:
         """Return whether a schedule requested in the last 30 days, after the date, reaches it."""
-        asks = self._store.ledger.schedule_asks(learned_key(instrument))
+        asks = self._store.ledger.schedules.asks(learned_key(instrument))
         return any(ask.first <= day < ask.end and now - ask.asked_at < _VALID_FOR for ask in asks)
 
     async def _request_schedule(
@@ -293,7 +293,7 @@ class Schedules:
     def _record_request(self, instrument: Instrument, last: date, now: datetime) -> None:
         """Record a request for a schedule that reached up to a date."""
         ask = ScheduleAsk(last + _WEEK - REACH_DAYS * _DAY, last + _DAY, now)
-        self._store.ledger.record_ask(learned_key(instrument), ask)
+        self._store.ledger.schedules.record_ask(learned_key(instrument), ask)
 
     def _record_sessions(
         self,
@@ -306,7 +306,7 @@ class Schedules:
         library, assumed = calendar_named(instrument.calendar), is_assumed(instrument.calendar)
         if self._calendar_of.get(instrument.symbol) != instrument.calendar:  # once a run
             self._calendar_of[instrument.symbol] = instrument.calendar
-            self._store.ledger.record_symbol_calendar(instrument.symbol, instrument.calendar)
+            self._store.ledger.symbol_calendars.record(instrument.symbol, instrument.calendar)
         if assumed:
             held = self._has_bars[instrument.symbol] | _closed_with_held_bars(
                 self._store, instrument, days
@@ -328,7 +328,7 @@ class Schedules:
         new = [one for one in accepted.days if _is_new(one, known.get(one.day), library)]
         if new:
             key, at = learned_key(instrument), self._source_session.retry_policy.clock()
-            self._store.ledger.record_days(key, new, source, at)
+            self._store.ledger.schedules.record(key, new, source, at)
         has_voted = False
         if accepted.days and is_shared:
             today = library.day_of(self._source_session.now())
@@ -347,7 +347,7 @@ class Schedules:
         self.calendars = self._store.ledger.calendars()
 
     def _learned(self, instrument: Instrument) -> list[LearnedDay]:
-        return self._store.ledger.learned_days_of(learned_key(instrument))
+        return self._store.ledger.schedules.of(learned_key(instrument))
 
 
 async def _request(

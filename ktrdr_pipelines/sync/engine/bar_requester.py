@@ -157,7 +157,7 @@ class BarRequester:
 
     async def _check_life(self) -> bool:
         source = await self.source_session.source()
-        last = self._run.ledger.last_answered(*self._contract, source.gateway)
+        last = self._run.ledger.requests.last_answered(*self._contract, source.gateway)
         if last is not None and self._clock() - last < _ALIVE_FOR:
             return True
         if await self._answers(None):

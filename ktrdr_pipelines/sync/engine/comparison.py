@@ -119,11 +119,11 @@ class Comparison:
     def _report_volume(self, found: Disagreement | None) -> None:
         """Record a jump of volumes and report it once."""
         key = series_key(self._series)
-        known = self._store.ledger.disagreements(key, DisagreementKind.VOLUME)
+        known = self._store.ledger.disagreements.of(key, DisagreementKind.VOLUME)
         if found is not None and not is_told(found, known):
             self._record(found)
 
     def _record(self, found: Disagreement) -> None:
         key = series_key(self._series)
-        self._store.ledger.record_disagreement(key, found, self._clocks.clock())
+        self._store.ledger.disagreements.record(key, found, self._clocks.clock())
         self._progress.noted(self._series, str(found))

@@ -68,7 +68,7 @@ class FailedAttempts:
 
     def known(self) -> list[Attempt]:
         """Return the recorded attempts."""
-        return self._ledger.attempts(self._key)
+        return self._ledger.attempts.of(self._key)
 
     def failed(self, interval: Interval, error: KtrdrError) -> None:
         """Record that a request for an interval failed."""
@@ -92,7 +92,7 @@ class FailedAttempts:
         if not self._has_answered:
             self._has_answered = True
             for kind in SERIES_WIDE:
-                self._ledger.forget_attempts(self._key, kind)
+                self._ledger.attempts.forget(self._key, kind)
 
     def to_close(self) -> list[Attempt]:
         """Return the attempts that end once nothing in their interval is missing.
@@ -103,7 +103,7 @@ class FailedAttempts:
 
     def close(self, attempt: Attempt) -> None:
         """Clear an attempt: what it was for is covered or excused by now."""
-        self._ledger.clear_attempts(self._key, attempt.interval, attempt.kind)
+        self._ledger.attempts.clear(self._key, attempt.interval, attempt.kind)
 
     def sparse(
         self, sessions: Iterable[Interval], *, wanted: IntervalSet, answered: IntervalSet
@@ -121,7 +121,7 @@ class FailedAttempts:
             if attempt.kind is not AttemptKind.SPARSE:
                 continue
             if not any(attempt.interval.overlaps(one) for one in sparse):
-                self._ledger.clear_attempts(self._key, attempt.interval, attempt.kind)
+                self._ledger.attempts.clear(self._key, attempt.interval, attempt.kind)
             elif not attempt.is_due(now) or not answered.covers(attempt.interval):
                 waiting.append(attempt.interval)
         for one in sparse:
@@ -130,7 +130,7 @@ class FailedAttempts:
 
     def confirm_sparse(self, rows_per_session: Mapping[date, int]) -> None:
         """Record sparse sessions that have as many bars after being requested once more."""
-        self._ledger.confirm_sessions(self._key, rows_per_session, self._clock())
+        self._ledger.confirmed.record(self._key, rows_per_session, self._clock())
 
     def _record(
         self,
@@ -153,6 +153,6 @@ class FailedAttempts:
                 and (kind in SERIES_WIDE or attempt.interval.overlaps(interval))
             )
             due_at = at + retry_in(kind, 1 + max(before, default=0))
-        self._ledger.record_attempt(
+        self._ledger.attempts.record(
             self._key, interval, kind, error=text, code=code, next_try_at=due_at, at=at
         )

@@ -224,7 +224,7 @@ class SeriesWriter:
             found = findings_of(bars, implausible, self._series.instrument.sec_type)
             if found:
                 key = series_key(self._series)
-                self._store.ledger.record_findings(key, found, self._clocks.clock())
+                self._store.ledger.findings.record(key, found, self._clocks.clock())
                 count = f"{len(found)} bars" if len(found) > 1 else "1 bar"
                 self._progress.noted(
                     self._series,
@@ -248,12 +248,12 @@ class SeriesWriter:
         ledger, key = self._store.ledger, series_key(self._series)
         result = self._store.save(self._series, self._identity, bars, coverage)
         # Findings of replaced bars are cleared only now that the new bars are on disk.
-        if known := ledger.findings(key):
+        if known := ledger.findings.of(key):
             _, found = explained(bars, self._series.instrument.sec_type, known)
             stale = {one.ts for one in known} - {one.ts for one in found}
             if replaced := stale & set(timestamps(bars).tolist()):
-                ledger.clear_findings(key, replaced)
+                ledger.findings.clear(key, replaced)
         if self._again is not None:  # a refresh that is stopped resumes after what it has received
             answered = coverage.covered(self._clocks.market_clock()) & self._again
-            ledger.record_refreshed(key, answered, self._clocks.clock())
+            ledger.refreshes.record(key, answered, self._clocks.clock())
         return result
