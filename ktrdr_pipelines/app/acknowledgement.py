@@ -55,7 +55,7 @@ def explained_ranges(
     for one in found:
         series = one.series
         if one.disputed and series.symbol not in said:
-            said[series.symbol] = ledger.statements(series.symbol)
+            said[series.symbol] = ledger.statements.of(series.symbol)
         for proof in one.disputed:
             spans = expected_spans(
                 calendars.of(series.instrument), series.timeframe, proof.interval
@@ -186,8 +186,8 @@ def _clear_attempts(index: GapIndex, series: Series, span: Span, now: datetime) 
     """
     (found,) = index.series_gaps([series], now)
     ledger, key = index.store.ledger, series_key(series)
-    ledger.clear_attempts(key, span.interval)
-    for attempt in ledger.attempts(key):
+    ledger.attempts.clear(key, span.interval)
+    for attempt in ledger.attempts.of(key):
         meets = not attempt.is_series_wide and attempt.interval.overlaps(span.interval)
         if meets and not found.missing.clip(attempt.interval):
-            ledger.clear_attempts(key, attempt.interval)
+            ledger.attempts.clear(key, attempt.interval)

@@ -113,7 +113,7 @@ class Workspace:
         """Return the timestamps from which series are kept fresh, by their ledger keys."""
         from ktrdr_pipelines.store.ledger.ledger import open_ledger
 
-        return open_ledger(self.layout).kept_fresh()
+        return open_ledger(self.layout).kept_fresh.all()
 
     def calendars(self) -> "Calendars":
         """Return the calendars as the store's ledger holds them now."""

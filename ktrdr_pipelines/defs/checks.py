@@ -243,7 +243,7 @@ def _check_files(
     layout = index.store.layout
     for one in found:
         sec_type = one.series.instrument.sec_type
-        known = index.store.ledger.findings(series_key(one.series))
+        known = index.store.ledger.findings.of(series_key(one.series))
         try:
             paths = layout.bar_files(one.series.symbol, one.series.timeframe)
         except StoreError as error:

@@ -128,7 +128,7 @@ def measured_rates(ledger: Ledger, gateway: str, *, conservative: bool = False) 
     """Return the rates of a gateway and of the store, measured from the ledger."""
     answered = [
         record
-        for record in ledger.requests(NEWEST_LOOKED_AT)
+        for record in ledger.requests.newest(NEWEST_LOOKED_AT)
         if record.gateway == gateway and record.rows
     ]
     many = Counter(_kind(record) for record in answered)
@@ -140,7 +140,7 @@ def measured_rates(ledger: Ledger, gateway: str, *, conservative: bool = False) 
         now_request_s={one: s for (one, ends_now), s in measured_s.items() if ends_now},
         bar_bytes={
             Timeframe(name): size / rows
-            for name, (size, rows) in ledger.sizes().items()
+            for name, (size, rows) in ledger.files.sizes().items()
             if rows >= FEWEST_BARS
         },
         answers=sum(enough.values()),

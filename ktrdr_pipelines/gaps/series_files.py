@@ -127,9 +127,9 @@ class AllSeriesFiles:
         filled = [series_key(series) for series, prints in changed.items() if prints]
         rows: Mapping[str, _Rows]
         if len(filled) >= _MANY:
-            rows = self._store.ledger.all_indexed_files()
+            rows = self._store.ledger.files.all()
         else:
-            rows = {key: self._store.ledger.indexed_files(key) for key in filled}
+            rows = {key: self._store.ledger.files.of(key) for key in filled}
         for series, prints in changed.items():
             key = series_key(series)
             found[series] = self._read(series, wanted[series], prints, rows.get(key, {}))

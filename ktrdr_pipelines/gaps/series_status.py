@@ -70,14 +70,14 @@ class Ledgered:
 
     def __init__(self, store: BarStore, gateway: str) -> None:
         ledger, origin = store.ledger, store_origin(store.layout)
-        self._attempts = ledger.all_attempts()
-        self._heads = ledger.heads(gateway)
-        self._statements = ledger.beginning_statements()
-        self._confirmed = ledger.all_confirmed()
-        self._disagreements = ledger.all_disagreements()
-        self._volume_jumps = ledger.all_disagreements(DisagreementKind.VOLUME)
-        self._fresh_from = ledger.kept_fresh()
-        self._pinned = ledger.pinned_contracts(origin) if origin else {}
+        self._attempts = ledger.attempts.all()
+        self._heads = ledger.heads.all(gateway)
+        self._statements = ledger.statements.beginnings()
+        self._confirmed = ledger.confirmed.all()
+        self._disagreements = ledger.disagreements.all()
+        self._volume_jumps = ledger.disagreements.all(DisagreementKind.VOLUME)
+        self._fresh_from = ledger.kept_fresh.all()
+        self._pinned = ledger.contracts.all(origin) if origin else {}
 
     def may_begin(self, symbol: str) -> bool:
         """Return whether there is a statement about where the data of a symbol begin."""

@@ -106,11 +106,11 @@ def verify(
             found=found,
             sessions=_sessions(index, one, now),
             content=content,
-            revisions=len(ledger.revisions(key)),
-            before=ledger.last_verified(key),
+            revisions=len(ledger.revisions.of(key)),
+            before=ledger.verified.of(key),
         )
         if certificate.is_sound:
-            ledger.record_verified(key, content.digest.text, real_now or now)
+            ledger.verified.record(key, content.digest.text, real_now or now)
         yield certificate
 
 
@@ -177,7 +177,7 @@ def _count(
     bars: pa.Table,
     content: Content,
 ) -> None:
-    known = index.store.ledger.findings(series_key(series))
+    known = index.store.ledger.findings.of(series_key(series))
     damaged, findings = explained(bars, series.instrument.sec_type, known)
     content.findings.extend(findings)
     if damaged.any():

@@ -42,22 +42,22 @@ class Claimant:
     def claim(self, series: Series, interval: Interval, now: datetime) -> bool:
         """Claim an interval; return False where a living owner has claimed part of it."""
         key = series_key(series)
-        if self._ledger.claim(key, [interval], self.owner, now, CLAIM_S):
+        if self._ledger.claims.acquire(key, [interval], self.owner, now, CLAIM_S):
             return True
         if not self._drop_dead(key, now):
             return False
-        return bool(self._ledger.claim(key, [interval], self.owner, now, CLAIM_S))
+        return bool(self._ledger.claims.acquire(key, [interval], self.owner, now, CLAIM_S))
 
     def release(self, series: Series, interval: list[Interval]) -> None:
         """Release claimed intervals; the caller has saved their bars already."""
-        self._ledger.release(self.owner, series_key(series), interval)
+        self._ledger.claims.release(self.owner, series_key(series), interval)
 
     def _drop_dead(self, key: str, now: datetime) -> bool:
         """Drop the claims of dead owners; return whether there were any."""
-        owners = {claim.owner for claim in self._ledger.live_claims(key, now)} - {self.owner}
+        owners = {claim.owner for claim in self._ledger.claims.live(key, now)} - {self.owner}
         dead = [owner for owner in owners if not _lives(self._locks, owner)]
         for owner in dead:
-            self._ledger.release(owner)
+            self._ledger.claims.release(owner)
             _lock_of(self._locks, owner).unlink(missing_ok=True)
         return bool(dead)
 
@@ -80,13 +80,13 @@ def claiming(layout: StoreLayout, ledger: Ledger) -> Iterator[Claimant]:
         try:
             yield Claimant(ledger, layout.locks, owner)
         finally:
-            ledger.release(owner)
+            ledger.claims.release(owner)
             _lock_of(layout.locks, owner).unlink(missing_ok=True)
 
 
 def is_in_hand(layout: StoreLayout, ledger: Ledger, key: str, now: datetime) -> bool:
     """Return whether a living owner is requesting part of a series, given by its ledger key."""
-    owners = {claim.owner for claim in ledger.live_claims(key, now)}
+    owners = {claim.owner for claim in ledger.claims.live(key, now)}
     return any(_lives(layout.locks, owner) for owner in owners)
 
 

@@ -89,7 +89,7 @@ class Evidence:
     def of(self, symbol: str) -> SymbolEvidence:
         """Return the evidence of a symbol; it is read from the ledger on first use."""
         if symbol not in self._symbols:
-            self._symbols[symbol] = SymbolEvidence(self._ledger.statements(symbol))
+            self._symbols[symbol] = SymbolEvidence(self._ledger.statements.of(symbol))
         return self._symbols[symbol]
 
     # --- recording -----------------------------------------------------------------------------
@@ -99,7 +99,7 @@ class Evidence:
         new = list(statements)
         if new:
             self.of(symbol).statements.extend(new)
-            self._ledger.record_statements(symbol, self._gateway, new, self._clock())
+            self._ledger.statements.record(symbol, self._gateway, new, self._clock())
 
     def saw_bars(self, series: Series, at: datetime) -> None:
         """Record that a series returned bars, a control of its earlier empty responses."""
@@ -109,7 +109,7 @@ class Evidence:
             is_due = one.kind is StatementKind.EMPTY and not one.controlled
             if is_due and one.timeframe == series.timeframe and at - one.said_at <= CONFIRM_AFTER:
                 known.statements[position] = replace(one, controlled=True)
-                self._ledger.record_statements(
+                self._ledger.statements.record(
                     series.symbol, self._gateway, [known.statements[position]], self._clock()
                 )
 
@@ -151,7 +151,7 @@ class Evidence:
     def void_around(self, at: datetime) -> bool:
         """Void the gateway's empty responses within a day of a moment; return whether any were."""
         start, end = at - VOIDED_WITHIN, at + VOIDED_WITHIN
-        voided = self._ledger.void_empty_responses(self._gateway, start, end, self._clock())
+        voided = self._ledger.statements.void_empty(self._gateway, start, end, self._clock())
         for known in self._symbols.values():
             known.statements = [
                 one

@@ -67,7 +67,7 @@ class IbDataLoader:
         await self._learn_sessions(series, wanted)
         state = self._states.state(series, wanted, options)
         if options.refresh:
-            known = self._context.store.ledger.refreshed(series_key(series), self._clock())
+            known = self._context.store.ledger.refreshes.of(series_key(series), self._clock())
             if known and known.intervals & state.wanted:
                 self._note(
                     series,
@@ -76,10 +76,10 @@ class IbDataLoader:
                 )
         report = await self._run_series(state, options)
         if options.refresh and not report.not_refreshed:
-            self._context.store.ledger.end_refresh(series_key(series), state.wanted)
+            self._context.store.ledger.refreshes.end(series_key(series), state.wanted)
             held = state.bars.bounds
             if held is not None and state.wanted.covers(held):
-                self._context.store.ledger.clear_disagreements(series_key(series))
+                self._context.store.ledger.disagreements.clear(series_key(series))
                 report = replace(report, disagreements=())
         return report
 
@@ -217,7 +217,7 @@ class IbDataLoader:
         unexplained = gaps - waiting
         to_confirm = [
             attempt
-            for attempt in self._context.store.ledger.attempts(series_key(state.series))
+            for attempt in self._context.store.ledger.attempts.of(series_key(state.series))
             if attempt.kind in TO_CONFIRM and unexplained.clip(attempt.interval)
         ]
         return SeriesReport(
@@ -243,4 +243,4 @@ class IbDataLoader:
         )
 
     def _disagreements(self, series: Series, kind: DisagreementKind) -> tuple[Disagreement, ...]:
-        return tuple(self._context.store.ledger.disagreements(series_key(series), kind))
+        return tuple(self._context.store.ledger.disagreements.of(series_key(series), kind))

@@ -82,7 +82,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
                 if key not in said:
                     said[key] = _said(series, path, first, end)
                 rows[layout.relative(path)] = replace(said[key], fingerprint=fingerprint(path))
-            ledger.index_files(series_key(series), rows)
+            ledger.files.record(series_key(series), rows)
     return layout
 
 
@@ -111,7 +111,7 @@ def _plainly(layout: StoreLayout) -> int:
         with os.scandir(layout.series_folder(series.symbol, series.timeframe)) as entries:
             count += sum(entry.stat().st_size for entry in entries)
     with closing(Ledger(layout.ledger)) as ledger:
-        return count + len(ledger.all_indexed_files())
+        return count + len(ledger.files.all())
 
 
 def _best_s(work: Callable[[], object], attempts: int = 3) -> float:

@@ -46,7 +46,7 @@ def attempt(store: Path, kind: str, first: str, end: str, *, key: str = "AAPL|1d
     ledger = Ledger(open_store(store).ledger)
     at = datetime.now(tz=UTC).replace(microsecond=0)
     due = at + timedelta(minutes=15)
-    ledger.record_attempt(
+    ledger.attempts.record(
         key, days(first, end), kind, error="a second response is due", code=None,
         next_try_at=due, at=at,
     )  # fmt: skip
@@ -252,7 +252,7 @@ def test_a_disputed_range_lists_its_statements(ktrdr: Any, lacking: Path) -> Non
         Statement(days(*part), StatementKind.EMPTY, "1h", at + timedelta(days=place), str(place))
         for place, part in enumerate(parts)
     ]
-    store.ledger.record_statements("AAPL", "fake:1", said, at)
+    store.ledger.statements.record("AAPL", "fake:1", said, at)
     document = ktrdr("gaps", "--json").document
     assert document["exit_code"] == 0
     assert document["counts"] == {"disputed": 1, "acknowledged": 0}

@@ -80,7 +80,7 @@ def test_a_load_says_it_too(ktrdr: Any, store: Path, gateway: Any, offset_to: Of
     assert told.code == 0, told.all
     assert told.err.startswith(f"Clock: market time is offset by {offset_s:+.3f} s")
     assert told.document["market_clock_offset_s"] == offset_s
-    requests = Ledger(StoreLayout(store).ledger).requests(100)
+    requests = Ledger(StoreLayout(store).ledger).requests.newest(100)
     assert requests
     assert {one.clock_offset_s for one in requests} == {offset_s}
     assert all(before <= one.sent_at <= datetime.now(tz=UTC) for one in requests)

@@ -36,7 +36,7 @@ def _take_out(path: Path, day: str) -> None:
 def _retrying(store: Path, kind: str, error: str) -> None:
     ledger = Ledger(open_store(store).ledger)
     at = datetime.now(tz=UTC)
-    ledger.record_attempt(
+    ledger.attempts.record(
         *("MSFT|1d", Interval(datetime(2024, 1, 2, tzinfo=UTC), at), kind),
         error=error,
         code=354,
@@ -341,15 +341,15 @@ def test_bars_at_other_prices_are_a_status_of_their_own(
     at = datetime(2024, 1, 8, tzinfo=UTC)
     ledger = Ledger(open_store(store).ledger)
     lots = Disagreement(at, at + timedelta(days=1), 2, 100.0, DisagreementKind.VOLUME)
-    ledger.record_disagreement("AAPL|1d", lots, at)
+    ledger.disagreements.record("AAPL|1d", lots, at)
     for command in ("status", "verify"):
         told = ktrdr(command)
         assert told.code == 0
         assert "in shares, the others in lots of 100" in told.out
     (series,) = ktrdr("status", "--json").document["series"]
     assert [one["ratio"] for one in series["volume_jumps"]] == [100.0]
-    ledger.clear_disagreements("AAPL|1d")
-    ledger.record_disagreement("AAPL|1d", Disagreement(at, at + timedelta(days=1), 2, 0.5), at)
+    ledger.disagreements.clear("AAPL|1d")
+    ledger.disagreements.record("AAPL|1d", Disagreement(at, at + timedelta(days=1), 2, 0.5), at)
     ledger.close()
     for command in ("status", "verify"):
         told = ktrdr(command)
@@ -379,7 +379,7 @@ def test_damage_weighs_more_than_other_prices(ktrdr: Any, store: Path, gateway: 
     ktrdr("load", "AAPL", "1d", *DAYS)
     at = datetime(2024, 1, 8, tzinfo=UTC)
     ledger = Ledger(open_store(store).ledger)
-    ledger.record_disagreement("AAPL|1d", Disagreement(at, at, 1, 0.5), at)
+    ledger.disagreements.record("AAPL|1d", Disagreement(at, at, 1, 0.5), at)
     ledger.close()
     _daily(store).write_bytes(b"junk")
     assert ktrdr("verify", "AAPL").code == 1
@@ -396,7 +396,7 @@ def test_what_waits_for_a_response_says_until_when(
     """Gaps and status name reason, detail and the time of the next request, in both forms."""
     at = datetime.now(tz=UTC).replace(microsecond=0)
     due, ledger = at + timedelta(minutes=15), Ledger(open_store(store).ledger)
-    ledger.record_attempt(
+    ledger.attempts.record(
         *("MSFT|1d", Interval(datetime(2024, 1, 2, tzinfo=UTC), at), kind),
         error="a second response is due",
         code=None,

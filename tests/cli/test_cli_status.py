@@ -179,7 +179,7 @@ def test_dates_on_which_contracts_changed_a_calendar_are_listed(ktrdr: Any, stor
     )
     told = [LearnedDay(date(2024, 1, 16), (hours,)), LearnedDay(date(2024, 1, 17), ())]
     for symbol in ("AAPL", "KO", "MSFT"):
-        ledger.record_votes("XNYS.RTH", symbol, told, at)
+        ledger.votes.record("XNYS.RTH", symbol, told, at)
     assert ktrdr("status", "--json").document["calendars"] == [
         {
             "key": "XNYS.RTH",

@@ -63,7 +63,7 @@ def test_an_update_leaves_alone_what_was_tried_in_vain(
     ktrdr("load", "AAPL", "1d", *DAYS)
     now = datetime.now(tz=UTC)
     missing = Interval(datetime(2024, 1, 8, tzinfo=UTC), datetime(2024, 1, 11, tzinfo=UTC))
-    Ledger(StoreLayout(data).ledger).record_attempt(
+    Ledger(StoreLayout(data).ledger).attempts.record(
         "AAPL|1d",
         missing,
         "error",

@@ -86,7 +86,7 @@ def test_volumes_in_another_unit_are_named(
     """Lots beside shares warn in a check of their own, and prices do not."""
     kind = DisagreementKind.VOLUME
     found = Disagreement(NOW - timedelta(days=9), NOW - timedelta(days=8), 2, 0.01, kind)
-    location.store.ledger.record_disagreement("MSFT|1d", found, NOW)
+    location.store.ledger.disagreements.record("MSFT|1d", found, NOW)
     results = check()
     assert failed(results) == {"volume_unit"}
     assert results["volume_unit"].severity is dg.AssetCheckSeverity.WARN
@@ -98,7 +98,7 @@ def test_bars_at_other_prices_are_named(
 ) -> None:
     """A disagreement warns with its ratio and the command that requests all of it again."""
     found = Disagreement(NOW - timedelta(days=9), NOW - timedelta(days=8), 2, 0.25)
-    location.store.ledger.record_disagreement("MSFT|1d", found, NOW)
+    location.store.ledger.disagreements.record("MSFT|1d", found, NOW)
     results = check()
     assert failed(results) == {"price_basis"}
     basis = results["price_basis"]
@@ -107,7 +107,7 @@ def test_bars_at_other_prices_are_named(
     assert "MSFT: by a factor of 0.25" in basis.description
     assert "ktrdr load MSFT 1d --refresh" in basis.description
     assert "| MSFT | 0.25 | 2 |" in basis.metadata["worst"].value
-    location.store.ledger.clear_disagreements("MSFT|1d")
+    location.store.ledger.disagreements.clear("MSFT|1d")
     assert failed(check()) == set()
 
 
@@ -197,7 +197,7 @@ def test_findings_alone_pass_and_are_counted(
     _, bars = spoiled(location)
     series = location.series("MSFT", "1d")
     found = findings_of(bars, [int(timestamps(bars)[-1])], series.instrument.sec_type)
-    location.store.ledger.record_findings(series_key(series), found, NOW)
+    location.store.ledger.findings.record(series_key(series), found, NOW)
     result = check()["ohlc_sane"]
     assert result.passed
     assert (result.metadata["bad"].value, result.metadata["findings"].value) == (0, 1)
@@ -212,7 +212,7 @@ def test_damage_is_not_hidden_by_a_finding_of_the_same_bar(
     series = location.series("MSFT", "1d")
     other = with_column(bars, "close", lambda old: [*old[:-1], 2e6])
     found = findings_of(other, [int(timestamps(other)[-1])], series.instrument.sec_type)
-    location.store.ledger.record_findings(series_key(series), found, NOW)
+    location.store.ledger.findings.record(series_key(series), found, NOW)
     assert not check()["ohlc_sane"].passed
 
 

@@ -117,13 +117,13 @@ def test_inner_days_that_vanish_are_found_and_exactly_they_are_asked_for(
     before = location.store.rows(series := location.series("AAPL", "1h"))
     whole = location.store.read(series)
     assert forget(location, "AAPL", "1h", days) == 7 + 4 + 7
-    audited = location.store.ledger.request_count()
+    audited = location.store.ledger.requests.count()
     asked = len(location.history())
     assert tick.fill() == ["1h AAPL|2026 AAPL|2026", "1h AAPL|2023 AAPL|2024"]
     assert location.store.rows(series) == before
     assert location.store.read(series).equals(whole)
-    new = location.store.ledger.requests(10_000)[
-        : len(location.store.ledger.requests(10_000)) - audited
+    new = location.store.ledger.requests.newest(10_000)[
+        : len(location.store.ledger.requests.newest(10_000)) - audited
     ]
     assert {record.series for record in new} == {"AAPL|1h"}
     assert sorted(record.rows for record in new) == [4, 7, 7]
@@ -314,7 +314,7 @@ def test_while_the_gateway_is_away_no_run_is_started(
     assert "the gateway is away since" in tick.text()
     absence.end()
     tick.now = NOW
-    Ledger(location.layout.ledger).hasten_attempts(NOW)
+    Ledger(location.layout.ledger).attempts.hasten(NOW)
     assert request.tags[SYMBOL] in {one.tags[SYMBOL] for one in tick.requests()}
 
 

@@ -88,7 +88,7 @@ def test_gateway_that_is_back_starts_at_once_what_was_deferred(
     interval = Interval(datetime(2023, 3, 1, tzinfo=UTC), datetime(2026, 6, 12, tzinfo=UTC))
     for symbol in ("AAPL", "MSFT"):
         for timeframe in ("1d", "1h"):
-            location.store.ledger.record_attempt(
+            location.store.ledger.attempts.record(
                 f"{symbol}|{timeframe}",
                 interval,
                 "error",

@@ -144,7 +144,7 @@ def test_failed_tail_is_named_and_then_waits(fresh: Any, failing_ib: Callable[..
     run = fresh.instance.get_run_by_id(done.run_id)
     assert run is not None
     assert run.tags["ktrdr/cause"] == "IncompleteError"
-    [attempt] = fresh.store.ledger.attempts("AAPL|1d")
+    [attempt] = fresh.store.ledger.attempts.of("AAPL|1d")
     assert attempt.next_try_at is not None
     decided = at_now(fresh, attempt.next_try_at - timedelta(minutes=1))
     assert isinstance(decided, dg.SkipReason)

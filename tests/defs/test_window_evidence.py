@@ -45,7 +45,7 @@ def left_open(location: Any, day: date, kind: str) -> None:
     )
     at = datetime.now(tz=UTC)
     due = at + timedelta(minutes=15)
-    location.store.ledger.record_attempt(
+    location.store.ledger.attempts.record(
         "AAPL|1h",
         interval,
         kind,

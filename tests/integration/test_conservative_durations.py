@@ -78,7 +78,7 @@ class Bench:
 
     def refused(self) -> int:
         """Count the requests that were refused for their length so far."""
-        requests = Ledger(self.layout.ledger).requests(10_000)
+        requests = Ledger(self.layout.ledger).requests.newest(10_000)
         return sum(one.outcome == "RequestTooLongError" for one in requests)
 
 
@@ -97,7 +97,7 @@ def test_all_timeframes_load_completely(bench: Bench) -> None:
         assert report.is_complete, (report.series.timeframe, report.summary, report.failures)
         assert not report.failures
     asked, refused = bench.asked(), bench.refused()
-    learned = Ledger(bench.layout.ledger).widths(bench.gateway_name)
+    learned = Ledger(bench.layout.ledger).widths.of(bench.gateway_name)
     assert set(learned) == set(Timeframe) - {Timeframe.M1}, "a day of minutes is allowed"
     assert all(report.is_complete for report in bench.load(RANGES))
     assert bench.asked() == asked

@@ -223,7 +223,7 @@ class Bench:
         kinds = [
             record.kind for record in self.gateway.requests if record.kind is not Kind.CONTRACT
         ]
-        audited = self.store.ledger.requests(10_000)
+        audited = self.store.ledger.requests.newest(10_000)
         heads = sum(not record.duration for record in audited)
         if whole:
             assert heads == kinds.count(Kind.HEAD)
@@ -348,7 +348,7 @@ def test_restated_bars_the_last_answer_wins(tmp_path: Path) -> None:
         assert identity is not None
         made.store.save(series, identity, answer.bars, Coverage())
         made.check_true(series)
-        kept = made.store.ledger.revisions(series_key(series))
+        kept = made.store.ledger.revisions.of(series_key(series))
         assert len(kept) == before.num_rows
 
 

@@ -78,11 +78,11 @@ def test_inner_days_that_vanish_come_back_by_themselves(
             _, before = read_file(path)
             held = sorted(rows_per_session(before))
             days = [held[20], held[41], held[70]]
-            audited = ledger.request_count()
+            audited = ledger.requests.count()
             forget(path, days)
             assert missing_of(layout, name) == 3
             wait_for(lambda: missing_of(layout, name) == 0, "the days to come back")
-            new = ledger.requests(ledger.request_count() - audited)
+            new = ledger.requests.newest(ledger.requests.count() - audited)
             runs = dev.ask(RUNS)["runsOrError"]["results"]
             events = dev.ask(MATERIALIZED, key={"path": ["bars", "1d"]})
 

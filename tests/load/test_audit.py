@@ -32,7 +32,7 @@ def audit(ledger: Ledger) -> RequestAudit:
 
 def outcomes(ledger: Ledger) -> list[str]:
     """Give what became of each row, oldest first."""
-    return [record.outcome for record in reversed(ledger.requests(10))]
+    return [record.outcome for record in reversed(ledger.requests.newest(10))]
 
 
 def ask(audit: RequestAudit, question: Callable[[Any], Any]) -> Any:
@@ -48,7 +48,7 @@ def test_an_answer_says_what_it_proved(ledger: Ledger, audit: RequestAudit) -> N
         return "data begin 1980"
 
     assert ask(audit, answered) == "data begin 1980"
-    (row,) = ledger.requests(10)
+    (row,) = ledger.requests.newest(10)
     assert (row.outcome, row.proved, row.rows) == ("head", "data begin 1980", 0)
     assert (row.series, row.contract_id, row.duration) == ("AAPL|1h", 265598, "5 D")
     assert (row.asked_end, row.sent_at) == (NOW, NOW)

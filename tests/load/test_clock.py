@@ -113,7 +113,7 @@ def test_a_load_that_is_complete_leaves_no_gap_at_market_time(june: World, real:
 def test_requests_are_audited_by_real_time_with_the_offset(june: World, real: RealClock) -> None:
     """The row says when it was sent, and where market time stood."""
     load(june, real)
-    rows = june.bench.ledger.requests(100)
+    rows = june.bench.ledger.requests.newest(100)
     assert {row.clock_offset_s for row in rows} == {OFFSET_S}
     assert {row.sent_at for row in rows} == {REAL}
 
@@ -122,7 +122,7 @@ def test_failed_attempts_are_tried_again_by_real_time(june: World, real: RealClo
     """Market time that moves brings nothing forward."""
     june.bench.gateway.twist = lambda request, _: RequestRejectedError(str(request))
     load(june, real, by=RequestedBy.SENSOR)
-    [attempt] = june.bench.ledger.attempts(series_key(june.series))
+    [attempt] = june.bench.ledger.attempts.of(series_key(june.series))
     assert attempt.kind is AttemptKind.ERROR
     assert attempt.last_at == REAL
     assert attempt.next_try_at == REAL + timedelta(minutes=5)
@@ -140,7 +140,7 @@ def test_claims_run_out_by_real_time(june: World, real: RealClock) -> None:
         ledger, key = june.bench.ledger, series_key(june.series)
         hour = timedelta(hours=1, seconds=1)
         taken.append(
-            (len(ledger.live_claims(key, real.now)), len(ledger.live_claims(key, real.now + hour)))
+            (len(ledger.claims.live(key, real.now)), len(ledger.claims.live(key, real.now + hour)))
         )
 
     june.bench.gateway.before_answer = series_gaps

@@ -138,7 +138,7 @@ def test_a_request_that_goes_out_late_has_an_end(world: MakeWorld, hours: float)
     assert ends(made)[1] is not None
     assert report.is_complete
     made.check()
-    sent = made.bench.ledger.requests(len(ends(made)) - 1)
+    sent = made.bench.ledger.requests.newest(len(ends(made)) - 1)
     assert [one.asked_end for one in reversed(sent)] == ends(made)[1:]
 
 
@@ -208,7 +208,7 @@ def test_an_empty_end_states_of_no_closed_session_that_it_is_empty(world: MakeWo
     report = run(made, Mode.TAIL)
     assert report.unexplained
     assert ends(made) == [None, EVENING]
-    assert len(made.bench.ledger.statements(made.series.symbol)) == 1
+    assert len(made.bench.ledger.statements.of(made.series.symbol)) == 1
 
 
 def test_a_quiet_open_session_is_asked_for_once(world: MakeWorld) -> None:
@@ -222,7 +222,7 @@ def test_a_quiet_open_session_is_asked_for_once(world: MakeWorld) -> None:
     report = run(made, Mode.TAIL)
     assert ends(made) == [None]
     assert not report.unexplained
-    assert made.bench.ledger.statements(made.series.symbol) == []
+    assert made.bench.ledger.statements.of(made.series.symbol) == []
 
 
 def test_newest_bars_that_are_held_back_stay_due(world: MakeWorld) -> None:
@@ -265,7 +265,7 @@ def test_bars_of_a_session_that_no_calendar_knows_make_the_reach_unknown(world: 
     assert ends(made)[1] is not None
     assert report.is_complete
     made.check()
-    assert made.bench.ledger.statements(made.series.symbol) == []
+    assert made.bench.ledger.statements.of(made.series.symbol) == []
 
 
 def test_a_tail_minute_by_minute_asks_once_a_minute(world: MakeWorld) -> None:
@@ -306,7 +306,7 @@ def test_the_audit_says_which_ends_were_empty(world: MakeWorld) -> None:
     """A request with an empty end has none in the audit; others have theirs."""
     made = world(RTH, Timeframe.M1, *JUNE)
     tail_after(made, OPEN - timedelta(hours=2), OPEN)
-    newest, *older = made.bench.ledger.requests(50)
+    newest, *older = made.bench.ledger.requests.newest(50)
     assert newest.asked_end is None
     assert all(one.asked_end is not None for one in older)
 

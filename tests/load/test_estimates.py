@@ -116,11 +116,11 @@ def test_seconds_are_measured_where_the_gateway_was_asked_before(tmp_path: Path)
     """What was open at once counts once; failures and other gateways do not count."""
     ledger = Ledger(tmp_path / "ledger.sqlite")
     for number in range(10):
-        ledger.record_request(record(NOW + timedelta(seconds=2 * (number // 5)), 2.0, 390))
-        ledger.record_request(replace(record(NOW, 90.0, 0), outcome="GatewayTimeoutError"))
-        ledger.record_request(replace(record(NOW, 90.0, 390), gateway="other:1"))
+        ledger.requests.record(record(NOW + timedelta(seconds=2 * (number // 5)), 2.0, 390))
+        ledger.requests.record(replace(record(NOW, 90.0, 0), outcome="GatewayTimeoutError"))
+        ledger.requests.record(replace(record(NOW, 90.0, 390), gateway="other:1"))
     for _ in range(4):
-        ledger.record_request(record(NOW + timedelta(hours=1), 50.0, 7, "AAPL|1h"))
+        ledger.requests.record(record(NOW + timedelta(hours=1), 50.0, 7, "AAPL|1h"))
     rates = measured_rates(ledger, "real:1")
     assert dict(rates.request_s) == {Timeframe.M1: pytest.approx(4.0 / 10)}
     assert rates.seconds(Timeframe.M1, 100, 39_000) == pytest.approx(40.0)
@@ -135,9 +135,9 @@ def test_tails_take_the_time_of_empty_ends_and_backfills_that_of_ends(tmp_path: 
     ledger = Ledger(tmp_path / "ledger.sqlite")
     for number in range(10):
         at = NOW - timedelta(hours=2) + timedelta(seconds=10 * number)
-        ledger.record_request(record(at, 3.0, 390))
+        ledger.requests.record(record(at, 3.0, 390))
         at += timedelta(hours=1)
-        ledger.record_request(replace(record(at, 0.1, 5), asked_end=None))
+        ledger.requests.record(replace(record(at, 0.1, 5), asked_end=None))
     rates = measured_rates(ledger, "real:1")
     assert rates.request_s[Timeframe.M1] == pytest.approx(3.0)
     assert rates.now_request_s[Timeframe.M1] == pytest.approx(0.1)
@@ -163,7 +163,7 @@ def test_timeframes_that_were_asked_for_at_once_share_the_time(tmp_path: Path) -
     for number in range(20):
         for name in ("1m", "5m", "1h"):
             at = NOW + timedelta(seconds=3 * number)
-            ledger.record_request(record(at, 3.0, 390, f"AAPL|{name}"))
+            ledger.requests.record(record(at, 3.0, 390, f"AAPL|{name}"))
     rates = measured_rates(ledger, "real:1")
     kinds = (Timeframe.M1, Timeframe.M5, Timeframe.H1)
     assert [rates.request_s[one] for one in kinds] == [pytest.approx(1.0)] * 3
@@ -174,7 +174,7 @@ def test_answers_that_took_no_time_still_take_some(tmp_path: Path) -> None:
     """A rate is never zero: no plan is free because a clock is coarse."""
     ledger = Ledger(tmp_path / "ledger.sqlite")
     for number in range(9):
-        ledger.record_request(record(NOW + timedelta(seconds=number), 0.0, 390))
+        ledger.requests.record(record(NOW + timedelta(seconds=number), 0.0, 390))
     assert measured_rates(ledger, "real:1").seconds(Timeframe.M1, 10**9, 0) > 0
 
 

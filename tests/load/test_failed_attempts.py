@@ -46,7 +46,7 @@ def person(made: World) -> SeriesReport:
 
 def attempts_of(made: World) -> list[Attempt]:
     """Give the tries that are written down."""
-    return made.bench.ledger.attempts(series_key(made.series))
+    return made.bench.ledger.attempts.of(series_key(made.series))
 
 
 def always(error: GatewayError) -> Callable[..., GatewayError]:
@@ -248,14 +248,16 @@ def test_a_whole_series_is_deferred_by_what_concerns_all_of_it(world: MakeWorld)
     part = type(made.wanted)(utc(2024, 6, 4), utc(2024, 6, 5))
     own, whole = IntervalSet([part]), IntervalSet([made.wanted])
     for kind, expected in (("error", own), ("probed", own), ("blocked", whole)):
-        ledger.record_attempt(key, part, kind, error="x", code=None, next_try_at=now + HOUR, at=now)
-        attempts = [one for one in ledger.attempts(key) if one.kind == kind]
+        ledger.attempts.record(
+            key, part, kind, error="x", code=None, next_try_at=now + HOUR, at=now
+        )
+        attempts = [one for one in ledger.attempts.of(key) if one.kind == kind]
         assert deferred(attempts, whole, now) == expected
         assert next_try(attempts, now) == now + HOUR
         assert not deferred(attempts, whole, now + HOUR)
         assert next_try(attempts, now + HOUR) is None
-    assert ledger.hasten_attempts(now) == 3
-    assert all(one.is_due(now) for one in ledger.all_attempts()[key])
+    assert ledger.attempts.hasten(now) == 3
+    assert all(one.is_due(now) for one in ledger.attempts.all()[key])
 
 
 @pytest.mark.parametrize("kind", AttemptKind)

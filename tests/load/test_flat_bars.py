@@ -150,7 +150,7 @@ def test_a_thin_stock_is_loaded_with_its_flat_bars_and_none_is_odd(
     assert not report.unexplained
     market.made.check_complete()
     assert sparse_of(market.made.bench, report) == (set(), set())
-    assert market.made.bench.ledger.findings("AAPL|5m") == []
+    assert market.made.bench.ledger.findings.of("AAPL|5m") == []
     stored = market.made.bench.store.read(market.made.series)
     assert is_flat(stored).any() == (way is not never)
 
@@ -266,7 +266,7 @@ def test_a_flat_bar_refutes_no_response_without_bars(world: MakeWorld) -> None:
 
     bench.gateway.twist = empty
     market.made.load()
-    before_flat = bench.ledger.statement_records()
+    before_flat = bench.ledger.statements.all()
 
     def flat(_: BarRequest, bars: pa.Table) -> pa.Table:
         keys = timestamps(bars)
@@ -276,7 +276,7 @@ def test_a_flat_bar_refutes_no_response_without_bars(world: MakeWorld) -> None:
     bench.gateway.time += timedelta(minutes=20)
     market.made.load()
     assert before_flat
-    assert not any(one.voided_at for one in bench.ledger.statement_records())
+    assert not any(one.voided_at for one in bench.ledger.statements.all())
     assert bench.store.rows_per_session(series)[day]
 
 
@@ -324,5 +324,5 @@ def test_flat_bars_after_the_close_move_no_session(world: MakeWorld) -> None:
     made.bench.gateway.twist = longer
     report = made.load()
     assert report.is_complete
-    assert made.bench.ledger.late_bars() == {}
+    assert made.bench.ledger.late_bars.all() == {}
     assert is_flat(made.bench.store.read(made.series)).sum() > 50

@@ -158,7 +158,7 @@ def test_an_attempt_is_the_reason_of_a_gap(
         AttemptKind.BLOCKED: GapReason.BLOCKED,
     }
     for number, (kind, reason) in enumerate(words.items()):
-        store.ledger.record_attempt(
+        store.ledger.attempts.record(
             *(series_key(series), Interval(utc(2024, 2, 1), utc(2024, 3, 2)), kind),
             error=f"text {number}",
             code=None,
@@ -203,13 +203,13 @@ def test_the_oldest_data_of_the_gateway_explain_what_lies_before(
     assert len(series_gaps(series).gaps) == 2
 
     def head_at(at: datetime) -> list[date]:
-        store.ledger.record_head(1, "TRADES", GATEWAY, head=at, asked_at=NOW)
+        store.ledger.heads.record(1, "TRADES", GATEWAY, head=at, asked_at=NOW)
         return [gap.interval.start.date() for gap in series_gaps(series).gaps]
 
     def begins_at(at: datetime) -> None:
         asked = Interval(utc(2024, 1, 2, 14, 30), at)
         said = Statement(asked, StatementKind.BEGINS, "1d", NOW, f"request {at}")
-        store.ledger.record_statements("AAPL", GATEWAY, [said], NOW)
+        store.ledger.statements.record("AAPL", GATEWAY, [said], NOW)
 
     everything = [date(2024, 1, 2), date(2024, 2, 7)]
     for at in (utc(2024, 1, 16, 14, 30), utc(2024, 2, 1, 14, 30), utc(2024, 2, 28, 14, 30)):
@@ -240,9 +240,9 @@ def test_a_thin_session_is_sparse_until_it_is_confirmed(
     assert gap.interval == Interval(utc(2024, 2, 14, 14, 30), utc(2024, 2, 14, 21))
     day = date(2024, 2, 14)
     key = series_key(series)
-    store.ledger.confirm_sessions(key, {day: 17}, NOW)
+    store.ledger.confirmed.record(key, {day: 17}, NOW)
     assert len(series_gaps(series).gaps) == 1
-    store.ledger.confirm_sessions(key, {day: 18}, NOW)
+    store.ledger.confirmed.record(key, {day: 18}, NOW)
     assert series_gaps(series).gaps == ()
 
 
@@ -299,7 +299,7 @@ def test_what_concerns_a_whole_series_is_the_reason_of_all_its_gaps(
     series = _series(Timeframe.D1)
     _fill(store, series, end=date(2024, 2, 1))
     due = NOW + timedelta(days=1)
-    store.ledger.record_attempt(
+    store.ledger.attempts.record(
         *(series_key(series), Interval(utc(2024, 1, 5), utc(2024, 1, 6)), kind),
         error="refused",
         code=200,

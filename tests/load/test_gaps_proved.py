@@ -155,7 +155,7 @@ def test_no_hole_in_a_file_comes_out_explained(
         hole = _hole(dice, keys[1:], timeframe)
         gone = (keys >= micros(hole.start)) & (keys < micros(hole.end))
         head = moment(int(dice.choice(keys)))
-        shelf.store.ledger.record_head(
+        shelf.store.ledger.heads.record(
             1, series.instrument.what_to_show, "fake:1", head=head, asked_at=NOW
         )
         _keep(path, table, ~gone)
@@ -321,10 +321,10 @@ def test_first_day_of_listing(shelf: Shelf, filled: Filled) -> None:
     series = Series(_instrument("XNYS.RTH", date(2023, 1, 1)), Timeframe.H1)
     calendar = calendar_named("XNYS.RTH")
     head = utc(2023, 9, 14, 16, 5)
-    shelf.store.ledger.record_head(1, "TRADES", "fake:1", head=head, asked_at=NOW)
+    shelf.store.ledger.heads.record(1, "TRADES", "fake:1", head=head, asked_at=NOW)
     asked = Interval(utc(2023, 9, 1, 13, 30), utc(2023, 9, 14, 16))
     said = Statement(asked, StatementKind.BEGINS, "1h", NOW, "a request")
-    shelf.store.ledger.record_statements(series.symbol, "fake:1", [said], NOW)
+    shelf.store.ledger.statements.record(series.symbol, "fake:1", [said], NOW)
     keys = true_keys(calendar, Timeframe.H1, date(2023, 9, 14), date(2023, 10, 1))[2:]
     interval = interval_between(calendar, Timeframe.H1, date(2023, 9, 14), date(2023, 10, 1))
     bars, identity = bars_at(keys, calendar), identity_of(series, contract_id=1, origin=Origin.IB)

@@ -58,7 +58,7 @@ class Manual:
 
     def mark(self) -> datetime | None:
         """Give from where on the series is kept fresh."""
-        return self.bench.ledger.kept_fresh().get(series_key(self.series))
+        return self.bench.ledger.kept_fresh.all().get(series_key(self.series))
 
     def dates(self) -> tuple[date, date, int]:
         """Give the first and last session date held, and how many there are."""
@@ -128,7 +128,7 @@ def test_range_that_fails_in_the_middle_stays_due(manual: Manual) -> None:
 def test_store_of_an_earlier_version_gets_its_mark_before_it_is_filled(manual: Manual) -> None:
     """The first save finds what the person had loaded, whatever it adds itself."""
     manual.by_hand(date(2024, 2, 1), date(2024, 3, 1))
-    with manual.bench.ledger._writing() as connection:
+    with manual.bench.ledger.database.writing() as connection:
         connection.execute("DELETE FROM kept_fresh")
     assert manual.due() == [(date(2024, 3, 1), date(2024, 6, 27))]
     manual.by_hand(date(2024, 6, 3), date(2024, 6, 28))

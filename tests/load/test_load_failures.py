@@ -62,7 +62,7 @@ def test_an_error_covers_nothing(world: MakeWorld, kind: type[GatewayError]) -> 
     assert not report.is_complete
     assert not made.bench.store.coverage(made.series)
     assert 3 <= len(report.failures) <= 8
-    attempts = made.bench.ledger.attempts(series_key(made.series))
+    attempts = made.bench.ledger.attempts.of(series_key(made.series))
     assert {attempt.kind for attempt in attempts} == {AttemptKind.ERROR}
     assert attempts[0].next_try_at == made.bench.gateway.time + timedelta(minutes=5)
 
@@ -74,12 +74,12 @@ def test_attempts_are_forgotten_when_their_interval_is_covered(world: MakeWorld)
     report = made.load()
     assert len(report.failures) == 1
     assert not report.is_complete
-    assert len(made.bench.ledger.attempts(series_key(made.series))) == 1
+    assert len(made.bench.ledger.attempts.of(series_key(made.series))) == 1
     made.bench.gateway.twist = None
     report = made.load()
     assert report.is_complete
     assert report.requests == 1
-    assert made.bench.ledger.attempts(series_key(made.series)) == []
+    assert made.bench.ledger.attempts.of(series_key(made.series)) == []
     made.check_complete()
 
 
@@ -100,7 +100,7 @@ def test_no_permission_stops_its_series_alone(world: MakeWorld) -> None:
     reports = made.bench.run(Job(made.series, wanted=wanted), Job(other, wanted=wanted))
     assert [report.is_complete for report in reports] == [False, True]
     assert len(reports[0].failures) <= 6
-    attempts = made.bench.ledger.attempts(series_key(made.series))
+    attempts = made.bench.ledger.attempts.of(series_key(made.series))
     assert attempts[0].kind is AttemptKind.BLOCKED
     assert attempts[0].next_try_at == gateway.time + timedelta(days=1)
 
@@ -231,7 +231,7 @@ def test_a_restated_bar_replaces_the_older_one_and_is_remembered(world: MakeWorl
             pa.array([200.0] * truth.bars.num_rows),
         )
         made.bench.gateway.truth[made.series.symbol, Timeframe.H1] = replace(truth, bars=restated)
-    revisions = made.bench.ledger.revisions(series_key(made.series))
+    revisions = made.bench.ledger.revisions.of(series_key(made.series))
     assert {revision.volume for revision in revisions} == {100.0}
     assert len(revisions) == bars_between(truth.bars, days[1], days[2]).num_rows
     assert set(made.bench.store.read(made.series)["volume"].to_pylist()) == {200.0}
@@ -258,7 +258,7 @@ def test_what_was_not_asked_is_no_request(world: MakeWorld) -> None:
     report = made.load()
     assert not report.is_complete
     assert report.requests == 0
-    attempts = made.bench.ledger.attempts(series_key(made.series))
+    attempts = made.bench.ledger.attempts.of(series_key(made.series))
     assert {attempt.kind for attempt in attempts} == {AttemptKind.BLOCKED}
 
 

@@ -71,7 +71,7 @@ class Months:
     def _known(self, series: Series) -> IntervalSet:
         """Give what was ever covered, or tried."""
         coverage = self.bench.store.coverage(series)
-        attempts = self.bench.ledger.attempts(series_key(series))
+        attempts = self.bench.ledger.attempts.of(series_key(series))
         return (
             coverage.bars
             | IntervalSet(proof.interval for proof in coverage.empty)
@@ -156,7 +156,7 @@ def test_failures_do_not_make_it_ask_for_ever(months: Months) -> None:
     months.bench.gateway.twist = None
     _evening_of(months)
     for series in months.series:
-        assert months.bench.ledger.attempts(series_key(series)) == []
+        assert months.bench.ledger.attempts.of(series_key(series)) == []
 
 
 def _evening_of(months: Months) -> None:

@@ -88,7 +88,7 @@ def test_an_implausible_bar_that_comes_twice_is_kept_with_a_finding(made: World)
     assert report.is_complete
     assert report.requests == 2
     assert made.bench.store.read(made.series)["close"].to_pylist()[7] == 1e9
-    (finding,) = made.bench.ledger.findings(series_key(made.series))
+    (finding,) = made.bench.ledger.findings.of(series_key(made.series))
     assert "close=1000000000.0" in finding.detail
 
 
@@ -109,7 +109,7 @@ def test_an_implausible_bar_that_differs_each_time_is_not_kept(made: World) -> N
     report = made.load()
     assert report.unexplained.length == LENGTH
     assert made.bench.store.rows(made.series) == 389
-    assert made.bench.ledger.findings(series_key(made.series)) == []
+    assert made.bench.ledger.findings.of(series_key(made.series)) == []
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1])
@@ -227,7 +227,7 @@ def test_a_daily_row_that_is_no_bar_confirms_no_empty_session(world: MakeWorld) 
     made.bench.gateway.twist = twist
     made.load()
     symbol = made.series.symbol
-    said = made.bench.ledger.statements(symbol)
+    said = made.bench.ledger.statements.of(symbol)
     assert any(one.series.timeframe is Timeframe.D1 for one in made.bench.gateway.asked)
     noon = datetime(2024, 3, 13, 15, tzinfo=UTC)
     assert not [
@@ -300,8 +300,8 @@ def test_a_bar_that_came_right_again_has_no_finding(made: World) -> None:
 
     made.bench.gateway.twist = always
     made.load()
-    assert made.bench.ledger.count_findings() == {series_key(made.series): 1}
+    assert made.bench.ledger.findings.counts() == {series_key(made.series): 1}
     made.bench.gateway.twist = None
     made.bench.run(Job(made.series, wanted=IntervalSet([made.wanted]), refresh=True))
-    assert made.bench.ledger.count_findings() == {}
+    assert made.bench.ledger.findings.counts() == {}
     made.check_complete()

@@ -85,7 +85,7 @@ def test_a_refresh_asks_each_chunk_once_and_keeps_what_changed(
     assert len(again) == len(before) == first.requests
     assert report.is_complete
     assert report.added == 0
-    revisions = made.bench.ledger.revisions(series_key(made.series))
+    revisions = made.bench.ledger.revisions.of(series_key(made.series))
     assert len(revisions) == report.revised > 0
     assert {one.volume for one in revisions} == {100.0}
     assert made.bench.store.coverage(made.series) == coverage
@@ -414,7 +414,7 @@ def test_a_sparse_session_that_gives_the_same_is_believed(world: MakeWorld) -> N
     report = made.load()
     assert report.is_complete
     assert not report.sparse
-    assert made.bench.ledger.confirmed(series_key(made.series)) == {date(2024, 6, 13): 100}
+    assert made.bench.ledger.confirmed.of(series_key(made.series)) == {date(2024, 6, 13): 100}
     for mode in Mode:
         assert (
             made.bench.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))[0].requests

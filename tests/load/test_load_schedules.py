@@ -91,7 +91,9 @@ def test_a_closed_day_that_no_library_knows_is_one_statement(closure: World) -> 
     closure.check_complete()
     gateway = closure.bench.gateway
     assert len(gateway.schedules_asked) == 1
-    audited = [one for one in closure.bench.ledger.requests(100) if one.what_to_show == "SCHEDULE"]
+    audited = [
+        one for one in closure.bench.ledger.requests.newest(100) if one.what_to_show == "SCHEDULE"
+    ]
     assert [(one.duration, one.outcome, one.series) for one in audited] == [
         ("365 D", "schedule", "AAPL|1d")
     ]
@@ -166,7 +168,7 @@ def test_a_schedule_of_another_market_is_noted_and_not_believed(closure: World) 
     notes = Notes()
     check_needs_proof(closure, notes)
     assert any("are rejected: it contradicts" in text for text in notes.texts)
-    assert closure.bench.ledger.learned_days() == {}
+    assert closure.bench.ledger.schedules.all() == {}
 
 
 def test_a_schedule_that_cannot_be_had_costs_nothing(closure: World) -> None:
@@ -201,7 +203,7 @@ def test_a_day_with_bars_is_not_unlearned(world: MakeWorld) -> None:
     made.bench.load(daily, interval_between(sessions, Timeframe.D1, FIRST, END))
     made.bench.gateway.schedule_twist = told_without(GONE)
     assert made.load().is_complete
-    assert made.bench.ledger.learned_days() == {}
+    assert made.bench.ledger.schedules.all() == {}
     assert len(made.bench.store.coverage(made.series).empty) == 2
 
 
@@ -339,10 +341,10 @@ def test_what_was_learned_is_kept_word_for_word(hidden: tuple[Bench, Series]) ->
     interval = interval_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
     bench.load(series, interval)
     key = f"{GATEWAYS} VOD"
-    learned = {one.day: one.parts for one in bench.ledger.learned_days()[key]}
+    learned = {one.day: one.parts for one in bench.ledger.schedules.all()[key]}
     [session] = calendar_named(ETH).sessions(date(2024, 6, 11), date(2024, 6, 12))
     assert learned[session.day] == (Interval(session.opens_at, session.closes_at),)
     assert learned[date(2024, 6, 15)] == ()
-    [ask] = bench.ledger.schedule_asks(key)
+    [ask] = bench.ledger.schedules.asks(key)
     assert ask.first < FIRST < END <= ask.end
-    assert bench.ledger.schedule_asks("XNYS.RTH") == []
+    assert bench.ledger.schedules.asks("XNYS.RTH") == []

@@ -101,7 +101,7 @@ def test_days_of_a_confirmation_are_refused_for_their_number_once(world: MakeWor
     made.bench.gateway.twist = twist
     assert made.load_until_confirmed().is_complete
     assert len(refused) == 1
-    assert made.bench.ledger.widths("fake:1")[Timeframe.D1].most == BY_THE_YEAR
+    assert made.bench.ledger.widths.of("fake:1")[Timeframe.D1].most == BY_THE_YEAR
     made.check_complete()
 
 
@@ -221,7 +221,7 @@ def test_a_contract_that_never_answered_is_not_covered_as_empty(world: MakeWorld
     assert not report.is_complete
     assert report.requests <= 7
     assert not made.bench.store.coverage(made.series)
-    (attempt,) = made.bench.ledger.attempts(series_key(made.series))
+    (attempt,) = made.bench.ledger.attempts.of(series_key(made.series))
     assert attempt.kind is AttemptKind.NO_DATA
     assert attempt.next_try_at == made.bench.gateway.time + timedelta(days=1)
 

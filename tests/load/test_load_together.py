@@ -139,7 +139,7 @@ def test_claims_and_locks_are_given_back_at_the_end(world: MakeWorld) -> None:
     made = world("XNYS.RTH", Timeframe.M1, *JUNE)
     made.load()
     key = series_key(made.series)
-    assert made.bench.ledger.live_claims(key, made.bench.gateway.time) == []
+    assert made.bench.ledger.claims.live(key, made.bench.gateway.time) == []
     assert not list(made.bench.layout.locks.glob("owner-*"))
 
 

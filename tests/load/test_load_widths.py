@@ -183,10 +183,10 @@ def test_a_silence_by_chance_is_forgotten_when_a_wide_request_is_answered(
             GatewayTimeoutError("bars") if next(empty_ranges, False) else bars
         )
         made.bench.load(made.series, quarter(number))
-        assert made.bench.ledger.widths("fake:1")[Timeframe.H1].runs == 1
+        assert made.bench.ledger.widths.of("fake:1")[Timeframe.H1].runs == 1
         made.bench.gateway.twist = None
         made.bench.load(made.series, quarter(number + 1))
-        assert made.bench.ledger.widths("fake:1") == {}
+        assert made.bench.ledger.widths.of("fake:1") == {}
     assert made.bench.load(made.series, quarter(5)).requests == 3
 
 
@@ -195,7 +195,7 @@ def test_a_gateway_that_answers_nothing_teaches_nothing(world: MakeWorld) -> Non
     made = world(RTH, Timeframe.H1, *(date(2023, 1, 3), date(2023, 6, 29)))
     made.bench.gateway.twist = lambda *_: GatewayTimeoutError("bars")
     assert not made.load().is_complete
-    assert made.bench.ledger.widths("fake:1") == {}
+    assert made.bench.ledger.widths.of("fake:1") == {}
 
 
 def refused_beyond(sessions: int) -> Callable[[BarRequest, pa.Table], pa.Table | GatewayError]:
@@ -234,7 +234,7 @@ def test_refusals_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> Non
     made.bench.gateway.twist = refused_beyond(11)
     report = made.load()
     assert report.is_complete
-    assert made.bench.ledger.widths("fake:1")[Timeframe.H1].most >= 10
+    assert made.bench.ledger.widths.of("fake:1")[Timeframe.H1].most >= 10
     made.check_complete()
 
 
@@ -245,7 +245,7 @@ def test_requests_that_were_open_when_it_narrowed_narrow_it_no_more(world: MakeW
     for sessions in (22, 21, 15, 22):
         assert widths.narrow(Timeframe.H1, sessions, refused=f"{sessions} D")
         assert widths.most(Timeframe.H1) == 11
-        assert made.bench.ledger.widths("fake:1")[Timeframe.H1].most == 11
+        assert made.bench.ledger.widths.of("fake:1")[Timeframe.H1].most == 11
     assert widths.narrow(Timeframe.H1, 11, refused="11 D")
     assert widths.most(Timeframe.H1) == 5
 
@@ -324,4 +324,4 @@ def test_another_refusal_narrows_nothing(world: MakeWorld) -> None:
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2023, 3, 1))
     made.bench.gateway.twist = lambda *_: RequestRejectedError("bars", reason="162 No such data")
     assert not made.load().is_complete
-    assert made.bench.ledger.widths("fake:1") == {}
+    assert made.bench.ledger.widths.of("fake:1") == {}

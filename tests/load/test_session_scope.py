@@ -337,7 +337,7 @@ def test_stray_bars_extend_nothing(
     bench, series = vix(days_between(date(2024, 6, 12), END)[:count])
     assert bench.load(series, NEW_DAYS).is_complete
     assert open_calendars(bench.ledger).of(series.instrument) is NEW_YORK
-    assert len(bench.ledger.late_bars()["VIX"]) == count
+    assert len(bench.ledger.late_bars.all()["VIX"]) == count
     asked = bench.asked
     assert bench.load(series, ALL_DAYS).is_complete
     assert bench.asked == asked
@@ -349,13 +349,13 @@ def test_responses_without_late_bars_do_not_open_the_ledger(
     """Nor do late bars that add nothing to what is known."""
     bench, series = vix(())
     assert bench.load(series, NEW_DAYS).is_complete
-    assert bench.ledger.late_bars() == {}
+    assert bench.ledger.late_bars.all() == {}
     bench, series = vix(days_between(FIRST - 30 * DAY, END))
     assert bench.load(series, NEW_DAYS).is_complete
     assert bench.load(series, interval_between(NEW_YORK, M5, FIRST - 20 * DAY, FIRST)).is_complete
-    assert set(bench.ledger.late_bars()["VIX"]) == set(days_between(date(2024, 6, 12), END))
+    assert set(bench.ledger.late_bars.all()["VIX"]) == set(days_between(date(2024, 6, 12), END))
     bench.ledger.move_symbol("VIX", "VIX2")
-    assert set(bench.ledger.late_bars()) == {"VIX2"}
+    assert set(bench.ledger.late_bars.all()) == {"VIX2"}
 
 
 # --- one contract that tells falsehoods ------------------------------------------------------

@@ -216,7 +216,7 @@ def test_a_permanent_falsehood_ends_disputed_and_says_by_what(
     assert {proof.kind for proof in proofs} == {ProofKind.DISPUTED}
     around = [
         one
-        for one in made.bench.ledger.statements(hours.symbol)
+        for one in made.bench.ledger.statements.of(hours.symbol)
         if one.interval.start <= utc(2024, 10, 9, 13, 30) < one.interval.end
     ]
     assert len({one.said_at.date() for one in around}) >= 3

@@ -40,7 +40,7 @@ def replace(layout: StoreLayout) -> Path:
     moved = move_away(layout)
     other = create_store(layout.root, Origin.IB)
     with closing(Ledger(other.ledger)) as ledger:
-        ledger.keep_fresh("MSFT|1d", MARK)
+        ledger.kept_fresh.record("MSFT|1d", MARK)
     return moved
 
 
@@ -220,7 +220,7 @@ def test_an_open_ledger_leaves_the_log_of_another_alone(world: MakeWorld) -> Non
     made = world(RTH, Timeframe.D1, *JUNE)
     layout = made.bench.layout
     ledger = open_ledger(layout)
-    ledger.keep_fresh("AAPL|1d", MARK)
+    ledger.kept_fresh.record("AAPL|1d", MARK)
     made.bench.ledger.close()
     replace(layout)
     other = sqlite3.connect(layout.ledger)
@@ -231,4 +231,4 @@ def test_an_open_ledger_leaves_the_log_of_another_alone(world: MakeWorld) -> Non
         assert log.stat().st_size > 0
         ledger.close()
         assert log.stat().st_size > 0
-    assert {"OTHER|1d", "MSFT|1d"} <= set(Ledger(layout.ledger).kept_fresh())
+    assert {"OTHER|1d", "MSFT|1d"} <= set(Ledger(layout.ledger).kept_fresh.all())

@@ -64,7 +64,7 @@ class Market:
 
     def jumps(self) -> list[float]:
         """Give the jumps that the ledger knows."""
-        known = self.made.bench.ledger.disagreements(
+        known = self.made.bench.ledger.disagreements.of(
             series_key(self.made.series), DisagreementKind.VOLUME
         )
         return [one.ratio for one in known]

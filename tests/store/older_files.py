@@ -31,4 +31,4 @@ def make_older(layout: StoreLayout, path: Path) -> None:
     with closing(Ledger(layout.ledger)) as ledger:
         metadata = read_footer(path)
         key = f"{metadata.identity.symbol}|{metadata.identity.timeframe}"
-        ledger.index_files(key, {layout.relative(path): indexed_file(fingerprint(path), metadata)})
+        ledger.files.record(key, {layout.relative(path): indexed_file(fingerprint(path), metadata)})

@@ -52,7 +52,7 @@ def claim(layout: StoreLayout, number: int) -> None:
         for hour in hours:
             start = START + timedelta(hours=hour)
             wanted = [Interval(start, start + timedelta(hours=1))]
-            if ledger.claim(series_key(FX), wanted, f"hand {number}", NOW, 3600):
+            if ledger.claims.acquire(series_key(FX), wanted, f"hand {number}", NOW, 3600):
                 say(hour)
 
 
@@ -89,15 +89,15 @@ def inherit(layout: StoreLayout, number: int) -> None:
     """Use one ledger before a fork and on both sides of it."""
     ledger = Ledger(layout.ledger)
     wanted = [Interval(START + timedelta(hours=n), START + timedelta(hours=n + 1)) for n in (0, 1)]
-    assert ledger.claim(series_key(FX), wanted[:1], "parent", NOW, 3600)
+    assert ledger.claims.acquire(series_key(FX), wanted[:1], "parent", NOW, 3600)
     child = os.fork()
     if child == 0:
-        granted = ledger.claim(series_key(FX), wanted, "child", NOW, 3600)
+        granted = ledger.claims.acquire(series_key(FX), wanted, "child", NOW, 3600)
         os._exit(0 if granted == wanted[1:] else 1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-    ledger.release("parent")
-    say(len(ledger.live_claims(series_key(FX), NOW)) + number)
+    ledger.claims.release("parent")
+    say(len(ledger.claims.live(series_key(FX), NOW)) + number)
 
 
 def _seconds_of_a_save(layout: StoreLayout) -> float:

@@ -40,7 +40,7 @@ def dying(path):
     connection.set_trace_callback(die)
     return connection
 database._connect = dying
-Ledger(Path(sys.argv[1])).requests(1)
+Ledger(Path(sys.argv[1])).requests.newest(1)
 """
 """Opens a ledger and is gone when a statement begins that has a certain beginning."""
 
@@ -94,7 +94,7 @@ def open_and_close(path: Path) -> None:
     """Open a ledger as every command does."""
     with closing(Ledger(path)) as ledger:
         ledger.check()
-        assert ledger.requests(1)[0].login == ""
+        assert ledger.requests.newest(1)[0].login == ""
 
 
 def is_due(path: Path) -> bool:
@@ -179,7 +179,7 @@ def test_processes_that_open_it_at_once_migrate_it_once(layout: StoreLayout) -> 
     code = (
         "import sys; from pathlib import Path\n"
         "from ktrdr_pipelines.store.ledger.ledger import Ledger\n"
-        "sys.stdin.readline(); print(len(Ledger(Path(sys.argv[1])).requests(1000)))"
+        "sys.stdin.readline(); print(len(Ledger(Path(sys.argv[1])).requests.newest(1000)))"
     )
     workers = [
         subprocess.Popen(

@@ -154,10 +154,10 @@ def test_statements_can_be_queried(layout: StoreLayout, store: BarStore) -> None
         Statement(part, StatementKind.EMPTY, "1h", NOW - timedelta(days=2), "a", controlled=True),
         Statement(part, StatementKind.AROUND, "1d", NOW - timedelta(days=1), "b"),
     ]
-    store.ledger.record_statements("AAPL", "gate:1", said, NOW)
-    store.ledger.record_statements("MSFT", "gate:2", [replace(said[0], controlled=False)], NOW)
+    store.ledger.statements.record("AAPL", "gate:1", said, NOW)
+    store.ledger.statements.record("MSFT", "gate:2", [replace(said[0], controlled=False)], NOW)
     start, end = NOW - timedelta(days=3), NOW
-    store.ledger.void_empty_responses("gate:1", start, end, NOW)
+    store.ledger.statements.void_empty("gate:1", start, end, NOW)
     rebuild_catalog(layout, [], NOW)
     rows = _rows(layout, "SELECT * FROM statements ORDER BY symbol, said_at")
     assert [row["symbol"] for row in rows] == ["AAPL", "AAPL", "MSFT"]
@@ -299,7 +299,7 @@ def test_small_tables_say_what_is_known(
         *("AAPL|1m", 265598, "TRADES", "127.0.0.1:4002", "hash", None, "1 D", NOW, 0.5, "bars"),
         rows=2,
     )
-    ledger.record_request(record)
+    ledger.requests.record(record)
     rebuild_catalog(layout, [series.instrument], NOW)
     (instrument,) = _rows(layout, "FROM instruments")
     assert instrument["timeframes"] == list(Timeframe)
@@ -322,7 +322,7 @@ def test_a_symbol_with_sessions_of_its_own_has_a_calendar_of_its_own(
     close = OPEN + timedelta(hours=6, minutes=30)
     days = [close + timedelta(days=number) for number in range(3)]
     late = {one.date(): LateBar(micros(one), micros(one + timedelta(minutes=15))) for one in days}
-    ledger.record_late_bars("AAPL", late)
+    ledger.late_bars.record("AAPL", late)
     make.save(store, series, make.run(series, OPEN, 2))
     rebuild_catalog(layout, [series.instrument, other], NOW)
     rows = _rows(layout, "FROM instruments ORDER BY symbol")

@@ -37,27 +37,27 @@ def finding(minute: int, detail: str = "close=-5.0") -> Finding:
 
 def test_findings_are_kept_by_series_and_bar(ledger: Ledger) -> None:
     """Oldest first, one a bar: a newer one of the same bar takes its place, of whatever kind."""
-    ledger.record_findings(KEY, [finding(2), finding(1)], NOW)
-    ledger.record_findings(f"{KEY}x", [finding(1)], NOW)
+    ledger.findings.record(KEY, [finding(2), finding(1)], NOW)
+    ledger.findings.record(f"{KEY}x", [finding(1)], NOW)
     other = Finding(finding(1).ts, FindingKind.VOLUME, "volume=-5.0")
-    ledger.record_findings(KEY, [other], NOW)
-    assert ledger.findings(KEY) == [other, finding(2)]
-    assert ledger.count_findings() == {KEY: 2, f"{KEY}x": 1}
-    ledger.clear_findings(KEY, [other.ts])
-    assert ledger.findings(KEY) == [finding(2)]
-    assert ledger.findings(f"{KEY}x") == [finding(1)]
-    assert ledger.findings("MSFT|1m") == []
+    ledger.findings.record(KEY, [other], NOW)
+    assert ledger.findings.of(KEY) == [other, finding(2)]
+    assert ledger.findings.counts() == {KEY: 2, f"{KEY}x": 1}
+    ledger.findings.clear(KEY, [other.ts])
+    assert ledger.findings.of(KEY) == [finding(2)]
+    assert ledger.findings.of(f"{KEY}x") == [finding(1)]
+    assert ledger.findings.of("MSFT|1m") == []
 
 
 def test_a_ledger_of_version_6_gets_the_table(ledger: Ledger) -> None:
     """It opens and goes on."""
-    ledger.record_findings(KEY, [], NOW)
+    ledger.findings.record(KEY, [], NOW)
     ledger.close()
     with closing(sqlite3.connect(ledger.path)) as connection:
         connection.execute("DROP TABLE findings")
         connection.execute("PRAGMA user_version = 6")
-    ledger.record_findings(KEY, [finding(1)], NOW)
-    assert ledger.findings(KEY) == [finding(1)]
+    ledger.findings.record(KEY, [finding(1)], NOW)
+    assert ledger.findings.of(KEY) == [finding(1)]
     ledger.check()
 
 
@@ -91,12 +91,12 @@ def test_repair_derives_findings_of_earlier_versions(
     """Once; the file and what it covers stay as they are."""
     before = odd.stat().st_ino
     assert repaired(layout, make).findings == 1
-    [found] = ledger.findings(KEY)
+    [found] = ledger.findings.of(KEY)
     assert (found.ts, found.kind) == (finding(3).ts, FindingKind.PRICE_SIGN)
     assert "close=-5.0" in found.detail
     again = repaired(layout, make)
     assert (again.findings, again.distrusted, again.fixed) == (0, (), ())
-    assert ledger.findings(KEY) == [found]
+    assert ledger.findings.of(KEY) == [found]
     assert odd.stat().st_ino == before
 
 
@@ -105,23 +105,23 @@ def test_a_lost_ledger_loses_no_finding(
 ) -> None:
     """What the gateway returned twice is in the files."""
     repaired(layout, make)
-    before = store.ledger.findings(KEY)
+    before = store.ledger.findings.of(KEY)
     store.ledger.close()
     for path in layout.state.glob("ledger.sqlite*"):
         path.unlink()
     assert repaired(layout, make).findings == 1
     with closing(Ledger(layout.ledger)) as ledger:
-        assert ledger.findings(KEY) == before
+        assert ledger.findings.of(KEY) == before
 
 
 def test_repair_forgets_findings_of_other_values(
     layout: StoreLayout, ledger: Ledger, odd: Path, make: Any
 ) -> None:
     """Bars that are plausible now, and bars that are gone."""
-    ledger.record_findings(KEY, [finding(3), finding(5), finding(90)], NOW)
+    ledger.findings.record(KEY, [finding(3), finding(5), finding(90)], NOW)
     repaired(layout, make)
-    assert [one.ts for one in ledger.findings(KEY)] == [finding(3).ts]
-    assert "close=-5.0" in ledger.findings(KEY)[0].detail
+    assert [one.ts for one in ledger.findings.of(KEY)] == [finding(3).ts]
+    assert "close=-5.0" in ledger.findings.of(KEY)[0].detail
 
 
 def test_a_bar_that_no_response_covers_is_no_finding(
@@ -136,7 +136,7 @@ def test_a_bar_that_no_response_covers_is_no_finding(
     store.save(series, make.identity(series), bars, Coverage(covered))
     report = repaired(layout, make)
     assert (report.findings, report.distrusted) == (0, ())
-    assert store.ledger.findings(KEY) == []
+    assert store.ledger.findings.of(KEY) == []
 
 
 def by_arrow(path: Path) -> None:
@@ -183,7 +183,7 @@ def test_implausible_bars_of_another_program_are_requested_again(
     assert missing == IntervalSet([Interval(OPEN + 3 * MINUTE, OPEN + 4 * MINUTE)])
     again = repaired(layout, make)
     assert (again.findings, again.distrusted, again.fixed) == (0, (), ())
-    assert store.ledger.findings(KEY) == []
+    assert store.ledger.findings.of(KEY) == []
 
 
 @pytest.mark.parametrize("rewrite", [by_arrow, by_pandas, by_duckdb])
@@ -192,11 +192,11 @@ def test_a_known_finding_survives_another_program(
 ) -> None:
     """The values are those that the gateway returned."""
     repaired(layout, make)
-    before = store.ledger.findings(KEY)
+    before = store.ledger.findings.of(KEY)
     coverage = store.coverage(make.series())
     rewrite(odd)
     assert repaired(layout, make).distrusted == ()
-    assert store.ledger.findings(KEY) == before
+    assert store.ledger.findings.of(KEY) == before
     assert store.coverage(make.series()) == coverage
 
 
@@ -228,14 +228,14 @@ def test_a_rename_moves_findings_and_makes_no_file_ours(
     """The new files say as little for their values as the old ones did."""
     layout.universe.write_text("symbols: {AAPL: {}}\n")
     repaired(layout, make)
-    before = store.ledger.findings(KEY)
+    before = store.ledger.findings.of(KEY)
     assert len(before) == 1
     pq.write_table(spoiled(pq.read_table(odd, partitioning=None), 7), odd)
     rename(layout, "AAPL", "APPL2", NOW)
     [path] = layout.bar_files("APPL2", Timeframe.M1)
     assert not is_as_written(path)
-    assert store.ledger.findings("APPL2|1m") == before
-    assert store.ledger.findings(KEY) == []
+    assert store.ledger.findings.of("APPL2|1m") == before
+    assert store.ledger.findings.of(KEY) == []
 
 
 @pytest.mark.parametrize("rewrite", [None, by_arrow])

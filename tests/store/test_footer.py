@@ -63,7 +63,7 @@ def test_a_file_keeps_every_kind_of_proof(store: BarStore, make: Any) -> None:
     (path,) = store.save(series, make.identity(series), bars, coverage).files
     assert read_footer(path).coverage == coverage
     assert store.coverage(series) == coverage
-    store.ledger.unindex_files([store.layout.relative(path)])
+    store.ledger.files.remove([store.layout.relative(path)])
     assert store.coverage(series) == coverage
     more = make.run(series, FIRST + 50 * DAY, 6)
     make.save(store, series, more)

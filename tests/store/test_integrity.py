@@ -57,7 +57,7 @@ def saved(store: BarStore, make: Any, timeframe: Timeframe = Timeframe.M1) -> tu
 
 def checked(store: BarStore, series: Series, path: Path) -> Checked:
     """Check a file as ``verify`` does."""
-    known = store.ledger.indexed_files(f"{series.symbol}|{series.timeframe}")
+    known = store.ledger.files.of(f"{series.symbol}|{series.timeframe}")
     return check_file(
         path,
         series.symbol,
@@ -255,7 +255,7 @@ def test_a_footer_rewritten_to_another_origin_is_refused(
     else:  # the ledger knows that it had digests, and what it held
         assert found.footer is not None
         assert found.footer.identity.origin == held
-    store.ledger.unindex_files([store.layout.relative(path)])
+    store.ledger.files.remove([store.layout.relative(path)])
     with pytest.raises(CorruptFileError):
         store.coverage(series)
 
@@ -349,7 +349,7 @@ def test_damage_is_remembered_until_the_file_is_another(store: BarStore, make: A
     [aside] = repair(store.layout, [series.instrument], NOW).quarantined
     assert aside.was == path
     assert damaged_files(store) == {}
-    assert store.ledger.file_checks() == {}
+    assert store.ledger.checks.all() == {}
 
 
 def test_damage_that_a_save_or_a_reading_meets_is_remembered(store: BarStore, make: Any) -> None:
@@ -358,16 +358,16 @@ def test_damage_that_a_save_or_a_reading_meets_is_remembered(store: BarStore, ma
     content, name = path.read_bytes(), store.layout.relative(path)
     flip(path, content, 8 * 1000)
     left = path.read_bytes()
-    store.ledger.index_files(  # bits change without a trace in size or time
+    store.ledger.files.record(  # bits change without a trace in size or time
         "AAPL|1m",
-        {name: replace(store.ledger.indexed_files("AAPL|1m")[name], fingerprint=fingerprint(path))},
+        {name: replace(store.ledger.files.of("AAPL|1m")[name], fingerprint=fingerprint(path))},
     )
     assert damaged_files(store) == {}
     with pytest.raises(CorruptFileError):
         make.save(store, series, make.run(series, datetime(2024, 6, 10, 13, 30, tzinfo=UTC), 5))
     assert list(damaged_files(store)) == [name]
     assert path.read_bytes() == left
-    store.ledger.forget_checks([name])
+    store.ledger.checks.remove([name])
     with pytest.raises(CorruptFileError):
         store.read(series)
     assert list(damaged_files(store)) == [name]

@@ -31,7 +31,7 @@ def _hours(first: int, last: int) -> Interval:
 
 
 def _failed(ledger: Ledger, interval: Interval, kind: str, at: datetime) -> None:
-    ledger.record_attempt(
+    ledger.attempts.record(
         KEY, interval, kind, error="silent", code=None, next_try_at=at + HOUR, at=at
     )
 
@@ -61,20 +61,20 @@ def test_a_series_has_one_key(make: Any) -> None:
 def test_repeated_attempts_are_counted(ledger: Ledger) -> None:
     """The same try again raises its count; the last one's words and next time stand."""
     _failed(ledger, _hours(0, 1), "error", NOW)
-    ledger.record_attempt(
+    ledger.attempts.record(
         KEY, _hours(0, 1), "error", error="lost", code=1100, next_try_at=None, at=NOW + HOUR
     )
-    (attempt,) = ledger.attempts(KEY)
+    (attempt,) = ledger.attempts.of(KEY)
     assert (attempt.failures, attempt.error, attempt.code) == (2, "lost", 1100)
     assert (attempt.first_at, attempt.last_at, attempt.next_try_at) == (NOW, NOW + HOUR, None)
-    assert ledger.attempts("MSFT|1m") == []
+    assert ledger.attempts.of("MSFT|1m") == []
 
 
 def test_attempts_of_other_kinds_stand_beside(ledger: Ledger) -> None:
     """A "no data" does not hide an error at the same interval."""
     _failed(ledger, _hours(0, 1), "no_data", NOW)
     _failed(ledger, _hours(0, 1), "error", NOW)
-    assert [one.kind for one in ledger.attempts(KEY)] == [AttemptKind.ERROR, AttemptKind.NO_DATA]
+    assert [one.kind for one in ledger.attempts.of(KEY)] == [AttemptKind.ERROR, AttemptKind.NO_DATA]
     with pytest.raises(ValueError, match="unheard"):
         _failed(ledger, _hours(0, 1), "unheard", NOW)
 
@@ -83,89 +83,89 @@ def test_settling_clears_the_attempts_inside(ledger: Ledger) -> None:
     """What reaches beyond the covered interval stays."""
     for first, last in [(0, 1), (1, 2), (1, 4)]:
         _failed(ledger, _hours(first, last), "error", NOW)
-    ledger.clear_attempts(KEY, _hours(0, 3))
-    assert [one.interval for one in ledger.attempts(KEY)] == [_hours(1, 4)]
+    ledger.attempts.clear(KEY, _hours(0, 3))
+    assert [one.interval for one in ledger.attempts.of(KEY)] == [_hours(1, 4)]
 
 
 def test_a_claim_excludes_others_until_it_expires(ledger: Ledger) -> None:
     """Overlapping claims of others are refused whole; time frees them."""
-    assert ledger.claim(KEY, [_hours(0, 2)], "one", NOW, 60) == [_hours(0, 2)]
+    assert ledger.claims.acquire(KEY, [_hours(0, 2)], "one", NOW, 60) == [_hours(0, 2)]
     wanted = [_hours(1, 3), _hours(2, 3)]
-    assert ledger.claim(KEY, wanted, "two", NOW, 60) == [_hours(2, 3)]
-    assert ledger.claim("MSFT|1m", wanted, "two", NOW, 60) == wanted
+    assert ledger.claims.acquire(KEY, wanted, "two", NOW, 60) == [_hours(2, 3)]
+    assert ledger.claims.acquire("MSFT|1m", wanted, "two", NOW, 60) == wanted
     later = NOW + timedelta(seconds=60)
-    assert ledger.live_claims(KEY, later) == []
-    assert ledger.claim(KEY, wanted, "three", later, 60) == wanted
-    assert {one.owner for one in ledger.live_claims(KEY, later)} == {"three"}
+    assert ledger.claims.live(KEY, later) == []
+    assert ledger.claims.acquire(KEY, wanted, "three", later, 60) == wanted
+    assert {one.owner for one in ledger.claims.live(KEY, later)} == {"three"}
 
 
 def test_a_claim_is_renewed_by_its_owner(ledger: Ledger) -> None:
     """Claiming again moves the expiry."""
-    ledger.claim(KEY, [_hours(0, 1)], "one", NOW, 60)
+    ledger.claims.acquire(KEY, [_hours(0, 1)], "one", NOW, 60)
     later = NOW + timedelta(seconds=50)
-    assert ledger.claim(KEY, [_hours(0, 1)], "one", later, 60) == [_hours(0, 1)]
-    (claim,) = ledger.live_claims(KEY, NOW + timedelta(seconds=70))
+    assert ledger.claims.acquire(KEY, [_hours(0, 1)], "one", later, 60) == [_hours(0, 1)]
+    (claim,) = ledger.claims.live(KEY, NOW + timedelta(seconds=70))
     assert claim.expires_at == later + timedelta(seconds=60)
 
 
 def test_claims_are_given_back(ledger: Ledger) -> None:
     """An owner releases some intervals, a series, or all."""
     for key in (KEY, "MSFT|1m"):
-        ledger.claim(key, [_hours(0, 1), _hours(1, 2)], "one", NOW, 60)
-    ledger.claim(KEY, [_hours(5, 6)], "two", NOW, 60)
-    ledger.release("one", KEY, [_hours(0, 1)])
-    assert [c.interval for c in ledger.live_claims(KEY, NOW)] == [_hours(1, 2), _hours(5, 6)]
-    ledger.release("one", KEY)
-    assert [c.owner for c in ledger.live_claims(KEY, NOW)] == ["two"]
-    assert len(ledger.live_claims("MSFT|1m", NOW)) == 2
-    ledger.release("one")
-    assert ledger.live_claims("MSFT|1m", NOW) == []
+        ledger.claims.acquire(key, [_hours(0, 1), _hours(1, 2)], "one", NOW, 60)
+    ledger.claims.acquire(KEY, [_hours(5, 6)], "two", NOW, 60)
+    ledger.claims.release("one", KEY, [_hours(0, 1)])
+    assert [c.interval for c in ledger.claims.live(KEY, NOW)] == [_hours(1, 2), _hours(5, 6)]
+    ledger.claims.release("one", KEY)
+    assert [c.owner for c in ledger.claims.live(KEY, NOW)] == ["two"]
+    assert len(ledger.claims.live("MSFT|1m", NOW)) == 2
+    ledger.claims.release("one")
+    assert ledger.claims.live("MSFT|1m", NOW) == []
 
 
 def test_the_audit_knows_the_last_answer_with_bars(ledger: Ledger) -> None:
     """Empty answers, other contracts and other gateways do not count."""
     asked = (265598, "TRADES", "127.0.0.1:4002")
-    assert ledger.last_answered(*asked) is None
-    ledger.record_request(_request(NOW, 390))
-    ledger.record_request(_request(NOW + HOUR, 0))
-    ledger.record_request(_request(NOW + HOUR, 5, gateway="127.0.0.1:7496"))
-    ledger.record_request(_request(NOW + HOUR, 5, contract_id=1))
-    assert ledger.last_answered(*asked) == NOW
+    assert ledger.requests.last_answered(*asked) is None
+    ledger.requests.record(_request(NOW, 390))
+    ledger.requests.record(_request(NOW + HOUR, 0))
+    ledger.requests.record(_request(NOW + HOUR, 5, gateway="127.0.0.1:7496"))
+    ledger.requests.record(_request(NOW + HOUR, 5, contract_id=1))
+    assert ledger.requests.last_answered(*asked) == NOW
 
 
 def test_the_audit_counts_and_forgets(ledger: Ledger) -> None:
     """Requests are counted by series and time, and kept for 90 days."""
     old = NOW - timedelta(days=91)
-    ledger.record_request(_request(old, 1))
-    ledger.record_request(_request(NOW, 1, asked_end=NOW - HOUR, code=162, proved="1 day"))
-    ledger.record_request(_request(NOW + HOUR, 1, series="MSFT|1m"))
-    assert ledger.request_count() == 3
-    assert ledger.request_count(KEY) == 2
-    assert ledger.request_count(KEY, NOW) == 1
-    assert ledger.request_count(since=NOW) == 2
-    assert ledger.prune_requests(NOW) == 1
-    newest, older = ledger.requests(10)
+    ledger.requests.record(_request(old, 1))
+    ledger.requests.record(_request(NOW, 1, asked_end=NOW - HOUR, code=162, proved="1 day"))
+    ledger.requests.record(_request(NOW + HOUR, 1, series="MSFT|1m"))
+    assert ledger.requests.count() == 3
+    assert ledger.requests.count(KEY) == 2
+    assert ledger.requests.count(KEY, NOW) == 1
+    assert ledger.requests.count(since=NOW) == 2
+    assert ledger.requests.prune(NOW) == 1
+    newest, older = ledger.requests.newest(10)
     assert newest.series == "MSFT|1m"
     assert older == _request(NOW, 1, asked_end=NOW - HOUR, code=162, proved="1 day")
-    assert ledger.requests(1) == [newest]
+    assert ledger.requests.newest(1) == [newest]
 
 
 def test_heads_are_remembered_even_when_unknown(ledger: Ledger) -> None:
     """That a gateway could not say is worth knowing too."""
     asked = (265598, "TRADES", "127.0.0.1:4002")
-    assert ledger.head(*asked) is None
-    ledger.record_head(*asked, head=None, asked_at=NOW)
-    assert ledger.head(*asked) == HeadRecord(None, NOW)
-    ledger.record_head(*asked, head=NOW - 1000 * HOUR, asked_at=NOW + HOUR)
-    assert ledger.head(*asked) == HeadRecord(NOW - 1000 * HOUR, NOW + HOUR)
+    assert ledger.heads.of(*asked) is None
+    ledger.heads.record(*asked, head=None, asked_at=NOW)
+    assert ledger.heads.of(*asked) == HeadRecord(None, NOW)
+    ledger.heads.record(*asked, head=NOW - 1000 * HOUR, asked_at=NOW + HOUR)
+    assert ledger.heads.of(*asked) == HeadRecord(NOW - 1000 * HOUR, NOW + HOUR)
 
 
 def test_contracts_are_pinned_by_origin(ledger: Ledger) -> None:
     """A simulated contract id says nothing of the real one."""
-    assert ledger.pinned_contract("AAPL", Origin.IB) is None
-    ledger.pin_contract("AAPL", Origin.IB, 265598, "Apple", NOW)
-    assert ledger.pinned_contract("AAPL", Origin.IB) == 265598
-    assert ledger.pinned_contract("AAPL", Origin.SIMULATED) is None
+    assert ledger.contracts.of("AAPL", Origin.IB) is None
+    ledger.contracts.pin("AAPL", Origin.IB, 265598, "Apple", NOW)
+    assert ledger.contracts.of("AAPL", Origin.IB) == 265598
+    assert ledger.contracts.of("AAPL", Origin.SIMULATED) is None
 
 
 def test_a_ledger_that_was_lost_begins_anew(ledger: Ledger) -> None:
@@ -173,29 +173,29 @@ def test_a_ledger_that_was_lost_begins_anew(ledger: Ledger) -> None:
     _failed(ledger, _hours(0, 1), "error", NOW)
     for path in ledger.path.parent.glob("ledger.sqlite*"):
         path.unlink()
-    assert ledger.attempts(KEY) == []
+    assert ledger.attempts.of(KEY) == []
     _failed(ledger, _hours(0, 1), "error", NOW)
-    assert len(ledger.attempts(KEY)) == 1
+    assert len(ledger.attempts.of(KEY)) == 1
 
 
 def test_an_empty_file_becomes_a_ledger(layout: StoreLayout) -> None:
     """A file of no bytes, as a crash may leave, is no obstacle."""
     layout.ledger.write_bytes(b"")
     with closing(Ledger(layout.ledger)) as ledger:
-        assert ledger.attempts(KEY) == []
+        assert ledger.attempts.of(KEY) == []
 
 
 def test_a_file_that_is_no_ledger_is_corrupt(layout: StoreLayout) -> None:
     """Junk is refused with the way out."""
     layout.ledger.write_bytes(b"junk" * 1000)
     with pytest.raises(CorruptFileError, match=r"ledger\.sqlite.*ktrdr repair"):
-        Ledger(layout.ledger).attempts(KEY)
+        Ledger(layout.ledger).attempts.of(KEY)
 
 
 def test_damaged_pages_are_corrupt(ledger: Ledger) -> None:
     """A ledger that breaks inside is told as such, in use and when it is checked."""
     for number in range(500):
-        ledger.record_request(_request(NOW + number * HOUR, 1))
+        ledger.requests.record(_request(NOW + number * HOUR, 1))
     ledger.close()
     data = bytearray(ledger.path.read_bytes())
     data[8192:-4096] = b"\xff" * (len(data) - 4096 - 8192)
@@ -203,54 +203,54 @@ def test_damaged_pages_are_corrupt(ledger: Ledger) -> None:
     with pytest.raises(CorruptFileError, match="ktrdr repair"):
         ledger.check()
     with pytest.raises(CorruptFileError, match="ktrdr repair"):
-        ledger.requests(1000)
+        ledger.requests.newest(1000)
 
 
 def test_a_newer_ledger_is_refused(ledger: Ledger) -> None:
     """Tables of a newer version are left alone."""
-    ledger.attempts(KEY)
+    ledger.attempts.of(KEY)
     ledger.close()
     with closing(sqlite3.connect(ledger.path)) as connection:
         connection.execute(f"PRAGMA user_version = {LEDGER_VERSION + 1}")
     with pytest.raises(StoreError, match=rf"version {LEDGER_VERSION + 1}.*newer ktrdr"):
-        ledger.attempts(KEY)
+        ledger.attempts.of(KEY)
 
 
 def test_an_older_ledger_is_brought_up_to_date(ledger: Ledger) -> None:
     """What it says stays; the tables that it lacks are made."""
-    ledger.record_head(1, "TRADES", "gateway", head=NOW, asked_at=NOW)
+    ledger.heads.record(1, "TRADES", "gateway", head=NOW, asked_at=NOW)
     ledger.close()
     with closing(sqlite3.connect(ledger.path)) as connection:
         connection.execute("DROP TABLE confirmed")
         connection.execute("PRAGMA user_version = 1")
-    ledger.confirm_sessions(KEY, {NOW.date(): 17}, NOW)
-    assert ledger.confirmed(KEY) == {NOW.date(): 17}
-    assert ledger.all_confirmed() == {KEY: {NOW.date(): 17}}
-    assert ledger.heads("gateway") == {(1, "TRADES"): NOW}
+    ledger.confirmed.record(KEY, {NOW.date(): 17}, NOW)
+    assert ledger.confirmed.of(KEY) == {NOW.date(): 17}
+    assert ledger.confirmed.all() == {KEY: {NOW.date(): 17}}
+    assert ledger.heads.all("gateway") == {(1, "TRADES"): NOW}
 
 
 def test_columns_that_an_older_ledger_lacks_are_added(ledger: Ledger) -> None:
     """Version 6 had no offset in the audit: old rows have 0, new ones what is given."""
-    ledger.record_request(_request(NOW, 1))
+    ledger.requests.record(_request(NOW, 1))
     ledger.close()
     with closing(sqlite3.connect(ledger.path)) as connection:
         connection.execute("ALTER TABLE requests DROP COLUMN clock_offset_s")
         connection.execute("DROP TABLE kept_fresh")
         connection.execute("PRAGMA user_version = 6")
-    ledger.record_request(_request(NOW + HOUR, 2, clock_offset_s=-86_400.0))
-    assert [one.clock_offset_s for one in ledger.requests(10)] == [-86_400.0, 0.0]
-    assert [one.rows for one in ledger.requests(10)] == [2, 1]
-    assert ledger.kept_fresh() == {}
+    ledger.requests.record(_request(NOW + HOUR, 2, clock_offset_s=-86_400.0))
+    assert [one.clock_offset_s for one in ledger.requests.newest(10)] == [-86_400.0, 0.0]
+    assert [one.rows for one in ledger.requests.newest(10)] == [2, 1]
+    assert ledger.kept_fresh.all() == {}
     ledger.check()
 
 
 def test_a_mark_of_what_is_kept_fresh_never_moves(ledger: Ledger) -> None:
     """The first save of a series sets it."""
-    ledger.keep_fresh(KEY, NOW)
-    ledger.keep_fresh(KEY, NOW + HOUR)
-    ledger.keep_fresh(KEY, NOW - HOUR)
-    ledger.keep_fresh(f"{KEY}x", NOW + HOUR)
-    assert ledger.kept_fresh() == {KEY: NOW, f"{KEY}x": NOW + HOUR}
+    ledger.kept_fresh.record(KEY, NOW)
+    ledger.kept_fresh.record(KEY, NOW + HOUR)
+    ledger.kept_fresh.record(KEY, NOW - HOUR)
+    ledger.kept_fresh.record(f"{KEY}x", NOW + HOUR)
+    assert ledger.kept_fresh.all() == {KEY: NOW, f"{KEY}x": NOW + HOUR}
 
 
 def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:
@@ -261,9 +261,9 @@ def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:
         raise RuntimeError("the caller broke")
 
     with pytest.raises(RuntimeError):
-        ledger.claim(KEY, intervals(), "one", NOW, 60)
-    assert ledger.live_claims(KEY, NOW) == []
-    assert ledger.claim(KEY, [_hours(0, 1)], "one", NOW, 60) == [_hours(0, 1)]
+        ledger.claims.acquire(KEY, intervals(), "one", NOW, 60)
+    assert ledger.claims.live(KEY, NOW) == []
+    assert ledger.claims.acquire(KEY, [_hours(0, 1)], "one", NOW, 60) == [_hours(0, 1)]
 
 
 def test_every_thread_has_its_own_connection(ledger: Ledger) -> None:
@@ -271,14 +271,14 @@ def test_every_thread_has_its_own_connection(ledger: Ledger) -> None:
 
     def record(number: int) -> None:
         for step in range(20):
-            ledger.record_request(_request(NOW + number * HOUR, step))
+            ledger.requests.record(_request(NOW + number * HOUR, step))
 
     threads = [threading.Thread(target=record, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert ledger.request_count() == 80
+    assert ledger.requests.count() == 80
     assert repr(ledger) == f"Ledger({ledger.path})"
 
 
@@ -286,36 +286,36 @@ def test_a_refresh_is_remembered_until_it_ends_or_is_too_old(ledger: Ledger) -> 
     """What was answered again counts for a week, and what a whole refresh had is forgotten."""
     week = timedelta(days=REFRESH_KEPT_DAYS)
     parts = IntervalSet([_hours(0, 2), _hours(4, 6)])
-    ledger.record_refreshed(KEY, parts, NOW)
-    assert ledger.refreshed(KEY, NOW + week) == Refreshed(parts, NOW)
-    assert ledger.refreshed(f"{KEY}x", NOW) is None
-    ledger.end_refresh(KEY, IntervalSet([_hours(3, 7)]))
-    assert ledger.refreshed(KEY, NOW) == Refreshed(IntervalSet([_hours(0, 2)]), NOW)
+    ledger.refreshes.record(KEY, parts, NOW)
+    assert ledger.refreshes.of(KEY, NOW + week) == Refreshed(parts, NOW)
+    assert ledger.refreshes.of(f"{KEY}x", NOW) is None
+    ledger.refreshes.end(KEY, IntervalSet([_hours(3, 7)]))
+    assert ledger.refreshes.of(KEY, NOW) == Refreshed(IntervalSet([_hours(0, 2)]), NOW)
     later = NOW + week + timedelta(seconds=1)
-    assert ledger.refreshed(KEY, later) is None
-    ledger.record_refreshed(f"{KEY}x", IntervalSet([_hours(0, 1)]), later)
-    assert ledger.refreshed(KEY, NOW) is None
+    assert ledger.refreshes.of(KEY, later) is None
+    ledger.refreshes.record(f"{KEY}x", IntervalSet([_hours(0, 1)]), later)
+    assert ledger.refreshes.of(KEY, NOW) is None
 
 
 def test_widths_are_kept_by_gateway_and_timeframe(ledger: Ledger) -> None:
     """A later finding replaces an earlier one, and what is forgotten is gone."""
-    ledger.record_width("one:1", Timeframe.M5, WidthRecord(4, 1, NOW))
-    ledger.record_width("one:1", Timeframe.M5, WidthRecord(2, 2, NOW))
-    assert ledger.widths("one:1") == {Timeframe.M5: WidthRecord(2, 2, NOW)}
-    assert ledger.widths("two:1") == {}
-    ledger.forget_width("one:1", Timeframe.M5)
-    assert ledger.widths("one:1") == {}
+    ledger.widths.record("one:1", Timeframe.M5, WidthRecord(4, 1, NOW))
+    ledger.widths.record("one:1", Timeframe.M5, WidthRecord(2, 2, NOW))
+    assert ledger.widths.of("one:1") == {Timeframe.M5: WidthRecord(2, 2, NOW)}
+    assert ledger.widths.of("two:1") == {}
+    ledger.widths.remove("one:1", Timeframe.M5)
+    assert ledger.widths.of("one:1") == {}
 
 
 def test_sessions_are_kept_by_contract(ledger: Ledger) -> None:
     """What version 6 kept of a whole calendar, told by one contract, is there and not read."""
     day = date(2024, 6, 20)
     closed = LearnedDay(day, ())
-    ledger.record_days("XNYS.RTH", [closed], ScheduleSource.DETAILS, NOW)
-    ledger.record_days("XNYS.RTH AAPL", [closed], ScheduleSource.DETAILS, NOW)
-    assert ledger.learned_days() == {"XNYS.RTH AAPL": [closed]}
-    assert ledger.learned_days_of("XNYS.RTH AAPL") == [closed]
-    assert ledger.learned_days_of("XNYS.RTH MSFT") == []
+    ledger.schedules.record("XNYS.RTH", [closed], ScheduleSource.DETAILS, NOW)
+    ledger.schedules.record("XNYS.RTH AAPL", [closed], ScheduleSource.DETAILS, NOW)
+    assert ledger.schedules.all() == {"XNYS.RTH AAPL": [closed]}
+    assert ledger.schedules.of("XNYS.RTH AAPL") == [closed]
+    assert ledger.schedules.of("XNYS.RTH MSFT") == []
     assert ledger.calendars().changed() == {}
 
 
@@ -323,24 +323,24 @@ def test_votes_are_counted_withdrawn_and_moved(ledger: Ledger) -> None:
     """Three contracts that told the same of a date are an agreement while all three stand."""
     day = date(2024, 6, 20)
     for symbol in ("AAA", "BBB", "CCC"):
-        ledger.record_votes("XNYS.RTH", symbol, [LearnedDay(day, ())], NOW)
-    ledger.record_votes("NOT.THERE", "AAA", [LearnedDay(day, ())], NOW)
-    [shared] = ledger.shared_days()["XNYS.RTH"]
+        ledger.votes.record("XNYS.RTH", symbol, [LearnedDay(day, ())], NOW)
+    ledger.votes.record("NOT.THERE", "AAA", [LearnedDay(day, ())], NOW)
+    [shared] = ledger.votes.agreed()["XNYS.RTH"]
     assert (shared.told, shared.symbols) == (LearnedDay(day, ()), ("AAA", "BBB", "CCC"))
-    assert set(ledger.shared_days()) == {"XNYS.RTH"}
+    assert set(ledger.votes.agreed()) == {"XNYS.RTH"}
     ledger.move_symbol("AAA", "ZZZ")
-    assert set(ledger.votes("XNYS.RTH")[day]) == {"BBB", "CCC", "ZZZ"}
-    ledger.withdraw_votes("XNYS.RTH", [day], symbol="BBB")
-    assert ledger.shared_days() == {}
-    ledger.withdraw_votes("XNYS.RTH", [day])
-    assert ledger.votes("XNYS.RTH") == {}
+    assert set(ledger.votes.of("XNYS.RTH")[day]) == {"BBB", "CCC", "ZZZ"}
+    ledger.votes.withdraw("XNYS.RTH", [day], symbol="BBB")
+    assert ledger.votes.agreed() == {}
+    ledger.votes.withdraw("XNYS.RTH", [day])
+    assert ledger.votes.of("XNYS.RTH") == {}
 
 
 def test_the_latest_bar_after_a_close_is_kept(ledger: Ledger) -> None:
     """One that starts earlier does not take its place."""
     day = date(2024, 6, 20)
-    ledger.record_late_bars("VIX", {day: LateBar(100, 200)})
-    ledger.record_late_bars("VIX", {day: LateBar(90, 400)})
-    assert ledger.late_bars() == {"VIX": {day: LateBar(100, 200)}}
-    ledger.record_late_bars("VIX", {day: LateBar(110, 150)})
-    assert ledger.late_bars() == {"VIX": {day: LateBar(110, 150)}}
+    ledger.late_bars.record("VIX", {day: LateBar(100, 200)})
+    ledger.late_bars.record("VIX", {day: LateBar(90, 400)})
+    assert ledger.late_bars.all() == {"VIX": {day: LateBar(100, 200)}}
+    ledger.late_bars.record("VIX", {day: LateBar(110, 150)})
+    assert ledger.late_bars.all() == {"VIX": {day: LateBar(110, 150)}}

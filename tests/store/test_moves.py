@@ -52,8 +52,8 @@ def fill(layout: StoreLayout, store: BarStore, make: Any) -> None:
         make.save(store, minutes, make.run(minutes, FIRST - timedelta(days=200), 5))
         make.save(store, days, make.bars(days, [datetime(2024, 6, 3, tzinfo=UTC)]))
     make.save(store, minutes := make.series(Timeframe.M1), make.run(minutes, FIRST, 3, 2.0))
-    ledger.pin_contract("AAPL", make.identity(minutes).origin, 265598, "AAPL, a stock", NOW)
-    ledger.record_attempt(
+    ledger.contracts.pin("AAPL", make.identity(minutes).origin, 265598, "AAPL, a stock", NOW)
+    ledger.attempts.record(
         "AAPL|1m",
         Interval(FIRST, FIRST + timedelta(hours=1)),
         "error",
@@ -62,7 +62,7 @@ def fill(layout: StoreLayout, store: BarStore, make: Any) -> None:
         next_try_at=None,
         at=NOW,
     )
-    ledger.record_request(
+    ledger.requests.record(
         RequestRecord(
             series="AAPL|1m",
             contract_id=265598,
@@ -94,10 +94,10 @@ def facts_of(layout: StoreLayout, symbol: str) -> dict[str, Any]:
             for row in store.files(symbol, timeframe).values()
         }
         tables = {
-            "requests": ledger.request_count(f"{symbol}|1m"),
-            "attempts": len(ledger.attempts(f"{symbol}|1m")),
-            "revisions": len(ledger.revisions(f"{symbol}|1m")),
-            "fresh_from": ledger.kept_fresh().get(f"{symbol}|1m"),
+            "requests": ledger.requests.count(f"{symbol}|1m"),
+            "attempts": len(ledger.attempts.of(f"{symbol}|1m")),
+            "revisions": len(ledger.revisions.of(f"{symbol}|1m")),
+            "fresh_from": ledger.kept_fresh.all().get(f"{symbol}|1m"),
         }
     return {"files": files, "identities": identities} | tables
 
@@ -138,7 +138,7 @@ def test_no_table_of_the_ledger_knows_the_old_symbol(filled: StoreLayout) -> Non
     """Whatever tables there are: no value of any row is the old symbol or a series of it."""
     rename(filled, "AAPL", "APPL2", NOW)
     ledger = Ledger(filled.ledger)
-    with closing(ledger), ledger._reading() as connection:
+    with closing(ledger), ledger.database.reading() as connection:
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         for (table,) in tables.fetchall():
             for row in connection.execute(f"SELECT * FROM {table}"):  # noqa: S608
@@ -171,8 +171,8 @@ def test_retired_bars_are_kept_out_of_sight_and_the_symbol_is_free(
         identity = make.identity(series, contract_id=4711)
         bars = make.run(series, FIRST, 3)
         BarStore(filled, ledger).save(series, identity, bars, make.covering(series, bars))
-        assert ledger.pinned_contract("AAPL", identity.origin) is None
-        assert ledger.attempts("AAPL|1m") == []
+        assert ledger.contracts.of("AAPL", identity.origin) is None
+        assert ledger.attempts.of("AAPL|1m") == []
     assert retire(filled, "AAPL", NOW).target == "AAPL@2"
 
 

@@ -153,7 +153,7 @@ def test_bars_on_a_disk_that_is_not_mounted_are_not_given_up(
     with pytest.raises(OddPathError, match=r"bars.*[Mm]ount"):
         repair(layout, instruments(make), NOW)
     assert filled.bars.is_symlink()
-    assert len(open_ledger(layout).indexed_file_names()) == 2
+    assert len(open_ledger(layout).files.names()) == 2
 
 
 @pytest.mark.parametrize("name", ["bars", "state", "epochs", "bars/symbol=AAPL", M1])

@@ -209,7 +209,7 @@ def test_a_proof_is_taken_back_in_a_store_whose_ledger_was_lost(shelf: Shelf) ->
     """The files say what is proved; the ledger only mirrors them."""
     shelf.empty(H1, TUESDAY)
     (path,) = shelf.store.layout.bar_files("AAPL", H1)
-    shelf.store.ledger.unindex_files([shelf.store.layout.relative(path)])
+    shelf.store.ledger.files.remove([shelf.store.layout.relative(path)])
     shelf.bars(D1, TUESDAY)
     assert not shelf.proved(H1)
 

@@ -181,7 +181,7 @@ def test_a_file_that_a_killed_writer_left_is_answered(
     queried: StoreLayout, store: BarStore, make: Any
 ) -> None:
     """It stands in its place and the ledger does not know it yet: it is judged, then read."""
-    store.ledger.unindex_files([queried.relative(path_of(queried))])
+    store.ledger.files.remove([queried.relative(path_of(queried))])
     assert count(queried, "bars") == 40
     queried.ledger.unlink()
     assert count(queried, "bars") == 40
@@ -349,13 +349,13 @@ def test_a_year_of_another_contract_is_refused_and_named(
     """However many bars it has, and whoever looked at it before: the pinned contract prevails."""
     series: Series = make.series()
     right = make.identity(series)
-    store.ledger.pin_contract("AAPL", right.origin, right.contract_id, "AAPL", NOW)
+    store.ledger.contracts.pin("AAPL", right.origin, right.contract_id, "AAPL", NOW)
     wide = make.run(series, datetime(2022, 6, 3, 13, 30, tzinfo=UTC), bars)
     make.save(store, series, wide)
     path = path_of(queried, year=2022)
     said, held = read_file(path)
     write_file(path, held, replace(said, identity=replace(said.identity, contract_id=7)))
-    store.ledger.unindex_files([queried.relative(path)])
+    store.ledger.files.remove([queried.relative(path)])
     for _ in range(2):
         with pytest.raises(CorruptFileError, match=r"2022\.parquet.*contract id 7,"):
             count(queried, "bars")

@@ -219,7 +219,7 @@ def test_what_a_recount_found_is_found_once(store: BarStore, make: Any, rewrite:
     path = _path(store, series)
     rewrite(path, _not_on(*GONE))
     found = store.coverage(series)
-    (row,) = store.ledger.indexed_files("AAPL|5m").values()
+    (row,) = store.ledger.files.of("AAPL|5m").values()
     assert row.coverage == found
     assert row.fingerprint.mtime_ns == path.stat().st_mtime_ns
 

@@ -59,9 +59,9 @@ def test_a_lost_ledger_loses_no_bar(layout: StoreLayout, store: BarStore, make: 
     with closing(Ledger(layout.ledger)) as ledger:
         again = BarStore(layout, ledger)
         assert again.read(series).equals(bars)
-        assert len(ledger.indexed_files(series_key(series))) == 3
+        assert len(ledger.files.of(series_key(series))) == 3
         assert again.coverage(series) == coverage
-        assert ledger.pinned_contract("AAPL", Origin.IB) == 265598
+        assert ledger.contracts.of("AAPL", Origin.IB) == 265598
 
 
 def test_a_broken_ledger_is_quarantined(layout: StoreLayout, store: BarStore, make: Any) -> None:
@@ -260,11 +260,11 @@ def test_the_mirror_forgets_files_that_are_gone(
         took_s=1.0,
         outcome="bars",
     )
-    store.ledger.record_request(old)
+    store.ledger.requests.record(old)
     report = repair(layout, [make.instrument()], NOW)
     assert report.forgotten == 1
-    assert layout.relative(first) not in store.ledger.indexed_file_names()
-    assert len(store.ledger.indexed_file_names()) == 2
+    assert layout.relative(first) not in store.ledger.files.names()
+    assert len(store.ledger.files.names()) == 2
 
 
 LEDGER_ROT = [

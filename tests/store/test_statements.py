@@ -56,25 +56,25 @@ def test_statements_come_back_as_they_were_recorded(
         controlled=controlled,
         reaches_past=reaches_past,
     )
-    ledger.record_statements("AAPL", HERE, [one], NOW)
-    assert ledger.statements("AAPL") == [one]
-    assert ledger.statements("MSFT") == []
+    ledger.statements.record("AAPL", HERE, [one], NOW)
+    assert ledger.statements.of("AAPL") == [one]
+    assert ledger.statements.of("MSFT") == []
 
 
 def test_statements_come_oldest_first(ledger: Ledger) -> None:
     """By the gateway's clock, in whatever order they were recorded."""
     newer, older = said(day=1, said_at=NOW + HOUR), said(day=2)
-    ledger.record_statements("AAPL", HERE, [newer], NOW)
-    ledger.record_statements("AAPL", HERE, [older], NOW)
-    assert ledger.statements("AAPL") == [older, newer]
+    ledger.statements.record("AAPL", HERE, [newer], NOW)
+    ledger.statements.record("AAPL", HERE, [older], NOW)
+    assert ledger.statements.of("AAPL") == [older, newer]
 
 
 def test_a_control_that_comes_later_replaces_what_was_recorded(ledger: Ledger) -> None:
     """The same statement of the same request stands once."""
     one = said()
-    ledger.record_statements("AAPL", HERE, [one], NOW)
-    ledger.record_statements("AAPL", HERE, [replace(one, controlled=True)], NOW + HOUR)
-    assert ledger.statements("AAPL") == [replace(one, controlled=True)]
+    ledger.statements.record("AAPL", HERE, [one], NOW)
+    ledger.statements.record("AAPL", HERE, [replace(one, controlled=True)], NOW + HOUR)
+    assert ledger.statements.of("AAPL") == [replace(one, controlled=True)]
 
 
 def test_one_request_may_say_several_things(ledger: Ledger) -> None:
@@ -85,30 +85,30 @@ def test_one_request_may_say_several_things(ledger: Ledger) -> None:
         said(day=1, request="one"),
         said(request="two"),
     ]
-    ledger.record_statements("AAPL", HERE, several, NOW)
-    found = ledger.statements("AAPL")
+    ledger.statements.record("AAPL", HERE, several, NOW)
+    found = ledger.statements.of("AAPL")
     assert len(found) == 4
     assert all(one in found for one in several)
 
 
 def test_statements_outlive_the_process(ledger: Ledger) -> None:
     """They are read again when a ledger is opened again."""
-    ledger.record_statements("AAPL", HERE, [said(), said(StatementKind.AROUND, 1)], NOW)
-    ledger.record_disagreement("AAPL|1m", FOUND, NOW)
+    ledger.statements.record("AAPL", HERE, [said(), said(StatementKind.AROUND, 1)], NOW)
+    ledger.disagreements.record("AAPL|1m", FOUND, NOW)
     ledger.close()
     with closing(Ledger(ledger.path)) as again:
-        assert again.statements("AAPL") == [said(), said(StatementKind.AROUND, 1)]
-        assert again.all_disagreements() == {"AAPL|1m": (FOUND,)}
+        assert again.statements.of("AAPL") == [said(), said(StatementKind.AROUND, 1)]
+        assert again.disagreements.all() == {"AAPL|1m": (FOUND,)}
 
 
 def test_statements_that_are_too_old_to_count_are_dropped(ledger: Ledger) -> None:
     """By the time of their record, when newer ones are recorded."""
-    ledger.record_statements("AAPL", HERE, [said(day=1)], NOW)
-    ledger.record_statements("AAPL", HERE, [said(day=2)], NOW + DAY)
-    ledger.record_statements("MSFT", HERE, [said(day=3)], NOW + KEPT_DAYS * DAY)
-    assert len(ledger.statements("AAPL")) == 2
-    ledger.record_statements("MSFT", HERE, [], NOW + KEPT_DAYS * DAY + HOUR)
-    assert ledger.statements("AAPL") == [said(day=2)]
+    ledger.statements.record("AAPL", HERE, [said(day=1)], NOW)
+    ledger.statements.record("AAPL", HERE, [said(day=2)], NOW + DAY)
+    ledger.statements.record("MSFT", HERE, [said(day=3)], NOW + KEPT_DAYS * DAY)
+    assert len(ledger.statements.of("AAPL")) == 2
+    ledger.statements.record("MSFT", HERE, [], NOW + KEPT_DAYS * DAY + HOUR)
+    assert ledger.statements.of("AAPL") == [said(day=2)]
 
 
 # --- what is refuted -----------------------------------------------------------------------------
@@ -118,45 +118,45 @@ def test_responses_without_bars_of_a_time_are_voided(ledger: Ledger) -> None:
     """Of every symbol of the gateway, from the first to the last moment, both in."""
     moments = [-25 * HOUR, -24 * HOUR, timedelta(0), 24 * HOUR, 25 * HOUR]
     made = [said(day=n, said_at=NOW + after) for n, after in enumerate(moments)]
-    ledger.record_statements("AAPL", HERE, made, NOW)
-    ledger.record_statements("MSFT", HERE, [made[2]], NOW)
-    voided = ledger.void_empty_responses(HERE, NOW - DAY, NOW + DAY, NOW)
+    ledger.statements.record("AAPL", HERE, made, NOW)
+    ledger.statements.record("MSFT", HERE, [made[2]], NOW)
+    voided = ledger.statements.void_empty(HERE, NOW - DAY, NOW + DAY, NOW)
     assert voided.keys() == {"AAPL", "MSFT"}
     assert sorted(voided["AAPL"]) == sorted(one.interval for one in made[1:4])
     assert voided["MSFT"] == [made[2].interval]
-    assert ledger.statements("AAPL") == [made[0], made[4]]
-    assert ledger.statements("MSFT") == []
+    assert ledger.statements.of("AAPL") == [made[0], made[4]]
+    assert ledger.statements.of("MSFT") == []
 
 
 def test_what_is_void_is_not_voided_again(ledger: Ledger) -> None:
     """The second time nothing is taken back."""
-    ledger.record_statements("AAPL", HERE, [said()], NOW)
-    assert ledger.void_empty_responses(HERE, NOW - DAY, NOW + DAY, NOW)
-    assert ledger.void_empty_responses(HERE, NOW - DAY, NOW + DAY, NOW) == {}
+    ledger.statements.record("AAPL", HERE, [said()], NOW)
+    assert ledger.statements.void_empty(HERE, NOW - DAY, NOW + DAY, NOW)
+    assert ledger.statements.void_empty(HERE, NOW - DAY, NOW + DAY, NOW) == {}
 
 
 def test_other_statements_and_other_gateways_stay(ledger: Ledger) -> None:
     """Bars on both sides were seen; what one gateway returns says nothing of another."""
     others = [said(kind) for kind in StatementKind if kind not in WITHOUT_BARS]
-    ledger.record_statements("AAPL", HERE, others, NOW)
-    ledger.record_statements("MSFT", THERE, [said()], NOW)
-    assert ledger.void_empty_responses(HERE, NOW - DAY, NOW + DAY, NOW) == {}
-    assert len(ledger.statements("AAPL")) == len(others)
-    assert ledger.statements("MSFT") == [said()]
+    ledger.statements.record("AAPL", HERE, others, NOW)
+    ledger.statements.record("MSFT", THERE, [said()], NOW)
+    assert ledger.statements.void_empty(HERE, NOW - DAY, NOW + DAY, NOW) == {}
+    assert len(ledger.statements.of("AAPL")) == len(others)
+    assert ledger.statements.of("MSFT") == [said()]
 
 
 def test_the_same_interval_is_named_once(ledger: Ledger) -> None:
     """Several responses for it become void together."""
     made = [said(request=str(n), said_at=NOW + n * HOUR) for n in range(3)]
-    ledger.record_statements("AAPL", HERE, made, NOW)
-    voided = ledger.void_empty_responses(HERE, NOW - DAY, NOW + DAY, NOW)
+    ledger.statements.record("AAPL", HERE, made, NOW)
+    voided = ledger.statements.void_empty(HERE, NOW - DAY, NOW + DAY, NOW)
     assert voided == {"AAPL": [made[0].interval]}
 
 
 def test_void_statements_are_kept_to_be_shown(ledger: Ledger) -> None:
     """They count for nothing, and a note says since when."""
-    ledger.record_statements("AAPL", HERE, [said()], NOW)
-    ledger.void_empty_responses(HERE, NOW - DAY, NOW + DAY, NOW + HOUR)
+    ledger.statements.record("AAPL", HERE, [said()], NOW)
+    ledger.statements.void_empty(HERE, NOW - DAY, NOW + DAY, NOW + HOUR)
     ledger.close()
     with closing(sqlite3.connect(ledger.path)) as connection:
         rows = connection.execute("SELECT symbol, kind, voided_at FROM statements").fetchall()
@@ -165,25 +165,25 @@ def test_void_statements_are_kept_to_be_shown(ledger: Ledger) -> None:
 
 def test_statements_after_a_refutation_count(ledger: Ledger) -> None:
     """A gateway that is well again is believed again."""
-    ledger.record_statements("AAPL", HERE, [said(request="before")], NOW)
-    ledger.void_empty_responses(HERE, NOW - DAY, NOW, NOW)
+    ledger.statements.record("AAPL", HERE, [said(request="before")], NOW)
+    ledger.statements.void_empty(HERE, NOW - DAY, NOW, NOW)
     after = said(request="after", said_at=NOW + HOUR)
-    ledger.record_statements("AAPL", HERE, [after], NOW + HOUR)
-    assert ledger.statements("AAPL") == [after]
+    ledger.statements.record("AAPL", HERE, [after], NOW + HOUR)
+    assert ledger.statements.of("AAPL") == [after]
 
 
 def test_what_bears_on_beginnings_is_read_for_all_symbols_at_once(ledger: Ledger) -> None:
     """Beginnings that were seen and responses without bars, void ones left out."""
     begins, empty = said(StatementKind.BEGINS), said(day=1)
     others = [said(StatementKind.AROUND), said(StatementKind.HEAD), said(StatementKind.TRADED)]
-    ledger.record_statements("AAPL", HERE, [begins, empty, *others], NOW)
-    ledger.record_statements("MSFT", THERE, [empty], NOW)
-    ledger.record_statements("IBM", THERE, others, NOW)
-    found = ledger.beginning_statements()
+    ledger.statements.record("AAPL", HERE, [begins, empty, *others], NOW)
+    ledger.statements.record("MSFT", THERE, [empty], NOW)
+    ledger.statements.record("IBM", THERE, others, NOW)
+    found = ledger.statements.beginnings()
     assert found.keys() == {"AAPL", "MSFT"}
     assert set(found["AAPL"]) == {begins, empty}
-    ledger.void_empty_responses(THERE, NOW - DAY, NOW + DAY, NOW)
-    assert ledger.beginning_statements().keys() == {"AAPL"}
+    ledger.statements.void_empty(THERE, NOW - DAY, NOW + DAY, NOW)
+    assert ledger.statements.beginnings().keys() == {"AAPL"}
 
 
 # --- disagreements -------------------------------------------------------------------------------
@@ -192,15 +192,15 @@ def test_what_bears_on_beginnings_is_read_for_all_symbols_at_once(ledger: Ledger
 def test_disagreements_are_kept_by_series_until_they_are_cleared(ledger: Ledger) -> None:
     """Oldest bars first; those of another series stay."""
     older = Disagreement(NOW - 9 * DAY, NOW - 8 * DAY, 3, 0.1)
-    ledger.record_disagreement("AAPL|1m", FOUND, NOW)
-    ledger.record_disagreement("AAPL|1m", older, NOW + HOUR)
-    ledger.record_disagreement("MSFT|1m", FOUND, NOW)
-    assert ledger.disagreements("AAPL|1m") == [older, FOUND]
-    assert ledger.disagreements("AAPL|1d") == []
-    assert ledger.all_disagreements() == {"AAPL|1m": (older, FOUND), "MSFT|1m": (FOUND,)}
-    ledger.clear_disagreements("AAPL|1m")
-    assert ledger.disagreements("AAPL|1m") == []
-    assert ledger.all_disagreements() == {"MSFT|1m": (FOUND,)}
+    ledger.disagreements.record("AAPL|1m", FOUND, NOW)
+    ledger.disagreements.record("AAPL|1m", older, NOW + HOUR)
+    ledger.disagreements.record("MSFT|1m", FOUND, NOW)
+    assert ledger.disagreements.of("AAPL|1m") == [older, FOUND]
+    assert ledger.disagreements.of("AAPL|1d") == []
+    assert ledger.disagreements.all() == {"AAPL|1m": (older, FOUND), "MSFT|1m": (FOUND,)}
+    ledger.disagreements.clear("AAPL|1m")
+    assert ledger.disagreements.of("AAPL|1m") == []
+    assert ledger.disagreements.all() == {"MSFT|1m": (FOUND,)}
 
 
 # --- symbols and versions ------------------------------------------------------------------------
@@ -212,39 +212,39 @@ def test_statements_and_disagreements_move_with_a_renamed_symbol(
     """Void ones stay void."""
     layout.universe.write_text("symbols:\n  AAPL: {}\n  MSFT: {}\n")
     kept, void = said(StatementKind.AROUND), said(day=1)
-    ledger.record_statements("AAPL", HERE, [kept, void], NOW)
-    ledger.record_statements("MSFT", THERE, [said(day=2)], NOW)
-    ledger.void_empty_responses(HERE, NOW - DAY, NOW + DAY, NOW)
-    ledger.record_disagreement("AAPL|1m", FOUND, NOW)
+    ledger.statements.record("AAPL", HERE, [kept, void], NOW)
+    ledger.statements.record("MSFT", THERE, [said(day=2)], NOW)
+    ledger.statements.void_empty(HERE, NOW - DAY, NOW + DAY, NOW)
+    ledger.disagreements.record("AAPL|1m", FOUND, NOW)
     rename(layout, "AAPL", "APPL2", NOW)
-    assert ledger.statements("APPL2") == [kept]
-    assert ledger.statements("AAPL") == []
-    assert ledger.statements("MSFT") == [said(day=2)]
-    assert ledger.all_disagreements() == {"APPL2|1m": (FOUND,)}
+    assert ledger.statements.of("APPL2") == [kept]
+    assert ledger.statements.of("AAPL") == []
+    assert ledger.statements.of("MSFT") == [said(day=2)]
+    assert ledger.disagreements.all() == {"APPL2|1m": (FOUND,)}
 
 
 def test_a_symbol_that_is_used_anew_has_no_statements(layout: StoreLayout, ledger: Ledger) -> None:
     """What was said of a retired instrument says nothing of another one of its name."""
     layout.universe.write_text("symbols:\n  AAPL: {}\n  MSFT: {}\n")
-    ledger.record_statements("AAPL", HERE, [said(StatementKind.AROUND)], NOW)
-    ledger.record_disagreement("AAPL|1m", FOUND, NOW)
+    ledger.statements.record("AAPL", HERE, [said(StatementKind.AROUND)], NOW)
+    ledger.disagreements.record("AAPL|1m", FOUND, NOW)
     move = retire(layout, "AAPL", NOW)
-    assert ledger.statements("AAPL") == []
-    assert ledger.disagreements("AAPL|1m") == []
-    assert ledger.statements(move.target) == [said(StatementKind.AROUND)]
+    assert ledger.statements.of("AAPL") == []
+    assert ledger.disagreements.of("AAPL|1m") == []
+    assert ledger.statements.of(move.target) == [said(StatementKind.AROUND)]
 
 
 def test_a_ledger_of_version_6_gets_the_tables(ledger: Ledger) -> None:
     """What it says stays."""
-    ledger.record_head(1, "TRADES", HERE, head=NOW, asked_at=NOW)
+    ledger.heads.record(1, "TRADES", HERE, head=NOW, asked_at=NOW)
     ledger.close()
     with closing(sqlite3.connect(ledger.path)) as connection:
         connection.execute("DROP TABLE statements")
         connection.execute("DROP TABLE disagreements")
         connection.execute("PRAGMA user_version = 6")
-    assert ledger.statements("AAPL") == []
-    ledger.record_statements("AAPL", HERE, [said()], NOW)
-    ledger.record_disagreement("AAPL|1m", FOUND, NOW)
-    assert ledger.statements("AAPL") == [said()]
-    assert ledger.disagreements("AAPL|1m") == [FOUND]
-    assert ledger.heads(HERE) == {(1, "TRADES"): NOW}
+    assert ledger.statements.of("AAPL") == []
+    ledger.statements.record("AAPL", HERE, [said()], NOW)
+    ledger.disagreements.record("AAPL|1m", FOUND, NOW)
+    assert ledger.statements.of("AAPL") == [said()]
+    assert ledger.disagreements.of("AAPL|1m") == [FOUND]
+    assert ledger.heads.all(HERE) == {(1, "TRADES"): NOW}

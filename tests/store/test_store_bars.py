@@ -58,7 +58,7 @@ def test_a_newer_bar_replaces_and_the_older_is_kept(
     result = make.save(store, series, make.run(series, OPEN + 8 * MINUTE, 4, 2.0))
     assert (result.added, result.revised) == (2, 2)
     assert store.read(series)["close"].to_pylist() == [1.0] * 8 + [2.0] * 4
-    revisions = store.ledger.revisions(series_key(series))
+    revisions = store.ledger.revisions.of(series_key(series))
     assert [(old.ts, old.close) for old in revisions] == [
         (OPEN + 8 * MINUTE, 1.0),
         (OPEN + 9 * MINUTE, 1.0),
@@ -75,7 +75,7 @@ def test_saving_the_same_again_writes_nothing(store: BarStore, make: Any) -> Non
     result = make.save(store, series, bars)
     assert (result.added, result.revised, result.files) == (0, 0, ())
     assert path.stat().st_ino == before.st_ino
-    assert store.ledger.revisions(series_key(series)) == []
+    assert store.ledger.revisions.of(series_key(series)) == []
 
 
 def test_equal_bars_at_other_times_are_other_bars(store: BarStore, make: Any) -> None:
@@ -99,7 +99,7 @@ def test_null_stays_null(store: BarStore, make: Any) -> None:
     assert make.save(store, series, unknown).revised == 0
     assert make.save(store, series, bars).revised == 2
     assert store.read(series).equals(bars)
-    assert store.ledger.revisions(series_key(series))[0].volume is None
+    assert store.ledger.revisions.of(series_key(series))[0].volume is None
 
 
 def test_bars_need_not_come_in_order(store: BarStore, make: Any) -> None:
@@ -241,7 +241,7 @@ def test_files_are_not_opened_to_know_coverage(store: BarStore, make: Any) -> No
     """The mirror answers while the file stands unchanged, whatever is inside."""
     series = make.series()
     (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
-    row = store.ledger.indexed_files(series_key(series))[store.layout.relative(path)]
+    row = store.ledger.files.of(series_key(series))[store.layout.relative(path)]
     assert row.rows == 10
     assert row.coverage == read_footer(path).coverage
     assert row.rows_per_session == {date(2024, 6, 3): 10}

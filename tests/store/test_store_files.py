@@ -93,7 +93,7 @@ def test_a_lost_footer_that_no_listener_remembers_is_named(store: BarStore, make
     series = make.series()
     (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
     _footless(path)
-    store.ledger.unindex_files([store.layout.relative(path)])
+    store.ledger.files.remove([store.layout.relative(path)])
     left = path.read_bytes()
     for use in (read_bars, read_footer):
         with pytest.raises(CorruptFileError, match=r"2024\.parquet.*footer.*ktrdr repair"):
@@ -208,10 +208,10 @@ def test_a_full_ledger_disk_is_an_error_of_the_store(store: BarStore, make: Any)
     """SQLite's refusal is told with a hint, and the ledger works again afterwards."""
     series = make.series()
     interval = make.covering(series, make.run(series, OPEN, 1)).bars.bounds
-    store.ledger.attempts("AAPL|1m")
+    store.ledger.attempts.of("AAPL|1m")
     with _no_file_above(1), pytest.raises(DiskError, match=r"ledger\.sqlite.*ktrdr repair"):
-        store.ledger.claim("AAPL|1m", [interval], "me", OPEN, 60)
-    assert store.ledger.claim("AAPL|1m", [interval], "me", OPEN, 60) == [interval]
+        store.ledger.claims.acquire("AAPL|1m", [interval], "me", OPEN, 60)
+    assert store.ledger.claims.acquire("AAPL|1m", [interval], "me", OPEN, 60) == [interval]
 
 
 def test_a_folder_that_cannot_be_written_is_a_disk_error(store: BarStore, make: Any) -> None:

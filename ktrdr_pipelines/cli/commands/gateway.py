@@ -69,7 +69,7 @@ def make_attempts_due() -> None:
         layout = open_store(data_folder(load_settings()))
     except NoStoreError:
         return
-    open_ledger(layout).hasten_attempts(system_now())
+    open_ledger(layout).attempts.hasten(system_now())
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def status(as_json: AsJson = False) -> None:
         chosen_series(workspace.universe, index.store, None, None), workspace.now
     )
     unnamed = list(strangers(index.store, workspace.universe.instruments))
-    findings = index.store.ledger.count_findings()
+    findings = index.store.ledger.findings.counts()
     if as_json:
         from ktrdr_pipelines.store.ledger.ledger import series_key
 

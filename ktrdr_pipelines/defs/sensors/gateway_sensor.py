@@ -64,7 +64,7 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
                 since = known.since_text
                 return dg.SkipReason(f"the gateway is still unreachable, since {since}: {trouble}")
             absence.end()
-            hastened = open_ledger(store.layout()).hasten_attempts(now)
+            hastened = open_ledger(store.layout()).attempts.hasten(now)
             tick = read_gaps(ib, store, now)
         except KtrdrError as error:
             return dg.SkipReason(str(error))

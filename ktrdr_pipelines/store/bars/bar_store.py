@@ -307,7 +307,7 @@ class BarStore:
                     before_renaming=self.layout.require_same,
                 )
                 written = indexed_file(fingerprint(path), footer)
-                self.ledger.index_files(key, {self.layout.relative(path): written})
+                self.ledger.files.record(key, {self.layout.relative(path): written})
         return found
 
     def retract_voidable(
@@ -336,7 +336,7 @@ class BarStore:
         self, symbol: str, timeframe: Timeframe, kinds: Container[ProofKind]
     ) -> bool:
         """Return whether files have proofs of some kinds, or are not in the ledger and may have."""
-        rows = self.ledger.indexed_files(f"{symbol}|{timeframe}")
+        rows = self.ledger.files.of(f"{symbol}|{timeframe}")
         if any(proof.kind in kinds for row in rows.values() for proof in row.coverage.empty):
             return True
         paths = self.layout.bar_files(symbol, timeframe)
@@ -450,7 +450,7 @@ class BarStore:
             if may_have_flat(path):
                 bars = read_bars(path, known_by(row))
                 flat = rows_per_session(bars.filter(pa.array(is_flat(bars))))
-        self.ledger.record_flat(self.layout.relative(path), row.fingerprint, flat)
+        self.ledger.files.record_flat(self.layout.relative(path), row.fingerprint, flat)
         return replace(row, flat=encode_sessions(flat))
 
     def series_on_disk(self) -> list[tuple[str, Timeframe]]:
@@ -469,7 +469,7 @@ class BarStore:
         calendar = calendar_named(series.instrument.calendar)
         current, recounted = self._current_rows(series.symbol, series.timeframe, calendar)
         if recounted:
-            self.ledger.index_files(series_key(series), recounted)
+            self.ledger.files.record(series_key(series), recounted)
         return current
 
     def files(self, symbol: str, timeframe: Timeframe) -> Mapping[Path, IndexedFile]:
@@ -488,7 +488,7 @@ class BarStore:
             CorruptFileError: the file cannot be read, or does not belong where it lies.
         """
         name, taken = self.layout.relative(path), fingerprint(path)
-        row = self.ledger.indexed_files(f"{symbol}|{timeframe}").get(name)
+        row = self.ledger.files.of(f"{symbol}|{timeframe}").get(name)
         if row is not None and row.fingerprint == taken:
             return row
         return indexed_file(taken, self._recounted(path, symbol, timeframe, known_by(row)))
@@ -498,7 +498,7 @@ class BarStore:
     ) -> tuple[dict[Path, IndexedFile], dict[str, IndexedFile]]:
         """Return the row of each file, and by name the rows of files that had to be opened."""
         paths = self.layout.bar_files(symbol, timeframe)
-        known = self.ledger.indexed_files(f"{symbol}|{timeframe}") if paths else {}
+        known = self.ledger.files.of(f"{symbol}|{timeframe}") if paths else {}
         current: dict[Path, IndexedFile] = {}
         recounted: dict[str, IndexedFile] = {}
         for path in paths:
@@ -519,7 +519,7 @@ class BarStore:
     def prevailing(self, symbol: str, rows: Iterable[IndexedFile]) -> Identity | None:
         """Return the identity of a series whose files disagree."""
         origin = store_origin(self.layout)
-        pinned = None if origin is None else self.ledger.pinned_contract(symbol, origin)
+        pinned = None if origin is None else self.ledger.contracts.of(symbol, origin)
         return prevailing(((row.identity, row.rows) for row in rows), origin, pinned)
 
     def _recounted(
@@ -548,7 +548,7 @@ class BarStore:
     def _keep_fresh(self, series: Series, covered: IntervalSet) -> None:
         """Record, once, where the newest bar was before older parts were loaded."""
         if covered.bounds is not None:
-            self.ledger.keep_fresh(series_key(series), covered.bounds.end)
+            self.ledger.kept_fresh.record(series_key(series), covered.bounds.end)
 
     def _save_part(
         self,
@@ -573,24 +573,24 @@ class BarStore:
             return SaveResult(0, 0, ())
         key = series_key(series)
         if merge.revised.num_rows:
-            self.ledger.record_revisions(key, merge.revised, self._clock())
+            self.ledger.revisions.record(key, merge.revised, self._clock())
         footer = Footer(identity, coverage, merge.bars.num_rows, rows_per_session(merge.bars))
         footer = write_file(path, merge.bars, footer, before_renaming=self.layout.require_same)
         flat = rows_per_session(merge.bars.filter(pa.array(is_flat(merge.bars))))
         row = indexed_file(fingerprint(path), footer, flat)
-        self.ledger.index_files(key, {self.layout.relative(path): row})
+        self.ledger.files.record(key, {self.layout.relative(path): row})
         return SaveResult(merge.added, merge.revised.num_rows, (path,))
 
     def _held(self, series: Series, path: Path) -> tuple[Footer | None, pa.Table]:
         """Return true footer and bars of a file that is about to be rewritten."""
         if not path.exists():
             return None, empty_bars()
-        row = self.ledger.indexed_files(series_key(series)).get(self.layout.relative(path))
+        row = self.ledger.files.of(series_key(series)).get(self.layout.relative(path))
         with self._recording_damage(path):
             said, bars = read_file(path, known_by(row))
             footer = true_footer(path, said, bars, calendar_named(series.instrument.calendar))
         if said.seal is None and not is_as_written(path):
-            known = self.ledger.findings(series_key(series))
+            known = self.ledger.findings.of(series_key(series))
             footer = less_distrusted(footer, bars, known, series.instrument.sec_type)
         return footer, bars
 
@@ -601,7 +601,7 @@ class BarStore:
             yield
         except CorruptFileError as error:
             check = FileCheck(fingerprint(path), self._clock(), error.reason)
-            self.ledger.record_checks({self.layout.relative(path): check})
+            self.ledger.checks.record({self.layout.relative(path): check})
             raise
 
     def _existing_files(self, series: Series, interval: Interval) -> dict[Path, Interval]:

@@ -126,9 +126,10 @@ def catalog_tables(
         "instruments": _instruments(instruments, calendars),
         "coverage": _coverage(covered),
         "gaps": _gaps(gaps),
-        "statements": _statements(store.ledger.statement_records()),
+        "statements": _statements(store.ledger.statements.all()),
         "requests": pa.Table.from_pylist(
-            [asdict(record) for record in store.ledger.requests(REQUESTS_KEPT)], schema=_REQUESTS
+            [asdict(record) for record in store.ledger.requests.newest(REQUESTS_KEPT)],
+            schema=_REQUESTS,
         ),
     }
 

@@ -50,7 +50,7 @@ def check_files(
     """
     layout, checks = store.layout, {}
     origin = store_origin(layout)
-    known = store.ledger.indexed_files(f"{symbol}|{timeframe}")
+    known = store.ledger.files.of(f"{symbol}|{timeframe}")
     try:
         for path in paths:
             if oddity := bar_file_oddity(path):
@@ -68,7 +68,7 @@ def check_files(
             checks[name] = FileCheck(taken, at, found.damage)
             yield path, found
     finally:
-        store.ledger.record_checks(checks)
+        store.ledger.checks.record(checks)
 
 
 def due_files(store: BarStore, timeframe: Timeframe) -> dict[str, list[Path]]:
@@ -77,7 +77,7 @@ def due_files(store: BarStore, timeframe: Timeframe) -> dict[str, list[Path]]:
     It is one of ``ROUND_DAYS`` parts: files that were never checked first, then those with the
     oldest check.
     """
-    checks, layout = store.ledger.file_checks(), store.layout
+    checks, layout = store.ledger.checks.all(), store.layout
     files = [
         (symbol, path)
         for symbol, kind in layout.series_folders()
@@ -98,7 +98,7 @@ def due_files(store: BarStore, timeframe: Timeframe) -> dict[str, list[Path]]:
 def damaged_files(store: BarStore) -> dict[str, str]:
     """Return the damage of each file known to be damaged, by name relative to the data folder."""
     found = {}
-    for name, check in store.ledger.file_checks(damaged=True).items():
+    for name, check in store.ledger.checks.all(damaged=True).items():
         path = store.layout.root / name
         if path.is_file() and fingerprint(path) == check.fingerprint:
             found[name] = check.damage
@@ -113,7 +113,7 @@ def refused_files(store: BarStore) -> dict[Path, str]:
     version is not in the ledger is read to decide; the others are not opened.
     """
     layout, ledger = store.layout, store.ledger
-    damaged, known = damaged_files(store), ledger.fingerprints()
+    damaged, known = damaged_files(store), ledger.files.fingerprints()
     refused: dict[Path, str] = {}
     for symbol, timeframe in layout.series_folders():
         is_changed = False

@@ -157,7 +157,7 @@ def _repair(
                     layout, ledger, symbol, timeframe, calendar=calendars.get(symbol)
                 )
                 done.quarantined += bad
-                known, sec_type = ledger.findings(f"{symbol}|{timeframe}"), kinds.get(symbol)
+                known, sec_type = ledger.findings.of(f"{symbol}|{timeframe}"), kinds.get(symbol)
                 trusted = [_less_distrusted(item, known, sec_type) for item in good]
                 done.distrusted += [
                     new.path for new, old in zip(trusted, good, strict=True) if new is not old
@@ -170,9 +170,9 @@ def _repair(
                 findings += _find(ledger, key, good, sec_type=sec_type, now=now)
                 kept += [item.path for item in good]
         existing = {layout.relative(path) for path in kept}
-        ledger.unindex_files(name for name in ledger.indexed_file_names() if name not in existing)
-        ledger.forget_checks(ledger.file_checks())
-        forgotten = ledger.prune_requests(now)
+        ledger.files.remove(name for name in ledger.files.names() if name not in existing)
+        ledger.checks.remove(ledger.checks.all())
+        forgotten = ledger.requests.prune(now)
     rebuild_catalog(layout, universe, now)
     return RepairReport(
         files=len(kept),
@@ -193,7 +193,7 @@ def _quarantine_damaged_ledger(layout: StoreLayout) -> Path | None:
     try:
         with closing(open_ledger(layout)) as ledger:
             ledger.check()
-            for files in ledger.all_indexed_files().values():
+            for files in ledger.files.all().values():
                 for row in files.values():
                     _ = row.footer, row.traded_arrays
     except (DiskError, StoreReplacedError):
@@ -240,7 +240,7 @@ def _judged(
     calendar: SessionCalendar | None,
 ) -> tuple[list[Inspected], list[Quarantined]]:
     """Check the files of one series; return those to keep and those that were quarantined."""
-    rows = ledger.indexed_files(f"{symbol}|{timeframe}")
+    rows = ledger.files.of(f"{symbol}|{timeframe}")
     origin = store_origin(layout)
     found = [
         inspected(
@@ -256,7 +256,7 @@ def _judged(
         )
         for path in layout.bar_files(symbol, timeframe)
     ]
-    pinned = None if origin is None else ledger.pinned_contract(symbol, origin)
+    pinned = None if origin is None else ledger.contracts.of(symbol, origin)
     held = ((item.footer.identity, item.footer.rows) for item in found if item.footer)
     identity = prevailing(held, origin, pinned)
     good, bad = [], []
@@ -314,10 +314,10 @@ def _remember(
         identity = item.footer.identity
         row = indexed_file(fingerprint(item.path), read_footer(item.path))
         key = f"{identity.symbol}|{identity.timeframe}"
-        ledger.index_files(key, {layout.relative(item.path): row})
+        ledger.files.record(key, {layout.relative(item.path): row})
         pin_origin(layout, identity.origin)
-        if ledger.pinned_contract(identity.symbol, identity.origin) is None:
-            ledger.pin_contract(
+        if ledger.contracts.of(identity.symbol, identity.origin) is None:
+            ledger.contracts.pin(
                 identity.symbol, identity.origin, identity.contract_id, str(identity), now
             )
 
@@ -336,7 +336,7 @@ def _find(
     Others stay damage until they are requested again (``_less_distrusted``). Findings of bars that
     are gone, or have other values, are deleted.
     """
-    known = ledger.findings(key)
+    known = ledger.findings.of(key)
     stale = {one.ts for one in known}
     new: list[Finding] = []
     for item in good:
@@ -348,9 +348,9 @@ def _find(
             keys = [key for key in timestamps(bars)[odd].tolist() if moment(key) in covered]
             new += findings_of(bars, keys, sec_type)
     if stale:
-        ledger.clear_findings(key, stale)
+        ledger.findings.clear(key, stale)
     if new:
-        ledger.record_findings(key, new, now)
+        ledger.findings.record(key, new, now)
     return len(new)
 
 

@@ -45,9 +45,9 @@ async def learn_identity(
             hint="Give the instrument another symbol in the universe, or load it into another "
             "store: run `ktrdr init` with KTRDR_DATA set to a new folder",
         )
-    pinned = store.ledger.pinned_contract(series.symbol, origin)
+    pinned = store.ledger.contracts.of(series.symbol, origin)
     if pinned is None:
-        store.ledger.pin_contract(
+        store.ledger.contracts.pin(
             series.symbol, origin, contract_id, str(identity), source_session.retry_policy.clock()
         )
     elif pinned != contract_id:
@@ -66,4 +66,4 @@ def known_contract(store: BarStore, series: Series) -> int | None:
     if stored is not None:
         return stored.contract_id
     origin = store_origin(store.layout)
-    return store.ledger.pinned_contract(series.symbol, origin) if origin else None
+    return store.ledger.contracts.of(series.symbol, origin) if origin else None

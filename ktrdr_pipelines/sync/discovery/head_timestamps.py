@@ -253,11 +253,11 @@ class RangeDiscovery:
     ) -> None:
         """Record the head timestamp that the gateway returned, None if it has none."""
         what = instrument.what_to_show.value
-        self._ledger.record_head(contract_id, what, self._gateway, head=head, asked_at=at)
+        self._ledger.heads.record(contract_id, what, self._gateway, head=head, asked_at=at)
 
     def probe(self, instrument: Instrument, contract_id: int) -> ProbeRecord | None:
         """Return what probing found last, however long ago."""
-        return self._ledger.probe(contract_id, instrument.what_to_show.value, self._gateway)
+        return self._ledger.probes.of(contract_id, instrument.what_to_show.value, self._gateway)
 
     def is_probed(self, instrument: Instrument, contract_id: int, now: datetime) -> bool:
         """Return whether the last result of probing is still valid."""
@@ -277,19 +277,19 @@ class RangeDiscovery:
     ) -> None:
         """Record what a search found: the oldest bar, and the empty intervals."""
         contract = (contract_id, instrument.what_to_show.value, self._gateway)
-        self._ledger.record_probe(*contract, record=ProbeRecord(oldest, requests, at))
+        self._ledger.probes.record(*contract, record=ProbeRecord(oldest, requests, at))
         for cell in (cell for cell, is_empty in search.empty.items() if is_empty):
             empty_range = EmptyRange(cell.first, cell.end, at)
-            self._ledger.record_empty_range(*contract, record=empty_range)
+            self._ledger.empty_ranges.record(*contract, record=empty_range)
 
     def empty_ranges(
         self, instrument: Instrument, contract_id: int, now: datetime
     ) -> list[EmptyRange]:
         """Return the intervals that probing found empty, as far as that is still valid."""
         what = instrument.what_to_show.value
-        records = self._ledger.empty_ranges_of(contract_id, what, self._gateway)
+        records = self._ledger.empty_ranges.of(contract_id, what, self._gateway)
         return [record for record in records if record.is_valid(now)]
 
     def record(self, instrument: Instrument, contract_id: int) -> HeadRecord | None:
         """Return the last response to a head request and its time, None if there was none."""
-        return self._ledger.head(contract_id, instrument.what_to_show.value, self._gateway)
+        return self._ledger.heads.of(contract_id, instrument.what_to_show.value, self._gateway)

@@ -196,7 +196,7 @@ class Schedules:
         if is_assumed(instrument.calendar):
             closed = self._closed_with_bars(instrument, self._learned(instrument), timeframe, bars)
             if closed:
-                self._store.ledger.forget_days(learned_key(instrument), closed)
+                self._store.ledger.schedules.remove(learned_key(instrument), closed)
                 self._has_bars[instrument.symbol] |= closed
                 self._rebuild_calendars()
                 if note is not None:
@@ -229,7 +229,7 @@ class Schedules:
         late = {day: bar for day, bar in late.items() if day not in held or bar > held[day]}
         if not late:
             return
-        self._store.ledger.record_late_bars(instrument.symbol, late)
+        self._store.ledger.late_bars.record(instrument.symbol, late)
         self._rebuild_calendars()
         if note is None:
             return
@@ -267,7 +267,7 @@ class Schedules:
         if not wrong:
             return
         self._refuted.update((key, one.told) for one in wrong)
-        self._store.ledger.withdraw_votes(key, [one.told.day for one in wrong])
+        self._store.ledger.votes.withdraw(key, [one.told.day for one in wrong])
         self._rebuild_calendars()
         if note is not None:
             for one in wrong:
@@ -324,7 +324,7 @@ class Schedules:
 
     def _was_requested(self, instrument: Instrument, day: date, now: datetime) -> bool:
         """Return whether a schedule requested in the last 30 days, after the date, reaches it."""
-        asks = self._store.ledger.schedule_asks(learned_key(instrument))
+        asks = self._store.ledger.schedules.asks(learned_key(instrument))
         return any(ask.first <= day < ask.end and now - ask.asked_at < _VALID_FOR for ask in asks)
 
     async def _request_schedule(
@@ -361,7 +361,7 @@ class Schedules:
     def _record_request(self, instrument: Instrument, last: date, now: datetime) -> None:
         """Record a request for a schedule that reached up to a date."""
         ask = ScheduleAsk(last + _WEEK - REACH_DAYS * _DAY, last + _DAY, now)
-        self._store.ledger.record_ask(learned_key(instrument), ask)
+        self._store.ledger.schedules.record_ask(learned_key(instrument), ask)
 
     def _record_sessions(
         self,
@@ -374,7 +374,7 @@ class Schedules:
         library, assumed = calendar_named(instrument.calendar), is_assumed(instrument.calendar)
         if self._calendar_of.get(instrument.symbol) != instrument.calendar:  # once a run
             self._calendar_of[instrument.symbol] = instrument.calendar
-            self._store.ledger.record_symbol_calendar(instrument.symbol, instrument.calendar)
+            self._store.ledger.symbol_calendars.record(instrument.symbol, instrument.calendar)
         if assumed:
             held = self._closed_with_held_bars(instrument, days)
         else:
@@ -394,7 +394,7 @@ class Schedules:
         new = [one for one in accepted.days if _is_new(one, known.get(one.day), library)]
         if new:
             key, at = learned_key(instrument), self._source_session.retry_policy.clock()
-            self._store.ledger.record_days(key, new, source, at)
+            self._store.ledger.schedules.record(key, new, source, at)
         has_voted = False
         if accepted.days and is_shared:
             has_voted = self._vote(instrument, library, accepted.days)
@@ -416,7 +416,7 @@ class Schedules:
         are never removed: where contracts would agree on that, their votes are withdrawn.
         """
         key, ledger, symbol = instrument.calendar, self._store.ledger, instrument.symbol
-        votes = ledger.votes(key)
+        votes = ledger.votes.of(key)
         counting = [
             one
             for one in days
@@ -450,11 +450,11 @@ class Schedules:
                 continue
             cast.append(vote)
         if lost:
-            ledger.withdraw_votes(key, lost, symbol=symbol)
+            ledger.votes.withdraw(key, lost, symbol=symbol)
         if refuted:
-            ledger.withdraw_votes(key, refuted)
+            ledger.votes.withdraw(key, refuted)
         if cast:
-            ledger.record_votes(key, symbol, cast, self._source_session.retry_policy.clock())
+            ledger.votes.record(key, symbol, cast, self._source_session.retry_policy.clock())
         return bool(lost or refuted or cast)
 
     def _is_held(
@@ -468,7 +468,7 @@ class Schedules:
             return False
         key = like.calendar
         around = Interval(midnight(reported.day) - _DAY, midnight(reported.day) + 2 * _DAY)
-        calendar_of = self._store.ledger.symbol_calendars()
+        calendar_of = self._store.ledger.symbol_calendars.all()
         for symbol, timeframe in self._store.series_on_disk():
             if timeframe is Timeframe.W1 or calendar_of.get(symbol, key) != key:
                 continue
@@ -484,7 +484,7 @@ class Schedules:
         self.calendars = open_calendars(self._store.ledger)
 
     def _learned(self, instrument: Instrument) -> list[LearnedDay]:
-        return self._store.ledger.learned_days_of(learned_key(instrument))
+        return self._store.ledger.schedules.of(learned_key(instrument))
 
     def _held(self, instrument: Instrument) -> frozenset[date]:
         """Return the dates with held bars of any timeframe but 1w."""

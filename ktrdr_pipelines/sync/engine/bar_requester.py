@@ -104,11 +104,11 @@ class RequestAudit:
     ) -> None:
         """Write a row for each time the request was sent; all but the last met an outage."""
         for at, again_at in pairwise(self._sent_at):
-            self._ledger.record_request(self._row(at, again_at, OutageError.__name__))
+            self._ledger.requests.record(self._row(at, again_at, OutageError.__name__))
         if self._sent_at:
             begun_at = self._begun_at if self.sent_times == 1 else self._sent_at[-1]
             last = self._row(begun_at, self._over_at, outcome)
-            self._ledger.record_request(replace(last, code=code, rows=rows, proved=proved))
+            self._ledger.requests.record(replace(last, code=code, rows=rows, proved=proved))
 
     def _row(self, sent_at: datetime, over_at: datetime, outcome: str) -> RequestRecord:
         about = self._about
@@ -254,7 +254,7 @@ class BarRequester:
             GatewayError: after all retries, or if a retry cannot help.
         """
         source = await self._source_session.source()
-        last = self._ledger.last_answered(*self.contract, source.gateway)
+        last = self._ledger.requests.last_answered(*self.contract, source.gateway)
         if last is not None and self._clock() - last < _ALIVE_FOR:
             return True
         if await self._answers(None):

@@ -272,7 +272,7 @@ class ChunkRun:
         if not found:
             return
         at = self._context.source_session.retry_policy.clock()
-        self._context.store.ledger.record_findings(series_key(self._series), found, at)
+        self._context.store.ledger.findings.record(series_key(self._series), found, at)
         count = f"{len(found)} bars" if len(found) > 1 else "1 bar"
         series_context.note(
             f"{count} with implausible values kept: the gateway returned the same values twice"

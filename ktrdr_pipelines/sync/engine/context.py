@@ -280,7 +280,7 @@ class SeriesContext:
         if found is not None and self.disagreement is None:
             self.disagreement = found
             at = self.context.source_session.retry_policy.clock()
-            self.context.store.ledger.record_disagreement(series_key(self.series), found, at)
+            self.context.store.ledger.disagreements.record(series_key(self.series), found, at)
             self.note(str(found))
 
     @property
@@ -320,9 +320,9 @@ class SeriesContext:
     def _report_volume(self, found: Disagreement | None) -> None:
         """Record a jump of volumes and report it once."""
         ledger, key = self.context.store.ledger, series_key(self.series)
-        if found is None or is_told(found, ledger.disagreements(key, DisagreementKind.VOLUME)):
+        if found is None or is_told(found, ledger.disagreements.of(key, DisagreementKind.VOLUME)):
             return
-        ledger.record_disagreement(key, found, self.context.source_session.retry_policy.clock())
+        ledger.disagreements.record(key, found, self.context.source_session.retry_policy.clock())
         self.note(str(found))
 
     def cover(self, coverage: Coverage, bars: pa.Table | None = None) -> None:
@@ -340,14 +340,14 @@ class SeriesContext:
         retry_policy = self.context.source_session.retry_policy
         result = self.context.store.save(self.series, self.identity, bars, coverage)
         # Findings of replaced bars are cleared only now that the new bars are on disk.
-        if known := ledger.findings(key):
+        if known := ledger.findings.of(key):
             _, found = explained(bars, self.series.instrument.sec_type, known)
             stale = {one.ts for one in known} - {one.ts for one in found}
             if replaced := stale & set(timestamps(bars).tolist()):
-                ledger.clear_findings(key, replaced)
+                ledger.findings.clear(key, replaced)
         if self._is_refresh:  # a refresh that is stopped resumes after what it has received
             answered = coverage.covered(retry_policy.market_clock()) & self.state.again
-            ledger.record_refreshed(key, answered, retry_policy.clock())
+            ledger.refreshes.record(key, answered, retry_policy.clock())
         return result
 
     def days_of(self, span: Span) -> set[date]:

@@ -36,7 +36,7 @@ class Widths:
 
     def __init__(self, ledger: Ledger, gateway: str, clock: Callable[[], datetime]) -> None:
         self._ledger, self._gateway, self._clock = ledger, gateway, clock
-        self._before = ledger.widths(gateway)
+        self._before = ledger.widths.of(gateway)
         self._most = {
             timeframe: record.most
             for timeframe, record in self._before.items()
@@ -73,7 +73,7 @@ class Widths:
         self._most[timeframe] = most
         if refused:
             record = WidthRecord(most, REFUSED, self._clock())
-            self._ledger.record_width(self._gateway, timeframe, record)
+            self._ledger.widths.record(self._gateway, timeframe, record)
             self._before[timeframe] = record
         else:
             self._unrecorded.add(timeframe)
@@ -86,10 +86,10 @@ class Widths:
             self._unrecorded.discard(timeframe)
             runs = 1 if before is None else before.runs + 1
             record = WidthRecord(most, runs, self._clock())
-            self._ledger.record_width(self._gateway, timeframe, record)
+            self._ledger.widths.record(self._gateway, timeframe, record)
         elif most is None and before is not None and sessions > before.most:
             del self._before[timeframe]
-            self._ledger.forget_width(self._gateway, timeframe)
+            self._ledger.widths.remove(self._gateway, timeframe)
 
 
 def _is_counted(timeframe: Timeframe, sessions: int, duration: str) -> bool:

@@ -278,4 +278,4 @@ class SeriesRun:
         rows = store.rows_per_session(series)
         same = {one.day: one.rows for one in received if rows.get(one.day, 0) == one.rows}
         at = self._context.source_session.retry_policy.clock()
-        store.ledger.confirm_sessions(series_key(series), same, at)
+        store.ledger.confirmed.record(series_key(series), same, at)

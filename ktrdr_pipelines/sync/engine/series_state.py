@@ -293,7 +293,7 @@ class SeriesStates:
         """Return what a job wants, by bar timestamp."""
         if job.wanted is not None:
             return job.wanted
-        attempts = self._store.ledger.attempts(series_key(job.series))
+        attempts = self._store.ledger.attempts.of(series_key(job.series))
         return wanted_by(
             job.mode,
             job.series,
@@ -328,7 +328,7 @@ class SeriesStates:
         again = IntervalSet(one.interval for one in sparse_sessions) & wanted
         if options.refresh:
             # A refresh that was stopped resumes after what it has received.
-            known = self._store.ledger.refreshed(series_key(series), self._clock())
+            known = self._store.ledger.refreshes.of(series_key(series), self._clock())
             again = wanted - known.intervals if known else wanted
         state = SeriesState(
             series,
@@ -352,7 +352,7 @@ class SeriesStates:
         """
         early = IntervalSet(
             attempt.interval
-            for attempt in self._store.ledger.attempts(series_key(series))
+            for attempt in self._store.ledger.attempts.of(series_key(series))
             if attempt.kind is AttemptKind.SPARSE and not attempt.is_due(self._clock())
         )
         return tuple(one for one in self.sparse_sessions(series) if not early.clip(one.interval))
@@ -372,7 +372,7 @@ class SeriesStates:
         spans, rows = span_arrays(calendar, series.timeframe), self._store.rows_per_session(series)
         traded = self._store.traded_per_session(series)
         covered, now = interval_arrays(coverage.bars), micros(self._market_clock())
-        confirmed = self._store.ledger.confirmed(series_key(series))
+        confirmed = self._store.ledger.confirmed.of(series_key(series))
         found = (
             (
                 spans.days[position].item(),

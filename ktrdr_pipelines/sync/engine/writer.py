@@ -210,7 +210,7 @@ class FailedAttempts:
 
     def known(self) -> list[Attempt]:
         """Return the recorded attempts."""
-        return self._ledger.attempts(self._key)
+        return self._ledger.attempts.of(self._key)
 
     def failed(self, interval: Interval, error: KtrdrError) -> None:
         """Record that a request for an interval failed."""
@@ -230,7 +230,7 @@ class FailedAttempts:
         if not self._has_answered:
             self._has_answered = True
             for kind in SERIES_WIDE:
-                self._ledger.forget_attempts(self._key, kind)
+                self._ledger.attempts.forget(self._key, kind)
 
     def forget_covered(self, gaps_in: Callable[[Interval], IntervalSet]) -> None:
         """Clear attempts at what is covered or excused by now; ``gaps_in`` returns what is not.
@@ -239,7 +239,7 @@ class FailedAttempts:
         """
         for attempt in self.known():
             if attempt.kind is not AttemptKind.SPARSE and not gaps_in(attempt.interval):
-                self._ledger.clear_attempts(self._key, attempt.interval, attempt.kind)
+                self._ledger.attempts.clear(self._key, attempt.interval, attempt.kind)
 
     def sparse(
         self, sessions: Iterable[Interval], *, wanted: IntervalSet, answered: IntervalSet
@@ -257,7 +257,7 @@ class FailedAttempts:
             if attempt.kind is not AttemptKind.SPARSE:
                 continue
             if not any(attempt.interval.overlaps(one) for one in sparse):
-                self._ledger.clear_attempts(self._key, attempt.interval, attempt.kind)
+                self._ledger.attempts.clear(self._key, attempt.interval, attempt.kind)
             elif not attempt.is_due(now) or not answered.covers(attempt.interval):
                 waiting.append(attempt.interval)
         for one in sparse:
@@ -285,6 +285,6 @@ class FailedAttempts:
                 and (kind in SERIES_WIDE or attempt.interval.overlaps(interval))
             )
             due_at = at + retry_in(kind, 1 + max(before, default=0))
-        self._ledger.record_attempt(
+        self._ledger.attempts.record(
             self._key, interval, kind, error=text, code=code, next_try_at=due_at, at=at
         )
