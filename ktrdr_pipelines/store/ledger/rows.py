@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from datetime import date, datetime
 from enum import StrEnum
-from operator import attrgetter
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 from ktrdr_pipelines.domain.bars import micros, moment
@@ -32,11 +31,12 @@ def bounds(interval: Interval) -> tuple[int, int]:
 class Rows(Generic[T]):
     """The rows of one table, converted between SQLite's values and a dataclass or named tuple.
 
-    A column has the name and the place of a field. A field that is a dataclass itself, such as an
-    ``Interval``, has a column for each of its fields. Moments are stored as microseconds since 1970
-    UTC, dates as ISO text, choices as their value, booleans as 0 and 1; other values, and None, as
-    they are. How to convert is worked out once, here, so that reading thousands of rows costs no
-    more than the conversions.
+    A column has the name of a field. A field that is a dataclass itself, such as an ``Interval``,
+    has a column for each of its fields. Moments are stored as microseconds since 1970 UTC, dates
+    as ISO text, choices as their value, booleans as 0 and 1; other values, and None, as they are.
+
+    The conversions are compiled once, here, into one expression each way: reading thousands of rows
+    costs no more than code written by hand for the class.
 
     Args:
         table: the name of the table.
@@ -53,19 +53,23 @@ class Rows(Generic[T]):
         keys: tuple[str, ...] = (),
         names: Mapping[str, str] | None = None,
     ) -> None:
-        self._kind = kind
-        self._keys = len(keys)
-        self._columns: list[str] = []
-        self._getters: list[_Convert] = []
-        self._encoders: list[tuple[int, _Convert]] = []
-        self._decoders: list[tuple[int, _Convert]] = []
-        self._nested: list[tuple[slice, Callable[..., Any]]] = []
-        self._add_fields(kind, "", {**_BOUNDS, **(names or {})})
-        own, every = ", ".join(self._columns), ", ".join((*keys, *self._columns))
-        marks = ", ".join("?" * (self._keys + len(self._columns)))
+        code = _Conversion(kind, {**_BOUNDS, **(names or {})})
+        own, every = ", ".join(code.columns), ", ".join((*keys, *code.columns))
+        key = "".join(f"{name}, " for name in keys)
+        marks = ", ".join("?" * (len(keys) + len(code.columns)))
         self._select = f"SELECT {own} FROM {table} "  # noqa: S608  (names of the schema)
         self._select_keyed = f"SELECT {every} FROM {table} "  # noqa: S608
         self._insert = f"INSERT OR REPLACE INTO {table} ({every}) VALUES ({marks})"  # noqa: S608
+        self._read: Callable[[Iterable[Any]], list[T]] = code.compiled(
+            f"lambda rows: [{code.reading} for ({own},) in rows]"
+        )
+        self._read_keyed: Callable[[Iterable[Any]], Iterator[tuple[tuple[Any, ...], T]]]
+        self._read_keyed = code.compiled(
+            f"lambda rows: ((({key}), {code.reading}) for ({every},) in rows)"
+        )
+        self._write: Callable[[T], tuple[Any, ...]] = code.compiled(
+            f"lambda value: ({', '.join(code.writing)},)"
+        )
 
     def select(
         self, connection: sqlite3.Connection, clauses: str, values: Sequence[object] = ()
@@ -77,66 +81,72 @@ class Rows(Generic[T]):
             clauses: what follows ``FROM``, such as ``WHERE series = ? ORDER BY starts``.
             values: those of its question marks.
         """
-        decoded = self._decoded
-        return [decoded(list(row)) for row in connection.execute(self._select + clauses, values)]
+        return self._read(connection.execute(self._select + clauses, values))
 
     def select_keyed(
         self, connection: sqlite3.Connection, clauses: str = "", values: Sequence[object] = ()
-    ) -> Iterator[tuple[list[Any], T]]:
-        """Yield the keys, as SQLite has them, and the value of each row; see ``select``."""
-        for row in connection.execute(self._select_keyed + clauses, values):
-            held = list(row)
-            yield held[: self._keys], self._decoded(held[self._keys :])
+    ) -> Iterator[tuple[tuple[Any, ...], T]]:
+        """Return pairs of the keys, as SQLite has them, and the value of a row; see ``select``."""
+        return self._read_keyed(connection.execute(self._select_keyed + clauses, values))
 
     def insert(self, connection: sqlite3.Connection, values: Iterable[T], *keys: object) -> None:
         """Insert rows with the same keys, replacing those with the same primary key."""
-        connection.executemany(self._insert, [(*keys, *self._encoded(one)) for one in values])
+        write = self._write
+        connection.executemany(self._insert, [(*keys, *write(value)) for value in values])
 
-    def _decoded(self, row: list[Any]) -> T:
-        for at, convert in self._decoders:
-            row[at] = convert(row[at])
-        for part, make in self._nested:
-            row[part] = [make(*row[part])]
-        return self._kind(*row)
 
-    def _encoded(self, value: T) -> list[Any]:
-        row = [get(value) for get in self._getters]
-        for at, convert in self._encoders:
-            row[at] = convert(row[at])
-        return row
+class _Conversion:
+    """The source of what converts a class from and to the values of a row.
 
-    def _add_fields(self, kind: type, path: str, names: Mapping[str, str]) -> None:
-        """Append the columns of a class's fields; ``path`` leads to it, such as ``interval.``."""
+    ``reading`` builds a value from variables that are named as the columns; ``writing`` has an
+    expression of ``value`` for each column.
+    """
+
+    def __init__(self, kind: type, names: Mapping[str, str]) -> None:
+        self.columns: list[str] = []
+        self.writing: list[str] = []
+        self._names = names
+        self._used: dict[str, object] = {}
+        self.reading = self._fields(kind, "value")
+
+    def compiled(self, source: str) -> Any:
+        """Return the function with a source of columns and of this object's expressions."""
+        return eval(source, dict(self._used))  # noqa: S307  (field names of our own classes)
+
+    def _fields(self, kind: type, value: str) -> str:
+        """Add the fields of a class, whose value is ``value``; return what builds it."""
+        arguments = []
         for field, annotation in get_type_hints(kind).items():
             types = [one for one in get_args(annotation) or (annotation,) if one is not type(None)]
-            known = types[0] if len(types) == 1 else object
-            first = len(self._columns)
+            known, part = types[0] if len(types) == 1 else object, f"{value}.{field}"
             if is_dataclass(known):
-                self._add_fields(known, f"{path}{field}.", names)
-                # A later part is joined first, so that the places of earlier ones stay.
-                self._nested.insert(0, (slice(first, len(self._columns)), known))
+                arguments.append(self._fields(known, part))
                 continue
-            self._columns.append(names.get(field, field))
-            self._getters.append(attrgetter(path + field))
-            decode, encode = _conversions(known)
-            if decode is not None and encode is not None:
-                is_optional = known is not annotation
-                self._decoders.append((first, _optional(decode) if is_optional else decode))
-                self._encoders.append((first, _optional(encode) if is_optional else encode))
+            column = self._names.get(field, field)
+            read, write = column, part
+            if (both := _conversions(known)) is not None:
+                decode, encode = map(self._name, both)
+                read, write = f"{decode}({column})", f"{encode}({part})"
+                if known is not annotation:
+                    read = f"None if {column} is None else {read}"
+                    write = f"None if {part} is None else {write}"
+            self.columns.append(column)
+            self.writing.append(write)
+            arguments.append(read)
+        return f"{self._name(kind)}({', '.join(arguments)})"
+
+    def _name(self, used: object) -> str:
+        name = f"_{len(self._used)}"
+        self._used[name] = used
+        return name
 
 
-def _conversions(kind: type) -> tuple[_Convert | None, _Convert | None]:
-    """Return what reads a value of a class from SQLite's, and what writes it, where they differ."""
+def _conversions(kind: type) -> tuple[_Convert, _Convert] | None:
+    """Return what reads a value of a class from SQLite's and what writes it, where they differ."""
     if kind is datetime:
         return moment, micros
     if kind is date:
         return date.fromisoformat, date.isoformat
     if kind is bool:
         return bool, int
-    if issubclass(kind, StrEnum):
-        return kind, attrgetter("value")
-    return None, None
-
-
-def _optional(convert: _Convert) -> _Convert:
-    return lambda value: None if value is None else convert(value)
+    return (kind, str) if issubclass(kind, StrEnum) else None
