@@ -140,7 +140,7 @@ class AllSeriesFiles:
     ) -> SeriesFiles | StoreError:
         try:
             if any(name not in rows or rows[name].fingerprint != taken for name, taken in prints):
-                files = self._store.files_of(series)
+                files = self._store.files.of(series)
                 rows = {self._store.layout.relative(path): row for path, row in files.items()}
                 prints = tuple(sorted((name, row.fingerprint) for name, row in rows.items()))
             series_files = self._series_files(series, calendar, prints, rows)
@@ -161,7 +161,7 @@ class AllSeriesFiles:
 
         def traded() -> np.ndarray:
             root = self._store.layout.root
-            counted = (self._store.with_flat(root / name, known[name]) for name, _ in prints)
+            counted = (self._store.files.with_flat(root / name, known[name]) for name, _ in prints)
             return _sessions(row.traded_arrays for row in counted)[1]
 
         return SeriesFiles(

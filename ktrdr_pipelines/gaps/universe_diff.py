@@ -25,7 +25,7 @@ def strangers(store: BarStore, symbols: Collection[str]) -> Iterator[Stranger]:
     for symbol, timeframe in store.series_on_disk():
         if symbol not in symbols:
             try:
-                rows = sum(row.rows for row in store.files(symbol, timeframe).values())
+                rows = sum(row.rows for row in store.files.of_symbol(symbol, timeframe).values())
             except StoreError:
                 rows = 0
             yield Stranger(symbol, timeframe, rows)
@@ -68,7 +68,7 @@ def universe_changes(store: BarStore, universe: Universe, before: Universe | Non
     """
     held: dict[str, dict[Timeframe, Identity]] = {}
     for symbol, timeframe in store.series_on_disk():
-        rows = store.files(symbol, timeframe).values()
+        rows = store.files.of_symbol(symbol, timeframe).values()
         held.setdefault(symbol, {})[timeframe] = next(iter(rows)).identity
     known = dict(before.instruments) if before else {}
     changes: list[Change] = []

@@ -157,7 +157,7 @@ def _read_all(index: GapIndex, series: Series, at: datetime) -> Content:
                 _count(index, series, path, found.footer, bars=found.bars, content=content)
         if content.wrong:
             return content
-        for path, row in store.files_of(series).items():
+        for path, row in store.files.of(series).items():
             footer = read[path]
             if (footer.rows_per_session, footer.coverage) != (row.rows_per_session, row.coverage):
                 content.wrong.append(

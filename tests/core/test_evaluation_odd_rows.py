@@ -13,7 +13,7 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import Chunk
 from ktrdr_pipelines.domain.planning.evaluation import Evaluation, EvaluationContext, evaluate
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.store.bars.bar_store import EVER
+from ktrdr_pipelines.store.bars.filing import EVER
 from tests.load.fakes import bars_at, dense_keys
 
 RTH = calendar_named("XNYS.RTH")

@@ -18,7 +18,7 @@ from ktrdr_pipelines.errors import (
 )
 from ktrdr_pipelines.ib.protocol.bar_messages import History, bars_of
 from ktrdr_pipelines.ib.source import GatewaySource
-from ktrdr_pipelines.store.bars.bar_store import EVER
+from ktrdr_pipelines.store.bars.filing import EVER
 
 
 def test_an_answer_for_an_unknown_request_is_dropped(

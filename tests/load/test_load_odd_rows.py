@@ -14,7 +14,7 @@ from ktrdr_pipelines.domain.planning.empty_ranges import StatementKind
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, Response
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import BadAnswerError, GatewayTimeoutError
-from ktrdr_pipelines.store.bars.bar_store import EVER
+from ktrdr_pipelines.store.bars.filing import EVER
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import World

@@ -86,12 +86,12 @@ def facts_of(layout: StoreLayout, symbol: str) -> dict[str, Any]:
         files = {
             path.name: (row.rows, row.coverage, row.rows_per_session)
             for timeframe in Timeframe
-            for path, row in store.files(symbol, timeframe).items()
+            for path, row in store.files.of_symbol(symbol, timeframe).items()
         }
         identities = {
             row.identity.symbol
             for timeframe in Timeframe
-            for row in store.files(symbol, timeframe).values()
+            for row in store.files.of_symbol(symbol, timeframe).values()
         }
         tables = {
             "requests": ledger.requests.count(f"{symbol}|1m"),

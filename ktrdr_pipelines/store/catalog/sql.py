@@ -24,7 +24,7 @@ from typing import Final
 
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
-from ktrdr_pipelines.store.bars.bar_store import ALL
+from ktrdr_pipelines.store.bars.filing import ALL
 from ktrdr_pipelines.store.layout import StoreLayout
 
 REFUSED: Final = "no query may read "

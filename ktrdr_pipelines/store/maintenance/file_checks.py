@@ -15,7 +15,8 @@ from typing import Final
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError
-from ktrdr_pipelines.store.bars.bar_store import BarStore, misnamed
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.bars.filing import misnamed
 from ktrdr_pipelines.store.files import bar_file_oddity
 from ktrdr_pipelines.store.layout import store_origin
 from ktrdr_pipelines.store.ledger.file_index import FileCheck, fingerprint, known_by
@@ -139,10 +140,10 @@ def _foreign(
         if path in taken:
             continue
         try:
-            rows[path] = store.file(path, symbol, timeframe)
+            rows[path] = store.files.one(path, symbol, timeframe)
         except CorruptFileError as error:
             found[path] = error.reason
-    usual = store.prevailing(symbol, rows.values())
+    usual = store.files.prevailing(symbol, rows.values())
     for path, row in rows.items():
         if row.identity != usual:
             found[path] = f"it holds {row.identity}, the series holds {usual}"

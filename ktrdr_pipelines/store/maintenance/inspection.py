@@ -25,7 +25,7 @@ from ktrdr_pipelines.store.bars.bar_file import (
     read_file,
     wrong_statistics,
 )
-from ktrdr_pipelines.store.bars.bar_store import ALL, misfiled, replaced
+from ktrdr_pipelines.store.bars.filing import ALL, misfiled, replaced
 from ktrdr_pipelines.store.bars.footer import Footer
 from ktrdr_pipelines.store.bars.integrity import true_footer
 from ktrdr_pipelines.store.files import disk_errors, is_folder, kind_of, make_folder, sync_folder

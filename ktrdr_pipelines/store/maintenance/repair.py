@@ -23,7 +23,7 @@ from ktrdr_pipelines.domain.plausibility import Finding, explained, findings_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError, StoreReplacedError
 from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_bars, read_footer, write_file
-from ktrdr_pipelines.store.bars.bar_store import prevailing
+from ktrdr_pipelines.store.bars.filing import prevailing
 from ktrdr_pipelines.store.bars.integrity import less_distrusted
 from ktrdr_pipelines.store.catalog.catalog import rebuild_catalog
 from ktrdr_pipelines.store.files import TEMP_SUFFIX, disk_errors, kind_of, locked
