@@ -37,6 +37,7 @@ from ktrdr_pipelines.store.bars.bar_file import (
     count_bars_between,
     may_have_flat,
     read_bars,
+    read_footer,
     write_file,
 )
 from ktrdr_pipelines.store.bars.footer import Footer
@@ -123,24 +124,6 @@ def misfiled(
     return f"it holds bars of {strange[0]}, which are filed under that year" if strange else ""
 
 
-def prevailing(
-    held: Iterable[tuple[Identity, int]], origin: Origin | None, contract_id: int | None
-) -> Identity | None:
-    """Return the identity of a series whose files disagree, or None where no file counts.
-
-    Args:
-        held: the identity of each file, and its number of bars.
-        origin: that of the store; files of another origin do not count.
-        contract_id: the contract pinned to the symbol, whose identity prevails; else the identity
-            with the most bars does.
-    """
-    bars: Counter[Identity] = Counter()
-    for identity, rows in held:
-        if origin in {None, identity.origin}:
-            bars[identity] += rows + 1
-    return max(bars, key=lambda one: (one.contract_id == contract_id, bars[one]), default=None)
-
-
 def replaced(footer: Footer, known: Callable[[], Footer] | None) -> str:
     """Return how a file's instrument differs from the ledger's record of it, or an empty string."""
     before = footer.identity if known is None else known().identity
@@ -208,11 +191,19 @@ class BarFiles:
         """Return the recorded rows of a series' files, by name, whatever the files hold now."""
         return self._ledger.files.of(f"{symbol}|{timeframe}")
 
-    def prevailing(self, symbol: str, rows: Iterable[IndexedFile]) -> Identity | None:
-        """Return the identity of a series whose files disagree."""
+    def prevailing(self, symbol: str, held: Iterable[IndexedFile | Footer]) -> Identity | None:
+        """Return the identity of a series whose files disagree, or None where no file counts.
+
+        Files of another origin than the store's do not count. The identity of the contract that is
+        pinned to the symbol prevails, else the one with the most bars.
+        """
         origin = store_origin(self._layout)
         pinned = None if origin is None else self._ledger.contracts.of(symbol, origin)
-        return prevailing(((row.identity, row.rows) for row in rows), origin, pinned)
+        bars: Counter[Identity] = Counter()
+        for one in held:
+            if origin in {None, one.identity.origin}:
+                bars[one.identity] += one.rows + 1
+        return max(bars, key=lambda one: (one.contract_id == pinned, bars[one]), default=None)
 
     def with_flat(self, path: Path, row: IndexedFile) -> IndexedFile:
         """Return a file's row with its flat bars; they are counted now if they never were."""
@@ -283,10 +274,16 @@ class BarFiles:
             is_as_written=is_as_written,
             before_renaming=self._layout.require_same,
         )
-        flat = _flat_per_session(bars) if with_flat else None
-        identity, row = footer.identity, indexed_file(fingerprint(path), footer, flat)
-        key = f"{identity.symbol}|{identity.timeframe}"
-        self._ledger.files.record(key, {self._layout.relative(path): row})
+        self._record(path, footer, _flat_per_session(bars) if with_flat else None)
+
+    def record(self, path: Path) -> Identity:
+        """Record a file's row by its own footer, which the caller has checked; return whose it is.
+
+        Raises: as ``bar_file.read_footer``.
+        """
+        footer = read_footer(path)
+        self._record(path, footer)
+        return footer.identity
 
     @contextmanager
     def recording_damage(self, path: Path) -> Iterator[None]:
@@ -297,6 +294,11 @@ class BarFiles:
             check = FileCheck(fingerprint(path), self._clock(), error.reason)
             self._ledger.checks.record({self._layout.relative(path): check})
             raise
+
+    def _record(self, path: Path, footer: Footer, flat: Mapping[date, int] | None = None) -> None:
+        identity, row = footer.identity, indexed_file(fingerprint(path), footer, flat)
+        key = f"{identity.symbol}|{identity.timeframe}"
+        self._ledger.files.record(key, {self._layout.relative(path): row})
 
     def _current(
         self, symbol: str, timeframe: Timeframe, *, calendar: str | None = None
