@@ -41,7 +41,12 @@ from ktrdr_pipelines.store.bars.bar_file import (
     write_file,
 )
 from ktrdr_pipelines.store.bars.footer import Footer
-from ktrdr_pipelines.store.bars.integrity import TrueFile, less_distrusted, recount, true_file
+from ktrdr_pipelines.store.bars.integrity import (
+    TrueFile,
+    current_footer,
+    less_distrusted,
+    true_file,
+)
 from ktrdr_pipelines.store.layout import StoreLayout, store_origin
 from ktrdr_pipelines.store.ledger.file_index import (
     FileCheck,
@@ -334,7 +339,7 @@ class BarFiles:
         taken, known = fingerprint(path), known_by(row)
         if row is not None and row.fingerprint == taken:
             return row
-        footer = recount(path, known, calendar_named(calendar) if calendar else None)
+        footer = current_footer(path, known, calendar_named(calendar) if calendar else None)
         origin = store_origin(self._layout)
         wrong = misfiled(path, footer, symbol, timeframe, origin=origin)
         if wrong or (wrong := replaced(footer, known)):

@@ -145,7 +145,7 @@ def true_file(path: Path, known: Known | None, calendar: SessionCalendar | None)
     return TrueFile(footer, bars, said.seal is not None or is_as_written(path))
 
 
-def recount(path: Path, known: Known | None, calendar: SessionCalendar | None) -> Footer:
+def current_footer(path: Path, known: Known | None, calendar: SessionCalendar | None) -> Footer:
     """Return the true footer of a file, as ``true_file``, reading as little as possible.
 
     A file whose bytes match its digest is believed; of others with digests all bars are read.
