@@ -227,7 +227,9 @@ class Evidence:
             and not _is_refuted_beginning(one, calendar, days)
         ]
         said = {id(span): _said_of(counting, calendar, span, closed) for span in whole}
-        head = self._ledger.heads.of(contract_id, series.instrument.what_to_show.value, self._gateway)
+        head = self._ledger.heads.of(
+            contract_id, series.instrument.what_to_show.value, self._gateway
+        )
         if head is not None and head.head is not None:
             for span in whole:
                 if span.closes_at <= head.head:

@@ -248,7 +248,9 @@ def test_a_whole_series_is_deferred_by_what_concerns_all_of_it(world: MakeWorld)
     part = type(made.wanted)(utc(2024, 6, 4), utc(2024, 6, 5))
     own, whole = IntervalSet([part]), IntervalSet([made.wanted])
     for kind, expected in (("error", own), ("probed", own), ("blocked", whole)):
-        ledger.attempts.record(key, part, kind, error="x", code=None, next_try_at=now + HOUR, at=now)
+        ledger.attempts.record(
+            key, part, kind, error="x", code=None, next_try_at=now + HOUR, at=now
+        )
         attempts = [one for one in ledger.attempts.of(key) if one.kind == kind]
         assert deferred(attempts, whole, now) == expected
         assert next_try(attempts, now) == now + HOUR

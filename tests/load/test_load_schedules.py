@@ -91,7 +91,9 @@ def test_a_closed_day_that_no_library_knows_is_one_statement(closure: World) -> 
     closure.check_complete()
     gateway = closure.bench.gateway
     assert len(gateway.schedules_asked) == 1
-    audited = [one for one in closure.bench.ledger.requests.newest(100) if one.what_to_show == "SCHEDULE"]
+    audited = [
+        one for one in closure.bench.ledger.requests.newest(100) if one.what_to_show == "SCHEDULE"
+    ]
     assert [(one.duration, one.outcome, one.series) for one in audited] == [
         ("365 D", "schedule", "AAPL|1d")
     ]

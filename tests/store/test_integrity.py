@@ -320,7 +320,7 @@ def test_a_file_that_was_copied_is_not_read_again(
     copy = path.with_suffix(".copy")
     shutil.copy(path, copy)
     copy.replace(path)
-    monkeypatch.setattr("ktrdr_pipelines.store.bars.bar_store.read_file", pytest.fail)
+    monkeypatch.setattr("ktrdr_pipelines.store.bars.integrity.read_file", pytest.fail)
     assert store.coverage(series).bars
 
 

@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import weakref
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -280,6 +281,19 @@ def test_every_thread_has_its_own_connection(ledger: Ledger) -> None:
         thread.join()
     assert ledger.requests.count() == 80
     assert repr(ledger) == f"Ledger({ledger.path})"
+
+
+def test_a_ledger_opens_its_file_on_first_use_and_frees_it_when_dropped(
+    layout: StoreLayout,
+) -> None:
+    """No reference cycle keeps the connection open until a garbage collection."""
+    ledger = Ledger(layout.ledger)
+    assert not layout.ledger.exists()
+    assert ledger.attempts.of(KEY) == []
+    assert layout.ledger.exists()
+    database = weakref.ref(ledger.database)
+    del ledger
+    assert database() is None
 
 
 def test_a_refresh_is_remembered_until_it_ends_or_is_too_old(ledger: Ledger) -> None:

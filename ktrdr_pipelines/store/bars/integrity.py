@@ -30,7 +30,15 @@ from ktrdr_pipelines.domain.instruments import SecType
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.plausibility import Finding, explained
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.store.bars.bar_file import UNREADABLE, corrupt
+from ktrdr_pipelines.store.bars.bar_file import (
+    UNREADABLE,
+    Known,
+    corrupt,
+    has_true_digest,
+    is_as_written,
+    read_file,
+    read_keys,
+)
 from ktrdr_pipelines.store.bars.digests import Seal, seal_of
 from ktrdr_pipelines.store.bars.footer import Footer
 from ktrdr_pipelines.store.files import bar_file_oddity, disk_errors
@@ -111,6 +119,41 @@ def _first(keys: np.ndarray, chosen: np.ndarray) -> datetime | None:
 
 _DAY = timedelta(days=1)
 _FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class TrueFile:
+    """What a file holds now; ``is_as_written`` is False where another program wrote its bars."""
+
+    footer: Footer
+    bars: pa.Table
+    is_as_written: bool
+
+
+def true_file(path: Path, known: Known | None, calendar: SessionCalendar | None) -> TrueFile:
+    """Return what a file holds now, from all its bars.
+
+    Args:
+        path: the file.
+        known: replaces a lost footer.
+        calendar: as for ``true_footer``.
+
+    Raises: as ``bar_file.read_bars`` and ``true_footer``.
+    """
+    said, bars = read_file(path, known)
+    footer = true_footer(path, said, bars, calendar)
+    return TrueFile(footer, bars, said.seal is not None or is_as_written(path))
+
+
+def current_footer(path: Path, known: Known | None, calendar: SessionCalendar | None) -> Footer:
+    """Return the true footer of a file, as ``true_file``, reading as little as possible.
+
+    A file whose bytes match its digest is believed; of others with digests all bars are read.
+    """
+    said, bars = read_keys(path, known)
+    if said.seal is not None and not has_true_digest(path):
+        said, bars = read_file(path, known)
+    return true_footer(path, said, bars, calendar)
 
 
 def true_footer(

@@ -128,7 +128,8 @@ def catalog_tables(
         "gaps": _gaps(gaps),
         "statements": _statements(store.ledger.statements.all()),
         "requests": pa.Table.from_pylist(
-            [asdict(record) for record in store.ledger.requests.newest(REQUESTS_KEPT)], schema=_REQUESTS
+            [asdict(record) for record in store.ledger.requests.newest(REQUESTS_KEPT)],
+            schema=_REQUESTS,
         ),
     }
 

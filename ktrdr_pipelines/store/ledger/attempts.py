@@ -7,12 +7,12 @@ covered (``store.ledger.file_index``).
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.planning.retry_schedule import SERIES_WIDE, AttemptKind
-from ktrdr_pipelines.store.ledger.database import Database
+from ktrdr_pipelines.store.ledger.database import Table
+from ktrdr_pipelines.store.ledger.rows import Rows, bounds
 
 __all__ = ["Attempt", "AttemptKind", "AttemptsTable"]
 
@@ -44,10 +44,13 @@ class Attempt:
         return self.next_try_at is None or self.next_try_at <= now
 
 
-class AttemptsTable(Database):
+_ATTEMPTS = Rows("attempts", Attempt, names={"series_key": "series", "failures": "tries"})
+
+
+class AttemptsTable(Table):
     """Attempts by series, interval and kind."""
 
-    def record_attempt(
+    def record(
         self,
         series_key: str,
         interval: Interval,
@@ -63,10 +66,9 @@ class AttemptsTable(Database):
         Earlier attempts of that kind at any part of the interval count too, since every run cuts
         its chunks anew; those that lie wholly inside are replaced.
         """
-        due = None if next_try_at is None else micros(next_try_at)
         start, end = bounds(interval)
-        values = (series_key, start, end, AttemptKind(kind), error, code)
-        with self._writing() as connection:
+        known_kind = AttemptKind(kind)
+        with self._database.writing() as connection:
             failures, first_at = connection.execute(
                 "SELECT coalesce(max(tries), 0), min(first_at) FROM attempts "
                 "WHERE series = ? AND kind = ? AND starts < ? AND ends > ?",
@@ -76,74 +78,55 @@ class AttemptsTable(Database):
                 "DELETE FROM attempts WHERE series = ? AND kind = ? AND starts >= ? AND ends <= ?",
                 (series_key, kind, start, end),
             )
-            first_at = micros(at) if first_at is None else first_at
-            connection.execute(
-                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*values, failures + 1, first_at, micros(at), due),
+            attempt = Attempt(
+                series_key=series_key,
+                interval=interval,
+                kind=known_kind,
+                error=error,
+                code=code,
+                failures=failures + 1,
+                first_at=at if first_at is None else moment(first_at),
+                last_at=at,
+                next_try_at=next_try_at,
+            )
+            _ATTEMPTS.insert(connection, [attempt])
+
+    def of(self, series_key: str) -> list[Attempt]:
+        """Return the attempts of a series, oldest interval first."""
+        with self._database.reading() as connection:
+            return _ATTEMPTS.select(
+                connection, "WHERE series = ? ORDER BY starts, ends, kind", (series_key,)
             )
 
-    def attempts(self, series_key: str) -> list[Attempt]:
-        """Return the attempts of a series, oldest interval first."""
-        with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT starts, ends, kind, error, code, tries, first_at, last_at, next_try_at "
-                "FROM attempts WHERE series = ? ORDER BY starts, ends, kind",
-                (series_key,),
-            ).fetchall()
-        return [_attempt(series_key, row) for row in rows]
-
-    def all_attempts(self) -> dict[str, list[Attempt]]:
+    def all(self) -> dict[str, list[Attempt]]:
         """Return the attempts of every series that has any, oldest interval first."""
         found: dict[str, list[Attempt]] = defaultdict(list)
-        with self._reading() as connection:
-            for key, *row in connection.execute(
-                "SELECT series, starts, ends, kind, error, code, tries, first_at, last_at, "
-                "next_try_at FROM attempts ORDER BY series, starts, ends, kind"
-            ):
-                found[key].append(_attempt(key, tuple(row)))
+        with self._database.reading() as connection:
+            for one in _ATTEMPTS.select(connection, "ORDER BY series, starts, ends, kind"):
+                found[one.series_key].append(one)
         return dict(found)
 
-    def clear_attempts(self, series_key: str, interval: Interval, kind: str | None = None) -> None:
+    def clear(self, series_key: str, interval: Interval, kind: str | None = None) -> None:
         """Delete the attempts, of one kind or all, that lie wholly inside an interval."""
         start, end = bounds(interval)
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(
                 "DELETE FROM attempts WHERE series = ? AND starts >= ? AND ends <= ? "
                 "AND kind = coalesce(?, kind)",
                 (series_key, start, end, kind),
             )
 
-    def forget_attempts(self, series_key: str, kind: str) -> None:
+    def forget(self, series_key: str, kind: str) -> None:
         """Delete the attempts of one kind in the whole series."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(
                 "DELETE FROM attempts WHERE series = ? AND kind = ?", (series_key, kind)
             )
 
-    def hasten_attempts(self, at: datetime) -> int:
+    def hasten(self, at: datetime) -> int:
         """Make every attempt due by a moment; return how many were brought forward."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             return connection.execute(
                 "UPDATE attempts SET next_try_at = ? WHERE next_try_at > ?",
                 (micros(at), micros(at)),
             ).rowcount
-
-
-def bounds(interval: Interval) -> tuple[int, int]:
-    """Return the start and end of an interval in microseconds since 1970 UTC."""
-    return micros(interval.start), micros(interval.end)
-
-
-def _attempt(series_key: str, row: tuple[Any, ...]) -> Attempt:
-    starts, ends, kind, error, code, failures, first_at, last_at, next_try_at = row
-    return Attempt(
-        series_key=series_key,
-        interval=Interval(moment(starts), moment(ends)),
-        kind=AttemptKind(kind),
-        error=error,
-        code=code,
-        failures=failures,
-        first_at=moment(first_at),
-        last_at=moment(last_at),
-        next_try_at=None if next_try_at is None else moment(next_try_at),
-    )

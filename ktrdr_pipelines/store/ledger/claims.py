@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ktrdr_pipelines.domain.bars import micros, moment
+from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.intervals import Interval
-from ktrdr_pipelines.store.ledger.attempts import bounds
-from ktrdr_pipelines.store.ledger.database import Database
+from ktrdr_pipelines.store.ledger.database import Table
+from ktrdr_pipelines.store.ledger.rows import Rows, bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,13 @@ class Claim:
     expires_at: datetime
 
 
-class ClaimsTable(Database):
+_CLAIMS = Rows("claims", Claim, names={"series_key": "series"})
+
+
+class ClaimsTable(Table):
     """Claims by series, interval and owner."""
 
-    def claim(  # noqa: PLR0917  (whose, what, who, when, how long)
+    def acquire(  # noqa: PLR0917  (whose, what, who, when, how long)
         self,
         series_key: str,
         intervals: Iterable[Interval],
@@ -42,19 +45,16 @@ class ClaimsTable(Database):
         An interval that overlaps a live claim of another owner is refused as a whole; claims of
         the owner itself are renewed.
         """
-        expires_at = micros(now + timedelta(seconds=ttl_s))
-        with self._writing() as connection:
+        expires_at = now + timedelta(seconds=ttl_s)
+        with self._database.writing() as connection:
             connection.execute("DELETE FROM claims WHERE expires_at <= ?", (micros(now),))
-            foreign = connection.execute(
-                "SELECT starts, ends FROM claims WHERE series = ? AND owner <> ?",
-                (series_key, owner),
-            ).fetchall()
-            taken = [Interval(moment(starts), moment(ends)) for starts, ends in foreign]
-            granted = [i for i in intervals if not any(i.overlaps(other) for other in taken)]
-            connection.executemany(
-                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)",
-                [(series_key, *bounds(i), owner, expires_at) for i in granted],
+            foreign = _CLAIMS.select(
+                connection, "WHERE series = ? AND owner <> ?", (series_key, owner)
             )
+            taken = [claim.interval for claim in foreign]
+            granted = [i for i in intervals if not any(i.overlaps(other) for other in taken)]
+            claims = [Claim(series_key, interval, owner, expires_at) for interval in granted]
+            _CLAIMS.insert(connection, claims)
         return granted
 
     def release(
@@ -72,18 +72,14 @@ class ClaimsTable(Database):
                 "DELETE FROM claims WHERE owner = ? AND series = ? AND starts = ? AND ends = ?"
             )
             rows = [(owner, series_key, *bounds(interval)) for interval in intervals]
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.executemany(statement, rows)
 
-    def live_claims(self, series_key: str, now: datetime) -> list[Claim]:
+    def live(self, series_key: str, now: datetime) -> list[Claim]:
         """Return the claims of a series that have not expired, oldest interval first."""
-        with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT starts, ends, owner, expires_at FROM claims "
+        with self._database.reading() as connection:
+            return _CLAIMS.select(
+                connection,
                 "WHERE series = ? AND expires_at > ? ORDER BY starts, ends, owner",
                 (series_key, micros(now)),
-            ).fetchall()
-        return [
-            Claim(series_key, Interval(moment(starts), moment(ends)), owner, moment(expires_at))
-            for starts, ends, owner, expires_at in rows
-        ]
+            )

@@ -1,8 +1,8 @@
 """The ledger's SQLite file: connections, transactions, errors, the erasure of free pages.
 
-``Database`` is the base of every table class of the ledger.
+``Database`` is the one way to the file; a table takes it and holds no connection of its own.
 
-Not here: the tables and their migrations (``store.ledger.schema``).
+Not here: the tables' definitions and their migration (``store.ledger.schema``).
 """
 
 import logging
@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ktrdr_pipelines.domain.instruments import Series
-from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError
 from ktrdr_pipelines.store.files import disk_errors, locked, make_folder, require_file
 from ktrdr_pipelines.store.ledger.schema import (
@@ -44,11 +42,6 @@ _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _log = logging.getLogger(__name__)
 
 
-def series_key(series: Series) -> str:
-    """Return the key of a series in the ledger, such as ``AAPL|1m``."""
-    return f"{series.symbol}|{series.timeframe}"
-
-
 class Database:
     """One SQLite file with one connection per thread and process, opened on first use.
 
@@ -59,11 +52,19 @@ class Database:
         path: the file.
         guard: called before a file at the path is opened; raises where the store at the path is
             not the one that was opened.
+        remove_copies: removes files that were built from the rows, when removed rows are erased.
     """
 
-    def __init__(self, path: Path, guard: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        guard: Callable[[], object] | None = None,
+        *,
+        remove_copies: Callable[[], object] | None = None,
+    ) -> None:
         self.path = path
         self._guard = guard or (lambda: None)
+        self._remove_copies = remove_copies or (lambda: None)
         self._local = threading.local()
 
     def __repr__(self) -> str:
@@ -82,7 +83,7 @@ class Database:
         Raises:
             CorruptFileError: the file has any of these.
         """
-        with self._reading() as connection:
+        with self.reading() as connection:
             (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if found == "ok":
                 found = mismatch(connection) or "ok"
@@ -92,13 +93,13 @@ class Database:
             )
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection for statements that read."""
         with self._errors():
             yield self._connection()
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection for one transaction, which is committed whole or not at all."""
         with self._errors():
             connection = self._connection()
@@ -173,9 +174,6 @@ class Database:
             connection.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1000)}")
         _log.info("%s is in use; its free pages will be erased at the next opening", self.path)
 
-    def _remove_copies(self) -> None:
-        """Remove files that were built from the rows; overridden where there are any."""
-
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
@@ -186,6 +184,16 @@ class Database:
             raise CorruptFileError(
                 f"cannot use the ledger {self.path}", reason=str(error), hint=_REBUILD
             ) from error
+
+
+class Table:
+    """Rows of one topic in a database.
+
+    Every call is one transaction.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
 
 class _Handle:
@@ -243,34 +251,3 @@ def _translated(path: Path, error: sqlite3.Error) -> StoreError:
         reason=reason,
         hint="Make room on the disk and make the folder writable, then run `ktrdr repair`",
     )
-
-
-_OF_FILES = ("mirror", "claims", "refreshed")
-"""Tables whose rows concern files and moments: they are dropped, not moved, and rebuilt."""
-
-
-class SymbolsTable(Database):
-    """All tables with a column ``series`` (``AAPL|1m``) or ``symbol``."""
-
-    def move_symbol(self, old: str, new: str) -> None:
-        """Move every row of a symbol to another name, in one transaction."""
-        keys = [(f"{new}|{timeframe}", f"{old}|{timeframe}") for timeframe in Timeframe]
-        with self._writing() as connection:
-            found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            for table in [name for (name,) in found if not name.startswith("sqlite_")]:
-                columns = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-                if table in _OF_FILES:
-                    connection.executemany(
-                        f"DELETE FROM {table} WHERE series = ?",  # noqa: S608
-                        [(key,) for _, key in keys],
-                    )
-                elif "series" in columns:
-                    connection.executemany(
-                        f"UPDATE OR REPLACE {table} SET series = ? WHERE series = ?",  # noqa: S608
-                        keys,
-                    )
-                if "symbol" in columns:
-                    connection.execute(
-                        f"UPDATE OR REPLACE {table} SET symbol = ? WHERE symbol = ?",  # noqa: S608
-                        (new, old),
-                    )

@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Identity
 from ktrdr_pipelines.errors import StoreError
@@ -35,7 +34,8 @@ from ktrdr_pipelines.store.bars.footer import (
     seal_to_json,
 )
 from ktrdr_pipelines.store.files import disk_errors, not_a_bar_file
-from ktrdr_pipelines.store.ledger.database import Database
+from ktrdr_pipelines.store.ledger.database import Table
+from ktrdr_pipelines.store.ledger.rows import Rows
 
 _STEP = np.dtype("<i4")
 
@@ -188,71 +188,55 @@ def known_by(row: IndexedFile | None) -> Callable[[], Footer] | None:
     return None if row is None else lambda: row.footer
 
 
-class FileIndexTable(Database):
+_FILES = Rows(
+    "mirror",
+    IndexedFile,
+    keys=("file", "series"),
+    names={"identity_json": "identity", "coverage_json": "coverage", "seal_json": "seal"},
+)
+_FINGERPRINTS = Rows("mirror", Fingerprint, keys=("file",))
+
+
+class FilesTable(Table):
     """Rows by file name relative to the data folder, so that the folder can be moved."""
 
-    def indexed_files(self, series_key: str) -> dict[str, IndexedFile]:
+    def of(self, series_key: str) -> dict[str, IndexedFile]:
         """Return the rows of a series' files, by file name."""
-        with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT file, size, mtime_ns, inode, schema_version, rows, identity, coverage, "
-                "sessions, seal, flat FROM mirror WHERE series = ?",
-                (series_key,),
-            ).fetchall()
-        return {row[0]: IndexedFile(Fingerprint(*row[1:4]), *row[4:]) for row in rows}
+        with self._database.reading() as connection:
+            rows = _FILES.select_keyed(connection, "WHERE series = ?", (series_key,))
+            return {file: row for (file, _), row in rows}
 
-    def all_indexed_files(self) -> dict[str, dict[str, IndexedFile]]:
+    def all(self) -> dict[str, dict[str, IndexedFile]]:
         """Return the rows of all files, by series key and file name."""
         found: dict[str, dict[str, IndexedFile]] = defaultdict(dict)
-        with self._reading() as connection:
-            for series, file, *row in connection.execute(
-                "SELECT series, file, size, mtime_ns, inode, schema_version, rows, identity, "
-                "coverage, sessions, seal, flat FROM mirror"
-            ):
-                found[series][file] = IndexedFile(Fingerprint(*row[:3]), *row[3:])
+        with self._database.reading() as connection:
+            for (file, series), row in _FILES.select_keyed(connection):
+                found[series][file] = row
         return dict(found)
 
-    def index_files(self, series_key: str, files: Mapping[str, IndexedFile]) -> None:
+    def record(self, series_key: str, files: Mapping[str, IndexedFile]) -> None:
         """Record what files hold now, replacing earlier rows."""
-        with self._writing() as connection:
-            connection.executemany(
-                "INSERT OR REPLACE INTO mirror VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        name,
-                        series_key,
-                        row.fingerprint.size,
-                        row.fingerprint.mtime_ns,
-                        row.fingerprint.inode,
-                        row.schema_version,
-                        row.rows,
-                        row.identity_json,
-                        row.coverage_json,
-                        row.sessions,
-                        row.seal_json,
-                        row.flat,
-                    )
-                    for name, row in files.items()
-                ],
-            )
+        with self._database.writing() as connection:
+            for name, row in files.items():
+                _FILES.insert(connection, [row], name, series_key)
 
     def record_flat(self, file: str, taken: Fingerprint, flat: Mapping[date, int]) -> None:
         """Record a file's flat bars by session, if the row is of the version that was counted."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(
                 "UPDATE mirror SET flat = ? "
                 "WHERE file = ? AND size = ? AND mtime_ns = ? AND inode = ?",
                 (encode_sessions(flat), file, taken.size, taken.mtime_ns, taken.inode),
             )
 
-    def unindex_files(self, files: Iterable[str]) -> None:
+    def remove(self, files: Iterable[str]) -> None:
         """Delete the rows of files that are gone."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.executemany("DELETE FROM mirror WHERE file = ?", [(f,) for f in files])
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Return the total bytes and bars of all files, by timeframe."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT substr(series, instr(series, '|') + 1) AS timeframe, sum(size), sum(rows) "
                 "FROM mirror GROUP BY timeframe"
@@ -261,17 +245,12 @@ class FileIndexTable(Database):
 
     def fingerprints(self) -> dict[str, Fingerprint]:
         """Return the fingerprints of all recorded files, by name."""
-        with self._reading() as connection:
-            return {
-                name: Fingerprint(*taken)
-                for name, *taken in connection.execute(
-                    "SELECT file, size, mtime_ns, inode FROM mirror"
-                )
-            }
+        with self._database.reading() as connection:
+            return {name: taken for (name,), taken in _FINGERPRINTS.select_keyed(connection)}
 
-    def indexed_file_names(self) -> list[str]:
+    def names(self) -> list[str]:
         """Return the names of all recorded files."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return [name for (name,) in connection.execute("SELECT file FROM mirror")]
 
 
@@ -283,42 +262,27 @@ class FileCheck(NamedTuple):
     damage: str
 
 
-class FileChecksTable(Database):
+_CHECKS = Rows("file_checks", FileCheck, keys=("file",))
+
+
+class ChecksTable(Table):
     """The last check of each file, by its name relative to the data folder."""
 
-    def record_checks(self, checks: Mapping[str, FileCheck]) -> None:
+    def record(self, checks: Mapping[str, FileCheck]) -> None:
         """Record the last check of files."""
-        with self._writing() as connection:
-            connection.executemany(
-                "INSERT OR REPLACE INTO file_checks VALUES (?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        name,
-                        one.fingerprint.size,
-                        one.fingerprint.mtime_ns,
-                        one.fingerprint.inode,
-                        micros(one.checked_at),
-                        one.damage,
-                    )
-                    for name, one in checks.items()
-                ],
-            )
+        with self._database.writing() as connection:
+            for name, check in checks.items():
+                _CHECKS.insert(connection, [check], name)
 
-    def file_checks(self, *, damaged: bool = False) -> dict[str, FileCheck]:
+    def all(self, *, damaged: bool = False) -> dict[str, FileCheck]:
         """Return the last check of each file, or only of those found damaged."""
-        where = " WHERE damage <> ''" if damaged else ""
-        with self._reading() as connection:
-            rows = connection.execute(
-                f"SELECT file, size, mtime_ns, inode, checked_at, damage FROM file_checks{where}"  # noqa: S608
-            ).fetchall()
-        return {
-            name: FileCheck(Fingerprint(size, mtime_ns, inode), moment(at), damage)
-            for name, size, mtime_ns, inode, at, damage in rows
-        }
+        where = "WHERE damage <> ''" if damaged else ""
+        with self._database.reading() as connection:
+            return {name: check for (name,), check in _CHECKS.select_keyed(connection, where)}
 
-    def forget_checks(self, files: Iterable[str]) -> None:
+    def remove(self, files: Iterable[str]) -> None:
         """Delete the checks of files that are gone."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.executemany(
                 "DELETE FROM file_checks WHERE file = ?", [(one,) for one in files]
             )

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import Final
 
 import pyarrow as pa
 
@@ -20,13 +21,18 @@ from ktrdr_pipelines.domain.calendars.gateway_schedules import (
     SharedDay,
     agreed_days,
 )
-from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named, is_calendar
+from ktrdr_pipelines.domain.calendars.registry import calendar_named, is_calendar
 from ktrdr_pipelines.domain.calendars.session_extension import LateBar
 from ktrdr_pipelines.domain.instruments import Origin
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
-from ktrdr_pipelines.store.ledger.database import Database
+from ktrdr_pipelines.store.ledger.database import Table
+from ktrdr_pipelines.store.ledger.rows import Rows
+
+_CONTRACT: Final = ("contract_id", "what_to_show", "gateway")
+_OF_CONTRACT: Final = "WHERE contract_id = ? AND what_to_show = ? AND gateway = ?"
+_DATES: Final = {"first": "first_date", "end": "end_date"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,70 +62,55 @@ class EmptyRange:
         return now < self.expires_at
 
 
-class ProbesTable(Database):
-    """How far back probing found data, and empty ranges: by contract, what_to_show and gateway."""
+_PROBES = Rows("probes", ProbeRecord, keys=_CONTRACT)
+_EMPTY_RANGES = Rows("silences", EmptyRange, keys=_CONTRACT, names=_DATES)
 
-    def record_probe(
+
+class ProbesTable(Table):
+    """How far back probing found data, by contract, what_to_show and gateway."""
+
+    def record(
         self, contract_id: int, what_to_show: str, gateway: str, *, record: ProbeRecord
     ) -> None:
         """Record the result of probing, replacing the earlier one."""
-        values = (record.oldest.isoformat(), record.requests, micros(record.asked_at))
-        with self._writing() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO probes VALUES (?, ?, ?, ?, ?, ?)",
-                (contract_id, what_to_show, gateway, *values),
-            )
+        with self._database.writing() as connection:
+            _PROBES.insert(connection, [record], contract_id, what_to_show, gateway)
 
-    def probe(self, contract_id: int, what_to_show: str, gateway: str) -> ProbeRecord | None:
+    def of(self, contract_id: int, what_to_show: str, gateway: str) -> ProbeRecord | None:
         """Return the last result of probing, or None."""
-        with self._reading() as connection:
-            row = connection.execute(
-                "SELECT oldest, requests, asked_at FROM probes "
-                "WHERE contract_id = ? AND what_to_show = ? AND gateway = ?",
-                (contract_id, what_to_show, gateway),
-            ).fetchone()
-        return None if row is None else ProbeRecord(_day(row[0]), row[1], moment(row[2]))
+        with self._database.reading() as connection:
+            found = _PROBES.select(connection, _OF_CONTRACT, (contract_id, what_to_show, gateway))
+        return found[0] if found else None
 
-    def record_empty_range(
+
+class EmptyRangesTable(Table):
+    """Session dates in which probing found no bar, by contract, what_to_show and gateway."""
+
+    def record(
         self, contract_id: int, what_to_show: str, gateway: str, *, record: EmptyRange
     ) -> None:
         """Record an empty range."""
-        days = (record.first.isoformat(), record.end.isoformat())
-        with self._writing() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO silences VALUES (?, ?, ?, ?, ?, ?)",
-                (contract_id, what_to_show, gateway, *days, micros(record.asked_at)),
+        with self._database.writing() as connection:
+            _EMPTY_RANGES.insert(connection, [record], contract_id, what_to_show, gateway)
+
+    def of(self, contract_id: int, what_to_show: str, gateway: str) -> list[EmptyRange]:
+        """Return the empty ranges of one contract, oldest first."""
+        with self._database.reading() as connection:
+            return _EMPTY_RANGES.select(
+                connection,
+                f"{_OF_CONTRACT} ORDER BY first_date, end_date",
+                (contract_id, what_to_show, gateway),
             )
 
-    def empty_ranges_of(
-        self, contract_id: int, what_to_show: str, gateway: str
-    ) -> list[EmptyRange]:
-        """Return the empty ranges of one contract, oldest first."""
-        with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT first_date, end_date, asked_at FROM silences "
-                "WHERE contract_id = ? AND what_to_show = ? AND gateway = ? "
-                "ORDER BY first_date, end_date",
-                (contract_id, what_to_show, gateway),
-            ).fetchall()
-        return [EmptyRange(_day(first), _day(end), moment(at)) for first, end, at in rows]
-
-    def empty_ranges(self, gateway: str) -> dict[tuple[int, str], tuple[EmptyRange, ...]]:
+    def all(self, gateway: str) -> dict[tuple[int, str], tuple[EmptyRange, ...]]:
         """Return a gateway's empty ranges by contract id and what_to_show, oldest first."""
         found: dict[tuple[int, str], list[EmptyRange]] = defaultdict(list)
-        with self._reading() as connection:
-            for contract_id, what, first, end, asked_at in connection.execute(
-                "SELECT contract_id, what_to_show, first_date, end_date, asked_at FROM silences "
-                "WHERE gateway = ? ORDER BY first_date, end_date",
-                (gateway,),
+        with self._database.reading() as connection:
+            for (contract_id, what, _), record in _EMPTY_RANGES.select_keyed(
+                connection, "WHERE gateway = ? ORDER BY first_date, end_date", (gateway,)
             ):
-                record = EmptyRange(_day(first), _day(end), moment(asked_at))
                 found[contract_id, what].append(record)
         return {key: tuple(records) for key, records in found.items()}
-
-
-def _day(text: str) -> date:
-    return date.fromisoformat(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,24 +136,22 @@ class Revision:
     bar_count: int | None
 
 
-class ReferencesTable(Database):
-    """Head timestamps, the contract pinned to each symbol, and revisions of bars."""
+_HEADS = Rows("ranges", HeadRecord, keys=_CONTRACT)
+_REVISIONS = Rows("revisions", Revision, keys=("series",))
 
-    def head(self, contract_id: int, what_to_show: str, gateway: str) -> HeadRecord | None:
+
+class HeadsTable(Table):
+    """Head timestamps by contract, what_to_show and gateway."""
+
+    def of(self, contract_id: int, what_to_show: str, gateway: str) -> HeadRecord | None:
         """Return the recorded head of a contract, or None where it was never requested."""
-        with self._reading() as connection:
-            row = connection.execute(
-                "SELECT head, asked_at FROM ranges "
-                "WHERE contract_id = ? AND what_to_show = ? AND gateway = ?",
-                (contract_id, what_to_show, gateway),
-            ).fetchone()
-        if row is None:
-            return None
-        return HeadRecord(None if row[0] is None else moment(row[0]), moment(row[1]))
+        with self._database.reading() as connection:
+            found = _HEADS.select(connection, _OF_CONTRACT, (contract_id, what_to_show, gateway))
+        return found[0] if found else None
 
-    def heads(self, gateway: str) -> dict[tuple[int, str], datetime]:
+    def all(self, gateway: str) -> dict[tuple[int, str], datetime]:
         """Return the known heads of a gateway by contract id and what_to_show."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT contract_id, what_to_show, head FROM ranges "
                 "WHERE gateway = ? AND head IS NOT NULL",
@@ -170,7 +159,7 @@ class ReferencesTable(Database):
             ).fetchall()
         return {(contract_id, what): moment(head) for contract_id, what, head in rows}
 
-    def record_head(
+    def record(
         self,
         contract_id: int,
         what_to_show: str,
@@ -180,46 +169,51 @@ class ReferencesTable(Database):
         asked_at: datetime,
     ) -> None:
         """Record a gateway's head timestamp; None where it has none."""
-        timestamp = None if head is None else micros(head)
-        with self._writing() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO ranges VALUES (?, ?, ?, ?, ?)",
-                (contract_id, what_to_show, gateway, timestamp, micros(asked_at)),
-            )
+        record = HeadRecord(head, asked_at)
+        with self._database.writing() as connection:
+            _HEADS.insert(connection, [record], contract_id, what_to_show, gateway)
 
-    def pinned_contract(self, symbol: str, origin: Origin) -> int | None:
+
+class ContractsTable(Table):
+    """The contract pinned to each symbol, by the origin of its bars."""
+
+    def of(self, symbol: str, origin: Origin) -> int | None:
         """Return the contract id of a symbol, or None before its first response."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(
                 "SELECT contract_id FROM instruments WHERE symbol = ? AND origin = ?",
                 (symbol, origin),
             ).fetchone()
         return None if row is None else int(row[0])
 
-    def pinned_contracts(self, origin: Origin) -> dict[str, int]:
+    def all(self, origin: Origin) -> dict[str, int]:
         """Return the contract id of each symbol that has one."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return dict(
                 connection.execute(
                     "SELECT symbol, contract_id FROM instruments WHERE origin = ?", (origin,)
                 ).fetchall()
             )
 
-    def pin_contract(  # noqa: PLR0917  (a row, in its order)
+    def pin(  # noqa: PLR0917  (a row, in its order)
         self, symbol: str, origin: Origin, contract_id: int, description: str, at: datetime
     ) -> None:
         """Record the contract id of a symbol; a later call replaces it."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO instruments VALUES (?, ?, ?, ?, ?)",
                 (symbol, origin, contract_id, description, micros(at)),
             )
 
-    def record_revisions(self, series_key: str, replaced: pa.Table, at: datetime) -> None:
-        """Record the old values of bars that a newer response replaced."""
+
+class RevisionsTable(Table):
+    """The old values of bars that a newer, different response replaced."""
+
+    def record(self, series_key: str, replaced: pa.Table, at: datetime) -> None:
+        """Record the old values of bars, given in the columns of ``BAR_SCHEMA``."""
         keys = timestamps(replaced).tolist()
         columns = [replaced[name].to_pylist() for name in VALUES]
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.executemany(
                 "INSERT INTO revisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
@@ -228,15 +222,12 @@ class ReferencesTable(Database):
                 ],
             )
 
-    def revisions(self, series_key: str) -> list[Revision]:
+    def of(self, series_key: str) -> list[Revision]:
         """Return the replaced bars of a series, oldest bar first."""
-        with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT ts, replaced_at, open, high, low, close, volume, average, bar_count "
-                "FROM revisions WHERE series = ? ORDER BY ts, replaced_at",
-                (series_key,),
-            ).fetchall()
-        return [Revision(moment(row[0]), moment(row[1]), *row[2:]) for row in rows]
+        with self._database.reading() as connection:
+            return _REVISIONS.select(
+                connection, "WHERE series = ? ORDER BY ts, replaced_at", (series_key,)
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,24 +239,21 @@ class ScheduleAsk:
     asked_at: datetime
 
 
-class SchedulesTable(Database):
-    """Schedules of contracts, the requests for them, shared calendars, bars after the close.
+_ASKS = Rows("schedule_asks", ScheduleAsk, keys=("calendar", "symbol"), names=_DATES)
+
+
+class SchedulesTable(Table):
+    """Schedules of contracts, and the requests for them.
 
     The schedule of one contract is named by ``domain.calendars.registry.learned_key``: calendar, a
     blank, symbol. Rows of ledger version 6 without a symbol were shared by all symbols of a
-    calendar although one contract gave them; they are kept but not read. ``schedule_votes`` holds
-    the schedules of contracts that count for others too, ``symbol_calendars`` which symbols share a
-    calendar, ``late_bars`` the newest bar after the close of sessions.
+    calendar although one contract gave them; they are kept but not read.
     """
 
-    def calendars(self) -> Calendars:
-        """Return the calendars with what the ledger currently holds of schedules and late bars."""
-        return Calendars(self.learned_days(), shared=self.shared_days(), late_bars=self.late_bars())
-
-    def learned_days(self) -> dict[str, list[LearnedDay]]:
+    def all(self) -> dict[str, list[LearnedDay]]:
         """Return the schedule of every contract, by ``learned_key``, oldest date first."""
         found: dict[str, list[LearnedDay]] = defaultdict(list)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT calendar, symbol, session_date, parts FROM schedules WHERE symbol != '' "
                 "ORDER BY session_date"
@@ -274,9 +262,9 @@ class SchedulesTable(Database):
             found[f"{calendar} {symbol}"].append(_learned(day, parts))
         return dict(found)
 
-    def learned_days_of(self, key: str) -> list[LearnedDay]:
+    def of(self, key: str) -> list[LearnedDay]:
         """Return the schedule of one contract, oldest date first."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT session_date, parts FROM schedules WHERE calendar = ? AND symbol = ? "
                 "ORDER BY session_date",
@@ -284,7 +272,7 @@ class SchedulesTable(Database):
             ).fetchall()
         return [_learned(day, parts) for day, parts in rows]
 
-    def record_days(
+    def record(
         self, key: str, days: Iterable[LearnedDay], source: ScheduleSource, at: datetime
     ) -> None:
         """Record session dates of a contract's schedule; later ones replace them."""
@@ -293,46 +281,43 @@ class SchedulesTable(Database):
             (calendar, symbol, one.day.isoformat(), *_hours(one), source, micros(at))
             for one in days
         ]
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO schedules VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows
             )
 
-    def forget_days(self, key: str, days: Iterable[date]) -> None:
+    def remove(self, key: str, days: Iterable[date]) -> None:
         """Delete session dates of a contract's schedule."""
         calendar, _, symbol = key.partition(" ")
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.executemany(
                 "DELETE FROM schedules WHERE calendar = ? AND symbol = ? AND session_date = ?",
                 [(calendar, symbol, day.isoformat()) for day in days],
             )
 
-    def schedule_asks(self, key: str) -> list[ScheduleAsk]:
+    def asks(self, key: str) -> list[ScheduleAsk]:
         """Return every request for the schedule of a contract, oldest dates first."""
-        with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT first_date, end_date, asked_at FROM schedule_asks "
+        with self._database.reading() as connection:
+            return _ASKS.select(
+                connection,
                 "WHERE calendar = ? AND symbol = ? ORDER BY first_date",
                 key.partition(" ")[::2],
-            ).fetchall()
-        return [
-            ScheduleAsk(date.fromisoformat(first), date.fromisoformat(end), moment(at))
-            for first, end, at in rows
-        ]
+            )
 
     def record_ask(self, key: str, ask: ScheduleAsk) -> None:
         """Record a request for a schedule."""
         calendar, _, symbol = key.partition(" ")
-        row = (calendar, symbol, ask.first.isoformat(), ask.end.isoformat(), micros(ask.asked_at))
-        with self._writing() as connection:
-            connection.execute("INSERT OR REPLACE INTO schedule_asks VALUES (?, ?, ?, ?, ?)", row)
+        with self._database.writing() as connection:
+            _ASKS.insert(connection, [ask], calendar, symbol)
 
-    # --- calendars that symbols share -----------------------------------------------------------
 
-    def shared_days(self) -> dict[str, list[SharedDay]]:
+class VotesTable(Table):
+    """The schedules of contracts that count for the other symbols of their calendar too."""
+
+    def agreed(self) -> dict[str, list[SharedDay]]:
         """Return the dates on which contracts agree that a calendar is wrong, oldest first."""
         votes: dict[str, dict[date, dict[str, LearnedDay]]] = {}
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT calendar, session_date, symbol, parts FROM schedule_votes"
             ).fetchall()
@@ -346,10 +331,10 @@ class SchedulesTable(Database):
         }
         return {calendar: days for calendar, days in found.items() if days}
 
-    def votes(self, calendar: str) -> dict[date, dict[str, LearnedDay]]:
+    def of(self, calendar: str) -> dict[date, dict[str, LearnedDay]]:
         """Return the schedules of contracts that count for others too, by date and symbol."""
         found: dict[date, dict[str, LearnedDay]] = defaultdict(dict)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT symbol, session_date, parts FROM schedule_votes WHERE calendar = ?",
                 (calendar,),
@@ -359,45 +344,47 @@ class SchedulesTable(Database):
             found[told.day][symbol] = told
         return dict(found)
 
-    def record_votes(
-        self, calendar: str, symbol: str, days: Iterable[LearnedDay], at: datetime
-    ) -> None:
+    def record(self, calendar: str, symbol: str, days: Iterable[LearnedDay], at: datetime) -> None:
         """Record the schedule of a contract that counts for others, replacing the earlier one."""
         rows = [(calendar, symbol, one.day.isoformat(), _hours(one)[2], micros(at)) for one in days]
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO schedule_votes VALUES (?, ?, ?, ?, ?)", rows
             )
 
-    def withdraw_votes(
-        self, calendar: str, days: Iterable[date], *, symbol: str | None = None
-    ) -> None:
+    def withdraw(self, calendar: str, days: Iterable[date], *, symbol: str | None = None) -> None:
         """Delete the votes of all contracts, or of one, on dates."""
         chosen, more = ("", ()) if symbol is None else (" AND symbol = ?", (symbol,))
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.executemany(
                 f"DELETE FROM schedule_votes WHERE calendar = ? AND session_date = ?{chosen}",  # noqa: S608
                 [(calendar, day.isoformat(), *more) for day in days],
             )
 
-    def symbol_calendars(self) -> dict[str, str]:
+
+class SymbolCalendarsTable(Table):
+    """Which calendar each symbol shares."""
+
+    def all(self) -> dict[str, str]:
         """Return the calendar of each symbol for which one is recorded."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return dict(connection.execute("SELECT symbol, calendar FROM symbol_calendars"))
 
-    def record_symbol_calendar(self, symbol: str, calendar: str) -> None:
+    def record(self, symbol: str, calendar: str) -> None:
         """Record the calendar of a symbol."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO symbol_calendars VALUES (?, ?)", (symbol, calendar)
             )
 
-    # --- bars after the close -------------------------------------------------------------------
 
-    def late_bars(self) -> dict[str, dict[date, LateBar]]:
+class LateBarsTable(Table):
+    """The newest bar after the close of sessions."""
+
+    def all(self) -> dict[str, dict[date, LateBar]]:
         """Return the newest bar after the close by symbol and session date."""
         found: dict[str, dict[date, LateBar]] = defaultdict(dict)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT symbol, session_date, starts, ends FROM late_bars ORDER BY session_date"
             ).fetchall()
@@ -405,9 +392,9 @@ class SchedulesTable(Database):
             found[symbol][date.fromisoformat(day)] = LateBar(starts, ends)
         return dict(found)
 
-    def record_late_bars(self, symbol: str, late: Mapping[date, LateBar]) -> None:
+    def record(self, symbol: str, late: Mapping[date, LateBar]) -> None:
         """Record the newest bar after the close of sessions; a later recorded one is kept."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.executemany(
                 "INSERT INTO late_bars VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (symbol, session_date) DO UPDATE "
@@ -442,34 +429,29 @@ class WidthRecord:
     learned_at: datetime
 
 
-class WidthsTable(Database):
+_WIDTHS = Rows("widths", WidthRecord, keys=("gateway", "timeframe"))
+
+
+class WidthsTable(Table):
     """The widest useful request, as runs have measured it, by gateway and timeframe.
 
     Losing the table costs one request that is too wide.
     """
 
-    def widths(self, gateway: str) -> dict[Timeframe, WidthRecord]:
+    def of(self, gateway: str) -> dict[Timeframe, WidthRecord]:
         """Return the widths of a gateway by timeframe."""
-        with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT timeframe, most, runs, learned_at FROM widths WHERE gateway = ?", (gateway,)
-            ).fetchall()
-        return {
-            Timeframe(name): WidthRecord(most, runs, moment(at)) for name, most, runs, at in rows
-        }
+        with self._database.reading() as connection:
+            rows = _WIDTHS.select_keyed(connection, "WHERE gateway = ?", (gateway,))
+            return {Timeframe(name): record for (_, name), record in rows}
 
-    def record_width(self, gateway: str, timeframe: Timeframe, record: WidthRecord) -> None:
+    def record(self, gateway: str, timeframe: Timeframe, record: WidthRecord) -> None:
         """Record a width, replacing the earlier one."""
-        values = (record.most, record.runs, micros(record.learned_at))
-        with self._writing() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO widths VALUES (?, ?, ?, ?, ?)",
-                (gateway, timeframe.value, *values),
-            )
+        with self._database.writing() as connection:
+            _WIDTHS.insert(connection, [record], gateway, timeframe.value)
 
-    def forget_width(self, gateway: str, timeframe: Timeframe) -> None:
+    def remove(self, gateway: str, timeframe: Timeframe) -> None:
         """Delete a width."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(
                 "DELETE FROM widths WHERE gateway = ? AND timeframe = ?", (gateway, timeframe.value)
             )

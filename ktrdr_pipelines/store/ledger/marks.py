@@ -10,22 +10,20 @@ from datetime import date, datetime, timedelta
 
 from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.store.ledger.attempts import bounds
-from ktrdr_pipelines.store.ledger.database import Database
+from ktrdr_pipelines.store.ledger.database import Table
+from ktrdr_pipelines.store.ledger.rows import Rows, bounds
 
 
-class ConfirmedTable(Database):
+class ConfirmedTable(Table):
     """Sparse sessions that returned the same bars when requested once more.
 
     A confirmation holds for the number of bars it was recorded with: a session that has lost bars
     since is sparse again. Losing the table costs one request a sparse session.
     """
 
-    def confirm_sessions(
-        self, series_key: str, rows_per_session: Mapping[date, int], at: datetime
-    ) -> None:
+    def record(self, series_key: str, rows_per_session: Mapping[date, int], at: datetime) -> None:
         """Record that these sessions were requested once more and have this many bars."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO confirmed VALUES (?, ?, ?, ?)",
                 [
@@ -34,18 +32,18 @@ class ConfirmedTable(Database):
                 ],
             )
 
-    def confirmed(self, series_key: str) -> dict[date, int]:
+    def of(self, series_key: str) -> dict[date, int]:
         """Return the confirmed sessions of a series, and the number of bars each had."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT session_date, rows FROM confirmed WHERE series = ?", (series_key,)
             ).fetchall()
         return {date.fromisoformat(day): count for day, count in rows}
 
-    def all_confirmed(self) -> dict[str, dict[date, int]]:
+    def all(self) -> dict[str, dict[date, int]]:
         """Return the confirmed sessions of every series that has any."""
         found: dict[str, dict[date, int]] = defaultdict(dict)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             for series, day, count in connection.execute(
                 "SELECT series, session_date, rows FROM confirmed"
             ):
@@ -53,7 +51,7 @@ class ConfirmedTable(Database):
         return dict(found)
 
 
-class KeptFreshTable(Database):
+class KeptFreshTable(Table):
     """From which bar timestamp on automatic work keeps a series fresh.
 
     Of a series that a person loads (``backfill: manual``), sensors and updates load what follows
@@ -63,21 +61,21 @@ class KeptFreshTable(Database):
     is lost, the newest bar counts until the next save.
     """
 
-    def keep_fresh(self, series_key: str, since: datetime) -> None:
+    def record(self, series_key: str, since: datetime) -> None:
         """Record from which bar timestamp on a series is kept fresh; an existing mark stays."""
-        with self._reading() as connection:  # spares most saves a transaction
+        with self._database.reading() as connection:  # spares most saves a transaction
             if connection.execute(
                 "SELECT 1 FROM kept_fresh WHERE series = ?", (series_key,)
             ).fetchone():
                 return
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO kept_fresh VALUES (?, ?)", (series_key, micros(since))
             )
 
-    def kept_fresh(self) -> dict[str, datetime]:
+    def all(self) -> dict[str, datetime]:
         """Return the marks of all series."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute("SELECT series, since FROM kept_fresh").fetchall()
         return {series: moment(since) for series, since in rows}
 
@@ -94,15 +92,15 @@ class Refreshed:
     since: datetime
 
 
-class RefreshesTable(Database):
+class RefreshesTable(Table):
     """Intervals that unfinished refreshes have received again, by series.
 
     An interrupted refresh continues from them; a completed one leaves no rows.
     """
 
-    def refreshed(self, series_key: str, now: datetime) -> Refreshed | None:
+    def of(self, series_key: str, now: datetime) -> Refreshed | None:
         """Return what unfinished refreshes have received of a series, or None."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT starts, ends, answered_at FROM refreshed "
                 "WHERE series = ? AND answered_at >= ?",
@@ -113,21 +111,21 @@ class RefreshesTable(Database):
         intervals = IntervalSet(Interval(moment(start), moment(end)) for start, end, _ in rows)
         return Refreshed(intervals, moment(min(at for _, _, at in rows)))
 
-    def record_refreshed(self, series_key: str, intervals: IntervalSet, at: datetime) -> None:
+    def record(self, series_key: str, intervals: IntervalSet, at: datetime) -> None:
         """Record that intervals were received again; the caller has saved the bars already.
 
         Rows older than ``REFRESH_KEPT_DAYS`` are deleted, of every series.
         """
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.execute("DELETE FROM refreshed WHERE answered_at < ?", (_oldest(at),))
             connection.executemany(
                 "INSERT OR REPLACE INTO refreshed VALUES (?, ?, ?, ?)",
                 [(series_key, *bounds(part), micros(at)) for part in intervals],
             )
 
-    def end_refresh(self, series_key: str, wanted: IntervalSet) -> None:
+    def end(self, series_key: str, wanted: IntervalSet) -> None:
         """Delete what was received again within intervals that a refresh has completed."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.executemany(
                 "DELETE FROM refreshed WHERE series = ? AND starts < ? AND ends > ?",
                 [(series_key, end, start) for start, end in map(bounds, wanted)],
@@ -146,20 +144,19 @@ class Verification:
     digest: str
 
 
-class VerifiedTable(Database):
+_VERIFICATIONS = Rows("verified", Verification, keys=("series",))
+
+
+class VerifiedTable(Table):
     """The last verification of each series."""
 
-    def record_verified(self, series_key: str, digest: str, at: datetime) -> None:
+    def record(self, series_key: str, digest: str, at: datetime) -> None:
         """Record that a series was read as a whole and found valid."""
-        with self._writing() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO verified VALUES (?, ?, ?)", (series_key, micros(at), digest)
-            )
+        with self._database.writing() as connection:
+            _VERIFICATIONS.insert(connection, [Verification(at, digest)], series_key)
 
-    def last_verified(self, series_key: str) -> Verification | None:
+    def of(self, series_key: str) -> Verification | None:
         """Return the last verification of a series, or None."""
-        with self._reading() as connection:
-            row = connection.execute(
-                "SELECT verified_at, digest FROM verified WHERE series = ?", (series_key,)
-            ).fetchone()
-        return None if row is None else Verification(moment(row[0]), row[1])
+        with self._database.reading() as connection:
+            found = _VERIFICATIONS.select(connection, "WHERE series = ?", (series_key,))
+        return found[0] if found else None

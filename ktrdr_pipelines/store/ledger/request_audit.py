@@ -6,12 +6,12 @@ Not here: the budget of requests, which belongs to the gateway and lies outside 
 (``ib.pacing.rate_limiter``).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from ktrdr_pipelines.domain.bars import micros, moment
-from ktrdr_pipelines.store.ledger.database import Database
+from ktrdr_pipelines.store.ledger.database import Table
+from ktrdr_pipelines.store.ledger.rows import Rows
 
 AUDIT_KEPT_DAYS = 90
 """Days that audit rows are kept: long enough to investigate a reported problem."""
@@ -45,37 +45,27 @@ class RequestRecord:
     clock_offset_s: float = 0.0
 
 
-_NAMES = tuple(field.name for field in fields(RequestRecord))
+_REQUESTS = Rows("requests", RequestRecord)
 
 
-class AuditTable(Database):
+class RequestsTable(Table):
     """Requests in the order they were recorded."""
 
-    def record_request(self, record: RequestRecord) -> None:
+    def record(self, record: RequestRecord) -> None:
         """Store the outcome of one request."""
-        with self._writing() as connection:
-            connection.execute(
-                f"INSERT INTO requests ({', '.join(_NAMES)}) "  # noqa: S608
-                f"VALUES ({', '.join('?' * len(_NAMES))})",
-                [
-                    micros(value) if isinstance(value, datetime) else value
-                    for value in (getattr(record, name) for name in _NAMES)
-                ],
-            )
+        with self._database.writing() as connection:
+            _REQUESTS.insert(connection, [record])
 
-    def requests(self, most: int) -> list[RequestRecord]:
+    def newest(self, most: int) -> list[RequestRecord]:
         """Return the newest ``most`` requests, newest first."""
-        with self._reading() as connection:
-            rows = connection.execute(
-                f"SELECT {', '.join(_NAMES)} "  # noqa: S608
-                "FROM requests ORDER BY sent_at DESC, rowid DESC LIMIT ?",
-                (most,),
-            ).fetchall()
-        return [_record(row) for row in rows]
+        with self._database.reading() as connection:
+            return _REQUESTS.select(
+                connection, "ORDER BY sent_at DESC, rowid DESC LIMIT ?", (most,)
+            )
 
     def last_answered(self, contract_id: int, what_to_show: str, gateway: str) -> datetime | None:
         """Return when the last request that returned bars was sent, or None if none did."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             (sent_at,) = connection.execute(
                 "SELECT max(sent_at) FROM requests WHERE rows > 0 AND contract_id = ? "
                 "AND what_to_show = ? AND gateway = ?",
@@ -83,27 +73,19 @@ class AuditTable(Database):
             ).fetchone()
         return None if sent_at is None else moment(sent_at)
 
-    def request_count(self, series_key: str | None = None, since: datetime | None = None) -> int:
+    def count(self, series_key: str | None = None, since: datetime | None = None) -> int:
         """Return how many requests, of one series or all, were sent at or after a moment."""
         first = 0 if since is None else micros(since)
         values: tuple[object, ...]
         statement, values = "SELECT count(*) FROM requests WHERE sent_at >= ?", (first,)
         if series_key is not None:
             statement, values = f"{statement} AND series = ?", (first, series_key)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             (count,) = connection.execute(statement, values).fetchone()
         return int(count)
 
-    def prune_requests(self, now: datetime) -> int:
+    def prune(self, now: datetime) -> int:
         """Delete rows older than ``AUDIT_KEPT_DAYS``; return how many were deleted."""
         oldest = micros(now - timedelta(days=AUDIT_KEPT_DAYS))
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             return connection.execute("DELETE FROM requests WHERE sent_at < ?", (oldest,)).rowcount
-
-
-def _record(row: tuple[Any, ...]) -> RequestRecord:
-    values = dict(zip(_NAMES, row, strict=True))
-    asked_end = values.pop("asked_end")
-    sent_at = moment(values.pop("sent_at"))
-    ends_at = None if asked_end is None else moment(asked_end)
-    return RequestRecord(**values, asked_end=ends_at, sent_at=sent_at)

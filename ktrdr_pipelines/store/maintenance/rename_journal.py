@@ -7,13 +7,23 @@ Not here: the moves themselves (``store.maintenance.rename``).
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from ktrdr_pipelines.domain.instruments import Origin
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError, UniverseError
-from ktrdr_pipelines.store.files import disk_errors, require_file, sync_folder, write_atomically
-from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.files import (
+    disk_errors,
+    locked,
+    require_file,
+    sync_folder,
+    write_atomically,
+)
+from ktrdr_pipelines.store.layout import StoreLayout, pin_origin
 from ktrdr_pipelines.store.universe_file import load_universe
 
 
@@ -84,7 +94,34 @@ def remove_journal(layout: StoreLayout) -> None:
         sync_folder(path.parent)
 
 
-def refuse_moving(layout: StoreLayout, symbol: str) -> None:
+@contextmanager
+def saving(
+    layout: StoreLayout, symbol: str, timeframe: Timeframe, origin: Origin | None = None
+) -> Iterator[None]:
+    """Hold the lock of a series while its files are rewritten.
+
+    Args:
+        layout: the store.
+        symbol, timeframe: the series.
+        origin: that of new bars; None where only the coverage of held ones changes.
+
+    Raises:
+        ForeignIdentityError: the store holds bars of another origin.
+        StoreReplacedError: the store is not the one that was opened.
+        StoreError: another process kept the series locked, its symbol is being moved, or new bars
+            are the first of a symbol that the universe does not name.
+    """
+    layout.require_same()
+    if origin is not None:
+        pin_origin(layout, origin)
+    with locked(layout.series_lock(symbol, timeframe), f"{symbol} {timeframe}"):
+        _refuse_moving(layout, symbol)
+        if origin is not None:
+            _refuse_unnamed(layout, symbol)
+        yield
+
+
+def _refuse_moving(layout: StoreLayout, symbol: str) -> None:
     """Refuse to save bars of a symbol that is being moved; the caller holds the series' lock.
 
     Raises:
@@ -99,7 +136,7 @@ def refuse_moving(layout: StoreLayout, symbol: str) -> None:
         )
 
 
-def refuse_unnamed(layout: StoreLayout, symbol: str) -> None:
+def _refuse_unnamed(layout: StoreLayout, symbol: str) -> None:
     """Refuse the first bars of a symbol that has left the universe; the caller holds the lock.
 
     A load reads its symbols once, at its start. Without this check a load that continues while its

@@ -17,18 +17,17 @@ from typing import Final
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.domain.bars import moment, timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
-from ktrdr_pipelines.domain.instruments import Instrument, SecType
+from ktrdr_pipelines.domain.instruments import Identity, Instrument, SecType
 from ktrdr_pipelines.domain.plausibility import Finding, explained, findings_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError, StoreReplacedError
-from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_bars, read_footer, write_file
-from ktrdr_pipelines.store.bars.filing import prevailing
+from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_bars
+from ktrdr_pipelines.store.bars.filing import BarFiles
 from ktrdr_pipelines.store.bars.integrity import less_distrusted
 from ktrdr_pipelines.store.catalog.catalog import rebuild_catalog
 from ktrdr_pipelines.store.files import TEMP_SUFFIX, disk_errors, kind_of, locked
 from ktrdr_pipelines.store.layout import StoreLayout, pin_origin, store_origin
-from ktrdr_pipelines.store.ledger.file_index import fingerprint, indexed_file, known_by
+from ktrdr_pipelines.store.ledger.file_index import known_by
 from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger
 from ktrdr_pipelines.store.maintenance.inspection import (
     Inspected,
@@ -137,8 +136,8 @@ def _repair(
 ) -> RepairReport:
     """Repair files, ledger and catalog once; what is done to files is added to ``done``."""
     ledger = open_ledger(layout)
-    calendars = {one.symbol: calendar_named(one.calendar) for one in universe}
-    kinds = {one.symbol: one.sec_type for one in universe}
+    files = BarFiles(layout, ledger, lambda: now)
+    instruments = {one.symbol: one for one in universe}
     with closing(ledger):
         finished = finish_move(layout, ledger)
         kept: list[Path] = []
@@ -153,20 +152,21 @@ def _repair(
             layout.require_same()
             with locked(layout.series_lock(symbol, timeframe), f"{symbol} {timeframe}"):
                 done.leftovers += _leftovers(layout.series_folder(symbol, timeframe))
-                good, bad = _judged(
-                    layout, ledger, symbol, timeframe, calendar=calendars.get(symbol)
-                )
+                instrument = instruments.get(symbol)
+                sec_type = instrument.sec_type if instrument else None
+                good, bad = _judged(layout, files, symbol, timeframe, instrument=instrument)
                 done.quarantined += bad
-                known, sec_type = ledger.findings.of(f"{symbol}|{timeframe}"), kinds.get(symbol)
+                key = f"{symbol}|{timeframe}"
+                known = ledger.findings.of(key)
                 trusted = [_less_distrusted(item, known, sec_type) for item in good]
                 done.distrusted += [
                     new.path for new, old in zip(trusted, good, strict=True) if new is not old
                 ]
                 good = trusted
-                done.fixed += _fix(layout, good)
-                done.sealed += _seal(layout, good) if seal else ()
-                _remember(layout, ledger, good, now)
-                key = f"{symbol}|{timeframe}"
+                done.fixed += _fix(files, good)
+                done.sealed += _seal(files, good) if seal else ()
+                for item in good:
+                    _pin(layout, ledger, files.record(item.path), now)
                 findings += _find(ledger, key, good, sec_type=sec_type, now=now)
                 kept += [item.path for item in good]
         existing = {layout.relative(path) for path in kept}
@@ -233,15 +233,16 @@ def _strangers(layout: StoreLayout) -> list[Quarantined]:
 
 def _judged(
     layout: StoreLayout,
-    ledger: Ledger,
+    files: BarFiles,
     symbol: str,
     timeframe: Timeframe,
     *,
-    calendar: SessionCalendar | None,
+    instrument: Instrument | None,
 ) -> tuple[list[Inspected], list[Quarantined]]:
     """Check the files of one series; return those to keep and those that were quarantined."""
-    rows = ledger.files.of(f"{symbol}|{timeframe}")
+    rows = files.recorded(symbol, timeframe)
     origin = store_origin(layout)
+    calendar = calendar_named(instrument.calendar) if instrument else None
     found = [
         inspected(
             path,
@@ -256,9 +257,7 @@ def _judged(
         )
         for path in layout.bar_files(symbol, timeframe)
     ]
-    pinned = None if origin is None else ledger.contracts.of(symbol, origin)
-    held = ((item.footer.identity, item.footer.rows) for item in found if item.footer)
-    identity = prevailing(held, origin, pinned)
+    identity = files.prevailing(symbol, (item.footer for item in found if item.footer))
     good, bad = [], []
     for item in found:
         wrong = item.wrong
@@ -283,43 +282,33 @@ def _less_distrusted(
     return item if footer is item.footer else replace(item, footer=footer, bars=bars)
 
 
-def _fix(layout: StoreLayout, good: Iterable[Inspected]) -> list[Path]:
+def _fix(files: BarFiles, good: Iterable[Inspected]) -> list[Path]:
     """Rewrite files whose footer is lost or untrue, or whose bytes differ; bars do not change."""
     fixed = []
     for item in good:
         if item.footer is not None and item.bars is not None:
-            write_file(item.path, item.bars, item.footer, before_renaming=layout.require_same)
+            files.write(item.path, item.bars, item.footer)
             fixed.append(item.path)
     return fixed
 
 
-def _seal(layout: StoreLayout, good: Iterable[Inspected]) -> list[Path]:
+def _seal(files: BarFiles, good: Iterable[Inspected]) -> list[Path]:
     """Rewrite files that have no digests."""
     sealed = []
     for item in good:
         if item.footer is not None and item.bars is None and item.footer.seal is None:
-            bars = read_bars(item.path)
-            write_file(item.path, bars, item.footer, before_renaming=layout.require_same)
+            files.write(item.path, read_bars(item.path), item.footer)
             sealed.append(item.path)
     return sealed
 
 
-def _remember(
-    layout: StoreLayout, ledger: Ledger, good: Iterable[Inspected], now: datetime
-) -> None:
-    """Index the good files of one series in the ledger, and pin their origin and contract."""
-    for item in good:
-        if item.footer is None:
-            continue
-        identity = item.footer.identity
-        row = indexed_file(fingerprint(item.path), read_footer(item.path))
-        key = f"{identity.symbol}|{identity.timeframe}"
-        ledger.files.record(key, {layout.relative(item.path): row})
-        pin_origin(layout, identity.origin)
-        if ledger.contracts.of(identity.symbol, identity.origin) is None:
-            ledger.contracts.pin(
-                identity.symbol, identity.origin, identity.contract_id, str(identity), now
-            )
+def _pin(layout: StoreLayout, ledger: Ledger, identity: Identity, now: datetime) -> None:
+    """Pin the origin and the contract of a series again, where they are lost."""
+    pin_origin(layout, identity.origin)
+    if ledger.contracts.of(identity.symbol, identity.origin) is None:
+        ledger.contracts.pin(
+            identity.symbol, identity.origin, identity.contract_id, str(identity), now
+        )
 
 
 def _find(
