@@ -1,8 +1,6 @@
 """The circuit breaker as a pure state machine."""
 
 from ktrdr_pipelines.ib.pacing.circuit_breaker import (
-    FIRST_PAUSE_S,
-    LONGEST_PAUSE_S,
     MOST_FAILURES,
     Breaker,
     BreakerState,
@@ -11,6 +9,10 @@ from ktrdr_pipelines.ib.pacing.circuit_breaker import (
     failed,
     succeeded,
 )
+from ktrdr_pipelines.limits import IbLimitsRegistry
+
+FIRST_PAUSE_S = IbLimitsRegistry.BREAKER_PAUSE_S.value.first_s
+LONGEST_PAUSE_S = IbLimitsRegistry.BREAKER_PAUSE_S.value.longest_s
 
 
 def failing(

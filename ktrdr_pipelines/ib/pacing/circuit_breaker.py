@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 
 from ktrdr_pipelines.ib.pacing.rules import RequestKind
+from ktrdr_pipelines.limits import IbLimitsRegistry
 
 MOST_FAILURES = 5
 """Consecutive failures, of requests sent one after another, that open the breaker."""
-
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 600.0
 
 
 class BreakerState(StrEnum):
@@ -48,9 +47,13 @@ class Breaker:
     failures: int = 0
     failed_at: float = 0.0
     until: float = 0.0
-    pause_s: float = 0.0
     depth: Depth = Depth.CONNECTION
     reason: str = ""
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds of the pause that the last failure began, if it opened the breaker."""
+        return IbLimitsRegistry.BREAKER_PAUSE_S.value.delay_s(self.failures - MOST_FAILURES + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,5 +110,4 @@ def failed(
     counted = replace(breaker, failures=failures, failed_at=now, depth=depth, reason=reason)
     if breaker.state is BreakerState.CLOSED and failures < MOST_FAILURES:
         return counted
-    pause_s = min(max(breaker.pause_s * 2, FIRST_PAUSE_S), LONGEST_PAUSE_S)
-    return replace(counted, state=BreakerState.OPEN, until=now + pause_s, pause_s=pause_s)
+    return replace(counted, state=BreakerState.OPEN, until=now + counted.pause_s)

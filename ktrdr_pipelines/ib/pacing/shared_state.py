@@ -48,7 +48,7 @@ from ktrdr_pipelines.ib.pacing.rules import (
 from ktrdr_pipelines.ib.pacing.shared_file import SharedFile
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
-LONGEST_BLOCK_S = 86_400.0
+LONGEST_BLOCK_S = IbLimitsRegistry.TRY_AGAIN_S.value["blocked"].longest_s
 """Longest time that a refusal counts."""
 
 EVERY_BOOT = ""
