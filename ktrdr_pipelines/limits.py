@@ -37,6 +37,37 @@ class Limit(Generic[T]):
     grade: str
 
 
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Growing pauses between attempts, in seconds.
+
+    The first lasts ``first_s``, each further one ``factor`` times as long, up to ``longest_s``.
+    """
+
+    first_s: float
+    longest_s: float
+    factor: float = 2.0
+
+    def delay_s(self, failures: int, jitter: float = 0.0) -> float:
+        """Return the seconds to wait after so many consecutive failures, at least one.
+
+        Args:
+            failures: the number of failures.
+            jitter: from 0 to 1, the share of half the delay that is added, so that attempts that
+                failed together are not all repeated at the same moment.
+        """
+        grown_s = self.first_s * self.factor ** min(failures - 1, _MOST_STEPS)
+        return min(grown_s, self.longest_s) * (1 + jitter / 2)
+
+    def after_s(self, last_s: float) -> float:
+        """Return the seconds of the pause that follows one of ``last_s`` seconds."""
+        return min(max(last_s * self.factor, self.first_s), self.longest_s)
+
+    def starting(self, first_s: float) -> "Backoff":
+        """Return the same backoff with another first pause, which may be longer than the rest."""
+        return Backoff(first_s, max(self.longest_s, first_s), self.factor)
+
+
 class CodeClass(StrEnum):
     """What a gateway's code means for the request or connection that received it."""
 
@@ -77,6 +108,7 @@ def _table(values: dict[str, int], source: str, grade: str) -> Limit[Mapping[str
 
 
 _HISTORICAL_ERROR = 162
+_MOST_STEPS = 60  # of a growing pause, which is longest by then, and below any overflow
 _MIN, _HOUR, _DAY, _WEEK, _MONTH = 60, 3600, 86_400, 604_800, 2_592_000
 
 _TOO_LONG = tuple(
@@ -210,7 +242,36 @@ class IbLimitsRegistry:
         10.0, "seconds between requests when conservative: 60 in 10 min", _PACING, "O"
     )
     PACING_PAUSE_S: Final = Limit(
-        (60.0, 600.0), "first and longest pause after a violation, seconds", "client practice", "C"
+        Backoff(60.0, 600.0),
+        "seconds that every process pauses after a violation, while violations stay close",
+        "client practice",
+        "C",
+    )
+    BREAKER_PAUSE_S: Final = Limit(
+        Backoff(30.0, 600.0),
+        "seconds that an open circuit breaker lets no request through, by failed probe",
+        "this project",
+        "P",
+    )
+    RETRY_PAUSE_S: Final = Limit(
+        Backoff(2.0, 60.0),
+        "seconds before a failed request is repeated; IB_RETRY_DELAY sets the first",
+        "this project",
+        "P",
+    )
+    FARM_PROBE_PAUSE_S: Final = Limit(
+        Backoff(30.0, 300.0),
+        "seconds between two probes of a route whose data farm remains broken; the first is the "
+        "deadline of a request (IB_TIMEOUT)",
+        "this project",
+        "P",
+    )
+    RERUN_PAUSE_S: Final = Limit(
+        Backoff(300.0, 21_600.0, factor=4.0),
+        "seconds before a run that changed nothing is started again: one that fails before its "
+        "first request leaves no attempt that would defer the next",
+        "this project",
+        "P",
     )
 
     # --- connections -------------------------------------------------------------------------
@@ -232,9 +293,9 @@ class IbLimitsRegistry:
     CLIENT_ID_ATTEMPTS: Final = Limit(3, "ids tried before giving up", "live issue logs", "L")
     CLIENT_ID_PAUSE_S: Final = Limit(1.5, "seconds between those tries", "live issue logs", "L")
     CONNECT_PAUSE_S: Final = Limit(
-        (3.0, 60.0),
-        "first and longest pause between tries to connect while a run waits for the gateway, "
-        "seconds; a gateway can hold the ids of lost connections until it is restarted",
+        Backoff(3.0, 60.0),
+        "seconds between tries to connect while a run waits for the gateway, which can hold the "
+        "ids of lost connections until it is restarted",
         "https://github.com/ib-api-reloaded/ib_async/issues/152",
         "C",
     )
@@ -303,18 +364,18 @@ class IbLimitsRegistry:
     TRY_AGAIN_S: Final = Limit(
         MappingProxyType(
             {
-                "error": (300, _DAY),
-                "no_data": (_DAY, _MONTH),
-                "probed": (_DAY, _MONTH),
-                "contradicted": (_DAY, _MONTH),
-                "sparse": (900, _DAY),
-                "blocked": (_DAY, _DAY),
-                "unknown": (_HOUR, _WEEK),
+                "error": Backoff(300, _DAY),
+                "no_data": Backoff(_DAY, _MONTH),
+                "probed": Backoff(_DAY, _MONTH),
+                "contradicted": Backoff(_DAY, _MONTH),
+                "sparse": Backoff(900, _DAY),
+                "blocked": Backoff(_DAY, _DAY),
+                "unknown": Backoff(_HOUR, _WEEK),
             }
         ),
-        "first and longest seconds for which automatic work defers what failed or stays open; they "
-        "double in between. A missing permission is probed once a day; a contract is spuriously "
-        "unknown in the nightly maintenance (ib_insync #330)",
+        "seconds for which automatic work defers what failed or stays open. A missing permission "
+        "is probed once a day; a contract is spuriously unknown in the nightly maintenance "
+        "(ib_insync #330)",
         "this project",
         "P",
     )

@@ -8,7 +8,7 @@ https://ibkrcampus.com/campus/ibkr-api-page/twsapi-doc/.
 
 import pytest
 
-from ktrdr_pipelines.limits import CodeClass, IbLimitsRegistry, Limit
+from ktrdr_pipelines.limits import Backoff, CodeClass, IbLimitsRegistry, Limit
 
 SCALARS = {
     "SMALL_BAR_MAX_S": 30,
@@ -28,11 +28,15 @@ SCALARS = {
     "CONCURRENCY": 6,
     "CONCURRENCY_RANGE": (1, 45),
     "SAFE_DELAY_S": 10.0,
-    "PACING_PAUSE_S": (60.0, 600.0),
+    "PACING_PAUSE_S": Backoff(60.0, 600.0),
+    "BREAKER_PAUSE_S": Backoff(30.0, 600.0),
+    "RETRY_PAUSE_S": Backoff(2.0, 60.0),
+    "FARM_PROBE_PAUSE_S": Backoff(30.0, 300.0),
+    "RERUN_PAUSE_S": Backoff(300.0, 21_600.0, factor=4.0),
     "MAX_CLIENTS": 32,
     "CLIENT_ID_ATTEMPTS": 3,
     "CLIENT_ID_PAUSE_S": 1.5,
-    "CONNECT_PAUSE_S": (3.0, 60.0),
+    "CONNECT_PAUSE_S": Backoff(3.0, 60.0),
     "SERVER_VERSIONS": (157, 178),
     "FINAL_LAG_S": 1800,
     "BAR_LAG_S": 5,
@@ -55,13 +59,13 @@ SCALARS = {
 }
 TABLES = {
     "TRY_AGAIN_S": {
-        "error": (5 * 60, 24 * 3600),
-        "no_data": (24 * 3600, 30 * 24 * 3600),
-        "probed": (24 * 3600, 30 * 24 * 3600),
-        "contradicted": (24 * 3600, 30 * 24 * 3600),
-        "sparse": (900, 24 * 3600),
-        "blocked": (24 * 3600, 24 * 3600),
-        "unknown": (3600, 7 * 24 * 3600),
+        "error": Backoff(5 * 60, 24 * 3600),
+        "no_data": Backoff(24 * 3600, 30 * 24 * 3600),
+        "probed": Backoff(24 * 3600, 30 * 24 * 3600),
+        "contradicted": Backoff(24 * 3600, 30 * 24 * 3600),
+        "sparse": Backoff(900, 24 * 3600),
+        "blocked": Backoff(24 * 3600, 24 * 3600),
+        "unknown": Backoff(3600, 7 * 24 * 3600),
     },
     "BAR_SIZES": {
         "1m": "1 min",
@@ -235,6 +239,29 @@ def steps(name: str) -> list[str]:
         f"{step.most} {step.unit}: {step.smallest_bar_s} to {step.largest_bar_s}"
         for step in getattr(IbLimitsRegistry, name).value
     ]
+
+
+def test_pauses_grow_from_the_first_to_the_longest() -> None:
+    """Whether failures are counted or the last pause is known; jitter adds up to half."""
+    backoff = Backoff(30.0, 600.0)
+    assert [backoff.delay_s(failures) for failures in range(1, 8)] == [30, 60, 120, 240, 480] + [
+        600
+    ] * 2
+    assert backoff.delay_s(10_000) == 600
+    assert [backoff.delay_s(2, jitter) for jitter in (0.0, 0.5, 1.0)] == [60, 75, 90]
+    assert [backoff.after_s(last_s) for last_s in (0.0, 30.0, 45.0, 400.0)] == [30, 60, 90, 600]
+    assert [Backoff(5.0, 100.0, factor=4.0).delay_s(failures) for failures in (1, 2, 3, 4)] == [
+        5,
+        20,
+        80,
+        100,
+    ]
+
+
+def test_another_first_pause_is_never_cut() -> None:
+    """Not even where it is longer than the longest."""
+    assert Backoff(2.0, 60.0).starting(1.5).delay_s(2) == 3
+    assert [Backoff(2.0, 60.0).starting(90.0).delay_s(failures) for failures in (1, 2)] == [90, 90]
 
 
 def lines(text: str) -> list[str]:

@@ -1,11 +1,11 @@
-"""Run Dagster for ``ktrdr up``: web server, code server and daemon, on loopback only.
+"""Dagster as the process of ``ktrdr up``: web server, code server and daemon, on loopback only.
 
-``dagster_web`` starts this module as a process in a group of its own, waits for it and ends it.
-The process does what ``dagster dev`` does, and more: its web server serves only pages of this
+It does what ``dagster dev`` does, and more: its web server serves only pages of this
 machine (``LoopbackGuard``), runs whose process is gone are ended before the daemon starts and every
 half minute, and the web server stops as soon as the daemon ends.
 
-Not here: the command (``cli.commands.up``), ending dead runs (``defs.runs.dead_runs``).
+Not here: starting and ending this process (``cli.processes``), ending dead runs
+(``defs.runs.dead_runs``).
 """
 
 import argparse
@@ -18,11 +18,8 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,105 +42,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ktrdr_pipelines.app.setup import setting_overrides
-from ktrdr_pipelines.cli.processes import end, start
-from ktrdr_pipelines.cli.watchdog import last_will
+from ktrdr_pipelines.cli.processes import HOST
 from ktrdr_pipelines.defs.runs.dead_runs import end_dead_runs
-from ktrdr_pipelines.errors import KtrdrError
-from ktrdr_pipelines.store.files import disk_errors, require_file
-
-HOST: Final = "127.0.0.1"
-READY_S: Final = 120.0
-"""How long the UI may take to respond: 5 s on an idle machine, far more on a busy one."""
-
-_POLL_S: Final = 0.25
-_TOLD_LINES: Final = 15
-
-
-@dataclass(frozen=True, slots=True)
-class Web:
-    """A running Dagster: its process, the address of its web UI, and its log file."""
-
-    process: "subprocess.Popen[bytes]"
-    url: str
-    log: Path
-
-    def wait_until_ready(self) -> None:
-        """Wait until the UI responds.
-
-        Raises:
-            KtrdrError: Dagster exited, or the UI did not respond in time.
-        """
-        deadline_s = time.monotonic() + READY_S
-        while not _answers(f"{self.url}/server_info"):
-            if self.process.poll() is not None:
-                raise self._ended()
-            if time.monotonic() > deadline_s:
-                raise KtrdrError(
-                    f"cannot reach Dagster's web UI at {self.url}",
-                    reason=f"no response in {READY_S:g} s",
-                    hint=f"See its log {self.log}",
-                )
-            time.sleep(_POLL_S)
-
-    def wait(self) -> None:
-        """Wait until Dagster exits; a signal ends the wait.
-
-        Raises:
-            KtrdrError: Dagster exited by itself.
-        """
-        self.process.wait()
-        raise self._ended()
-
-    def _ended(self) -> KtrdrError:
-        text = self.log.read_text(encoding="utf-8", errors="replace").strip()
-        last = "\n  ".join(text.splitlines()[-_TOLD_LINES:])
-        return KtrdrError(
-            "Dagster exited by itself",
-            reason=f"exit code {self.process.returncode}, and its last output was\n  {last}\n",
-            hint=f"See its log {self.log}",
-        )
-
-
-@contextmanager
-def dagster_web(
-    home: Path, log: Path, port: int, variables: Mapping[str, str], *, keeping: int
-) -> Iterator[Web]:
-    """Run Dagster while the context lasts; its whole process group is gone afterwards.
-
-    It ends with this process, however this process ends.
-
-    Args:
-        home: DAGSTER_HOME, and the working folder: an .env file of the user would override it.
-        log: the file for its output.
-        port: port of the web UI, on loopback only.
-        variables: further environment variables.
-        keeping: descriptor of a file that Dagster keeps open as long as it lives.
-    """
-    command = [sys.executable, "-m", "ktrdr_pipelines.cli.dagster_services"]
-    env = {**os.environ, **variables, "DAGSTER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
-    require_file(log)
-    with disk_errors(log), log.open("wb") as file:
-        process = start(
-            [*command, "--port", str(port), "--keep-open", str(keeping)],
-            cwd=home,
-            env=env,
-            output=file.fileno(),
-            keeping=(keeping,),
-        )
-    try:
-        with last_will(process):
-            yield Web(process, f"http://{HOST}:{port}", log)
-    finally:
-        end(process)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310  (our own loopback URL)
-            return bool(reply.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
 
 _LOOPBACK: Final = rb"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]{1,5})?"
 _HOST: Final = re.compile(_LOOPBACK)
@@ -220,7 +120,7 @@ class GuardedWebserver(DagsterWebserver[WorkspaceProcessContext, BaseWorkspaceRe
         return [Middleware(LoopbackGuard), *super().build_middleware()]
 
 
-def run_services(home: Path, port: int, *, keeping: int | None = None) -> int:
+def run_services(home: Path, port: int, *, keeping: int) -> int:
     """Run Dagster's services until a signal arrives; return the exit code.
 
     Args:
@@ -296,14 +196,11 @@ def _code_server(instance: DagsterInstance) -> Iterator[Path]:
 
 
 @contextmanager
-def _daemon(
-    ref: InstanceRef, workspace: Path, keeping: int | None
-) -> "Iterator[subprocess.Popen[bytes]]":
+def _daemon(ref: InstanceRef, workspace: Path, keeping: int) -> "Iterator[subprocess.Popen[bytes]]":
     """Run the daemon while the context lasts."""
     command = [sys.executable, "-m", "dagster._daemon", "run", "--workspace", str(workspace)]
     command += ["--instance-ref", serialize_value(ref), "--code-server-log-level", "warning"]
-    kept = () if keeping is None else (keeping,)
-    daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=kept)  # noqa: S603
+    daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[keeping])  # noqa: S603
     try:
         yield daemon
     finally:
@@ -342,18 +239,16 @@ def main() -> None:
     """Run the services for the DAGSTER_HOME of the environment."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--keep-open", type=int, help="a file descriptor: the lock of the store")
+    parser.add_argument("--keep-open", type=int, required=True, help="a file descriptor")
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     configure_loggers(formatter="colored", log_level="INFO")
-    if chosen.keep_open is not None:
-        # A later `ktrdr up` that finds the lock taken reads this process group from its file.
-        os.ftruncate(chosen.keep_open, 0)
-        os.write(chosen.keep_open, f"{os.getpgrp()}\n".encode())
+    # A later `ktrdr up` that finds the lock taken reads this process group from its file.
+    os.ftruncate(chosen.keep_open, 0)
+    os.write(chosen.keep_open, f"{os.getpgrp()}\n".encode())
+    home = Path(os.environ["DAGSTER_HOME"])
     try:
-        sys.exit(
-            run_services(Path(os.environ["DAGSTER_HOME"]), chosen.port, keeping=chosen.keep_open)
-        )
+        sys.exit(run_services(home, chosen.port, keeping=chosen.keep_open))
     except KeyboardInterrupt:
         _logger.info("Stopped")
 

@@ -1,9 +1,10 @@
-"""Start processes in groups of their own, and end them without leaving any behind.
+"""Run a simulated gateway or Dagster as processes, and end them without leaving any behind.
 
 Each process gets a process group of its own, so that Ctrl-C reaches only the command, which then
-ends its children in order.
+ends its children in order. If the command is killed (``kill -9``, out of memory), a watchdog ends
+the group: this module, run as a process whose stdin only the command holds open.
 
-Not here: what they run (``cli.commands.simulate``, ``cli.dagster_services``).
+Not here: what the processes run (``cli.commands.simulate``, ``cli.dagster_services``).
 """
 
 import json
@@ -14,22 +15,36 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
 from ktrdr_pipelines.cli.entry_point import Stopped
 from ktrdr_pipelines.errors import KtrdrError, SimulatorError
+from ktrdr_pipelines.store.files import disk_errors, require_file
+
+HOST: Final = "127.0.0.1"
 
 GRACE_S: Final = 20.0
 """How long a group may take to clean up: a load saves what is covered, Dagster ends its runs."""
 
+WATCHDOG_GRACE_S: Final = 6.0
+"""How long a group may take whose command was killed: loads save what they have and return their
+permits, which takes seconds. What is not done by then is lost as if it had been killed too."""
+
 START_S: Final = 120.0
-"""How long a simulated gateway may take to report its port, on a busy machine."""
+"""How long a simulated gateway may take to report its port, or Dagster's UI to respond: a few
+seconds on an idle machine, far more on a busy one."""
 
 _POLL_S: Final = 0.05
+_WEB_POLL_S: Final = 0.25
+_TOLD_LINES: Final = 15
+_ENDED_IN_ORDER: Final = b"."
 
 
 def start(
@@ -60,19 +75,42 @@ def end(process: "subprocess.Popen[bytes]", *, grace_s: float = GRACE_S) -> None
     A signal that arrives meanwhile ends the wait: the next, harder signal is sent immediately.
     """
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        try:
+        with suppress(Stopped):
             if signum is signal.SIGINT:
                 process.send_signal(signum)  # the process ends its own children
             else:
                 _signal_group(process.pid, signum)
-            if _is_gone(process, grace_s):
-                break
-        except Stopped:
-            continue
+            with suppress(subprocess.TimeoutExpired):
+                deadline_s = time.monotonic() + grace_s
+                process.wait(timeout=grace_s)
+                if _is_gone(process.pid, deadline_s):
+                    break
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with suppress(OSError):
                 pipe.close()
+
+
+def end_group(group: int, *, grace_s: float = WATCHDOG_GRACE_S) -> None:
+    """Terminate a group of which no process is a child, and kill it if it does not end in time."""
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        _signal_group(group, signum)
+        if _is_gone(group, time.monotonic() + grace_s):
+            return
+
+
+@contextmanager
+def watched(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """End the group of a process if this process is killed while the context lasts."""
+    watchdog = start([sys.executable, "-m", __name__, str(process.pid)])
+    assert watchdog.stdin is not None  # noqa: S101  (started with a pipe)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            watchdog.stdin.write(_ENDED_IN_ORDER)
+            watchdog.stdin.close()
+        watchdog.wait()
 
 
 @contextmanager
@@ -102,6 +140,88 @@ def simulator_process(
         end(process)
 
 
+@dataclass(frozen=True, slots=True)
+class Dagster:
+    """A running Dagster: its process, the address of its web UI, and its log file."""
+
+    process: "subprocess.Popen[bytes]"
+    url: str
+    log: Path
+
+    def wait_until_ready(self) -> None:
+        """Wait until the UI responds.
+
+        Raises:
+            KtrdrError: Dagster exited, or the UI did not respond in time.
+        """
+        deadline_s = time.monotonic() + START_S
+        while not _responds(f"{self.url}/server_info"):
+            if self.process.poll() is not None:
+                raise self._exited()
+            if time.monotonic() > deadline_s:
+                raise KtrdrError(
+                    f"cannot reach Dagster's web UI at {self.url}",
+                    reason=f"no response in {START_S:g} s",
+                    hint=f"See its log {self.log}",
+                )
+            time.sleep(_WEB_POLL_S)
+
+    def wait(self) -> None:
+        """Wait until Dagster exits; a signal ends the wait.
+
+        Raises:
+            KtrdrError: Dagster exited by itself.
+        """
+        self.process.wait()
+        raise self._exited()
+
+    def _exited(self) -> KtrdrError:
+        text = self.log.read_text(encoding="utf-8", errors="replace").strip()
+        last = "\n  ".join(text.splitlines()[-_TOLD_LINES:])
+        return KtrdrError(
+            "Dagster exited by itself",
+            reason=f"exit code {self.process.returncode}, and its last output was\n  {last}\n",
+            hint=f"See its log {self.log}",
+        )
+
+
+@contextmanager
+def dagster_process(
+    home: Path, log: Path, port: int, variables: Mapping[str, str], *, keeping: int
+) -> Iterator[Dagster]:
+    """Run Dagster while the context lasts; its whole process group is gone afterwards.
+
+    It ends with this process, however this process ends.
+
+    Args:
+        home: DAGSTER_HOME, and the working folder: an .env file of the user would override it.
+        log: the file for its output.
+        port: port of the web UI, on loopback only.
+        variables: further environment variables.
+        keeping: descriptor of a locked file that Dagster keeps open as long as it lives, and in
+            which it writes its process group.
+    """
+    command = [sys.executable, "-m", "ktrdr_pipelines.cli.dagster_services"]
+    command += ["--port", str(port), "--keep-open", str(keeping)]
+    env = {**os.environ, **variables, "DAGSTER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    require_file(log)
+    with disk_errors(log), log.open("wb") as file:
+        process = start(command, cwd=home, env=env, output=file.fileno(), keeping=[keeping])
+    try:
+        with watched(process):
+            yield Dagster(process, f"http://{HOST}:{port}", log)
+    finally:
+        end(process)
+
+
+def _responds(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310  (our own loopback URL)
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
 def lives(group: int) -> bool:
     """Return whether any process of a group is running.
 
@@ -123,7 +243,7 @@ def is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((HOST, port))
         except OSError:
             return False
     return True
@@ -169,17 +289,13 @@ def _port_of(process: "subprocess.Popen[bytes]", within_s: float) -> int:
     return int(document["port"])
 
 
-def _is_gone(process: "subprocess.Popen[bytes]", within_s: float) -> bool:
-    """Wait for a process and then for the rest of its group; return whether all have ended."""
-    deadline_s = time.monotonic() + within_s
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=within_s)
-        while lives(process.pid):
-            if time.monotonic() > deadline_s:
-                return False
-            time.sleep(_POLL_S)
-        return True
-    return False
+def _is_gone(group: int, deadline_s: float) -> bool:
+    """Wait for the processes of a group; return whether all have ended by then."""
+    while lives(group):
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(_POLL_S)
+    return True
 
 
 def _signal_group(group: int, signum: int) -> bool:
@@ -189,3 +305,15 @@ def _signal_group(group: int, signum: int) -> bool:
     except (ProcessLookupError, PermissionError):
         return False
     return True
+
+
+def main() -> None:
+    """Wait until the command ends; end the group unless the command ended in order."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
+    if not sys.stdin.buffer.read():
+        end_group(int(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

@@ -17,6 +17,7 @@ from ktrdr_pipelines.domain.planning.reports import Progress
 from ktrdr_pipelines.domain.universe.universe import Universe
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.settings import PacingMode, Settings
 from ktrdr_pipelines.store.layout import StoreLayout, open_store
@@ -83,6 +84,10 @@ class IbResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def clock(self, real: Callable[[], datetime] = system_now) -> Clock:
         """Return the clock for work with this gateway: real time and market time."""
         return Clock(self.clock_offset_s, real)
+
+    def rate_limiter(self) -> RateLimiter:
+        """Return an access to what all processes know of this gateway; the caller closes it."""
+        return RateLimiter.of(GatewayConfig.from_settings(self.settings()))
 
     def strategy(self) -> IbConnectionStrategy:
         """Return a new connection strategy for this gateway."""

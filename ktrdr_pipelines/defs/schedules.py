@@ -9,6 +9,7 @@ Not here: which tails are due (``gaps.due_chunks``).
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -23,7 +24,6 @@ from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.gaps.due_chunks import Tail, due_tails
 from ktrdr_pipelines.gaps.index import open_gap_index
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.store.gateway_absence import AbsenceFile
 
 _MARGIN: Final = timedelta(seconds=1)
 _BETWEEN: Final = "+"
@@ -61,8 +61,10 @@ def request_tails(
     """
     final_at = at + bar_lag() + _MARGIN
     try:
-        if absence := AbsenceFile(store.layout()).believed(at):
-            return dg.SkipReason(str(absence))
+        with closing(ib.rate_limiter()) as gateway:
+            available = gateway.availability(at)
+        if not available.may_try:
+            return dg.SkipReason(str(available))
         tails = find_tails(ib, store, final_at)
     except KtrdrError as error:
         return dg.SkipReason(str(error))

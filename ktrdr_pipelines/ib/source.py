@@ -1,9 +1,10 @@
 """The gateway as a source of bars: instruments and requests in, values or typed errors out.
 
 ``Requester`` sends one request at a time through the budget, the circuit breaker and the recorded
-refusals. ``GatewaySource`` turns responses into values. Every call ends before a deadline; outages
-of the gateway's own connections are waited out for a while. Other failures are not retried here:
-the loader decides on that, by the policy of ``sync.engine.source_session``.
+refusals; ``Contracts`` finds the contract of an instrument. ``GatewaySource`` turns responses into
+values. Every call ends before a deadline; outages of the gateway's own connections are waited out
+for a while. Other failures are not retried here: the loader decides on that, by the policy of
+``sync.engine.source_session``.
 
 Not here: the connection (``ib.connection``), the budget (``ib.pacing``), reading messages
 (``ib.protocol``).
@@ -19,7 +20,6 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -27,7 +27,6 @@ from ktrdr_pipelines.clock import boot_time_s
 from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay
 from ktrdr_pipelines.domain.instruments import Instrument, Origin
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, OnSent, Response, unheard
-from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     BadAnswerError,
     ConnectionLostError,
@@ -45,14 +44,12 @@ from ktrdr_pipelines.errors import (
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.connection import Call, GatewayConnection
 from ktrdr_pipelines.ib.connection.gateway_status import Health, with_vitals
-from ktrdr_pipelines.ib.connection.notices import ZONE_HINT, Notices, OnNotice
+from ktrdr_pipelines.ib.connection.notices import Notices, OnNotice
 from ktrdr_pipelines.ib.connection.notices import unheard as unheard_notice
-from ktrdr_pipelines.ib.connection.pending_requests import Topic
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
 from ktrdr_pipelines.ib.pacing.circuit_breaker import Depth, depth_of
-from ktrdr_pipelines.ib.pacing.entitlements import Entitlement, Entitlements, entitlement_of
+from ktrdr_pipelines.ib.pacing.entitlements import Entitlements
 from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, Permit, RateLimiter, untold
-from ktrdr_pipelines.ib.pacing.rules import PacedRequest
 from ktrdr_pipelines.ib.protocol.bar_messages import (
     History,
     bars_of,
@@ -72,19 +69,14 @@ from ktrdr_pipelines.ib.protocol.contract_messages import (
 )
 from ktrdr_pipelines.ib.protocol.error_codes import NoDataError, QueryDroppedError
 from ktrdr_pipelines.ib.protocol.requests import (
+    ContractQuery,
     HistoryQuery,
     HistoryReply,
     bar_query,
     head_query,
-    paced_bars,
-    paced_contract,
-    paced_head,
-    paced_schedule,
-    route_of,
     schedule_query,
 )
 from ktrdr_pipelines.ib.protocol.schedule_messages import details_days, schedule_days
-from ktrdr_pipelines.ib.protocol.times import UnknownZone
 from ktrdr_pipelines.ib.protocol.transport import NO_LISTENER, DisconnectReason, TransportError
 
 HOLD_FACTOR = 1.5
@@ -101,24 +93,11 @@ def _never() -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A request to be sent: its topic and description, its share of the budget, and its route.
-
-    ``sent`` is called each time it is sent to the gateway. If ``is_late`` returns true when it gets
-    its permit, it is not sent.
-    """
-
-    topic: Topic
-    what: str
-    paced: PacedRequest
-    route: str
-    sent: OnSent = unheard
-    is_late: Callable[[], bool] = _never
-
-
 class Requester:
-    """Sends requests to one connected gateway, under the budget of all processes."""
+    """Sends requests to one connected gateway, under the budget of all processes.
+
+    ``rate_limiter`` is that budget.
+    """
 
     def __init__(
         self,
@@ -128,23 +107,85 @@ class Requester:
         *,
         waits: OnWait = untold,
     ) -> None:
-        self._connection, self._rate_limiter, self._waits = connection, rate_limiter, waits
+        self.rate_limiter = rate_limiter
+        self._connection, self._waits = connection, waits
         self._hold_s, self._outage_s = config.timeout_s * HOLD_FACTOR, config.outage_s
-        self._entitlements = Entitlements(rate_limiter)
+        self._entitlements, self._sizes = Entitlements(rate_limiter), BarSizes(rate_limiter)
         connection.on_pacing(self._heed_complaint)
 
-    @contextmanager
-    def permitted(
-        self, entitlement: Entitlement, what: str, *, probes: bool = False
-    ) -> Iterator[None]:
-        """Run a request unless its permission was refused before, and record a refusal.
+    async def history(
+        self,
+        query: HistoryQuery,
+        *,
+        sent: OnSent = unheard,
+        is_late: Callable[[], bool] = _never,
+        probes: bool = False,
+    ) -> HistoryReply:
+        """Request bars or sessions, with another bar size string if the gateway refuses one.
 
-        With ``probes`` it ignores refusals that earlier runs received; a response clears them.
+        Args and errors are those of ``ask``.
+        """
+
+        def request(sized: HistoryQuery) -> Awaitable[HistoryReply]:
+            call = self._connection.history(sized)
+            return self.ask(sized, call, sent=sent, is_late=is_late, probes=probes)
+
+        return await self._sizes.accepted(query, request)
+
+    async def ask(
+        self,
+        query: HistoryQuery | ContractQuery,
+        call: Call[T],
+        *,
+        sent: OnSent = unheard,
+        is_late: Callable[[], bool] = _never,
+        probes: bool = False,
+    ) -> T:
+        """Send a request, and again after the gateway's own outages; return the response.
+
+        Such outages are not failures of the request: the connection to the gateway stays, and the
+        caller does not see them until they have lasted too long. A request that is repeated within
+        15 s waits for IB's rule of identical requests: that rule has no exception, and an almost
+        identical request would be a different one (an end a second later moves the start of a
+        duration too, and clips another bar). Other requests are sent meanwhile.
+
+        Args:
+            query: what is requested.
+            call: sends it through the connection.
+            sent: called each time it is sent to the gateway.
+            is_late: if it returns true when the request gets its permit, it is not sent.
+            probes: refusals of its permission that earlier runs received are ignored.
 
         Raises:
-            EntitlementError: it was refused, before or now.
+            EntitlementError: its permission was refused, before or now.
+            GatewayError: there is no response, or it is another refusal.
         """
-        self._entitlements.check(entitlement, what, probes=probes)
+        begun_at_s: float | None = None
+        with self._permitted(query, probes=probes):
+            while True:
+                way = await self._connection.wait_for_way(query, waits=self._waits)
+                try:
+                    with way:
+                        await self.rate_limiter.admit(
+                            query.what, probe_s=self._hold_s, waits=self._waits
+                        )
+                        return await self._once(query, call, sent, is_late)
+                except OutageError as error:
+                    begun_at_s = boot_time_s() if begun_at_s is None else begun_at_s
+                    if boot_time_s() - begun_at_s >= self._outage_s:
+                        raise
+                    _log.info("repeated after an outage: %s", error)
+
+    @contextmanager
+    def _permitted(self, query: HistoryQuery | ContractQuery, *, probes: bool) -> Iterator[None]:
+        """Run a request unless its permission was refused before, and record a refusal.
+
+        A response clears refusals, also those that a probe ignored.
+        """
+        if (entitlement := query.entitlement) is None:
+            yield
+            return
+        self._entitlements.check(entitlement, query.what, probes=probes)
         try:
             yield
         except EntitlementError as error:
@@ -155,36 +196,13 @@ class Requester:
             raise
         self._entitlements.granted(entitlement)
 
-    async def ask(self, ask: Ask, call: Call[T]) -> T:
-        """Send a request, and again after the gateway's own outages; return the response.
-
-        Such outages are not failures of the request: the connection to the gateway stays, and the
-        caller does not see them until they have lasted too long. A request that is repeated within
-        15 s waits for IB's rule of identical requests: that rule has no exception, and an almost
-        identical request would be a different one (an end a second later moves the start of a
-        duration too, and clips another bar). Other requests are sent meanwhile.
-
-        Raises:
-            GatewayError: there is no response, or it is a refusal.
-        """
-        begun_at_s: float | None = None
-        while True:
-            way = await self._connection.wait_for_way(
-                ask.topic, ask.route, ask.what, waits=self._waits
-            )
-            try:
-                with way:
-                    await self._rate_limiter.admit(
-                        ask.what, probe_s=self._hold_s, waits=self._waits
-                    )
-                    return await self._once(ask, call)
-            except OutageError as error:
-                begun_at_s = boot_time_s() if begun_at_s is None else begun_at_s
-                if boot_time_s() - begun_at_s >= self._outage_s:
-                    raise
-                _log.info("repeated after an outage: %s", error)
-
-    async def _once(self, ask: Ask, call: Call[T]) -> T:
+    async def _once(
+        self,
+        query: HistoryQuery | ContractQuery,
+        call: Call[T],
+        sent: OnSent,
+        is_late: Callable[[], bool],
+    ) -> T:
         """Send a request once it has a permit, and return the response.
 
         A request that the gateway may still be working on keeps its permit for a while. A permit is
@@ -193,23 +211,23 @@ class Requester:
 
         def write() -> None:
             if lost := self._connection.lost_link:
-                raise OutageError(ask.what, reason=lost, code=_LINK_LOST)
-            if ask.is_late():
+                raise OutageError(query.what, reason=lost, code=_LINK_LOST)
+            if is_late():
                 raise RequestExpiredError(
-                    ask.what,
+                    query.what,
                     reason="its permit came too late for a request that ends now",
                     hint="It is requested with a fixed end instead",
                 )
             call.put()
 
-        async with self._rate_limiter.permit(
-            ask.paced, hold_s=self._hold_s, waits=self._waits, write=write
+        async with self.rate_limiter.permit(
+            query.paced, hold_s=self._hold_s, waits=self._waits, write=write
         ) as permit:
-            ask.sent()
+            sent()
             try:
                 answer = await call.answer()
             except GatewayError as error:
-                self._apply_error(permit, error, depth_of(ask.paced.kind))
+                self._apply_error(permit, error, depth_of(query.kind))
                 raise
             permit.answered()
         return answer
@@ -227,9 +245,9 @@ class Requester:
         is_unclear = isinstance(error, BadAnswerError) and error.code == _HISTORICAL_ERROR
         if is_ill or is_unclear or isinstance(error, PacingError | QueryDroppedError):
             ill_with = error.reason if is_ill else None
-            self._rate_limiter.note_trouble(permit.sent_at_s, ill_with=ill_with, depth=depth)
+            self.rate_limiter.note_trouble(permit.sent_at_s, ill_with=ill_with, depth=depth)
         if isinstance(error, PacingError) and error.code != _TOO_MANY_OPEN:
-            self._rate_limiter.pause_after_violation()
+            self.rate_limiter.pause_after_violation()
 
     def _heed_complaint(self) -> None:
         """Pause after a pacing error about all requests together.
@@ -238,7 +256,7 @@ class Requester:
         the next request meets it again.
         """
         try:
-            self._rate_limiter.pause_after_violation()
+            self.rate_limiter.pause_after_violation()
         except DiskError as error:
             _log.warning("the pause after a pacing violation was not recorded: %s", error)
 
@@ -276,7 +294,7 @@ async def open_source(
             await budget.admit(what, probe_s=config.timeout_s, waits=waits)
             connection = await _entered(stack, entering, budget)
             connection.notices.listen(notices)
-            yield GatewaySource(connection, budget, config, waits=waits)
+            yield GatewaySource(connection, Requester(connection, budget, config, waits=waits))
     finally:
         await strategy.cleanup_temporary_connections()
         if rate_limiter is None:
@@ -304,22 +322,44 @@ async def _entered(
     return connection
 
 
+class Contracts:
+    """The contracts of one connection, each requested once."""
+
+    def __init__(self, connection: GatewayConnection, requester: Requester) -> None:
+        self._connection, self._requester = connection, requester
+        self._known: dict[str, Candidate] = {}
+        self._resolving: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def contract(self, instrument: Instrument) -> Candidate:
+        """Return the one contract that an instrument means.
+
+        Raises:
+            ContractUnknownError: there is none.
+            ContractAmbiguousError: there are several; the text lists them.
+            GatewayError: no response, or another error.
+        """
+        what, notices = described(instrument), self._connection.notices
+        async with self._resolving[what]:
+            if what in self._known:
+                return self._known[what]
+            query = ContractQuery(what, contract_for(instrument, instrument.contract_id))
+            frames = await self._requester.ask(query, self._connection.contracts(query))
+            with notices.reading(what):
+                version = self._connection.server_version
+                candidates = [candidate_of(fields, version) for fields in frames]
+            for one in candidates:
+                if one.unknown_zone and not one.expires:
+                    notices.unknown_zone(one.unknown_zone, "last trade dates")
+            self._known[what] = chosen(instrument, candidates)
+            return self._known[what]
+
+
 class GatewaySource:
     """Bars of one connected gateway; a ``domain.planning.responses.BarSource``."""
 
-    def __init__(
-        self,
-        connection: GatewayConnection,
-        rate_limiter: RateLimiter,
-        config: GatewayConfig,
-        *,
-        waits: OnWait = untold,
-    ) -> None:
-        self._connection, self._rate_limiter = connection, rate_limiter
-        self._requester = Requester(connection, rate_limiter, config, waits=waits)
-        self._sizes = BarSizes(rate_limiter)
-        self._contracts: dict[str, Candidate] = {}
-        self._resolving: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+    def __init__(self, connection: GatewayConnection, requester: Requester) -> None:
+        self._connection, self._requester = connection, requester
+        self._contracts = Contracts(connection, requester)
 
     def __repr__(self) -> str:
         return f"GatewaySource({self._connection!r})"
@@ -351,11 +391,12 @@ class GatewaySource:
     @property
     def concurrency(self) -> int:
         """How many requests for bars should be open at once now."""
-        return self._rate_limiter.concurrency
+        return self._requester.rate_limiter.concurrency
 
     async def health(self) -> Health:
         """Return the state of connection and data path after a round trip that requests no data."""
-        return with_vitals(await self._connection.health(), self._rate_limiter.vitals())
+        seen = await self._connection.health()
+        return with_vitals(seen, self._requester.rate_limiter.vitals())
 
     async def contract_id(self, instrument: Instrument) -> int:
         """Return the gateway's id of the instrument's contract; requested once per connection.
@@ -365,7 +406,7 @@ class GatewaySource:
             ContractAmbiguousError: there are several; the text lists them.
             GatewayError: no response, or another error.
         """
-        return (await self._contract(instrument)).contract_id
+        return (await self._contracts.contract(instrument)).contract_id
 
     async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Response | NoData:
         """Request bars, and return the response.
@@ -374,35 +415,22 @@ class GatewaySource:
             RequestExpiredError: the request could not be sent in time.
             GatewayError: no response, a refusal, or an invalid response.
         """
-        instrument = request.series.instrument
-        contract = await self._contract(instrument)
-        query = bar_query(request, contract.contract_id)
+        query = bar_query(request, await self._contracts.contract(request.series.instrument))
         self._connection.refresh_clock()
 
         def is_late() -> bool:
             return request.not_after is not None and self.now() >= request.not_after
 
         try:
-            entitlement = entitlement_of(instrument, contract)
-            with self._requester.permitted(entitlement, query.what, probes=request.probes):
-                reply = await self._history(
-                    request.series.timeframe,
-                    query,
-                    lambda sized: Ask(
-                        Topic.BARS,
-                        sized.what,
-                        paced_bars(request, sized),
-                        sized.route,
-                        sent,
-                        is_late,
-                    ),
-                )
+            reply = await self._requester.history(
+                query, sent=sent, is_late=is_late, probes=request.probes
+            )
         except NoDataError as error:
             return NoData(request, error.reason)
-        with self._read(query.what):
+        with self.notices.reading(query.what):
             history = history_of(reply.fields)
             if (zone := unknown_zone(history)) is not None:
-                self._connection.notices.unknown_zone(zone, "the range that responses state")
+                self.notices.unknown_zone(zone, "the range that responses state")
             return _answer(request, history, self.now(), lacks_newest=reply.lacks_newest)
 
     async def head(self, instrument: Instrument, *, sent: OnSent = unheard) -> datetime | None:
@@ -411,20 +439,15 @@ class GatewaySource:
         Raises:
             GatewayError: no response, or a refusal that concerns more than this request.
         """
-        contract = await self._contract(instrument)
-        query = head_query(instrument, contract.contract_id)
+        query = head_query(instrument, await self._contracts.contract(instrument))
         try:
-            with self._requester.permitted(entitlement_of(instrument, contract), query.what):
-                fields = await self._requester.ask(
-                    Ask(Topic.HEAD, query.what, paced_head(query), query.route, sent),
-                    self._connection.head(query),
-                )
+            fields = await self._requester.ask(query, self._connection.head(query), sent=sent)
         except (RequestRejectedError, BadAnswerError) as error:
             if error.code == _NO_HEAD:
                 return None
             raise
         try:
-            with self._read(query.what, "head timestamps"):
+            with self.notices.reading(query.what, "head timestamps"):
                 head = head_of(fields[2])
                 if head is not None and head > self.now() + _CLOCKS_APART:
                     raise ValueError(f"oldest data in the future, {head:%Y-%m-%d %H:%M:%SZ}")
@@ -440,9 +463,9 @@ class GatewaySource:
         Raises:
             GatewayError: they cannot be read, or the contract is unknown.
         """
-        contract = await self._contract(instrument)
+        contract = await self._contracts.contract(instrument)
         try:
-            with self._read(f"trading hours of {instrument.symbol}", "trading hours"):
+            with self.notices.reading(f"trading hours of {instrument.symbol}", "trading hours"):
                 return details_days(instrument, contract)
         except UnknownZoneError:
             return []
@@ -455,69 +478,14 @@ class GatewaySource:
         Raises:
             GatewayError: no response, a refusal, or an invalid response.
         """
-        contract = await self._contract(instrument)
-        query = schedule_query(instrument, contract.contract_id, ends_at=ends_at, days=days)
+        contract = await self._contracts.contract(instrument)
+        query = schedule_query(instrument, contract, ends_at=ends_at, days=days)
         try:
-            reply = await self._history(
-                Timeframe.D1,
-                query,
-                lambda sized: Ask(Topic.BARS, sized.what, paced_schedule(sized), sized.route, sent),
-            )
+            reply = await self._requester.history(query, sent=sent)
         except NoDataError:
             return []
-        with self._read(query.what, "schedules"):
+        with self.notices.reading(query.what, "schedules"):
             return schedule_days(reply.fields)
-
-    @contextmanager
-    def _read(self, what: str, subject: str = "") -> Iterator[None]:
-        """Translate errors of reading a response into gateway errors.
-
-        Args:
-            what: the request.
-            subject: what is stated in a time zone, for the notice about an unknown one.
-        """
-        try:
-            yield
-        except UnknownZone as error:
-            self._connection.notices.unknown_zone(error.name, subject)
-            raise UnknownZoneError(what, reason=str(error), hint=ZONE_HINT) from error
-        except (ValueError, IndexError, OverflowError) as error:
-            raise BadAnswerError(
-                what, reason=f"an invalid response: {error}", hint="The whole response is dropped."
-            ) from error
-
-    async def _history(
-        self,
-        timeframe: Timeframe,
-        query: HistoryQuery,
-        ask: Callable[[HistoryQuery], Ask],
-    ) -> HistoryReply:
-        """Request bars or sessions, with another bar size string if the gateway refuses one."""
-
-        def request(bar_size: str) -> Awaitable[HistoryReply]:
-            sized = replace(query, bar_size=bar_size)
-            return self._requester.ask(ask(sized), self._connection.history(sized))
-
-        return await self._sizes.accepted(timeframe, query.what, request)
-
-    async def _contract(self, instrument: Instrument) -> Candidate:
-        what = described(instrument)
-        async with self._resolving[what]:
-            if what in self._contracts:
-                return self._contracts[what]
-            contract = contract_for(instrument, instrument.contract_id)
-            frames = await self._requester.ask(
-                Ask(Topic.CONTRACT, what, paced_contract(what), route_of(contract)),
-                self._connection.contracts(contract, what),
-            )
-            with self._read(what):
-                version = self._connection.server_version
-                candidates = [candidate_of(fields, version) for fields in frames]
-            for one in candidates:
-                if one.unknown_zone and not one.expires:
-                    self._connection.notices.unknown_zone(one.unknown_zone, "last trade dates")
-            self._contracts[what] = chosen(instrument, candidates)
-            return self._contracts[what]
 
 
 def _answer(

@@ -42,7 +42,7 @@ class Connection:
             account=gateway.account,
             now=gateway.told_now,
             is_deaf=gateway.is_deaf,
-            variants=gateway.variants,
+            variants=gateway.behaviour.variants,
         )
         self._open: dict[int, OpenRequest] = {}
         self._tasks: dict[asyncio.Task[None], OpenRequest] = {}
@@ -113,7 +113,7 @@ class Connection:
         """Close the socket once everything is sent; cut off a client that does not read in time."""
         self._writer.close()
         with suppress(OSError):
-            async with asyncio.timeout(self._gateway.linger_s):
+            async with asyncio.timeout(self._gateway.behaviour.linger_s):
                 await self._writer.wait_closed()
         self.drop()
 

@@ -136,7 +136,7 @@ async def follow(gateway: Gateway, outbox: Outbox, call: OpenRequest) -> None:
     live = LiveBars(call.request)
     await asyncio.to_thread(live.fresh, call.answered_at)
     while not call.cancelled.is_set():
-        await asyncio.sleep(gateway.update_s)
+        await asyncio.sleep(gateway.behaviour.update_s)
         await outbox.drained()
         news = await asyncio.to_thread(live.fresh, gateway.setting(call.version))
         if _is_cut_short(gateway, call):

@@ -81,6 +81,33 @@ LINGER_S = 10.0
 """The seconds that a closing connection waits for its client to read the rest."""
 
 
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """How a gateway behaves, apart from the content of its responses.
+
+    Attributes:
+        pacing: which pacing rules hold.
+        speed: how fast it works; applies under soft pacing only.
+        hold_s: seconds that the id of a client stays in use after its connection died.
+        faults: its faults; None is none.
+        log: the file to which events are appended; None writes nothing.
+        durations: which bar sizes fit a duration.
+        update_s: seconds between updates of live bars.
+        linger_s: seconds that a closing connection waits for its client to read the rest.
+        variants: how it differs from other gateways.
+    """
+
+    pacing: SimulatedPacing = SimulatedPacing.DOCUMENTED
+    speed: Speed = Speed()  # noqa: RUF009 - immutable
+    hold_s: float = 0.0
+    faults: FaultPlan | None = None
+    log: Path | None = None
+    durations: DurationTable = DurationTable.WIDE
+    update_s: float = EVERY_S
+    linger_s: float = LINGER_S
+    variants: Variants = Variants()  # noqa: RUF009 - immutable
+
+
 @dataclass(slots=True)
 class Gateway:
     """One gateway: its market, clock, rules and faults, and the log of its requests."""
@@ -88,6 +115,7 @@ class Gateway:
     market: Market
     clock: SimClock
     rules: GatewayRules
+    behaviour: Behaviour
     log: RequestLog
     journal: Journal
     outages: Outages
@@ -95,15 +123,12 @@ class Gateway:
     latency_s: float
     faults: FaultPlan
     workers: Workers | None = None
-    durations: DurationTable = DurationTable.WIDE
-    update_s: float = EVERY_S
-    linger_s: float = LINGER_S
-    variants: Variants = Variants()  # noqa: RUF009 - immutable
 
     def setting(self, version: int) -> Setting:
         """Return what a response depends on, as of now."""
         now_s = int(self.clock.now().timestamp())
-        return Setting(self.market, version, now_s, self.durations, self.variants)
+        durations, variants = self.behaviour.durations, self.behaviour.variants
+        return Setting(self.market, version, now_s, durations, variants)
 
     def told_now(self) -> datetime:
         """Return the time that the gateway states to clients, which a fault may shift."""
@@ -159,33 +184,6 @@ class Gateway:
         return reaches_past_oldest(self.setting(SERVER_VERSIONS[1]), request)
 
 
-@dataclass(frozen=True, slots=True)
-class Behaviour:
-    """How a gateway behaves, apart from the content of its responses.
-
-    Attributes:
-        pacing: which pacing rules hold.
-        speed: how fast it works; applies under soft pacing only.
-        hold_s: seconds that the id of a client stays in use after its connection died.
-        faults: its faults; None is none.
-        log: the file to which events are appended; None writes nothing.
-        durations: which bar sizes fit a duration.
-        update_s: seconds between updates of live bars.
-        linger_s: seconds that a closing connection waits for its client to read the rest.
-        variants: how it differs from other gateways.
-    """
-
-    pacing: SimulatedPacing = SimulatedPacing.DOCUMENTED
-    speed: Speed = Speed()  # noqa: RUF009 - immutable
-    hold_s: float = 0.0
-    faults: FaultPlan | None = None
-    log: Path | None = None
-    durations: DurationTable = DurationTable.WIDE
-    update_s: float = EVERY_S
-    linger_s: float = LINGER_S
-    variants: Variants = Variants()  # noqa: RUF009 - immutable
-
-
 def gateway_of(
     market: Market,
     clock: SimClock,
@@ -215,6 +213,7 @@ def gateway_of(
         market=market,
         clock=clock,
         rules=GatewayRules(now_s, behaviour.hold_s, pacing, on_violation=note),
+        behaviour=behaviour,
         log=RequestLog(journal.note_request),
         journal=journal,
         outages=outages,
@@ -222,8 +221,4 @@ def gateway_of(
         latency_s=latency_s,
         faults=faults,
         workers=Workers(behaviour.speed, now_s) if is_soft else None,
-        durations=behaviour.durations,
-        update_s=behaviour.update_s,
-        linger_s=behaviour.linger_s,
-        variants=behaviour.variants,
     )

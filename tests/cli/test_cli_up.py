@@ -99,12 +99,11 @@ def test_what_a_killed_command_started_ends_with_it(hands: Any) -> None:
     """Kill -9 of the command ends the whole group that it had started, grandchildren too."""
     code = (
         "import sys, time\n"
-        "from ktrdr_pipelines.cli.watchdog import last_will\n"
-        "from ktrdr_pipelines.cli.processes import start\n"
+        "from ktrdr_pipelines.cli.processes import start, watched\n"
         'child = \'import subprocess, sys; subprocess.run([sys.executable, "-c", '
         '"input()"], stdin=subprocess.PIPE)\'\n'
         "child = start([sys.executable, '-c', child])\n"
-        "with last_will(child):\n"
+        "with watched(child):\n"
         "    print(child.pid, flush=True)\n"
         "    time.sleep(600)\n"
     )

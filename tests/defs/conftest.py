@@ -1,7 +1,7 @@
 """A simulated gateway, a store, and a gateway resource that fails where it is told to."""
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -33,6 +33,9 @@ from ktrdr_pipelines.domain.planning.responses import (
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.errors import GatewayError
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.pacing.circuit_breaker import Absence
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.store.bars.bar_file import read_file, write_file
@@ -101,6 +104,25 @@ class Location:
     @property
     def store(self) -> BarStore:
         return BarStore(self.layout, Ledger(self.layout.ledger))
+
+    def absence(self, port: int | None = None) -> Absence | None:
+        """Give what is recorded of the gateway's absence."""
+        with closing(self._budget(port)) as budget:
+            return budget.absence()
+
+    def note_absence(self, at: datetime, text: str, port: int | None = None) -> None:
+        """Record that the gateway is away, as a run does."""
+        with closing(self._budget(port)) as budget:
+            budget.note_absence(at, text)
+
+    def end_absence(self, at: datetime) -> None:
+        """Record that the gateway is back, as its sensor does."""
+        with closing(self._budget()) as budget:
+            budget.note_recovery(at)
+
+    def _budget(self, port: int | None = None) -> RateLimiter:
+        config = GatewayConfig.from_settings(self.settings)
+        return RateLimiter.of(config if port is None else replace(config, port=port))
 
     def defs(self, **overrides: Any) -> dg.Definitions:
         """Build the code location."""

@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.defs.sensors.gap_runs import (
-    FIRST_WAIT,
-    LONGEST_WAIT,
     PastRun,
     gap_runs,
     waits_until,
@@ -113,7 +111,7 @@ def test_series_whose_runs_change_nothing_waits_longer_each_time() -> None:
     waits = [
         waits_until("a", [PastRun("a", AT)] * number + [PastRun("b", AT)]) for number in range(1, 9)
     ]
-    assert waits[0] == AT + FIRST_WAIT
-    assert waits[1] == AT + 4 * FIRST_WAIT
-    assert waits[-1] == AT + LONGEST_WAIT
+    assert waits[0] == AT + timedelta(minutes=5)
+    assert waits[1] == AT + 4 * timedelta(minutes=5)
+    assert waits[-1] == AT + timedelta(hours=6)
     assert waits == sorted(waits)  # type: ignore[type-var]

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -23,7 +24,9 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, GatewayUnreachableError, RequestRejectedError
-from ktrdr_pipelines.store.gateway_absence import AbsenceFile
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES, Depth
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 from tests.load.fakes import bars_at
 
@@ -293,8 +296,24 @@ def test_a_run_that_a_signal_ended_does_not_keep_its_series_waiting(
 def test_absence_of_the_gateway_is_believed_by_real_time(location: Any, tick: Ticker) -> None:
     """Wherever market time stands, the file says what happened on this machine."""
     location.settings = location.settings.model_copy(update={"ktrdr_clock_offset_s": -86_400.0})
-    AbsenceFile(location.layout).note(NOW - timedelta(minutes=1), "nothing listens")
+    location.note_absence(NOW - timedelta(minutes=1), "nothing listens")
     assert "the gateway is away since" in tick.text()
+
+
+def test_absence_of_another_gateway_stops_no_run(location: Any, tick: Ticker) -> None:
+    """The record belongs to a host and a port."""
+    location.note_absence(NOW - timedelta(minutes=1), "nothing listens", port=1)
+    assert tick.requests()
+
+
+def test_open_circuit_breaker_stops_runs_as_an_absence_does(location: Any, tick: Ticker) -> None:
+    """They would fail at once; the answer says when the next one may try."""
+    with closing(RateLimiter.of(GatewayConfig.from_settings(location.settings))) as budget:
+        for _ in range(MOST_FAILURES):
+            budget.note_trouble(ill_with="it hung up")
+        assert "circuit breaker open after 5 consecutive failures" in tick.text()
+        budget.note_life(Depth.DATA)
+    assert tick.requests()
 
 
 def test_while_the_gateway_is_away_no_run_is_started(
@@ -307,12 +326,11 @@ def test_while_the_gateway_is_away_no_run_is_started(
 
     request = tick.requests()[0]
     assert not location.run_requested(request, ib=failing_ib(away)).success
-    absence = AbsenceFile(location.layout)
-    known = absence.read()
+    known = location.absence()
     assert known is not None
     tick.now = known.seen_at + timedelta(minutes=1)
     assert "the gateway is away since" in tick.text()
-    absence.end()
+    location.end_absence(known.seen_at)
     tick.now = NOW
     Ledger(location.layout.ledger).attempts.hasten(NOW)
     assert request.tags[SYMBOL] in {one.tags[SYMBOL] for one in tick.requests()}

@@ -1,5 +1,6 @@
 """The gateway sensor: it polls an unreachable gateway, and work continues at once afterwards."""
 
+import json
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -13,9 +14,15 @@ from ktrdr_pipelines.defs.sensors.gateway_sensor import gateway_sensor
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
-from ktrdr_pipelines.store.gateway_absence import AbsenceFile
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """Give a port at which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 @pytest.fixture
@@ -49,16 +56,13 @@ def test_no_listener_is_asked_while_nothing_is_known_to_be_wrong(
 
 
 def test_gateway_that_is_still_away_is_named_and_the_absence_confirmed(
-    location: Any, tick: Callable[..., Any]
+    location: Any, tick: Callable[..., Any], closed_port: int
 ) -> None:
     """The word of its absence counts on from now."""
-    absence = AbsenceFile(location.layout)
-    absence.note(NOW - timedelta(minutes=9), "nothing listens")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    text = tick(port=port).skip_message
+    location.note_absence(NOW - timedelta(minutes=9), "nothing listens", closed_port)
+    text = tick(port=closed_port).skip_message
     assert "still unreachable, since 2026-06-12 11:51:00Z" in text
-    known = absence.read()
+    known = location.absence(closed_port)
     assert known is not None
     assert (known.since, known.seen_at) == (NOW - timedelta(minutes=9), NOW)
     assert known.is_believed(NOW + timedelta(minutes=5))
@@ -68,7 +72,7 @@ def test_gateway_that_holds_the_client_ids_of_runs_is_still_away(
     location: Any, tick: Callable[..., Any]
 ) -> None:
     """Runs would fail every half minute, although another range of ids has free ones."""
-    AbsenceFile(location.layout).note(NOW - timedelta(minutes=2), "client id 101 is in use")
+    location.note_absence(NOW - timedelta(minutes=2), "client id 101 is in use")
     leases = ClientIdLeases(GatewayConfig.from_settings(location.settings).folder)
     held = [leases.lease((101, 110)) for _ in range(10)]
     text = tick().skip_message
@@ -77,14 +81,14 @@ def test_gateway_that_holds_the_client_ids_of_runs_is_still_away(
     for lease in held:
         lease.release()
     tick()
-    assert AbsenceFile(location.layout).read() is None
+    assert location.absence().ended_at == NOW
 
 
 def test_gateway_that_is_back_starts_at_once_what_was_deferred(
     location: Any, tick: Callable[..., Any]
 ) -> None:
     """Tries that wait for hours are due now, and the first runs are asked for in this tick."""
-    AbsenceFile(location.layout).note(NOW - timedelta(minutes=2), "nothing listens")
+    location.note_absence(NOW - timedelta(minutes=2), "nothing listens")
     interval = Interval(datetime(2023, 3, 1, tzinfo=UTC), datetime(2026, 6, 12, tzinfo=UTC))
     for symbol in ("AAPL", "MSFT"):
         for timeframe in ("1d", "1h"):
@@ -103,5 +107,68 @@ def test_gateway_that_is_back_starts_at_once_what_was_deferred(
         "the gateway is reachable again (unreachable since 2026-06-12 11:58:00Z); "
         "4 deferred requests are due now" in result.cursor
     )
-    assert AbsenceFile(location.layout).read() is None
+    assert location.absence().ended_at == NOW
     assert tick().skip_message == "no outage of the gateway is recorded"
+
+
+def defer(location: Any, key: str, until: datetime, at: datetime = NOW) -> None:
+    """Record a failed attempt of a series that waits until a moment."""
+    location.store.ledger.attempts.record(
+        key,
+        Interval(datetime(2023, 3, 1, tzinfo=UTC), datetime(2026, 6, 12, tzinfo=UTC)),
+        "error",
+        error="nothing listens",
+        code=None,
+        next_try_at=until,
+        at=at,
+    )
+
+
+def test_another_store_of_the_gateway_hastens_what_it_deferred(
+    location: Any, tick: Callable[..., Any]
+) -> None:
+    """Whichever sensor finds the gateway again; what fails after that waits as ever."""
+    location.note_absence(NOW - timedelta(minutes=2), "nothing listens")
+    location.end_absence(NOW - timedelta(minutes=1))
+    until = NOW + timedelta(hours=6)
+    defer(location, "AAPL|1d", until, at=NOW - timedelta(minutes=2))
+    defer(location, "MSFT|1d", until, at=NOW)
+    assert "; 1 deferred requests are due now" in tick().cursor
+    assert tick().skip_message == "no outage of the gateway is recorded"
+    [due], [waiting] = (location.store.ledger.attempts.of(key) for key in ("AAPL|1d", "MSFT|1d"))
+    assert (due.next_try_at, waiting.next_try_at) == (NOW, until)
+
+
+def test_an_outage_of_long_ago_hastens_nothing(location: Any, tick: Callable[..., Any]) -> None:
+    """What it deferred has been due since."""
+    location.note_absence(NOW - timedelta(days=3), "nothing listens")
+    location.end_absence(NOW - timedelta(days=2))
+    defer(location, "AAPL|1d", NOW + timedelta(hours=6), at=NOW - timedelta(days=3))
+    assert tick().skip_message == "no outage of the gateway is recorded"
+
+
+def test_the_record_of_an_earlier_version_is_taken_over(
+    location: Any, tick: Callable[..., Any], closed_port: int
+) -> None:
+    """It lay in the store; its moments stay, and its file goes."""
+    path = location.layout.state / "gateway-away.json"
+    since, seen_at = NOW - timedelta(hours=1), NOW - timedelta(minutes=9)
+    fields = {"since": since.isoformat(), "seen_at": seen_at.isoformat(), "text": "no response"}
+    path.write_text(json.dumps(fields))
+    assert "still unreachable, since 2026-06-12 11:00:00Z" in tick(port=closed_port).skip_message
+    known = location.absence(closed_port)
+    assert known is not None
+    assert (known.since, known.seen_at) == (since, NOW)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"since": 1, "seen_at": 2, "text": 3}'])
+def test_a_broken_record_of_an_earlier_version_is_removed(
+    location: Any, tick: Callable[..., Any], content: str
+) -> None:
+    """It counted as none before, too."""
+    path = location.layout.state / "gateway-away.json"
+    path.write_text(content)
+    assert tick().skip_message == "no outage of the gateway is recorded"
+    assert not path.exists()
+    assert location.absence() is None

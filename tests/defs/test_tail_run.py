@@ -14,7 +14,6 @@ from ktrdr_pipelines.defs.schedules import request_tails
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, GatewayUnreachableError, RequestRejectedError
-from ktrdr_pipelines.store.gateway_absence import AbsenceFile
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 
@@ -157,7 +156,7 @@ def test_while_the_gateway_is_away_no_tail_runs(fresh: Any, failing_ib: Callable
         return GatewayUnreachableError(str(request), reason="nothing listens")
 
     assert not run_tails(fresh, "1d", ib=failing_ib(away)).success
-    known = AbsenceFile(fresh.layout).read()
+    known = fresh.absence()
     assert known is not None
     decided = at_now(fresh, known.seen_at)
     assert isinstance(decided, dg.SkipReason)

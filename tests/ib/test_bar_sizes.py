@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from ib_async.contract import Contract
 
 from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import BarSizeRefusedError, RequestRejectedError, RequestTooLongError
 from ktrdr_pipelines.ib.protocol.bar_sizes import BarSizes
+from ktrdr_pipelines.ib.protocol.requests import HistoryQuery
 from tests.ib.paced import bars, send
 
 LISTED = (
@@ -233,16 +235,17 @@ def test_what_is_accepted_outlasts_a_restart_of_the_machine(rate_limiter: Any) -
     """It belongs to the gateway's software; widths and pauses are of one run of the machine."""
     attempted: list[str] = []
 
-    async def request(size: str) -> str:
-        attempted.append(size)
-        if size != "1W":
+    async def request(sized: HistoryQuery) -> str:
+        attempted.append(sized.bar_size)
+        if sized.bar_size != "1W":
             raise BarSizeRefusedError("bars", reason=REFUSED[1], code=321)
-        return size
+        return sized.bar_size
 
     async def after(boot: str) -> None:
         process = rate_limiter(boot)
         await send(process, bars("end"))
-        await BarSizes(process).accepted(Timeframe.W1, "bars", request)
+        query = HistoryQuery("bars", Contract(), "TRADES", use_rth=True, timeframe=Timeframe.W1)
+        await BarSizes(process).accepted(query, request)
 
     asyncio.run(after("first"))
     asyncio.run(after("second"))

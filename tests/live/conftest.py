@@ -18,19 +18,16 @@ from ib_async.contract import Contract
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.connection import GatewayConnection
-from ktrdr_pipelines.ib.connection.pending_requests import Topic
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import RequestKind
 from ktrdr_pipelines.ib.protocol.contract_messages import Candidate, candidate_of
 from ktrdr_pipelines.ib.protocol.requests import (
     EPOCH_DATES,
+    ContractQuery,
     HistoryQuery,
-    paced_contract,
-    paced_query,
-    route_of,
 )
-from ktrdr_pipelines.ib.source import Ask, Requester
+from ktrdr_pipelines.ib.source import Requester
 from ktrdr_pipelines.settings import load_settings
 
 T = TypeVar("T")
@@ -126,10 +123,8 @@ class Client:
     async def details(self, contract: Contract) -> list[Candidate]:
         """Return the contracts of a description."""
         what = f"details of {contract.symbol} {contract.secType}"
-        frames = await self.requester.ask(
-            Ask(Topic.CONTRACT, what, paced_contract(what), route_of(contract)),
-            self.connection.contracts(contract, what),
-        )
+        query = ContractQuery(what, contract)
+        frames = await self.requester.ask(query, self.connection.contracts(query))
         return [candidate_of(fields, self.connection.server_version) for fields in frames]
 
     async def raw(
@@ -144,8 +139,7 @@ class Client:
     ) -> list[str]:
         """Return the fields of the message that answers a request for bars or sessions."""
         query = _query(contract, bar_size, duration, end=end, what=what, use_rth=use_rth)
-        ask = Ask(Topic.BARS, query.what, paced_query(query, RequestKind.BARS), query.route)
-        return (await self.requester.ask(ask, self.connection.history(query))).fields
+        return (await self.requester.ask(query, self.connection.history(query))).fields
 
     async def bars(
         self,
@@ -173,13 +167,12 @@ class Client:
         is_head: bool = False,
     ) -> Seen:
         """Return what comes for a request, a refusal too."""
-        query = _query(contract, bar_size, duration, end=end, what=what, dates=dates)
-        topic, kind = (Topic.HEAD, RequestKind.HEAD) if is_head else (Topic.BARS, RequestKind.BARS)
-        ask = Ask(topic, query.what, paced_query(query, kind), query.route)
+        kind = RequestKind.HEAD if is_head else RequestKind.BARS
+        query = _query(contract, bar_size, duration, end=end, what=what, dates=dates, kind=kind)
         try:
             if is_head:
-                return Seen(await self.requester.ask(ask, self.connection.head(query)))
-            reply = await self.requester.ask(ask, self.connection.history(query))
+                return Seen(await self.requester.ask(query, self.connection.head(query)))
+            reply = await self.requester.ask(query, self.connection.history(query))
         except GatewayError as error:
             if error.code is None:
                 raise
@@ -196,6 +189,7 @@ def _query(
     what: str,
     use_rth: bool = True,
     dates: int = EPOCH_DATES,
+    kind: RequestKind = RequestKind.BARS,
 ) -> HistoryQuery:
     return HistoryQuery(
         what=f"{contract.symbol} {bar_size}, {duration} to {end or 'now'}",
@@ -206,6 +200,8 @@ def _query(
         duration=duration,
         bar_size=bar_size,
         dates=dates,
+        kind=kind,
+        small=True,
     )
 
 

@@ -1,11 +1,11 @@
 """``ktrdr up``: run Dagster's web UI and daemon over the store, with a gateway.
 
-Not here: Dagster's processes (``cli.dagster_services``), checking the gateway
+Not here: Dagster's processes (``cli.processes``, ``cli.dagster_services``), checking the gateway
 (``cli.commands.gateway``).
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -15,7 +15,7 @@ from ktrdr_pipelines.errors import GatewayUnreachableError
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.workspace import Workspace
-    from ktrdr_pipelines.cli.dagster_services import Web
+    from ktrdr_pipelines.cli.processes import Dagster
     from ktrdr_pipelines.settings import Settings
     from ktrdr_pipelines.store.layout import StoreLayout
 
@@ -57,26 +57,25 @@ def up(
     Exit codes: 0 you stopped it, 1 it could not start, or Dagster exited, 2 bad usage.
     """
     from ktrdr_pipelines.app.setup import prepare_home
-    from ktrdr_pipelines.cli.dagster_services import dagster_web
     from ktrdr_pipelines.cli.entry_point import Stopped
-    from ktrdr_pipelines.cli.processes import require_free
+    from ktrdr_pipelines.cli.processes import dagster_process, require_free
     from ktrdr_pipelines.settings import load_settings
 
     require_free("--port", port)
     try:
-        with _gateway(load_settings(), simulated=simulated) as workspace:
+        with _workspace(load_settings(), simulated=simulated) as workspace:
             home = prepare_home(workspace.layout)
             log = workspace.layout.state / "dagster.log"
             with (
-                _only_one(workspace.layout) as alone,
-                dagster_web(home, log, port, _variables(workspace), keeping=alone) as web,
+                _only_one(workspace.layout) as lock,
+                dagster_process(home, log, port, _variables(workspace), keeping=lock) as dagster,
             ):
                 if not as_json:
                     note("starting Dagster's web UI and daemon ...")
                 plan = _backlog(workspace)
-                web.wait_until_ready()
-                _say_ready(workspace, web, plan, as_json=as_json)
-                web.wait()
+                dagster.wait_until_ready()
+                _say_ready(workspace, dagster, plan, as_json=as_json)
+                dagster.wait()
     except Stopped:
         if not as_json:
             say("stopped; what was saved is kept")
@@ -92,7 +91,7 @@ def _only_one(layout: "StoreLayout") -> "Iterator[int]":
     Raises:
         StoreError: another `ktrdr up` uses this store, or a Dagster that cannot be ended.
     """
-    from ktrdr_pipelines.cli.watchdog import end_group
+    from ktrdr_pipelines.cli.processes import end_group
     from ktrdr_pipelines.errors import StoreError
     from ktrdr_pipelines.store.files import disk_errors, require_file
 
@@ -135,37 +134,32 @@ def _take(file: IO[str]) -> bool:
 
 
 @contextmanager
-def _gateway(settings: "Settings", *, simulated: bool) -> "Iterator[Workspace]":
-    """Yield the workspace of a gateway that responds, while the context lasts."""
-    from ktrdr_pipelines.cli.processes import is_free, simulator_process
-    from ktrdr_pipelines.settings import data_folder
+def _workspace(settings: "Settings", *, simulated: bool) -> "Iterator[Workspace]":
+    """Yield the workspace of a gateway that responds, while the context lasts.
 
-    folder = data_folder(settings)
-    if not simulated:
-        yield _workspace(settings.model_copy(update={"ktrdr_data": folder}), origin=None)
-        return
-    wish = _SIMULATOR_PORT if is_free(_SIMULATOR_PORT) else 0
-    with simulator_process(port=wish, now=settings.clock.moved_now()) as port:
-        own = {"ib_host": "127.0.0.1", "ib_port": port, "ktrdr_data": folder / "simulated"}
-        yield _workspace(settings.model_copy(update=own), origin="simulated")
-
-
-def _workspace(settings: "Settings", *, origin: str | None) -> "Workspace":
-    """Create the store if there is none, check the gateway, and return the workspace."""
+    The store is created if there is none; a simulated gateway runs as long as the context.
+    """
     from ktrdr_pipelines.app.setup import UNIVERSE_EXAMPLE, make_workspace
     from ktrdr_pipelines.cli.output import warn_of_problem
+    from ktrdr_pipelines.cli.processes import HOST, is_free, simulator_process
     from ktrdr_pipelines.domain.instruments import Origin
     from ktrdr_pipelines.settings import data_folder
 
-    kind = None if origin is None else Origin(origin)
-    workspace, was_made = make_workspace(
-        settings, data_folder(settings), kind, example=UNIVERSE_EXAMPLE
-    )
-    if was_made:
-        note(f"created the store {workspace.layout.root} with an example universe to edit")
-    warn_of_problem(workspace)
-    _require_gateway(workspace)
-    return workspace
+    folder, origin = data_folder(settings), None
+    own: dict[str, Any] = {}
+    with ExitStack() as stack:
+        if simulated:
+            wish = _SIMULATOR_PORT if is_free(_SIMULATOR_PORT) else 0
+            gateway = simulator_process(port=wish, now=settings.clock.moved_now())
+            own = {"ib_host": HOST, "ib_port": stack.enter_context(gateway)}
+            folder, origin = folder / "simulated", Origin.SIMULATED
+        settings = settings.model_copy(update={**own, "ktrdr_data": folder})
+        workspace, was_made = make_workspace(settings, folder, origin, example=UNIVERSE_EXAMPLE)
+        if was_made:
+            note(f"created the store {workspace.layout.root} with an example universe to edit")
+        warn_of_problem(workspace)
+        _require_gateway(workspace)
+        yield workspace
 
 
 def _require_gateway(workspace: "Workspace") -> None:
@@ -221,23 +215,23 @@ def _backlog(workspace: "Workspace") -> str:
     return backlog_plan(index, found, config, now) if is_big else ""
 
 
-def _say_ready(workspace: "Workspace", web: "Web", plan: str, *, as_json: bool) -> None:
+def _say_ready(workspace: "Workspace", dagster: "Dagster", plan: str, *, as_json: bool) -> None:
     settings = workspace.settings
     document: dict[str, Any] = {
-        "url": web.url,
+        "url": dagster.url,
         "store": str(workspace.layout.root),
         "gateway": f"{settings.ib_host}:{settings.ib_port}",
-        "log": str(web.log),
+        "log": str(dagster.log),
         "backlog": plan or None,
     }
     if as_json:
         say_json(document, lines=False)
         return
-    say(f"Dagster   {web.url}   (Ctrl-C stops it)")
+    say(f"Dagster   {dagster.url}   (Ctrl-C stops it)")
     say(f"store     {document['store']}")
     say(f"gateway   {document['gateway']}")
     say(f"log       {document['log']}")
-    say(f"sensors   {web.url}/automation: gaps and tails are loaded automatically")
+    say(f"sensors   {dagster.url}/automation: gaps and tails are loaded automatically")
     if plan:
         say(f"backlog   {plan}")
     say("To use this store and gateway in another terminal:")

@@ -56,7 +56,7 @@ class BarsRun:
         self._calendars = open_calendars(ledger)
         self._open: dict[Series, dict[BarPartition, Interval]] = {}
         self._is_automatic = context.run.tags.get(KIND) == RunKind.GAP
-        self._outcome = RunOutcome(context, self._layout, ib.clock())
+        self._outcome = RunOutcome(context, ib, ib.clock())
         self._materialized = 0
 
     def load(self, partitions: Sequence[BarPartition]) -> None:

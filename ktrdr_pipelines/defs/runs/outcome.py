@@ -1,18 +1,20 @@
 """How a run that loads bars ends: its tags, its failure, and the materializations of its windows.
 
-A run that cannot reach the gateway records that in the store, so that no other run starts until the
-gateway is reachable. All runs and sensors build the materialization of a window here.
+A run that cannot reach the gateway records that for all processes, so that no other run starts
+until the gateway is reachable. All runs and sensors build the materialization of a window here.
 
 Not here: the state of a window (``gaps.windows``).
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from typing import Final
 
 import dagster as dg
 
 from ktrdr_pipelines.clock import Clock
 from ktrdr_pipelines.defs.partitions import BarPartition
+from ktrdr_pipelines.defs.resources import IbResource
 from ktrdr_pipelines.defs.runs.tags import CAUSE, KILLED, QUIET, REQUESTS, YES
 from ktrdr_pipelines.defs.sensors.alert_sensor import GATEWAY, outage_of
 from ktrdr_pipelines.domain.instruments import Instrument
@@ -22,8 +24,6 @@ from ktrdr_pipelines.errors import GatewayError, IncompleteError, KtrdrError, St
 from ktrdr_pipelines.gaps.catalog_refresh import renew_catalog
 from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.gaps.windows import WindowState, WindowStatus
-from ktrdr_pipelines.store.gateway_absence import AbsenceFile
-from ktrdr_pipelines.store.layout import StoreLayout
 
 STATE = "state"
 """Metadata key of a window's state."""
@@ -36,17 +36,17 @@ the time."""
 
 
 class RunOutcome:
-    """Records how one run ended, in its tags and in the store."""
+    """Records how one run ended: in its tags, and what it shows of the gateway."""
 
     def __init__(
         self,
         context: dg.AssetExecutionContext | dg.OpExecutionContext,
-        layout: StoreLayout,
+        ib: IbResource,
         clock: Clock,
     ) -> None:
         self._instance, self._run_id = context.instance, context.run.run_id
         self._log = context.log
-        self._layout, self._clock = layout, clock
+        self._ib, self._clock = ib, clock
 
     def renew_catalog(self, index: GapIndex, instruments: Sequence[Instrument]) -> None:
         """Refresh the catalog; log an error if that fails.
@@ -66,7 +66,8 @@ class RunOutcome:
         """
         self._tag({CAUSE: type(error).__name__})
         if isinstance(error, GatewayError) and outage_of(type(error).__name__) == GATEWAY:
-            AbsenceFile(self._layout).note(self._clock.real_now(), str(error))
+            with closing(self._ib.rate_limiter()) as gateway:
+                gateway.note_absence(self._clock.real_now(), str(error))
         return dg.Failure(str(error), allow_retries=False)
 
     def incomplete(self, text: str, reports: Iterable[SeriesReport]) -> dg.Failure:

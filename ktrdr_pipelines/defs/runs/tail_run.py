@@ -84,7 +84,7 @@ class TailRun:
         self._index: GapIndex = open_gap_index(
             self._layout, GatewayConfig.from_settings(ib.settings()).gateway
         )
-        self._outcome = RunOutcome(context, self._layout, self._clock)
+        self._outcome = RunOutcome(context, ib, self._clock)
 
     def load(self, pause_s: float) -> None:
         """Load the tails.

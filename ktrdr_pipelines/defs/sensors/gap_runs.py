@@ -17,9 +17,6 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.due_chunks import Due
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
-FIRST_WAIT, LONGEST_WAIT = timedelta(minutes=5), timedelta(hours=6)
-"""How long a series waits after a run that changed nothing; the wait quadruples with each."""
-
 REQUESTS_PER_RUN: Final = 200
 """Approximate maximum of requests of a run. With shorter runs, the newest months of all symbols are
 loaded before older ones of any symbol; longer runs have less start-up overhead."""
@@ -109,8 +106,8 @@ def waits_until(due_print: str, past: Sequence[PastRun]) -> datetime | None:
         failures += 1
     if not failures:
         return None
-    factor: int = 4 ** min(failures - 1, 6)
-    return past[0].ended_at + min(FIRST_WAIT * factor, LONGEST_WAIT)
+    wait_s = IbLimitsRegistry.RERUN_PAUSE_S.value.delay_s(failures)
+    return past[0].ended_at + timedelta(seconds=wait_s)
 
 
 def windows_of(due: Due, calendar: SessionCalendar) -> set[str]:

@@ -10,6 +10,7 @@ Not here: which gaps are due (``gaps.due_chunks``), which windows a run loads
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -52,7 +53,6 @@ from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.gaps.due_chunks import Due, backlog_plan, due_to_fill, measured_backlog
 from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps, open_gap_index
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.store.gateway_absence import AbsenceFile
 
 _EVERY_S = 30
 _AT_ONCE = 24
@@ -142,8 +142,10 @@ def gap_sensor(
     ) -> dg.SensorResult | dg.SkipReason:
         real_now = clock()
         try:
-            if absence := AbsenceFile(store.layout()).believed(real_now):
-                return dg.SkipReason(str(absence))
+            with closing(ib.rate_limiter()) as gateway:
+                available = gateway.availability(real_now)
+            if not available.may_try:
+                return dg.SkipReason(str(available))
             tick = read_gaps(ib, store, real_now)
         except KtrdrError as error:
             return dg.SkipReason(str(error))

@@ -1,15 +1,17 @@
 """The gateway sensor: polls an unreachable gateway, and starts deferred requests on recovery.
 
-It polls once a tick, by connecting and requesting the time, and only while the store has a record
-that the gateway is unreachable.
+It polls once a tick, by connecting and requesting the time, and only while a record of all
+processes says that the gateway is unreachable. Several stores may share the gateway: the sensor of
+one finds it again, and the sensors of the others make their deferred requests due then.
 
 Not here: recording that the gateway is unreachable (``defs.runs.outcome``).
 """
 
 import asyncio
+import json
 from collections.abc import Callable
-from contextlib import closing
-from datetime import datetime
+from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import dagster as dg
@@ -21,11 +23,10 @@ from ktrdr_pipelines.defs.sensors.gap_sensor import choose_runs, read_gaps, run_
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.errors import GatewayError, GatewayTimeoutError, KtrdrError
-from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.strategy import Operation
-from ktrdr_pipelines.ib.pacing.circuit_breaker import Depth
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
-from ktrdr_pipelines.store.gateway_absence import AbsenceFile
+from ktrdr_pipelines.store.files import disk_errors, is_regular
+from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
 
 _EVERY_S: Final = 30
@@ -35,6 +36,11 @@ _POLL_S: Final = 15.0
 _OF_RUNS: Final = (Operation.BATCH, Operation.GAP_FILLER, Operation.API)
 """The operations that runs connect as. After an outage the gateway may still hold the client ids
 of just one of them, and runs of that kind would then fail every half minute."""
+
+_AFTERWARDS: Final = timedelta(days=1)
+"""How long after an outage it may still be what defers requests: failures wait a day at most."""
+
+_NO_OUTAGE: Final = "no outage of the gateway is recorded"
 
 Clock = Callable[[], datetime]
 
@@ -55,16 +61,22 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
     ) -> dg.SensorResult | dg.SkipReason:
         now = clock()
         try:
-            absence = AbsenceFile(store.layout())
-            known = absence.read()
-            if known is None:
-                return dg.SkipReason("no outage of the gateway is recorded")
-            if trouble := asyncio.run(poll_gateway(ib)):
-                absence.note(now, trouble)
-                since = known.since_text
-                return dg.SkipReason(f"the gateway is still unreachable, since {since}: {trouble}")
-            absence.end()
-            hastened = open_ledger(store.layout()).attempts.hasten(now)
+            layout = store.layout()
+            with closing(ib.rate_limiter()) as gateway:
+                take_over_earlier_record(layout, gateway)
+                known = gateway.absence()
+                if known is None or (known.ended_at and now - known.ended_at >= _AFTERWARDS):
+                    return dg.SkipReason(_NO_OUTAGE)
+                if known.ended_at is None:
+                    if trouble := asyncio.run(poll_gateway(ib)):
+                        gateway.note_absence(now, trouble)
+                        return dg.SkipReason(
+                            f"the gateway is still unreachable, since {known.since_text}: {trouble}"
+                        )
+                    gateway.note_recovery(now)
+            hastened = open_ledger(layout).attempts.hasten(now, made_until=known.ended_at)
+            if known.ended_at and not hastened:
+                return dg.SkipReason(_NO_OUTAGE)
             tick = read_gaps(ib, store, now)
         except KtrdrError as error:
             return dg.SkipReason(str(error))
@@ -83,16 +95,15 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
 
 async def poll_gateway(ib: IbResource) -> str:
     """Connect and request the time; return what is wrong, or an empty string."""
-    config = GatewayConfig.from_settings(ib.settings())
     try:
-        return await asyncio.wait_for(_check(ib, config), _POLL_S)
+        return await asyncio.wait_for(_check(ib), _POLL_S)
     except TimeoutError:
         return f"no response within {_POLL_S:g} s"
     except GatewayError as error:
         return str(error)
 
 
-async def _check(ib: IbResource, config: GatewayConfig) -> str:
+async def _check(ib: IbResource) -> str:
     strategy = ib.strategy()
     try:
         for operation in _OF_RUNS:
@@ -103,8 +114,23 @@ async def _check(ib: IbResource, config: GatewayConfig) -> str:
         await asyncio.shield(asyncio.ensure_future(strategy.cleanup_temporary_connections()))
     if health.round_trip_s is None:
         return str(GatewayTimeoutError("requesting the time", reason="no response"))
-    if health.troubles:
-        return "; ".join(health.troubles)
-    with closing(RateLimiter.of(config)) as rate_limiter:
-        rate_limiter.note_life(Depth.DATA)
-    return ""
+    return "; ".join(health.troubles)
+
+
+def take_over_earlier_record(layout: StoreLayout, gateway: RateLimiter) -> None:
+    """Move the record that earlier versions kept in the store to the gateway's; then delete it.
+
+    Raises:
+        StoreError: the store or the gateway's record cannot be used.
+    """
+    path = layout.state / "gateway-away.json"
+    if not is_regular(path):
+        return
+    layout.require_same()
+    with disk_errors(path):
+        with suppress(ValueError, KeyError, TypeError):  # one that cannot be read counted as none
+            fields = json.loads(path.read_bytes())
+            for moment in ("since", "seen_at"):
+                at = datetime.fromisoformat(fields[moment]).astimezone(UTC)
+                gateway.note_absence(at, str(fields["text"]))
+        path.unlink()

@@ -10,8 +10,6 @@ from typing import Final
 
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
-_MOST_DOUBLINGS = 30
-
 
 class AttemptKind(StrEnum):
     """The outcome of an attempt that covered nothing.
@@ -44,5 +42,4 @@ def retry_in(kind: AttemptKind, failures: int) -> timedelta:
 
     The delay doubles with each attempt and has no random part: all processes compute the same time.
     """
-    first_s, longest_s = IbLimitsRegistry.TRY_AGAIN_S.value[kind.value]
-    return timedelta(seconds=min(first_s * 2 ** min(failures - 1, _MOST_DOUBLINGS), longest_s))
+    return timedelta(seconds=IbLimitsRegistry.TRY_AGAIN_S.value[kind.value].delay_s(failures))

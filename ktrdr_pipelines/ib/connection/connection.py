@@ -16,8 +16,6 @@ from datetime import datetime
 from functools import partial
 from typing import ClassVar, Generic, TypeVar
 
-from ib_async.contract import Contract
-
 from ktrdr_pipelines.clock import boot_time_s, system_now
 from ktrdr_pipelines.domain.instruments import Origin
 from ktrdr_pipelines.errors import ConnectionLostError, GatewayTimeoutError, OutageError
@@ -32,13 +30,14 @@ from ktrdr_pipelines.ib.connection.gateway_status import (
 from ktrdr_pipelines.ib.connection.notices import Notices
 from ktrdr_pipelines.ib.connection.pending_requests import PendingRequest, PendingRequests, Topic
 from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, untold
+from ktrdr_pipelines.ib.pacing.rules import RequestKind
 from ktrdr_pipelines.ib.protocol.error_codes import (
     NO_REQUEST,
     error_frame,
     lasting_farm_outage,
     lasting_outage,
 )
-from ktrdr_pipelines.ib.protocol.requests import HistoryQuery, HistoryReply, route_of
+from ktrdr_pipelines.ib.protocol.requests import ContractQuery, HistoryQuery, HistoryReply
 from ktrdr_pipelines.ib.protocol.transport import (
     AwaitPermit,
     DisconnectReason,
@@ -147,6 +146,13 @@ class Dispatcher:
         88: _take_answer,
         106: _take_answer,
     }
+
+
+_TOPICS = {
+    RequestKind.BARS: Topic.BARS,
+    RequestKind.HEAD: Topic.HEAD,
+    RequestKind.CONTRACT: Topic.CONTRACT,
+}
 
 
 class Call(Generic[T]):
@@ -289,7 +295,7 @@ class GatewayConnection:
         return self._dispatcher.status.lost_link if self.is_up else ""
 
     async def wait_for_way(
-        self, topic: Topic, route: str, what: str, *, waits: OnWait = untold
+        self, query: HistoryQuery | ContractQuery, *, waits: OnWait = untold
     ) -> AbstractContextManager[None]:
         """Wait while the gateway lacks the connection that a request needs.
 
@@ -299,8 +305,7 @@ class GatewayConnection:
         is sent, and its response awaited, inside the context that this returns.
 
         Args:
-            topic, route: those of the request.
-            what: the request, for the error.
+            query: the request.
             waits: told of each wait.
 
         Raises:
@@ -308,6 +313,7 @@ class GatewayConnection:
         """
         self._check_thread()
         status, begun_at_s = self._dispatcher.status, boot_time_s()
+        topic, route, what = _TOPICS[query.kind], query.route, query.what
         while self.is_up and (obstacle := status.obstacle(topic, route)):
             now = boot_time_s()
             if status.lost_link:
@@ -400,13 +406,13 @@ class GatewayConnection:
 
         return Call(put, answer)
 
-    def contracts(self, contract: Contract, what: str) -> Call[list[list[str]]]:
+    def contracts(self, query: ContractQuery) -> Call[list[list[str]]]:
         """Return the request for the contracts of a description; its response: all messages 10."""
 
         def put() -> PendingRequest:
-            pending = self._opened(Topic.CONTRACT, what, route_of(contract))
+            pending = self._opened(Topic.CONTRACT, query.what, query.route)
             with self._transport.permitted():
-                self._transport.client.reqContractDetails(pending.number, contract)
+                self._transport.client.reqContractDetails(pending.number, query.contract)
             return pending
 
         return Call(put, lambda pending: self._answer(pending, None))

@@ -18,7 +18,7 @@ from ktrdr_pipelines.ib.connection.pending_requests import PendingRequest, Topic
 from ktrdr_pipelines.ib.pacing.circuit_breaker import BreakerState
 from ktrdr_pipelines.ib.pacing.shared_state import Vitals
 from ktrdr_pipelines.ib.protocol.error_codes import ErrorFrame
-from ktrdr_pipelines.limits import CodeClass
+from ktrdr_pipelines.limits import Backoff, CodeClass, IbLimitsRegistry
 
 _LINK_LOST, _SERVER_LOST, _MARKET_DATA = 1100, 2110, 2103
 _LINK, _SERVER = (_LINK_LOST, ""), (_SERVER_LOST, "")
@@ -46,9 +46,6 @@ _FARM_LIST = re.compile(
     rf"[:\uff1a]\s*({_NAME}(?:\s*[;,]\s*{_NAME})*)\s*;?\s*(?:[.\u3002]|$)", re.ASCII
 )
 _NOT_CONNECTED = "not connected"
-
-LONGEST_PROBE_PAUSE_S = 300.0
-"""Longest pause between two probes of a route whose farm remains broken."""
 
 
 class FarmState(StrEnum):
@@ -87,11 +84,13 @@ class _Trouble:
 class Probe:
     """When one request may test whether a route is served despite a broken farm.
 
-    ``due_at`` is by the caller's clock; ``is_out`` is true while that request is in flight.
+    ``due_at`` is by the caller's clock; ``backoff`` gives the pause after so many ``failures``;
+    ``is_out`` is true while that request is in flight.
     """
 
     due_at: float
-    pause_s: float
+    backoff: Backoff
+    failures: int = 0
     is_out: bool = False
 
 
@@ -149,7 +148,8 @@ class GatewayStatus:
         """
         key = _NEEDED[topic], route
         if key not in self._probes:
-            self._probes[key] = Probe(now + first_s, first_s)
+            backoff = IbLimitsRegistry.FARM_PROBE_PAUSE_S.value.starting(first_s)
+            self._probes[key] = Probe(now + first_s, backoff)
         return self._probes[key]
 
     def probed(self, probe: Probe, now: float, *, failed: bool) -> None:
@@ -159,9 +159,8 @@ class GatewayStatus:
         never sent, the next may follow at once: it showed nothing about the farm.
         """
         probe.is_out = False
-        probe.due_at = now + probe.pause_s if failed else now
-        if failed:
-            probe.pause_s = min(probe.pause_s * 2, LONGEST_PROBE_PAUSE_S)
+        probe.failures += failed
+        probe.due_at = now + probe.backoff.delay_s(probe.failures) if failed else now
         self._drop_probes()
 
     def cost(self, pending: PendingRequest, over: Iterable[Key]) -> bool:

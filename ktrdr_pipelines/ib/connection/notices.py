@@ -5,10 +5,13 @@ notices (``sync``, ``cli``).
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
+from ktrdr_pipelines.errors import BadAnswerError, UnknownZoneError
 from ktrdr_pipelines.ib.protocol.error_codes import ErrorFrame, is_english
+from ktrdr_pipelines.ib.protocol.times import UnknownZone
 
 OnNotice = Callable[[str], None]
 """Takes a text about the gateway for the user."""
@@ -56,6 +59,28 @@ class Notices:
         self._zones.add(name)
         problem = f"uses the unknown time zone {name!r}" if name else "names no time zone"
         self._add(f"the gateway {problem}: {what} cannot be read. {ZONE_HINT}")
+
+    @contextmanager
+    def reading(self, what: str, subject: str = "") -> Iterator[None]:
+        """Translate errors of reading a response into gateway errors; report an unknown zone.
+
+        Args:
+            what: the request.
+            subject: what is stated in a time zone, for the notice about an unknown one.
+
+        Raises:
+            UnknownZoneError: the response states a time in an unknown zone.
+            BadAnswerError: the response is invalid.
+        """
+        try:
+            yield
+        except UnknownZone as error:
+            self.unknown_zone(error.name, subject)
+            raise UnknownZoneError(what, reason=str(error), hint=ZONE_HINT) from error
+        except (ValueError, IndexError, OverflowError) as error:
+            raise BadAnswerError(
+                what, reason=f"an invalid response: {error}", hint="The whole response is dropped."
+            ) from error
 
     def see_text(self, frame: ErrorFrame) -> None:
         """Report, once, an error or notice that shows that the gateway does not speak English."""

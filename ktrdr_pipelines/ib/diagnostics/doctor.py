@@ -40,7 +40,7 @@ from ktrdr_pipelines.ib.diagnostics.gateway_checks import (
 )
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.protocol.error_codes import NoDataError
-from ktrdr_pipelines.ib.source import GatewaySource
+from ktrdr_pipelines.ib.source import GatewaySource, Requester
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 KNOWN_PORTS = {**IbLimitsRegistry.PORTS.value, **IbLimitsRegistry.CONTAINER_PORTS.value}
@@ -115,7 +115,7 @@ async def diagnose(config: GatewayConfig) -> list[Check]:
 async def _looked(
     connection: GatewayConnection, rate_limiter: RateLimiter, config: GatewayConfig
 ) -> list[Check]:
-    source = GatewaySource(connection, rate_limiter, config)
+    source = GatewaySource(connection, Requester(connection, rate_limiter, config))
     data = await _data(source, rate_limiter)
     health = await source.health()
     first_id = config.client_id_ranges[Operation.CLI][0]

@@ -5,18 +5,26 @@ its response closes the breaker, its failure opens it for twice as long. A failu
 by a response that reaches as deep into the gateway: one that still accepts connections and knows
 contracts may have lost its bars. Times are seconds of any one clock.
 
-Not here: the record that all processes share (``ib.pacing.shared_state``).
+A run that cannot reach the gateway at all records an ``Absence``, in real moments. Breaker and
+absence together are the ``Availability`` of the gateway, the one answer whether to try it now.
+
+Not here: the record that all processes share (``ib.pacing.shared_state``), polling an unreachable
+gateway (``defs.sensors.gateway_sensor``).
 """
 
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
 
 from ktrdr_pipelines.ib.pacing.rules import RequestKind
+from ktrdr_pipelines.limits import IbLimitsRegistry
 
 MOST_FAILURES = 5
 """Consecutive failures, of requests sent one after another, that open the breaker."""
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 600.0
+BELIEVED = timedelta(minutes=10)
+"""How long an absence stops other runs, unless the gateway sensor confirms it: no run waits for a
+sensor that was switched off."""
 
 
 class BreakerState(StrEnum):
@@ -48,9 +56,19 @@ class Breaker:
     failures: int = 0
     failed_at: float = 0.0
     until: float = 0.0
-    pause_s: float = 0.0
     depth: Depth = Depth.CONNECTION
     reason: str = ""
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds of the pause that the last failure began, if it opened the breaker."""
+        return IbLimitsRegistry.BREAKER_PAUSE_S.value.delay_s(self.failures - MOST_FAILURES + 1)
+
+    @property
+    def why(self) -> str:
+        """Why an open breaker lets no request through."""
+        last = f" (last: {self.reason})" if self.reason else ""
+        return f"circuit breaker open after {self.failures} consecutive failures{last}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,5 +125,82 @@ def failed(
     counted = replace(breaker, failures=failures, failed_at=now, depth=depth, reason=reason)
     if breaker.state is BreakerState.CLOSED and failures < MOST_FAILURES:
         return counted
-    pause_s = min(max(breaker.pause_s * 2, FIRST_PAUSE_S), LONGEST_PAUSE_S)
-    return replace(counted, state=BreakerState.OPEN, until=now + pause_s, pause_s=pause_s)
+    return replace(counted, state=BreakerState.OPEN, until=now + counted.pause_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """A time for which runs cannot reach the gateway, in real moments (UTC).
+
+    ``since`` is when it was first recorded, ``seen_at`` when it was last seen, ``text`` the error
+    then; ``ended_at`` is when the gateway was found again, None until then.
+    """
+
+    since: datetime
+    seen_at: datetime
+    text: str
+    ended_at: datetime | None = None
+
+    def __str__(self) -> str:
+        return f"the gateway is away since {self.since_text}: {self.text}"
+
+    @property
+    def since_text(self) -> str:
+        """The start of the absence in UTC, for messages."""
+        return f"{self.since:%Y-%m-%d %H:%M:%S}Z"
+
+    def is_believed(self, now: datetime) -> bool:
+        """Return whether it is too early to try again.
+
+        A record of the future was made before the clock was put back, and stops no run.
+        """
+        return self.ended_at is None and self.seen_at <= now < self.seen_at + BELIEVED
+
+
+def seen_absent(known: Absence | None, at: datetime, text: str) -> Absence:
+    """Return the absence after one more record of it; while it lasts, its start is kept."""
+    lasts = known is not None and known.ended_at is None
+    return Absence(min(known.since, at) if known is not None and lasts else at, at, text)
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether a run may try the gateway now; if not, why, since when, and when it may.
+
+    Moments are real ones (UTC); ``next_at`` None means now.
+    """
+
+    reason: str = ""
+    since: datetime | None = None
+    next_at: datetime | None = None
+
+    def __str__(self) -> str:
+        return self.reason
+
+    @property
+    def may_try(self) -> bool:
+        """Return whether a run may try the gateway now."""
+        return self.next_at is None
+
+
+def availability(
+    breaker: Breaker, absence: Absence | None, *, now_s: float, real_now: datetime
+) -> Availability:
+    """Return whether a run may try a gateway now.
+
+    A half-open breaker stops no run: its requests wait for the one that probes.
+
+    Args:
+        breaker: the state of the circuit breaker.
+        absence: the last absence, if there was one.
+        now_s: the clock of the breaker.
+        real_now: the clock of the absence.
+    """
+    wait_s = breaker.until - now_s if breaker.state is BreakerState.OPEN else 0.0
+    probe_at = real_now + timedelta(seconds=max(wait_s, 0.0))
+    if absence is not None and absence.is_believed(real_now):
+        return Availability(str(absence), absence.since, max(absence.seen_at + BELIEVED, probe_at))
+    if wait_s <= 0:
+        return Availability()
+    opened_at = real_now - timedelta(seconds=now_s - breaker.failed_at)
+    return Availability(f"{breaker.why}; next attempt in {wait_s:.0f} s", opened_at, probe_at)

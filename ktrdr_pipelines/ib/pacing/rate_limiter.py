@@ -2,7 +2,7 @@
 
 The budget is kept in the shared record, so the rules hold over all processes. The circuit breaker
 and pauses after violations stop requests here too, and ``OnWait`` callbacks report waits that a
-user would wonder about.
+user would wonder about. Runs that cannot reach the gateway record that here for all others.
 
 Not here: the rules (``ib.pacing.rules``), the record (``ib.pacing.shared_state``).
 """
@@ -13,6 +13,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from sqlite3 import Connection
 from typing import TypeVar
@@ -20,7 +21,13 @@ from typing import TypeVar
 from ktrdr_pipelines.clock import boot_id, boot_time_s
 from ktrdr_pipelines.errors import DiskError, GatewayRestingError
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.pacing.circuit_breaker import BreakerState, Depth
+from ktrdr_pipelines.ib.pacing.circuit_breaker import (
+    Absence,
+    Availability,
+    BreakerState,
+    Depth,
+    availability,
+)
 from ktrdr_pipelines.ib.pacing.rules import MESSAGE, PacedRequest, Pacing, RequestKind, pacing_of
 from ktrdr_pipelines.ib.pacing.shared_file import RecordBusyError
 from ktrdr_pipelines.ib.pacing.shared_state import (
@@ -194,12 +201,9 @@ class RateLimiter:
             if not chance.wait_s:
                 return
             if chance.breaker.state is BreakerState.OPEN:
-                breaker = chance.breaker
-                last = f" (last: {breaker.reason})" if breaker.reason else ""
                 error = GatewayRestingError(
                     what,
-                    reason=f"circuit breaker open after {breaker.failures} consecutive "
-                    f"failures{last}",
+                    reason=chance.breaker.why,
                     hint=f"The next attempt is in {chance.wait_s:.0f} s; 'ktrdr doctor' checks the "
                     "gateway now",
                 )
@@ -207,6 +211,41 @@ class RateLimiter:
                 raise error
             waits(_PROBING, chance.wait_s)
             await self._sleep(min(chance.wait_s, _PROBE_CHECK_S))
+
+    def availability(self, real_now: datetime) -> Availability:
+        """Return whether a run may try the gateway at a moment of real time; nothing is sent.
+
+        Raises:
+            DiskError: the shared record cannot be used.
+        """
+        if not self._record.exists:
+            return Availability()
+        return self.remember(
+            lambda memory, database: availability(
+                memory.breaker(database),
+                memory.absence(database),
+                now_s=self._clock(),
+                real_now=real_now,
+            )
+        )
+
+    def absence(self) -> Absence | None:
+        """Return the last absence of the gateway, whether it has ended or not; None without one.
+
+        Raises:
+            DiskError: the shared record cannot be used.
+        """
+        if not self._record.exists:
+            return None
+        return self.remember(lambda memory, database: memory.absence(database))
+
+    def note_absence(self, real_now: datetime, text: str) -> None:
+        """Record that a run could not reach the gateway, so that no other run tries for a while."""
+        self.remember(lambda memory, database: memory.absent(database, real_now, text))
+
+    def note_recovery(self, real_now: datetime) -> None:
+        """Record that runs can reach the gateway again; this closes the circuit breaker."""
+        self.remember(lambda memory, database: memory.recovered(database, real_now))
 
     def note_life(self, depth: Depth = Depth.CONNECTION) -> None:
         """Record that the gateway responded at a depth."""

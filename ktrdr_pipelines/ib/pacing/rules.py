@@ -252,10 +252,9 @@ def next_pause_s(last_s: float | None, since_s: float) -> float:
         last_s: length of the last pause, None without one.
         since_s: seconds since that pause ended.
     """
-    first_s, longest_s = IbLimitsRegistry.PACING_PAUSE_S.value
-    if last_s is None or since_s > longest_s:
-        return first_s
-    return min(last_s * 2, longest_s)
+    backoff = IbLimitsRegistry.PACING_PAUSE_S.value
+    is_close = last_s is not None and since_s <= backoff.longest_s
+    return backoff.after_s(last_s) if last_s is not None and is_close else backoff.first_s
 
 
 def _free_at(rule: Rule, sent: Sequence[SentRequest], request: PacedRequest) -> float:

@@ -35,6 +35,7 @@ _VERSION = 4
 """Version of the tables. 4 has the tables of 3; texts of earlier versions may name accounts."""
 
 _SETUP_WAIT_S = 30.0
+_NO_FILE = -1
 _BROKEN_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BUSY_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _SCHEMA = f"""
@@ -92,6 +93,11 @@ class SharedFile:
         self._on_loss = on_loss
         self._database: sqlite3.Connection | None = None
         self._inode = 0
+
+    @property
+    def exists(self) -> bool:
+        """Return whether the file exists; looking creates nothing."""
+        return _inode(self.path) != _NO_FILE
 
     def close(self) -> None:
         """Close the file; the next transaction opens it again."""
@@ -224,7 +230,7 @@ def _inode(path: Path) -> int:
     try:
         return path.stat().st_ino
     except OSError:
-        return -1
+        return _NO_FILE
 
 
 def _is_sound(path: Path) -> bool:

@@ -2,8 +2,8 @@
 
 Each operation is one short transaction of the shared file, begun as a writer, so that decisions of
 several processes follow one another. Times are seconds since the machine started; rows of another
-start of the machine do not count, except refusals (``Block``), which last by the wall clock, and
-the bar sizes that the gateway accepts.
+start of the machine do not count, except refusals (``Block``) and absences (``Absence``), which
+last by the wall clock, and the bar sizes that the gateway accepts.
 
 Not here: the file itself, its schema and damage (``ib.pacing.shared_file``), the rules
 (``ib.pacing.rules``).
@@ -14,10 +14,12 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ktrdr_pipelines.ib.pacing.circuit_breaker import (
+    Absence,
     Admission,
     Breaker,
     BreakerState,
@@ -25,6 +27,7 @@ from ktrdr_pipelines.ib.pacing.circuit_breaker import (
     admission,
     depth_of,
     failed,
+    seen_absent,
     succeeded,
 )
 from ktrdr_pipelines.ib.pacing.concurrency import (
@@ -48,13 +51,13 @@ from ktrdr_pipelines.ib.pacing.rules import (
 from ktrdr_pipelines.ib.pacing.shared_file import SharedFile
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
-LONGEST_BLOCK_S = 86_400.0
+LONGEST_BLOCK_S = IbLimitsRegistry.TRY_AGAIN_S.value["blocked"].longest_s
 """Longest time that a refusal counts."""
 
 EVERY_BOOT = ""
 """The boot name of rows in the memory table that stay valid when the machine restarts."""
 
-_CONCURRENCY, _BREAKER, _SIZE = "flight", "breaker", "bar size "
+_CONCURRENCY, _BREAKER, _ABSENCE, _SIZE = "flight", "breaker", "absence", "bar size "
 S = TypeVar("S", Concurrency, Breaker)
 
 
@@ -88,7 +91,8 @@ class Vitals:
 class SharedMemory:
     """What all processes remember of the gateway; every method runs inside a transaction.
 
-    Concurrency and breaker count for one run of the machine (``boot``), refusals by the wall clock.
+    Concurrency and breaker count for one run of the machine (``boot``), refusals and absences by
+    the wall clock.
     """
 
     def __init__(self, boot: str) -> None:
@@ -98,16 +102,20 @@ class SharedMemory:
         """Return the concurrency of requests for bars."""
         return self._value(database, _CONCURRENCY, Concurrency)
 
+    def breaker(self, database: sqlite3.Connection) -> Breaker:
+        """Return the state of the circuit breaker."""
+        return self._value(database, _BREAKER, Breaker)
+
     def latest(self, database: sqlite3.Connection) -> float:
         """Return the latest time that concurrency or breaker hold, 0 if nothing was recorded."""
         concurrency = self.concurrency(database)
-        breaker = self._value(database, _BREAKER, Breaker)
+        breaker = self.breaker(database)
         return max(concurrency.seen_at, concurrency.cut_at, breaker.failed_at)
 
     def vitals(self, database: sqlite3.Connection, now: float) -> Vitals:
         """Return the gateway's condition, without the pause."""
         concurrency = self.concurrency(database)
-        breaker = self._value(database, _BREAKER, Breaker)
+        breaker = self.breaker(database)
         return Vitals(concurrency.limit(now), concurrency.seen_at, breaker)
 
     def answered(self, database: sqlite3.Connection, size: str, sample: Sample) -> Concurrency:
@@ -134,7 +142,7 @@ class SharedMemory:
 
     def admission(self, database: sqlite3.Connection, now: float, *, probe_s: float) -> Admission:
         """Decide whether the circuit breaker lets a request through, and record the decision."""
-        before = self._value(database, _BREAKER, Breaker)
+        before = self.breaker(database)
         chance = admission(before, now, probe_s=probe_s)
         self._save_breaker(database, before, chance.breaker)
         return chance
@@ -143,20 +151,41 @@ class SharedMemory:
         self, database: sqlite3.Connection, *, sent_at: float, now: float, depth: Depth, reason: str
     ) -> Breaker:
         """Record a failure of the gateway; return the breaker from now on."""
-        before = self._value(database, _BREAKER, Breaker)
+        before = self.breaker(database)
         after = failed(before, sent_at=sent_at, now=now, depth=depth, reason=reason)
         self._save_breaker(database, before, after)
         return after
 
     def lives(self, database: sqlite3.Connection, depth: Depth) -> None:
         """Record that the gateway responded at a depth, whatever the response."""
-        before = self._value(database, _BREAKER, Breaker)
+        before = self.breaker(database)
         self._save_breaker(database, before, succeeded(before, depth))
 
     def forgive(self, database: sqlite3.Connection) -> None:
         """Close the circuit breaker and forget every refusal."""
         self._save(database, _BREAKER, json.dumps(asdict(Breaker())))
         database.execute("DELETE FROM blocks")
+
+    def absence(self, database: sqlite3.Connection) -> Absence | None:
+        """Return the last absence of the gateway; None if it was never absent."""
+        text = self._text(database, _ABSENCE, EVERY_BOOT)
+        if text is None:
+            return None
+        known: dict[str, Any] = json.loads(text)
+        for moment in {"since", "seen_at", "ended_at"} & known.keys():
+            known[moment] = datetime.fromisoformat(known[moment])
+        return Absence(**known)
+
+    def absent(self, database: sqlite3.Connection, at: datetime, text: str) -> None:
+        """Record that a run could not reach the gateway."""
+        self._save_absence(database, seen_absent(self.absence(database), at, text))
+
+    def recovered(self, database: sqlite3.Connection, at: datetime) -> None:
+        """Record that runs can reach the gateway again; this closes the circuit breaker."""
+        self.lives(database, Depth.DATA)
+        known = self.absence(database)
+        if known is not None and known.ended_at is None:
+            self._save_absence(database, replace(known, ended_at=at))
 
     def block(self, database: sqlite3.Connection, block: Block) -> None:
         """Record a refusal."""
@@ -190,10 +219,12 @@ class SharedMemory:
 
     def learn_bar_size(self, database: sqlite3.Connection, timeframe: str, size: str) -> None:
         """Record the bar size string that the gateway accepts for a timeframe."""
-        database.execute(
-            "INSERT OR REPLACE INTO memory VALUES (?, ?, ?)",
-            (EVERY_BOOT, f"{_SIZE}{timeframe}", size),
-        )
+        self._save(database, f"{_SIZE}{timeframe}", size, EVERY_BOOT)
+
+    def _save_absence(self, database: sqlite3.Connection, absence: Absence) -> None:
+        known = {name: value for name, value in asdict(absence).items() if value is not None}
+        value = json.dumps(known, default=datetime.isoformat)
+        self._save(database, _ABSENCE, value, EVERY_BOOT)
 
     def _save_breaker(self, database: sqlite3.Connection, before: Breaker, after: Breaker) -> None:
         if after != before:
@@ -210,15 +241,19 @@ class SharedMemory:
             values[one] = made[one](values[one])
         return kind(**values)
 
-    def _text(self, database: sqlite3.Connection, name: str) -> str | None:
+    def _text(self, database: sqlite3.Connection, name: str, boot: str | None = None) -> str | None:
         row = database.execute(
-            "SELECT value FROM memory WHERE boot = ? AND name = ?", (self._boot, name)
+            "SELECT value FROM memory WHERE boot = ? AND name = ?",
+            (self._boot if boot is None else boot, name),
         ).fetchone()
         return None if row is None else str(row[0])
 
-    def _save(self, database: sqlite3.Connection, name: str, value: str) -> None:
+    def _save(
+        self, database: sqlite3.Connection, name: str, value: str, boot: str | None = None
+    ) -> None:
         database.execute(
-            "INSERT OR REPLACE INTO memory VALUES (?, ?, ?)", (self._boot, name, value)
+            "INSERT OR REPLACE INTO memory VALUES (?, ?, ?)",
+            (self._boot if boot is None else boot, name, value),
         )
 
 
@@ -404,6 +439,11 @@ class SharedRecord:
     def close(self) -> None:
         """Close the file; the next use opens it again."""
         self._file.close()
+
+    @property
+    def exists(self) -> bool:
+        """Return whether anything was ever recorded; looking creates nothing."""
+        return self._file.exists
 
     def attempt(
         self, request: PacedRequest, number: int | None, sending: Sending, *, hold_s: float

@@ -10,6 +10,7 @@ Not here: sending requests (``ib.source``).
 import logging
 import re
 from collections.abc import Awaitable, Callable, Container
+from dataclasses import replace
 from sqlite3 import Connection
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from ktrdr_pipelines.errors import BarSizeRefusedError
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.shared_state import SharedMemory
 from ktrdr_pipelines.ib.protocol.error_codes import NoDataError, sizes_listed
+from ktrdr_pipelines.ib.protocol.requests import HistoryQuery
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 T = TypeVar("T")
@@ -45,7 +47,7 @@ class BarSizes:
         self._accepted: dict[Timeframe, str] | None = None
 
     async def accepted(
-        self, timeframe: Timeframe, what: str, request: Callable[[str], Awaitable[T]]
+        self, query: HistoryQuery, request: Callable[[HistoryQuery], Awaitable[T]]
     ) -> T:
         """Send a request with one string after another until one is accepted; return the response.
 
@@ -53,24 +55,25 @@ class BarSizes:
         requests and never causes a loop.
 
         Args:
-            timeframe: of the bars.
-            what: the request, for the error.
-            request: sends it with a bar size string, each time as a request of its own for the
-                budget.
+            query: the request; without a timeframe it is sent as it is.
+            request: sends it, each time as a request of its own for the budget.
 
         Raises:
             BarSizeRefusedError: the gateway refuses every string.
             GatewayError: the request failed for another reason.
         """
+        if (timeframe := query.timeframe) is None:
+            return await request(query)
         refused: dict[str, BarSizeRefusedError] = {}
         listed: tuple[str, ...] = ()
         while (size := self._next(timeframe, refused, listed)) is not None:
             try:
-                response = await request(size)
+                response = await request(replace(query, bar_size=size))
             except BarSizeRefusedError as error:
                 refused[size] = error
                 listed = sizes_listed(error.reason) or listed
-                _log.info("%s: the gateway refuses the bar size %r: %s", what, size, error.reason)
+                refusal = f"the gateway refuses the bar size {size!r}: {error.reason}"
+                _log.info("%s: %s", query.what, refusal)
             except NoDataError:
                 self._learn(timeframe, size)
                 raise
@@ -81,7 +84,7 @@ class BarSizes:
         names = " and ".join(f"'{one}'" for one in refused)
         lists = f"it lists {', '.join(listed)}" if listed else f"it says: {last.reason}"
         raise BarSizeRefusedError(
-            what,
+            query.what,
             reason=f"the gateway refuses the bar size {names}; {lists}",
             hint=f"Update the gateway, or remove {timeframe} from the timeframes in the universe; "
             "each request tries these strings again",

@@ -12,8 +12,10 @@ from ib_async.contract import Contract
 from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.domain.intervals import utc
 from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.ib.pacing.entitlements import Entitlement, entitlement_of
 from ktrdr_pipelines.ib.pacing.rules import PacedRequest, RequestKind, weight_of
-from ktrdr_pipelines.ib.protocol.contract_messages import contract_for
+from ktrdr_pipelines.ib.protocol.contract_messages import Candidate, contract_for
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 EPOCH_DATES = 2
@@ -28,11 +30,16 @@ _NEWEST_HELD_BACK = frozenset({2188, 10090, 10167})
 
 @dataclass(frozen=True, slots=True)
 class HistoryQuery:
-    """A request for bars, sessions or a head timestamp in the gateway's parameters.
+    """A request for bars, sessions or a head timestamp: the gateway's parameters, and its budget.
 
     ``end`` is UTC in the gateway's format, or empty for now; a head timestamp request has no end,
     duration or bar size. ``dates`` is IB's formatDate. ``what`` describes the request in the
     universe's words, for messages.
+
+    The budget counts it as a ``kind`` of request, before others if it is for a ``tail``, and by the
+    hard rules if it is for ``small`` bars. ``entitlement`` is the permission that it needs, None if
+    refusals are not remembered. ``timeframe`` names the bars for which the gateway may have another
+    string than ``bar_size``; None tries no other.
     """
 
     what: str
@@ -43,11 +50,56 @@ class HistoryQuery:
     duration: str = ""
     bar_size: str = ""
     dates: int = EPOCH_DATES
+    kind: RequestKind = RequestKind.BARS
+    small: bool = False
+    tail: bool = False
+    entitlement: Entitlement | None = None
+    timeframe: Timeframe | None = None
 
     @property
     def route(self) -> str:
         """The key by which IB's data farm for it is presumably chosen (``route_of``)."""
         return route_of(self.contract)
+
+    @property
+    def paced(self) -> PacedRequest:
+        """The request as the budget counts it; schedules count like daily bars."""
+        contract = f"{self.contract.conId}|{self.contract.exchange}|{self.what_to_show}"
+        when = f"{self.end}|{self.duration}|{self.bar_size}|{int(self.use_rth)}"
+        # All of it makes two requests identical; symbol and timeframe alone do not.
+        identical, form = f"{contract}|{when}", self.bar_size
+        if self.what_to_show == SCHEDULE:
+            form = SCHEDULE
+        is_head = self.kind is RequestKind.HEAD
+        return PacedRequest(
+            self.kind,
+            contract,
+            f"{self.kind}|{identical}" if is_head else identical,
+            weight=weight_of(self.what_to_show),
+            small=self.small,
+            tail=self.tail,
+            size="" if is_head else f"{form}, {self.duration}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ContractQuery:
+    """A request for the contracts of a description; ``what`` describes it, for messages."""
+
+    what: str
+    contract: Contract
+    kind: RequestKind = RequestKind.CONTRACT
+    entitlement: None = None
+
+    @property
+    def route(self) -> str:
+        """The key by which IB's data farm for it is presumably chosen (``route_of``)."""
+        return route_of(self.contract)
+
+    @property
+    def paced(self) -> PacedRequest:
+        """The request as the budget counts it."""
+        return PacedRequest(self.kind, self.what, self.what)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,108 +120,53 @@ def route_of(contract: Contract) -> str:
     return f"{contract.secType} {contract.exchange} {contract.currency}"
 
 
-def bar_query(request: BarRequest, contract_id: int) -> HistoryQuery:
+def bar_query(request: BarRequest, contract: Candidate) -> HistoryQuery:
     """Return the query of a request for bars."""
-    instrument = request.series.instrument
+    instrument, timeframe = request.series.instrument, request.series.timeframe
     return HistoryQuery(
         what=str(request),
-        contract=contract_for(instrument, contract_id),
+        contract=contract_for(instrument, contract.contract_id),
         what_to_show=instrument.what_to_show.value,
         use_rth=instrument.use_rth,
         end=end_text(request.ends_at),
         duration=request.duration,
-        bar_size=request.series.timeframe.ib_bar_size,
+        bar_size=timeframe.ib_bar_size,
+        small=timeframe.seconds <= IbLimitsRegistry.SMALL_BAR_MAX_S.value,
+        tail=request.tail,
+        entitlement=entitlement_of(instrument, contract),
+        timeframe=timeframe,
     )
 
 
-def head_query(instrument: Instrument, contract_id: int) -> HistoryQuery:
-    """Return the query for the oldest data of an instrument."""
+def head_query(instrument: Instrument, contract: Candidate) -> HistoryQuery:
+    """Return the query for the oldest data of an instrument, which obeys the hard rules."""
     return HistoryQuery(
         what=f"oldest data of {instrument.symbol} {instrument.what_to_show}",
-        contract=contract_for(instrument, contract_id),
+        contract=contract_for(instrument, contract.contract_id),
         what_to_show=instrument.what_to_show.value,
         use_rth=instrument.use_rth,
+        kind=RequestKind.HEAD,
+        small=True,
+        entitlement=entitlement_of(instrument, contract),
     )
 
 
 def schedule_query(
-    instrument: Instrument, contract_id: int, *, ends_at: datetime, days: int
+    instrument: Instrument, contract: Candidate, *, ends_at: datetime, days: int
 ) -> HistoryQuery:
     """Return the query for the sessions of ``days`` days before ``ends_at``."""
     return HistoryQuery(
         what=f"schedule of {instrument.symbol}, {days} D to {ends_at:%Y-%m-%d %H:%M:%SZ}",
-        contract=contract_for(instrument, contract_id),
+        contract=contract_for(instrument, contract.contract_id),
         what_to_show=SCHEDULE,
         use_rth=instrument.use_rth,
         end=end_text(ends_at),
         duration=f"{days} D",
-        bar_size=IbLimitsRegistry.BAR_SIZES.value["1d"],
+        bar_size=Timeframe.D1.ib_bar_size,
+        timeframe=Timeframe.D1,
     )
 
 
 def end_text(moment: datetime | None) -> str:
     """Return an end in UTC, the one format that depends on no machine's zone; None is now."""
     return "" if moment is None else f"{utc(moment):%Y%m%d-%H:%M:%S}"
-
-
-def paced_bars(request: BarRequest, query: HistoryQuery) -> PacedRequest:
-    """Return a request for bars as the budget counts it."""
-    small = request.series.timeframe.seconds <= IbLimitsRegistry.SMALL_BAR_MAX_S.value
-    return PacedRequest(
-        RequestKind.BARS,
-        _contract_key(query),
-        _identical_key(query),
-        weight=weight_of(query.what_to_show),
-        small=small,
-        tail=request.tail,
-        size=f"{query.bar_size}, {query.duration}",
-    )
-
-
-def paced_schedule(query: HistoryQuery) -> PacedRequest:
-    """Return a request for a schedule as the budget counts it: like one for daily bars."""
-    return PacedRequest(
-        RequestKind.BARS,
-        _contract_key(query),
-        _identical_key(query),
-        weight=weight_of(query.what_to_show),
-        small=False,
-        size=f"{query.what_to_show}, {query.duration}",
-    )
-
-
-def paced_head(query: HistoryQuery) -> PacedRequest:
-    """Return a head timestamp request as the budget counts it: under the small-bar rules."""
-    return PacedRequest(
-        RequestKind.HEAD,
-        _contract_key(query),
-        f"head|{_identical_key(query)}",
-        weight=weight_of(query.what_to_show),
-        small=True,
-    )
-
-
-def paced_query(query: HistoryQuery, kind: RequestKind) -> PacedRequest:
-    """Return a query of a given kind as the budget counts it, under the small-bar rules."""
-    return PacedRequest(
-        kind,
-        _contract_key(query),
-        f"{kind}|{_identical_key(query)}",
-        weight=weight_of(query.what_to_show),
-        small=True,
-    )
-
-
-def paced_contract(what: str) -> PacedRequest:
-    """Return a request for contract details as the budget counts it."""
-    return PacedRequest(RequestKind.CONTRACT, what, what)
-
-
-def _contract_key(query: HistoryQuery) -> str:
-    return f"{query.contract.conId}|{query.contract.exchange}|{query.what_to_show}"
-
-
-def _identical_key(query: HistoryQuery) -> str:
-    """Return all that makes two requests identical; symbol and timeframe alone do not."""
-    when = f"{query.end}|{query.duration}|{query.bar_size}|{int(query.use_rth)}"
-    return f"{_contract_key(query)}|{when}"

@@ -123,10 +123,19 @@ class AttemptsTable(Table):
                 "DELETE FROM attempts WHERE series = ? AND kind = ?", (series_key, kind)
             )
 
-    def hasten(self, at: datetime) -> int:
-        """Make every attempt due by a moment; return how many were brought forward."""
+    def hasten(self, at: datetime, *, made_until: datetime | None = None) -> int:
+        """Make attempts due by a moment; return how many were brought forward.
+
+        Args:
+            at: the moment.
+            made_until: only attempts up to this moment; None is every attempt.
+        """
+        latest = _END_OF_TIME if made_until is None else micros(made_until)
         with self._database.writing() as connection:
             return connection.execute(
-                "UPDATE attempts SET next_try_at = ? WHERE next_try_at > ?",
-                (micros(at), micros(at)),
+                "UPDATE attempts SET next_try_at = ? WHERE next_try_at > ? AND last_at <= ?",
+                (micros(at), micros(at), latest),
             ).rowcount
+
+
+_END_OF_TIME = 2**63 - 1  # the largest number of SQLite

@@ -136,8 +136,7 @@ def _odd_files(layout: StoreLayout) -> Iterator[Path]:
             layout.universe,
             layout.catalog,
             layout.ledger,
-            *(layout.state / name for name in ("universe.good.yaml", "move.json")),
-            *(layout.state / name for name in ("gateway-away.json", "dagster.log")),
+            *(layout.state / name for name in ("universe.good.yaml", "move.json", "dagster.log")),
         )
         if kind_of(path) and not is_regular(path)
     )

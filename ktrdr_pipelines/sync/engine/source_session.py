@@ -28,9 +28,6 @@ from ktrdr_pipelines.errors import (
 from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, untold
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
-LONGEST_DELAY_S = 60.0
-"""Longest wait after an error that is not about pacing."""
-
 
 def retry_delay_s(
     error: GatewayError,
@@ -54,13 +51,13 @@ def retry_delay_s(
     """
     if not error.retry or attempts > max_retries:
         return None
-    first_s, longest_s = base_delay_s, max(LONGEST_DELAY_S, base_delay_s)
+    limits, first_s = IbLimitsRegistry, base_delay_s
+    if isinstance(error, ClientIdInUseError):
+        first_s = max(base_delay_s, limits.CLIENT_ID_PAUSE_S.value)
+    backoff = limits.RETRY_PAUSE_S.value.starting(first_s)
     if isinstance(error, PacingError):
-        first_s, longest_s = IbLimitsRegistry.PACING_PAUSE_S.value
-    elif isinstance(error, ClientIdInUseError):
-        first_s = max(base_delay_s, IbLimitsRegistry.CLIENT_ID_PAUSE_S.value)
-    delay_s = min(first_s * 2.0 ** (attempts - 1), longest_s)
-    return max(delay_s * (1 + jitter / 2), error.retry_in_s)
+        backoff = limits.PACING_PAUSE_S.value
+    return max(backoff.delay_s(attempts, jitter), error.retry_in_s)
 
 
 T = TypeVar("T")
@@ -110,9 +107,8 @@ class RetryPolicy:
         """
         if not self.wait_s:
             return self.delay_after(error, attempts)
-        first_s, longest_s = IbLimitsRegistry.CONNECT_PAUSE_S.value
-        pause_s = max(min(first_s * 2.0 ** (attempts - 1), longest_s), error.retry_in_s)
-        return min(pause_s, left_s) if left_s > 0 else None
+        pause_s = IbLimitsRegistry.CONNECT_PAUSE_S.value.delay_s(attempts)
+        return min(max(pause_s, error.retry_in_s), left_s) if left_s > 0 else None
 
 
 class SourceSession:
