@@ -14,6 +14,7 @@ from typing import Final
 
 import dagster as dg
 
+from ktrdr_pipelines.app.workspace import gateway_config
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
@@ -26,7 +27,6 @@ from ktrdr_pipelines.ib.connection.strategy import Operation
 from ktrdr_pipelines.ib.pacing.circuit_breaker import Depth
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.store.gateway_absence import AbsenceFile
-from ktrdr_pipelines.store.ledger.ledger import open_ledger
 
 _EVERY_S: Final = 30
 _POLL_S: Final = 15.0
@@ -55,7 +55,8 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
     ) -> dg.SensorResult | dg.SkipReason:
         now = clock()
         try:
-            absence = AbsenceFile(store.layout())
+            workspace = ib.workspace(store)
+            absence = AbsenceFile(workspace.layout)
             known = absence.read()
             if known is None:
                 return dg.SkipReason("no outage of the gateway is recorded")
@@ -64,8 +65,8 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
                 since = known.since_text
                 return dg.SkipReason(f"the gateway is still unreachable, since {since}: {trouble}")
             absence.end()
-            hastened = open_ledger(store.layout()).hasten_attempts(now)
-            tick = read_gaps(ib, store, now)
+            hastened = workspace.ledger.hasten_attempts(now)
+            tick = read_gaps(workspace, now)
         except KtrdrError as error:
             return dg.SkipReason(str(error))
         runs, text = choose_runs(context.instance, tick, windows)
@@ -83,7 +84,7 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
 
 async def poll_gateway(ib: IbResource) -> str:
     """Connect and request the time; return what is wrong, or an empty string."""
-    config = GatewayConfig.from_settings(ib.settings())
+    config = gateway_config(ib.settings())
     try:
         return await asyncio.wait_for(_check(ib, config), _POLL_S)
     except TimeoutError:
