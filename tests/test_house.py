@@ -1,4 +1,4 @@
-"""The package keeps its words and its folders: no second vocabulary, no crowded folder."""
+"""The package keeps its words, its folders and its seams."""
 
 import ast
 import io
@@ -146,6 +146,46 @@ def crowded(package: Path) -> list[str]:
     return found
 
 
+EDGES = ("cli", "defs", "api")
+"""Packages that take what they work with from a workspace."""
+
+ASSEMBLED = frozenset(
+    {
+        "BarStore",
+        "GapIndex",
+        "Ledger",
+        "LoadManager",
+        "RangeDiscovery",
+        "SeriesStates",
+        "from_settings",
+        "memory_of",
+        "open_calendars",
+        "open_ledger",
+        "open_source",
+    }
+)
+"""What only the workspace makes: store, ledger, gap index, load manager, the gateway's settings."""
+
+
+def assembled(source: str) -> list[str]:
+    """Return the calls of a module that make a part of a workspace, with their lines."""
+    tree = ast.parse(source)
+    imported = {
+        alias.asname: alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+            name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            if imported.get(name, name) in ASSEMBLED:
+                found.append((node.lineno, imported.get(name, name)))
+    return [f"line {line}: {name}" for line, name in sorted(found)]
+
+
 def test_names_are_made_of_the_words_of_the_glossary() -> None:
     """One word for one thing, so that a reader learns it once."""
     found = {path: replaced_names(path.read_text()) for path in MODULES}
@@ -182,6 +222,27 @@ def test_each_class_name_has_one_meaning() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 owners.setdefault(node.name, []).append(path.stem)
     assert {name: where for name, where in owners.items() if len(where) > 1} == {}
+
+
+def test_the_edges_take_what_they_work_with_from_a_workspace() -> None:
+    """So that a store, its gap index and its loads are put together in one place."""
+    folders = [PACKAGE / name for name in EDGES if (PACKAGE / name).is_dir()]
+    assert len(folders) >= 2
+    modules = [path for folder in folders for path in folder.rglob("*.py")]
+    found = {path: assembled(path.read_text()) for path in modules}
+    assert {str(path): calls for path, calls in found.items() if calls} == {}
+
+
+def test_a_store_that_is_put_together_by_hand_is_found() -> None:
+    """The check above fails where there is something to find, however it is imported."""
+    assert assembled(
+        "from ktrdr_pipelines.store.bars.bar_store import BarStore as Bars\n"
+        "from ktrdr_pipelines.store.ledger import ledger\n"
+        "store = Bars(layout, ledger.open_ledger(layout))\n"
+        "config = GatewayConfig.from_settings(settings)\n"
+        "store: BarStore = workspace.store\n"
+    ) == ["line 3: BarStore", "line 3: open_ledger", "line 4: from_settings"]
+    assert assembled((PACKAGE / "app" / "workspace.py").read_text())
 
 
 def test_a_replaced_word_is_found(tmp_path: Path) -> None:

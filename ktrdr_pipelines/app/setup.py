@@ -11,7 +11,7 @@ from typing import Any, Final
 import yaml
 
 import ktrdr_pipelines
-from ktrdr_pipelines.app.workspace import Workspace, renew_catalog, universe_file
+from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.domain.instruments import Origin
 from ktrdr_pipelines.errors import NoStoreError
 from ktrdr_pipelines.settings import Settings
@@ -44,9 +44,9 @@ def make_workspace(
     text = committed(example)
     layout = create_store(folder, origin)
     was_made = put_universe(layout, text)
-    universe, problem = universe_file(layout).read()
-    renew_catalog(layout, universe, settings)
-    return Workspace(settings, layout, universe, problem), was_made
+    workspace = Workspace(settings, layout)
+    workspace.renew_catalog()
+    return workspace, was_made
 
 
 def put_universe(layout: StoreLayout, text: bytes) -> bool:

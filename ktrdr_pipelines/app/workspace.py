@@ -1,154 +1,219 @@
-"""The workspace: from settings to store, universe, gap index, catalog and load manager."""
+"""The workspace: from settings to store, universe, ledger, gap index, catalog and load manager.
+
+Commands, Dagster runs and programs open one and take from it what they need; nothing of it is put
+together elsewhere. Modules are imported when a part is first used, so that a command that needs
+little starts fast.
+
+Not here: creating a store (``app.setup``), the resources of Dagster (``defs.resources``).
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ktrdr_pipelines.clock import Clock, system_now
-from ktrdr_pipelines.domain.calendars.registry import Calendars
-from ktrdr_pipelines.domain.planning.reports import Progress, Quiet
-from ktrdr_pipelines.domain.universe.universe import Universe
-from ktrdr_pipelines.errors import UniverseError
-from ktrdr_pipelines.gaps.estimates import Rates, measured_rates
-from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.source import open_source
 from ktrdr_pipelines.settings import Settings, data_folder, load_settings
-from ktrdr_pipelines.store.bars.bar_store import BarStore
-from ktrdr_pipelines.store.evidence import Evidence
-from ktrdr_pipelines.store.layout import StoreLayout, open_store
-from ktrdr_pipelines.store.ledger.ledger import open_ledger
-from ktrdr_pipelines.store.universe_file import UniverseFile
-from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
-from ktrdr_pipelines.sync.runner import LoadManager, Waits
-from ktrdr_pipelines.sync.stored_states import SeriesStates
 
 if TYPE_CHECKING:
+    from ktrdr_pipelines.domain.planning.reports import Progress
+    from ktrdr_pipelines.domain.universe.universe import Universe
+    from ktrdr_pipelines.errors import UniverseError
     from ktrdr_pipelines.gaps.index import GapIndex
+    from ktrdr_pipelines.ib.config import GatewayConfig
+    from ktrdr_pipelines.store.bars.bar_store import BarStore
+    from ktrdr_pipelines.store.layout import StoreLayout
+    from ktrdr_pipelines.store.ledger.ledger import Ledger
+    from ktrdr_pipelines.store.universe_file import UniverseFile
+    from ktrdr_pipelines.sync.runner import LoadManager
 
 
-def open_manager(
-    settings: Settings,
-    layout: StoreLayout,
-    *,
-    operation: str = "cli",
-    progress: Progress | None = None,
-    wait_s: float = 0.0,
-    clock: Callable[[], datetime] = system_now,
-) -> LoadManager:
-    """Return a manager that loads from the gateway of the settings; nothing is opened yet.
+class Workspace:
+    """A store, its universe, and the gateway that its bars come from.
+
+    A workspace is cheap: each part is made when it is first used. Open one for each command, run,
+    tick or request: it keeps the universe as it first read it. Threads may share one; the ledger
+    has a connection a thread.
 
     Args:
-        settings: which gateway, and how often and how long it is retried.
+        settings: name the gateway, and by how much market time is ahead of real time.
         layout: the store.
-        operation: the operation whose client ids are used (``api``, ``gap_filler``, ``batch``,
-            ``cli``).
-        progress: the listener to its loads.
-        wait_s: how long a run waits until a gateway accepts the connection.
-        clock: returns real time.
+        universe: stands in for that of the store's file, which is not read then.
+        real: returns real time.
     """
-    config = GatewayConfig.from_settings(settings)
-    listener = progress or Quiet()
-    waits = Waits(listener.waiting, clock)
-    return LoadManager(
-        layout=layout,
-        open_source=lambda: open_source(config, operation, waits=waits, notices=listener.noticed),
-        gateway=config.gateway,
-        retry_policy=RetryPolicy(
-            max_retries=config.max_retries,
-            delay_s=config.retry_delay_s,
-            wait_s=wait_s,
-            clock=clock,
-            clock_offset_s=settings.ktrdr_clock_offset_s,
-        ),
-        progress=listener,
-    )
 
+    def __init__(
+        self,
+        settings: Settings,
+        layout: "StoreLayout",
+        *,
+        universe: "Universe | None" = None,
+        real: Callable[[], datetime] = system_now,
+    ) -> None:
+        self.settings = settings
+        self.layout = layout
+        self.clock = Clock(settings.ktrdr_clock_offset_s, real)
+        self._universe = universe
 
-def open_series_states(
-    settings: Settings, layout: StoreLayout, calendars: Calendars
-) -> SeriesStates:
-    """Return what computes series states without a gateway; the settings' gateway's data count."""
-    ledger = open_ledger(layout)
-    gateway, clock = GatewayConfig.from_settings(settings).gateway, settings.clock
-    store = BarStore(layout, ledger)
-    evidence = Evidence(store, gateway, clock.real_now)
-    return SeriesStates(store, calendars, evidence, clock.real_now, market_clock=clock.market_now)
+    @classmethod
+    def open(cls, settings: Settings | None = None) -> "Workspace":
+        """Open the store of the settings; without any, of those of the environment.
 
+        Raises:
+            SettingsError: a setting is wrong.
+            NoStoreError: there is no store.
+        """
+        from ktrdr_pipelines.store.layout import open_store
 
-def open_rates(settings: Settings, layout: StoreLayout) -> Rates:
-    """Return how fast the settings' gateway has answered, and how much room bars take."""
-    config = GatewayConfig.from_settings(settings)
-    ledger = open_ledger(layout)
-    return measured_rates(ledger, config.gateway, conservative=config.conservative)
+        used = load_settings() if settings is None else settings
+        return cls(used, open_store(data_folder(used)))
 
-
-def universe_file(layout: StoreLayout) -> UniverseFile:
-    """Return the universe file of a store, with the copy that replaces it after a bad edit."""
-    return UniverseFile(layout.universe, layout.state / "universe.good.yaml")
-
-
-@dataclass(frozen=True, slots=True)
-class Workspace:
-    """A store, its universe, and the settings; ``problem`` is what is wrong with the last edit."""
-
-    settings: Settings
-    layout: StoreLayout
-    universe: Universe
-    problem: UniverseError | None = None
-
-    @property
-    def clock(self) -> Clock:
-        """Real time, and the market's time by the offset of the settings."""
-        return self.settings.clock
+    def __repr__(self) -> str:
+        return f"Workspace({self.layout.root})"
 
     @property
     def now(self) -> datetime:
         """The time of the market."""
         return self.clock.market_now()
 
-    def fresh_from(self) -> dict[str, datetime]:
-        """Return the timestamps from which series are kept fresh, by their ledger keys."""
+    @property
+    def universe(self) -> "Universe":
+        """The universe, as first read; after an invalid edit, the last good one.
+
+        Raises:
+            UniverseError: the file is malformed, and there is no earlier copy.
+        """
+        return self._universe_read[0]
+
+    @property
+    def problem(self) -> "UniverseError | None":
+        """What is wrong with the universe's file, if the last good universe stands in for it."""
+        return self._universe_read[1]
+
+    @cached_property
+    def _universe_read(self) -> "tuple[Universe, UniverseError | None]":
+        if self._universe is not None:
+            return self._universe, None
+        return universe_file(self.layout).read()
+
+    @cached_property
+    def gateway_config(self) -> "GatewayConfig":
+        """The gateway of the settings."""
+        return gateway_config(self.settings)
+
+    @cached_property
+    def ledger(self) -> "Ledger":
+        """The ledger; it refuses to open where another store took the path of this one."""
         from ktrdr_pipelines.store.ledger.ledger import open_ledger
 
-        return open_ledger(self.layout).kept_fresh.all()
+        return open_ledger(self.layout)
 
-    def calendars(self) -> "Calendars":
-        """Return the calendars as the store's ledger holds them now."""
-        from ktrdr_pipelines.store.ledger.ledger import open_calendars, open_ledger
+    @cached_property
+    def store(self) -> "BarStore":
+        """The bars of the store."""
+        from ktrdr_pipelines.store.bars.bar_store import BarStore
 
-        return open_calendars(open_ledger(self.layout))
+        return BarStore(self.layout, self.ledger)
+
+    def gap_index(self) -> "GapIndex":
+        """Return the gap index, with the calendars as the ledger holds them now.
+
+        Indexes of one store share what they have read in this process. Where data begin is taken
+        from what the gateway of the settings stated.
+
+        Raises:
+            StoreError: the ledger cannot be read.
+        """
+        from ktrdr_pipelines.gaps.index import GapIndex, memory_of
+        from ktrdr_pipelines.store.ledger.ledger import open_calendars
+
+        return GapIndex(
+            self.store,
+            open_calendars(self.ledger),
+            self.gateway_config.gateway,
+            memory=memory_of(self.layout.root),
+        )
+
+    def fresh_from(self) -> dict[str, datetime]:
+        """Return the timestamps from which series are kept fresh, by their ledger keys."""
+        return self.ledger.kept_fresh.all()
+
+    def is_catalog_due(self) -> bool:
+        """Return whether automatic work should rebuild the catalog when it is done."""
+        from ktrdr_pipelines.gaps.catalog_refresh import is_catalog_due
+
+        instruments = list(self.universe.instruments.values())
+        return is_catalog_due(self.layout, instruments, self.clock.real_now())
+
+    def renew_catalog(self) -> None:
+        """Rebuild the catalog from the files, the ledger and the universe.
+
+        Raises:
+            StoreError: a bar file or the ledger cannot be read.
+            StoreReplacedError: the store is not the one that was opened.
+            DiskError: the catalog cannot be written; the older one is unchanged.
+        """
+        from ktrdr_pipelines.gaps.catalog_refresh import renew_catalog
+
+        renew_catalog(self.gap_index(), list(self.universe.instruments.values()), self.now)
+
+    def load_manager(
+        self,
+        *,
+        operation: str = "cli",
+        progress: "Progress | None" = None,
+        wait_s: float = 0.0,
+    ) -> "LoadManager":
+        """Return a manager that loads from the gateway into the store; nothing is opened yet.
+
+        Args:
+            operation: the operation whose client ids are used (``api``, ``gap_filler``, ``batch``,
+                ``cli``).
+            progress: the listener to its loads.
+            wait_s: how long a run waits until the gateway accepts the connection.
+        """
+        return _load_manager(self, operation, progress, wait_s)
 
 
-def open_workspace() -> Workspace:
-    """Find the store of the settings and read its universe.
+def gateway_config(settings: Settings | None = None) -> "GatewayConfig":
+    """Return the gateway of the settings; without any, of those of the environment.
 
     Raises:
         SettingsError: a setting is wrong.
-        NoStoreError: there is no store.
-        UniverseError: the universe is malformed, and there is no earlier copy.
     """
-    settings = load_settings()
-    layout = open_store(data_folder(settings))
-    universe, problem = universe_file(layout).read()
-    return Workspace(settings, layout, universe, problem)
-
-
-def open_gap_index(workspace: Workspace) -> "GapIndex":
-    """Open the gap index of a workspace, for the gateway of its settings."""
-    from ktrdr_pipelines.gaps.index import open_gap_index
     from ktrdr_pipelines.ib.config import GatewayConfig
 
-    return open_gap_index(workspace.layout, GatewayConfig.from_settings(workspace.settings).gateway)
+    return GatewayConfig.from_settings(load_settings() if settings is None else settings)
 
 
-def renew_catalog(
-    layout: StoreLayout, universe: Universe, settings: Settings | None = None
-) -> None:
-    """Rebuild the catalog from the files; without ``settings``, with those of the environment."""
-    from ktrdr_pipelines.gaps import catalog_refresh as catalog
+def universe_file(layout: "StoreLayout") -> "UniverseFile":
+    """Return the universe file of a store, with the copy that replaces it after a bad edit."""
+    from ktrdr_pipelines.store.universe_file import UniverseFile
 
-    workspace = Workspace(settings or load_settings(), layout, universe)
-    catalog.renew_catalog(
-        open_gap_index(workspace), list(universe.instruments.values()), workspace.now
+    return UniverseFile(layout.universe, layout.state / "universe.good.yaml")
+
+
+def _load_manager(
+    workspace: Workspace, operation: str, progress: "Progress | None", wait_s: float
+) -> "LoadManager":
+    from ktrdr_pipelines.domain.planning.reports import Quiet
+    from ktrdr_pipelines.ib.source import open_source
+    from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
+    from ktrdr_pipelines.sync.runner import LoadManager, Waits
+
+    config, clock = workspace.gateway_config, workspace.clock
+    listener = progress or Quiet()
+    waits = Waits(listener.waiting, clock.real_now)
+    return LoadManager(
+        layout=workspace.layout,
+        open_source=lambda: open_source(config, operation, waits=waits, notices=listener.noticed),
+        gateway=config.gateway,
+        retry_policy=RetryPolicy(
+            max_retries=config.max_retries,
+            delay_s=config.retry_delay_s,
+            wait_s=wait_s,
+            clock=clock.real_now,
+            clock_offset_s=clock.offset_s,
+        ),
+        progress=listener,
     )

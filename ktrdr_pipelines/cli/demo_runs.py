@@ -17,7 +17,7 @@ from typing import Any, Final
 import dagster as dg
 
 from ktrdr_pipelines.app.setup import prepare_home, put_universe
-from ktrdr_pipelines.app.workspace import Workspace, open_gap_index, renew_catalog, universe_file
+from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.cli.entry_point import Stopped
 from ktrdr_pipelines.cli.load_report import joined_gaps
 from ktrdr_pipelines.cli.output import load_progress
@@ -25,13 +25,12 @@ from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.defs.partitions import BarPartition, symbols_partitions, window_dates
 from ktrdr_pipelines.defs.resources import IbResource
-from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Origin, Series
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.planning.reports import Progress
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.settings import Settings
-from ktrdr_pipelines.store.layout import StoreLayout, create_store
+from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.sync.runner import LoadManager
 
 
@@ -110,11 +109,11 @@ def watched(ib: IbResource, *listeners: Progress) -> IbResource:
         """An IbResource with more listeners."""
 
         def manager(
-            self, layout: StoreLayout, *, operation: str, progress: Progress
+            self, workspace: Workspace, *, operation: str, progress: Progress
         ) -> LoadManager:
             """Return a manager that reports to all listeners."""
             everyone = Listeners((progress, *listeners))
-            return super().manager(layout, operation=operation, progress=everyone)
+            return super().manager(workspace, operation=operation, progress=everyone)
 
     return WatchedIb(**ib.model_dump())
 
@@ -168,11 +167,11 @@ def demo_workspace(settings: Settings, folder: Path, port: int) -> Workspace:
     year, month = windows[Timeframe.D1][0], windows[Timeframe.M1][0]
     text = UNIVERSE.format(start=f"{year}-01-01", month=month, year=year)
     put_universe(layout, text.encode())
-    universe, problem = universe_file(layout).read()
-    renew_catalog(layout, universe, settings)
     own = {"ib_host": "127.0.0.1", "ib_port": port}
     folders = {"ktrdr_data": layout.root, "ktrdr_state": layout.state / "gateway"}
-    return Workspace(settings.model_copy(update=own | folders), layout, universe, problem)
+    workspace = Workspace(settings.model_copy(update=own | folders), layout)
+    workspace.renew_catalog()
+    return workspace
 
 
 def run_demo(workspace: Workspace, *, shown: bool) -> list[RunResult]:
@@ -211,14 +210,13 @@ def gaps_in_windows(
     workspace: Workspace, runs: Sequence[RunResult]
 ) -> Iterator[tuple[Series, list[Interval]]]:
     """Yield each series with its gaps in the windows that were run."""
-    index = open_gap_index(workspace)
-    for found in index.series_gaps(workspace.universe.series(), workspace.now):
-        series = found.series
+    index, now = workspace.gap_index(), workspace.now
+    for series in workspace.universe.series():
         for run in (one for one in runs if one.timeframe == series.timeframe):
+            dates = window_dates(run.first_window)[0], window_dates(run.last_window)[1]
+            [window] = index.windows(series, {run.timeframe: dates}, now).values()
             calendar = index.calendars.of(series.instrument)
-            first, end = window_dates(run.first_window)[0], window_dates(run.last_window)[1]
-            interval = interval_between(calendar, series.timeframe, first, end)
-            yield series, joined_gaps(series, found.missing.clip(interval), calendar)
+            yield series, joined_gaps(series, window.unexplained, calendar)
 
 
 def _run(

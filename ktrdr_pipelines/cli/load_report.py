@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from ktrdr_pipelines.app.workspace import Workspace, open_manager, renew_catalog
+from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.cli.entry_point import run_stoppable
 from ktrdr_pipelines.cli.output import (
     CollectedMessages,
@@ -254,7 +254,9 @@ def load_jobs(
         print_messages(messages)
     catalog_error = _renewed(workspace)
     workspace.layout.require_same()
-    tell(reports, messages, catalog_error, calendars=workspace.calendars(), as_json=as_json)
+    tell(
+        reports, messages, catalog_error, calendars=workspace.gap_index().calendars, as_json=as_json
+    )
     return exit_code_of(reports, catalog_error)
 
 
@@ -262,9 +264,7 @@ def _run(
     workspace: Workspace, jobs: Sequence[Job], progress: Progress, wait_s: float
 ) -> list[SeriesReport]:
     """Run the jobs; if they are interrupted, bring the catalog up to date with what was saved."""
-    manager = open_manager(
-        workspace.settings, workspace.layout, operation="cli", progress=progress, wait_s=wait_s
-    )
+    manager = workspace.load_manager(progress=progress, wait_s=wait_s)
     try:
         return run_stoppable(manager.run(jobs))
     except BaseException:
@@ -275,7 +275,7 @@ def _run(
 def _renewed(workspace: Workspace) -> KtrdrError | None:
     """Bring the catalog up to date with the files; return the error if that fails."""
     try:
-        renew_catalog(workspace.layout, workspace.universe)
+        workspace.renew_catalog()
     except KtrdrError as error:
         return error
     return None

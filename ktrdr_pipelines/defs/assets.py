@@ -17,9 +17,6 @@ from ktrdr_pipelines.defs.runs.tags import RANGE_END, RANGE_START
 from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
-from ktrdr_pipelines.gaps.catalog_refresh import renew_catalog
-from ktrdr_pipelines.gaps.index import open_gap_index
-from ktrdr_pipelines.ib.config import GatewayConfig
 
 POOL = "ib"
 _WINDOWS_PER_RUN = {one: 24 if one is Timeframe.M1 else 60 for one in Timeframe}
@@ -83,12 +80,12 @@ def catalog_asset(timeframes: Sequence[Timeframe]) -> dg.AssetsDefinition:
         kinds={"duckdb"},
     )
     def bars_catalog(ib: IbResource, store: StoreResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        layout, now = store.layout(), ib.clock().market_now()
-        universe = store.universe()
-        index = open_gap_index(layout, GatewayConfig.from_settings(ib.settings()).gateway)
-        renew_catalog(index, list(universe.instruments.values()), now)
-        metadata = catalog_metadata(index, index.series_gaps(universe.series(), now), now)
-        return dg.MaterializeResult(metadata={**metadata, "path": str(layout.catalog)})
+        workspace = ib.workspace(store)
+        workspace.renew_catalog()
+        index, now = workspace.gap_index(), workspace.now
+        found = index.series_gaps(workspace.universe.series(), now)
+        metadata = catalog_metadata(index, found, now)
+        return dg.MaterializeResult(metadata={**metadata, "path": str(workspace.layout.catalog)})
 
     return bars_catalog
 

@@ -28,12 +28,11 @@ from ktrdr_pipelines.domain.plausibility import Disagreement
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.gaps.due_chunks import is_stale, stale_s
-from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps, open_gap_index
-from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.bars.integrity import CheckedBars, check_file
-from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
+from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.store.maintenance.file_checks import check_files, damaged_files, due_files
 
 UNEXPLAINED: Final = "unexplained_gaps"
@@ -114,17 +113,14 @@ def bars_checks(
     def checks(
         context: dg.AssetCheckExecutionContext, ib: IbResource, store: StoreResource
     ) -> Iterator[dg.AssetCheckResult]:
-        gateway = GatewayConfig.from_settings(ib.settings()).gateway
-        index = open_gap_index(store.layout(), gateway)
-        chosen = context.selected_asset_check_keys
+        workspace = ib.workspace(store, clock)
+        index, chosen = workspace.gap_index(), context.selected_asset_check_keys
         for timeframe in Timeframe:
             names = {key.name for key in chosen if key.asset_key == bars_key(timeframe)}
             if names:
-                series = store.universe().series(timeframe)
-                now = ib.clock(clock).market_now()
-                yield from _results(
-                    timeframe, names, index.series_gaps(series, now), index, now=now
-                )
+                now = workspace.now
+                found = index.series_gaps(workspace.universe.series(timeframe), now)
+                yield from _results(timeframe, names, found, index, now=now)
 
     return checks
 
@@ -312,16 +308,15 @@ def integrity_checks(
 
     @dg.multi_asset_check(name="integrity_checks", specs=specs, can_subset=True)
     def checks(
-        context: dg.AssetCheckExecutionContext, store: StoreResource
+        context: dg.AssetCheckExecutionContext, ib: IbResource, store: StoreResource
     ) -> Iterator[dg.AssetCheckResult]:
-        calendars = {one.symbol: one.calendar for one in store.universe().instruments.values()}
-        layout = store.layout()
-        ledger = Ledger(layout.ledger)
+        workspace = ib.workspace(store)
+        instruments = workspace.universe.instruments.values()
+        calendars = {one.symbol: one.calendar for one in instruments}
         chosen = {key.asset_key for key in context.selected_asset_check_keys}
         for timeframe in Timeframe:
             if bars_key(timeframe) in chosen:
-                bars = BarStore(layout, ledger)
-                found = _checked(bars, timeframe, calendars, clock)
+                found = _checked(workspace.store, timeframe, calendars, clock)
                 yield found.result(timeframe, INTEGRITY)
 
     return checks

@@ -11,11 +11,10 @@ from typing import ClassVar
 import dagster as dg
 from pydantic import Field
 
-from ktrdr_pipelines.app.workspace import open_manager, universe_file
-from ktrdr_pipelines.clock import Clock, system_now
+from ktrdr_pipelines.app.workspace import Workspace, gateway_config, universe_file
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.domain.planning.reports import Progress
 from ktrdr_pipelines.domain.universe.universe import Universe
-from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.limits import IbLimitsRegistry
@@ -81,21 +80,27 @@ class IbResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             }
         )
 
-    def clock(self, real: Callable[[], datetime] = system_now) -> Clock:
-        """Return the clock for work with this gateway: real time and market time."""
-        return Clock(self.clock_offset_s, real)
+    def workspace(
+        self, store: "StoreResource", real: Callable[[], datetime] = system_now
+    ) -> Workspace:
+        """Open the workspace of a store with this gateway; ``real`` returns real time.
+
+        Raises:
+            NoStoreError: the folder is not a store.
+        """
+        return Workspace(self.settings(), store.layout(), real=real)
 
     def rate_limiter(self) -> RateLimiter:
         """Return an access to what all processes know of this gateway; the caller closes it."""
-        return RateLimiter.of(GatewayConfig.from_settings(self.settings()))
+        return RateLimiter.of(gateway_config(self.settings()))
 
     def strategy(self) -> IbConnectionStrategy:
         """Return a new connection strategy for this gateway."""
-        return IbConnectionStrategy(GatewayConfig.from_settings(self.settings()))
+        return IbConnectionStrategy(gateway_config(self.settings()))
 
-    def manager(self, layout: StoreLayout, *, operation: str, progress: Progress) -> LoadManager:
-        """Return a load manager that loads from this gateway into a store."""
-        return open_manager(self.settings(), layout, operation=operation, progress=progress)
+    def manager(self, workspace: Workspace, *, operation: str, progress: Progress) -> LoadManager:
+        """Return a manager for the loads of a run; overridden where loads are watched."""
+        return workspace.load_manager(operation=operation, progress=progress)
 
 
 class StoreResource(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -8,13 +8,13 @@ Not here: which tails are due (``gaps.due_chunks``).
 """
 
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import dagster as dg
 
+from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.tags import KIND, PRIORITY, TIMEFRAME, UNENDED, RunKind
 from ktrdr_pipelines.defs.runs.tail_run import TAIL_OP, tail_job
@@ -22,8 +22,6 @@ from ktrdr_pipelines.domain.planning.gaps import bar_lag
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.gaps.due_chunks import Tail, due_tails
-from ktrdr_pipelines.gaps.index import open_gap_index
-from ktrdr_pipelines.ib.config import GatewayConfig
 
 _MARGIN: Final = timedelta(seconds=1)
 _BETWEEN: Final = "+"
@@ -65,7 +63,7 @@ def request_tails(
             available = gateway.availability(at)
         if not available.may_try:
             return dg.SkipReason(str(available))
-        tails = find_tails(ib, store, final_at)
+        tails = find_tails(ib.workspace(store), final_at)
     except KtrdrError as error:
         return dg.SkipReason(str(error))
     if not tails:
@@ -95,19 +93,12 @@ def request_tails(
     )
 
 
-def find_tails(
-    ib: IbResource,
-    store: StoreResource,
-    real_now: datetime,
-    keeps: Callable[[Timeframe], bool] = lambda _: True,
-) -> list[Tail]:
-    """Return the tails of the selected timeframes that are due at ``real_now``.
+def find_tails(workspace: Workspace, real_now: datetime) -> list[Tail]:
+    """Return the tails of all series that are due at ``real_now``.
 
     Raises:
         KtrdrError: the store or the universe cannot be read.
     """
-    gateway = GatewayConfig.from_settings(ib.settings()).gateway
-    series = [one for one in store.universe().series() if keeps(one.timeframe)]
-    now = ib.clock().market_at(real_now)
-    found = open_gap_index(store.layout(), gateway).series_gaps(series, now)
+    now = workspace.clock.market_at(real_now)
+    found = workspace.gap_index().series_gaps(workspace.universe.series(), now)
     return due_tails(found, now, real_now=real_now)

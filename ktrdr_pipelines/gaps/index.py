@@ -19,7 +19,11 @@ import numpy as np
 
 from ktrdr_pipelines.domain.bars import moment
 from ktrdr_pipelines.domain.calendars.registry import Calendars
-from ktrdr_pipelines.domain.calendars.session_grid import span_arrays
+from ktrdr_pipelines.domain.calendars.session_grid import (
+    IntervalArrays,
+    no_intervals,
+    span_arrays,
+)
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.coverage import REFUTABLE, Emptiness, ProofKind
 from ktrdr_pipelines.domain.instruments import Series
@@ -46,12 +50,12 @@ from ktrdr_pipelines.gaps.series_status import (
     status_of,
     waiting_of,
 )
+from ktrdr_pipelines.gaps.windows import Dates, WindowStatus, window_status
 from ktrdr_pipelines.store.bars.bar_store import BarStore
-from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.attempts import Attempt, AttemptKind
-from ktrdr_pipelines.store.ledger.ledger import open_calendars, open_ledger, series_key
+from ktrdr_pipelines.store.ledger.ledger import series_key
 
-__all__ = ["GapIndex", "Memory", "SeriesGaps", "memory_of", "open_gap_index"]
+__all__ = ["GapIndex", "Memory", "SeriesGaps", "memory_of"]
 
 
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)
@@ -62,20 +66,20 @@ class SeriesGaps:
     """What one series holds and lacks; all intervals are by bar timestamp.
 
     ``gaps`` are neither covered nor explained; ``waiting`` is the uncovered part of sessions that
-    are still open. ``covered_until`` is the end of the newest covered interval; ``first`` and
-    ``last`` are session dates of bars held; ``attempts`` are the failed attempts. Before
-    ``expected_from`` nothing is expected. ``fresh_from`` is the bar timestamp from which the series
-    is kept fresh, None until a save has recorded it. ``disputed`` are ranges that are explained in
-    spite of held data, or that the user acknowledged, as far as that has not expired;
-    ``disagreements`` held bars that were returned again at other prices, ``volume_jumps`` bars with
-    volumes in another unit. ``error`` is why the series could not be read; nothing else is set
-    then.
+    are still open. ``covered_until`` is the end of ``covered``; ``first`` and ``last`` are session
+    dates of bars held; ``attempts`` are the failed attempts. Before ``expected_from`` nothing is
+    expected. ``fresh_from`` is the bar timestamp from which the series is kept fresh, None until a
+    save has recorded it. ``disputed`` are ranges that are explained in spite of held data, or that
+    the user acknowledged, as far as that has not expired; ``disagreements`` held bars that were
+    returned again at other prices, ``volume_jumps`` bars with volumes in another unit. ``error`` is
+    why the series could not be read; nothing else is set then.
     """
 
     series: Series
     gaps: tuple[Gap, ...] = ()
     waiting: IntervalSet = field(default_factory=IntervalSet)
     rows: int = 0
+    covered: IntervalArrays = field(default_factory=no_intervals, compare=False, repr=False)
     covered_until: datetime | None = None
     first: date | None = None
     last: date | None = None
@@ -141,6 +145,7 @@ def make_entry(
         series,
         gaps,
         rows=files.rows,
+        covered=status.covered,
         covered_until=moment(int(ends[-1])) if len(ends) else None,
         first=files.first,
         last=files.last,
@@ -164,7 +169,9 @@ def of_unknown_sessions(
     series: Series, calendar: SessionCalendar, files: SeriesFiles, known: Known, *, now: datetime
 ) -> SeriesGaps:
     """Return all of a series as one gap: the gateway has not stated its sessions yet."""
-    wanted = between(first_timestamp(series, calendar), now)
+    end = last_timestamp(series, calendar)
+    until = now if end is None else min(now, moment(end))
+    wanted = between(first_timestamp(series, calendar), until)
     due_times = [one.next_try_at for one in known.attempts if one.next_try_at is not None]
     gap = wanted and Gap(
         wanted,
@@ -199,19 +206,6 @@ def memory_of(root: Path) -> Memory:
     """Return the memory that all gap indexes of a store share in this process."""
     _ = root
     return Memory()
-
-
-def open_gap_index(layout: StoreLayout, gateway: str) -> "GapIndex":
-    """Open the gap index of a store with the calendars that its ledger holds now.
-
-    Args:
-        layout: the store.
-        gateway: the gateway whose oldest data count, as ``host:port``.
-    """
-    ledger = open_ledger(layout)
-    return GapIndex(
-        BarStore(layout, ledger), open_calendars(ledger), gateway, memory=memory_of(layout.root)
-    )
 
 
 class GapIndex:
@@ -259,6 +253,28 @@ class GapIndex:
             )
             for one in wanted
         ]
+
+    def windows(
+        self, series: Series, windows: Mapping[str, Dates], now: datetime
+    ) -> dict[str, WindowStatus]:
+        """Return for each window of a series what it holds and what is missing in it.
+
+        A window is unexplained exactly if ``series_gaps`` has a gap in it.
+
+        Args:
+            series: the series of the windows.
+            windows: session dates ``[first, end)`` by name.
+            now: sessions that have closed by then are due.
+
+        Raises:
+            StoreError: its files or the ledger cannot be read.
+        """
+        (found,) = self.series_gaps([series], now)
+        if found.error is not None:
+            raise found.error
+        rows = self.store.rows_per_session(series)
+        calendar = self.calendars.of(series.instrument)
+        return window_status(found, calendar, rows, windows=windows, now=now)
 
     def _oldest_days(
         self,

@@ -1,8 +1,8 @@
 """Decide the state of windows of a series: complete, explained in another way, or unexplained.
 
-Runs, tails and the sensor that reports materializations all decide here whether a window, a Dagster
-time partition, is complete. A window with a session that is unconfirmed, contradicted or sparse is
-not: the gap index lists these as gaps.
+A window, a Dagster time partition, is unexplained exactly if the gap index has a gap in it: the
+gaps that ``ktrdr gaps`` shows, those of unconfirmed, contradicted and sparse sessions included.
+Runs, sensors and commands ask ``GapIndex.windows``.
 """
 
 from collections import Counter
@@ -10,19 +10,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ktrdr_pipelines.domain.bars import micros
-from ktrdr_pipelines.domain.calendars.session_grid import SpanArrays, span_arrays
+from ktrdr_pipelines.domain.calendars.session_grid import SpanArrays, is_covered, span_arrays
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
-from ktrdr_pipelines.domain.planning.gaps import Completeness, Gap, closed_count
+from ktrdr_pipelines.domain.planning.gaps import Gap, closed_count
 from ktrdr_pipelines.domain.planning.jobs import first_timestamp
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.planning.sparse_sessions import have_bars
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.gaps.index import GapIndex
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.gaps.index import SeriesGaps
 
 _ALL_DUE = timedelta(days=14)
 
@@ -59,119 +63,107 @@ class WindowStatus:
         return self.state is not WindowState.UNEXPLAINED
 
 
-def from_start(series: Series, calendar: SessionCalendar, interval: Interval) -> IntervalSet:
-    """Return the part of an interval from the start that the universe gives."""
-    part = between(max(interval.start, first_timestamp(series, calendar)), interval.end)
-    return IntervalSet([part] if part else [])
+Dates = tuple[date, date]
+"""Session dates ``[first, end)``."""
 
 
-def has_ended(series: Series, calendar: SessionCalendar, interval: Interval) -> bool:
+def wanted_in(series: Series, calendar: SessionCalendar, windows: Iterable[Dates]) -> IntervalSet:
+    """Return the bar timestamps of windows, from the start that the universe gives."""
+    start = first_timestamp(series, calendar)
+    intervals = (interval_between(calendar, series.timeframe, first, end) for first, end in windows)
+    parts = (between(max(one.start, start), one.end) for one in intervals)
+    return IntervalSet(part for part in parts if part)
+
+
+def window_status(
+    found: "SeriesGaps",
+    calendar: SessionCalendar,
+    rows_per_session: Mapping[date, int],
+    *,
+    windows: Mapping[str, Dates],
+    now: datetime,
+) -> dict[str, WindowStatus]:
+    """Return for each window of a series what it holds and what is missing in it.
+
+    Args:
+        found: what the gap index found at ``now``.
+        calendar: that of the series.
+        rows_per_session: number of bars held of each session date, oldest first.
+        windows: session dates ``[first, end)`` by name.
+        now: sessions that have closed by then are due.
+    """
+    series, spans = found.series, span_arrays(calendar, found.series.timeframe)
+    days, rows = _rows(spans, rows_per_session)
+    closed, missing = closed_count(spans, now), found.missing
+    started = micros(first_timestamp(series, calendar))
+    status: dict[str, WindowStatus] = {}
+    for name, dates in windows.items():
+        interval = interval_between(calendar, series.timeframe, *dates)
+        low, high = _positions(days, dates)
+        count = int(rows[low:high].sum())
+        low, high = _positions(spans.days, dates)
+        # A gap also spans windows in which there is no session.
+        may_lack = low < high or calendar.known is None
+        lacking = missing.clip(interval) if may_lack else IntervalSet()
+        if lacking:
+            why = _why(gap for gap in found.gaps if gap.interval.overlaps(interval))
+            state = WindowState.UNEXPLAINED
+            status[name] = WindowStatus(interval, state, count, lacking, why)
+            continue
+        if closed < high:
+            state = WindowState.OPEN
+        elif count:
+            state = WindowState.COMPLETE
+        elif low == high:
+            is_over = _has_ended(series, calendar, interval)
+            state = WindowState.ENDED if is_over else WindowState.NO_SESSION
+        elif int(spans.spans.starts[high - 1]) < started:
+            state = WindowState.BEFORE_START
+        else:
+            state = _without_bars(found, spans.slice(low, high), started)
+        status[name] = WindowStatus(interval, state, count, IntervalSet())
+    return status
+
+
+def after_load(status: Mapping[str, WindowStatus], report: SeriesReport) -> dict[str, WindowStatus]:
+    """Return the status of windows after a load of their series.
+
+    What the load itself reports as unexplained counts in addition to what the index finds, and
+    after an error nothing is explained.
+    """
+    after = dict(status)
+    for name, one in status.items():
+        left = report.unexplained.clip(one.interval)
+        if left or report.error is not None:
+            after[name] = replace(
+                one, state=WindowState.UNEXPLAINED, unexplained=one.unexplained | left
+            )
+    return after
+
+
+def _rows(spans: SpanArrays, rows_per_session: Mapping[date, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return session dates, ascending, and the bars of each; a week is dated by its Monday."""
+    days = np.array(list(rows_per_session), "datetime64[D]")
+    rows = np.array(list(rows_per_session.values()), np.int64)
+    if spans.timeframe is Timeframe.W1:
+        return spans.days, have_bars(spans, days, rows)
+    return days, rows
+
+
+def _without_bars(found: "SeriesGaps", spans: SpanArrays, started: int) -> WindowState:
+    """Return why a window lacks nothing and has no bars: it is covered, or its data begin later."""
+    until = micros(found.expected_from) if found.expected_from is not None else started
+    early = (spans.spans.ends > started) & (spans.spans.ends <= until)
+    is_open = early & ~is_covered(spans.spans, found.covered)
+    return WindowState.BEFORE_LISTING if is_open.any() else WindowState.EMPTY
+
+
+def _has_ended(series: Series, calendar: SessionCalendar, interval: Interval) -> bool:
     """Return whether a window lies after the last session of its instrument."""
     end = series.instrument.end
     if end is None:
         return False
     return interval_between(calendar, series.timeframe, end, end + _ALL_DUE).start <= interval.start
-
-
-Dates = tuple[date, date]
-
-
-class WindowIndex:
-    """The state of windows of series, from the gap index."""
-
-    def __init__(self, index: GapIndex) -> None:
-        self._index = index
-
-    def status(
-        self, series: Series, windows: Mapping[str, Dates], now: datetime
-    ) -> dict[str, WindowStatus]:
-        """Return for each window what it holds and what is unexplained in it.
-
-        Args:
-            series: the series of the windows.
-            windows: session dates ``[first, end)`` by name.
-            now: sessions that have closed by then are due.
-
-        Raises:
-            StoreError: its files or the ledger cannot be read.
-        """
-        calendar = self._index.calendars.of(series.instrument)
-        completeness = self._index.completeness(series, now)
-        rows = self._rows(series, completeness)
-        (found,) = self._index.series_gaps([series], now)
-        status: dict[str, WindowStatus] = {}
-        for name, (first, end) in windows.items():
-            interval = interval_between(calendar, series.timeframe, first, end)
-            low, high = np.searchsorted(rows[0], [np.datetime64(first), np.datetime64(end)])
-            count = int(rows[1][low:high].sum())
-            state = _state(series, calendar, completeness, (first, end), rows=count, now=now)
-            if state is WindowState.NO_SESSION and has_ended(series, calendar, interval):
-                state = WindowState.ENDED
-            elif calendar.known is None and found.missing.clip(interval):
-                state = WindowState.UNEXPLAINED  # its sessions are not known yet
-            missing, why = IntervalSet(), ""
-            if state is WindowState.UNEXPLAINED:
-                missing = found.missing.clip(interval)
-                why = _why(gap for gap in found.gaps if gap.interval.overlaps(interval))
-            status[name] = WindowStatus(interval, state, count, missing, why)
-        return status
-
-    def status_after(
-        self, report: SeriesReport, windows: Mapping[str, Dates], now: datetime
-    ) -> dict[str, WindowStatus]:
-        """Return for each window its status after a load.
-
-        What the load itself reports as unexplained counts in addition to what the index finds.
-
-        Args:
-            report: how the load ended.
-            windows: session dates ``[first, end)`` by name.
-            now: market time, where the report names no time of the gateway.
-
-        Raises:
-            StoreError: its files or the ledger cannot be read.
-        """
-        status = self.status(report.series, windows, report.now or now)
-        for name, one in status.items():
-            left = report.unexplained.clip(one.interval)
-            if left or report.error is not None:
-                missing = one.unexplained | left
-                status[name] = replace(one, state=WindowState.UNEXPLAINED, unexplained=missing)
-        return status
-
-    def _rows(self, series: Series, completeness: Completeness) -> tuple[np.ndarray, np.ndarray]:
-        """Return session dates, ascending, and the bars of each; a week is dated by its Monday."""
-        if series.timeframe is Timeframe.W1:
-            return completeness.spans.days, completeness.have
-        counts = self._index.store.rows_per_session(series)
-        return np.array(list(counts), "datetime64[D]"), np.array(list(counts.values()), np.int64)
-
-
-def _state(
-    series: Series,
-    calendar: SessionCalendar,
-    completeness: Completeness,
-    dates: Dates,
-    *,
-    rows: int,
-    now: datetime,
-) -> WindowState:
-    everything = span_arrays(calendar, series.timeframe)
-    low, high = _positions(everything, dates)
-    part = slice(*_positions(completeness.spans, dates))
-    starts = everything.spans.starts[low:high]
-    states = (
-        (bool(completeness.unexplained[part].any()), WindowState.UNEXPLAINED),
-        (closed_count(everything, now) < high, WindowState.OPEN),
-        (bool(rows), WindowState.COMPLETE),
-        (low == high, WindowState.NO_SESSION),
-        (
-            bool((starts < micros(first_timestamp(series, calendar))).all()),
-            WindowState.BEFORE_START,
-        ),
-        (bool(completeness.explained[part].any()), WindowState.BEFORE_LISTING),
-    )
-    return next((state for holds, state in states if holds), WindowState.EMPTY)
 
 
 def _why(gaps: Iterable[Gap]) -> str:
@@ -183,7 +175,7 @@ def _why(gaps: Iterable[Gap]) -> str:
     return f"{text}, next request at {due:%Y-%m-%d %H:%MZ}" if due else text
 
 
-def _positions(spans: SpanArrays, dates: Dates) -> tuple[int, int]:
-    """Return the first and the end index of the spans whose dates lie in a window."""
-    low, high = np.searchsorted(spans.days, [np.datetime64(day) for day in dates])
+def _positions(days: np.ndarray, dates: Dates) -> tuple[int, int]:
+    """Return the first and the end index of the days that lie in a window."""
+    low, high = np.searchsorted(days, [np.datetime64(day) for day in dates])
     return int(low), int(high)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.app.workspace import open_workspace
+from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.cli.commands.up import _variables
 from ktrdr_pipelines.settings import load_settings
 from ktrdr_pipelines.store.layout import StoreLayout
@@ -161,7 +161,7 @@ def test_what_lies_after_market_time_is_the_future(
 def test_dagsters_processes_get_the_offset(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the digit, as the settings that they are to share."""
     monkeypatch.setenv("KTRDR_CLOCK_OFFSET_S", "-123456789.125")
-    variables = _variables(open_workspace())
+    variables = _variables(Workspace.open())
     assert load_settings(variables).ktrdr_clock_offset_s == -123_456_789.125
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from ktrdr_pipelines.app.workspace import universe_file
+from ktrdr_pipelines.app.workspace import Workspace, universe_file
 from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.defs.resources import IbResource
 from ktrdr_pipelines.domain.bars import rows_per_session
@@ -77,8 +77,8 @@ class FailingIb(IbResource):
 
     fails: ClassVar[Callable[[BarRequest], GatewayError | None]] = staticmethod(lambda _: None)
 
-    def manager(self, layout: StoreLayout, *, operation: str, progress: Progress) -> LoadManager:
-        manager = super().manager(layout, operation=operation, progress=progress)
+    def manager(self, workspace: Workspace, *, operation: str, progress: Progress) -> LoadManager:
+        manager = super().manager(workspace, operation=operation, progress=progress)
         opened = manager.open_source
 
         @asynccontextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ktrdr_pipelines.app.workspace import open_manager, universe_file
+from ktrdr_pipelines.app.workspace import Workspace, universe_file
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Series
@@ -65,7 +65,7 @@ class Bench:
             )
             for timeframe, (first, end) in ranges.items()
         ]
-        return asyncio.run(open_manager(self.settings, self.layout).run(jobs))
+        return asyncio.run(Workspace(self.settings, self.layout).load_manager().run(jobs))
 
     @property
     def gateway_name(self) -> str:

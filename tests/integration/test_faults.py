@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ktrdr_pipelines.app.workspace import open_manager, universe_file
+from ktrdr_pipelines.app.workspace import Workspace, universe_file
 from ktrdr_pipelines.clock import boot_time_s
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
@@ -181,7 +181,7 @@ class Bench:
     def manager(self) -> LoadManager:
         """Open a manager as commands do, but for pauses and budget, whose clock runs faster."""
         config = replace(GatewayConfig.from_settings(self.settings), outage_s=OUTAGE_S)
-        manager = open_manager(self.settings, self.layout)
+        manager = Workspace(self.settings, self.layout).load_manager()
         return replace(
             manager,
             open_source=lambda: open_source(config, rate_limiter=fast(config)),

@@ -9,17 +9,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from ktrdr_pipelines.app.workspace import universe_file
+from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.domain.bars import rows_per_session
 from ktrdr_pipelines.domain.calendars.sessions import midnight
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.gaps.index import open_gap_index
+from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.simulator.server import running_simulator
 from ktrdr_pipelines.store.bars.bar_file import read_file, write_file
 from ktrdr_pipelines.store.bars.footer import Footer
-from ktrdr_pipelines.store.layout import StoreLayout, create_store
+from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 RUNS = "{ runsOrError(limit: 500) { ... on Runs { results { status tags { key value } } } } }"
@@ -42,10 +42,11 @@ def forget(path: Path, days: list[date]) -> None:
     write_file(path, kept, Footer(facts.identity, coverage, kept.num_rows, rows_per_session(kept)))
 
 
-def missing_of(layout: StoreLayout, gateway: str) -> int:
+def missing_of(settings: Settings) -> int:
     """Count the bars that are missing without a reason."""
-    universe, _ = universe_file(layout).read()
-    found = open_gap_index(layout, gateway).series_gaps(universe.series(), datetime.now(tz=UTC))
+    workspace = Workspace.open(settings)
+    series = workspace.universe.series()
+    found = workspace.gap_index().series_gaps(series, datetime.now(tz=UTC))
     assert not any(one.error for one in found)
     return sum(gap.bars for one in found for gap in one.gaps)
 
@@ -64,15 +65,15 @@ def test_inner_days_that_vanish_come_back_by_themselves(
         f"windows: {{yearly: {start.year}}}\nsymbols: {{AAPL: {{}}, MSFT: {{}}}}\n"
     )
     with running_simulator(now=datetime.now(tz=UTC)) as gateway:
-        name = f"127.0.0.1:{gateway.port}"
+        settings = Settings(ib_port=gateway.port, ktrdr_data=layout.root)
         environment = {
             "IB_PORT": str(gateway.port),
             "KTRDR_DATA": str(layout.root),
             "KTRDR_STATE": str(tmp_path / "state"),
         }
         with dagster_dev(environment) as dev:
-            assert missing_of(layout, name) > 150
-            wait_for(lambda: missing_of(layout, name) == 0, "the store to be filled")
+            assert missing_of(settings) > 150
+            wait_for(lambda: missing_of(settings) == 0, "the store to be filled")
             ledger = Ledger(layout.ledger)
             [path] = layout.bar_files("AAPL", Timeframe.D1)
             _, before = read_file(path)
@@ -80,8 +81,8 @@ def test_inner_days_that_vanish_come_back_by_themselves(
             days = [held[20], held[41], held[70]]
             audited = ledger.requests.count()
             forget(path, days)
-            assert missing_of(layout, name) == 3
-            wait_for(lambda: missing_of(layout, name) == 0, "the days to come back")
+            assert missing_of(settings) == 3
+            wait_for(lambda: missing_of(settings) == 0, "the days to come back")
             new = ledger.requests.newest(ledger.requests.count() - audited)
             runs = dev.ask(RUNS)["runsOrError"]["results"]
             events = dev.ask(MATERIALIZED, key={"path": ["bars", "1d"]})

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.app.workspace import open_manager, universe_file
+from ktrdr_pipelines.app.workspace import Workspace, universe_file
 from ktrdr_pipelines.domain.bars import timestamps
 from ktrdr_pipelines.domain.calendars.registry import Calendars
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
@@ -80,7 +80,7 @@ class Bench:
         """Load session dates."""
         calendar = Calendars().of(series.instrument)
         wanted = IntervalSet([interval_between(calendar, series.timeframe, first, end)])
-        manager = open_manager(self.settings, self.store.layout, progress=self.notes)
+        manager = Workspace(self.settings, self.store.layout).load_manager(progress=self.notes)
         return asyncio.run(manager.run([Job(series, wanted=wanted)]))[0]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.app.workspace import open_manager, universe_file
+from ktrdr_pipelines.app.workspace import Workspace, universe_file
 from ktrdr_pipelines.domain.bars import timestamps
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
@@ -16,8 +16,7 @@ from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.gaps.index import open_gap_index
-from ktrdr_pipelines.gaps.windows import WindowIndex, WindowState
+from ktrdr_pipelines.gaps.windows import WindowState, after_load
 from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
@@ -67,7 +66,7 @@ class Bench:
         """Load session dates as the command line does."""
         calendar = Calendars().of(series.instrument)
         wanted = IntervalSet([interval_between(calendar, series.timeframe, first, end)])
-        manager = open_manager(self.settings, self.layout)
+        manager = Workspace(self.settings, self.layout).load_manager()
         return asyncio.run(manager.run([Job(series, wanted=wanted)]))[0]
 
 
@@ -159,8 +158,8 @@ def test_an_expired_future_is_complete_to_its_last_day(bench: Bench) -> None:
         "spring": (date(2024, 1, 1), date(2024, 4, 1)),
         "december": (date(2023, 12, 1), date(2024, 1, 1)),
     }
-    index = WindowIndex(open_gap_index(bench.layout, f"127.0.0.1:{bench.gateway.port}"))
-    facts = index.status_after(report, windows, NOW)
+    index = Workspace(bench.settings, bench.layout).gap_index()
+    facts = after_load(index.windows(series, windows, report.now or NOW), report)
     assert facts["spring"].state is WindowState.ENDED
     assert facts["december"].state is WindowState.COMPLETE
     assert facts["december"].rows == len(truth(series, date(2023, 12, 1), date(2024, 1, 1)))

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from ktrdr_pipelines.app.workspace import open_manager, universe_file
+from ktrdr_pipelines.app.workspace import Workspace, universe_file
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
@@ -99,7 +99,8 @@ def load(
     settings: Settings, jobs: Sequence[Job], clock: Callable[[], datetime] = system_now
 ) -> list[SeriesReport]:
     """Load jobs as the command line does."""
-    return asyncio.run(open_manager(settings, layout_of(settings), clock=clock).run(jobs))
+    workspace = Workspace(settings, layout_of(settings), real=clock)
+    return asyncio.run(workspace.load_manager().run(jobs))
 
 
 def load_until_confirmed(settings: Settings, gateway: SimulatorServer, wanted: Job) -> None:

@@ -20,7 +20,7 @@ from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.index import GapIndex
-from ktrdr_pipelines.gaps.windows import WindowIndex, WindowState
+from ktrdr_pipelines.gaps.windows import WindowState
 from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import Bench
@@ -161,7 +161,7 @@ class Store:
             (part,) = self.wanted_of(found.series)
             if self.missing(found.series):
                 assert found.missing.clip(part), found.series
-                state = WindowIndex(index).status(found.series, {"all": (FIRST, END)}, now)
+                state = index.windows(found.series, {"all": (FIRST, END)}, now)
                 assert state["all"].state is WindowState.UNEXPLAINED
 
     def bench_calendars(self) -> object:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
@@ -17,7 +18,8 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.empty_ranges import Statement, StatementKind
 from ktrdr_pipelines.domain.planning.gaps import GapReason
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.gaps.index import GapIndex, Memory, SeriesGaps, open_gap_index
+from ktrdr_pipelines.gaps.index import GapIndex, Memory, SeriesGaps
+from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger.attempts import AttemptKind
@@ -273,12 +275,13 @@ def test_counts_of_every_session(store: BarStore) -> None:
 
 def test_many_series_share_one_memory(layout: StoreLayout) -> None:
     """Two books of one store in one process know the same; another store is apart."""
-    index = open_gap_index(layout, GATEWAY)
+    workspace = Workspace(Settings(ib_host="fake", ib_port=1), layout)
+    index = workspace.gap_index()
     universe = [Series(stock(f"S{number}"), Timeframe.D1) for number in range(50)]
     found = index.series_gaps(universe, NOW)
     assert len(found) == 50
-    assert repr(open_gap_index(layout, GATEWAY)).endswith("50 series known)")
-    assert open_gap_index(layout, GATEWAY).series_gaps(universe, NOW)[0] is found[0]
+    assert repr(workspace.gap_index()).endswith("50 series known)")
+    assert workspace.gap_index().series_gaps(universe, NOW)[0] is found[0]
     assert repr(GapIndex(index.store, Calendars(), GATEWAY, memory=Memory())).endswith(
         "0 series known)"
     )

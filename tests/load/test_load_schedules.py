@@ -16,7 +16,7 @@ from ktrdr_pipelines.domain.planning.reports import Quiet
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import BadAnswerError, GatewayTimeoutError
 from ktrdr_pipelines.gaps.index import GapIndex
-from ktrdr_pipelines.gaps.windows import WindowIndex, WindowState
+from ktrdr_pipelines.gaps.windows import WindowState
 from ktrdr_pipelines.store.ledger.ledger import open_calendars
 from tests.load.conftest import Bench, Make, World
 from tests.load.fakes import FakeGateway, dense_keys, schedule_of, stock, truth_of
@@ -325,7 +325,7 @@ def test_unknown_hours_are_a_gap_that_says_so(hidden: tuple[Bench, Series]) -> N
     assert "not known until the gateway states them" in gap.detail
     assert gap.next_try_at is None
     interval = interval_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
-    state = WindowIndex(index).status(series, {"2024": (FIRST, END)}, now)["2024"]
+    state = index.windows(series, {"2024": (FIRST, END)}, now)["2024"]
     assert state.state is WindowState.UNEXPLAINED
     bench.gateway.schedule_twist = lambda _at, _days: []
     assert bench.load(series, interval).error is not None

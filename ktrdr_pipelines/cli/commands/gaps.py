@@ -101,23 +101,22 @@ def gaps(
     Exit codes: 0 no gap, 1 a series cannot be read, 2 bad usage, 3 there are gaps.
     """
     from ktrdr_pipelines.app.acknowledgement import explained_ranges
-    from ktrdr_pipelines.app.workspace import open_gap_index, open_workspace
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.output import warn_of_problem
 
     if acknowledge is not None or remark is not None:
         _require_acknowledgement_alone(acknowledge, symbols, plot, every=every)
         day = _session_date(acknowledge, remark)
-    workspace = open_workspace()
+    workspace = Workspace.open()
     now = workspace.now
     warn_of_problem(workspace)
     if acknowledge is not None:
         _acknowledge(workspace, acknowledge, day, typed_text(remark or ""), as_json=as_json)
         return
-    index = open_gap_index(workspace)
-    found = index.series_gaps(
-        chosen_series(workspace.universe, index.store, symbols, timeframes), now
-    )
-    explained = explained_ranges(index.store.ledger, index.calendars, found)
+    series = chosen_series(workspace.universe, workspace.store, symbols, timeframes)
+    index = workspace.gap_index()
+    found = index.series_gaps(series, now)
+    explained = explained_ranges(workspace.ledger, index.calendars, found)
     if plot is not None:
         _plot(plot, index, found, now)
     if as_json:
@@ -170,16 +169,14 @@ def _acknowledge(
     workspace: "Workspace", named: tuple[str, str, str], day: date, remark: str, *, as_json: bool
 ) -> None:
     from ktrdr_pipelines.app.acknowledgement import ExplainedRange, acknowledge
-    from ktrdr_pipelines.app.workspace import open_gap_index, renew_catalog
     from ktrdr_pipelines.domain.instruments import Series
 
     (timeframe,) = timeframes_named(named[1])
     series = Series(workspace.universe.instrument(named[0]), timeframe)
-    index = open_gap_index(workspace)
-    proof = acknowledge(index, series, day, note=remark, now=workspace.now)
+    proof = acknowledge(workspace.gap_index(), series, day, note=remark, now=workspace.now)
     catalog_error: KtrdrError | None = None
     try:
-        renew_catalog(workspace.layout, workspace.universe, workspace.settings)
+        workspace.renew_catalog()
     except KtrdrError as error:
         catalog_error = error
     code = ExitCode.DONE if catalog_error is None else ExitCode.FAILED

@@ -37,13 +37,12 @@ def doctor(as_json: AsJson = False) -> None:
 
     Exit codes: 0 nothing is wrong, 1 something is wrong, 2 bad usage.
     """
+    from ktrdr_pipelines.app.workspace import gateway_config
     from ktrdr_pipelines.cli.entry_point import run_stoppable
-    from ktrdr_pipelines.ib.config import GatewayConfig
     from ktrdr_pipelines.ib.diagnostics.doctor import diagnose
     from ktrdr_pipelines.ib.diagnostics.gateway_checks import CheckVerdict
-    from ktrdr_pipelines.settings import load_settings
 
-    config = GatewayConfig.from_settings(load_settings())
+    config = gateway_config()
     checks = run_stoppable(diagnose(config))
     make_attempts_due()
     is_good = all(check.verdict is not CheckVerdict.WRONG for check in checks)
@@ -61,15 +60,13 @@ def doctor(as_json: AsJson = False) -> None:
 
 def make_attempts_due() -> None:
     """Make the deferred requests of the store, if there is one, due now, so that sensors retry."""
-    from ktrdr_pipelines.settings import data_folder, load_settings
-    from ktrdr_pipelines.store.layout import open_store
-    from ktrdr_pipelines.store.ledger.ledger import open_ledger
+    from ktrdr_pipelines.app.workspace import Workspace
 
     try:
-        layout = open_store(data_folder(load_settings()))
+        workspace = Workspace.open()
     except NoStoreError:
         return
-    open_ledger(layout).attempts.hasten(system_now())
+    workspace.ledger.attempts.hasten(system_now())
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +109,10 @@ def health(as_json: AsJson = False) -> None:
     Exit codes: 0 it responds and reports no problem, 1 it does not respond or reports a problem,
     2 bad usage.
     """
+    from ktrdr_pipelines.app.workspace import gateway_config
     from ktrdr_pipelines.cli.entry_point import run_stoppable
-    from ktrdr_pipelines.ib.config import GatewayConfig
-    from ktrdr_pipelines.settings import load_settings
 
-    config = GatewayConfig.from_settings(load_settings())
+    config = gateway_config()
     found = run_stoppable(check_health(config))
     if as_json:
         say_json(found.document())

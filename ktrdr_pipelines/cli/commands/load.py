@@ -48,14 +48,14 @@ def load(
     Exit codes: 0 complete, 1 failed, 2 bad usage, 3 ranges are unexplained or unconfirmed,
     sessions are sparse, or the gateway returned stored bars again at other prices.
     """
-    from ktrdr_pipelines.app.workspace import open_workspace
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.arguments import Wish, named_jobs
     from ktrdr_pipelines.cli.load_report import load_jobs
     from ktrdr_pipelines.cli.output import warn_of_problem
 
     wish = Wish(mode, start, end, refresh)
     wish.read()
-    workspace = open_workspace()
+    workspace = Workspace.open()
     warn_of_problem(workspace)
     jobs = named_jobs(workspace.universe, symbols, timeframes, wish, now=workspace.now)
     raise typer.Exit(load_jobs(workspace, jobs, as_json=as_json, wait_s=wait))
@@ -80,12 +80,12 @@ def update(
     Exit codes: 0 complete, 1 failed, 2 bad usage, 3 ranges are unexplained or unconfirmed,
     sessions are sparse, or the gateway returned stored bars again at other prices.
     """
-    from ktrdr_pipelines.app.workspace import open_workspace
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.arguments import update_jobs
     from ktrdr_pipelines.cli.load_report import load_jobs
     from ktrdr_pipelines.cli.output import warn_of_problem
 
-    workspace = open_workspace()
+    workspace = Workspace.open()
     warn_of_problem(workspace)
     held = [(symbol, str(kind)) for symbol, kind in workspace.layout.series_folders()]
     jobs = update_jobs(workspace.universe, symbols, held, fresh_from=workspace.fresh_from())

@@ -1,6 +1,6 @@
 """``ktrdr plan``: estimate what a load or an update would cost, without a connection.
 
-Not here: the estimate (``gaps.estimates``).
+Not here: the estimate (``app.load_plan``, ``gaps.estimates``).
 """
 
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -54,16 +54,17 @@ def plan(
 
     Exit codes: 0 done, 1 the store cannot be read, 2 bad usage.
     """
-    from ktrdr_pipelines.app.workspace import open_workspace
+    from ktrdr_pipelines.app.load_plan import planned
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.arguments import Wish
     from ktrdr_pipelines.cli.output import warn_of_problem
 
     wish = Wish(mode, start, end, refresh)
     wish.read()
-    workspace = open_workspace()
+    workspace = Workspace.open()
     warn_of_problem(workspace)
     jobs = _jobs(workspace, symbols, timeframes, wish)
-    found = _estimate(workspace, jobs)
+    found = planned(workspace, jobs)
     if as_json:
         say_json(_document(found))
         return
@@ -92,23 +93,6 @@ def _jobs(
         )
     held = [(symbol, str(kind)) for symbol, kind in workspace.layout.series_folders()]
     return update_jobs(workspace.universe, None, held, fresh_from=workspace.fresh_from())
-
-
-def _estimate(workspace: "Workspace", jobs: "list[Job]") -> "Estimate":
-    from ktrdr_pipelines.app.workspace import open_rates, open_series_states
-    from ktrdr_pipelines.domain.intervals import IntervalSet
-    from ktrdr_pipelines.domain.planning.jobs import Mode
-    from ktrdr_pipelines.gaps.estimates import estimate
-
-    now, calendars = workspace.now, workspace.calendars()
-    states = open_series_states(workspace.settings, workspace.layout, calendars)
-    missing: dict[Any, IntervalSet] = {}
-    for job in jobs:
-        before = missing.get(job.series, IntervalSet())
-        missing[job.series] = before | states.missing(job, now)
-    rates = open_rates(workspace.settings, workspace.layout)
-    tails = {job.series for job in jobs if job.mode is Mode.TAIL}
-    return estimate(missing.items(), calendars, rates=rates, now=now, tails=tails)
 
 
 def _row(part: "SeriesEstimate") -> tuple[str, ...]:

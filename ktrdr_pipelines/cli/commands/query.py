@@ -60,25 +60,23 @@ def query(
 
     Exit codes: 0 done, 1 the catalog or a file cannot be read, 2 bad usage or invalid SQL.
     """
-    from ktrdr_pipelines.app.workspace import open_workspace, renew_catalog
-    from ktrdr_pipelines.settings import data_folder, load_settings
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.store.catalog.catalog import query_catalog
     from ktrdr_pipelines.store.catalog.query_policy import is_empty
-    from ktrdr_pipelines.store.layout import open_store
 
     if as_json and as_csv:
         raise UsageError(
             "--json with --csv", reason="the output has one format", hint="Choose one of them"
         )
-    layout = open_store(data_folder(load_settings()))
+    workspace = Workspace.open()
+    layout = workspace.layout
     sql_text = typed_text(sys.stdin.read(), sys.stdin.encoding) if sql == "-" else typed_text(sql)
     if is_empty(sql_text):
         raise UsageError("an empty query", hint="Give a query, such as FROM bars LIMIT 5")
     try:
         answer = query_catalog(layout, sql_text)
     except NoCatalogError:
-        workspace = open_workspace()
-        renew_catalog(workspace.layout, workspace.universe, workspace.settings)
+        workspace.renew_catalog()
         answer = query_catalog(layout, sql_text)
     _warn_of_older_tables(layout, sql_text)
     names = _unique(answer.column_names)

@@ -65,14 +65,14 @@ def ranges(
 
     Exit codes: 0 done, 1 the request for a symbol failed, 2 bad usage.
     """
-    from ktrdr_pipelines.app.workspace import open_manager, open_workspace
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.arguments import instruments_of
     from ktrdr_pipelines.cli.entry_point import run_stoppable
     from ktrdr_pipelines.cli.output import warn_of_problem
 
-    workspace = open_workspace()
+    workspace = Workspace.open()
     warn_of_problem(workspace)
-    manager = open_manager(workspace.settings, workspace.layout, operation="cli")
+    manager = workspace.load_manager()
     instruments = instruments_of(workspace.universe, symbols)
     begun = run_stoppable(manager.discover(instruments, refresh=refresh))
     held = {one.instrument.symbol: _held(workspace, one.instrument) for one in begun}
@@ -86,10 +86,8 @@ def ranges(
 
 def _held(workspace: "Workspace", instrument: "Instrument") -> list[Held]:
     from ktrdr_pipelines.domain.instruments import Series
-    from ktrdr_pipelines.store.bars.bar_store import BarStore
-    from ktrdr_pipelines.store.ledger.ledger import open_ledger
 
-    store = BarStore(workspace.layout, open_ledger(workspace.layout))
+    store = workspace.store
     kinds = [kind for symbol, kind in store.series_on_disk() if symbol == instrument.symbol]
     held = []
     for kind in dict.fromkeys((*instrument.timeframes, *kinds)):

@@ -60,20 +60,20 @@ def status(as_json: AsJson = False) -> None:
     series cannot be read, 2 bad usage, 3 the gateway returned stored bars again at other prices.
     """
     from ktrdr_pipelines.app.acknowledgement import explained_ranges
-    from ktrdr_pipelines.app.workspace import open_gap_index, open_workspace
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.gaps.universe_diff import strangers
 
-    workspace = open_workspace()
-    index, real_now = open_gap_index(workspace), workspace.clock.real_now()
-    states = index.series_gaps(
-        chosen_series(workspace.universe, index.store, None, None), workspace.now
-    )
-    unnamed = list(strangers(index.store, workspace.universe.instruments))
-    findings = index.store.ledger.findings.counts()
+    workspace = Workspace.open()
+    real_now = workspace.clock.real_now()
+    series = chosen_series(workspace.universe, workspace.store, None, None)
+    index = workspace.gap_index()
+    states = index.series_gaps(series, workspace.now)
+    unnamed = list(strangers(workspace.store, workspace.universe.instruments))
+    findings = workspace.ledger.findings.counts()
     if as_json:
         from ktrdr_pipelines.store.ledger.ledger import series_key
 
-        explained = explained_ranges(index.store.ledger, index.calendars, states)
+        explained = explained_ranges(workspace.ledger, index.calendars, states)
         document = _document(workspace, states, explained, strangers=unnamed, now=real_now)
         for entry, state in zip(document["series"], states, strict=True):
             entry["findings"] = findings.get(series_key(state.series), 0)

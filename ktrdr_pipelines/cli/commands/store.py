@@ -88,18 +88,16 @@ def repair(
 
     Exit codes: 0 done (quarantined files are listed), 1 failed, 2 bad usage.
     """
-    from ktrdr_pipelines.app.workspace import renew_catalog
-    from ktrdr_pipelines.settings import data_folder, load_settings
-    from ktrdr_pipelines.store.layout import open_store
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.store.maintenance.odd_paths import quarantine_odd_paths
     from ktrdr_pipelines.store.maintenance.repair import repair as repair_store
 
-    odd = quarantine_odd_paths(open_store(data_folder(load_settings())))
+    odd = quarantine_odd_paths(Workspace.open().layout)
     workspace = _workspace_after(odd)
     instruments = list(workspace.universe.instruments.values())
     report = repair_store(workspace.layout, instruments, workspace.clock.real_now(), seal=seal)
     report = replace(report, quarantined=(*odd, *report.quarantined))
-    renew_catalog(workspace.layout, workspace.universe, workspace.settings)
+    workspace.renew_catalog()
     if as_json:
         say_json(asdict(report))
     else:
@@ -108,22 +106,20 @@ def repair(
 
 def _workspace_after(odd: "Sequence[Quarantined]") -> "Workspace":
     """Open the store to repair it, without symbols if its universe was quarantined for good."""
-    from ktrdr_pipelines.app.workspace import Workspace, open_workspace
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.domain.universe.universe import Universe
-    from ktrdr_pipelines.settings import data_folder, load_settings
-    from ktrdr_pipelines.store.layout import open_store
 
+    workspace = Workspace.open()
     try:
-        return open_workspace()
+        _ = workspace.universe
     except UniverseError as error:
-        settings = load_settings()
-        layout = open_store(data_folder(settings))
-        if all(one.was != layout.universe for one in odd):
+        if all(one.was != workspace.layout.universe for one in odd):
             for one in odd:  # the repair ends here, so what was moved is reported now
                 note(f"quarantined: {one}")
             raise
         note(f"Warning: {error}")
-        return Workspace(settings, layout, Universe({}), error)
+        return Workspace(workspace.settings, workspace.layout, universe=Universe({}))
+    return workspace
 
 
 def _tell_repaired(report: "RepairReport") -> None:

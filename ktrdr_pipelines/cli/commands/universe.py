@@ -16,10 +16,10 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.defs.sensors.universe_sensor import PartitionChange
     from ktrdr_pipelines.domain.universe.universe import Universe
     from ktrdr_pipelines.gaps.universe_diff import Change
-    from ktrdr_pipelines.store.layout import StoreLayout
     from ktrdr_pipelines.store.maintenance.rename_journal import Move
 
 app = typer.Typer(
@@ -47,19 +47,18 @@ def check(
     Exit codes: 0 valid, 1 a symbol names another instrument than its bars on disk (they are never
     mixed: loading the symbol would be refused), 2 malformed, or bad usage.
     """
-    from ktrdr_pipelines.app.workspace import universe_file
+    from ktrdr_pipelines.app.workspace import Workspace, universe_file
     from ktrdr_pipelines.defs.instance import symbols_held
     from ktrdr_pipelines.defs.sensors.universe_sensor import change_from
     from ktrdr_pipelines.gaps.universe_diff import ChangeKind, universe_changes
-    from ktrdr_pipelines.store.bars.bar_store import BarStore
-    from ktrdr_pipelines.store.ledger.ledger import open_ledger
     from ktrdr_pipelines.store.universe_file import load_universe
 
-    layout = _layout()
+    workspace = Workspace.open()
+    layout = workspace.layout
     universe = load_universe(layout.universe if file is None else file)
     last_good = universe_file(layout).last_good
     before = load_universe(last_good) if last_good.exists() else None
-    changes = universe_changes(BarStore(layout, open_ledger(layout)), universe, before)
+    changes = universe_changes(workspace.store, universe, before)
     held = symbols_held(layout)
     partition_changes = (change_from(symbols, universe, one) for one, symbols in held.items())
     partitions = [change for change in partition_changes if change]
@@ -84,6 +83,7 @@ def add(
 
     Exit codes: 0 added, 1 the file cannot be written, 2 bad usage; then nothing is changed.
     """
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.domain.universe.editing import add_symbol
     from ktrdr_pipelines.domain.universe.universe import parse_universe
     from ktrdr_pipelines.store.files import write_atomically
@@ -93,7 +93,7 @@ def add(
             f"{symbol} in place of the symbol",
             hint="Put the symbol first, as in: ktrdr universe add TSLA --timeframes 1h",
         )
-    layout = _layout()
+    layout = Workspace.open().layout
     path = layout.universe
     text = add_symbol(_text(path), str(path), symbol, fields_of(context.args))
     write_atomically(
@@ -124,13 +124,14 @@ def rename(
     Exit codes: 0 renamed, 1 it cannot be renamed (a load is using the symbol, the new name has
     bars, a file cannot be read), 2 bad usage.
     """
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.store.maintenance.rename import rename as rename_in_store
 
-    layout = _layout()
-    finished = _finished(layout, as_json=as_json)
+    workspace = Workspace.open()
+    finished = _finished(workspace, as_json=as_json)
     if finished is None or (finished.symbol, finished.target) != (symbol, new_symbol):
-        rename_in_store(layout, symbol, new_symbol, system_now())
-    sets = _finish_rename(layout, symbol, new_symbol)
+        rename_in_store(workspace.layout, symbol, new_symbol, system_now())
+    sets = _finish_rename(workspace, symbol, new_symbol)
     if as_json:
         say_json({"renamed": symbol, "to": new_symbol, "partition_sets": sets})
         return
@@ -147,15 +148,17 @@ def retire(symbol: Symbol, as_json: AsJson = False) -> None:
 
     Exit codes: 0 retired, 1 it cannot be retired (a load is using the symbol), 2 bad usage.
     """
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.store.maintenance.rename import retire as retire_in_store
 
-    layout = _layout()
-    said = _said(layout, symbol)
-    finished = _finished(layout, as_json=as_json)
+    workspace = Workspace.open()
+    layout = workspace.layout
+    said = _said(workspace.universe, symbol)
+    finished = _finished(workspace, as_json=as_json)
     is_done = finished is not None and (finished.kind, finished.symbol) == ("retire", symbol)
     move = finished if is_done else retire_in_store(layout, symbol, system_now())
     assert move is not None  # noqa: S101  (either it was finished just now, or it is new)
-    sets = _finish_rename(layout, symbol, None)
+    sets = _finish_rename(workspace, symbol, None)
     kept = layout.retired / move.target
     if as_json:
         folder = str(kept) if kept.is_dir() else None
@@ -172,11 +175,8 @@ def retire(symbol: Symbol, as_json: AsJson = False) -> None:
         say("it had no bars")
 
 
-def _said(layout: "StoreLayout", symbol: str) -> str:
+def _said(universe: "Universe", symbol: str) -> str:
     """Return the fields that the entry of a symbol sets, as options of ``add``."""
-    from ktrdr_pipelines.app.workspace import universe_file
-
-    universe, _ = universe_file(layout).read()
     if symbol not in universe.instruments:
         return ""
     fields = universe.describe(universe.instrument(symbol))
@@ -213,13 +213,6 @@ def fields_of(arguments: list[str]) -> dict[str, str]:
     return fields
 
 
-def _layout() -> "StoreLayout":
-    from ktrdr_pipelines.settings import data_folder, load_settings
-    from ktrdr_pipelines.store.layout import open_store
-
-    return open_store(data_folder(load_settings()))
-
-
 def _text(path: Path) -> str:
     from ktrdr_pipelines.store.files import disk_errors
     from ktrdr_pipelines.store.universe_file import load_universe
@@ -229,27 +222,26 @@ def _text(path: Path) -> str:
         return path.read_bytes().decode("utf-8-sig")
 
 
-def _finished(layout: "StoreLayout", *, as_json: bool) -> "Move | None":
+def _finished(workspace: "Workspace", *, as_json: bool) -> "Move | None":
     """Finish an interrupted rename or retirement, if there is one, and return it."""
-    from ktrdr_pipelines.store.ledger.ledger import open_ledger
     from ktrdr_pipelines.store.maintenance.rename import finish_move
 
-    move = finish_move(layout, open_ledger(layout))
+    move = finish_move(workspace.layout, workspace.ledger)
     if move is not None:
-        _finish_rename(layout, move.symbol, move.target if move.kind == "rename" else None)
+        _finish_rename(workspace, move.symbol, move.target if move.kind == "rename" else None)
         if not as_json:
             note(f"finished the {move}, which had been interrupted")
     return move
 
 
-def _finish_rename(layout: "StoreLayout", symbol: str, new_symbol: str | None) -> int:
+def _finish_rename(workspace: "Workspace", symbol: str, new_symbol: str | None) -> int:
     """Apply a move to the catalog and Dagster; return the number of changed partition sets."""
-    from ktrdr_pipelines.app.workspace import renew_catalog, universe_file
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.defs.instance import move_partitions
 
-    universe, _ = universe_file(layout).read()
-    renew_catalog(layout, universe)
-    return move_partitions(layout, symbol, new_symbol)
+    moved = Workspace(workspace.settings, workspace.layout)  # reads the universe after the move
+    moved.renew_catalog()
+    return move_partitions(moved.layout, symbol, new_symbol)
 
 
 def _document(

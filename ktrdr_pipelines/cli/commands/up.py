@@ -173,10 +173,9 @@ def _require_gateway(workspace: "Workspace") -> None:
     from ktrdr_pipelines.cli.commands.gateway import check_health
     from ktrdr_pipelines.cli.entry_point import run_stoppable
     from ktrdr_pipelines.domain.instruments import Origin
-    from ktrdr_pipelines.ib.config import GatewayConfig
     from ktrdr_pipelines.store.layout import refuse_other_origin
 
-    found = run_stoppable(check_health(GatewayConfig.from_settings(workspace.settings)))
+    found = run_stoppable(check_health(workspace.gateway_config))
     if found.error is not None:
         if found.tcp is not False:
             raise found.error
@@ -205,14 +204,11 @@ def _variables(workspace: "Workspace") -> dict[str, str]:
 def _backlog(workspace: "Workspace") -> str:
     """Return the plan of what the sensors will load; empty unless it is large."""
     from ktrdr_pipelines.gaps.due_chunks import backlog_plan, measured_backlog
-    from ktrdr_pipelines.gaps.index import open_gap_index
-    from ktrdr_pipelines.ib.config import GatewayConfig
 
-    config, now = GatewayConfig.from_settings(workspace.settings), workspace.now
-    index = open_gap_index(workspace.layout, config.gateway)
+    index, now = workspace.gap_index(), workspace.now
     found = index.series_gaps(workspace.universe.series(), now)
     is_big = measured_backlog(found).is_big
-    return backlog_plan(index, found, config, now) if is_big else ""
+    return backlog_plan(index, found, workspace.gateway_config, now) if is_big else ""
 
 
 def _say_ready(workspace: "Workspace", dagster: "Dagster", plan: str, *, as_json: bool) -> None:

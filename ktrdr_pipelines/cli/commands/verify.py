@@ -56,16 +56,16 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     Exit codes: 0 everything is intact and explained, 1 something is corrupt, 2 bad usage,
     3 something is unexplained, or the gateway returned stored bars again at other prices.
     """
-    from ktrdr_pipelines.app.workspace import open_gap_index, open_workspace
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.output import warn_of_problem
     from ktrdr_pipelines.gaps.verification import damaged_others
     from ktrdr_pipelines.gaps.verification import verify as read_whole
 
-    workspace = open_workspace()
+    workspace = Workspace.open()
     real_now = workspace.clock.real_now()
     warn_of_problem(workspace)
-    index = open_gap_index(workspace)
-    series = chosen_series(workspace.universe, index.store, symbols, None)
+    series = chosen_series(workspace.universe, workspace.store, symbols, None)
+    index = workspace.gap_index()
     found = read_whole(index, series, workspace.now, real_now=real_now)
     certificates = []
     for symbol, own in groupby(found, key=lambda one: one.found.series.symbol):
@@ -74,7 +74,7 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
         if not as_json:
             _tell(symbol, of_symbol)
     others = (
-        {} if symbols else damaged_others(index.store, workspace.universe.instruments, real_now)
+        {} if symbols else damaged_others(workspace.store, workspace.universe.instruments, real_now)
     )
     code = ExitCode.FAILED if others else exit_code_of(certificates)
     if as_json:

@@ -1,32 +1,35 @@
-"""How a run that loads bars ends: its tags, its failure, and the materializations of its windows.
+"""What all runs that load bars do: load in a thread, report windows, and record how they ended.
 
 A run that cannot reach the gateway records that for all processes, so that no other run starts
 until the gateway is reachable. All runs and sensors build the materialization of a window here.
 
-Not here: the state of a window (``gaps.windows``).
+Not here: what a run loads (``defs.runs.bars_run``, ``defs.runs.tail_run``), the state of a window
+(``gaps.windows``).
 """
 
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import datetime
 from typing import Final
 
 import dagster as dg
 
-from ktrdr_pipelines.clock import Clock
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.partitions import BarPartition
-from ktrdr_pipelines.defs.resources import IbResource
+from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.runs.loader_thread import LoaderThread
 from ktrdr_pipelines.defs.runs.tags import CAUSE, KILLED, QUIET, REQUESTS, YES
 from ktrdr_pipelines.defs.sensors.alert_sensor import GATEWAY, outage_of
-from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, IncompleteError, KtrdrError, StoreError
-from ktrdr_pipelines.gaps.catalog_refresh import renew_catalog
-from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.gaps.windows import WindowState, WindowStatus
+from ktrdr_pipelines.sync.runner import Job
 
 STATE = "state"
 """Metadata key of a window's state."""
+
+_NAMED_AT_MOST: Final = 20
 
 _SATISFIES: Final = {
     state: set(WindowState) if state is WindowState.OPEN else {state} for state in WindowState
@@ -35,40 +38,77 @@ _SATISFIES: Final = {
 the time."""
 
 
-class RunOutcome:
-    """Records how one run ended: in its tags, and what it shows of the gateway."""
+class LoadRun:
+    """One Dagster run that loads bars: its workspace, its load, its reports, and how it ends.
+
+    Args:
+        context: that of the run.
+        ib: the gateway.
+        store: the store.
+        real: returns real time.
+    """
 
     def __init__(
         self,
         context: dg.AssetExecutionContext | dg.OpExecutionContext,
         ib: IbResource,
-        clock: Clock,
+        store: StoreResource,
+        real: Callable[[], datetime] = system_now,
     ) -> None:
-        self._instance, self._run_id = context.instance, context.run.run_id
+        self.workspace = ib.workspace(store, real)
+        self._context, self._ib = context, ib
         self._log = context.log
-        self._ib, self._clock = ib, clock
+        self._materialized = 0
 
-    def renew_catalog(self, index: GapIndex, instruments: Sequence[Instrument]) -> None:
+    def loader(self, jobs: Sequence[Job], operation: str) -> LoaderThread:
+        """Return the thread that loads jobs with the client ids of an operation."""
+        return LoaderThread(
+            lambda progress: self._ib.manager(
+                self.workspace, operation=operation, progress=progress
+            ),
+            jobs,
+        )
+
+    def materialize(
+        self, timeframe: Timeframe, partition: BarPartition, status: WindowStatus
+    ) -> None:
+        """Report a window that is explained to Dagster."""
+        self._materialized += 1
+        self._context.log_event(materialization(timeframe, partition, status))
+
+    @property
+    def has_materialized(self) -> bool:
+        """Whether the run has materialized a window."""
+        return self._materialized > 0
+
+    def renew_catalog(self) -> None:
         """Refresh the catalog; log an error if that fails.
 
         One unreadable file of any symbol prevents the refresh, but the bars of this run are saved.
         The hourly run of the catalog asset fails in that case, not the runs of all symbols.
         """
         try:
-            renew_catalog(index, instruments, self._clock.market_now())
+            self.workspace.renew_catalog()
         except StoreError as error:
             self._log.error("The bars are saved, the catalog is not up to date: %s", error)
 
-    def failed(self, error: KtrdrError) -> dg.Failure:
-        """Tag the run with the error that ended its load, and return its failure.
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Tag the run with the error that ends its load, and fail it.
 
         If the error means that the gateway is unreachable, record that for all runs.
+
+        Raises:
+            dg.Failure: in place of the project's own error.
         """
-        self._tag({CAUSE: type(error).__name__})
-        if isinstance(error, GatewayError) and outage_of(type(error).__name__) == GATEWAY:
-            with closing(self._ib.rate_limiter()) as gateway:
-                gateway.note_absence(self._clock.real_now(), str(error))
-        return dg.Failure(str(error), allow_retries=False)
+        try:
+            yield
+        except KtrdrError as error:
+            self._tag({CAUSE: type(error).__name__})
+            if isinstance(error, GatewayError) and outage_of(type(error).__name__) == GATEWAY:
+                with closing(self._ib.rate_limiter()) as gateway:
+                    gateway.note_absence(self.workspace.clock.real_now(), str(error))
+            raise dg.Failure(str(error), allow_retries=False) from error
 
     def incomplete(self, text: str, reports: Iterable[SeriesReport]) -> dg.Failure:
         """Tag the run as incomplete, and return its failure."""
@@ -83,18 +123,25 @@ class RunOutcome:
         Its series is not at fault and may be loaded again at once. A run that a user terminates
         has the status CANCELING instead, and its series waits.
         """
-        run = self._instance.get_run_by_id(self._run_id)
+        run = self._context.instance.get_run_by_id(self._context.run.run_id)
         if run is not None and run.status is dg.DagsterRunStatus.STARTED:
             self._tag({CAUSE: KILLED})
 
-    def succeeded(self, *, requests: int, windows: int) -> None:
+    def succeeded(self, reports: Iterable[SeriesReport] = ()) -> None:
         """Tag a successful run with its number of requests, or as quiet if it had no windows."""
+        requests = sum(report.requests for report in reports)
         tags = {REQUESTS: str(requests)} if requests else {}
-        self._tag(tags | ({} if windows else {QUIET: YES}))
+        self._tag(tags | ({} if self._materialized else {QUIET: YES}))
 
     def _tag(self, tags: dict[str, str]) -> None:
         if tags:
-            self._instance.add_run_tags(self._run_id, tags)
+            self._context.instance.add_run_tags(self._context.run.run_id, tags)
+
+
+def named(lines: Sequence[str]) -> str:
+    """Return the first lines, and how many more there are."""
+    more = len(lines) - _NAMED_AT_MOST
+    return "\n".join(lines[:_NAMED_AT_MOST]) + (f"\nand {more} more" if more > 0 else "")
 
 
 def materialization(

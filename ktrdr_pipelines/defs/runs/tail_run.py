@@ -15,22 +15,16 @@ from pydantic import Field
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, window_of
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.runs.loader_thread import LoaderThread
-from ktrdr_pipelines.defs.runs.outcome import RunOutcome, is_told, materialization
+from ktrdr_pipelines.defs.runs.outcome import LoadRun, is_told, named
 from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.errors import KtrdrError, StoreError
+from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.gaps.due_chunks import due_tails
-from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps, open_gap_index
-from ktrdr_pipelines.gaps.windows import WindowIndex
-from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.sync.runner import Job
 
 TAIL_OP: Final = "load_tails"
 POOL: Final = "ib_tails"
-_NAMED_AT_MOST: Final = 20
 _LONGEST_WAIT_S: Final = 60.0
 
 _CATALOG_S: Final = 600.0
@@ -77,14 +71,12 @@ class TailRun:
         store: StoreResource,
         clock: Callable[[], datetime] = system_now,
     ) -> None:
-        self._context, self._ib, self._clock = context, ib, ib.clock(clock)
-        self._layout: StoreLayout = store.layout()
-        self._universe = store.universe()
-        self._series = [one for one in self._universe.series() if one.timeframe in timeframes]
-        self._index: GapIndex = open_gap_index(
-            self._layout, GatewayConfig.from_settings(ib.settings()).gateway
-        )
-        self._outcome = RunOutcome(context, ib, self._clock)
+        self._context = context
+        self._run = LoadRun(context, ib, store, clock)
+        self._workspace = self._run.workspace
+        universe = self._workspace.universe
+        self._series = [one for one in universe.series() if one.timeframe in timeframes]
+        self._index = self._workspace.gap_index()
 
     def load(self, pause_s: float) -> None:
         """Load the tails.
@@ -95,84 +87,65 @@ class TailRun:
         Raises:
             dg.Failure: the load or some tails failed; the text names them.
         """
-        try:
-            reports, materialized = self._load(pause_s)
-        except KtrdrError as error:
-            raise self._outcome.failed(error) from error
+        with self._run.failures():
+            reports = self._load(pause_s)
         failed = [
             f"{report.series}: {report.error or '; '.join(map(str, report.failures))}"
             for report in reports
             if report.error is not None or report.failures
         ]
         if failed:
-            more = len(failed) - _NAMED_AT_MOST
-            named = "\n".join(failed[:_NAMED_AT_MOST]) + (f"\nand {more} more" if more > 0 else "")
-            text = f"{len(failed)} tails could not be loaded; all others are loaded:\n{named}"
-            raise self._outcome.incomplete(text, reports)
-        requests = sum(report.requests for report in reports)
-        self._outcome.succeeded(requests=requests, windows=materialized)
+            text = f"{len(failed)} tails could not be loaded; all others are loaded:\n"
+            raise self._run.incomplete(text + named(failed), reports)
+        self._run.succeeded(reports)
 
-    def _load(self, pause_s: float) -> tuple[list[SeriesReport], int]:
-        """Load what is due after the pause; return the reports and the number of new events."""
-        began_s = time.monotonic()
-        self._series_gaps()
+    def _load(self, pause_s: float) -> list[SeriesReport]:
+        """Load what is due after the pause, and return the reports."""
+        began_s, clock = time.monotonic(), self._workspace.clock
+        self._index.series_gaps(self._series, clock.market_now())
         time.sleep(max(0.0, pause_s - (time.monotonic() - began_s)))
-        tails = due_tails(
-            self._series_gaps(), self._clock.market_now(), real_now=self._clock.real_now()
-        )
+        found = self._index.series_gaps(self._series, clock.market_now())
+        tails = due_tails(found, clock.market_now(), real_now=clock.real_now())
         jobs = [
             Job(tail.series, Mode.TAIL, wanted=tail.intervals, requested_by=RequestedBy.SENSOR)
             for tail in tails
         ]
         reports = self._drive(jobs) if jobs else []
-        materialized = self._materialize([report for report in reports if report.rows])
+        self._materialize([report for report in reports if report.rows])
         # The catalog's views show new bars by themselves; its tables may be somewhat older.
-        catalog = self._layout.catalog
+        catalog = self._workspace.layout.catalog
         age_s = time.time() - catalog.stat().st_mtime if catalog.exists() else math.inf
-        if materialized or age_s > _CATALOG_S:
-            instruments = list(self._universe.instruments.values())
-            self._outcome.renew_catalog(self._index, instruments)
+        if self._run.has_materialized or age_s > _CATALOG_S:
+            self._run.renew_catalog()
         # One line for all tails: an event per window would swamp Dagster's history.
         requests = sum(report.requests for report in reports)
         added = sum(report.added for report in reports)
         text = f"{len(reports)} tails: {requests} requests, {added} new bars"
         self._context.log.info(text)
-        return reports, materialized
-
-    def _series_gaps(self) -> list[SeriesGaps]:
-        return self._index.series_gaps(self._series, self._clock.market_now())
+        return reports
 
     def _drive(self, jobs: Sequence[Job]) -> list[SeriesReport]:
-        thread = LoaderThread(
-            lambda progress: self._ib.manager(self._layout, operation="api", progress=progress),
-            jobs,
-        )
-        with thread:
+        with self._run.loader(jobs, "api") as thread:
             for _changed, messages in thread.changes():
                 for message in messages:
                     if not message.endswith(" planned"):
                         self._context.log.info(message)
             return thread.reports()
 
-    def _materialize(self, reports: Iterable[SeriesReport]) -> int:
-        """Materialize windows that are new or finished; return how many."""
-        materialized = 0
-        windows = WindowIndex(self._index)
-        now = self._clock.market_now()
+    def _materialize(self, reports: Iterable[SeriesReport]) -> None:
+        """Materialize windows that are new or finished."""
+        now = self._workspace.now
         for report in reports:
             series = report.series
-            calendar = self._index.calendars.of(series.instrument)
-            today = calendar.day_of(now)
+            today = self._index.calendars.of(series.instrument).day_of(now)
             partition = BarPartition(series.symbol, window_of(series.timeframe, today))
             dates = {partition.window: window_dates(partition.window)}
             try:
-                status = windows.status(series, dates, now)[partition.window]
+                status = self._index.windows(series, dates, now)[partition.window]
             except StoreError as error:
                 self._context.log.warning("%s: %s", series, error)
                 continue
             if not status.is_explained or not status.rows:
                 continue
             if not is_told(self._context.instance, series.timeframe, partition, status.state):
-                self._context.log_event(materialization(series.timeframe, partition, status))
-                materialized += 1
-        return materialized
+                self._run.materialize(series.timeframe, partition, status)

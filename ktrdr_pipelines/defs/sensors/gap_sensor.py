@@ -18,6 +18,7 @@ from typing import Final
 
 import dagster as dg
 
+from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.partitions import BarPartition, windows_partitions
@@ -51,7 +52,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.gaps.due_chunks import Due, backlog_plan, due_to_fill, measured_backlog
-from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps, open_gap_index
+from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.ib.config import GatewayConfig
 
 _EVERY_S = 30
@@ -146,11 +147,12 @@ def gap_sensor(
                 available = gateway.availability(real_now)
             if not available.may_try:
                 return dg.SkipReason(str(available))
-            tick = read_gaps(ib, store, real_now)
+            workspace = ib.workspace(store)
+            tick = read_gaps(workspace, real_now)
         except KtrdrError as error:
             return dg.SkipReason(str(error))
         runs, text = choose_runs(context.instance, tick, windows)
-        announced, notice = _announcement(tick, ib, context.cursor)
+        announced, notice = _announcement(tick, workspace.gateway_config, context.cursor)
         if notice:
             context.log.warning(notice)
         context.log.info(text)
@@ -164,15 +166,14 @@ def gap_sensor(
     return sensor
 
 
-def read_gaps(ib: IbResource, store: StoreResource, real_now: datetime) -> Tick:
+def read_gaps(workspace: Workspace, real_now: datetime) -> Tick:
     """Return the state of the store and what is due at ``real_now``.
 
     Raises:
         KtrdrError: the store or the universe cannot be read.
     """
-    gateway = GatewayConfig.from_settings(ib.settings()).gateway
-    index, market_now = open_gap_index(store.layout(), gateway), ib.clock().market_at(real_now)
-    found = index.series_gaps(store.universe().series(), market_now)
+    index, market_now = workspace.gap_index(), workspace.clock.market_at(real_now)
+    found = index.series_gaps(workspace.universe.series(), market_now)
     return Tick(found, due_to_fill(found, real_now), index, market_now, real_now)
 
 
@@ -253,7 +254,7 @@ def _runs_of(
     return runs, unreached
 
 
-def _announcement(tick: Tick, ib: IbResource, cursor: str | None) -> tuple[int, str]:
+def _announcement(tick: Tick, config: GatewayConfig, cursor: str | None) -> tuple[int, str]:
     """Return the announced bars and the notice of a large backlog, with its plan.
 
     A backlog is announced once, and again after it has doubled.
@@ -264,7 +265,6 @@ def _announcement(tick: Tick, ib: IbResource, cursor: str | None) -> tuple[int, 
         return 0, ""
     if announced and backlog.bars < 2 * announced:
         return announced, ""
-    config = GatewayConfig.from_settings(ib.settings())
     return backlog.bars, backlog_plan(tick.index, tick.found, config, tick.market_now)
 
 

@@ -27,7 +27,6 @@ from ktrdr_pipelines.ib.connection.strategy import Operation
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.store.files import disk_errors, is_regular
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger.ledger import open_ledger
 
 _EVERY_S: Final = 30
 _POLL_S: Final = 15.0
@@ -61,9 +60,9 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
     ) -> dg.SensorResult | dg.SkipReason:
         now = clock()
         try:
-            layout = store.layout()
+            workspace = ib.workspace(store)
             with closing(ib.rate_limiter()) as gateway:
-                take_over_earlier_record(layout, gateway)
+                take_over_earlier_record(workspace.layout, gateway)
                 known = gateway.absence()
                 if known is None or (known.ended_at and now - known.ended_at >= _AFTERWARDS):
                     return dg.SkipReason(_NO_OUTAGE)
@@ -74,10 +73,10 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
                             f"the gateway is still unreachable, since {known.since_text}: {trouble}"
                         )
                     gateway.note_recovery(now)
-            hastened = open_ledger(layout).attempts.hasten(now, made_until=known.ended_at)
+            hastened = workspace.ledger.attempts.hasten(now, made_until=known.ended_at)
             if known.ended_at and not hastened:
                 return dg.SkipReason(_NO_OUTAGE)
-            tick = read_gaps(ib, store, now)
+            tick = read_gaps(workspace, now)
         except KtrdrError as error:
             return dg.SkipReason(str(error))
         runs, text = choose_runs(context.instance, tick, windows)

@@ -26,9 +26,8 @@ from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.errors import KtrdrError, StoreError
-from ktrdr_pipelines.gaps.index import open_gap_index
-from ktrdr_pipelines.gaps.windows import WindowIndex, WindowState, WindowStatus
-from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.gaps.index import GapIndex
+from ktrdr_pipelines.gaps.windows import WindowState, WindowStatus
 
 _EVERY_S: Final = 60
 _SERIES: Final = 60
@@ -72,12 +71,11 @@ def report_sensor(
     ) -> dg.SensorResult:
         position = int(json.loads(context.cursor)["place"]) if context.cursor else 0
         try:
-            listed = store.universe().series()
-            gateway = GatewayConfig.from_settings(ib.settings()).gateway
-            index = WindowIndex(open_gap_index(store.layout(), gateway))
+            workspace = ib.workspace(store, clock)
+            listed, index = workspace.universe.series(), workspace.gap_index()
         except KtrdrError as error:
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
-        teller = Teller(context.instance, index, windows, ib.clock(clock).market_now())
+        teller = Teller(context.instance, index, windows, workspace.now)
         until_s = stopwatch() + _MOST_S
         reported, looked_at = teller.tell(listed, position, is_late=lambda: stopwatch() > until_s)
         following = (position + looked_at) % max(len(listed), 1)
@@ -93,7 +91,7 @@ class Teller:
     """Finds windows that have to be reported to Dagster, and reports them."""
 
     def __init__(
-        self, instance: dg.DagsterInstance, index: WindowIndex, windows: Windows, now: datetime
+        self, instance: dg.DagsterInstance, index: GapIndex, windows: Windows, now: datetime
     ) -> None:
         self._instance, self._index, self._now = instance, index, now
         self._names: Mapping[Timeframe, Sequence[str]] = {
@@ -130,7 +128,7 @@ class Teller:
             return
         names = self._names[timeframe]
         try:
-            status = self._index.status(series, {n: window_dates(n) for n in names}, self._now)
+            status = self._index.windows(series, {n: window_dates(n) for n in names}, self._now)
         except StoreError:
             return  # the gap sensor and `ktrdr status` report unreadable files
         partitions = {name: BarPartition(series.symbol, name) for name in names}
