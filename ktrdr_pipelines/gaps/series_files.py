@@ -15,18 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from ktrdr_pipelines.domain.bars import micros
-from ktrdr_pipelines.domain.calendars.session_grid import (
-    IntervalArrays,
-    SpanArrays,
-    interval_arrays,
-    is_covered,
-    joined,
-    span_arrays,
-)
+from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.coverage import Emptiness
 from ktrdr_pipelines.domain.instruments import Series
-from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.sparse_sessions import (
     have_bars,
     may_be_sparse,
@@ -78,7 +71,7 @@ class SeriesFiles:
     def empty(self, now: datetime) -> IntervalArrays:
         """Return what is confirmed empty by a proof that is valid at ``now``."""
         valid = (proof.valid_part(now) for proof in self.proofs)
-        return interval_arrays(part for part in valid if part)
+        return IntervalSet(part for part in valid if part)
 
     def expired(self, now: datetime) -> Iterator[tuple[Interval, datetime]]:
         """Yield the intervals of expired proofs, and when each was proved empty."""
@@ -156,7 +149,7 @@ class AllSeriesFiles:
         rows = [known[name] for name, _ in prints]
         covered, proofs = _coverage(rows)
         days, counts = _sessions(row.session_arrays for row in rows)
-        spans = span_arrays(calendar, series.timeframe)
+        spans = session_grid(calendar, series.timeframe)
         held = days[counts > 0]
 
         def traded() -> np.ndarray:
@@ -216,18 +209,18 @@ def _sessions(
     return np.concatenate([days for days, _ in parts]), np.concatenate([n for _, n in parts])
 
 
-def _start_of(spans: SpanArrays, calendar: SessionCalendar, day: np.datetime64) -> int:
+def _start_of(spans: SessionGrid, calendar: SessionCalendar, day: np.datetime64) -> int:
     """Return where the span of a session date begins, or the date if no span is expected on it."""
     (position,) = spans.positions_of(np.array([day]))
     if position >= 0:
-        return int(spans.spans.starts[position])
+        return int(spans.starts[position])
     if spans.trading is None:
         return int(day.astype("datetime64[us]").astype(np.int64))
     return micros(calendar.day_starts_at(date.fromisoformat(str(day))))
 
 
 def _sparse_sessions(
-    spans: SpanArrays,
+    spans: SessionGrid,
     covered: IntervalArrays,
     days: np.ndarray,
     counts: np.ndarray,

@@ -10,12 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 
 from ktrdr_pipelines.domain.bars import micros, moment
-from ktrdr_pipelines.domain.calendars.session_grid import (
-    EVER_US,
-    IntervalArrays,
-    SpanArrays,
-    without,
-)
+from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
@@ -169,18 +164,18 @@ def last_timestamp(series: Series, calendar: SessionCalendar) -> int | None:
 
 
 def waiting_of(
-    spans: SpanArrays, covered: IntervalArrays, now: datetime, *, until: int | None = None
+    spans: SessionGrid, covered: IntervalArrays, now: datetime, *, until: int | None = None
 ) -> IntervalSet:
     """Return the part of open sessions that is due and not covered; after ``until`` nothing is."""
     if spans.trading is None:
         return IntervalSet()
     until = min(micros(now - bar_lag()), EVER_US if until is None else until)
     low = closed_count(spans, now)
-    high = int(np.searchsorted(spans.spans.starts, until, side="left"))
+    high = int(np.searchsorted(spans.starts, until, side="left"))
     if low >= high or (len(covered.ends) and covered.ends[-1] >= until):
         return IntervalSet()
-    ends = np.minimum(spans.spans.ends[low:high], until)
-    pieces = without(IntervalArrays(spans.spans.starts[low:high], ends), covered)
+    ends = np.minimum(spans.ends[low:high], until)
+    pieces = without(IntervalArrays(spans.starts[low:high], ends), covered)
     length = spans.timeframe.seconds * 1_000_000
     parts = (
         between(moment(int(start)), moment(int(end)))

@@ -17,11 +17,7 @@ import pyarrow as pa
 
 from ktrdr_pipelines.domain.bars import timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.session_grid import (
-    IntervalArrays,
-    interval_arrays,
-    span_arrays,
-)
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.planning.gaps import Completeness
 from ktrdr_pipelines.domain.plausibility import Finding, explained
@@ -195,8 +191,8 @@ def _count(
     keys = timestamps(bars)
     calendar = index.calendars.of(series.instrument)
     content.bars += len(keys)
-    content.outside += _outside(keys, span_arrays(calendar, series.timeframe).spans)
-    content.uncovered += _outside(keys, interval_arrays(footer.coverage.bars))
+    content.outside += _outside(keys, session_grid(calendar, series.timeframe).spans)
+    content.uncovered += _outside(keys, footer.coverage.bars)
     content.digest.add(bars)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ktrdr_pipelines.domain.bars import micros
-from ktrdr_pipelines.domain.calendars.session_grid import SpanArrays, is_covered, span_arrays
+from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
@@ -92,7 +92,7 @@ def window_status(
         windows: session dates ``[first, end)`` by name.
         now: sessions that have closed by then are due.
     """
-    series, spans = found.series, span_arrays(calendar, found.series.timeframe)
+    series, spans = found.series, session_grid(calendar, found.series.timeframe)
     days, rows = _rows(spans, rows_per_session)
     closed, missing = closed_count(spans, now), found.missing
     started = micros(first_timestamp(series, calendar))
@@ -117,7 +117,7 @@ def window_status(
         elif low == high:
             is_over = _has_ended(series, calendar, interval)
             state = WindowState.ENDED if is_over else WindowState.NO_SESSION
-        elif int(spans.spans.starts[high - 1]) < started:
+        elif int(spans.starts[high - 1]) < started:
             state = WindowState.BEFORE_START
         else:
             state = _without_bars(found, spans.slice(low, high), started)
@@ -141,7 +141,9 @@ def after_load(status: Mapping[str, WindowStatus], report: SeriesReport) -> dict
     return after
 
 
-def _rows(spans: SpanArrays, rows_per_session: Mapping[date, int]) -> tuple[np.ndarray, np.ndarray]:
+def _rows(
+    spans: SessionGrid, rows_per_session: Mapping[date, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return session dates, ascending, and the bars of each; a week is dated by its Monday."""
     days = np.array(list(rows_per_session), "datetime64[D]")
     rows = np.array(list(rows_per_session.values()), np.int64)
@@ -150,10 +152,10 @@ def _rows(spans: SpanArrays, rows_per_session: Mapping[date, int]) -> tuple[np.n
     return days, rows
 
 
-def _without_bars(found: "SeriesGaps", spans: SpanArrays, started: int) -> WindowState:
+def _without_bars(found: "SeriesGaps", spans: SessionGrid, started: int) -> WindowState:
     """Return why a window lacks nothing and has no bars: it is covered, or its data begin later."""
     until = micros(found.expected_from) if found.expected_from is not None else started
-    early = (spans.spans.ends > started) & (spans.spans.ends <= until)
+    early = (spans.ends > started) & (spans.ends <= until)
     is_open = early & ~is_covered(spans.spans, found.covered)
     return WindowState.BEFORE_LISTING if is_open.any() else WindowState.EMPTY
 

@@ -16,14 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from ktrdr_pipelines.domain.bars import micros, moment, timestamps, without_flat
-from ktrdr_pipelines.domain.calendars.session_grid import interval_arrays, is_covered, span_arrays
-from ktrdr_pipelines.domain.calendars.sessions import (
-    SessionCalendar,
-    Span,
-    days_inside,
-    expected_spans,
-    monday_of,
-)
+from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, days_inside, monday_of
 from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.empty_ranges import (
@@ -162,7 +156,7 @@ class Evidence:
         keys = set() if timeframe.is_intraday else set(moments.tolist())
         sessions = [
             Interval(span.opens_at, span.closes_at)
-            for span in expected_spans(calendar, timeframe, around)
+            for span in session_grid(calendar, timeframe).spans_in(around)
             if micros(span.interval.start) in keys
         ]
         return self.refute(series.symbol, sessions, moments if timeframe.is_intraday else None)
@@ -214,7 +208,7 @@ class Evidence:
             return []
         whole = [
             span
-            for span in expected_spans(calendar, series.timeframe, bounds)
+            for span in session_grid(calendar, series.timeframe).spans_in(bounds)
             if gaps.covers(span.interval)
         ]
         if not whole:
@@ -285,7 +279,7 @@ class Evidence:
             and now - one.said_at < COUNTS_FOR
             and not _is_refuted_beginning(one, calendar, days)
         ]
-        spans = [expected_spans(calendar, series.timeframe, part)[0] for part in parts]
+        spans = [session_grid(calendar, series.timeframe).spans_in(part)[0] for part in parts]
         around = self._neighbourhood(
             series, calendar, spans, empty=empty_before, said={id(one): () for one in spans}
         )
@@ -319,16 +313,16 @@ class Evidence:
 
         Flat bars are no trades: a gateway that fills quiet time with them makes every session full.
         """
-        spans = span_arrays(calendar, series.timeframe)
+        spans = session_grid(calendar, series.timeframe)
         rows = self._store.traded_per_session(series)
         if not any(rows.values()):
             rows = self._store.rows_per_session(series)
         days = np.array(list(rows), "datetime64[D]")
         have = have_bars(spans, days, np.array(list(rows.values()), np.int64))
-        known_empty = is_covered(spans.spans, interval_arrays(empty)) & (have == 0)
+        known_empty = is_covered(spans.spans, IntervalSet(empty)) & (have == 0)
         missing = np.zeros(len(spans), dtype=bool)
         positions = [
-            int(np.searchsorted(spans.spans.starts, micros(one.interval.start))) for one in whole
+            int(np.searchsorted(spans.starts, micros(one.interval.start))) for one in whole
         ]
         for position, span in zip(positions, whole, strict=True):
             missing[position] = True

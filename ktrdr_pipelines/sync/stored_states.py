@@ -11,7 +11,7 @@ from datetime import date, datetime
 
 from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.calendars.registry import Calendars
-from ktrdr_pipelines.domain.calendars.session_grid import interval_arrays, span_arrays
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
@@ -177,15 +177,15 @@ def sparse_sessions(
     coverage = store.coverage(series)
     if not coverage.bars or series.timeframe is Timeframe.W1:
         return ()
-    spans, rows = span_arrays(calendar, series.timeframe), store.rows_per_session(series)
-    covered, now = interval_arrays(coverage.bars), micros(market_now)
+    spans, rows = session_grid(calendar, series.timeframe), store.rows_per_session(series)
+    covered, now = coverage.bars, micros(market_now)
     traded = store.traded_per_session(series)
     confirmed = store.ledger.confirmed.of(series_key(series))
     found = (
         (
             spans.days[position].item(),
-            int(spans.spans.starts[position]),
-            int(spans.spans.ends[position]),
+            int(spans.starts[position]),
+            int(spans.ends[position]),
         )
         for position in sparse_days(spans, rows, covered, now, traded=traded)
     )

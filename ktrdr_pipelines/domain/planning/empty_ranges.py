@@ -18,7 +18,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, Span
+from ktrdr_pipelines.domain.calendars.session_grid import Span
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.coverage import ProofKind
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.limits import IbLimitsRegistry

@@ -27,7 +27,8 @@ import numpy as np
 import pyarrow as pa
 
 from ktrdr_pipelines.domain.bars import micros, timestamps
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, Span, expected_spans
+from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.chunks import Chunk
 from ktrdr_pipelines.domain.planning.gaps import LAST_INSTANT, bar_lag, final_lag, is_closed
@@ -136,7 +137,7 @@ def answered_now(
     """
     chunk, timeframe = context.chunk, context.timeframe
     until = context.now if reach is None else min(context.now, reach.end)
-    spans = expected_spans(context.calendar, timeframe, chunk.interval)
+    spans = session_grid(context.calendar, timeframe).spans_in(chunk.interval)
     keys = np.empty(0, np.int64) if bars is None else timestamps(bars)
     older = int(np.searchsorted(keys, micros(chunk.interval.start)))
     if older == len(keys) and not context.holds_back:
@@ -175,7 +176,7 @@ def _read(context: EvaluationContext, bars: pa.Table, reach: Interval | None) ->
         min(_moment(keys[0]), chunk.interval.start),
         max(_moment(keys[-1]) + timeframe.length, chunk.interval.end),
     )
-    spans = expected_spans(context.calendar, timeframe, around)
+    spans = session_grid(context.calendar, timeframe).spans_in(around)
     ends, final_at = _ends(keys, spans, timeframe)
     if chunk.meets_covered:
         chunk_end = micros(chunk.interval.end)

@@ -19,7 +19,7 @@ from datetime import date
 
 import numpy as np
 
-from ktrdr_pipelines.domain.calendars.session_grid import IntervalArrays, SpanArrays, is_covered
+from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid
 from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
@@ -93,7 +93,7 @@ def _find_sparse(expected: np.ndarray, have: np.ndarray, answered: np.ndarray) -
 
 
 def sparse_days(
-    spans: SpanArrays,
+    spans: SessionGrid,
     rows: Mapping[date, int],
     covered: IntervalArrays,
     now_us: int,
@@ -118,13 +118,13 @@ def sparse_days(
     )
 
 
-def _have(spans: SpanArrays, rows: Mapping[date, int]) -> np.ndarray:
+def _have(spans: SessionGrid, rows: Mapping[date, int]) -> np.ndarray:
     return have_bars(
         spans, np.array(list(rows), "datetime64[D]"), np.array(list(rows.values()), np.int64)
     )
 
 
-def have_bars(spans: SpanArrays, days: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def have_bars(spans: SessionGrid, days: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the number of bars held in each span, from numbers of bars by session date."""
     if np.array_equal(days, spans.days):
         return rows

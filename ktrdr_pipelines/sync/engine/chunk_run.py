@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from ktrdr_pipelines.domain.bars import moment, timestamps
-from ktrdr_pipelines.domain.calendars.sessions import expected_spans
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.chunks import Chunk, Need, is_opening, newest_run, plan
@@ -73,7 +73,7 @@ class ChunkRun:
             # Where the chunk ends inside a bar that was not over when it was planned, the rest of
             # that bar is no gap just because time has passed.
             interval = self._chunk.interval
-            last = expected_spans(need.calendar, need.timeframe, interval)[-1]
+            last = need.grid.spans_in(interval)[-1]
             if interval.end < last.interval.end:
                 need = replace(need, now=min(need.now, interval.end + bar_lag()))
         newest = newest_run(need)
@@ -132,7 +132,7 @@ class ChunkRun:
         said = ResponseStatements(timeframe.value, at)
         statements: list[Statement] = []
         if (bounds := found.around.bounds) is not None:
-            spans = expected_spans(calendar, timeframe, bounds)
+            spans = session_grid(calendar, timeframe).spans_in(bounds)
             around = (span for span in spans if found.around.covers(span.interval))
             statements += said.around(calendar, around)
         if found.begins_at is not None:
@@ -191,7 +191,7 @@ class ChunkRun:
         """
         if self._width is not None:
             bounds = need.gaps().bounds
-            left = len(expected_spans(need.calendar, need.timeframe, bounds)) if bounds else 0
+            left = len(need.grid.spans_in(bounds)) if bounds else 0
             self._width = max(1, left // 2)
 
     def _before(self, part: Chunk, begins_at: datetime) -> Interval | None:
@@ -202,7 +202,7 @@ class ChunkRun:
         timeframe = self._state.series.timeframe
         if timeframe is Timeframe.W1:
             return None
-        spans = expected_spans(self._state.calendar, timeframe, part.interval)
+        spans = session_grid(self._state.calendar, timeframe).spans_in(part.interval)
         first = spans[0].opens_at if spans else part.interval.start
         if timeframe.is_intraday:
             return between(first, begins_at)
@@ -223,7 +223,7 @@ class ChunkRun:
             return IntervalSet()
         keys = timestamps(response.bars)
         first, last = moment(keys[0]), moment(keys[-1])
-        spans = expected_spans(need.calendar, need.timeframe, part.interval)
+        spans = need.grid.spans_in(part.interval)
         gaps = need.gaps() - response.impossible
         whole = [span for span in spans if gaps.covers(span.interval) and is_closed(span, need.now)]
         older = [span for span in whole if span.interval.end <= first]
@@ -270,7 +270,7 @@ class ChunkRun:
         bounds = gaps.bounds
         if self.was_empty or bounds is None or not need.timeframe.is_intraday or len(gaps) > 1:
             return IntervalSet()
-        span = expected_spans(need.calendar, need.timeframe, bounds)[0]
+        span = need.grid.spans_in(bounds)[0]
         if bounds.end < span.interval.end or not self._state.bars.clip(span.interval):
             return IntervalSet()
         day = need.calendar.day_of(span.closes_at - timedelta(microseconds=1))
@@ -305,7 +305,7 @@ class ChunkRun:
         bounds = gaps.bounds
         if bounds is None:
             return StateChange(answered=requested, deferred=requested)
-        spans = expected_spans(need.calendar, need.timeframe, bounds)
+        spans = need.grid.spans_in(bounds)
         closed = IntervalSet(span.interval for span in spans if is_closed(span, need.now))
         rest = gaps & closed
         whole = [span for span in spans if rest.covers(span.interval)]

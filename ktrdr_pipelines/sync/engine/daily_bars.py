@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ktrdr_pipelines.domain.bars import is_untraded
-from ktrdr_pipelines.domain.calendars.sessions import days_inside, expected_spans, midnight
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
+from ktrdr_pipelines.domain.calendars.sessions import days_inside, midnight
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import ALWAYS_COUNTED, BY_THE_YEAR, Chunk
 from ktrdr_pipelines.domain.planning.empty_ranges import (
@@ -140,7 +141,7 @@ class DailyBars:
         if response is None:
             self._requester.record(received, "no daily bars")
             return StateChange(statements=self._without_bars(said, block)), IntervalSet()
-        spans = expected_spans(calendar, Timeframe.D1, chunk.interval)
+        spans = session_grid(calendar, Timeframe.D1).spans_in(chunk.interval)
         now, impossible = self._requester.source_session.now(), response.impossible
         context = EvaluationContext(chunk, calendar, Timeframe.D1, now, impossible=impossible)
         found = evaluate(context, response.bars, response.reach)
@@ -212,7 +213,7 @@ class DailyBars:
         """Return the request for the daily bars of session dates, both included."""
         calendar, now = self._state.calendar, self._requester.source_session.now()
         interval = Interval(midnight(first), midnight(last + _DAY))
-        spans = expected_spans(calendar, Timeframe.D1, interval)
+        spans = session_grid(calendar, Timeframe.D1).spans_in(interval)
         closes_at = spans[-1].closes_at
         ends_at = min(max(calendar.last_second_of(closes_at), closes_at), now)
         most = self._requester.widths.most(Timeframe.D1)

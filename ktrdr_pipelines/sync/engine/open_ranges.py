@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from ktrdr_pipelines.domain.calendars.sessions import Span
+from ktrdr_pipelines.domain.calendars.session_grid import Span
 from ktrdr_pipelines.domain.coverage import Coverage, Emptiness
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.empty_ranges import CONFIRM_AFTER, Proof

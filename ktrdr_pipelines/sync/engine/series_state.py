@@ -12,18 +12,14 @@ from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, Span, expected_spans
+from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.coverage import REFUTABLE, Coverage
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.chunks import Need
 from ktrdr_pipelines.domain.planning.empty_ranges import Statement
-from ktrdr_pipelines.domain.planning.gaps import (
-    due_gaps,
-    first_interval_of,
-    is_closed,
-    whole_sessions,
-)
+from ktrdr_pipelines.domain.planning.gaps import due_gaps, first_interval_of, is_closed
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -90,11 +86,11 @@ class SeriesState:
     ) -> None:
         self.series = series
         self.calendar = calendar
-        self.wanted = whole_sessions(self.calendar, series.timeframe, wanted)
+        self.wanted = session_grid(self.calendar, series.timeframe).widened(wanted)
         self.bars = coverage.bars
         self.empty = IntervalSet()
         self.begins: date | None = None
-        self.again = whole_sessions(self.calendar, series.timeframe, again or IntervalSet())
+        self.again = session_grid(self.calendar, series.timeframe).widened(again or IntervalSet())
         self.sparse_sessions = sparse_sessions
         self.proved = IntervalSet()
         self.unconfirmed = self.without_bars = IntervalSet()
@@ -221,7 +217,7 @@ class SeriesState:
         if self.series.timeframe.is_intraday:
             return bounds.start
         first = Interval(bounds.start, bounds.start + _INSTANT)
-        spans = expected_spans(self.calendar, self.series.timeframe, first)
+        spans = session_grid(self.calendar, self.series.timeframe).spans_in(first)
         return spans[0].opens_at if spans else bounds.start
 
     @property
@@ -272,7 +268,7 @@ class SeriesState:
         """Replace the expected sessions; what was wanted stays wanted."""
         if calendar is not self.calendar:
             self.calendar = calendar
-            self.wanted |= whole_sessions(calendar, self.series.timeframe, self.wanted)
+            self.wanted |= session_grid(calendar, self.series.timeframe).widened(self.wanted)
 
     def defer_whole(self, interval: Interval) -> None:
         """Defer all of an interval to another run, also what becomes due in it meanwhile."""
@@ -280,7 +276,7 @@ class SeriesState:
 
     def defer_sessions(self, interval: IntervalSet, until: datetime | None) -> None:
         """Skip the sessions of an interval until a time, because of earlier failed attempts."""
-        self.skipped = whole_sessions(self.calendar, self.series.timeframe, interval)
+        self.skipped = session_grid(self.calendar, self.series.timeframe).widened(interval)
         self.next_try_at = until if interval else None
         self._deferred |= self.skipped
 
@@ -299,6 +295,6 @@ def of_open_session(need: Need, gaps: IntervalSet) -> IntervalSet:
     bounds: Interval | None = gaps.bounds
     if bounds is None:
         return gaps
-    spans = expected_spans(need.calendar, need.timeframe, bounds)
+    spans = need.grid.spans_in(bounds)
     closed = (span.interval for span in spans if is_closed(span, need.now))
     return gaps - IntervalSet(closed)
