@@ -17,7 +17,7 @@ import pandas as pd
 
 from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
-from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.intervals import Interval, Overlaps, overlaps
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
 EVER_US = 1 << 62
@@ -30,15 +30,6 @@ _FEW = 64
 class IntervalArrays(NamedTuple):
     """Disjoint intervals ``[start, end)``, ascending."""
 
-    starts: np.ndarray
-    ends: np.ndarray
-
-
-class Overlaps(NamedTuple):
-    """Where the intervals of two sets overlap: indexes in each, and the shared part."""
-
-    left: np.ndarray
-    right: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
 
@@ -73,16 +64,7 @@ def without(whole: IntervalArrays, taken: IntervalArrays) -> Overlaps:
 
 def shared(left: IntervalArrays, right: IntervalArrays) -> Overlaps:
     """Return where two sets overlap, ascending."""
-    low = np.searchsorted(right.ends, left.starts, side="right")
-    high = np.searchsorted(right.starts, left.ends, side="left")
-    counts = np.maximum(high - low, 0)
-    a = np.repeat(np.arange(len(counts)), counts)
-    before = np.repeat(np.cumsum(counts) - counts, counts)
-    b = np.repeat(low, counts) + np.arange(len(a)) - before
-    starts = np.maximum(left.starts[a], right.starts[b])
-    ends = np.minimum(left.ends[a], right.ends[b])
-    real = starts < ends
-    return Overlaps(a[real], b[real], starts[real], ends[real])
+    return overlaps(*left, *right)
 
 
 def is_covered(spans: IntervalArrays, by: IntervalArrays) -> np.ndarray:

@@ -25,7 +25,6 @@ import numpy as np
 from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.calendars.session_grid import (
     IntervalArrays,
-    Overlaps,
     SpanArrays,
     is_covered,
     without,
@@ -37,7 +36,7 @@ from ktrdr_pipelines.domain.calendars.sessions import (
     midnight,
     monday_of,
 )
-from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, Overlaps, between
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
