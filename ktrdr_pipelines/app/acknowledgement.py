@@ -12,12 +12,8 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from ktrdr_pipelines.domain.calendars.registry import Calendars
-from ktrdr_pipelines.domain.calendars.sessions import (
-    SessionCalendar,
-    Span,
-    expected_spans,
-    monday_of,
-)
+from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, monday_of
 from ktrdr_pipelines.domain.coverage import Emptiness, ProofKind
 from ktrdr_pipelines.domain.instruments import Identity, Series, identity_of
 from ktrdr_pipelines.domain.planning.empty_ranges import Statement
@@ -57,8 +53,8 @@ def explained_ranges(
         if one.disputed and series.symbol not in said:
             said[series.symbol] = ledger.statements(series.symbol)
         for proof in one.disputed:
-            spans = expected_spans(
-                calendars.of(series.instrument), series.timeframe, proof.interval
+            spans = session_grid(calendars.of(series.instrument), series.timeframe).spans_in(
+                proof.interval
             )
             about = tuple(
                 statement
@@ -137,7 +133,7 @@ def _session(what: str, series: Series, calendar: SessionCalendar, day: date) ->
             hint="`ktrdr load` requests them first" if is_unknown else _SEE_GAPS,
         )
     interval = first_interval_of(calendar, series.timeframe, day)
-    return expected_spans(calendar, series.timeframe, interval)[0]
+    return session_grid(calendar, series.timeframe).spans_in(interval)[0]
 
 
 def _refuse_held(what: str, store: BarStore, series: Series, day: date) -> None:

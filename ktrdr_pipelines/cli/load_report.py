@@ -29,7 +29,8 @@ from ktrdr_pipelines.cli.output import (
     say_table,
 )
 from ktrdr_pipelines.domain.calendars.registry import Calendars
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, expected_timestamps
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.reports import Progress, SeriesReport
@@ -42,7 +43,7 @@ def joined_gaps(series: Series, gaps: IntervalSet, calendar: SessionCalendar) ->
     bounds = gaps.bounds
     if bounds is None:
         return []
-    others = expected_timestamps(calendar, series.timeframe, bounds) - gaps
+    others = session_grid(calendar, series.timeframe).expected_in(bounds) - gaps
     joined: list[Interval] = []
     for gap in gaps:
         apart = between(joined[-1].end, gap.start) if joined else None

@@ -14,12 +14,7 @@ from typing import Final
 import numpy as np
 
 from ktrdr_pipelines.domain.calendars.registry import Calendars
-from ktrdr_pipelines.domain.calendars.session_grid import (
-    IntervalArrays,
-    interval_arrays,
-    shared,
-    span_arrays,
-)
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
@@ -349,11 +344,11 @@ def _cost(
     due = need.gaps()
     if not due:
         return _Cost(0, 0)
-    spans = span_arrays(calendar, timeframe)
+    spans = session_grid(calendar, timeframe)
 
     def bars_in(part: IntervalSet) -> int:
-        pieces = shared(interval_arrays(part), spans.spans)
-        return int(np.sum(spans.bars_in(IntervalArrays(pieces.starts, pieces.ends))))
+        pieces = part.within(spans.starts, spans.ends)
+        return int(np.sum(spans.bars_in(pieces.starts, pieces.ends)))
 
     chunks = plan(need)
     newest = [chunk.interval for chunk in chunks if chunk.now_until is not None]

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ktrdr_pipelines.domain.bars import micros
-from ktrdr_pipelines.domain.calendars.session_grid import SpanArrays, span_arrays
+from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, session_grid
 from ktrdr_pipelines.domain.planning.gaps import Gap, GapReason, closed_count
 from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 
@@ -191,7 +191,7 @@ def _columns(found: Iterable[SeriesGaps], now: datetime) -> tuple[date, ...]:
 def _row(index: GapIndex, one: SeriesGaps, boundaries: np.ndarray, now: datetime) -> np.ndarray:
     if one.error is not None:
         return np.full(len(boundaries) - 1, CellState.UNREADABLE)
-    spans = span_arrays(index.calendars.of(one.series.instrument), one.series.timeframe)
+    spans = session_grid(index.calendars.of(one.series.instrument), one.series.timeframe)
     bounds = np.searchsorted(spans.days, boundaries)
     low = 0 if one.expected_from is None else _position(spans, one.expected_from)
     high = closed_count(spans, now)
@@ -209,16 +209,16 @@ def _row(index: GapIndex, one: SeriesGaps, boundaries: np.ndarray, now: datetime
     return np.select(list(cells.values()), list(cells), CellState.NOT_EXPECTED)
 
 
-def _missing(spans: SpanArrays, gaps: Iterable[Gap], bounds: np.ndarray) -> np.ndarray:
+def _missing(spans: SessionGrid, gaps: Iterable[Gap], bounds: np.ndarray) -> np.ndarray:
     """Return the number of sessions between bounds that have a part in any gap."""
     count = np.zeros(len(bounds) - 1, dtype=np.int64)
     end = -1
     for gap in gaps:
         low = max(_position(spans, gap.interval.start), end)
-        end = int(np.searchsorted(spans.spans.starts, micros(gap.interval.end), side="left"))
+        end = int(np.searchsorted(spans.starts, micros(gap.interval.end), side="left"))
         count += np.diff(np.clip(bounds, low, max(low, end)))
     return count
 
 
-def _position(spans: SpanArrays, moment: datetime) -> int:
-    return int(np.searchsorted(spans.spans.ends, micros(moment), side="right"))
+def _position(spans: SessionGrid, moment: datetime) -> int:
+    return int(np.searchsorted(spans.ends, micros(moment), side="right"))

@@ -19,7 +19,7 @@ import numpy as np
 
 from ktrdr_pipelines.domain.bars import moment
 from ktrdr_pipelines.domain.calendars.registry import Calendars
-from ktrdr_pipelines.domain.calendars.session_grid import span_arrays
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.coverage import REFUTABLE, Emptiness, ProofKind
 from ktrdr_pipelines.domain.instruments import Series
@@ -133,7 +133,7 @@ def make_entry(
     series: Series, calendar: SessionCalendar, files: SeriesFiles, known: Known, *, now: datetime
 ) -> IndexEntry:
     """Compute the gaps of a series, and until when the result is valid."""
-    spans = span_arrays(calendar, series.timeframe)
+    spans = session_grid(calendar, series.timeframe)
     status = status_of(series, calendar, files, known, now=now)
     gaps = find_gaps(spans, status, now, claims_of(files, known, now))
     ends = status.covered.ends
@@ -303,13 +303,13 @@ class GapIndex:
         )
         if isinstance(files, StoreError):
             raise files
-        spans = span_arrays(calendar, series.timeframe)
+        spans = session_grid(calendar, series.timeframe)
         ledgered = Ledgered(self.store, self._gateway)
         oldest_day = self._oldest_days([series], {series: files}, ledgered).get(series.symbol)
         known = ledgered.of(series, calendar, files, oldest_day)
         status = status_of(series, calendar, files, known, now=now)
         oldest = status.oldest_bar if status.oldest_bar is not None else status.wanted_from
-        low = int(np.searchsorted(spans.spans.ends, min(oldest, status.wanted_from), "right"))
+        low = int(np.searchsorted(spans.ends, min(oldest, status.wanted_from), "right"))
         chosen = spans.slice(low, max(low, due_positions(spans, status, now)[1]))
         held = self.store.rows_per_session(series)
         days = np.array(list(held), "datetime64[D]")
@@ -354,7 +354,7 @@ class GapIndex:
         if entry is None or not entry.holds(series, files, known, now=now):
             entry = make_entry(series, calendar, files, known, now=now)
             self._memory.entries[key] = entry
-        spans = span_arrays(calendar, series.timeframe)
+        spans = session_grid(calendar, series.timeframe)
         until = last_timestamp(series, calendar)
         waiting = waiting_of(spans, files.covered(now), now, until=until)
         return replace(entry.found, waiting=waiting) if waiting else entry.found

@@ -15,18 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from ktrdr_pipelines.domain.bars import micros
-from ktrdr_pipelines.domain.calendars.session_grid import (
-    IntervalArrays,
-    SpanArrays,
-    interval_arrays,
-    is_covered,
-    joined,
-    span_arrays,
-)
+from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.coverage import Emptiness
 from ktrdr_pipelines.domain.instruments import Series
-from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.sparse_sessions import (
     have_bars,
     may_be_sparse,
@@ -58,7 +51,7 @@ class SeriesFiles:
 
     prints: _Prints
     calendar: SessionCalendar
-    bars: IntervalArrays
+    bars: IntervalSet
     proofs: tuple[Emptiness, ...]
     rows: int
     contract_id: int | None
@@ -67,18 +60,16 @@ class SeriesFiles:
     oldest_bar: int | None
     sparse_sessions: tuple[tuple[int, date, int], ...]
 
-    def covered(self, now: datetime) -> IntervalArrays:
+    def covered(self, now: datetime) -> IntervalSet:
         """Return what is covered at ``now``, with bars or as confirmed empty."""
         if not self.proofs:
             return self.bars
-        valid = self.empty(now)
-        both = (np.concatenate(pair) for pair in zip(self.bars, valid, strict=True))
-        return joined(np.stack(list(both), axis=1))
+        return self.bars | self.empty(now)
 
-    def empty(self, now: datetime) -> IntervalArrays:
+    def empty(self, now: datetime) -> IntervalSet:
         """Return what is confirmed empty by a proof that is valid at ``now``."""
         valid = (proof.valid_part(now) for proof in self.proofs)
-        return interval_arrays(part for part in valid if part)
+        return IntervalSet(part for part in valid if part)
 
     def expired(self, now: datetime) -> Iterator[tuple[Interval, datetime]]:
         """Yield the intervals of expired proofs, and when each was proved empty."""
@@ -156,7 +147,7 @@ class AllSeriesFiles:
         rows = [known[name] for name, _ in prints]
         covered, proofs = _coverage(rows)
         days, counts = _sessions(row.session_arrays for row in rows)
-        spans = span_arrays(calendar, series.timeframe)
+        spans = session_grid(calendar, series.timeframe)
         held = days[counts > 0]
 
         def traded() -> np.ndarray:
@@ -194,7 +185,7 @@ def _files_in(folder: Path) -> Iterator[tuple[str, Fingerprint]]:
                     yield entry.name, Fingerprint(info.st_size, info.st_mtime_ns, info.st_ino)
 
 
-def _coverage(rows: Iterable[IndexedFile]) -> tuple[IntervalArrays, tuple[Emptiness, ...]]:
+def _coverage(rows: Iterable[IndexedFile]) -> tuple[IntervalSet, tuple[Emptiness, ...]]:
     """Join the coverage of a series' files; no two of them cover the same interval."""
     bounds: list[list[int]] = []
     proofs: list[Emptiness] = []
@@ -203,7 +194,8 @@ def _coverage(rows: Iterable[IndexedFile]) -> tuple[IntervalArrays, tuple[Emptin
         bounds += fields["bars"]
         if fields["empty"] or "proofs" in fields:
             proofs += row.coverage.empty
-    return joined(np.array(bounds, dtype=np.int64).reshape(-1, 2)), tuple(proofs)
+    starts, ends = np.array(bounds, dtype=np.int64).reshape(-1, 2).T
+    return IntervalSet.from_arrays(starts, ends), tuple(proofs)
 
 
 def _sessions(
@@ -216,19 +208,19 @@ def _sessions(
     return np.concatenate([days for days, _ in parts]), np.concatenate([n for _, n in parts])
 
 
-def _start_of(spans: SpanArrays, calendar: SessionCalendar, day: np.datetime64) -> int:
+def _start_of(spans: SessionGrid, calendar: SessionCalendar, day: np.datetime64) -> int:
     """Return where the span of a session date begins, or the date if no span is expected on it."""
     (position,) = spans.positions_of(np.array([day]))
     if position >= 0:
-        return int(spans.spans.starts[position])
+        return int(spans.starts[position])
     if spans.trading is None:
         return int(day.astype("datetime64[us]").astype(np.int64))
     return micros(calendar.day_starts_at(date.fromisoformat(str(day))))
 
 
 def _sparse_sessions(
-    spans: SpanArrays,
-    covered: IntervalArrays,
+    spans: SessionGrid,
+    covered: IntervalSet,
     days: np.ndarray,
     counts: np.ndarray,
     *,
@@ -243,7 +235,9 @@ def _sparse_sessions(
     if np.array_equal(have, part.bars):
         return ()
     traded_bars = have_bars(part, days, traded())
-    positions = sparse_indexes(part.bars, have, is_covered(part.spans, covered), traded_bars)
+    positions = sparse_indexes(
+        part.bars, have, covered.covers_each(part.starts, part.ends), traded_bars
+    )
     return tuple(
         (int(position) + low, part.days[position].item(), int(have[position]))
         for position in positions

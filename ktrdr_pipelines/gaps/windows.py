@@ -14,7 +14,7 @@ from enum import StrEnum
 import numpy as np
 
 from ktrdr_pipelines.domain.bars import micros
-from ktrdr_pipelines.domain.calendars.session_grid import SpanArrays, span_arrays
+from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
@@ -156,10 +156,10 @@ def _state(
     rows: int,
     now: datetime,
 ) -> WindowState:
-    everything = span_arrays(calendar, series.timeframe)
+    everything = session_grid(calendar, series.timeframe)
     low, high = _positions(everything, dates)
     part = slice(*_positions(completeness.spans, dates))
-    starts = everything.spans.starts[low:high]
+    starts = everything.starts[low:high]
     states = (
         (bool(completeness.unexplained[part].any()), WindowState.UNEXPLAINED),
         (closed_count(everything, now) < high, WindowState.OPEN),
@@ -183,7 +183,7 @@ def _why(gaps: Iterable[Gap]) -> str:
     return f"{text}, next request at {due:%Y-%m-%d %H:%MZ}" if due else text
 
 
-def _positions(spans: SpanArrays, dates: Dates) -> tuple[int, int]:
+def _positions(spans: SessionGrid, dates: Dates) -> tuple[int, int]:
     """Return the first and the end index of the spans whose dates lie in a window."""
     low, high = np.searchsorted(spans.days, [np.datetime64(day) for day in dates])
     return int(low), int(high)

@@ -16,13 +16,8 @@ from datetime import date, datetime, timedelta
 import numpy as np
 
 from ktrdr_pipelines.domain.bars import micros
-from ktrdr_pipelines.domain.calendars.session_grid import interval_arrays, is_covered, span_arrays
-from ktrdr_pipelines.domain.calendars.sessions import (
-    SessionCalendar,
-    Span,
-    expected_spans,
-    monday_of,
-)
+from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, monday_of
 from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.empty_ranges import (
@@ -195,7 +190,7 @@ class Evidence:
             return []
         whole = [
             span
-            for span in expected_spans(calendar, series.timeframe, bounds)
+            for span in session_grid(calendar, series.timeframe).spans_in(bounds)
             if gaps.covers(span.interval)
         ]
         if not whole:
@@ -263,7 +258,7 @@ class Evidence:
             and now - one.said_at < COUNTS_FOR
             and not _is_refuted_beginning(one, calendar, days)
         ]
-        spans = [expected_spans(calendar, series.timeframe, part)[0] for part in parts]
+        spans = [session_grid(calendar, series.timeframe).spans_in(part)[0] for part in parts]
         around = self._neighbourhood(
             series, calendar, spans, empty=empty_before, said={id(one): () for one in spans}
         )
@@ -297,16 +292,16 @@ class Evidence:
 
         Flat bars are no trades: a gateway that fills quiet time with them makes every session full.
         """
-        spans = span_arrays(calendar, series.timeframe)
+        spans = session_grid(calendar, series.timeframe)
         rows = self._store.traded_per_session(series)
         if not any(rows.values()):
             rows = self._store.rows_per_session(series)
         days = np.array(list(rows), "datetime64[D]")
         have = have_bars(spans, days, np.array(list(rows.values()), np.int64))
-        known_empty = is_covered(spans.spans, interval_arrays(empty)) & (have == 0)
+        known_empty = empty.covers_each(spans.starts, spans.ends) & (have == 0)
         missing = np.zeros(len(spans), dtype=bool)
         positions = [
-            int(np.searchsorted(spans.spans.starts, micros(one.interval.start))) for one in whole
+            int(np.searchsorted(spans.starts, micros(one.interval.start))) for one in whole
         ]
         for position, span in zip(positions, whole, strict=True):
             missing[position] = True

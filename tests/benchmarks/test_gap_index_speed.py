@@ -20,7 +20,7 @@ from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.schedules import request_tails
 from ktrdr_pipelines.defs.sensors.gap_sensor import gap_sensor
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
-from ktrdr_pipelines.domain.calendars.session_grid import span_arrays
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import (
@@ -94,7 +94,7 @@ def _files(timeframe: Timeframe) -> list[tuple[str, int, int]]:
 
 def _said(series: Series, path: Path, first: int, end: int) -> IndexedFile:
     calendar = calendar_named(series.instrument.calendar)
-    spans = span_arrays(calendar, series.timeframe)
+    spans = session_grid(calendar, series.timeframe)
     low, high = np.searchsorted(spans.days, [np.datetime64(f"{y}-01-01") for y in (first, end)])
     days = spans.days[low:high].astype(object).tolist()
     rows = dict(zip(days, spans.bars[low:high].tolist(), strict=True))

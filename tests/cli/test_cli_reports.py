@@ -20,7 +20,7 @@ from ktrdr_pipelines.cli.output import (
     load_progress,
 )
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import expected_timestamps
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series, WhatToShow
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
@@ -59,7 +59,7 @@ def missing(*intervals: Interval, timeframe: Timeframe = Timeframe.D1) -> Interv
     """Give all that is expected in some intervals."""
     calendar = calendar_named("XNYS.RTH")
     return IntervalSet(
-        part for one in intervals for part in expected_timestamps(calendar, timeframe, one)
+        part for one in intervals for part in session_grid(calendar, timeframe).expected_in(one)
     )
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.session_grid import interval_arrays, no_intervals, span_arrays
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, expected_spans, midnight
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.gaps import (
     Cause,
@@ -46,10 +46,10 @@ def test_arrays_find_what_spans_find(
 ) -> None:
     """All at once or one by one: the missing intervals of closed sessions are the same."""
     calendar, now = calendar_named(key), FIRST + timedelta(hours=hour)
-    spans = expected_spans(calendar, timeframe, Interval(FIRST, LAST))
+    spans = session_grid(calendar, timeframe).spans_in(Interval(FIRST, LAST))
     start = data.draw(st.sampled_from(spans)).interval.start
     gaps = find_gaps(
-        span_arrays(calendar, timeframe), SeriesStatus(interval_arrays(covered), micros(start)), now
+        session_grid(calendar, timeframe), SeriesStatus(IntervalSet(covered), micros(start)), now
     )
     wanted = IntervalSet([Interval(start, LAST)])
     due = due_gaps(calendar, timeframe, wanted=wanted, covered=covered, now=now)
@@ -73,8 +73,8 @@ def _gaps(
 ) -> tuple[Gap, ...]:
     calendar = calendar_named(key)
     begins = calendar.day_starts_at(start) if timeframe.is_intraday else midnight(start)
-    status = SeriesStatus(interval_arrays(covered), micros(begins), **more)
-    return find_gaps(span_arrays(calendar, timeframe), status, now, claimed or [])
+    status = SeriesStatus(IntervalSet(covered), micros(begins), **more)
+    return find_gaps(session_grid(calendar, timeframe), status, now, claimed or [])
 
 
 def _at(text: str) -> datetime:
@@ -170,9 +170,9 @@ def test_a_claim_inside_a_session_cuts_it() -> None:
 def test_a_sparse_session_is_a_gap_of_its_own() -> None:
     """It is covered, and to be requested once more."""
     calendar = calendar_named("XNYS.RTH")
-    spans = span_arrays(calendar, Timeframe.M1)
+    spans = session_grid(calendar, Timeframe.M1)
     (position,) = spans.positions_of(np.array(["2024-01-09"], "datetime64[D]"))
-    covered = interval_arrays([Interval(FIRST, LAST)])
+    covered = IntervalSet([Interval(FIRST, LAST)])
     status = SeriesStatus(covered, micros(FIRST), sparse_sessions=np.array([position]))
     (gap,) = find_gaps(spans, status, LAST)
     assert gap.reason is GapReason.SPARSE
@@ -186,22 +186,18 @@ def test_every_expected_bar_is_covered_explained_or_unexplained(
     key: str, timeframe: Timeframe, covered: IntervalSet, empty: IntervalSet, hour: int
 ) -> None:
     """Counts of each session add up, and those of gaps are the unexplained ones."""
-    spans = span_arrays(calendar_named(key), timeframe)
+    spans = session_grid(calendar_named(key), timeframe)
     now = FIRST + timedelta(hours=hour)
-    status = SeriesStatus(
-        interval_arrays(covered | empty), micros(FIRST), micros(_at("2024-02-05"))
-    )
-    low = int(np.searchsorted(spans.spans.starts, micros(FIRST)))
-    part = spans.slice(low, int(np.searchsorted(spans.spans.starts, micros(LAST))))
-    counts = completeness(
-        part, status, have=np.zeros(len(part)), empty=interval_arrays(empty), now=now
-    )
+    status = SeriesStatus(IntervalSet(covered | empty), micros(FIRST), micros(_at("2024-02-05")))
+    low = int(np.searchsorted(spans.starts, micros(FIRST)))
+    part = spans.slice(low, int(np.searchsorted(spans.starts, micros(LAST))))
+    counts = completeness(part, status, have=np.zeros(len(part)), empty=IntervalSet(empty), now=now)
     assert np.array_equal(counts.expected, counts.covered + counts.explained + counts.unexplained)
     assert (counts.empty <= counts.covered).all()
     gaps = find_gaps(part, status, now)
-    missing = {moment(int(s)) for s in part.spans.starts[counts.unexplained > 0]}
+    missing = {moment(int(s)) for s in part.starts[counts.unexplained > 0]}
     interval = IntervalSet(gap.interval for gap in gaps)
-    spots = zip(part.spans.starts, part.spans.ends, strict=True)
+    spots = zip(part.starts, part.ends, strict=True)
     touched = {moment(int(s)) for s, e in spots if interval.clip(Interval(moment(s), moment(e)))}
     assert missing == touched
 
@@ -219,13 +215,13 @@ def test_bars_of_a_session_are_counted_by_the_local_clock() -> None:
         (Timeframe.H4, 2, 2),
         (Timeframe.D1, 1, 1),
     ):
-        spans = span_arrays(calendar, timeframe)
+        spans = session_grid(calendar, timeframe)
         assert spans.bars[spans.positions_of(day)].tolist() == [whole, half], timeframe
 
 
 def test_weeks_stand_at_their_mondays() -> None:
     """A week of the year's turn is one span, found by any of its dates."""
-    spans = span_arrays(calendar_named("XNYS.RTH"), Timeframe.W1)
+    spans = session_grid(calendar_named("XNYS.RTH"), Timeframe.W1)
     days = np.array(["2024-12-31", "2025-01-03", "2025-01-06"], "datetime64[D]")
     positions = spans.positions_of(days)
     assert spans.days[positions].astype(str).tolist() == ["2024-12-30", "2024-12-30", "2025-01-06"]
@@ -243,9 +239,9 @@ def test_a_break_holds_no_bars() -> None:
         closes=np.array([day + 15 * hour]),
         breaks=np.array([[day + 11 * hour + hour // 2, day + 12 * hour + hour // 2]]),
     )
-    assert span_arrays(calendar, Timeframe.M30).bars.tolist() == [10]
-    assert span_arrays(calendar, Timeframe.H1).bars.tolist() == [6]
-    assert span_arrays(calendar, Timeframe.M1).bars.tolist() == [300]
-    status = SeriesStatus(no_intervals(), day)
-    (gap,) = find_gaps(span_arrays(calendar, Timeframe.M30), status, LAST)
+    assert session_grid(calendar, Timeframe.M30).bars.tolist() == [10]
+    assert session_grid(calendar, Timeframe.H1).bars.tolist() == [6]
+    assert session_grid(calendar, Timeframe.M1).bars.tolist() == [300]
+    status = SeriesStatus(IntervalSet(), day)
+    (gap,) = find_gaps(session_grid(calendar, Timeframe.M30), status, LAST)
     assert gap.bars == 10

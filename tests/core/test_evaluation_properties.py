@@ -9,13 +9,8 @@ from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import (
-    Span,
-    expected_spans,
-    interval_between,
-    midnight,
-    monday_of,
-)
+from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
+from ktrdr_pipelines.domain.calendars.sessions import interval_between, midnight, monday_of
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.chunks import Need, plan
 from ktrdr_pipelines.domain.planning.evaluation import Evaluation, EvaluationContext, evaluate
@@ -45,7 +40,7 @@ class Response:
     def spans(self) -> list[Span]:
         """Return the sessions of what was requested."""
         context = self.context
-        return expected_spans(context.calendar, context.timeframe, context.chunk.interval)
+        return session_grid(context.calendar, context.timeframe).spans_in(context.chunk.interval)
 
 
 @st.composite
@@ -56,7 +51,7 @@ def responses(draw: st.DrawFn) -> Response:
     first = (BEGIN + draw(st.integers(0, 9)) * DAY).date()
     end = first + draw(st.integers(14, 28)) * DAY
     wanted = interval_between(calendar, timeframe, first, end)
-    spans = expected_spans(calendar, timeframe, wanted)
+    spans = session_grid(calendar, timeframe).spans_in(wanted)
     now = draw(st.sampled_from(spans)).closes_at + draw(st.sampled_from([-60, 0, 31, 90])) * MINUTE
     days = draw(st.sampled_from([7, 30]))
     need = Need(calendar, timeframe, IntervalSet([wanted]), IntervalSet(), now, days)

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import expected_spans, interval_between
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.gaps import due_gaps, first_timestamp_of, whole_sessions
+from ktrdr_pipelines.domain.planning.gaps import due_gaps, first_timestamp_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
 RTH = calendar_named("XNYS.RTH")
@@ -129,8 +130,8 @@ def test_widening_cuts_no_session_and_wants_no_other(
     calendar = calendar_named(key)
     start = utc(2024, 10, 24) + timedelta(hours=start_h)
     given_part = Interval(start, start + timedelta(hours=hours))
-    (wide,) = whole_sessions(calendar, timeframe, IntervalSet([given_part]))
-    met = expected_spans(calendar, timeframe, given_part)
+    (wide,) = session_grid(calendar, timeframe).widened(IntervalSet([given_part]))
+    met = session_grid(calendar, timeframe).spans_in(given_part)
     assert wide.covers(given_part)
-    assert expected_spans(calendar, timeframe, wide) == met
+    assert session_grid(calendar, timeframe).spans_in(wide) == met
     assert all(wide.covers(span.interval) for span in met)

@@ -11,13 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import (
-    SessionCalendar,
-    Span,
-    expected_spans,
-    expected_timestamps,
-    interval_between,
-)
+from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, interval_between
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import (
     Chunk,
@@ -67,7 +62,7 @@ def needs(draw: st.DrawFn, most_days: int = 130) -> Need:
     timeframe = draw(st.sampled_from(list(Timeframe)))
     end = FIRST + timedelta(days=draw(st.integers(7, most_days)))
     wanted = interval_between(calendar, timeframe, FIRST, end)
-    spans = expected_spans(calendar, timeframe, wanted)
+    spans = session_grid(calendar, timeframe).spans_in(wanted)
     covered = draw(st.frozensets(st.integers(0, len(spans) - 1)))
     table = draw(st.sampled_from([SAFE, WIDE]))
     minutes = draw(st.integers(0, (end - FIRST).days * 1440 + 9000))
@@ -86,7 +81,7 @@ def spans_of(need: Need) -> list[Span]:
     """Return the spans that hold a gap."""
     gaps = need.gaps()
     bounds = gaps.bounds
-    spans = expected_spans(need.calendar, need.timeframe, bounds) if bounds else []
+    spans = need.grid.spans_in(bounds) if bounds else []
     return [span for span in spans if gaps.clip(span.interval)]
 
 
@@ -127,7 +122,7 @@ def test_chunks_cover_every_gap_and_no_session_that_is_not_wanted(need: Need) ->
     assert not need.gaps() - covered
     assert all(chunk.ends_at <= need.now for chunk in chunks)
     for part in covered - need.wanted:
-        assert not expected_spans(need.calendar, need.timeframe, part)
+        assert not need.grid.spans_in(part)
 
 
 @given(needs())
@@ -138,7 +133,7 @@ def test_no_chunk_is_longer_than_the_limit_unless_it_is_one_session(need: Need) 
     with the session behind it.
     """
     for chunk in plan(need):
-        inside = expected_spans(need.calendar, need.timeframe, chunk.interval)
+        inside = need.grid.spans_in(chunk.interval)
         is_past = need.timeframe.is_intraday and chunk.ends_at > chunk.interval.end
         over = is_opening(need, chunk) or (is_past and not chunk.meets_covered)
         assert chunk.sessions == (2 if over and len(inside) == 1 else len(inside))
@@ -187,12 +182,12 @@ def test_a_missing_end_of_a_session_is_requested_up_to_the_next_open(need: Need)
     for chunk in plan(need):
         bounds = need.gaps(chunk.interval).bounds
         assert bounds is not None
-        last = expected_spans(need.calendar, need.timeframe, bounds)[-1]
+        last = need.grid.spans_in(bounds)[-1]
         if not need.timeframe.is_intraday or bounds.end < last.interval.end:
             continue
         after = Interval(last.closes_at, last.closes_at + timedelta(days=10))
         following = need.calendar.sessions_meeting(after)[0]
-        is_rest = len(expected_spans(need.calendar, need.timeframe, bounds)) == 1
+        is_rest = len(need.grid.spans_in(bounds)) == 1
         has_bar = following.opens_at + need.timeframe.length <= need.now
         if is_rest and bounds.start > last.interval.start and has_bar:
             assert chunk.ends_at == min(following.closes_at, need.now)
@@ -206,7 +201,7 @@ def test_a_missing_end_of_a_session_is_requested_up_to_the_next_open(need: Need)
 def test_a_duration_reaches_back_to_the_chunks_first_session(need: Need) -> None:
     """In IB's words the request reaches back to everything that the chunk may cover."""
     for chunk in plan(need):
-        inside = expected_spans(need.calendar, need.timeframe, chunk.interval)
+        inside = need.grid.spans_in(chunk.interval)
         gap = need.gaps(chunk.interval).bounds
         assert gap is not None
         first = inside[0].opens_at
@@ -467,7 +462,7 @@ def test_chunks_across_boundaries_cover_no_less_and_end_no_later_than_now(need: 
         assert wider.interval.end in need.covered
         missing = need.gaps(chunk.interval).bounds
         assert missing is not None
-        first = expected_spans(need.calendar, need.timeframe, missing)[0]
+        first = need.grid.spans_in(missing)[0]
         assert starts_at(need, wider) <= max(first.opens_at, missing.start)
 
 
@@ -558,7 +553,7 @@ def test_the_newest_run_holds_the_newest_gap_and_nothing_covered(need: Need) -> 
         return
     assert gaps.bounds is not None
     assert run.end == gaps.bounds.end
-    for span in expected_spans(need.calendar, need.timeframe, run):
+    for span in need.grid.spans_in(run):
         part = span.interval.intersection(run)
         assert part is not None
         assert gaps.covers(part)
@@ -577,7 +572,7 @@ def _seconds_to_plan(calendar: SessionCalendar, years: int) -> float:
     started = process_time()
     chunks = plan(need)
     took = process_time() - started
-    assert len(chunks) == len(expected_timestamps(calendar, Timeframe.M1, wanted))
+    assert len(chunks) == len(session_grid(calendar, Timeframe.M1).expected_in(wanted))
     return took
 
 

@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import expected_spans
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import Need, plan
-from ktrdr_pipelines.domain.planning.gaps import whole_sessions
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
 BEGIN = datetime(2023, 10, 2, tzinfo=UTC)
@@ -34,8 +33,8 @@ def needs(draw: st.DrawFn) -> Need:
     """Make a need as a load has it: wanted and covered as whole sessions."""
     calendar = calendar_named(draw(st.sampled_from(["XNYS.RTH", "XNYS.ETH", "FX"])))
     timeframe = draw(st.sampled_from(list(Timeframe)))
-    wanted = whole_sessions(calendar, timeframe, draw(intervals(4)))
-    covered = whole_sessions(calendar, timeframe, draw(intervals(8)))
+    wanted = session_grid(calendar, timeframe).widened(draw(intervals(4)))
+    covered = session_grid(calendar, timeframe).widened(draw(intervals(8)))
     return Need(
         calendar=calendar,
         timeframe=timeframe,
@@ -57,7 +56,7 @@ def test_chunks_cover_exactly_what_lacks_and_nothing_twice(need: Need) -> None:
     assert all(gaps.clip(chunk.interval) for chunk in chunks)
     seen: list[Interval] = []
     for chunk in chunks:
-        spans = expected_spans(need.calendar, need.timeframe, chunk.interval)
+        spans = need.grid.spans_in(chunk.interval)
         own = [part for span in spans if (part := span.interval.intersection(chunk.interval))]
         assert not any(one.overlaps(other) for one in own for other in seen)
         seen += own
@@ -68,7 +67,7 @@ def test_chunks_cover_exactly_what_lacks_and_nothing_twice(need: Need) -> None:
 def test_no_chunk_is_wider_than_its_limits(need: Need) -> None:
     """Days and sessions of a request stay below the limits, unless it is one session alone."""
     for chunk in plan(need):
-        spans = expected_spans(need.calendar, need.timeframe, chunk.interval)
+        spans = need.grid.spans_in(chunk.interval)
         assert chunk.sessions == len(spans) or need.timeframe.is_intraday
         if len(spans) > 1:
             reach = spans[-1].closes_at - spans[0].opens_at

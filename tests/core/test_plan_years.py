@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import expected_spans, interval_between
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import Chunk, Need, plan
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -64,7 +65,7 @@ def test_no_seam_leaves_a_session_out(
     need, chunks = planned(key, timeframe, first, first + timedelta(days=days))
     for chunk in chunks:
         after, until = returned(need, chunk)
-        for span in expected_spans(need.calendar, timeframe, chunk.interval):
+        for span in session_grid(need.calendar, timeframe).spans_in(chunk.interval):
             dates = (
                 need.calendar.day_of(span.opens_at),
                 need.calendar.day_of(span.closes_at - timedelta(microseconds=1)),
@@ -105,7 +106,7 @@ def test_the_simulator_returns_every_day_that_a_chunk_is_for(
     reason: set[date] = set()
     for chunk in chunks:
         given_back = simulated(key, chunk)
-        spans = expected_spans(need.calendar, Timeframe.D1, chunk.interval)
+        spans = session_grid(need.calendar, Timeframe.D1).spans_in(chunk.interval)
         missing = {span.interval.start.date() for span in spans} - given_back
         assert not missing, (chunk, missing)
         reason |= given_back

@@ -16,15 +16,8 @@ from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.calendars.registry import calendar_keys, calendar_named, is_calendar
-from ktrdr_pipelines.domain.calendars.sessions import (
-    Session,
-    Span,
-    expected_spans,
-    expected_timestamps,
-    interval_between,
-    midnight,
-    monday_of,
-)
+from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
+from ktrdr_pipelines.domain.calendars.sessions import Session, interval_between, midnight, monday_of
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
@@ -99,10 +92,10 @@ def test_weeks_are_known_by_their_monday(line: dict[str, str]) -> None:
         interval, moment(line["opens_at"]), moment(line["closes_at"]), int(line["sessions"])
     )
     calendar = calendar_named(line["calendar"])
-    assert expected_spans(calendar, Timeframe.W1, interval) == [wanted]
+    assert session_grid(calendar, Timeframe.W1).spans_in(interval) == [wanted]
     for day in range(7):
         inside = Interval(interval.start + day * DAY, interval.start + (day + 1) * DAY)
-        assert expected_spans(calendar, Timeframe.W1, inside) == [wanted], line["why"]
+        assert session_grid(calendar, Timeframe.W1).spans_in(inside) == [wanted], line["why"]
 
 
 @pytest.mark.parametrize("timeframe", INTRADAY)
@@ -110,7 +103,7 @@ def test_intraday_spans_are_the_sessions_in_real_time(timeframe: Timeframe) -> N
     """A half day is a shorter span, and a span is given whole though only touched."""
     calendar = calendar_named("XNYS.RTH")
     touched = Interval(moment("2024-12-23T20:59Z"), moment("2024-12-26T14:31Z"))
-    assert expected_spans(calendar, timeframe, touched) == [
+    assert session_grid(calendar, timeframe).spans_in(touched) == [
         Span(Interval(opens, closes), opens, closes)
         for opens, closes in (
             (moment("2024-12-23T14:30Z"), moment("2024-12-23T21:00Z")),
@@ -123,7 +116,7 @@ def test_intraday_spans_are_the_sessions_in_real_time(timeframe: Timeframe) -> N
 def test_daily_spans_stand_at_midnight_utc_of_the_session_date() -> None:
     """A currency day that begins on the evening before still stands at its own date."""
     year_end = Interval(midnight(date(2024, 12, 31)), midnight(date(2025, 1, 3)))
-    assert expected_spans(calendar_named("FX"), Timeframe.D1, year_end) == [
+    assert session_grid(calendar_named("FX"), Timeframe.D1).spans_in(year_end) == [
         Span(
             Interval(midnight(date(2024, 12, 31)), midnight(date(2025, 1, 1))),
             moment("2024-12-30T22:15Z"),
@@ -144,11 +137,11 @@ def test_spans_are_all_that_meet_a_interval_and_no_others(
     """The spans of an interval are all spans filtered by it."""
     calendar = calendar_named(key)
     wide = Interval(wanted.start - 30 * DAY, wanted.end + 30 * DAY)
-    everything = expected_spans(calendar, timeframe, wide)
+    everything = session_grid(calendar, timeframe).spans_in(wide)
     meeting = [span for span in everything if span.interval.overlaps(wanted)]
-    assert expected_spans(calendar, timeframe, wanted) == meeting
+    assert session_grid(calendar, timeframe).spans_in(wanted) == meeting
     inside = IntervalSet(span.interval for span in meeting).clip(wanted)
-    assert expected_timestamps(calendar, timeframe, wanted) == inside
+    assert session_grid(calendar, timeframe).expected_in(wanted) == inside
 
 
 @given(keys, intervals())
@@ -158,8 +151,8 @@ def test_every_timeframe_counts_the_same_sessions(key: str, wanted: Interval) ->
     first = monday_of(wanted.start.date())
     whole = Interval(midnight(first), midnight(monday_of(wanted.end.date())) + WEEK)
     sessions = calendar.sessions(first, whole.end.date())
-    daily = expected_spans(calendar, Timeframe.D1, whole)
-    weekly = expected_spans(calendar, Timeframe.W1, whole)
+    daily = session_grid(calendar, Timeframe.D1).spans_in(whole)
+    weekly = session_grid(calendar, Timeframe.W1).spans_in(whole)
     assert [span.opens_at for span in daily] == [session.opens_at for session in sessions]
     assert sum(span.sessions for span in weekly) == len(sessions)
     assert {span.closes_at for span in weekly} <= {span.closes_at for span in daily}
@@ -300,7 +293,7 @@ def test_outside_of_what_is_known_nothing_is_expected() -> None:
     for year in (1960, 2055):
         interval = Interval(midnight(date(year, 1, 1)), midnight(date(year + 1, 1, 1)))
         for timeframe in Timeframe:
-            assert expected_spans(calendar_named("XNYS.RTH"), timeframe, interval) == []
+            assert session_grid(calendar_named("XNYS.RTH"), timeframe).spans_in(interval) == []
 
 
 @pytest.mark.parametrize("key", ["XLON", "XLON.ETH", "XXXX.RTH", "GATEWAY", "GATEWAY:Mars/Base"])
@@ -334,7 +327,7 @@ def test_a_gateways_calendar_knows_days_and_no_session(
     assert calendar.known is None
     assert calendar.day_of(moment(moment_text)) == date.fromisoformat(day)
     year = Interval(midnight(date(2024, 1, 1)), midnight(date(2025, 1, 1)))
-    assert all(expected_spans(calendar, timeframe, year) == [] for timeframe in Timeframe)
+    assert all(session_grid(calendar, timeframe).spans_in(year) == [] for timeframe in Timeframe)
     assert "no session" in repr(calendar)
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from ktrdr_pipelines.domain.bars import micros, moment, timestamps
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
-from ktrdr_pipelines.domain.calendars.session_grid import interval_arrays, no_intervals, span_arrays
-from ktrdr_pipelines.domain.calendars.sessions import expected_timestamps, interval_between
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Instrument, Origin, Series, identity_of
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
@@ -103,16 +103,14 @@ def test_no_hole_in_coverage_comes_out_explained(key: str) -> None:
         timeframe = Timeframe(str(dice.choice(list(Timeframe))))
         first = date(2005, 1, 3) + int(dice.integers(0, 6_000)) * DAY
         whole = interval_between(calendar, timeframe, first, first + 200 * DAY)
-        expected = expected_timestamps(calendar, timeframe, whole)
+        expected = session_grid(calendar, timeframe).expected_in(whole)
         oldest = next(iter(expected)).start
-        spans = span_arrays(calendar, timeframe)
-        inside = spans.spans.starts[
-            (spans.spans.starts > micros(oldest)) & (spans.spans.starts < micros(whole.end))
-        ]
+        spans = session_grid(calendar, timeframe)
+        inside = spans.starts[(spans.starts > micros(oldest)) & (spans.starts < micros(whole.end))]
         hole = _hole(dice, inside, timeframe)
         head = micros(oldest + float(dice.uniform(-100, 300)) * DAY)
         claimed = [_anything(dice, whole) for _ in range(int(dice.integers(0, 4)))]
-        covered = interval_arrays(IntervalSet([whole]) - IntervalSet([hole]))
+        covered = IntervalSet(IntervalSet([whole]) - IntervalSet([hole]))
         status = SeriesStatus(covered, micros(whole.start), head, micros(oldest))
         now = whole.end + 9 * DAY
         gaps = find_gaps(spans, replace(status, wanted_to=micros(whole.end)), now, claimed)
@@ -122,9 +120,9 @@ def test_no_hole_in_coverage_comes_out_explained(key: str) -> None:
         assert found & expected == missing, (timeframe, hole)
         assert all(gap.bars > 0 for gap in gaps)
         counts = completeness(
-            spans, status, have=np.zeros(len(spans)), empty=no_intervals(), now=now
+            spans, status, have=np.zeros(len(spans)), empty=IntervalSet(), now=now
         )
-        touched = (spans.spans.starts < micros(hole.end)) & (spans.spans.ends > micros(hole.start))
+        touched = (spans.starts < micros(hole.end)) & (spans.ends > micros(hole.start))
         assert not counts.explained[touched].any()
 
 
@@ -180,9 +178,9 @@ def test_a_part_of_a_session_that_is_gone_is_damage(shelf: Shelf, timeframe: Tim
 def _days(series: Series, stamps_: Interval) -> list[date]:
     """Give the session dates that a gap concerns."""
     calendar = calendar_named(series.instrument.calendar)
-    spans = span_arrays(calendar, series.timeframe)
-    low = np.searchsorted(spans.spans.ends, micros(stamps_.start), side="right")
-    high = np.searchsorted(spans.spans.starts, micros(stamps_.end), side="left")
+    spans = session_grid(calendar, series.timeframe)
+    low = np.searchsorted(spans.ends, micros(stamps_.start), side="right")
+    high = np.searchsorted(spans.starts, micros(stamps_.end), side="left")
     days: list[date] = spans.days[low:high].astype(object).tolist()
     return days
 

@@ -7,7 +7,7 @@ from datetime import date, timedelta
 import pytest
 
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import expected_timestamps
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
@@ -47,7 +47,7 @@ def joined_gaps(made: World) -> IntervalSet:
     covered = made.bench.store.coverage(made.series).bars
     assert covered.bounds is not None
     sessions = calendar_named(RTH)
-    return expected_timestamps(sessions, made.series.timeframe, covered.bounds) - covered
+    return session_grid(sessions, made.series.timeframe).expected_in(covered.bounds) - covered
 
 
 @pytest.mark.parametrize("mode", Mode)

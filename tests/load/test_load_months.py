@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import expected_spans, midnight
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
+from ktrdr_pipelines.domain.calendars.sessions import midnight
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
@@ -86,7 +87,7 @@ class Months:
         if not request.series.timeframe.is_intraday:
             last = calendar.day_of(end - timedelta(seconds=1))
             start, end = midnight(calendar.day_of(start)), midnight(last + timedelta(days=1))
-        spans = expected_spans(calendar, request.series.timeframe, Interval(start, end))
+        spans = session_grid(calendar, request.series.timeframe).spans_in(Interval(start, end))
         return known is None or all(known.covers(span.interval) for span in spans)
 
 

@@ -9,12 +9,8 @@ import pytest
 
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import (
-    expected_spans,
-    interval_between,
-    midnight,
-    monday_of,
-)
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
+from ktrdr_pipelines.domain.calendars.sessions import interval_between, midnight, monday_of
 from ktrdr_pipelines.domain.coverage import REFUTABLE, VOIDABLE, Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
@@ -62,7 +58,7 @@ class Shelf:
             part = interval_between(
                 RTH, timeframe, first, first + (WEEK if timeframe is W1 else DAY)
             )
-            found += [span.interval for span in expected_spans(RTH, timeframe, part)]
+            found += [span.interval for span in session_grid(RTH, timeframe).spans_in(part)]
         return found
 
     def bars(

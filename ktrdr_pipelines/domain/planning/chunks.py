@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, Span, expected_spans
+import numpy as np
+
+from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, Span, session_grid
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.gaps import bar_lag, due_gaps
+from ktrdr_pipelines.domain.planning.gaps import bar_lag, due_gaps, missing
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -78,6 +81,11 @@ class Need:
     without_bars: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
     ends_now: bool = False
 
+    @property
+    def grid(self) -> SessionGrid:
+        """The spans that the series is expected to have."""
+        return session_grid(self.calendar, self.timeframe)
+
     def gaps(self, within: Interval | None = None) -> IntervalSet:
         """Return what is due and not covered, in all that is wanted or in one interval."""
         return due_gaps(
@@ -96,13 +104,14 @@ def plan(need: Need) -> list[Chunk]:
     close; they reach back over as many sessions as ``most_days`` allows and hold at least one; gaps
     that one request serves are joined.
     """
-    gaps = need.gaps()
-    bounds = gaps.bounds
-    if bounds is None:
+    pieces = missing(need.grid, need.wanted, need.covered, need.now)
+    if not len(pieces.spans):
         return []
-    # The spans, oldest first, that hold a part of any gap, with their positions among all spans.
-    everything = enumerate(expected_spans(need.calendar, need.timeframe, bounds))
-    spans = [(position, span) for position, span in everything if gaps.clip(span.interval)]
+    gaps = pieces.intervals
+    # The spans, oldest first, that hold a part of any gap, with their indexes in the grid.
+    first = pieces.spans.item(0)
+    everything = list(need.grid.slice(first, pieces.spans.item(-1) + 1))
+    spans = [(index, everything[index - first]) for index in np.unique(pieces.spans).tolist()]
     chunks: list[Chunk] = []
     end = len(spans)
     while end > 0:
@@ -122,10 +131,10 @@ def across_boundary(need: Need, chunk: Chunk) -> Chunk:
     """
     if not need.timeframe.is_intraday or chunk.sessions == need.most_sessions:
         return chunk
-    spans = expected_spans(need.calendar, need.timeframe, chunk.interval)
+    spans = need.grid.spans_in(chunk.interval)
     after = Interval(chunk.interval.end, chunk.interval.end + timedelta(days=10))
     sessions = chunk.sessions
-    for newer in expected_spans(need.calendar, need.timeframe, after):
+    for newer in need.grid.spans_in(after):
         if newer.interval.start < spans[-1].interval.end:
             continue
         sessions += 1
@@ -159,7 +168,7 @@ def _up_to_now(need: Need, chunk: Chunk) -> Chunk:
     session may be expected after the chunk until then: this holds until the next open. A duration
     in seconds is made a few minutes longer and holds that long.
     """
-    spans = expected_spans(need.calendar, need.timeframe, chunk.interval)
+    spans = need.grid.spans_in(chunk.interval)
     last = spans[-1]
     is_open = chunk.interval.end < last.interval.end
     if is_open and chunk.interval.end != need.now - bar_lag():
@@ -225,7 +234,7 @@ def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:
     bounds = gaps.clip(Interval(first.interval.start, last.interval.end)).bounds
     assert bounds is not None  # noqa: S101  (every span here holds a part of a gap)
     start = _left_bound(need, bounds.start, first)
-    inside = expected_spans(need.calendar, need.timeframe, Interval(start, bounds.end))
+    inside = need.grid.spans_in(Interval(start, bounds.end))
     if bounds.end < last.interval.end:
         return _inside_session(need, bounds, start, inside)
     if need.timeframe.is_intraday:
@@ -276,7 +285,7 @@ def _over_close(need: Need, gap: Interval, inside: Sequence[Span]) -> Chunk | No
         return None
     count = len(inside) + (1 if is_rest else 2)
     after = Interval(gap.end, gap.end + timedelta(days=10))
-    newer = next((one for one in expected_spans(need.calendar, need.timeframe, after)), None)
+    newer = next((one for one in need.grid.spans_in(after)), None)
     if newer is None or newer.opens_at + need.timeframe.length > need.now:
         return None
     if (need.most_sessions or count) < count:
@@ -293,7 +302,7 @@ def newest_run(need: Need) -> Interval | None:
     if bounds is None:
         return None
     start = bounds.end
-    for span in reversed(expected_spans(need.calendar, need.timeframe, bounds)):
+    for span in reversed(need.grid.spans_in(bounds)):
         parts = list(gaps.clip(span.interval))
         if not parts or parts[-1].end < min(span.interval.end, bounds.end):
             break
@@ -308,7 +317,7 @@ def is_opening(need: Need, chunk: Chunk) -> bool:
     bounds = need.gaps(chunk.interval).bounds
     if bounds is None:
         return False
-    spans = expected_spans(need.calendar, need.timeframe, bounds)
+    spans = need.grid.spans_in(bounds)
     return len(spans) == 1 and _is_opening(bounds, spans[0]) and bounds.end in need.covered
 
 
@@ -329,7 +338,7 @@ def _from_held_bars(need: Need, start: datetime, inside: Sequence[Span], duratio
     if not is_beside or (need.most_sessions or count) < count:
         return duration
     before = Interval(start - timedelta(days=10), start)
-    earlier = expected_spans(need.calendar, need.timeframe, before)
+    earlier = need.grid.spans_in(before)
     if not earlier or earlier[-1].interval.end - timedelta(seconds=1) not in need.covered:
         return duration
     if need.is_by_the_year and not duration.endswith("Y"):
@@ -363,7 +372,7 @@ def _left_bound(need: Need, start: datetime, first: Span) -> datetime:
     if not has_outside or start > first.interval.start:
         return start
     day_before = Interval(start - timedelta(days=7), start)
-    earlier = expected_spans(need.calendar, need.timeframe, day_before)
+    earlier = need.grid.spans_in(day_before)
     limit = earlier[-1].interval.end if earlier else day_before.start
     wanted = need.wanted.bounds
     return max(limit, wanted.start) if wanted else limit

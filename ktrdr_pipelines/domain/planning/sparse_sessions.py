@@ -19,8 +19,9 @@ from datetime import date
 
 import numpy as np
 
-from ktrdr_pipelines.domain.calendars.session_grid import IntervalArrays, SpanArrays, is_covered
+from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid
 from ktrdr_pipelines.domain.instruments import Instrument
+from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
 NEIGHBOURS = 20
@@ -93,9 +94,9 @@ def _find_sparse(expected: np.ndarray, have: np.ndarray, answered: np.ndarray) -
 
 
 def sparse_days(
-    spans: SpanArrays,
+    spans: SessionGrid,
     rows: Mapping[date, int],
-    covered: IntervalArrays,
+    covered: IntervalSet,
     now_us: int,
     *,
     traded: Mapping[date, int] | None = None,
@@ -112,19 +113,19 @@ def sparse_days(
     if spans.timeframe is Timeframe.W1:
         return np.empty(0, dtype=np.int64)
     have = _have(spans, rows)
-    answered = is_covered(spans.spans, covered) & (spans.closes <= now_us)
+    answered = covered.covers_each(spans.starts, spans.ends) & (spans.over <= now_us)
     return sparse_indexes(
         spans.bars, have, answered, None if traded is None else _have(spans, traded)
     )
 
 
-def _have(spans: SpanArrays, rows: Mapping[date, int]) -> np.ndarray:
+def _have(spans: SessionGrid, rows: Mapping[date, int]) -> np.ndarray:
     return have_bars(
         spans, np.array(list(rows), "datetime64[D]"), np.array(list(rows.values()), np.int64)
     )
 
 
-def have_bars(spans: SpanArrays, days: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def have_bars(spans: SessionGrid, days: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the number of bars held in each span, from numbers of bars by session date."""
     if np.array_equal(days, spans.days):
         return rows

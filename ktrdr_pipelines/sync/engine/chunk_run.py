@@ -13,10 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from ktrdr_pipelines.domain.bars import micros, moment, timestamps, without_flat
-from ktrdr_pipelines.domain.calendars.sessions import (
-    Span,
-    expected_spans,
-)
+from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import (
@@ -109,7 +106,7 @@ class ChunkRun:
             # Where the chunk ends inside a bar that was not over when it was planned, the rest of
             # that bar is no gap just because time has passed.
             interval = self._chunk.interval
-            last = expected_spans(need.calendar, need.timeframe, interval)[-1]
+            last = need.grid.spans_in(interval)[-1]
             if interval.end < last.interval.end:
                 need = replace(need, now=min(need.now, interval.end + bar_lag()))
         newest = newest_run(need)
@@ -246,7 +243,7 @@ class ChunkRun:
             # Bars came after a wider request had none: request half of the rest at once.
             need = series_context.need(self._chunk.interval)
             bounds = need.gaps().bounds
-            left = len(expected_spans(need.calendar, need.timeframe, bounds)) if bounds else 0
+            left = len(need.grid.spans_in(bounds)) if bounds else 0
             self._width = max(1, left // 2)
         if response.lacks_newest:
             series_context.defer(chunk.interval)
@@ -303,7 +300,7 @@ class ChunkRun:
         if chunk.sessions == 1:
             return
         first, last = moment(keys[0]), moment(keys[-1])
-        spans = expected_spans(need.calendar, need.timeframe, chunk.interval)
+        spans = need.grid.spans_in(chunk.interval)
         gaps = need.gaps() - impossible
         whole = [span for span in spans if gaps.covers(span.interval) and is_closed(span, need.now)]
         older = [span for span in whole if span.interval.end <= first]
@@ -341,7 +338,7 @@ class ChunkRun:
         bounds = gaps.bounds
         if bounds is None or not need.timeframe.is_intraday or len(gaps) > 1:
             return False
-        span = expected_spans(need.calendar, need.timeframe, bounds)[0]
+        span = need.grid.spans_in(bounds)[0]
         if bounds.end < span.interval.end or not held.clip(span.interval):
             return False
         day = need.calendar.day_of(span.closes_at - timedelta(microseconds=1))
@@ -356,10 +353,8 @@ class ChunkRun:
         moments = timestamps(without_flat(found.bars))
         if not len(moments):
             return
-        spans = expected_spans(
-            self._state.calendar,
-            timeframe,
-            Interval(moment(moments[0]), moment(moments[-1] + 1)),
+        spans = session_grid(self._state.calendar, timeframe).spans_in(
+            Interval(moment(moments[0]), moment(moments[-1] + 1))
         )
         keys = set() if timeframe.is_intraday else set(moments.tolist())
         sessions = [
@@ -381,7 +376,7 @@ class ChunkRun:
         timeframe = self._series.timeframe.value
         around: list[Span] = []
         if (bounds := found.around.bounds) is not None:
-            spans = expected_spans(calendar, self._series.timeframe, bounds)
+            spans = session_grid(calendar, self._series.timeframe).spans_in(bounds)
             around = [span for span in spans if found.around.covers(span.interval)]
         statements = [
             Statement(part, StatementKind.AROUND, timeframe, at, request)
@@ -411,7 +406,7 @@ class ChunkRun:
         if bounds is None:
             series_context.defer(chunk.interval)
             return
-        spans = expected_spans(need.calendar, need.timeframe, bounds)
+        spans = need.grid.spans_in(bounds)
         closed = IntervalSet(span.interval for span in spans if is_closed(span, need.now))
         rest = gaps & closed
         whole = [span for span in spans if rest.covers(span.interval)]

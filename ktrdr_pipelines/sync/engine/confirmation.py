@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ktrdr_pipelines.domain.bars import is_untraded
-from ktrdr_pipelines.domain.calendars.sessions import Span, expected_spans, midnight
+from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
+from ktrdr_pipelines.domain.calendars.sessions import midnight
 from ktrdr_pipelines.domain.coverage import Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
@@ -304,7 +305,7 @@ class Confirmation:
         """Return the request for the daily bars of some session dates."""
         calendar, now = self._state.calendar, self._context.source_session.now()
         interval = Interval(midnight(wanted.first), midnight(wanted.last + _DAY))
-        spans = expected_spans(calendar, Timeframe.D1, interval)
+        spans = session_grid(calendar, Timeframe.D1).spans_in(interval)
         closes_at = spans[-1].closes_at
         ends_at = min(max(calendar.last_second_of(closes_at), closes_at), now)
         most = self._context.widths.most(Timeframe.D1)
@@ -347,7 +348,7 @@ class Confirmation:
             series_context.requester.record(received, "no daily bars")
             self._record_empty(block, at, request)
             return IntervalSet()
-        spans = expected_spans(calendar, Timeframe.D1, chunk.interval)
+        spans = session_grid(calendar, Timeframe.D1).spans_in(chunk.interval)
         impossible = received.response.impossible
         context = EvaluationContext(
             chunk,

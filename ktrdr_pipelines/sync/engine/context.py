@@ -13,12 +13,8 @@ import pyarrow as pa
 
 from ktrdr_pipelines.domain.bars import bars_between, micros, moment, timestamps
 from ktrdr_pipelines.domain.calendars.registry import Calendars
-from ktrdr_pipelines.domain.calendars.sessions import (
-    Span,
-    expected_spans,
-    interval_between,
-    monday_of,
-)
+from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
+from ktrdr_pipelines.domain.calendars.sessions import interval_between, monday_of
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Identity, SecType, WhatToShow
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
@@ -200,7 +196,7 @@ class SeriesContext:
         timeframe, calendar = self.series.timeframe, self.state.calendar
         if timeframe is Timeframe.W1:
             return None
-        spans = expected_spans(calendar, timeframe, chunk.interval)
+        spans = session_grid(calendar, timeframe).spans_in(chunk.interval)
         first = spans[0].opens_at if spans else chunk.interval.start
         if timeframe.is_intraday:
             return between(first, begins_at)
@@ -214,10 +210,8 @@ class SeriesContext:
             return None
         if self.series.timeframe.is_intraday:
             return bounds.start
-        spans = expected_spans(
-            self.state.calendar,
-            self.series.timeframe,
-            Interval(bounds.start, bounds.start + _INSTANT),
+        spans = session_grid(self.state.calendar, self.series.timeframe).spans_in(
+            Interval(bounds.start, bounds.start + _INSTANT)
         )
         return spans[0].opens_at if spans else bounds.start
 

@@ -12,18 +12,13 @@ from datetime import date, datetime, timedelta
 
 from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.calendars.registry import Calendars
-from ktrdr_pipelines.domain.calendars.session_grid import interval_arrays, span_arrays
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, expected_spans
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.coverage import REFUTABLE, Coverage
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.chunks import Need
-from ktrdr_pipelines.domain.planning.gaps import (
-    due_gaps,
-    first_interval_of,
-    is_closed,
-    whole_sessions,
-)
+from ktrdr_pipelines.domain.planning.gaps import due_gaps, first_interval_of, is_closed
 from ktrdr_pipelines.domain.planning.jobs import Bounds, LoadOptions, Mode, RequestedBy, wanted_by
 from ktrdr_pipelines.domain.planning.retry_schedule import TO_CONFIRM, AttemptKind
 from ktrdr_pipelines.domain.planning.sparse_sessions import may_be_sparse, sparse_days
@@ -71,11 +66,11 @@ class SeriesState:
     ) -> None:
         self.series = series
         self.calendar = calendar
-        self.wanted = whole_sessions(self.calendar, series.timeframe, wanted)
+        self.wanted = session_grid(self.calendar, series.timeframe).widened(wanted)
         self.bars = coverage.bars
         self.empty = IntervalSet()
         self.begins: date | None = None
-        self.again = whole_sessions(self.calendar, series.timeframe, again or IntervalSet())
+        self.again = session_grid(self.calendar, series.timeframe).widened(again or IntervalSet())
         self.sparse_sessions = sparse_sessions
         self.proved = IntervalSet()
         self.unconfirmed = self.without_bars = IntervalSet()
@@ -204,7 +199,7 @@ class SeriesState:
     def learn_calendar(self, calendar: SessionCalendar) -> None:
         """Replace the expected sessions; what was wanted stays wanted."""
         self.calendar = calendar
-        self.wanted |= whole_sessions(calendar, self.series.timeframe, self.wanted)
+        self.wanted |= session_grid(calendar, self.series.timeframe).widened(self.wanted)
 
     def defer(self, part: IntervalSet) -> None:
         """Defer a part to another request or run."""
@@ -216,7 +211,7 @@ class SeriesState:
 
     def defer_sessions(self, interval: IntervalSet, until: datetime | None) -> None:
         """Skip the sessions of an interval until a time, because of earlier failed attempts."""
-        self.skipped = whole_sessions(self.calendar, self.series.timeframe, interval)
+        self.skipped = session_grid(self.calendar, self.series.timeframe).widened(interval)
         self.next_try_at = until if interval else None
         self.defer(self.skipped)
 
@@ -237,7 +232,7 @@ def of_open_session(need: Need, gaps: IntervalSet) -> IntervalSet:
     bounds: Interval | None = gaps.bounds
     if bounds is None:
         return gaps
-    spans = expected_spans(need.calendar, need.timeframe, bounds)
+    spans = need.grid.spans_in(bounds)
     closed = (span.interval for span in spans if is_closed(span, need.now))
     return gaps - IntervalSet(closed)
 
@@ -369,15 +364,15 @@ class SeriesStates:
         coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
         if not coverage.bars or series.timeframe is Timeframe.W1:
             return ()
-        spans, rows = span_arrays(calendar, series.timeframe), self._store.rows_per_session(series)
+        spans, rows = session_grid(calendar, series.timeframe), self._store.rows_per_session(series)
         traded = self._store.traded_per_session(series)
-        covered, now = interval_arrays(coverage.bars), micros(self._market_clock())
+        covered, now = coverage.bars, micros(self._market_clock())
         confirmed = self._store.ledger.confirmed(series_key(series))
         found = (
             (
                 spans.days[position].item(),
-                int(spans.spans.starts[position]),
-                int(spans.spans.ends[position]),
+                int(spans.starts[position]),
+                int(spans.ends[position]),
             )
             for position in sparse_days(spans, rows, covered, now, traded=traded)
         )
