@@ -131,7 +131,7 @@ class SessionCalendar:
             roll=self.roll,
             days_may_differ=self.days_may_differ,
         )
-        cut._whole = self._whole  # noqa: SLF001  (its own)
+        cut._whole = self._whole
         return cut
 
     def sessions(self, first: date, end: date) -> list[Session]:
@@ -165,8 +165,8 @@ class SessionCalendar:
 
     def day_of(self, moment: datetime) -> date:
         """Return the session date of a moment, whether or not a session is open then."""
-        day: date = self.days_of(np.array([micros(moment)]))[0].item()
-        return day
+        wall = moment.astimezone(ZoneInfo(self.zone)).replace(tzinfo=None)
+        return (wall + self.roll).date()
 
     def days_of(self, micros: np.ndarray) -> np.ndarray:
         """Return the session dates (``datetime64[D]``) of int64 microseconds since 1970 UTC."""

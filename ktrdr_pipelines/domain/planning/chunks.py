@@ -9,6 +9,7 @@ from datetime import date, datetime, timedelta
 
 import numpy as np
 
+from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, Span, session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
@@ -19,6 +20,9 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 _MOST_SESSIONS_IN_DAYS = 60
 _MOST_WEEKS = 4
 _INSTANT = timedelta(microseconds=1)
+
+_LONGEST_CLOSED = timedelta(days=10)
+"""How far around a chunk the next or the last session is looked for."""
 
 _LATE = timedelta(minutes=5)
 """How long after planning a request that ends now and has a duration in seconds may be answered.
@@ -132,7 +136,7 @@ def across_boundary(need: Need, chunk: Chunk) -> Chunk:
     if not need.timeframe.is_intraday or chunk.sessions == need.most_sessions:
         return chunk
     spans = need.grid.spans_in(chunk.interval)
-    after = Interval(chunk.interval.end, chunk.interval.end + timedelta(days=10))
+    after = Interval(chunk.interval.end, chunk.interval.end + _LONGEST_CLOSED)
     sessions = chunk.sessions
     for newer in need.grid.spans_in(after):
         if newer.interval.start < spans[-1].interval.end:
@@ -194,9 +198,12 @@ def _up_to_now(need: Need, chunk: Chunk) -> Chunk:
 
 def _next_open(need: Need, last: Span) -> datetime | None:
     """Return when the session after a span opens, or None where the calendar has none."""
-    after = Interval(last.closes_at, last.closes_at + timedelta(days=10))
-    opens = (one.opens_at for one in need.calendar.sessions_meeting(after))
-    return next((at for at in opens if at >= last.closes_at), None)
+    opens = need.calendar.opens
+    following = int(opens.searchsorted(micros(last.closes_at)))
+    if following == len(opens):
+        return None
+    opens_at = moment(opens.item(following))
+    return opens_at if opens_at < last.closes_at + _LONGEST_CLOSED else None
 
 
 def _oldest_fitting(need: Need, spans: Sequence[tuple[int, Span]], end: int) -> int:
@@ -284,7 +291,7 @@ def _over_close(need: Need, gap: Interval, inside: Sequence[Span]) -> Chunk | No
     if not is_rest and not is_unconfirmed:
         return None
     count = len(inside) + (1 if is_rest else 2)
-    after = Interval(gap.end, gap.end + timedelta(days=10))
+    after = Interval(gap.end, gap.end + _LONGEST_CLOSED)
     newer = next((one for one in need.grid.spans_in(after)), None)
     if newer is None or newer.opens_at + need.timeframe.length > need.now:
         return None
@@ -337,7 +344,7 @@ def _from_held_bars(need: Need, start: datetime, inside: Sequence[Span], duratio
     is_beside = held is not None and held.end <= start <= inside[0].interval.start
     if not is_beside or (need.most_sessions or count) < count:
         return duration
-    before = Interval(start - timedelta(days=10), start)
+    before = Interval(start - _LONGEST_CLOSED, start)
     earlier = need.grid.spans_in(before)
     if not earlier or earlier[-1].interval.end - timedelta(seconds=1) not in need.covered:
         return duration
@@ -371,9 +378,9 @@ def _left_bound(need: Need, start: datetime, first: Span) -> datetime:
     has_outside = need.timeframe.is_intraday or need.calendar.days_may_differ
     if not has_outside or start > first.interval.start:
         return start
-    day_before = Interval(start - timedelta(days=7), start)
-    earlier = need.grid.spans_in(day_before)
-    limit = earlier[-1].interval.end if earlier else day_before.start
+    before = Interval(start - timedelta(days=7), start)
+    earlier = need.grid.meeting(before)
+    limit = moment(earlier.ends.item(-1)) if len(earlier) else before.start
     wanted = need.wanted.bounds
     return max(limit, wanted.start) if wanted else limit
 
