@@ -121,8 +121,10 @@ class IntervalSet:
         pairs = [(micros(part.start), micros(part.end)) for part in parts]
         if len(pairs) > 1:
             pairs = _joined_pairs(pairs)
-        self._starts = _read_only(np.array([start for start, _ in pairs], np.int64))
-        self._ends = _read_only(np.array([end for _, end in pairs], np.int64))
+        self._starts = self._ends = _NONE
+        if pairs:
+            self._starts = _read_only(np.array([start for start, _ in pairs], np.int64))
+            self._ends = _read_only(np.array([end for _, end in pairs], np.int64))
 
     @classmethod
     def from_arrays(cls, starts: np.ndarray, ends: np.ndarray) -> "IntervalSet":
@@ -212,8 +214,7 @@ class IntervalSet:
 
     def covers(self, interval: Interval) -> bool:
         """Return whether an interval lies wholly inside the set."""
-        position = int(self._starts.searchsorted(micros(interval.start), side="right"))
-        return position > 0 and micros(interval.end) <= self._ends.item(position - 1)
+        return self.holds(micros(interval.start), micros(interval.end))
 
     def clip(self, interval: Interval) -> "IntervalSet":
         """Return the part inside an interval."""
@@ -243,6 +244,11 @@ class IntervalSet:
         rest_starts = np.concatenate(((_PAST,), self._ends))
         rest_ends = np.concatenate((self._starts, (_FUTURE,)))
         return overlaps(starts, ends, rest_starts, rest_ends)
+
+    def holds(self, start: int, end: int) -> bool:
+        """Return whether an interval in microseconds since 1970 UTC lies wholly inside the set."""
+        position = int(self._starts.searchsorted(start, side="right"))
+        return position > 0 and end <= self._ends.item(position - 1)
 
     def covers_each(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Return for each of ascending, disjoint intervals whether it lies wholly inside."""

@@ -165,9 +165,9 @@ def waiting_of(
     grid: SessionGrid, covered: IntervalSet, now: datetime, *, until: int | None = None
 ) -> IntervalSet:
     """Return the part of open sessions that is due and not covered; after ``until`` nothing is."""
-    first = closed_count(grid, now)
-    if first == len(grid) or (until is not None and until <= grid.starts[first]):
+    first = closed_count(grid, now) if grid.timeframe.is_intraday else len(grid)
+    end = micros(now) if until is None else min(micros(now), until)
+    if first == len(grid) or end <= grid.starts[first]:
         return IntervalSet()
-    ends = grid.ends[-1:] if until is None else np.array([until])
-    wanted = IntervalSet.from_arrays(grid.starts[first : first + 1], ends)
+    wanted = IntervalSet.from_arrays(grid.starts[first : first + 1], np.array([end]))
     return missing(grid, wanted, covered, now).intervals

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ LAST_INSTANT = _INSTANT
 _SHORTER_THAN_ANY_BAR_US = 1_000_000
 
 
+@cache
 def final_lag() -> timedelta:
     """Return how long after a session's close its bars are complete.
 
@@ -44,6 +46,7 @@ def final_lag() -> timedelta:
     return timedelta(seconds=IbLimitsRegistry.FINAL_LAG_S.value)
 
 
+@cache
 def bar_lag() -> timedelta:
     """Return how long after its end an intraday bar of an open session counts as final."""
     return timedelta(seconds=IbLimitsRegistry.BAR_LAG_S.value)
@@ -96,13 +99,15 @@ def missing(grid: SessionGrid, wanted: IntervalSet, covered: IntervalSet, now: d
     low = int(grid.ends.searchsorted(wanted.starts[0], side="right"))
     high = int(grid.starts.searchsorted(wanted.ends[-1], side="left"))
     closed, until = closed_count(grid, now), micros(now - bar_lag())
-    has_open = grid.timeframe.is_intraday and closed < high
+    has_open = closed < high and grid.timeframe.is_intraday
     begun = int(grid.starts.searchsorted(until, side="left")) if has_open else 0
     high = min(high, max(closed, begun))
     if low >= high:
         return _NOTHING
     starts, ends = grid.starts[low:high], grid.ends[low:high]
     due = np.minimum(ends, until) if has_open else ends
+    if covered.holds(starts.item(0), due.item(-1)):
+        return _NOTHING
     spans = np.flatnonzero(~covered.covers_each(starts, due))
     if not len(spans):
         return _NOTHING
