@@ -59,12 +59,13 @@ def timestamps(bars: pa.Table) -> np.ndarray:
 
 def micros(moment: datetime) -> int:
     """Return an aware moment as whole microseconds since 1970 UTC."""
-    return round(moment.timestamp() * 1_000_000)
+    since = moment - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def moment(timestamp: int) -> datetime:
     """Return the aware moment of whole microseconds since 1970 UTC."""
-    return _EPOCH + timedelta(microseconds=int(timestamp))
+    return _EPOCH + timedelta(0, 0, int(timestamp))
 
 
 def bars_between(bars: pa.Table, start: datetime, end: datetime) -> pa.Table:

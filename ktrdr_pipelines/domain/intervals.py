@@ -1,12 +1,22 @@
-"""Half-open intervals of UTC time, and sets of them.
+"""Half-open intervals of UTC time, and sets of them as arrays.
 
-Not here: sets of many intervals as arrays (``domain.calendars.session_grid``).
+Not here: which intervals a calendar expects to have bars (``domain.calendars.session_grid``).
 """
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
+
+from ktrdr_pipelines.domain.bars import micros, moment
+
+_PAST, _FUTURE = -(1 << 62), 1 << 62
+"""Farther away from 1970, in microseconds, than any moment that occurs."""
+
+_FEW = 64
+"""Number of intervals up to which a loop over them is faster than operations on whole arrays."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -17,9 +27,10 @@ class Interval:
     end: datetime
 
     def __post_init__(self) -> None:
-        for name, value in (("start", self.start), ("end", self.end)):
-            if value.tzinfo is not UTC and value.tzname() != "UTC":
-                raise ValueError(f"{name} of an interval must be in UTC, got {value!r}")
+        if self.start.tzinfo is not UTC or self.end.tzinfo is not UTC:
+            for name, value in (("start", self.start), ("end", self.end)):
+                if value.tzname() != "UTC":
+                    raise ValueError(f"{name} of an interval must be in UTC, got {value!r}")
         if self.start >= self.end:
             raise ValueError(f"an interval must end after its start, got {self}")
 
@@ -63,119 +74,272 @@ def utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
-class IntervalSet:
-    """An immutable set of moments, kept as sorted, disjoint, non-touching intervals."""
+class Overlaps(NamedTuple):
+    """Where intervals of two sequences overlap: indexes in each, and the shared part."""
 
-    __slots__ = ("_parts",)
+    left: np.ndarray
+    right: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+
+def overlaps(
+    starts: np.ndarray, ends: np.ndarray, other_starts: np.ndarray, other_ends: np.ndarray
+) -> Overlaps:
+    """Return where the intervals of two sequences overlap, ascending.
+
+    Both are int64 arrays in microseconds since 1970 UTC, ascending and disjoint; neighbours may
+    touch.
+    """
+    low = other_ends.searchsorted(starts, side="right")
+    high = other_starts.searchsorted(ends, side="left")
+    counts = np.maximum(high - low, 0)
+    left = np.arange(len(counts)).repeat(counts)
+    before = (counts.cumsum() - counts).repeat(counts)
+    right = low.repeat(counts) + np.arange(len(left)) - before
+    return Overlaps(
+        left,
+        right,
+        np.maximum(starts[left], other_starts[right]),
+        np.minimum(ends[left], other_ends[right]),
+    )
+
+
+class IntervalSet:
+    """An immutable set of moments, kept as two arrays of sorted, disjoint, non-touching intervals.
+
+    Args:
+        parts: intervals in any order; those that overlap or touch are joined.
+    """
+
+    __slots__ = ("_ends", "_starts")
+
+    _starts: np.ndarray
+    _ends: np.ndarray
 
     def __init__(self, parts: Iterable[Interval] = ()) -> None:
-        self._parts = _joined(parts)
+        pairs = [(micros(part.start), micros(part.end)) for part in parts]
+        if len(pairs) > 1:
+            pairs = _joined_pairs(pairs)
+        self._starts = self._ends = _NONE
+        if pairs:
+            self._starts = _read_only(np.array([start for start, _ in pairs], np.int64))
+            self._ends = _read_only(np.array([end for _, end in pairs], np.int64))
+
+    @classmethod
+    def from_arrays(cls, starts: np.ndarray, ends: np.ndarray) -> "IntervalSet":
+        """Return the set of intervals in any order, given by their bounds.
+
+        Args:
+            starts, ends: int64, microseconds since 1970 UTC. No interval is empty; those that
+                overlap or touch are joined. The arrays are kept and must not change.
+        """
+        if len(starts) > 1:
+            starts, ends = _joined(starts, ends)
+        return cls._made(starts.view(), ends.view())
+
+    @property
+    def starts(self) -> np.ndarray:
+        """The starts, ascending; int64 microseconds since 1970 UTC, read-only."""
+        return self._starts
+
+    @property
+    def ends(self) -> np.ndarray:
+        """The ends, ascending; int64 microseconds since 1970 UTC, read-only."""
+        return self._ends
 
     def __iter__(self) -> Iterator[Interval]:
-        return iter(self._parts)
+        for start, end in self._pairs():
+            yield Interval(moment(start), moment(end))
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self._starts)
 
     def __bool__(self) -> bool:
-        return bool(self._parts)
+        return len(self._starts) > 0
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, IntervalSet) and self._parts == other._parts
+        if not isinstance(other, IntervalSet):
+            return NotImplemented
+        return self._key() == other._key()
 
     def __hash__(self) -> int:
-        return hash(self._parts)
+        return hash(self._key())
 
     def __repr__(self) -> str:
-        return f"IntervalSet({', '.join(map(str, self._parts))})"
+        return f"IntervalSet({', '.join(map(str, self))})"
 
     def __or__(self, other: "IntervalSet") -> "IntervalSet":
         large, small = (self, other) if len(self) >= len(other) else (other, self)
-        if small.bounds is None:
+        if not small:
             return large
-        low = bisect_left(large._parts, small.bounds.start, key=lambda part: part.end)
-        high = bisect_right(large._parts, small.bounds.end, key=lambda part: part.start)
-        joined = _joined((*large._parts[low:high], *small._parts))
-        # These parts are sorted and disjoint already: they need no second look.
-        made = IntervalSet()
-        made._parts = (*large._parts[:low], *joined, *large._parts[high:])
-        return made
+        if len(large) + len(small) <= _FEW:
+            return self._of_pairs(_joined_pairs([*large._pairs(), *small._pairs()]))
+        starts, ends = small._starts, small._ends
+        # Only these parts of the large set meet or touch the small one.
+        low = large._ends.searchsorted(starts[0], side="left")
+        high = large._starts.searchsorted(ends[-1], side="right")
+        starts, ends = _joined(
+            np.concatenate((large._starts[low:high], starts)),
+            np.concatenate((large._ends[low:high], ends)),
+        )
+        return self._made(
+            np.concatenate((large._starts[:low], starts, large._starts[high:])),
+            np.concatenate((large._ends[:low], ends, large._ends[high:])),
+        )
 
     def __and__(self, other: "IntervalSet") -> "IntervalSet":
-        return IntervalSet(_shared(_near(self, other), _near(other, self)))
+        many, few = (self, other) if len(self) >= len(other) else (other, self)
+        if len(few) < 2:
+            return many._clip(few._starts.item(0), few._ends.item(0)) if few else few
+        if len(many) + len(few) <= _FEW:
+            return self._of_pairs(_common_pairs(many._pairs(), few._pairs()))
+        found = many.within(few._starts, few._ends)
+        return self._made(found.starts, found.ends)
 
     def __sub__(self, other: "IntervalSet") -> "IntervalSet":
-        return IntervalSet(_remaining(self._parts, _near(other, self)))
+        if not self or not other:
+            return self
+        if len(self) + len(other) <= _FEW:
+            starts, ends = other._starts.tolist(), other._ends.tolist()
+            rest = list(zip((_PAST, *ends), (*starts, _FUTURE), strict=True))
+            return self._of_pairs(_common_pairs(self._pairs(), rest))
+        found = other.outside(self._starts, self._ends)
+        return self._made(found.starts, found.ends)
 
     def __contains__(self, moment: datetime) -> bool:
-        position = bisect_right(self._parts, moment, key=lambda part: part.start)
-        return position > 0 and moment in self._parts[position - 1]
+        at = micros(moment)
+        position = int(self._starts.searchsorted(at, side="right"))
+        return position > 0 and at < self._ends.item(position - 1)
 
     def covers(self, interval: Interval) -> bool:
         """Return whether an interval lies wholly inside the set."""
-        position = bisect_right(self._parts, interval.start, key=lambda part: part.start)
-        return position > 0 and self._parts[position - 1].covers(interval)
+        return self.holds(micros(interval.start), micros(interval.end))
 
     def clip(self, interval: Interval) -> "IntervalSet":
         """Return the part inside an interval."""
-        return IntervalSet(_shared(_meeting(self._parts, interval), (interval,)))
+        return self._clip(micros(interval.start), micros(interval.end))
 
     @property
     def bounds(self) -> Interval | None:
         """The smallest interval around the set, or None if it is empty."""
-        return Interval(self._parts[0].start, self._parts[-1].end) if self._parts else None
+        if not len(self._starts):
+            return None
+        return Interval(moment(self._starts.item(0)), moment(self._ends.item(-1)))
 
     @property
     def length(self) -> timedelta:
         """The sum of all durations."""
-        return sum((part.length for part in self._parts), timedelta(0))
+        return timedelta(microseconds=int((self._ends - self._starts).sum()))
+
+    def within(self, starts: np.ndarray, ends: np.ndarray) -> Overlaps:
+        """Return the parts of ascending, disjoint intervals inside the set.
+
+        ``left`` of the result tells which of the given intervals each part lies in.
+        """
+        return overlaps(starts, ends, self._starts, self._ends)
+
+    def outside(self, starts: np.ndarray, ends: np.ndarray) -> Overlaps:
+        """Return the parts of ascending, disjoint intervals outside the set, as ``within`` does."""
+        rest_starts = np.concatenate(((_PAST,), self._ends))
+        rest_ends = np.concatenate((self._starts, (_FUTURE,)))
+        return overlaps(starts, ends, rest_starts, rest_ends)
+
+    def holds(self, start: int, end: int) -> bool:
+        """Return whether an interval in microseconds since 1970 UTC lies wholly inside the set."""
+        position = int(self._starts.searchsorted(start, side="right"))
+        return position > 0 and end <= self._ends.item(position - 1)
+
+    def covers_each(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Return for each of ascending, disjoint intervals whether it lies wholly inside."""
+        if len(self._starts) < _FEW:
+            inside = np.zeros(len(starts), dtype=bool)
+            low = starts.searchsorted(self._starts, side="left")
+            high = ends.searchsorted(self._ends, side="right")
+            for first, end in zip(low.tolist(), high.tolist(), strict=True):
+                inside[first:end] = True
+            return inside
+        position = self._starts.searchsorted(starts, side="right") - 1
+        return np.asarray((position >= 0) & (self._ends[np.maximum(position, 0)] >= ends))
+
+    @classmethod
+    def _made(cls, starts: np.ndarray, ends: np.ndarray) -> "IntervalSet":
+        """Return the set of arrays that are sorted, disjoint and non-touching already."""
+        made = cls.__new__(cls)
+        made._starts = _read_only(starts)  # noqa: SLF001  (its own)
+        made._ends = _read_only(ends)  # noqa: SLF001  (its own)
+        return made
+
+    @classmethod
+    def _of_pairs(cls, pairs: Sequence[tuple[int, int]]) -> "IntervalSet":
+        """Return the set of pairs that are sorted, disjoint and non-touching already."""
+        starts = np.array([start for start, _ in pairs], np.int64)
+        return cls._made(starts, np.array([end for _, end in pairs], np.int64))
+
+    def _clip(self, start: int, end: int) -> "IntervalSet":
+        low = int(self._ends.searchsorted(start, side="right"))
+        high = int(self._starts.searchsorted(end, side="left"))
+        if low >= high:
+            return self._made(_NONE, _NONE)
+        starts, ends = self._starts[low:high], self._ends[low:high]
+        if starts.item(0) < start:
+            starts = starts.copy()
+            starts[0] = start
+        if ends.item(-1) > end:
+            ends = ends.copy()
+            ends[-1] = end
+        return self._made(starts, ends)
+
+    def _pairs(self) -> list[tuple[int, int]]:
+        return list(zip(self._starts.tolist(), self._ends.tolist(), strict=True))
+
+    def _key(self) -> tuple[bytes, bytes]:
+        return self._starts.tobytes(), self._ends.tobytes()
 
 
-def _joined(parts: Iterable[Interval]) -> tuple[Interval, ...]:
-    joined: list[Interval] = []
-    for part in sorted(parts):
-        if joined and part.start <= joined[-1].end:
-            if part.end > joined[-1].end:
-                joined[-1] = Interval(joined[-1].start, part.end)
-        else:
-            joined.append(part)
-    return tuple(joined)
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.setflags(write=False)
+    return array
 
 
-def _meeting(parts: tuple[Interval, ...], interval: Interval) -> tuple[Interval, ...]:
-    """Return the parts that share a moment with an interval, found by bisection."""
-    low = bisect_right(parts, interval.start, key=lambda part: part.end)
-    high = bisect_left(parts, interval.end, key=lambda part: part.start)
-    return parts[low:high]
+_NONE = _read_only(np.empty(0, np.int64))
 
 
-def _near(parts: IntervalSet, other: IntervalSet) -> tuple[Interval, ...]:
-    """Return the parts of one set that may share a moment with another."""
-    return _meeting(tuple(parts), other.bounds) if other.bounds else ()
+def _joined(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sort at least one interval by start, and join those that overlap or touch."""
+    if (starts[1:] < starts[:-1]).any():
+        order = starts.argsort(kind="stable")
+        starts, ends = starts[order], ends[order]
+    reach = np.maximum.accumulate(ends)
+    begins = np.ones(len(starts) + 1, dtype=bool)
+    begins[1:-1] = starts[1:] > reach[:-1]
+    return starts[begins[:-1]], reach[begins[1:]]
 
 
-def _shared(left: tuple[Interval, ...], right: tuple[Interval, ...]) -> Iterator[Interval]:
+# Of a few intervals loops over pairs are several times faster than operations on whole arrays.
+
+
+def _joined_pairs(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(pairs):
+        if not joined or start > joined[-1][1]:
+            joined.append((start, end))
+        elif end > joined[-1][1]:
+            joined[-1] = (joined[-1][0], end)
+    return joined
+
+
+def _common_pairs(
+    left: Sequence[tuple[int, int]], right: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    common = []
     i = j = 0
     while i < len(left) and j < len(right):
-        if shared := left[i].intersection(right[j]):
-            yield shared
-        if left[i].end <= right[j].end:
+        start, end = max(left[i][0], right[j][0]), min(left[i][1], right[j][1])
+        if start < end:
+            common.append((start, end))
+        if left[i][1] <= right[j][1]:
             i += 1
         else:
             j += 1
-
-
-def _remaining(left: tuple[Interval, ...], right: tuple[Interval, ...]) -> Iterator[Interval]:
-    j = 0
-    for part in left:
-        start = part.start
-        while j < len(right) and right[j].end <= start:
-            j += 1
-        k = j
-        while k < len(right) and right[k].start < part.end:
-            if before := between(start, right[k].start):
-                yield before
-            start = max(start, right[k].end)
-            k += 1
-        if rest := between(start, part.end):
-            yield rest
+    return common

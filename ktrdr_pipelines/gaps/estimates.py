@@ -347,8 +347,8 @@ def _cost(
     spans = session_grid(calendar, timeframe)
 
     def bars_in(part: IntervalSet) -> int:
-        pieces = shared(IntervalSet(part), spans.spans)
-        return int(np.sum(spans.bars_in(IntervalArrays(pieces.starts, pieces.ends))))
+        pieces = part.within(spans.starts, spans.ends)
+        return int(np.sum(spans.bars_in(pieces.starts, pieces.ends)))
 
     chunks = plan(need)
     newest = [chunk.interval for chunk in chunks if chunk.now_until is not None]

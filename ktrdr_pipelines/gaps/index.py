@@ -75,7 +75,7 @@ class SeriesGaps:
     gaps: tuple[Gap, ...] = ()
     waiting: IntervalSet = field(default_factory=IntervalSet)
     rows: int = 0
-    covered: IntervalArrays = field(default_factory=no_intervals, compare=False, repr=False)
+    covered: IntervalSet = field(default_factory=IntervalSet, compare=False, repr=False)
     covered_until: datetime | None = None
     first: date | None = None
     last: date | None = None

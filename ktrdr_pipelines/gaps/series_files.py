@@ -51,7 +51,7 @@ class SeriesFiles:
 
     prints: _Prints
     calendar: SessionCalendar
-    bars: IntervalArrays
+    bars: IntervalSet
     proofs: tuple[Emptiness, ...]
     rows: int
     contract_id: int | None
@@ -60,15 +60,13 @@ class SeriesFiles:
     oldest_bar: int | None
     sparse_sessions: tuple[tuple[int, date, int], ...]
 
-    def covered(self, now: datetime) -> IntervalArrays:
+    def covered(self, now: datetime) -> IntervalSet:
         """Return what is covered at ``now``, with bars or as confirmed empty."""
         if not self.proofs:
             return self.bars
-        valid = self.empty(now)
-        both = (np.concatenate(pair) for pair in zip(self.bars, valid, strict=True))
-        return joined(np.stack(list(both), axis=1))
+        return self.bars | self.empty(now)
 
-    def empty(self, now: datetime) -> IntervalArrays:
+    def empty(self, now: datetime) -> IntervalSet:
         """Return what is confirmed empty by a proof that is valid at ``now``."""
         valid = (proof.valid_part(now) for proof in self.proofs)
         return IntervalSet(part for part in valid if part)
@@ -187,7 +185,7 @@ def _files_in(folder: Path) -> Iterator[tuple[str, Fingerprint]]:
                     yield entry.name, Fingerprint(info.st_size, info.st_mtime_ns, info.st_ino)
 
 
-def _coverage(rows: Iterable[IndexedFile]) -> tuple[IntervalArrays, tuple[Emptiness, ...]]:
+def _coverage(rows: Iterable[IndexedFile]) -> tuple[IntervalSet, tuple[Emptiness, ...]]:
     """Join the coverage of a series' files; no two of them cover the same interval."""
     bounds: list[list[int]] = []
     proofs: list[Emptiness] = []
@@ -196,7 +194,8 @@ def _coverage(rows: Iterable[IndexedFile]) -> tuple[IntervalArrays, tuple[Emptin
         bounds += fields["bars"]
         if fields["empty"] or "proofs" in fields:
             proofs += row.coverage.empty
-    return joined(np.array(bounds, dtype=np.int64).reshape(-1, 2)), tuple(proofs)
+    starts, ends = np.array(bounds, dtype=np.int64).reshape(-1, 2).T
+    return IntervalSet.from_arrays(starts, ends), tuple(proofs)
 
 
 def _sessions(
@@ -221,7 +220,7 @@ def _start_of(spans: SessionGrid, calendar: SessionCalendar, day: np.datetime64)
 
 def _sparse_sessions(
     spans: SessionGrid,
-    covered: IntervalArrays,
+    covered: IntervalSet,
     days: np.ndarray,
     counts: np.ndarray,
     *,
@@ -236,7 +235,9 @@ def _sparse_sessions(
     if np.array_equal(have, part.bars):
         return ()
     traded_bars = have_bars(part, days, traded())
-    positions = sparse_indexes(part.bars, have, is_covered(part.spans, covered), traded_bars)
+    positions = sparse_indexes(
+        part.bars, have, covered.covers_each(part.starts, part.ends), traded_bars
+    )
     return tuple(
         (int(position) + low, part.days[position].item(), int(have[position]))
         for position in positions

@@ -9,19 +9,19 @@ from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 
-from ktrdr_pipelines.domain.bars import micros, moment
+from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, interval_between
 from ktrdr_pipelines.domain.instruments import Series
-from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.gaps import (
     Cause,
     Claimed,
     GapReason,
     SeriesStatus,
-    bar_lag,
     closed_count,
     first_interval_of,
+    missing,
 )
 from ktrdr_pipelines.domain.planning.jobs import first_timestamp
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
@@ -42,8 +42,6 @@ _REASONS = {
     AttemptKind.UNKNOWN: GapReason.FAILED,
 }
 _WEEKS = timedelta(days=14)
-_SHORTEST_US = 1_000_000
-"""Shorter than any bar: the last instant of a session is due only once its bars are final."""
 _EVER = datetime(1900, 1, 1, tzinfo=UTC)
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
@@ -164,22 +162,12 @@ def last_timestamp(series: Series, calendar: SessionCalendar) -> int | None:
 
 
 def waiting_of(
-    spans: SessionGrid, covered: IntervalArrays, now: datetime, *, until: int | None = None
+    grid: SessionGrid, covered: IntervalSet, now: datetime, *, until: int | None = None
 ) -> IntervalSet:
     """Return the part of open sessions that is due and not covered; after ``until`` nothing is."""
-    if spans.trading is None:
+    first = closed_count(grid, now) if grid.timeframe.is_intraday else len(grid)
+    end = micros(now) if until is None else min(micros(now), until)
+    if first == len(grid) or end <= grid.starts[first]:
         return IntervalSet()
-    until = min(micros(now - bar_lag()), EVER_US if until is None else until)
-    low = closed_count(spans, now)
-    high = int(np.searchsorted(spans.starts, until, side="left"))
-    if low >= high or (len(covered.ends) and covered.ends[-1] >= until):
-        return IntervalSet()
-    ends = np.minimum(spans.ends[low:high], until)
-    pieces = without(IntervalArrays(spans.starts[low:high], ends), covered)
-    length = spans.timeframe.seconds * 1_000_000
-    parts = (
-        between(moment(int(start)), moment(int(end)))
-        for start, end in zip(pieces.starts, pieces.ends, strict=True)
-        if (end < until and end - start >= _SHORTEST_US) or end - start >= length
-    )
-    return IntervalSet(part for part in parts if isinstance(part, Interval))
+    wanted = IntervalSet.from_arrays(grid.starts[first : first + 1], np.array([end]))
+    return missing(grid, wanted, covered, now).intervals

@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from ktrdr_pipelines.domain.bars import timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.session_grid import session_grid
+from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, session_grid
 from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.gaps import Completeness
 from ktrdr_pipelines.domain.plausibility import Finding, explained
 from ktrdr_pipelines.errors import StoreError
@@ -191,16 +192,16 @@ def _count(
     keys = timestamps(bars)
     calendar = index.calendars.of(series.instrument)
     content.bars += len(keys)
-    content.outside += _outside(keys, session_grid(calendar, series.timeframe).spans)
+    content.outside += _outside(keys, session_grid(calendar, series.timeframe))
     content.uncovered += _outside(keys, footer.coverage.bars)
     content.digest.add(bars)
 
 
-def _outside(keys: np.ndarray, intervals: IntervalArrays) -> int:
+def _outside(keys: np.ndarray, intervals: SessionGrid | IntervalSet) -> int:
     """Return the number of timestamps that lie in no interval."""
-    if not len(intervals.starts):
+    if not len(intervals):
         return len(keys)
-    position = np.searchsorted(intervals.starts, keys, side="right") - 1
+    position = intervals.starts.searchsorted(keys, side="right") - 1
     inside = (position >= 0) & (keys < intervals.ends[np.maximum(position, 0)])
     return int(np.count_nonzero(~inside))
 

@@ -156,7 +156,7 @@ def _without_bars(found: "SeriesGaps", spans: SessionGrid, started: int) -> Wind
     """Return why a window lacks nothing and has no bars: it is covered, or its data begin later."""
     until = micros(found.expected_from) if found.expected_from is not None else started
     early = (spans.ends > started) & (spans.ends <= until)
-    is_open = early & ~is_covered(spans.spans, found.covered)
+    is_open = early & ~found.covered.covers_each(spans.starts, spans.ends)
     return WindowState.BEFORE_LISTING if is_open.any() else WindowState.EMPTY
 
 

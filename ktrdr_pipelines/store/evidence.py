@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from ktrdr_pipelines.domain.bars import micros, moment, timestamps, without_flat
-from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, days_inside, monday_of
+from ktrdr_pipelines.domain.calendars.session_grid import Span, days_inside, session_grid
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, monday_of
 from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.empty_ranges import (
@@ -319,7 +319,7 @@ class Evidence:
             rows = self._store.rows_per_session(series)
         days = np.array(list(rows), "datetime64[D]")
         have = have_bars(spans, days, np.array(list(rows.values()), np.int64))
-        known_empty = is_covered(spans.spans, IntervalSet(empty)) & (have == 0)
+        known_empty = empty.covers_each(spans.starts, spans.ends) & (have == 0)
         missing = np.zeros(len(spans), dtype=bool)
         positions = [
             int(np.searchsorted(spans.starts, micros(one.interval.start))) for one in whole

@@ -1,6 +1,10 @@
-"""The gaps of a series over arrays of spans: the same as one by one, with causes and counts."""
+"""The gaps of a series: what each bar lacks, one by one, with causes and counts."""
 
 from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from itertools import groupby
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ from hypothesis import strategies as st
 from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.session_grid import session_grid
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight, monday_of
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.gaps import (
     Cause,
@@ -21,12 +25,15 @@ from ktrdr_pipelines.domain.planning.gaps import (
     completeness,
     due_gaps,
     find_gaps,
-    is_closed,
+    missing,
 )
 from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.gaps.series_status import waiting_of
 
 FIRST, LAST = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 5, 1, tzinfo=UTC)
 HOURS = int((LAST - FIRST) / timedelta(hours=1))
+FAR_BEFORE, FAR_AFTER = datetime(1960, 1, 1, tzinfo=UTC), datetime(2055, 1, 1, tzinfo=UTC)
+INSTANT = timedelta(microseconds=1)
 KEYS = ("XNYS.RTH", "XNYS.ETH", "FX")
 
 
@@ -39,26 +46,164 @@ intervals = st.tuples(st.integers(0, HOURS), st.integers(0, HOURS)).map(_stretch
 sets = st.lists(intervals, max_size=6).map(IntervalSet)
 
 
-@settings(deadline=None, max_examples=80)
-@given(st.sampled_from(KEYS), st.sampled_from(Timeframe), sets, st.integers(0, HOURS), st.data())
-def test_arrays_find_what_spans_find(
-    key: str, timeframe: Timeframe, covered: IntervalSet, hour: int, data: st.DataObject
+# --- bar by bar ---------------------------------------------------------------------------------
+
+
+class State(StrEnum):
+    """What is covered of one bar; the last instant of a session stays open until it is final."""
+
+    COVERED = "covered"
+    MISSING = "missing"
+    LAST_INSTANT = "last instant"
+
+
+class Bar(NamedTuple):
+    """One bar that a session should have, or a day or week, and what is covered of it."""
+
+    session: int
+    interval: Interval
+    closes_at: datetime
+    state: State = State.COVERED
+
+
+def _bars(calendar: SessionCalendar, timeframe: Timeframe, first: date, end: date) -> list[Bar]:
+    """List the bars of session dates, one by one, by the local clock."""
+    bars: list[Bar] = []
+    weeks: dict[date, Bar] = {}
+    for number, session in enumerate(calendar.sessions(first, end)):
+        if timeframe is Timeframe.W1:
+            start = midnight(monday_of(session.day))
+            week = Interval(start, start + timeframe.length)
+            weeks[monday_of(session.day)] = Bar(len(weeks), week, session.closes_at)
+            continue
+        if timeframe is Timeframe.D1:
+            day = Interval(midnight(session.day), midnight(session.day) + timeframe.length)
+            bars.append(Bar(number, day, session.closes_at))
+            continue
+        offset = session.opens_at.astimezone(ZoneInfo(calendar.zone)).utcoffset() or timedelta(0)
+        start = session.opens_at
+        while start < session.closes_at:
+            beyond = (start + offset - FIRST) % timeframe.length
+            stop = min(start + timeframe.length - beyond, session.closes_at)
+            bars.append(Bar(number, Interval(start, stop), session.closes_at))
+            start = stop
+    if timeframe is not Timeframe.W1:
+        return bars
+    return [bar._replace(session=number) for number, bar in enumerate(weeks.values())]
+
+
+def _missing(
+    bars: list[Bar], timeframe: Timeframe, now: datetime
+) -> tuple[list[Interval], list[Interval]]:
+    """List what is missing of closed and of open sessions, session by session, bar by bar."""
+    closed: list[Interval] = []
+    still_open: list[Interval] = []
+    for _, group in groupby(bars, key=lambda bar: bar.session):
+        session = list(group)
+        end = session[-1].interval.end
+        if session[0].closes_at + timedelta(minutes=30) <= now:
+            closed += _uncovered(session, end)
+        elif timeframe.is_intraday:
+            until = min(end, now - timedelta(seconds=5))
+            pieces = _uncovered(session, until)
+            shortest = timeframe.length if until < end else timedelta(seconds=1)
+            if pieces and pieces[-1].end == until and pieces[-1].length < shortest:
+                pieces.pop()
+            still_open += pieces
+    return closed, still_open
+
+
+def _uncovered(session: list[Bar], until: datetime) -> list[Interval]:
+    pieces: list[Interval] = []
+    for bar in session:
+        start, end = bar.interval.start, min(bar.interval.end, until)
+        if bar.state is State.LAST_INSTANT:
+            start = bar.interval.end - INSTANT
+        if bar.state is State.COVERED or start >= end:
+            continue
+        if pieces and pieces[-1].end == start:
+            start = pieces.pop().start
+        pieces.append(Interval(start, end))
+    return pieces
+
+
+@st.composite
+def _sessions(draw: st.DrawFn) -> tuple[SessionCalendar, Timeframe, list[Bar], datetime]:
+    """Make some sessions with bars that are covered or not, and a moment in or around them."""
+    key, timeframe = draw(st.sampled_from([*KEYS, "CRYPTO"])), draw(st.sampled_from(Timeframe))
+    calendar = calendar_named(key)
+    days = draw(st.integers(1, 4 if timeframe.is_intraday else 40))
+    first = date(2024, 3, 4) + timedelta(days=draw(st.integers(0, 60)))
+    if draw(st.booleans()):
+        calendar = calendar.until(first + timedelta(days=draw(st.integers(1, 70))))
+    bars = _bars(calendar, timeframe, first, first + timedelta(days=days))
+    rng = draw(st.randoms(use_true_random=False))
+    share = draw(st.sampled_from([0.0, 0.02, 0.5, 1.0]))
+    for position, bar in enumerate(bars):
+        is_last = position + 1 == len(bars) or bars[position + 1].session != bar.session
+        state = State.MISSING if rng.random() < share else State.COVERED
+        if is_last and timeframe.is_intraday and rng.random() < 0.5:
+            state = State.LAST_INSTANT
+        bars[position] = bar._replace(state=state)
+    near = rng.choice(bars).closes_at if bars else midnight(first)
+    seconds = st.one_of(st.sampled_from([0, 4, 5, 6, 65, 1799, 1800]), st.integers(-90_000, 90_000))
+    return calendar, timeframe, bars, near + timedelta(seconds=draw(seconds))
+
+
+@settings(deadline=None, max_examples=300)
+@given(_sessions())
+def test_what_is_missing_is_what_each_bar_lacks(
+    case: tuple[SessionCalendar, Timeframe, list[Bar], datetime],
 ) -> None:
-    """All at once or one by one: the missing intervals of closed sessions are the same."""
-    calendar, now = calendar_named(key), FIRST + timedelta(hours=hour)
-    spans = session_grid(calendar, timeframe).spans_in(Interval(FIRST, LAST))
-    start = data.draw(st.sampled_from(spans)).interval.start
-    gaps = find_gaps(
-        session_grid(calendar, timeframe), SeriesStatus(IntervalSet(covered), micros(start)), now
+    """Loads, the index and its counts have what is found bar by bar.
+
+    Every bar that should exist and is not covered is missing; nothing that is covered is, nor what
+    is not over yet.
+    """
+    calendar, timeframe, bars, now = case
+    closed, still_open = _missing(bars, timeframe, now)
+    grid = session_grid(calendar, timeframe)
+    wanted = IntervalSet(bar.interval for bar in bars)
+    lacking = {State.MISSING: lambda one: one, State.LAST_INSTANT: _last_instant}
+    covered = wanted - IntervalSet(
+        lacking[bar.state](bar.interval) for bar in bars if bar.state in lacking
     )
-    wanted = IntervalSet([Interval(start, LAST)])
-    due = due_gaps(calendar, timeframe, wanted=wanted, covered=covered, now=now)
-    closed = IntervalSet(s.interval for s in spans if is_closed(s, now))
-    expected = IntervalSet(s.interval for s in spans)
-    found = IntervalSet(gap.interval for gap in gaps)
-    assert found & expected == due & closed
-    assert all(gap.bars > 0 and gap.sessions > 0 for gap in gaps)
-    assert all(gap.reason is GapReason.MISSING for gap in gaps)
+    everything = IntervalSet([*closed, *still_open])
+    assert due_gaps(calendar, timeframe, wanted=wanted, covered=covered, now=now) == everything
+    pieces = missing(grid, wanted, covered, now)
+    assert [moment(int(at)) for at in pieces.starts] == [
+        one.start for one in (*closed, *still_open)
+    ]
+    if not bars:
+        return
+    first, end = bars[0].interval.start, bars[-1].interval.end
+    outside = IntervalSet([Interval(FAR_BEFORE, first), Interval(end, FAR_AFTER)])
+    status = SeriesStatus(covered | outside, micros(first), wanted_to=micros(end))
+    gaps = find_gaps(grid, status, now)
+    assert IntervalSet(gap.interval for gap in gaps) & wanted == IntervalSet(closed)
+    whole = [bar for bar in bars if bar.closes_at + timedelta(minutes=30) <= now]
+    lacks = [bar for bar in whole if bar.state is not State.COVERED]
+    assert sum(gap.bars for gap in gaps) == len(lacks)
+    counts = completeness(grid, status, have=np.zeros(len(grid)), empty=IntervalSet(), now=now)
+    assert int(counts.unexplained.sum()) == len(lacks)
+    met = (grid.starts >= micros(first)) & (grid.starts < micros(end))
+    assert int(counts.expected[met].sum()) == len(whole)
+    if now >= first:
+        assert waiting_of(grid, covered | outside, now) == IntervalSet(still_open)
+
+
+def _last_instant(interval: Interval) -> Interval:
+    return Interval(interval.end - INSTANT, interval.end)
+
+
+def test_an_earlier_part_of_an_open_session_waits_though_its_newest_bars_are_covered() -> None:
+    """What a load lost at noon is not forgotten because it covered the rest up to now."""
+    calendar, now = calendar_named("XNYS.RTH"), _at("2024-01-09T20:00")
+    lost = Interval(_at("2024-01-09T16:00"), _at("2024-01-09T17:00"))
+    covered = IntervalSet([Interval(FIRST, now)]) - IntervalSet([lost])
+    grid = session_grid(calendar, Timeframe.M1)
+    assert waiting_of(grid, covered, now) == IntervalSet([lost])
+    assert find_gaps(grid, SeriesStatus(covered, micros(FIRST)), now) == ()
 
 
 def _gaps(

@@ -1,13 +1,17 @@
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from random import Random
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between, utc
+from ktrdr_pipelines.domain.bars import micros
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between, overlaps, utc
 
 ORIGIN = datetime(2024, 3, 10, tzinfo=UTC)
 MOST = 40
@@ -170,3 +174,205 @@ def test_intervals_read_as_half_open_text() -> None:
 def test_a_set_differs_from_other_things() -> None:
     """Comparing with something else is no error and never true."""
     assert IntervalSet() != ()
+
+
+# --- the same as a tuple of intervals, for few and for many -------------------------------------
+
+
+class TupleSet:
+    """The model: a set of moments as a tuple of intervals, each operation one by one."""
+
+    def __init__(self, parts: Iterable[Interval] = ()) -> None:
+        self._parts = _joined(parts)
+
+    def __iter__(self) -> Iterator[Interval]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TupleSet) and self._parts == other._parts
+
+    def __hash__(self) -> int:
+        return hash(self._parts)
+
+    def __repr__(self) -> str:
+        return f"TupleSet({', '.join(map(str, self._parts))})"
+
+    def __or__(self, other: "TupleSet") -> "TupleSet":
+        large, small = (self, other) if len(self) >= len(other) else (other, self)
+        if small.bounds is None:
+            return large
+        low = bisect_left(large._parts, small.bounds.start, key=lambda part: part.end)
+        high = bisect_right(large._parts, small.bounds.end, key=lambda part: part.start)
+        joined = _joined((*large._parts[low:high], *small._parts))
+        # These parts are sorted and disjoint already: they need no second look.
+        made = TupleSet()
+        made._parts = (*large._parts[:low], *joined, *large._parts[high:])
+        return made
+
+    def __and__(self, other: "TupleSet") -> "TupleSet":
+        return TupleSet(_shared(_near(self, other), _near(other, self)))
+
+    def __sub__(self, other: "TupleSet") -> "TupleSet":
+        return TupleSet(_remaining(self._parts, _near(other, self)))
+
+    def __contains__(self, moment: datetime) -> bool:
+        position = bisect_right(self._parts, moment, key=lambda part: part.start)
+        return position > 0 and moment in self._parts[position - 1]
+
+    def covers(self, interval: Interval) -> bool:
+        """Return whether an interval lies wholly inside the set."""
+        position = bisect_right(self._parts, interval.start, key=lambda part: part.start)
+        return position > 0 and self._parts[position - 1].covers(interval)
+
+    def clip(self, interval: Interval) -> "TupleSet":
+        """Return the part inside an interval."""
+        return TupleSet(_shared(_meeting(self._parts, interval), (interval,)))
+
+    @property
+    def bounds(self) -> Interval | None:
+        """The smallest interval around the set, or None if it is empty."""
+        return Interval(self._parts[0].start, self._parts[-1].end) if self._parts else None
+
+    @property
+    def length(self) -> timedelta:
+        """The sum of all durations."""
+        return sum((part.length for part in self._parts), timedelta(0))
+
+
+def _joined(parts: Iterable[Interval]) -> tuple[Interval, ...]:
+    joined: list[Interval] = []
+    for part in sorted(parts):
+        if joined and part.start <= joined[-1].end:
+            if part.end > joined[-1].end:
+                joined[-1] = Interval(joined[-1].start, part.end)
+        else:
+            joined.append(part)
+    return tuple(joined)
+
+
+def _meeting(parts: tuple[Interval, ...], interval: Interval) -> tuple[Interval, ...]:
+    """Return the parts that share a moment with an interval, found by bisection."""
+    low = bisect_right(parts, interval.start, key=lambda part: part.end)
+    high = bisect_left(parts, interval.end, key=lambda part: part.start)
+    return parts[low:high]
+
+
+def _near(parts: TupleSet, other: TupleSet) -> tuple[Interval, ...]:
+    """Return the parts of one set that may share a moment with another."""
+    return _meeting(tuple(parts), other.bounds) if other.bounds else ()
+
+
+def _shared(left: tuple[Interval, ...], right: tuple[Interval, ...]) -> Iterator[Interval]:
+    i = j = 0
+    while i < len(left) and j < len(right):
+        if shared := left[i].intersection(right[j]):
+            yield shared
+        if left[i].end <= right[j].end:
+            i += 1
+        else:
+            j += 1
+
+
+def _remaining(left: tuple[Interval, ...], right: tuple[Interval, ...]) -> Iterator[Interval]:
+    j = 0
+    for part in left:
+        start = part.start
+        while j < len(right) and right[j].end <= start:
+            j += 1
+        k = j
+        while k < len(right) and right[k].start < part.end:
+            if before := between(start, right[k].start):
+                yield before
+            start = max(start, right[k].end)
+            k += 1
+        if rest := between(start, part.end):
+            yield rest
+
+
+YEAR = 4 * 365
+
+
+@st.composite
+def many(draw: st.DrawFn) -> list[Interval]:
+    """Make up to two hundred intervals over a year, some overlapping, some touching."""
+    rng = draw(st.randoms(use_true_random=False))
+    count, longest = draw(st.sampled_from([0, 1, 2, 3, 30, 70, 200])), draw(st.integers(1, 40))
+    starts = [rng.randrange(YEAR) for _ in range(count)]
+    return [span(start, start + rng.randint(1, longest)) for start in starts]
+
+
+@given(many(), many(), st.integers(0, YEAR), st.integers(1, YEAR))
+def test_arrays_do_what_a_tuple_does(
+    a: list[Interval], b: list[Interval], start: int, length: int
+) -> None:
+    """Every operation has the model's result, however many intervals there are."""
+    left, right, model, other = IntervalSet(a), IntervalSet(b), TupleSet(a), TupleSet(b)
+    part = span(start, start + length)
+    assert list(left) == list(model)
+    assert list(left | right) == list(model | other)
+    assert list(left & right) == list(model & other)
+    assert list(left - right) == list(model - other)
+    assert list(left.clip(part)) == list(model.clip(part))
+    assert left.covers(part) is model.covers(part)
+    assert (part.start in left) is (part.start in model)
+    assert left.bounds == model.bounds
+    assert left.length == model.length
+    assert len(left) == len(model)
+    assert (left == right) is (model == other)
+    assert repr(left) == repr(model).replace("TupleSet", "IntervalSet")
+
+
+@given(many(), many())
+def test_intervals_given_as_arrays_are_the_same_set(a: list[Interval], b: list[Interval]) -> None:
+    """In any order, overlapping or not; and a set's own arrays make it again."""
+    found = IntervalSet(a)
+    bounds = np.array([(micros(one.start), micros(one.end)) for one in a], np.int64).reshape(-1, 2)
+    assert IntervalSet.from_arrays(bounds[:, 0], bounds[:, 1]) == found
+    assert IntervalSet.from_arrays(found.starts, found.ends) == found
+    assert hash(found | IntervalSet(b)) == hash(IntervalSet([*b, *a]))
+
+
+@given(many(), st.lists(st.integers(0, YEAR), min_size=2, unique=True))
+def test_many_intervals_meet_a_set_as_each_does(a: list[Interval], limits: list[int]) -> None:
+    """What lies inside and outside of a set, piece by piece; the pieces may touch."""
+    found, model = IntervalSet(a), TupleSet(a)
+    pieces = [span(low, high) for low, high in pairwise(sorted(limits))][:: len(a) % 2 + 1]
+    starts, ends = (
+        np.array([micros(moment) for moment in side], np.int64)
+        for side in ([one.start for one in pieces], [one.end for one in pieces])
+    )
+    assert found.covers_each(starts, ends).tolist() == [model.covers(one) for one in pieces]
+    for overlap, each in (
+        (found.within(starts, ends), [model.clip(one) for one in pieces]),
+        (found.outside(starts, ends), [TupleSet([one]) - model for one in pieces]),
+        (overlaps(starts, ends, found.starts, found.ends), [model.clip(one) for one in pieces]),
+    ):
+        wanted = [
+            (position, micros(part.start), micros(part.end))
+            for position, parts in enumerate(each)
+            for part in parts
+        ]
+        arrays = (overlap.left, overlap.starts, overlap.ends)
+        assert list(zip(*(one.tolist() for one in arrays), strict=True)) == wanted
+
+
+def test_a_set_cannot_be_changed_through_its_arrays() -> None:
+    """They are read-only, and so are those of sets made from them."""
+    found = IntervalSet([span(0, 5), span(9, 12)])
+    for made in (found, found | IntervalSet([span(20, 21)]), found.clip(span(1, 10))):
+        with pytest.raises(ValueError, match="read-only"):
+            made.starts[0] = 0
+        with pytest.raises(ValueError, match="read-only"):
+            made.ends[0] = 0
+
+
+def test_the_last_moment_is_exact() -> None:
+    """No microsecond is rounded away, however far from 1970."""
+    ever = Interval(datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+    assert list(IntervalSet([ever])) == [ever]

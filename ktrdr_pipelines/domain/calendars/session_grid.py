@@ -1,160 +1,164 @@
-"""Expected spans and bars of a calendar and timeframe as arrays, for years at once.
+"""The session grid: the spans of time in which a calendar and timeframe are expected to have bars.
 
-The spans are those that ``domain.calendars.sessions.expected_spans`` returns one by one. Sets of
-intervals are arrays too: two int64 arrays of one length, starts and ends, ascending and disjoint,
-in microseconds since 1970 UTC.
+There are two axes of time. Real time tells when a session opens and closes. *Bar timestamps* are
+real time for intraday bars; for 1d a session is ``[midnight UTC of its date, next midnight)``, for
+1w a week is ``[Monday, next Monday)``. Coverage, gaps and chunks are intervals of bar timestamps; a
+span connects such an interval to the real open and close.
 
-Not here: sets of a few intervals (``domain.intervals``).
+A grid holds all spans of a calendar as arrays, so that decades of a series take a millisecond, and
+gives single ones as ``Span``. All array times are int64 microseconds since 1970 UTC.
+
+Not here: sessions and their calendars (``domain.calendars.sessions``), which of the expected bars
+are missing (``domain.planning.gaps``).
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import date, datetime
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ktrdr_pipelines.domain.bars import micros
+from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
-from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, overlaps
 from ktrdr_pipelines.domain.timeframes import Timeframe
-
-EVER_US = 1 << 62
-"""Farther away from 1970, in microseconds, than any moment that occurs."""
-
-_FEW = 64
-"""Number of intervals up to which marking one by one is cheaper than looking up each span."""
-
-
-class IntervalArrays(NamedTuple):
-    """Disjoint intervals ``[start, end)``, ascending."""
-
-    starts: np.ndarray
-    ends: np.ndarray
-
-
-class Overlaps(NamedTuple):
-    """Where the intervals of two sets overlap: indexes in each, and the shared part."""
-
-    left: np.ndarray
-    right: np.ndarray
-    starts: np.ndarray
-    ends: np.ndarray
-
-
-def no_intervals() -> IntervalArrays:
-    """Return an empty set."""
-    return IntervalArrays(np.empty(0, np.int64), np.empty(0, np.int64))
-
-
-def interval_arrays(intervals: Iterable[Interval]) -> IntervalArrays:
-    """Return the set of some intervals, given in any order."""
-    bounds = [(micros(one.start), micros(one.end)) for one in intervals]
-    return joined(np.array(bounds, dtype=np.int64).reshape(-1, 2))
-
-
-def joined(bounds: np.ndarray) -> IntervalArrays:
-    """Return the set of pairs in any order, shape ``(n, 2)``; those that overlap or touch merge."""
-    if len(bounds) < 2:
-        return IntervalArrays(bounds[:, 0], bounds[:, 1])
-    bounds = bounds[np.argsort(bounds[:, 0], kind="stable")]
-    reach = np.maximum.accumulate(bounds[:, 1])
-    begins = np.append(True, bounds[1:, 0] > reach[:-1])
-    ends = np.append(begins[1:], True)
-    return IntervalArrays(bounds[begins, 0], reach[ends])
-
-
-def without(whole: IntervalArrays, taken: IntervalArrays) -> Overlaps:
-    """Return the difference of two sets; ``left`` tells which interval each rest is a part of."""
-    rest = IntervalArrays(np.append(-EVER_US, taken.ends), np.append(taken.starts, EVER_US))
-    return shared(whole, rest)
-
-
-def shared(left: IntervalArrays, right: IntervalArrays) -> Overlaps:
-    """Return where two sets overlap, ascending."""
-    low = np.searchsorted(right.ends, left.starts, side="right")
-    high = np.searchsorted(right.starts, left.ends, side="left")
-    counts = np.maximum(high - low, 0)
-    a = np.repeat(np.arange(len(counts)), counts)
-    before = np.repeat(np.cumsum(counts) - counts, counts)
-    b = np.repeat(low, counts) + np.arange(len(a)) - before
-    starts = np.maximum(left.starts[a], right.starts[b])
-    ends = np.minimum(left.ends[a], right.ends[b])
-    real = starts < ends
-    return Overlaps(a[real], b[real], starts[real], ends[real])
-
-
-def is_covered(spans: IntervalArrays, by: IntervalArrays) -> np.ndarray:
-    """Return for each span whether it lies wholly inside one interval."""
-    inside = np.zeros(len(spans.starts), dtype=bool)
-    if len(by.starts) < _FEW:
-        low = spans.starts.searchsorted(by.starts, side="left")
-        high = spans.ends.searchsorted(by.ends, side="right")
-        for first, end in zip(low.tolist(), high.tolist(), strict=True):
-            inside[first:end] = True
-        return inside
-    position = by.starts.searchsorted(spans.starts, side="right") - 1
-    return np.asarray((position >= 0) & (by.ends[np.maximum(position, 0)] >= spans.ends))
-
 
 _DAY_US = 86_400_000_000
 _MOST_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Trading:
-    """The parts of sessions in which trading takes place: sessions without their breaks.
+class Span:
+    """An interval of timestamps in which bars are expected, and its open and close in real time.
 
-    ``offsets`` is how far local clocks are ahead of UTC; ``length`` is that of a bar; all in
-    microseconds.
+    ``sessions`` is the number of sessions inside: 1, or for a week the sessions of that week.
+    ``ends_late`` is when its bars are whole at the latest, where that is after the close.
     """
 
-    parts: IntervalArrays
-    offsets: np.ndarray
-    length: int
+    interval: Interval
+    opens_at: datetime
+    closes_at: datetime
+    sessions: int = 1
+    ends_late: datetime | None = None
 
-    def bars(self, pieces: IntervalArrays) -> np.ndarray:
-        """Return how many bars begin in each piece: at a part's start, then by the local clock."""
-        meet = shared(pieces, self.parts)
-        first = self.parts.starts[meet.right]
-        counts = self._before(meet.right, first, meet.ends) - self._before(
-            meet.right, first, meet.starts
-        )
-        found: np.ndarray = np.bincount(meet.left, weights=counts, minlength=len(pieces.starts))
-        return np.asarray(found.astype(np.int64))
-
-    def _before(self, position: np.ndarray, first: np.ndarray, until: np.ndarray) -> np.ndarray:
-        """Return how many bars of parts begin before a moment."""
-        offset = self.offsets[position]
-        marks = -(-(until + offset) // self.length) - (first + offset) // self.length
-        return np.asarray(np.where(until > first, marks, 0))
+    @property
+    def over_at(self) -> datetime:
+        """When its bars are whole: at the close, or later where bars may be of UTC days."""
+        return self.ends_late or self.closes_at
 
 
 @dataclass(frozen=True, slots=True)
-class SpanArrays:
-    """Expected spans, oldest first, one element each; times in microseconds since 1970 UTC.
+class Trading:
+    """The parts of sessions in which trading takes place: sessions without their breaks.
 
-    ``spans`` are by bar timestamp, ``closes`` is when they are over in real time; ``days`` is the
-    session date (1w: the Monday); ``bars`` the number of bars expected in each. ``trading`` is None
-    for days and weeks, whose spans hold one bar each.
+    ``offsets`` is how far local clocks are ahead of UTC; ``length`` is that of a bar; both in
+    microseconds.
+    """
+
+    starts: np.ndarray
+    ends: np.ndarray
+    offsets: np.ndarray
+    length: int
+
+    def bars(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Return how many bars begin in each piece: at a part's start, then by the local clock."""
+        meet = overlaps(starts, ends, self.starts, self.ends)
+        first, offset = self.starts[meet.right], self.offsets[meet.right]
+
+        def before(until: np.ndarray) -> np.ndarray:
+            """Return how many bars of parts begin before a moment."""
+            marks = -(-(until + offset) // self.length) - (first + offset) // self.length
+            return np.asarray(np.where(until > first, marks, 0))
+
+        counts = before(meet.ends) - before(meet.starts)
+        found: np.ndarray = np.bincount(meet.left, weights=counts, minlength=len(starts))
+        return np.asarray(found.astype(np.int64))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SessionGrid:
+    """Expected spans, oldest first, one element each; neighbours may touch.
+
+    ``starts`` and ``ends`` are by bar timestamp. In real time, ``opens`` and ``closes`` are those
+    of the sessions inside, and at ``over`` the bars are whole. ``days`` is the session date (1w:
+    the Monday), ``datetime64[D]``; ``sessions`` and ``bars`` the number of sessions and of bars
+    expected in each. ``trading`` is None for days and weeks, whose spans hold one bar each.
     """
 
     timeframe: Timeframe
-    spans: IntervalArrays
+    starts: np.ndarray
+    ends: np.ndarray
+    opens: np.ndarray
     closes: np.ndarray
+    over: np.ndarray
     days: np.ndarray
+    sessions: np.ndarray
     bars: np.ndarray
     trading: Trading | None
 
     def __len__(self) -> int:
-        return len(self.closes)
+        return len(self.starts)
 
-    def bars_in(self, pieces: IntervalArrays) -> np.ndarray:
+    def __iter__(self) -> Iterator[Span]:
+        columns = (self.starts, self.ends, self.opens, self.closes, self.over, self.sessions)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        for start, end, opens, closes, over, sessions in rows:
+            interval = Interval(moment(start), moment(end))
+            opens_at = interval.start if opens == start else moment(opens)
+            closes_at = interval.end if closes == end else moment(closes)
+            ends_late = moment(over) if over > closes else None
+            yield Span(interval, opens_at, closes_at, sessions, ends_late)
+
+    def slice(self, low: int, high: int) -> "SessionGrid":
+        """Return the spans of a range of indexes; nothing is copied."""
+        part = slice(low, high)
+        return SessionGrid(
+            self.timeframe,
+            self.starts[part],
+            self.ends[part],
+            self.opens[part],
+            self.closes[part],
+            self.over[part],
+            self.days[part],
+            self.sessions[part],
+            self.bars[part],
+            self.trading,
+        )
+
+    def meeting(self, interval: Interval) -> "SessionGrid":
+        """Return the spans that overlap an interval of timestamps; none is cut."""
+        low = int(self.ends.searchsorted(micros(interval.start), side="right"))
+        high = int(self.starts.searchsorted(micros(interval.end), side="left"))
+        return self.slice(low, max(low, high))
+
+    def spans_in(self, interval: Interval) -> list[Span]:
+        """Return the spans, oldest first, that overlap an interval of timestamps; none is cut."""
+        return list(self.meeting(interval))
+
+    def expected_in(self, interval: Interval) -> IntervalSet:
+        """Return the timestamps inside an interval that lie in any span."""
+        part = self.meeting(interval)
+        return IntervalSet.from_arrays(part.starts, part.ends).clip(interval)
+
+    def widened(self, intervals: IntervalSet) -> IntervalSet:
+        """Return intervals of timestamps, widened so that none of them cuts a span."""
+        if not intervals or not len(self):
+            return intervals
+        starts, ends = intervals.starts, intervals.ends
+        first = np.minimum(self.ends.searchsorted(starts, side="right"), len(self) - 1)
+        last = np.maximum(self.starts.searchsorted(ends, side="left") - 1, 0)
+        inside = (self.starts[first] <= starts) & (starts < self.ends[first])
+        starts = np.where(inside, self.starts[first], starts)
+        inside = (self.starts[last] < ends) & (ends <= self.ends[last])
+        return IntervalSet.from_arrays(starts, np.where(inside, self.ends[last], ends))
+
+    def bars_in(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Return the number of bars expected in pieces of spans, at least one in each piece."""
         if self.trading is None:
-            return np.ones(len(pieces.starts), dtype=np.int64)
-        return np.asarray(np.maximum(self.trading.bars(pieces), 1))
+            return np.ones(len(starts), dtype=np.int64)
+        return np.asarray(np.maximum(self.trading.bars(starts, ends), 1))
 
     def positions_of(self, days: np.ndarray) -> np.ndarray:
         """Return the index of the span of each session date (``datetime64[D]``), or -1 for none."""
@@ -164,49 +168,71 @@ class SpanArrays:
         position = np.minimum(np.searchsorted(self.days, keys), len(self.days) - 1)
         return np.asarray(np.where(self.days[position] == keys, position, -1))
 
-    def slice(self, low: int, high: int) -> "SpanArrays":
-        """Return the spans of a range of indexes; nothing is copied."""
-        spans = IntervalArrays(self.spans.starts[low:high], self.spans.ends[low:high])
-        days, bars = self.days[low:high], self.bars[low:high]
-        return SpanArrays(self.timeframe, spans, self.closes[low:high], days, bars, self.trading)
+
+def session_grid(calendar: SessionCalendar, timeframe: Timeframe) -> SessionGrid:
+    """Return all spans of a calendar; the grids used most recently are cached.
+
+    A calendar that was cut at a date has a part of the grid of the whole one.
+    """
+    whole = _grid(calendar.whole, timeframe)
+    return whole if calendar is calendar.whole else _cut(whole, calendar)
 
 
 @lru_cache(maxsize=_MOST_KEPT)
-def span_arrays(calendar: SessionCalendar, timeframe: Timeframe) -> SpanArrays:
-    """Return all spans of a calendar; the most recently used results are cached."""
-    days = calendar.days.astype("datetime64[D]")
+def _grid(calendar: SessionCalendar, timeframe: Timeframe) -> SessionGrid:
+    days, opens, closes = calendar.days.astype("datetime64[D]"), calendar.opens, calendar.closes
+    sessions = np.ones(len(days), np.int64)
     if timeframe.is_intraday:
-        return _intraday(calendar, timeframe, days)
-    if timeframe is Timeframe.D1:
-        return _dated(calendar, timeframe, days, calendar.closes)
-    mondays, first = np.unique(_mondays(days), return_index=True)
-    last = np.append(first[1:], len(days)) - 1
-    return _dated(calendar, timeframe, mondays, calendar.closes[last])
+        trading = _trading(calendar, timeframe)
+        bars = trading.bars(opens, closes)
+        return SessionGrid(
+            timeframe, opens, closes, opens, closes, closes, days, sessions, bars, trading
+        )
+    length = _DAY_US
+    if timeframe is Timeframe.W1:
+        days, first, sessions = np.unique(_mondays(days), return_index=True, return_counts=True)
+        opens, closes, length = opens[first], closes[first + sessions - 1], 7 * _DAY_US
+    starts = days.astype(np.int64) * _DAY_US
+    ends = starts + length
+    over = np.maximum(closes, ends) if calendar.days_may_differ else closes
+    bars = np.ones(len(days), np.int64)
+    return SessionGrid(timeframe, starts, ends, opens, closes, over, days, sessions, bars, None)
 
 
-def _intraday(calendar: SessionCalendar, timeframe: Timeframe, days: np.ndarray) -> SpanArrays:
-    spans, breaks = IntervalArrays(calendar.opens, calendar.closes), calendar.breaks
-    parts = spans
+def _trading(calendar: SessionCalendar, timeframe: Timeframe) -> Trading:
+    starts, ends, breaks = calendar.opens, calendar.closes, calendar.breaks
     if len(breaks):
-        starts = np.sort(np.append(spans.starts, breaks[:, 1]))
-        parts = IntervalArrays(starts, np.sort(np.append(spans.ends, breaks[:, 0])))
-    utc = pd.DatetimeIndex(parts.starts.astype("datetime64[us]")).tz_localize("UTC")
+        starts = np.sort(np.append(starts, breaks[:, 1]))
+        ends = np.sort(np.append(ends, breaks[:, 0]))
+    utc = pd.DatetimeIndex(starts.astype("datetime64[us]")).tz_localize("UTC")
     wall = utc.tz_convert(calendar.zone).tz_localize(None).to_numpy().astype("datetime64[us]")
-    offsets = np.asarray(wall.astype(np.int64) - parts.starts)
-    trading = Trading(parts, offsets, timeframe.seconds * 1_000_000)
-    return SpanArrays(timeframe, spans, calendar.closes, days, trading.bars(spans), trading)
+    offsets = np.asarray(wall.astype(np.int64) - starts)
+    return Trading(starts, ends, offsets, timeframe.seconds * 1_000_000)
 
 
-def _dated(
-    calendar: SessionCalendar, timeframe: Timeframe, first: np.ndarray, closes: np.ndarray
-) -> SpanArrays:
-    starts = first.astype(np.int64) * _DAY_US
-    spans = IntervalArrays(starts, starts + (1 if timeframe is Timeframe.D1 else 7) * _DAY_US)
-    if calendar.days_may_differ:
-        closes = np.maximum(closes, spans.ends)
-    return SpanArrays(timeframe, spans, closes, first, np.ones(len(first), np.int64), None)
+def _cut(whole: SessionGrid, calendar: SessionCalendar) -> SessionGrid:
+    """Return the spans of the first sessions of a whole calendar; its last week may be shorter."""
+    count = len(calendar.days)
+    if whole.timeframe is not Timeframe.W1 or not count:
+        return whole.slice(0, count)
+    monday = _mondays(calendar.days[-1:].astype("datetime64[D]"))
+    weeks = int(whole.days.searchsorted(monday[0])) + 1
+    cut = whole.slice(0, weeks)
+    left = count - int(cut.sessions[:-1].sum())
+    if left == cut.sessions[-1]:
+        return cut
+    closes, over, sessions = (column.copy() for column in (cut.closes, cut.over, cut.sessions))
+    closes[-1], sessions[-1] = calendar.closes[-1], left
+    over[-1] = max(closes[-1], cut.ends[-1]) if calendar.days_may_differ else closes[-1]
+    return replace(cut, closes=closes, over=over, sessions=sessions)
 
 
 def _mondays(days: np.ndarray) -> np.ndarray:
     """Return the Mondays of the weeks that dates lie in; 1970-01-01 was a Thursday."""
     return np.asarray(days - (days.astype(np.int64) + 3) % 7)
+
+
+def days_inside(calendar: SessionCalendar, span: Span) -> set[date]:
+    """Return the session dates of the sessions inside a span."""
+    inside = Interval(span.opens_at, span.closes_at)
+    return {one.day for one in calendar.sessions_meeting(inside)}

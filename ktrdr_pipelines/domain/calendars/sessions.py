@@ -1,26 +1,21 @@
-"""Trading sessions, and the spans of bar timestamps that a timeframe is expected to have.
+"""Trading sessions, and the calendar of one market that holds them.
 
-There are two axes of time. Real time tells when a session opens and closes. *Bar timestamps* are
-real time for intraday bars; for 1d a session is ``[midnight UTC of its date, next midnight)``, for
-1w a week is ``[Monday, next Monday)``. Coverage, gaps and chunks are intervals of bar timestamps; a
-span connects such an interval to the real open and close.
-
-Not here: the sources of calendars (``domain.calendars.registry``).
+Not here: the sources of calendars (``domain.calendars.registry``), the spans of bar timestamps that
+a timeframe is expected to have (``domain.calendars.session_grid``).
 """
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from itertools import groupby
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
 
-from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.bars import micros, moment
+from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
 _DAY = timedelta(days=1)
-_WEEK = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +25,6 @@ class Session:
     day: date
     opens_at: datetime
     closes_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """An interval of timestamps in which bars are expected, and its open and close in real time.
-
-    ``sessions`` is the number of sessions inside: 1, or for a week the sessions of that week.
-    ``ends_late`` is when its bars are whole at the latest, where that may be after the close.
-    """
-
-    interval: Interval
-    opens_at: datetime
-    closes_at: datetime
-    sessions: int = 1
-    ends_late: datetime | None = None
-
-    @property
-    def over_at(self) -> datetime:
-        """When its bars are whole: at the close, or later where bars may be of UTC days."""
-        return self.ends_late or self.closes_at
 
 
 class SessionCalendar:
@@ -82,6 +57,7 @@ class SessionCalendar:
         self.days_may_differ = days_may_differ
         self.zone = zone
         self.roll = roll
+        self._whole = self
         self._days = _frozen(days)
         self._opens = _frozen(opens)
         self._closes = _frozen(closes)
@@ -90,6 +66,11 @@ class SessionCalendar:
     def __repr__(self) -> str:
         known = f"{self._days[0]} to {self._days[-1]}" if len(self._days) else "no session"
         return f"SessionCalendar({self.key}, {known})"
+
+    @property
+    def whole(self) -> "SessionCalendar":
+        """The calendar that ``until`` cut this one from; itself where it is not cut."""
+        return self._whole
 
     @property
     def days(self) -> np.ndarray:
@@ -140,7 +121,7 @@ class SessionCalendar:
         if count == len(self._days):
             return self
         last = self._closes[count - 1] if count else 0
-        return SessionCalendar(
+        cut = SessionCalendar(
             key=self.key,
             zone=self.zone,
             days=self._days[:count],
@@ -150,6 +131,8 @@ class SessionCalendar:
             roll=self.roll,
             days_may_differ=self.days_may_differ,
         )
+        cut._whole = self._whole
+        return cut
 
     def sessions(self, first: date, end: date) -> list[Session]:
         """Return the sessions dated in ``[first, end)``."""
@@ -158,8 +141,8 @@ class SessionCalendar:
 
     def sessions_meeting(self, interval: Interval) -> list[Session]:
         """Return the sessions that share real time with an interval."""
-        low = np.searchsorted(self._closes, _micros(interval.start), side="right")
-        high = np.searchsorted(self._opens, _micros(interval.end), side="left")
+        low = np.searchsorted(self._closes, micros(interval.start), side="right")
+        high = np.searchsorted(self._opens, micros(interval.end), side="left")
         return [self._session(position) for position in range(int(low), int(high))]
 
     def day_starts_at(self, day: date) -> datetime:
@@ -174,16 +157,16 @@ class SessionCalendar:
         """
         day = self.day_of(closes_at - timedelta(microseconds=1))
         day_end = self.day_starts_at(day + _DAY) - timedelta(seconds=1)
-        following = int(np.searchsorted(self._opens, _micros(closes_at)))
+        following = int(np.searchsorted(self._opens, micros(closes_at)))
         if following < len(self._opens):
-            next_open = _moment(self._opens[following]) - timedelta(seconds=1)
+            next_open = moment(self._opens[following]) - timedelta(seconds=1)
             day_end = min(day_end, max(next_open, closes_at))
         return day_end
 
     def day_of(self, moment: datetime) -> date:
         """Return the session date of a moment, whether or not a session is open then."""
-        day: date = self.days_of(np.array([_micros(moment)]))[0].item()
-        return day
+        wall = moment.astimezone(ZoneInfo(self.zone)).replace(tzinfo=None)
+        return (wall + self.roll).date()
 
     def days_of(self, micros: np.ndarray) -> np.ndarray:
         """Return the session dates (``datetime64[D]``) of int64 microseconds since 1970 UTC."""
@@ -194,8 +177,8 @@ class SessionCalendar:
     def _session(self, position: int) -> Session:
         return Session(
             self._days[position].item(),
-            _moment(self._opens[position]),
-            _moment(self._closes[position]),
+            moment(self._opens[position]),
+            moment(self._closes[position]),
         )
 
 
@@ -223,62 +206,12 @@ def interval_between(
     return Interval(midnight(first), midnight(end))
 
 
-def expected_spans(calendar: SessionCalendar, timeframe: Timeframe, wanted: Interval) -> list[Span]:
-    """Return the spans, oldest first, that overlap an interval of timestamps; none is cut."""
-    if timeframe.is_intraday:
-        return [
-            Span(Interval(s.opens_at, s.closes_at), s.opens_at, s.closes_at)
-            for s in calendar.sessions_meeting(wanted)
-        ]
-    first, last = wanted.start.date(), (wanted.end - timedelta(microseconds=1)).date()
-    if timeframe is Timeframe.D1:
-        sessions = calendar.sessions(first, last + _DAY)
-        return [_span(calendar, _days(s.day, _DAY), [s]) for s in sessions]
-    sessions = calendar.sessions(monday_of(first), monday_of(last) + _WEEK)
-    grouped = groupby(sessions, lambda session: monday_of(session.day))
-    weeks = ((monday, list(week)) for monday, week in grouped)
-    return [_span(calendar, _days(monday, _WEEK), week) for monday, week in weeks]
-
-
-def days_inside(calendar: SessionCalendar, span: Span) -> set[date]:
-    """Return the session dates of the sessions inside a span."""
-    inside = Interval(span.opens_at, span.closes_at)
-    return {one.day for one in calendar.sessions_meeting(inside)}
-
-
-def expected_timestamps(
-    calendar: SessionCalendar, timeframe: Timeframe, wanted: Interval
-) -> IntervalSet:
-    """Return the expected spans inside an interval of timestamps as one set."""
-    spans = expected_spans(calendar, timeframe, wanted)
-    return IntervalSet(span.interval for span in spans).clip(wanted)
-
-
 def _monday_from(day: date) -> date:
     """Return the first Monday that is not before a date."""
     return monday_of(day + timedelta(days=6))
-
-
-def _span(calendar: SessionCalendar, interval: Interval, sessions: list[Session]) -> Span:
-    closes_at = sessions[-1].closes_at
-    ends_late = max(closes_at, interval.end) if calendar.days_may_differ else None
-    return Span(interval, sessions[0].opens_at, closes_at, len(sessions), ends_late)
-
-
-def _days(first: date, length: timedelta) -> Interval:
-    start = midnight(first)
-    return Interval(start, start + length)
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
     view = array.view()
     view.flags.writeable = False
     return view
-
-
-def _micros(moment: datetime) -> int:
-    return round(moment.timestamp() * 1_000_000)
-
-
-def _moment(micros: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(micros))

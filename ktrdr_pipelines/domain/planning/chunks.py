@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
-from ktrdr_pipelines.domain.calendars.session_grid import Span
+import numpy as np
+
+from ktrdr_pipelines.domain.bars import micros, moment
+from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, Span, session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.gaps import (
@@ -15,6 +18,7 @@ from ktrdr_pipelines.domain.planning.gaps import (
     due_gaps,
     final_lag,
     first_interval_of,
+    missing,
 )
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
@@ -22,6 +26,9 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 _MOST_SESSIONS_IN_DAYS = 60
 _MOST_WEEKS = 4
 _INSTANT = timedelta(microseconds=1)
+
+_LONGEST_CLOSED = timedelta(days=10)
+"""How far around a chunk the next or the last session is looked for."""
 
 _LATE = timedelta(minutes=5)
 """How long after planning a request that ends now and has a duration in seconds may be answered.
@@ -84,6 +91,11 @@ class Need:
     without_bars: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
     ends_now: bool = False
 
+    @property
+    def grid(self) -> SessionGrid:
+        """The spans that the series is expected to have."""
+        return session_grid(self.calendar, self.timeframe)
+
     def gaps(self, within: Interval | None = None) -> IntervalSet:
         """Return what is due and not covered, in all that is wanted or in one interval."""
         return due_gaps(
@@ -102,13 +114,14 @@ def plan(need: Need) -> list[Chunk]:
     close; they reach back over as many sessions as ``most_days`` allows and hold at least one; gaps
     that one request serves are joined.
     """
-    gaps = need.gaps()
-    bounds = gaps.bounds
-    if bounds is None:
+    pieces = missing(need.grid, need.wanted, need.covered, need.now)
+    if not len(pieces.spans):
         return []
-    # The spans, oldest first, that hold a part of any gap, with their positions among all spans.
-    everything = enumerate(need.grid.spans_in(bounds))
-    spans = [(position, span) for position, span in everything if gaps.clip(span.interval)]
+    gaps = pieces.intervals
+    # The spans, oldest first, that hold a part of any gap, with their indexes in the grid.
+    first = pieces.spans.item(0)
+    everything = list(need.grid.slice(first, pieces.spans.item(-1) + 1))
+    spans = [(index, everything[index - first]) for index in np.unique(pieces.spans).tolist()]
     chunks: list[Chunk] = []
     end = len(spans)
     while end > 0:
@@ -146,7 +159,7 @@ def across_boundary(need: Need, chunk: Chunk) -> Chunk:
     if not need.timeframe.is_intraday or chunk.sessions == need.most_sessions:
         return chunk
     spans = need.grid.spans_in(chunk.interval)
-    after = Interval(chunk.interval.end, chunk.interval.end + timedelta(days=10))
+    after = Interval(chunk.interval.end, chunk.interval.end + _LONGEST_CLOSED)
     sessions = chunk.sessions
     for newer in need.grid.spans_in(after):
         if newer.interval.start < spans[-1].interval.end:
@@ -208,9 +221,12 @@ def _up_to_now(need: Need, chunk: Chunk) -> Chunk:
 
 def _next_open(need: Need, last: Span) -> datetime | None:
     """Return when the session after a span opens, or None where the calendar has none."""
-    after = Interval(last.closes_at, last.closes_at + timedelta(days=10))
-    opens = (one.opens_at for one in need.calendar.sessions_meeting(after))
-    return next((at for at in opens if at >= last.closes_at), None)
+    opens = need.calendar.opens
+    following = int(opens.searchsorted(micros(last.closes_at)))
+    if following == len(opens):
+        return None
+    opens_at = moment(opens.item(following))
+    return opens_at if opens_at < last.closes_at + _LONGEST_CLOSED else None
 
 
 def _oldest_fitting(need: Need, spans: Sequence[tuple[int, Span]], end: int) -> int:
@@ -298,7 +314,7 @@ def _over_close(need: Need, gap: Interval, inside: Sequence[Span]) -> Chunk | No
     if not is_rest and not is_unconfirmed:
         return None
     count = len(inside) + (1 if is_rest else 2)
-    after = Interval(gap.end, gap.end + timedelta(days=10))
+    after = Interval(gap.end, gap.end + _LONGEST_CLOSED)
     newer = next((one for one in need.grid.spans_in(after)), None)
     if newer is None or newer.opens_at + need.timeframe.length > need.now:
         return None
@@ -351,7 +367,7 @@ def _from_held_bars(need: Need, start: datetime, inside: Sequence[Span], duratio
     is_beside = held is not None and held.end <= start <= inside[0].interval.start
     if not is_beside or (need.most_sessions or count) < count:
         return duration
-    before = Interval(start - timedelta(days=10), start)
+    before = Interval(start - _LONGEST_CLOSED, start)
     earlier = need.grid.spans_in(before)
     if not earlier or earlier[-1].interval.end - timedelta(seconds=1) not in need.covered:
         return duration
@@ -385,9 +401,9 @@ def _left_bound(need: Need, start: datetime, first: Span) -> datetime:
     has_outside = need.timeframe.is_intraday or need.calendar.days_may_differ
     if not has_outside or start > first.interval.start:
         return start
-    day_before = Interval(start - timedelta(days=7), start)
-    earlier = need.grid.spans_in(day_before)
-    limit = earlier[-1].interval.end if earlier else day_before.start
+    before = Interval(start - timedelta(days=7), start)
+    earlier = need.grid.meeting(before)
+    limit = moment(earlier.ends.item(-1)) if len(earlier) else before.start
     wanted = need.wanted.bounds
     return max(limit, wanted.start) if wanted else limit
 

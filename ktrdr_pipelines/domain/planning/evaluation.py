@@ -19,22 +19,20 @@ Not here: requests (``ib.source``), writing (``store.bars.bar_store``), which st
 a range is empty (``domain.planning.empty_ranges``).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import micros, timestamps
-from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
+from ktrdr_pipelines.domain.bars import micros, moment, timestamps
+from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, Span, session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.chunks import Chunk
 from ktrdr_pipelines.domain.planning.gaps import LAST_INSTANT, bar_lag, final_lag, is_closed
 from ktrdr_pipelines.domain.timeframes import Timeframe
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _LONGEST_DELAY = timedelta(minutes=20)
 """How far behind a gateway that withholds the newest bars is at most: exchanges delay data by 15 or
@@ -80,13 +78,15 @@ class _Reading:
     """A response as arrays: microseconds since 1970 UTC, one element a bar.
 
     ``keys`` are the bar timestamps and ``ends`` the bars' ends; ``low`` is the index of the first
-    bar inside the chunk; ``kept`` tells which bars are kept.
+    bar inside the chunk; ``kept`` tells which bars are kept. ``grid`` are the spans that the
+    response or the chunk meets, ``spans`` the same one by one.
     """
 
     keys: np.ndarray
     ends: np.ndarray
     low: int
     kept: np.ndarray
+    grid: SessionGrid
     spans: Sequence[Span]
 
 
@@ -104,12 +104,9 @@ def evaluate(context: EvaluationContext, bars: pa.Table, reach: Interval | None)
     if earlier_only:
         return Evaluation(kept, IntervalSet(), earlier_only=True)
     # The sessions that hold no bar at all.
-    starts = _array(span.interval.start for span in reading.spans)
-    ends = _array(span.interval.end for span in reading.spans)
-    counts = np.searchsorted(reading.keys, ends) - np.searchsorted(reading.keys, starts)
-    empty_spans = IntervalSet(
-        span.interval for span, count in zip(reading.spans, counts, strict=True) if count == 0
-    )
+    grid = reading.grid
+    is_empty = reading.keys.searchsorted(grid.ends) == reading.keys.searchsorted(grid.starts)
+    empty_spans = IntervalSet.from_arrays(grid.starts[is_empty], grid.ends[is_empty])
     unread = empty_spans | context.impossible
     covered = _spanned_by(context, reading) - unread - _open_end(context, reading)
     return Evaluation(
@@ -144,9 +141,9 @@ def answered_now(
         if any(is_closed(span, until) for span in spans):
             return None
     elif older < len(keys):
-        if _is_of_later_session(context, spans[-1], _moment(keys[-1])):
+        if _is_of_later_session(context, spans[-1], moment(keys[-1])):
             return None
-        if older == 0 and any(span.interval.end <= _moment(keys[0]) for span in spans):
+        if older == 0 and any(span.interval.end <= moment(keys[0]) for span in spans):
             return None
     end = chunk.interval.end
     if timeframe.is_intraday:
@@ -173,11 +170,11 @@ def _read(context: EvaluationContext, bars: pa.Table, reach: Interval | None) ->
     chunk, timeframe = context.chunk, context.timeframe
     keys = timestamps(bars)
     around = Interval(
-        min(_moment(keys[0]), chunk.interval.start),
-        max(_moment(keys[-1]) + timeframe.length, chunk.interval.end),
+        min(moment(keys[0]), chunk.interval.start),
+        max(moment(keys[-1]) + timeframe.length, chunk.interval.end),
     )
-    spans = session_grid(context.calendar, timeframe).spans_in(around)
-    ends, final_at = _ends(keys, spans, timeframe)
+    grid = session_grid(context.calendar, timeframe).meeting(around)
+    ends, final_at = _ends(keys, grid)
     if chunk.meets_covered:
         chunk_end = micros(chunk.interval.end)
         ends[keys < chunk_end] = np.minimum(ends[keys < chunk_end], chunk_end)
@@ -188,12 +185,10 @@ def _read(context: EvaluationContext, bars: pa.Table, reach: Interval | None) ->
         kept &= ~_cut(keys, ends, reach)
     if context.holds_back and timeframe.is_intraday:
         kept[-1] &= bool(ends[-1] <= micros(context.now - _LONGEST_DELAY))
-    return _Reading(keys, ends, low, kept, spans)
+    return _Reading(keys, ends, low, kept, grid, list(grid))
 
 
-def _ends(
-    keys: np.ndarray, spans: Sequence[Span], timeframe: Timeframe
-) -> tuple[np.ndarray, np.ndarray]:
+def _ends(keys: np.ndarray, grid: SessionGrid) -> tuple[np.ndarray, np.ndarray]:
     """Return each bar's end by bar timestamp, and when it is final in real time.
 
     An intraday bar ends a timeframe's length after its start, or earlier where the next bar
@@ -201,27 +196,23 @@ def _ends(
     without a known session is final a length after its end, or with any later bar: whatever covers
     later time covers it too.
     """
-    length = timeframe.seconds * 1_000_000
+    length = grid.timeframe.seconds * 1_000_000
     ends = keys + length
-    position, known = _positions(keys, spans)
-    if not timeframe.is_intraday:
+    position, known = _positions(keys, grid)
+    if not grid.timeframe.is_intraday:
         final_at = ends + length
-        closes = _array(span.over_at + final_lag() for span in spans)
-        final_at[known] = closes[position[known]]
+        final_at[known] = grid.over[position[known]] + _to_micros(final_lag())
         return ends, np.minimum.accumulate(final_at[::-1])[::-1]
     ends[:-1] = np.minimum(ends[:-1], keys[1:])
-    span_ends = _array(span.interval.end for span in spans)
-    ends[known] = np.minimum(ends[known], span_ends[position[known]])
+    ends[known] = np.minimum(ends[known], grid.ends[position[known]])
     return ends, ends + _to_micros(bar_lag())
 
 
-def _positions(keys: np.ndarray, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
+def _positions(keys: np.ndarray, grid: SessionGrid) -> tuple[np.ndarray, np.ndarray]:
     """Return for each bar the index of the span it may lie in, and whether it does."""
-    starts = _array(span.interval.start for span in spans)
-    span_ends = _array(span.interval.end for span in spans)
-    position = np.searchsorted(starts, keys, side="right") - 1
+    position = grid.starts.searchsorted(keys, side="right") - 1
     known = position >= 0
-    known[known] = keys[known] < span_ends[position[known]]
+    known[known] = keys[known] < grid.ends[position[known]]
     return position, known
 
 
@@ -242,14 +233,14 @@ def _spanned_by(context: EvaluationContext, reading: _Reading) -> IntervalSet:
     positions = np.flatnonzero(reading.kept)
     requested = context.chunk.interval
     if not len(positions):
-        is_inside = reading.low > 0 and _moment(reading.keys[-1]) >= requested.end
-        newer = _moment(reading.keys[reading.low]) if is_inside else requested.start
+        is_inside = reading.low > 0 and moment(reading.keys[-1]) >= requested.end
+        newer = moment(reading.keys[reading.low]) if is_inside else requested.start
         limit = between(requested.start, min(newer, requested.end))
         return IntervalSet([limit] if limit else [])
     first, last = int(positions[0]), int(positions[-1])
     # Older bars in the response prove that nothing lies between the requested start and the first.
     reaches_back = reading.low > 0 and first == reading.low
-    start = requested.start if reaches_back else _moment(reading.keys[first])
+    start = requested.start if reaches_back else moment(reading.keys[first])
     limit = between(start, _right_bound(context, reading, last))
     return IntervalSet([limit] if limit else [])
 
@@ -257,8 +248,8 @@ def _spanned_by(context: EvaluationContext, reading: _Reading) -> IntervalSet:
 def _right_bound(context: EvaluationContext, reading: _Reading, last: int) -> datetime:
     requested_end = context.chunk.interval.end
     if last + 1 < len(reading.keys):
-        return min(_moment(reading.keys[last + 1]), requested_end)
-    end, timestamp = _moment(reading.ends[last]), _moment(reading.keys[last])
+        return min(moment(reading.keys[last + 1]), requested_end)
+    end, timestamp = moment(reading.ends[last]), moment(reading.keys[last])
     span = next((span for span in reading.spans if timestamp in span.interval), None)
     if span is None or context.holds_back:
         return end
@@ -280,7 +271,7 @@ def _open_end(context: EvaluationContext, reading: _Reading) -> IntervalSet:
     Bars after its close do not make it final: they show that the instrument trades longer than the
     calendar says.
     """
-    newest = _moment(reading.keys[-1])
+    newest = moment(reading.keys[-1])
     begun = next((span for span in reversed(reading.spans) if span.interval.start <= newest), None)
     if begun is None or not context.timeframe.is_intraday or _is_final(context, begun):
         return IntervalSet()
@@ -297,7 +288,7 @@ def _is_quiet_end(context: EvaluationContext, reading: _Reading, span: Span, end
     if not _is_final(context, span) or not context.timeframe.is_intraday:
         return False
     length = context.timeframe.length
-    position, known = _positions(reading.keys, reading.spans)
+    position, known = _positions(reading.keys, reading.grid)
     same = known[1:] & known[:-1] & (position[1:] == position[:-1])
     pauses = np.diff(reading.keys)[same] - _to_micros(length)
     longest = timedelta(microseconds=int(pauses.max(initial=0)))
@@ -306,7 +297,7 @@ def _is_quiet_end(context: EvaluationContext, reading: _Reading, span: Span, end
 
 def _around(context: EvaluationContext, reading: _Reading, empty_spans: IntervalSet) -> IntervalSet:
     """Return the requested sessions without a bar that have bars on both sides."""
-    inner = between(_moment(reading.keys[0]), _moment(reading.keys[-1]))
+    inner = between(moment(reading.keys[0]), moment(reading.keys[-1]))
     if inner is None or not empty_spans:
         return IntervalSet()
     requested = context.chunk.interval
@@ -322,7 +313,7 @@ def _around(context: EvaluationContext, reading: _Reading, empty_spans: Interval
 
 def _begins_at(context: EvaluationContext, reading: _Reading) -> datetime | None:
     """Return the first bar's timestamp where sessions before it were requested and have none."""
-    first = _moment(reading.keys[0])
+    first = moment(reading.keys[0])
     if reading.low > 0:
         return None
     requested = context.chunk.interval
@@ -333,14 +324,6 @@ def _begins_at(context: EvaluationContext, reading: _Reading) -> datetime | None
         span.interval.end <= first and requested.covers(span.interval) for span in reading.spans
     )
     return first if before else None
-
-
-def _array(moments: Iterable[datetime]) -> np.ndarray:
-    return np.array([micros(moment) for moment in moments], dtype=np.int64)
-
-
-def _moment(value: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=int(value))
 
 
 def _to_micros(length: timedelta) -> int:

@@ -6,9 +6,8 @@
 not expired. Everything else is a gap: a failed attempt gives the reason of a gap, it excuses
 nothing.
 
-``due_gaps`` decides for a load, whose session may still be open, over a calendar's spans;
-``find_gaps`` and ``completeness`` work over arrays of spans, so that decades of a series take a
-millisecond.
+``missing`` alone decides what is missing, also of a session that is still open. ``due_gaps`` is
+what loads and plans request of it; ``find_gaps`` adds causes and ``completeness`` counts.
 
 Not here: reading what is covered (``gaps.index``), which sessions are sparse
 (``domain.planning.sparse_sessions``), how a gap is requested (``domain.planning.chunks``).
@@ -18,26 +17,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
 from ktrdr_pipelines.domain.bars import micros, moment
-from ktrdr_pipelines.domain.calendars.session_grid import (
-    IntervalArrays,
-    Overlaps,
-    SpanArrays,
-    is_covered,
-    without,
-)
-from ktrdr_pipelines.domain.calendars.sessions import (
-    SessionCalendar,
-    Span,
-    expected_spans,
-    midnight,
-    monday_of,
-)
-from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, Span, session_grid
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight, monday_of
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -46,9 +34,10 @@ _DAY, _INSTANT = timedelta(days=1), timedelta(microseconds=1)
 LAST_INSTANT = _INSTANT
 """Left uncovered at a session's end until a response is received ``final_lag`` after the close."""
 
-_SHORTER_THAN_ANY_BAR = timedelta(seconds=1)
+_SHORTER_THAN_ANY_BAR_US = 1_000_000
 
 
+@cache
 def final_lag() -> timedelta:
     """Return how long after a session's close its bars are complete.
 
@@ -57,6 +46,7 @@ def final_lag() -> timedelta:
     return timedelta(seconds=IbLimitsRegistry.FINAL_LAG_S.value)
 
 
+@cache
 def bar_lag() -> timedelta:
     """Return how long after its end an intraday bar of an open session counts as final."""
     return timedelta(seconds=IbLimitsRegistry.BAR_LAG_S.value)
@@ -67,13 +57,74 @@ def is_closed(span: Span, now: datetime) -> bool:
     return span.over_at + final_lag() <= now
 
 
-def due_part(span: Span, timeframe: Timeframe, now: datetime) -> Interval | None:
-    """Return the interval of a span whose bars should exist by now, or None."""
-    if is_closed(span, now):
-        return span.interval
-    if not timeframe.is_intraday:
-        return None
-    return between(span.interval.start, min(span.interval.end, now - bar_lag()))
+def closed_count(grid: SessionGrid, now: datetime) -> int:
+    """Return the number of spans that closed long enough ago for their bars to be complete."""
+    return int(grid.over.searchsorted(micros(now - final_lag()), side="right"))
+
+
+def next_close(grid: SessionGrid, now: datetime) -> datetime | None:
+    """Return the moment at which the next span counts as closed, or None after the last one."""
+    position = closed_count(grid, now)
+    return moment(grid.over.item(position)) + final_lag() if position < len(grid) else None
+
+
+class Pieces(NamedTuple):
+    """Parts of spans, oldest first: the index of the span that each lies in, and its bounds.
+
+    The bounds are bar timestamps in microseconds since 1970 UTC.
+    """
+
+    spans: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+    @property
+    def intervals(self) -> IntervalSet:
+        """The pieces as a set; those that touch are one interval."""
+        return IntervalSet.from_arrays(self.starts, self.ends)
+
+
+_NOTHING = Pieces(*(np.empty(0, np.int64) for _ in range(3)))
+
+
+def missing(grid: SessionGrid, wanted: IntervalSet, covered: IntervalSet, now: datetime) -> Pieces:
+    """Return the parts of ``wanted`` whose bars should exist by now and that are not covered.
+
+    Of a closed span that is all of it. Of an open session it is what lies before now, less the lag
+    of the newest bar; of days and weeks nothing. ``wanted`` must not cut a span
+    (``SessionGrid.widened``): the bar across such a cut could never be whole.
+    """
+    if not wanted:
+        return _NOTHING
+    low = int(grid.ends.searchsorted(wanted.starts[0], side="right"))
+    high = int(grid.starts.searchsorted(wanted.ends[-1], side="left"))
+    closed, until = closed_count(grid, now), micros(now - bar_lag())
+    has_open = closed < high and grid.timeframe.is_intraday
+    begun = int(grid.starts.searchsorted(until, side="left")) if has_open else 0
+    high = min(high, max(closed, begun))
+    if low >= high:
+        return _NOTHING
+    starts, ends = grid.starts[low:high], grid.ends[low:high]
+    due = np.minimum(ends, until) if has_open else ends
+    if covered.holds(starts.item(0), due.item(-1)):
+        return _NOTHING
+    spans = np.flatnonzero(~covered.covers_each(starts, due))
+    if not len(spans):
+        return _NOTHING
+    uncovered = covered.outside(starts[spans], due[spans])
+    parts = wanted.within(uncovered.starts, uncovered.ends)
+    spans = spans[uncovered.left][parts.left]
+    found = Pieces(spans + low, parts.starts, parts.ends)
+    if not has_open:
+        return found
+    # The last piece of an open session: where now cuts the session, the bar that a piece shorter
+    # than one bar belongs to is not whole yet; where it does not, the session's last instant is
+    # left uncovered until its bars are complete.
+    is_last = (found.spans >= closed) & (found.ends == due[spans])
+    bar_us = grid.timeframe.seconds * 1_000_000
+    shortest = np.where(due[spans] < ends[spans], bar_us, _SHORTER_THAN_ANY_BAR_US)
+    kept = ~is_last | (found.ends - found.starts >= shortest)
+    return Pieces(*(column[kept] for column in found))
 
 
 def due_gaps(
@@ -84,34 +135,8 @@ def due_gaps(
     covered: IntervalSet,
     now: datetime,
 ) -> IntervalSet:
-    """Return the part of ``wanted`` that is expected by now and not covered.
-
-    Where ``now`` cuts a session, a last piece shorter than one bar is not due: the bar that it
-    belongs to is not whole yet. ``wanted`` must not cut a session (see ``whole_sessions``): the
-    bar across such a cut could never be whole.
-    """
-    if not wanted:
-        return IntervalSet()
-    bounds = wanted.bounds
-    assert bounds is not None  # noqa: S101  (a set that is not empty has bounds)
-    gaps: list[Interval] = []
-    for span in expected_spans(calendar, timeframe, bounds):
-        due = due_part(span, timeframe, now)
-        if due is None or covered.covers(due):
-            continue
-        open_parts = wanted.clip(due) - covered.clip(due)
-        is_final = is_closed(span, now)
-        gaps.extend(
-            part for part in open_parts if _is_due(part, due, span, timeframe, is_final=is_final)
-        )
-    return IntervalSet(gaps)
-
-
-def whole_sessions(
-    calendar: SessionCalendar, timeframe: Timeframe, wanted: IntervalSet
-) -> IntervalSet:
-    """Return a set of timestamps, widened to whole sessions: a bar lies on one side of any cut."""
-    return IntervalSet(_widened(calendar, timeframe, part) for part in wanted)
+    """Return what ``missing`` finds, as one set."""
+    return missing(session_grid(calendar, timeframe), wanted, covered, now).intervals
 
 
 def first_interval_of(calendar: SessionCalendar, timeframe: Timeframe, day: date) -> Interval:
@@ -130,31 +155,11 @@ def first_timestamp_of(
     A bar begins before the first trade in it, and so does its session.
     """
     if timeframe.is_intraday:
-        return _widened(calendar, timeframe, Interval(moment, moment + _INSTANT)).start
+        instant = IntervalSet([Interval(moment, moment + _INSTANT)])
+        (widened,) = session_grid(calendar, timeframe).widened(instant)
+        return widened.start
     day = calendar.day_of(moment)
     return midnight(monday_of(day) if timeframe is Timeframe.W1 else day)
-
-
-def _widened(calendar: SessionCalendar, timeframe: Timeframe, part: Interval) -> Interval:
-    first = expected_spans(calendar, timeframe, Interval(part.start, part.start + _INSTANT))
-    last = expected_spans(calendar, timeframe, Interval(part.end - _INSTANT, part.end))
-    return Interval(
-        min((part.start, *(span.interval.start for span in first))),
-        max((part.end, *(span.interval.end for span in last))),
-    )
-
-
-def _is_due(
-    part: Interval, due: Interval, span: Span, timeframe: Timeframe, *, is_final: bool
-) -> bool:
-    """Return whether a piece of a span is due: ``now`` does not cut it, or a bar fits in.
-
-    The last instant of a session is due once the session's bars are complete.
-    """
-    if due != span.interval or not timeframe.is_intraday:
-        cut_by_now = part.end == due.end < span.interval.end
-        return not cut_by_now or part.length >= timeframe.length
-    return is_final or part.length >= _SHORTER_THAN_ANY_BAR
 
 
 class GapReason(StrEnum):
@@ -220,7 +225,7 @@ class SeriesStatus:
         sparse_sessions: indexes of the spans that are to be requested once more.
     """
 
-    covered: IntervalArrays
+    covered: IntervalSet
     wanted_from: int
     listed_from: int | None = None
     oldest_bar: int | None = None
@@ -250,7 +255,7 @@ class Completeness:
     held.
     """
 
-    spans: SpanArrays
+    spans: SessionGrid
     have: np.ndarray
     expected: np.ndarray
     covered: np.ndarray
@@ -260,125 +265,98 @@ class Completeness:
 
 
 def find_gaps(
-    spans: SpanArrays, status: SeriesStatus, now: datetime, claimed: Sequence[Claimed] = ()
+    grid: SessionGrid, status: SeriesStatus, now: datetime, claimed: Sequence[Claimed] = ()
 ) -> tuple[Gap, ...]:
     """Return the gaps among closed sessions, oldest first.
 
     Args:
-        spans: all spans of the calendar.
+        grid: all spans of the calendar.
         status: what is covered and explained.
         now: sessions that are not closed by then have no gaps.
         claimed: causes of gaps by interval; of several that overlap, the last counts.
     """
-    low, high = due_positions(spans, status, now)
-    pieces, sparse = _open_pieces(spans, status, low, high)
-    if not len(pieces.left):
+    low, high = due_positions(grid, status, now)
+    pieces, sparse = _closed_pieces(grid, status, low, high, now=now)
+    if not len(pieces.starts):
         return ()
     pieces, causes, known = _with_causes(pieces, sparse, claimed)
-    return _grouped(spans, pieces, causes, known)
+    return _grouped(grid, pieces, causes, known)
 
 
-def due_positions(spans: SpanArrays, status: SeriesStatus, now: datetime) -> tuple[int, int]:
+def due_positions(grid: SessionGrid, status: SeriesStatus, now: datetime) -> tuple[int, int]:
     """Return the first and the end index of the spans whose bars should exist by now."""
-    low = int(np.searchsorted(spans.spans.ends, status.explained_to, side="right"))
-    high = closed_count(spans, now)
+    low = int(grid.ends.searchsorted(status.explained_to, side="right"))
+    high = closed_count(grid, now)
     if status.wanted_to is not None:
-        wanted = int(np.searchsorted(spans.spans.starts, status.wanted_to, side="left"))
-        high = min(high, wanted)
+        high = min(high, int(grid.starts.searchsorted(status.wanted_to, side="left")))
     return low, max(low, high)
 
 
-def closed_count(spans: SpanArrays, now: datetime) -> int:
-    """Return the number of spans that closed long enough ago for their bars to be final."""
-    final = micros(now - final_lag())
-    return int(np.searchsorted(spans.closes, final, side="right"))
-
-
-def next_close(spans: SpanArrays, now: datetime) -> datetime | None:
-    """Return the moment at which the next span counts as closed, or None after the last one."""
-    position = closed_count(spans, now)
-    if position >= len(spans):
-        return None
-    return moment(int(spans.closes[position])) + final_lag()
-
-
 def completeness(
-    spans: SpanArrays,
+    grid: SessionGrid,
     status: SeriesStatus,
     *,
     have: np.ndarray,
-    empty: IntervalArrays,
+    empty: IntervalSet,
     now: datetime,
 ) -> Completeness:
     """Return the bar counts of each of the given spans.
 
     Args:
-        spans: the spans to count.
-        status: as for ``find_gaps``; its sparse sessions are indexes among ``spans``.
+        grid: the spans to count.
+        status: as for ``find_gaps``; its sparse sessions are indexes among ``grid``.
         have: bars held, one element a span.
         empty: what is confirmed empty by a valid proof.
         now: in spans that are not closed by then no bars are expected.
     """
-    expected = np.where(np.arange(len(spans)) < closed_count(spans, now), spans.bars, 0)
-    low, high = due_positions(spans, status, now)
-    everything = SeriesStatus(
-        status.covered, status.wanted_from, sparse_sessions=status.sparse_sessions
-    )
-    pieces, _is_sparse = _open_pieces(spans, everything, 0, len(spans))
-    counts = spans.bars_in(IntervalArrays(pieces.starts, pieces.ends))
-    missing = np.bincount(pieces.left, weights=counts, minlength=len(spans)).astype(np.int64)
-    missing = np.minimum(missing, expected)
-    is_due = np.zeros(len(spans), dtype=bool)
-    is_due[low:high] = True
+    closed = closed_count(grid, now)
+    expected = np.where(np.arange(len(grid)) < closed, grid.bars, 0)
+    pieces, _is_sparse = _closed_pieces(grid, status, 0, closed, now=now)
+    counts = grid.bars_in(pieces.starts, pieces.ends)
+    lacking = np.bincount(pieces.spans, weights=counts, minlength=len(grid)).astype(np.int64)
+    lacking = np.minimum(lacking, expected)
+    is_due = np.zeros(len(grid), dtype=bool)
+    is_due[slice(*due_positions(grid, status, now))] = True
     # Bars within ``empty``: all of a span's less those that lie outside of it.
-    outside = without(spans.spans, empty)
-    counts = spans.bars_in(IntervalArrays(outside.starts, outside.ends))
-    left = np.bincount(outside.left, weights=counts, minlength=len(spans)).astype(np.int64)
-    within_empty = np.asarray(spans.bars - np.minimum(left, spans.bars))
+    outside = empty.outside(grid.starts, grid.ends)
+    counts = grid.bars_in(outside.starts, outside.ends)
+    left = np.bincount(outside.left, weights=counts, minlength=len(grid)).astype(np.int64)
+    within_empty = np.asarray(grid.bars - np.minimum(left, grid.bars))
     return Completeness(
-        spans=spans,
+        spans=grid,
         have=have,
         expected=expected,
-        covered=expected - missing,
-        empty=np.minimum(within_empty, expected - missing),
-        explained=np.where(is_due, 0, missing),
-        unexplained=np.where(is_due, missing, 0),
+        covered=expected - lacking,
+        empty=np.minimum(within_empty, expected - lacking),
+        explained=np.where(is_due, 0, lacking),
+        unexplained=np.where(is_due, lacking, 0),
     )
 
 
-_NOTHING = Overlaps(*(np.empty(0, dtype=np.int64) for _ in range(4)))
+def _closed_pieces(
+    grid: SessionGrid, status: SeriesStatus, low: int, high: int, *, now: datetime
+) -> tuple[Pieces, np.ndarray]:
+    """Return what is missing of a range of closed spans, and which of it are sparse sessions.
 
-
-def _open_pieces(
-    spans: SpanArrays, status: SeriesStatus, low: int, high: int
-) -> tuple[Overlaps, np.ndarray]:
-    """Return the uncovered parts of some spans, and which of them are sparse sessions."""
-    inside = IntervalArrays(spans.spans.starts[low:high], spans.spans.ends[low:high])
-    is_open = ~is_covered(inside, status.covered)
-    sparse_sessions = np.zeros(high - low, dtype=bool)
-    if status.sparse_sessions is not None and len(status.sparse_sessions):
-        chosen = status.sparse_sessions[
-            (status.sparse_sessions >= low) & (status.sparse_sessions < high)
-        ]
-        sparse_sessions[chosen - low] = ~is_open[chosen - low]
-    if not is_open.any() and not sparse_sessions.any():
+    A sparse session is covered, and missing as a whole.
+    """
+    if low >= high:
         return _NOTHING, np.empty(0, dtype=bool)
-    positions = np.flatnonzero(is_open)
-    open_spans = IntervalArrays(inside.starts[positions], inside.ends[positions])
-    pieces = without(open_spans, status.covered)
-    again = np.flatnonzero(sparse_sessions)
-    left = np.concatenate([positions[pieces.left], again]) + low
-    starts = np.concatenate([pieces.starts, inside.starts[again]])
-    ends = np.concatenate([pieces.ends, inside.ends[again]])
-    order = np.argsort(starts, kind="stable")
-    is_sparse = np.append(np.zeros(len(pieces.left), dtype=bool), np.ones(len(again), dtype=bool))
-    ordered = Overlaps(left[order], left[order], starts[order], ends[order])
-    return ordered, is_sparse[order]
+    wanted = IntervalSet.from_arrays(grid.starts[low : low + 1], grid.ends[high - 1 : high])
+    pieces = missing(grid, wanted, status.covered, now)
+    chosen = status.sparse_sessions
+    if chosen is None or not len(chosen):
+        return pieces, np.zeros(len(pieces.spans), dtype=bool)
+    again = np.setdiff1d(chosen[(chosen >= low) & (chosen < high)], pieces.spans)
+    columns = zip(pieces, (again, grid.starts[again], grid.ends[again]), strict=True)
+    pieces = Pieces(*(np.concatenate(pair) for pair in columns))
+    order = np.argsort(pieces.starts, kind="stable")
+    return Pieces(*(column[order] for column in pieces)), order >= len(order) - len(again)
 
 
 def _with_causes(
-    pieces: Overlaps, sparse: np.ndarray, claimed: Sequence[Claimed]
-) -> tuple[Overlaps, np.ndarray, list[Cause]]:
+    pieces: Pieces, sparse: np.ndarray, claimed: Sequence[Claimed]
+) -> tuple[Pieces, np.ndarray, list[Cause]]:
     """Cut pieces where their cause changes, and return the cause of each as an index of a list."""
     known = list(dict.fromkeys((NEVER_COVERED, FAR_FEWER_BARS, *(one.cause for one in claimed))))
     number = {cause: position for position, cause in enumerate(known)}
@@ -396,7 +374,7 @@ def _with_causes(
     return pieces, causes, known
 
 
-def _cut(pieces: Overlaps, claimed: Iterable[Claimed]) -> tuple[Overlaps, np.ndarray]:
+def _cut(pieces: Pieces, claimed: Iterable[Claimed]) -> tuple[Pieces, np.ndarray]:
     """Cut pieces at the bounds of claimed intervals, and return which piece each part came from."""
     limits = {micros(limit) for one in claimed for limit in (one.interval.start, one.interval.end)}
     cuts = np.array(sorted(limits), dtype=np.int64)
@@ -409,25 +387,25 @@ def _cut(pieces: Overlaps, claimed: Iterable[Claimed]) -> tuple[Overlaps, np.nda
     starts, origin = starts[order], origin[order]
     last = np.append(origin[1:] != origin[:-1], True)
     ends = np.where(last, pieces.ends[origin], np.append(starts[1:], 0))
-    return Overlaps(pieces.left[origin], pieces.left[origin], starts, ends), origin
+    return Pieces(pieces.spans[origin], starts, ends), origin
 
 
 def _grouped(
-    spans: SpanArrays, pieces: Overlaps, causes: np.ndarray, known: Sequence[Cause]
+    grid: SessionGrid, pieces: Pieces, causes: np.ndarray, known: Sequence[Cause]
 ) -> tuple[Gap, ...]:
     """Join pieces of one cause between which no other bar is expected."""
-    bars = spans.bars_in(IntervalArrays(pieces.starts, pieces.ends))
-    reaches_end = pieces.ends == spans.spans.ends[pieces.left]
-    from_start = pieces.starts == spans.spans.starts[pieces.left]
-    next_span = np.diff(pieces.left) == 1
+    bars = grid.bars_in(pieces.starts, pieces.ends)
+    reaches_end = pieces.ends == grid.ends[pieces.spans]
+    from_start = pieces.starts == grid.starts[pieces.spans]
+    next_span = np.diff(pieces.spans) == 1
     follows = (pieces.ends[:-1] == pieces.starts[1:]) | (
         next_span & reaches_end[:-1] & from_start[1:]
     )
     follows &= causes[:-1] == causes[1:]
     first = np.flatnonzero(np.append(True, ~follows))
-    last = np.append(first[1:], len(pieces.left)) - 1
+    last = np.append(first[1:], len(pieces.spans)) - 1
     total = np.add.reduceat(bars, first)
-    sessions = pieces.left[last] - pieces.left[first] + 1
+    sessions = pieces.spans[last] - pieces.spans[first] + 1
     return tuple(
         Gap(
             Interval(moment(int(pieces.starts[a])), moment(int(pieces.ends[b]))),

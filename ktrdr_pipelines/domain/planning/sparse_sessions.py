@@ -21,6 +21,7 @@ import numpy as np
 
 from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid
 from ktrdr_pipelines.domain.instruments import Instrument
+from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
 NEIGHBOURS = 20
@@ -95,7 +96,7 @@ def _find_sparse(expected: np.ndarray, have: np.ndarray, answered: np.ndarray) -
 def sparse_days(
     spans: SessionGrid,
     rows: Mapping[date, int],
-    covered: IntervalArrays,
+    covered: IntervalSet,
     now_us: int,
     *,
     traded: Mapping[date, int] | None = None,
@@ -112,7 +113,7 @@ def sparse_days(
     if spans.timeframe is Timeframe.W1:
         return np.empty(0, dtype=np.int64)
     have = _have(spans, rows)
-    answered = is_covered(spans.spans, covered) & (spans.closes <= now_us)
+    answered = covered.covers_each(spans.starts, spans.ends) & (spans.over <= now_us)
     return sparse_indexes(
         spans.bars, have, answered, None if traded is None else _have(spans, traded)
     )

@@ -159,7 +159,7 @@ def _coverage_fields(coverage: Coverage) -> dict[str, object]:
     plain = [proof for proof, known in zip(coverage.empty, is_plain, strict=True) if known]
     others = [proof for proof, known in zip(coverage.empty, is_plain, strict=True) if not known]
     fields: dict[str, object] = {
-        "bars": [_bounds(part) for part in coverage.bars],
+        "bars": np.column_stack((coverage.bars.starts, coverage.bars.ends)).tolist(),
         "empty": [[*_bounds(p.interval), micros(p.proved_at)] for p in plain],
     }
     if others:

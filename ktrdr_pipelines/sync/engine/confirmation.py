@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 
-from ktrdr_pipelines.domain.calendars.sessions import days_inside
+from ktrdr_pipelines.domain.calendars.session_grid import days_inside
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import newest_closed_day, session_chunk

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ktrdr_pipelines.domain.bars import is_untraded
-from ktrdr_pipelines.domain.calendars.session_grid import session_grid
-from ktrdr_pipelines.domain.calendars.sessions import days_inside, midnight
+from ktrdr_pipelines.domain.calendars.session_grid import days_inside, session_grid
+from ktrdr_pipelines.domain.calendars.sessions import midnight
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import ALWAYS_COUNTED, BY_THE_YEAR, Chunk
 from ktrdr_pipelines.domain.planning.empty_ranges import (
