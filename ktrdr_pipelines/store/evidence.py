@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from ktrdr_pipelines.domain.bars import micros, moment, timestamps, without_flat
-from ktrdr_pipelines.domain.calendars.session_grid import Span, days_inside, session_grid
+from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, monday_of
 from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
@@ -155,7 +155,7 @@ class Evidence:
         around = Interval(moment(moments[0]), moment(moments[-1] + 1))
         keys = set() if timeframe.is_intraday else set(moments.tolist())
         sessions = [
-            Interval(span.opens_at, span.closes_at)
+            span.open_interval
             for span in session_grid(calendar, timeframe).spans_in(around)
             if micros(span.interval.start) in keys
         ]
@@ -227,7 +227,7 @@ class Evidence:
         if head is not None and head.head is not None:
             for span in whole:
                 if span.closes_at <= head.head:
-                    before = Interval(span.opens_at, span.closes_at)
+                    before = span.open_interval
                     kind = StatementKind.HEAD
                     said[id(span)].append(Statement(before, kind, "", head.asked_at, "head"))
         held = self._held_days(series, calendar, whole)
@@ -237,7 +237,7 @@ class Evidence:
         for position, span in enumerate(whole):
             verdict = judge(
                 said[id(span)],
-                contradicted=bool(held & days_inside(calendar, span)),
+                contradicted=bool(held & calendar.days_meeting(span.open_interval)),
                 neighbours=around[position][0],
                 short_run=around[position][1] < SHORT_RUN,
                 was_proved=empty_before.covers(span.interval),
@@ -343,7 +343,7 @@ class Evidence:
         A weekly bar does not say on which day it traded: it counts for a week in which this series
         has no bar at all.
         """
-        days = {day for span in whole for day in days_inside(calendar, span)}
+        days = {day for span in whole for day in calendar.days_meeting(span.open_interval)}
         own = {monday_of(day) for day in self._store.rows_per_session(series)}
         found: set[date] = set()
         for timeframe in self._store.layout.timeframes_of(series.symbol):
@@ -447,14 +447,14 @@ def _said_of(
     statements: Iterable[Statement], calendar: SessionCalendar, span: Span, closed: frozenset[date]
 ) -> list[Statement]:
     """Return the statements about a span, including one of the contract's own schedule."""
-    around = Interval(span.opens_at, span.closes_at)
+    around = span.open_interval
     said = [
         one
         for one in statements
         if one.interval.covers(around)
         or (one.kind is StatementKind.TRADED and one.interval.overlaps(around))
     ]
-    days = days_inside(calendar, span)
+    days = calendar.days_meeting(span.open_interval)
     if days and days <= closed:
         at = max((one.said_at for one in said), default=span.closes_at)
         said.append(Statement(around, StatementKind.CLOSED, "", at, "schedule"))

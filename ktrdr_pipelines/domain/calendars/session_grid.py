@@ -14,7 +14,7 @@ are missing (``domain.planning.gaps``).
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import datetime
 from functools import lru_cache
 
 import numpy as np
@@ -42,6 +42,11 @@ class Span:
     closes_at: datetime
     sessions: int = 1
     ends_late: datetime | None = None
+
+    @property
+    def open_interval(self) -> Interval:
+        """From its open to its close, in real time."""
+        return Interval(self.opens_at, self.closes_at)
 
     @property
     def over_at(self) -> datetime:
@@ -230,9 +235,3 @@ def _cut(whole: SessionGrid, calendar: SessionCalendar) -> SessionGrid:
 def _mondays(days: np.ndarray) -> np.ndarray:
     """Return the Mondays of the weeks that dates lie in; 1970-01-01 was a Thursday."""
     return np.asarray(days - (days.astype(np.int64) + 3) % 7)
-
-
-def days_inside(calendar: SessionCalendar, span: Span) -> set[date]:
-    """Return the session dates of the sessions inside a span."""
-    inside = Interval(span.opens_at, span.closes_at)
-    return {one.day for one in calendar.sessions_meeting(inside)}

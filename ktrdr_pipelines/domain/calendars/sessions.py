@@ -145,6 +145,10 @@ class SessionCalendar:
         high = np.searchsorted(self._opens, micros(interval.end), side="left")
         return [self._session(position) for position in range(int(low), int(high))]
 
+    def days_meeting(self, interval: Interval) -> set[date]:
+        """Return the dates of the sessions that share real time with an interval."""
+        return {one.day for one in self.sessions_meeting(interval)}
+
     def day_starts_at(self, day: date) -> datetime:
         """Return the real time at which a session day begins (local midnight less the roll)."""
         wall = datetime.combine(day, time()) - self.roll

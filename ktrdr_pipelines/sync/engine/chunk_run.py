@@ -229,9 +229,7 @@ class ChunkRun:
         older = [span for span in whole if span.interval.end <= first]
         newer = [span for span in whole if span.interval.start > last]
         older = [
-            span
-            for span in older
-            if not any(one.overlaps(Interval(span.opens_at, span.closes_at)) for one in traded)
+            span for span in older if not any(one.overlaps(span.open_interval) for one in traded)
         ]
         if len(newer) > len(spans) * _MOST_AT_END:
             newer = []

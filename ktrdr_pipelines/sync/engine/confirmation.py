@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 
-from ktrdr_pipelines.domain.calendars.session_grid import days_inside
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import newest_closed_day, session_chunk
@@ -166,7 +165,7 @@ class Confirmation:
             kinds = {said.kind for said in one.statements}
             is_puzzling = one.verdict.proof is Proof.CONTRADICTED and StatementKind.AROUND in kinds
             if is_puzzling and StatementKind.TRADED not in kinds:
-                day = max(days_inside(self._state.calendar, one.span))
+                day = max(self._state.calendar.days_meeting(one.span.open_interval))
                 note = self._requester.note
                 await self._schedules.after_empty_session(self._series, day, note)
                 return

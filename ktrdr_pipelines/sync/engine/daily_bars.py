@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ktrdr_pipelines.domain.bars import is_untraded
-from ktrdr_pipelines.domain.calendars.session_grid import days_inside, session_grid
-from ktrdr_pipelines.domain.calendars.sessions import midnight
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import ALWAYS_COUNTED, BY_THE_YEAR, Chunk
 from ktrdr_pipelines.domain.planning.empty_ranges import (
@@ -132,7 +132,7 @@ class DailyBars:
             attempts += 1  # its own request was the first
         for one in block:
             self._requested[one.span.opens_at] += 1
-        chunk = self._chunk(*self._days_around(block, attempts))
+        chunk = _chunk(calendar, *self._days_around(block, attempts), self._requester)
         received = await self._send(block, chunk)
         if received is None:
             return StateChange(), IntervalSet()
@@ -151,11 +151,7 @@ class DailyBars:
         traded = set(pc.unique(found.bars.filter(has_trades)["session_date"]).to_pylist())
         self._evidence.refute(
             self._series.symbol,
-            [
-                Interval(span.opens_at, span.closes_at)
-                for span in spans
-                if span.interval.start.date() in traded
-            ],
+            [span.open_interval for span in spans if span.interval.start.date() in traded],
         )
         statements = said.around(
             calendar, (span for span in spans if found.around.covers(span.interval))
@@ -165,12 +161,11 @@ class DailyBars:
             if began is not None and spans[0].opens_at < began.opens_at:
                 statements += said.begins(Interval(spans[0].opens_at, began.opens_at))
         newest = response.bars["session_date"][-1].as_py()
-        days_of = {id(one): days_inside(calendar, one.span) for one in block}
+        days_of = {id(one): calendar.days_meeting(one.span.open_interval) for one in block}
         newer = [
             one
             for one in block
-            if newest < min(days := days_of[id(one)])
-            and not impossible.clip(Interval(midnight(min(days)), midnight(max(days) + _DAY)))
+            if newest < min(days := days_of[id(one)]) and _is_read(impossible, days)
         ]
         with_bars = [one for one in block if days_of[id(one)] & traded]
         missing = {day for one in with_bars for day in days_of[id(one)]}
@@ -209,22 +204,6 @@ class DailyBars:
                 self._requested[one.span.opens_at] -= 1
             return None
 
-    def _chunk(self, first: date, last: date) -> Chunk:
-        """Return the request for the daily bars of session dates, both included."""
-        calendar, now = self._state.calendar, self._requester.source_session.now()
-        interval = Interval(midnight(first), midnight(last + _DAY))
-        spans = session_grid(calendar, Timeframe.D1).spans_in(interval)
-        closes_at = spans[-1].closes_at
-        ends_at = min(max(calendar.last_second_of(closes_at), closes_at), now)
-        most = self._requester.widths.most(Timeframe.D1)
-        if most == BY_THE_YEAR:
-            may_count = len(spans) <= ALWAYS_COUNTED[Timeframe.D1]
-        else:
-            may_count = len(spans) <= min(most or _MOST_IN_DAYS, _MOST_IN_DAYS)
-        years = -(-(last - first).days // 364)
-        duration = f"{len(spans)} D" if may_count else f"{years} Y"
-        return Chunk(interval, ends_at, duration, len(spans))
-
     def _days_around(self, block: Sequence[Open], attempts: int) -> tuple[date, date]:
         """Return the session dates to request: the block, and sessions with bars around it.
 
@@ -235,8 +214,8 @@ class DailyBars:
         """
         calendar = self._state.calendar
         margin = _MARGIN_DAYS * _DAY
-        first = min(min(days_inside(calendar, one.span)) for one in block)
-        last = max(max(days_inside(calendar, one.span)) for one in block)
+        first = min(min(calendar.days_meeting(one.span.open_interval)) for one in block)
+        last = max(max(calendar.days_meeting(one.span.open_interval)) for one in block)
         oldest = self._state.oldest_open
         if self._state.is_before_bars(block[0].span) and oldest is not None:
             if not attempts:
@@ -262,3 +241,25 @@ class DailyBars:
             further = calendar.sessions(start - margin, start)
             start = further[-min(attempts, len(further))].day if further else start
         return start, end
+
+
+def _chunk(calendar: SessionCalendar, first: date, last: date, requester: BarRequester) -> Chunk:
+    """Return the request for the daily bars of session dates, both included."""
+    interval = Interval(midnight(first), midnight(last + _DAY))
+    spans = session_grid(calendar, Timeframe.D1).spans_in(interval)
+    closes_at = spans[-1].closes_at
+    now = requester.source_session.now()
+    ends_at = min(max(calendar.last_second_of(closes_at), closes_at), now)
+    most = requester.widths.most(Timeframe.D1)
+    if most == BY_THE_YEAR:
+        may_count = len(spans) <= ALWAYS_COUNTED[Timeframe.D1]
+    else:
+        may_count = len(spans) <= min(most or _MOST_IN_DAYS, _MOST_IN_DAYS)
+    years = -(-(last - first).days // 364)
+    duration = f"{len(spans)} D" if may_count else f"{years} Y"
+    return Chunk(interval, ends_at, duration, len(spans))
+
+
+def _is_read(impossible: IntervalSet, days: set[date]) -> bool:
+    """Return whether a response had no impossible row on session dates."""
+    return not impossible.clip(Interval(midnight(min(days)), midnight(max(days) + _DAY)))
