@@ -14,6 +14,7 @@ ROOT = PACKAGE.parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PAGES = [ROOT / "README.md", *sorted((PACKAGE / "docs").rglob("*.md"))]
 MOST_ENTRIES = 14
+MOST_MODULES = 12
 
 REPLACED = {
     "interval, range": "stretch stretches",
@@ -130,6 +131,26 @@ def replaced_phrases(texts: Iterator[tuple[int, str]]) -> list[str]:
     ]
 
 
+def modules_used(source: str) -> dict[str, set[str]]:
+    """Return by class of a module the project modules whose names the class uses."""
+    tree = ast.parse(source)
+    origin = {
+        alias.asname or alias.name: str(node.module)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("ktrdr_pipelines")
+        for alias in node.names
+    }
+    return {
+        one.name: {
+            origin[node.id]
+            for node in ast.walk(one)
+            if isinstance(node, ast.Name) and node.id in origin
+        }
+        for one in tree.body
+        if isinstance(one, ast.ClassDef)
+    }
+
+
 def crowded(package: Path) -> list[str]:
     """Return the folders of a package with more entries than a reader takes in at a glance."""
     folders = [package, *(one for one in package.rglob("*") if one.is_dir())]
@@ -159,7 +180,6 @@ ASSEMBLED = frozenset(
         "SeriesStates",
         "from_settings",
         "memory_of",
-        "open_calendars",
         "open_ledger",
         "open_source",
     }
@@ -203,6 +223,25 @@ def test_prose_uses_the_words_of_the_glossary() -> None:
 def test_folders_show_their_contents_at_a_glance() -> None:
     """No folder of the package has more than fourteen modules and packages."""
     assert crowded(PACKAGE) == []
+
+
+def test_no_class_needs_the_whole_house() -> None:
+    """A class uses names of at most twelve modules of the project."""
+    found = {
+        f"{path.stem}.{name}": len(modules)
+        for path in MODULES
+        for name, modules in modules_used(path.read_text()).items()
+        if len(modules) > MOST_MODULES
+    }
+    assert found == {}
+
+
+def test_a_class_that_needs_many_modules_is_found() -> None:
+    """The check above fails where there is something to find."""
+    lines = [f"from ktrdr_pipelines.m{n} import f{n} as g{n}" for n in range(MOST_MODULES + 1)]
+    body = "\n".join(f"        g{n}()" for n in range(MOST_MODULES + 1))
+    used = modules_used("\n".join([*lines, "class A:", "    def a(self):", body]))
+    assert len(used["A"]) == MOST_MODULES + 1
 
 
 def test_each_file_name_has_one_meaning() -> None:

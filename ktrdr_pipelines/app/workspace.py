@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.store.layout import StoreLayout
     from ktrdr_pipelines.store.ledger.ledger import Ledger
     from ktrdr_pipelines.store.universe_file import UniverseFile
+    from ktrdr_pipelines.sync.loader import IbDataLoader
     from ktrdr_pipelines.sync.runner import LoadManager
 
 
@@ -125,11 +126,10 @@ class Workspace:
             StoreError: the ledger cannot be read.
         """
         from ktrdr_pipelines.gaps.index import GapIndex, memory_of
-        from ktrdr_pipelines.store.ledger.ledger import open_calendars
 
         return GapIndex(
             self.store,
-            open_calendars(self.ledger),
+            self.ledger.calendars(),
             self.gateway_config.gateway,
             memory=memory_of(self.layout.root),
         )
@@ -173,6 +173,12 @@ class Workspace:
             wait_s: how long a run waits until the gateway accepts the connection.
         """
         return _load_manager(self, operation, progress, wait_s)
+
+    def data_loader(self) -> "IbDataLoader":
+        """Return what loads bars of symbols and returns them as DataFrames."""
+        from ktrdr_pipelines.sync.loader import IbDataLoader
+
+        return IbDataLoader(self.load_manager(operation="api"), self.store, self.universe)
 
 
 def gateway_config(settings: Settings | None = None) -> "GatewayConfig":

@@ -27,7 +27,7 @@ from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
 from ktrdr_pipelines.simulator.variants import HoursZone, MarketVariants, Variants, ZoneNames
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import create_store
-from ktrdr_pipelines.store.ledger.ledger import Ledger, open_calendars
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.sync.runner import Job
 
 NOW = datetime(2024, 6, 5, 12, 0, tzinfo=UTC)
@@ -128,7 +128,7 @@ def test_each_kind_of_instrument_is_loaded_whole(bench: Bench, symbol: str, time
     assert report.failures == ()
     assert report.is_complete, report.summary
     assert bench.notes.notices == []
-    calendar = open_calendars(Ledger(bench.store.layout.ledger)).of(series.instrument)
+    calendar = Ledger(bench.store.layout.ledger).calendars().of(series.instrument)
     stored = bench.store.read(series)
     if series.timeframe is Timeframe.D1:
         days = [one.day for one in calendar.sessions(first, end)]

@@ -24,7 +24,7 @@ from ktrdr_pipelines.simulator.requests.durations import SIZE_BY_TEXT, Window
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import create_store
-from ktrdr_pipelines.store.ledger.ledger import Ledger, open_calendars
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.sync.runner import Job
 
 NOW = datetime(2024, 6, 5, 12, 0, tzinfo=UTC)
@@ -174,7 +174,7 @@ def test_hours_that_only_the_gateway_knows_come_from_its_schedule(bench: Bench) 
     assert bench.load(series, first, end).is_complete
     schedules = [one for one in bench.gateway.requests[before:] if "SCHEDULE" in str(one)]
     assert len(schedules) == 1
-    index = open_calendars(Ledger(bench.layout.ledger))
+    index = Ledger(bench.layout.ledger).calendars()
     told = index.of(series.instrument).sessions(first, end)
     known = calendar_named("XNYS.ETH").sessions(first, end)
     assert told == known
@@ -189,7 +189,7 @@ def test_hours_in_details_of_a_future_are_remembered(bench: Bench) -> None:
     """A contract that is looked up tells its next days, and they are in the calendar's words."""
     series = bench.series("CLN24", "1d")
     bench.load(series, date(2024, 5, 1), date(2024, 6, 4))
-    index = open_calendars(Ledger(bench.layout.ledger))
+    index = Ledger(bench.layout.ledger).calendars()
     library = calendar_named(series.instrument.calendar)
     week = (date(2024, 6, 5), date(2024, 6, 11))
     assert index.of(series.instrument).sessions(*week) == library.sessions(*week)

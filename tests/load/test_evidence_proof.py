@@ -165,9 +165,8 @@ class Store:
                 assert state["all"].state is WindowState.UNEXPLAINED
 
     def bench_calendars(self) -> object:
-        from ktrdr_pipelines.store.ledger.ledger import open_calendars  # noqa: PLC0415
 
-        return open_calendars(self.bench.ledger)
+        return self.bench.ledger.calendars()
 
 
 def store_of(folder: Path, pattern: Pattern, market: Market = MARKETS[0]) -> Store:

@@ -18,7 +18,7 @@ from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.index import GapIndex
-from ktrdr_pipelines.store.ledger.ledger import Ledger, open_calendars
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import Bench, World
 from tests.load.fakes import Truth, thinned, true_keys, utc
@@ -131,7 +131,7 @@ WAYS = [always, never, before, since, but_the_newest, but_the_oldest]
 def sparse_of(bench: Bench, report: SeriesReport) -> tuple[set[date], set[date]]:
     """Give the sparse sessions that the load tells, and those that the gaps of the store tell."""
     calendar = calendar_named(ETH)
-    index = GapIndex(bench.store, open_calendars(bench.ledger), bench.gateway.gateway)
+    index = GapIndex(bench.store, bench.ledger.calendars(), bench.gateway.gateway)
     [found] = index.series_gaps([report.series], bench.gateway.time)
     sparse = [gap for gap in found.gaps if gap.reason == "sparse"]
     return (

@@ -25,7 +25,6 @@ from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayTimeoutError
 from ktrdr_pipelines.store.catalog.catalog import query_catalog, rebuild_catalog
-from ktrdr_pipelines.store.ledger.ledger import open_calendars
 from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import Bench, Make
 from tests.load.fakes import FakeGateway, Truth, bars_at, moment_of, stock, true_keys, utc
@@ -139,7 +138,7 @@ def test_a_coin_is_complete_by_its_own_hours(
     assert report.is_complete, report.summary
     assert report.requests <= 6
     bench.check_complete(series, WANTED)
-    calendar = open_calendars(bench.ledger).of(bitcoin)
+    calendar = bench.ledger.calendars().of(bitcoin)
     expected = [(one.day, one.opens_at, one.closes_at) for one in TRUE.sessions(FIRST, END + DAY)]
     assert [
         (one.day, one.opens_at, one.closes_at) for one in calendar.sessions(FIRST, END + DAY)
@@ -230,7 +229,7 @@ def test_a_gateway_that_tells_no_schedule_leaves_the_assumption(
     report = bench.load(series, WANTED)
     assert len(bench.gateway.schedules_asked) == 1
     bench.check(series, WANTED)
-    calendar = open_calendars(bench.ledger).of(bitcoin)
+    calendar = bench.ledger.calendars().of(bitcoin)
     assert [one.day for one in calendar.sessions(date(2026, 4, 25), date(2026, 4, 27))] == [
         date(2026, 4, 25),
         date(2026, 4, 26),
@@ -270,7 +269,7 @@ def test_a_schedule_that_dates_sessions_in_its_own_way_loses_no_bar(
         bench.gateway.time += DAY
     assert report.is_complete, report.summary
     bench.check_complete(series, WANTED)
-    calendar = open_calendars(bench.ledger).of(bitcoin)
+    calendar = bench.ledger.calendars().of(bitcoin)
     assert (calendar.closes[:-1] <= calendar.opens[1:]).all()
 
 
@@ -285,7 +284,7 @@ def test_details_of_another_zone_are_dated_as_the_schedule(
     )
     assert bench.load(series, WANTED).is_complete
     bench.check_complete(series, WANTED)
-    calendar = open_calendars(bench.ledger).of(bitcoin)
+    calendar = bench.ledger.calendars().of(bitcoin)
     assert (calendar.closes[:-1] <= calendar.opens[1:]).all()
     assert (calendar.sessions(date(2026, 5, 13), date(2026, 5, 14))[0].closes_at) == _close(
         date(2026, 5, 13)
@@ -313,7 +312,7 @@ def test_a_day_of_a_coin_is_told_to_be_complete_when_any_of_its_days_is(
     """A join on closes_at looks at no hour that the bar may hold and that is not over."""
     bench, series = bench_of(), Series(bitcoin, Timeframe.D1)
     bench.load(series, WANTED)
-    index = open_calendars(bench.ledger)
+    index = bench.ledger.calendars()
     assert index.of(bitcoin).days_may_differ
     rebuild_catalog(bench.layout, [bitcoin], NOW)
     for source in ("bars_1d", "series('BTC', '1d')"):
@@ -349,5 +348,5 @@ def test_flat_bars_that_are_held_speak_for_no_session(
     bench.load(series, WANTED)
     bench.gateway.details = details
     bench.load(series, Interval(WANTED.start, WANTED.end + 3 * DAY))
-    calendar = open_calendars(bench.ledger).of(bitcoin)
+    calendar = bench.ledger.calendars().of(bitcoin)
     assert not calendar.sessions(date(2026, 4, 25), date(2026, 4, 27))

@@ -13,7 +13,6 @@ from ktrdr_pipelines.domain.planning.jobs import Job, RequestedBy
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.index import GapIndex
-from ktrdr_pipelines.store.ledger.ledger import open_calendars
 from tests.load.conftest import World
 from tests.load.fakes import NOT_ANSWERED
 
@@ -25,7 +24,7 @@ DAY = date(2024, 6, 11)
 def gaps_of(made: World) -> list[tuple[GapReason, Interval, datetime | None]]:
     """Return what the gap book says of the series."""
     bench = made.bench
-    index = GapIndex(bench.store, open_calendars(bench.ledger), bench.gateway.gateway)
+    index = GapIndex(bench.store, bench.ledger.calendars(), bench.gateway.gateway)
     (found,) = index.series_gaps([made.series], bench.gateway.time)
     return [
         (gap.reason, gap.interval, gap.next_try_at)

@@ -17,7 +17,6 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import BadAnswerError, GatewayTimeoutError
 from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.gaps.windows import WindowState
-from ktrdr_pipelines.store.ledger.ledger import open_calendars
 from tests.load.conftest import Bench, Make, World
 from tests.load.fakes import FakeGateway, dense_keys, schedule_of, stock, truth_of
 
@@ -67,13 +66,13 @@ def closure(world: MakeWorld) -> World:
 
 def sessions_of(bench: Bench, series: Series) -> set[date]:
     """Give the session dates that are expected of a series."""
-    index = open_calendars(bench.ledger)
+    index = bench.ledger.calendars()
     return {one.day for one in index.of(series.instrument).sessions(FIRST, END)}
 
 
 def told_closed(bench: Bench, series: Series) -> frozenset[date]:
     """Give the dates that the contract of a series calls closed."""
-    return open_calendars(bench.ledger).told_closed(series.instrument)
+    return bench.ledger.calendars().told_closed(series.instrument)
 
 
 def empty_days(bench: Bench, series: Series) -> set[date]:
@@ -226,10 +225,10 @@ def test_hours_in_details_are_learned_for_nothing(world: MakeWorld) -> None:
         made.series, interval_between(calendar_named(RTH), Timeframe.H1, END, END + 7 * DAY)
     )
     assert report.is_complete
-    calendar = open_calendars(made.bench.ledger).of(made.series.instrument)
+    calendar = made.bench.ledger.calendars().of(made.series.instrument)
     assert calendar.sessions(days[0], days[0] + DAY)[0].closes_at == later.closes_at + DAY / 24
     assert calendar.sessions(days[1], days[1] + DAY) == [earlier]
-    assert open_calendars(made.bench.ledger).of(stock("MSFT")) is calendar_named(RTH)
+    assert made.bench.ledger.calendars().of(stock("MSFT")) is calendar_named(RTH)
     assert made.bench.gateway.schedules_asked == []
 
 
@@ -243,7 +242,7 @@ def test_hours_that_are_too_long_are_noted(world: MakeWorld) -> None:
     [report] = made.bench.run_with(notes, made.series, made.wanted)
     assert report.is_complete
     assert any("more than eight hours longer" in text for text in notes.texts)
-    assert open_calendars(made.bench.ledger).of(made.series.instrument) is calendar_named(RTH)
+    assert made.bench.ledger.calendars().of(made.series.instrument) is calendar_named(RTH)
 
 
 @pytest.fixture
@@ -305,11 +304,11 @@ def test_two_symbols_of_the_gateways_hours_learn_their_own(hidden: tuple[Bench, 
     bench, series = hidden
     wanted = interval_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
     bench.load(series, wanted)
-    index = open_calendars(bench.ledger)
+    index = bench.ledger.calendars()
     assert index.of(series.instrument).known is not None
     assert index.of(replace(series.instrument, symbol="BP")).known is None
     bench.ledger.move_symbol("VOD", "VODA")
-    moved = open_calendars(bench.ledger)
+    moved = bench.ledger.calendars()
     assert moved.of(series.instrument).known is None
     assert moved.of(replace(series.instrument, symbol="VODA")).known is not None
 
@@ -318,7 +317,7 @@ def test_unknown_hours_are_a_gap_that_says_so(hidden: tuple[Bench, Series]) -> N
     """The gap book shows all of it as missing until the gateway has told, then what is true."""
     bench, series = hidden
     now = bench.gateway.time
-    index = GapIndex(bench.store, open_calendars(bench.ledger), bench.gateway.gateway)
+    index = GapIndex(bench.store, bench.ledger.calendars(), bench.gateway.gateway)
     [found] = index.series_gaps([series], now)
     [gap] = found.gaps
     assert gap.interval.end == now
@@ -329,9 +328,7 @@ def test_unknown_hours_are_a_gap_that_says_so(hidden: tuple[Bench, Series]) -> N
     assert state.state is WindowState.UNEXPLAINED
     bench.gateway.schedule_twist = lambda _at, _days: []
     assert bench.load(series, interval).error is not None
-    [again] = GapIndex(bench.store, open_calendars(bench.ledger), "fake:1").series_gaps(
-        [series], now
-    )
+    [again] = GapIndex(bench.store, bench.ledger.calendars(), "fake:1").series_gaps([series], now)
     assert again.gaps[0].next_try_at is not None
 
 

@@ -19,7 +19,6 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.index import GapIndex
-from ktrdr_pipelines.store.ledger.ledger import open_calendars
 from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import Bench, Make, World
 from tests.load.fakes import FakeGateway, Truth, dense_keys, schedule_of, stock, truth_of
@@ -107,7 +106,7 @@ def test_an_expiring_contract_shortens_no_others_day(
     futures.check_complete(living.series, wanted)
     after = bars_between(futures.store.read(living.series), at("2026-11-20T14:30Z"), wanted.end)
     assert after.num_rows == 7.5 * 12
-    index = open_calendars(futures.ledger)
+    index = futures.ledger.calendars()
     assert index.of(ESH7) is index.of(ESX6) is globex
     futures.check_complete(Series(ESX6, M5), wanted)
     [found] = GapIndex(futures.store, index, futures.gateway.gateway).series_gaps(
@@ -148,7 +147,7 @@ def hear(bench: Bench, symbol: str, day: date, *told: Interval) -> list[str]:
 
 def shared_session(bench: Bench, day: date, symbol: str = "ZZZ") -> list[Interval]:
     """Give the hours of a date for a symbol that was never heard."""
-    sessions = open_calendars(bench.ledger).of(stock(symbol)).sessions(day, day + DAY)
+    sessions = bench.ledger.calendars().of(stock(symbol)).sessions(day, day + DAY)
     return [Interval(one.opens_at, one.closes_at) for one in sessions]
 
 
@@ -164,7 +163,7 @@ def test_three_contracts_change_the_calendar_of_all(exchange: Bench) -> None:
     assert text.startswith("XNYS.RTH 2024-06-20: 09:30-13:00 instead of 09:30-16:00 ")
     assert text.endswith("according to 3 contracts: AAA, BBB, CCC")
     assert shared_session(exchange, EARLY) == [early]
-    index = open_calendars(exchange.ledger)
+    index = exchange.ledger.calendars()
     assert index.of(stock("AAA")) is index.of(stock("ZZZ"))
     [changed] = index.changed()[RTH]
     assert (changed.told.day, changed.symbols) == (EARLY, SYMBOLS[:3])
@@ -183,7 +182,7 @@ def test_contracts_with_hours_of_their_own_have_no_vote(exchange: Bench) -> None
     ended = Series(replace(stock("DDD"), end=date(2024, 12, 1)), H1)
     exchange.gateway.details_of["DDD"] = (LearnedDay(EARLY, ()),)
     exchange.load(ended, interval_between(NEW_YORK, H1, date(2024, 5, 1), date(2024, 5, 2)))
-    index = open_calendars(exchange.ledger)
+    index = exchange.ledger.calendars()
     assert index.changed() == {}
     assert index.told_closed(stock("NEW")) == index.told_closed(stock("DDD")) == {EARLY}
     assert shared_session(exchange, EARLY) == [session_of(NEW_YORK, EARLY)]
@@ -198,7 +197,7 @@ def test_a_date_of_which_any_symbol_holds_bars_is_never_closed(exchange: Bench) 
     for symbol in SYMBOLS[:3]:
         hear(exchange, symbol, held, Interval(known.start, known.end - 2 * HOUR))
     assert shared_session(exchange, held) == [known]
-    assert open_calendars(exchange.ledger).changed() == {}
+    assert exchange.ledger.calendars().changed() == {}
     for symbol in SYMBOLS[:3]:
         hear(exchange, symbol, held)
     assert shared_session(exchange, held) == [known]
@@ -280,7 +279,7 @@ def test_three_days_of_late_bars_make_earlier_days_due(
     [text] = notes.texts
     assert text.startswith("sessions of VIX last until 16:15 instead of 16:00 ")
     assert text.endswith("bars after the close on 2024-06-12, 2024-06-13, 2024-06-14")
-    index = open_calendars(bench.ledger)
+    index = bench.ledger.calendars()
     wanted = Series(replace(series.instrument, start=FIRST), M5)
     [found] = GapIndex(bench.store, index, bench.gateway.gateway).series_gaps(
         [wanted], bench.gateway.time
@@ -293,7 +292,7 @@ def test_three_days_of_late_bars_make_earlier_days_due(
     asked = bench.asked
     assert bench.load(series, ALL_DAYS).is_complete
     assert bench.asked == asked
-    assert open_calendars(bench.ledger).of(stock("SPX")) is NEW_YORK
+    assert bench.ledger.calendars().of(stock("SPX")) is NEW_YORK
 
 
 def test_earlier_days_are_filled_in_the_load_that_shows_them(
@@ -336,7 +335,7 @@ def test_stray_bars_extend_nothing(
     """They are kept, and no other day becomes due."""
     bench, series = vix(days_between(date(2024, 6, 12), END)[:count])
     assert bench.load(series, NEW_DAYS).is_complete
-    assert open_calendars(bench.ledger).of(series.instrument) is NEW_YORK
+    assert bench.ledger.calendars().of(series.instrument) is NEW_YORK
     assert len(bench.ledger.late_bars.all()["VIX"]) == count
     asked = bench.asked
     assert bench.load(series, ALL_DAYS).is_complete
@@ -444,4 +443,4 @@ def test_falsehoods_of_one_contract_never_hide_a_bar(bench: Make, seed: int, gon
     for symbol in ("AAA", "BBB"):
         made.check_complete(Series(stock(symbol), H1), wanted)
     assert complete >= len(days_between(FIRST, END))
-    assert open_calendars(made.ledger).of(stock("ZZZ")) is NEW_YORK
+    assert made.ledger.calendars().of(stock("ZZZ")) is NEW_YORK

@@ -19,7 +19,7 @@ from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.catalog import catalog as store_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
-from ktrdr_pipelines.store.ledger.ledger import Ledger, open_calendars, open_ledger
+from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger
 from ktrdr_pipelines.store.maintenance.rename import rename
 from ktrdr_pipelines.store.maintenance.repair import repair
 from tests.load.conftest import World
@@ -197,7 +197,7 @@ def test_no_other_work_goes_on_in_another_store(
     layout.universe.write_text("symbols: {AAPL: {}}\n")
     ledger = open_ledger(layout)
     store = BarStore(layout, ledger)
-    index = GapIndex(store, open_calendars(ledger), "fake:1")
+    index = GapIndex(store, ledger.calendars(), "fake:1")
     identity, bars = store.identity(made.series), store.read(made.series)
     way(layout)
     before = everything(layout.root), dump(layout)

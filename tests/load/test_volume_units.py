@@ -14,7 +14,7 @@ from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.plausibility import DisagreementKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.index import GapIndex
-from ktrdr_pipelines.store.ledger.ledger import open_calendars, series_key
+from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import World
 from tests.load.fakes import utc
@@ -92,7 +92,7 @@ def test_held_bars_that_come_again_in_another_unit_are_told_once(
         report = market.run(Mode.TAIL, AFTER + timedelta(days=days))
     assert len(report.volume_jumps) == len(market.jumps()) == 1
     bench = market.made.bench
-    index = GapIndex(bench.store, open_calendars(bench.ledger), bench.gateway.gateway)
+    index = GapIndex(bench.store, bench.ledger.calendars(), bench.gateway.gateway)
     [found] = index.series_gaps([market.made.series], AFTER)
     assert (found.volume_jumps, found.disagreements) == ((jump,), ())
 

@@ -151,11 +151,6 @@ def open_ledger(layout: StoreLayout) -> Ledger:
     return Ledger(layout.ledger, layout.require_same)
 
 
-def open_calendars(ledger: Ledger) -> Calendars:
-    """Return the calendars with what a ledger currently holds of schedules and late bars."""
-    return ledger.calendars()
-
-
 def series_key(series: Series) -> str:
     """Return the key of a series in the ledger, such as ``AAPL|1m``."""
     return f"{series.symbol}|{series.timeframe}"

@@ -17,6 +17,7 @@ import pyarrow as pa
 from ktrdr_pipelines.domain.bars import micros, timestamps
 from ktrdr_pipelines.domain.calendars.gateway_schedules import (
     LearnedDay,
+    SharedDay,
     agreed,
     differs,
     hours_of,
@@ -123,12 +124,16 @@ class SharedCalendars:
         return False
 
     def refute(
-        self, calendars: Calendars, instrument: Instrument, timeframe: Timeframe, bars: pa.Table
+        self,
+        shared: Sequence[SharedDay],
+        instrument: Instrument,
+        timeframe: Timeframe,
+        bars: pa.Table,
     ) -> list[str]:
         """Withdraw votes of contracts that agreed to remove hours in which bars lie.
 
         Args:
-            calendars: the calendars as they are known now.
+            shared: the dates on which contracts agree that the instrument's calendar is wrong.
             instrument: the instrument of the bars.
             timeframe: the timeframe of the bars.
             bars: bars, none of them flat.
@@ -136,9 +141,6 @@ class SharedCalendars:
         Returns: a text for each date on which the calendar's own hours apply again.
         """
         key = instrument.calendar
-        shared = calendars.shared_days(key)
-        if not shared:
-            return []
         library = calendar_named(key)
         wrong = [one for one in shared if _has_removed_bars(library, one.told, timeframe, bars)]
         if not wrong:

@@ -192,10 +192,12 @@ class Schedules:
         if timeframe is Timeframe.W1 or not (bars := without_flat(bars)).num_rows:
             return False
         before = self.calendars
-        if texts := self._shared.refute(self.calendars, instrument, timeframe, bars):
-            self._rebuild_calendars()
-            for text in texts:
-                if note is not None:
+        if shared := before.shared_days(instrument.calendar):
+            texts = self._shared.refute(shared, instrument, timeframe, bars)
+            if texts:
+                self._rebuild_calendars()
+            if note is not None:
+                for text in texts:
                     note(text)
         if is_assumed(instrument.calendar):
             closed = _closed_with_bars(instrument, self._learned(instrument), timeframe, bars)

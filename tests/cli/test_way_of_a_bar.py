@@ -1,0 +1,64 @@
+"""The way of one bar from the gateway's message to its Parquet file is short enough to follow."""
+
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pyarrow as pa
+
+import ktrdr_pipelines
+
+PACKAGE = Path(ktrdr_pipelines.__file__).parent
+MOST = 20
+"""Modules that take or return a bar. With `cli.commands.load`, `cli.load_report`, `sync.runner`,
+`sync.series_loader` and `domain.planning.chunks`, which lead to its request, these are 25."""
+
+
+def has_bars(value: object, depth: int = 0) -> bool:
+    """Say whether a value is a table of bars or has one: in a collection, or in slots."""
+    if isinstance(value, pa.Table):
+        return value.num_rows > 0
+    if depth == 3:
+        return False
+    if isinstance(value, list | tuple):
+        return any(has_bars(one, depth + 1) for one in value[:10])
+    names = getattr(type(value), "__slots__", ()) if "ktrdr" in type(value).__module__ else ()
+    return any(has_bars(getattr(value, name, None), depth + 1) for name in names)
+
+
+class Way:
+    """Notes the modules of the package with a function that takes or returns bars."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, str] = {}
+
+    def __call__(self, frame: FrameType, event: str, value: object) -> None:
+        code = frame.f_code
+        if event not in {"call", "return"} or not code.co_filename.startswith(str(PACKAGE)):
+            return
+        module = Path(code.co_filename).relative_to(PACKAGE).with_suffix("").as_posix()
+        if module.split("/")[0] == "simulator" or module.startswith("store/catalog"):
+            return
+        taken = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        values = [value] if event == "return" else [frame.f_locals.get(name) for name in taken]
+        if module not in self.modules and any(map(has_bars, values)):
+            self.modules[module] = code.co_qualname
+
+
+def test_one_bar_passes_few_modules(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Loading one daily bar: the modules that a reader has to know are counted as it runs."""
+    way = Way()
+    threading.setprofile(way)
+    sys.setprofile(way)
+    try:
+        told = ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-03", "--json")
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    assert (told.code, told.document["series"][0]["added"]) == (0, 1)
+    assert {"ib/protocol/bar_messages", "sync/engine/series_run", "store/bars/bar_file"} <= {
+        *way.modules
+    }
+    assert len(way.modules) <= MOST, way.modules
