@@ -5,7 +5,7 @@ as they were returned. Bars that are returned again show it directly; where new 
 held ones it takes a jump of the volume of whole sessions. A lot more trading looks like that too,
 except for the number of trades, which no unit changes.
 
-Not here: when bars are compared (``sync.engine.context``), the record
+Not here: when bars are compared (``sync.engine.comparison``), the record
 (``store.ledger.bar_findings``).
 """
 

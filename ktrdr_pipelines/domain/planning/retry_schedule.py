@@ -1,7 +1,7 @@
 """Failed attempts: their kinds, which of them concern a whole series, and when to retry.
 
 Not here: their table (``store.ledger.attempts``), what a load does about them
-(``sync.engine.writer``).
+(``sync.engine.failed_attempts``).
 """
 
 from datetime import timedelta
