@@ -32,7 +32,7 @@ from ktrdr_pipelines.domain.calendars.registry import Calendars
 from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.instruments import Series
-from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Job
 from ktrdr_pipelines.domain.planning.reports import Progress, SeriesReport
 from ktrdr_pipelines.errors import ExitCode, KtrdrError
@@ -40,17 +40,10 @@ from ktrdr_pipelines.errors import ExitCode, KtrdrError
 
 def joined_gaps(series: Series, gaps: IntervalSet, calendar: SessionCalendar) -> list[Interval]:
     """Return the gaps, oldest first, joined where no other bar is expected between them."""
-    bounds = gaps.bounds
-    if bounds is None:
-        return []
-    others = session_grid(calendar, series.timeframe).expected_in(bounds) - gaps
+    follows = session_grid(calendar, series.timeframe).follow(gaps.starts, gaps.ends).tolist()
     joined: list[Interval] = []
-    for gap in gaps:
-        apart = between(joined[-1].end, gap.start) if joined else None
-        if apart is None or others.clip(apart):
-            joined.append(gap)
-        else:
-            joined[-1] = Interval(joined[-1].start, gap.end)
+    for gap, joins in zip(gaps, (False, *follows), strict=False):
+        joined.append(Interval(joined.pop().start, gap.end) if joins else gap)
     return joined
 
 

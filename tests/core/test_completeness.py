@@ -62,24 +62,16 @@ class Bar(NamedTuple):
 
     session: int
     interval: Interval
-    closes_at: datetime
+    over_at: datetime
     state: State = State.COVERED
 
 
 def _bars(calendar: SessionCalendar, timeframe: Timeframe, first: date, end: date) -> list[Bar]:
     """List the bars of session dates, one by one, by the local clock."""
+    if not timeframe.is_intraday:
+        return _dated_bars(calendar, timeframe, first, end)
     bars: list[Bar] = []
-    weeks: dict[date, Bar] = {}
     for number, session in enumerate(calendar.sessions(first, end)):
-        if timeframe is Timeframe.W1:
-            start = midnight(monday_of(session.day))
-            week = Interval(start, start + timeframe.length)
-            weeks[monday_of(session.day)] = Bar(len(weeks), week, session.closes_at)
-            continue
-        if timeframe is Timeframe.D1:
-            day = Interval(midnight(session.day), midnight(session.day) + timeframe.length)
-            bars.append(Bar(number, day, session.closes_at))
-            continue
         offset = session.opens_at.astimezone(ZoneInfo(calendar.zone)).utcoffset() or timedelta(0)
         start = session.opens_at
         while start < session.closes_at:
@@ -87,9 +79,25 @@ def _bars(calendar: SessionCalendar, timeframe: Timeframe, first: date, end: dat
             stop = min(start + timeframe.length - beyond, session.closes_at)
             bars.append(Bar(number, Interval(start, stop), session.closes_at))
             start = stop
-    if timeframe is not Timeframe.W1:
-        return bars
-    return [bar._replace(session=number) for number, bar in enumerate(weeks.values())]
+    return bars
+
+
+def _dated_bars(
+    calendar: SessionCalendar, timeframe: Timeframe, first: date, end: date
+) -> list[Bar]:
+    """List days, or whole weeks, that have a session; UTC days are over when they end."""
+    is_week = timeframe is Timeframe.W1
+    if is_week:
+        first, end = monday_of(first), monday_of(end) + timedelta(days=7)
+    closes: dict[date, datetime] = {}
+    for session in calendar.sessions(first, end):
+        closes[monday_of(session.day) if is_week else session.day] = session.closes_at
+    bars = []
+    for number, (day, closes_at) in enumerate(closes.items()):
+        interval = Interval(midnight(day), midnight(day) + timeframe.length)
+        over_at = max(closes_at, interval.end) if calendar.days_may_differ else closes_at
+        bars.append(Bar(number, interval, over_at))
+    return bars
 
 
 def _missing(
@@ -101,7 +109,7 @@ def _missing(
     for _, group in groupby(bars, key=lambda bar: bar.session):
         session = list(group)
         end = session[-1].interval.end
-        if session[0].closes_at + timedelta(minutes=30) <= now:
+        if session[0].over_at + timedelta(minutes=30) <= now:
             closed += _uncovered(session, end)
         elif timeframe.is_intraday:
             until = min(end, now - timedelta(seconds=5))
@@ -145,7 +153,7 @@ def _sessions(draw: st.DrawFn) -> tuple[SessionCalendar, Timeframe, list[Bar], d
         if is_last and timeframe.is_intraday and rng.random() < 0.5:
             state = State.LAST_INSTANT
         bars[position] = bar._replace(state=state)
-    near = rng.choice(bars).closes_at if bars else midnight(first)
+    near = rng.choice(bars).over_at if bars else midnight(first)
     seconds = st.one_of(st.sampled_from([0, 4, 5, 6, 65, 1799, 1800]), st.integers(-90_000, 90_000))
     return calendar, timeframe, bars, near + timedelta(seconds=draw(seconds))
 
@@ -181,7 +189,7 @@ def test_what_is_missing_is_what_each_bar_lacks(
     status = SeriesStatus(covered | outside, micros(first), wanted_to=micros(end))
     gaps = find_gaps(grid, status, now)
     assert IntervalSet(gap.interval for gap in gaps) & wanted == IntervalSet(closed)
-    whole = [bar for bar in bars if bar.closes_at + timedelta(minutes=30) <= now]
+    whole = [bar for bar in bars if bar.over_at + timedelta(minutes=30) <= now]
     lacks = [bar for bar in whole if bar.state is not State.COVERED]
     assert sum(gap.bars for gap in gaps) == len(lacks)
     counts = completeness(grid, status, have=np.zeros(len(grid)), empty=IntervalSet(), now=now)

@@ -1,5 +1,6 @@
 from datetime import UTC, date, datetime, timedelta
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,3 +136,18 @@ def test_widening_cuts_no_session_and_wants_no_other(
     assert wide.covers(given_part)
     assert session_grid(calendar, timeframe).spans_in(wide) == met
     assert all(wide.covers(span.interval) for span in met)
+
+
+def test_intervals_follow_each_other_over_closed_time_alone() -> None:
+    """Over a night and a weekend they do; where a bar is expected between them they do not."""
+    grid = session_grid(RTH, Timeframe.H1)
+    first, second, third, fourth = (
+        Interval(utc(2024, 6, day, 13, 30), utc(2024, 6, day, 20)) for day in (6, 7, 10, 12)
+    )
+    cut = IntervalSet([first, second, third, fourth]) - IntervalSet(
+        [Interval(utc(2024, 6, 12, 15), utc(2024, 6, 12, 16))]
+    )
+    assert grid.follow(cut.starts, cut.ends).tolist() == [True, True, False, False]
+    noon = cut.starts[0] + 3_600_000_000
+    starts, ends = np.array([cut.starts[0], noon]), np.array([noon, cut.ends[0]])
+    assert grid.follow(starts, ends).tolist() == [True]

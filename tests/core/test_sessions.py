@@ -17,7 +17,13 @@ from hypothesis import strategies as st
 from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.calendars.registry import calendar_keys, calendar_named, is_calendar
 from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
-from ktrdr_pipelines.domain.calendars.sessions import Session, interval_between, midnight, monday_of
+from ktrdr_pipelines.domain.calendars.sessions import (
+    Session,
+    SessionCalendar,
+    interval_between,
+    midnight,
+    monday_of,
+)
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
@@ -142,6 +148,56 @@ def test_spans_are_all_that_meet_a_interval_and_no_others(
     assert session_grid(calendar, timeframe).spans_in(wanted) == meeting
     inside = IntervalSet(span.interval for span in meeting).clip(wanted)
     assert session_grid(calendar, timeframe).expected_in(wanted) == inside
+
+
+def _one_by_one(calendar: SessionCalendar, timeframe: Timeframe, wanted: Interval) -> list[Span]:
+    """Make the spans of an interval from sessions, one by one: the model of the grid."""
+    sessions = calendar.sessions(wanted.start.date() - 30 * DAY, wanted.end.date() + 30 * DAY)
+    if timeframe.is_intraday:
+        spans = [Span(Interval(s.opens_at, s.closes_at), s.opens_at, s.closes_at) for s in sessions]
+        return [span for span in spans if span.interval.overlaps(wanted)]
+    is_week = timeframe is Timeframe.W1
+    groups: dict[date, list[Session]] = {}
+    for session in sessions:
+        groups.setdefault(monday_of(session.day) if is_week else session.day, []).append(session)
+    spans = []
+    for day, inside in groups.items():
+        interval = Interval(midnight(day), midnight(day) + timeframe.length)
+        closes_at = inside[-1].closes_at
+        ends_late = calendar.days_may_differ and interval.end > closes_at
+        late = interval.end if ends_late else None
+        spans.append(Span(interval, inside[0].opens_at, closes_at, len(inside), late))
+    return [span for span in spans if span.interval.overlaps(wanted)]
+
+
+@given(
+    st.sampled_from(["XNYS.RTH", "XNYS.ETH", "FX", "XTKS.RTH", "CRYPTO"]),
+    st.sampled_from(Timeframe),
+    intervals(),
+    st.none() | st.dates(date(2023, 9, 25), date(2025, 2, 10)),
+)
+def test_the_grid_has_the_spans_that_sessions_make(
+    key: str, timeframe: Timeframe, wanted: Interval, end: date | None
+) -> None:
+    """Also of a calendar that is cut in mid-week; the bars of each are as many as of the whole."""
+    whole = calendar_named(key)
+    calendar = whole if end is None else whole.until(end)
+    spans = _one_by_one(calendar, timeframe, wanted)
+    found = session_grid(calendar, timeframe)
+    assert found.spans_in(wanted) == spans
+    part = found.meeting(wanted)
+    assert part.sessions.tolist() == [span.sessions for span in spans]
+    assert part.over.tolist() == [micros(span.over_at) for span in spans]
+    expected = session_grid(whole, timeframe).meeting(wanted)
+    assert part.bars.tolist() == expected.bars.tolist()[: len(spans)]
+    assert found.bars_in(part.starts, part.ends).tolist() == part.bars.tolist()
+
+
+def test_a_calendar_cut_before_its_first_session_expects_nothing() -> None:
+    """No timeframe has a span, and nothing follows anything."""
+    calendar = calendar_named("XNYS.RTH").until(date(1960, 1, 1))
+    for timeframe in Timeframe:
+        assert len(session_grid(calendar, timeframe)) == 0
 
 
 @given(keys, intervals())

@@ -159,6 +159,15 @@ class SessionGrid:
         inside = (self.starts[last] < ends) & (ends <= self.ends[last])
         return IntervalSet.from_arrays(starts, np.where(inside, self.ends[last], ends))
 
+    def follow(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Return for each interval but the first whether it follows the one before.
+
+        It does where no bar is expected between them: over a night, a weekend or a holiday.
+        """
+        after = self.ends.searchsorted(ends[:-1], side="right")
+        until = self.starts.searchsorted(starts[1:], side="left")
+        return np.asarray((until <= after) | (starts[1:] == ends[:-1]))
+
     def bars_in(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Return the number of bars expected in pieces of spans, at least one in each piece."""
         if self.trading is None:

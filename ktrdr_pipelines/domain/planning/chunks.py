@@ -328,18 +328,11 @@ def _over_close(need: Need, gap: Interval, inside: Sequence[Span]) -> Chunk | No
 def newest_run(need: Need) -> Interval | None:
     """Return the newest gaps between which no covered part of a session lies, as one interval."""
     gaps = need.gaps()
-    bounds = gaps.bounds
-    if bounds is None:
+    if not gaps:
         return None
-    start = bounds.end
-    for span in reversed(need.grid.spans_in(bounds)):
-        parts = list(gaps.clip(span.interval))
-        if not parts or parts[-1].end < min(span.interval.end, bounds.end):
-            break
-        start = parts[-1].start
-        if len(parts) > 1 or start > span.interval.start:
-            break
-    return Interval(start, bounds.end)
+    apart = np.flatnonzero(~need.grid.follow(gaps.starts, gaps.ends))
+    first = apart.item(-1) + 1 if len(apart) else 0
+    return Interval(moment(gaps.starts.item(first)), moment(gaps.ends.item(-1)))
 
 
 def is_opening(need: Need, chunk: Chunk) -> bool:

@@ -395,13 +395,7 @@ def _grouped(
 ) -> tuple[Gap, ...]:
     """Join pieces of one cause between which no other bar is expected."""
     bars = grid.bars_in(pieces.starts, pieces.ends)
-    reaches_end = pieces.ends == grid.ends[pieces.spans]
-    from_start = pieces.starts == grid.starts[pieces.spans]
-    next_span = np.diff(pieces.spans) == 1
-    follows = (pieces.ends[:-1] == pieces.starts[1:]) | (
-        next_span & reaches_end[:-1] & from_start[1:]
-    )
-    follows &= causes[:-1] == causes[1:]
+    follows = grid.follow(pieces.starts, pieces.ends) & (causes[:-1] == causes[1:])
     first = np.flatnonzero(np.append(True, ~follows))
     last = np.append(first[1:], len(pieces.spans)) - 1
     total = np.add.reduceat(bars, first)
