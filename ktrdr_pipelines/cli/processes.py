@@ -44,6 +44,10 @@ seconds on an idle machine, far more on a busy one."""
 _POLL_S: Final = 0.05
 _WEB_POLL_S: Final = 0.25
 _TOLD_LINES: Final = 15
+_GROUP: Final = 2
+_THREADS: Final = 17
+"""Places of the process group and the number of threads in /proc/PID/stat, after the name."""
+
 _ENDED_IN_ORDER: Final = b"."
 
 
@@ -225,17 +229,18 @@ def _responds(url: str) -> bool:
 def lives(group: int) -> bool:
     """Return whether any process of a group is running.
 
-    Zombies do not count: orphans are never reaped where a container's first process is no init.
+    Zombies do not count: orphans are never reaped where a container's first process is no init. But
+    a process whose first thread is a zombie runs, and keeps its files, until its last thread ends.
     """
     if not _signal_group(group, 0):
         return False
-    states = set()
+    are_zombies: set[bool] = set()
     for path in Path("/proc").glob("[0-9]*/stat"):  # empty on systems without /proc
         with suppress(OSError):
-            state, _parent, of = path.read_text().rpartition(")")[2].split()[:3]
-            if int(of) == group:
-                states.add(state)
-    return states != {"Z"}
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[_GROUP]) == group:
+                are_zombies.add(fields[0] == "Z" and int(fields[_THREADS]) <= 1)
+    return are_zombies != {True}
 
 
 def is_free(port: int) -> bool:

@@ -114,6 +114,24 @@ def test_what_a_killed_command_started_ends_with_it(hands: Any) -> None:
     hands.wait_for(lambda: not hands.group_members(group))
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system has no /proc")
+def test_a_process_lives_until_its_last_thread_has_ended(hands: Any) -> None:
+    """One that is killed at work may have lost its first thread, and still holds its locks."""
+    code = (
+        "import ctypes, threading\n"
+        "threading.Thread(target=input).start()\n"
+        "ctypes.CDLL(None).pthread_exit(None)\n"
+    )
+    one = start([sys.executable, "-c", code])
+    stat = Path(f"/proc/{one.pid}/stat")
+    try:
+        hands.wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
+        assert lives(one.pid)
+    finally:
+        end(one)
+    assert not lives(one.pid)
+
+
 @pytest.mark.slow
 def test_it_starts_dagster_and_leaves_nothing(hands: Any, data: Path) -> None:
     """With a simulated gateway the UI answers; Ctrl-C ends every process, and that is success."""
