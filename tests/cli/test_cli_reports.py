@@ -57,10 +57,9 @@ def days(first: str, end: str) -> Interval:
 
 def missing(*intervals: Interval, timeframe: Timeframe = Timeframe.D1) -> IntervalSet:
     """Give all that is expected in some intervals."""
-    calendar = calendar_named("XNYS.RTH")
-    return IntervalSet(
-        part for one in intervals for part in session_grid(calendar, timeframe).expected_in(one)
-    )
+    grid = session_grid(calendar_named("XNYS.RTH"), timeframe)
+    spans = IntervalSet(span.interval for one in intervals for span in grid.spans_in(one))
+    return spans & IntervalSet(intervals)
 
 
 def test_nights_and_weekends_part_no_hole() -> None:

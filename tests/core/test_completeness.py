@@ -398,3 +398,23 @@ def test_a_break_holds_no_bars() -> None:
     status = SeriesStatus(IntervalSet(), day)
     (gap,) = find_gaps(session_grid(calendar, Timeframe.M30), status, LAST)
     assert gap.bars == 10
+
+
+def test_data_that_begin_in_mid_session_explain_the_hours_before_alone() -> None:
+    """Of that session the rest is missing, and counted; a start of the universe cuts none."""
+    begins = micros(_at("2024-01-09T16:00"))
+    covered = [Interval(_at("2024-01-10T00:00"), LAST)]
+    (gap,) = _gaps(Timeframe.M30, covered, listed_from=begins)
+    assert gap.interval == Interval(_at("2024-01-09T16:00"), _at("2024-01-09T21:00"))
+    assert gap.bars == 10
+    grid = session_grid(calendar_named("XNYS.RTH"), Timeframe.M30)
+    no_bars = np.zeros(len(grid))
+    for status, unexplained in (
+        (SeriesStatus(IntervalSet(covered), micros(FIRST), begins), 10),
+        (SeriesStatus(IntervalSet(covered), begins), 13),
+    ):
+        counts = completeness(grid, status, have=no_bars, empty=IntervalSet(), now=LAST)
+        assert int(counts.unexplained.sum()) == unexplained
+        (position,) = grid.positions_of(np.array(["2024-01-09"], "datetime64[D]"))
+        assert int(counts.explained[position]) == 13 - unexplained
+        assert int((counts.explained + counts.unexplained)[position]) == 13

@@ -9,7 +9,7 @@ from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.gaps import due_gaps, first_timestamp_of
+from ktrdr_pipelines.domain.planning.gaps import due_gaps
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
 RTH = calendar_named("XNYS.RTH")
@@ -111,16 +111,6 @@ def test_a_week_before_a_friday_holiday_is_due_on_thursday() -> None:
     """The week of Good Friday ends with Thursday's close."""
     week = dates(date(2024, 3, 25), date(2024, 4, 1), Timeframe.W1)
     assert gaps(Timeframe.W1, week, now=utc(2024, 3, 28, 20, 30)) == [week]
-
-
-def test_the_first_bar_may_begin_before_the_first_trade() -> None:
-    """Data that begin in mid-session may have a bar from the open on; a day begins at midnight."""
-    moment = utc(2024, 6, 4, 15, 56, 31)
-    assert first_timestamp_of(RTH, Timeframe.H1, moment) == utc(2024, 6, 4, 13, 30)
-    assert first_timestamp_of(RTH, Timeframe.D1, moment) == utc(2024, 6, 4)
-    assert first_timestamp_of(RTH, Timeframe.W1, moment) == utc(2024, 6, 3)
-    closed = utc(2024, 6, 4, 22)
-    assert first_timestamp_of(RTH, Timeframe.M1, closed) == closed
 
 
 @given(keys, timeframes, st.integers(0, 400), st.integers(1, 400))

@@ -572,7 +572,7 @@ def _seconds_to_plan(calendar: SessionCalendar, years: int) -> float:
     started = process_time()
     chunks = plan(need)
     took = process_time() - started
-    assert len(chunks) == len(session_grid(calendar, Timeframe.M1).expected_in(wanted))
+    assert len(chunks) == len(session_grid(calendar, Timeframe.M1).spans_in(wanted))
     return took
 
 

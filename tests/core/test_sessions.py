@@ -24,7 +24,7 @@ from ktrdr_pipelines.domain.calendars.sessions import (
     midnight,
     monday_of,
 )
-from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -146,8 +146,6 @@ def test_spans_are_all_that_meet_a_interval_and_no_others(
     everything = session_grid(calendar, timeframe).spans_in(wide)
     meeting = [span for span in everything if span.interval.overlaps(wanted)]
     assert session_grid(calendar, timeframe).spans_in(wanted) == meeting
-    inside = IntervalSet(span.interval for span in meeting).clip(wanted)
-    assert session_grid(calendar, timeframe).expected_in(wanted) == inside
 
 
 def _one_by_one(calendar: SessionCalendar, timeframe: Timeframe, wanted: Interval) -> list[Span]:

@@ -151,6 +151,26 @@ def test_the_first_day_of_a_listing_is_whole(world: MakeWorld) -> None:
     assert report.before_listing
 
 
+def test_the_index_explains_what_a_load_excuses_in_the_first_session(world: MakeWorld) -> None:
+    """Trading begins at noon: no sensor comes back to the morning, and no count calls it missing.
+
+    Until a response shows that the data begin there, it is a gap.
+    """
+    keys = _keys(Timeframe.M1, None)
+    keys = keys[keys >= micros(utc(2023, 5, 16, 16))]
+    made = world(RTH, Timeframe.M1, date(2023, 5, 8), date(2023, 5, 27), keys=keys)
+    made.bench.gateway.head_at = utc(2023, 5, 16, 16, 0, 12)
+    instrument = replace(made.series.instrument, start=date(2023, 5, 8), end=date(2023, 5, 27))
+    series = series_of(instrument, Timeframe.M1)
+    index = GapIndex(made.bench.store, Calendars(), made.bench.gateway.gateway)
+    now = made.bench.gateway.time
+    assert made.load().is_complete
+    assert index.series_gaps([series], now)[0].gaps == ()
+    counts = index.completeness(series, now)
+    assert int(counts.unexplained.sum()) == 0
+    assert int(counts.explained.sum()) == 6 * 390 + 150
+
+
 def test_the_gap_book_knows_silent_years(world: MakeWorld) -> None:
     """After a complete load it tells no gap, so that no sensor comes back to silent years."""
     made = listed_late(world, Timeframe.H1)

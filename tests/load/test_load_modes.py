@@ -47,7 +47,9 @@ def joined_gaps(made: World) -> IntervalSet:
     covered = made.bench.store.coverage(made.series).bars
     assert covered.bounds is not None
     sessions = calendar_named(RTH)
-    return session_grid(sessions, made.series.timeframe).expected_in(covered.bounds) - covered
+    bounds = covered.bounds
+    spans = session_grid(sessions, made.series.timeframe).spans_in(bounds)
+    return IntervalSet(span.interval for span in spans).clip(bounds) - covered
 
 
 @pytest.mark.parametrize("mode", Mode)

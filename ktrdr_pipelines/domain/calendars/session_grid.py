@@ -142,11 +142,6 @@ class SessionGrid:
         """Return the spans, oldest first, that overlap an interval of timestamps; none is cut."""
         return list(self.meeting(interval))
 
-    def expected_in(self, interval: Interval) -> IntervalSet:
-        """Return the timestamps inside an interval that lie in any span."""
-        part = self.meeting(interval)
-        return IntervalSet.from_arrays(part.starts, part.ends).clip(interval)
-
     def widened(self, intervals: IntervalSet) -> IntervalSet:
         """Return intervals of timestamps, widened so that none of them cuts a span."""
         if not intervals or not len(self):

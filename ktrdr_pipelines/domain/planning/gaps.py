@@ -29,9 +29,9 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
-_DAY, _INSTANT = timedelta(days=1), timedelta(microseconds=1)
+_DAY = timedelta(days=1)
 
-LAST_INSTANT = _INSTANT
+LAST_INSTANT = timedelta(microseconds=1)
 """Left uncovered at a session's end until a response is received ``final_lag`` after the close."""
 
 _SHORTER_THAN_ANY_BAR_US = 1_000_000
@@ -147,21 +147,6 @@ def first_interval_of(calendar: SessionCalendar, timeframe: Timeframe, day: date
     return Interval(midnight(first), midnight(first) + timeframe.length)
 
 
-def first_timestamp_of(
-    calendar: SessionCalendar, timeframe: Timeframe, moment: datetime
-) -> datetime:
-    """Return the earliest timestamp that a bar holding a moment of real time can have.
-
-    A bar begins before the first trade in it, and so does its session.
-    """
-    if timeframe.is_intraday:
-        instant = IntervalSet([Interval(moment, moment + _INSTANT)])
-        (widened,) = session_grid(calendar, timeframe).widened(instant)
-        return widened.start
-    day = calendar.day_of(moment)
-    return midnight(monday_of(day) if timeframe is Timeframe.W1 else day)
-
-
 class GapReason(StrEnum):
     """Why bars are missing."""
 
@@ -275,8 +260,7 @@ def find_gaps(
         now: sessions that are not closed by then have no gaps.
         claimed: causes of gaps by interval; of several that overlap, the last counts.
     """
-    low, high = due_positions(grid, status, now)
-    pieces, sparse = _closed_pieces(grid, status, low, high, now=now)
+    pieces, sparse = _closed_pieces(grid, status, _expected(grid, status, now), now)
     if not len(pieces.starts):
         return ()
     pieces, causes, known = _with_causes(pieces, sparse, claimed)
@@ -311,43 +295,53 @@ def completeness(
     """
     closed = closed_count(grid, now)
     expected = np.where(np.arange(len(grid)) < closed, grid.bars, 0)
-    pieces, _is_sparse = _closed_pieces(grid, status, 0, closed, now=now)
-    counts = grid.bars_in(pieces.starts, pieces.ends)
-    lacking = np.bincount(pieces.spans, weights=counts, minlength=len(grid)).astype(np.int64)
-    lacking = np.minimum(lacking, expected)
-    is_due = np.zeros(len(grid), dtype=bool)
-    is_due[slice(*due_positions(grid, status, now))] = True
+
+    def bars(spans: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Return the number of bars of pieces in each span, no more than expected."""
+        counts = np.bincount(spans, weights=grid.bars_in(starts, ends), minlength=len(grid))
+        return np.asarray(np.minimum(counts.astype(np.int64), grid.bars))
+
+    everything = IntervalSet.from_arrays(grid.starts[:closed], grid.ends[:closed])
+    lacking = bars(*_closed_pieces(grid, status, everything, now)[0])
+    unexplained = bars(*_closed_pieces(grid, status, _expected(grid, status, now), now)[0])
     # Bars within ``empty``: all of a span's less those that lie outside of it.
     outside = empty.outside(grid.starts, grid.ends)
-    counts = grid.bars_in(outside.starts, outside.ends)
-    left = np.bincount(outside.left, weights=counts, minlength=len(grid)).astype(np.int64)
-    within_empty = np.asarray(grid.bars - np.minimum(left, grid.bars))
+    within_empty = grid.bars - bars(outside.left, outside.starts, outside.ends)
     return Completeness(
         spans=grid,
         have=have,
         expected=expected,
         covered=expected - lacking,
         empty=np.minimum(within_empty, expected - lacking),
-        explained=np.where(is_due, 0, lacking),
-        unexplained=np.where(is_due, lacking, 0),
+        explained=lacking - unexplained,
+        unexplained=unexplained,
     )
 
 
+def _expected(grid: SessionGrid, status: SeriesStatus, now: datetime) -> IntervalSet:
+    """Return all due spans as one interval: whole, but for the one in which the data begin."""
+    low, high = due_positions(grid, status, now)
+    if low == high:
+        return IntervalSet()
+    starts = grid.starts[low : low + 1]
+    if status.explained_to > status.wanted_from:
+        starts = np.maximum(starts, status.explained_to)
+    return IntervalSet.from_arrays(starts, grid.ends[high - 1 : high])
+
+
 def _closed_pieces(
-    grid: SessionGrid, status: SeriesStatus, low: int, high: int, *, now: datetime
+    grid: SessionGrid, status: SeriesStatus, wanted: IntervalSet, now: datetime
 ) -> tuple[Pieces, np.ndarray]:
-    """Return what is missing of a range of closed spans, and which of it are sparse sessions.
+    """Return what is missing of closed spans, and which of it are sparse sessions.
 
     A sparse session is covered, and missing as a whole.
     """
-    if low >= high:
-        return _NOTHING, np.empty(0, dtype=bool)
-    wanted = IntervalSet.from_arrays(grid.starts[low : low + 1], grid.ends[high - 1 : high])
     pieces = missing(grid, wanted, status.covered, now)
     chosen = status.sparse_sessions
     if chosen is None or not len(chosen):
         return pieces, np.zeros(len(pieces.spans), dtype=bool)
-    again = np.setdiff1d(chosen[(chosen >= low) & (chosen < high)], pieces.spans)
+    inside = wanted.covers_each(grid.starts[chosen], grid.ends[chosen])
+    again = np.setdiff1d(chosen[inside], pieces.spans)
     columns = zip(pieces, (again, grid.starts[again], grid.ends[again]), strict=True)
     pieces = Pieces(*(np.concatenate(pair) for pair in columns))
     order = np.argsort(pieces.starts, kind="stable")
