@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.app.workspace import Workspace
+
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
 
 
@@ -181,3 +183,16 @@ def test_a_load_that_is_stopped_keeps_what_it_has(
     assert out == ""
     sql = "SELECT DISTINCT symbol FROM bars"
     assert ktrdr("query", sql, "--json").document == [{"symbol": "AAPL"}]
+
+
+def test_a_program_loads_on_the_path_of_the_command(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """What a loader of the workspace has loaded, the command finds complete, with the same bars."""
+    loader = Workspace.open().data_loader()
+    frame = loader.load_data_range("AAPL", "1d", DAYS[1], DAYS[3])
+    assert frame.attrs["missing"] == []
+    series = one(ktrdr("load", "AAPL", "1d", *DAYS, "--json"))
+    assert (series["requests"], series["complete"]) == (0, True)
+    sql = "SELECT close FROM bars WHERE timeframe = '1d' ORDER BY ts"
+    closes = [row["close"] for row in ktrdr("query", sql, "--json").document]
+    assert closes == frame["close"].tolist()
+    assert len(closes) == 4
