@@ -19,8 +19,8 @@ from ktrdr_pipelines.domain.planning.gaps import (
     Claimed,
     GapReason,
     SeriesStatus,
+    beginning_timestamp,
     closed_count,
-    first_interval_of,
     missing,
 )
 from ktrdr_pipelines.domain.planning.jobs import first_timestamp
@@ -110,7 +110,9 @@ def status_of(
         covered=files.covered(now),
         wanted_from=micros(first_timestamp(series, calendar)),
         wanted_to=last_timestamp(series, calendar),
-        listed_from=_listed_from(series, calendar, files, known),
+        listed_from=None
+        if known.begins is None
+        else micros(beginning_timestamp(calendar, series.timeframe, known.begins, files.bars)),
         oldest_bar=None if known.begins else files.oldest_bar,  # an older bar refutes ``begins``
         sparse_sessions=np.array(
             [
@@ -121,22 +123,6 @@ def status_of(
             dtype=np.int64,
         ),
     )
-
-
-def _listed_from(
-    series: Series, calendar: SessionCalendar, files: SeriesFiles, known: Known
-) -> int | None:
-    """Return the timestamp before which nothing is expected because the data begin later, or None.
-
-    In the first session, what lies before its first bar is explained too.
-    """
-    if known.begins is None:
-        return None
-    first = first_interval_of(calendar, series.timeframe, known.begins)
-    low, high = micros(first.start), micros(first.end)
-    if len(files.bars.starts) and low <= int(files.bars.starts[0]) < high:
-        return int(files.bars.starts[0])
-    return low
 
 
 def claims_of(files: SeriesFiles, known: Known, now: datetime) -> Sequence[Claimed]:

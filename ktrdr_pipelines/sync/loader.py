@@ -11,19 +11,28 @@ Not here: the run behind it, which commands and assets use (``sync.runner``).
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import date, datetime
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from datetime import date, datetime, timedelta
 from typing import Any, Final, TypeVar
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import BAR_SCHEMA, empty_bars, merge_bars, sorted_unique
+from ktrdr_pipelines.domain.bars import (
+    BAR_SCHEMA,
+    empty_bars,
+    merge_bars,
+    sorted_unique,
+    timestamps,
+)
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Series
-from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.intervals import Interval, between
 from ktrdr_pipelines.domain.planning.date_bounds import parse_date_range
 from ktrdr_pipelines.domain.planning.jobs import Bounds, Job
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
@@ -40,6 +49,16 @@ When = str | date | datetime
 
 _BARS: Final = "bars"
 _MISSING: Final = "missing"
+_INTERVALS: Final = (
+    "unexplained",
+    "waiting",
+    "before_listing",
+    "deferred",
+    "not_refreshed",
+    "sparse",
+    "unconfirmed",
+)
+"""The intervals of a report, which those of reports on other years add to."""
 
 
 class IbDataLoader:
@@ -103,29 +122,32 @@ class IbDataLoader:
             symbol: the symbol of the bars.
             timeframe: the timeframe of the bars.
             existing_data: older bars, or None.
-            new_data: newer bars, as another call of this class returned them. Bars of another
-                source are refused: they never mix with the gateway's.
+            new_data: newer bars. Both are frames that other calls of this class returned; bars of
+                another source are refused: they never mix with the gateway's.
 
         Raises:
-            UsageError: ``new_data`` is not of this series and store, or holds rows that are no
-                bars.
+            UsageError: a frame is not of this series and store, or holds rows that are no bars;
+                nothing is saved then.
             UnknownSymbolError, StoreError: as for ``load_data_range``.
         """
         series = self._series(symbol, timeframe)
-        what = f"merging bars of {series}"
-        identity = self._store.identity(series)
-        if identity is None or new_data.attrs.get(_BARS) != str(identity):
-            raise UsageError(
-                what,
-                reason=f"they are said to be {new_data.attrs.get(_BARS, 'of an unknown source')}, "
-                f"the store holds {identity or 'none'}",
-                hint="Merge only frames that IbDataLoader returned for this series and store",
-            )
-        new = _table(what, new_data)
-        _refuse_odd(what, new, series)
+        what, identity = f"merging bars of {series}", self._store.identity(series)
+        frames = [one for one in (existing_data, new_data) if one is not None]
+        for frame in frames:
+            if identity is None or frame.attrs.get(_BARS) != str(identity):
+                raise UsageError(
+                    what,
+                    reason=f"they are said to be {frame.attrs.get(_BARS) or 'of unknown source'}, "
+                    f"the store holds {identity or 'none'}",
+                    hint="Merge only frames that IbDataLoader returned for this series and store",
+                )
+        assert identity is not None  # noqa: S101  (new_data is of it)
+        held = self._store.read(series)
+        *older, new = (_table(what, frame, series, held) for frame in frames)
         self._store.save(series, identity, new, Coverage())
-        older = empty_bars() if existing_data is None else _table(what, existing_data)
-        return _frame_of(merge_bars(older, new).bars, new_data.attrs)
+        missing = {tuple(one) for frame in frames for one in frame.attrs.get(_MISSING, ())}
+        merged = merge_bars(older[0] if older else empty_bars(), new).bars
+        return _frame_of(merged, {_BARS: str(identity), _MISSING: sorted(missing)})
 
     def _series(self, symbol: str, timeframe: str) -> Series:
         if timeframe not in list(Timeframe):
@@ -137,14 +159,22 @@ class IbDataLoader:
         """Return the job for what a user named."""
         series, now = self._series(symbol, timeframe), self._manager.retry_policy.market_clock()
         texts = (one if isinstance(one, str) else one.isoformat() for one in (start, end))
-        return Job(series, bounds=parse_date_range(*texts).bounds(series, now))
+        bounds = parse_date_range(*texts).bounds(series, now)
+        if between(_given(bounds.start), _given(bounds.end)) is None:
+            raise UsageError(
+                f"loading {series} from {start} to {end}",
+                reason="no bar of this timeframe begins in it",
+                hint="A weekly bar begins on a Monday, a daily bar with its session date",
+            )
+        return Job(series, bounds=bounds)
 
     def _run(self, jobs: Sequence[Job]) -> SeriesReport:
-        """Load jobs of one series, and return one report of all."""
-        first, *others = _result_of(self._manager.run(jobs))
+        """Load jobs that share no bar of one series, and return one report of all."""
+        whole, *others = _result_of(self._manager.run(jobs))
         for report in others:
-            first = first.then(report)
-        return first
+            of_both = {name: getattr(whole, name) | getattr(report, name) for name in _INTERVALS}
+            whole = replace(whole.then(report), **of_both)
+        return whole
 
     def _frame(self, job: Job, report: SeriesReport) -> pd.DataFrame:
         """Return the bars that a job wanted, and what the load left missing of them."""
@@ -159,11 +189,13 @@ class IbDataLoader:
         return _frame_of(self._store.read(job.series, wanted), attrs)
 
 
+def _given(bound: datetime | None) -> datetime:
+    assert bound is not None  # noqa: S101  (both bounds are required here)
+    return bound
+
+
 def _interval(job: Job) -> Interval:
-    start, end = job.bounds.start, job.bounds.end
-    assert start is not None  # noqa: S101  (both bounds are required here)
-    assert end is not None  # noqa: S101
-    return Interval(start, end)
+    return Interval(_given(job.bounds.start), _given(job.bounds.end))
 
 
 def _by_year(job: Job) -> list[Job]:
@@ -179,13 +211,30 @@ def _by_year(job: Job) -> list[Job]:
 
 
 def _result_of(running: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, in a thread of its own where an event loop is running here."""
+    """Run a coroutine to its end, in a thread of its own where an event loop is running here.
+
+    An interrupt cancels it, and is raised once it has saved what it has.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(running)
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
+
+    async def run() -> T:
+        task = asyncio.ensure_future(running)
+        started.set_result((asyncio.get_running_loop(), task))
+        return await task
+
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="load") as thread:
-        return thread.submit(asyncio.run, running).result()
+        result = thread.submit(asyncio.run, run())
+        try:
+            return result.result()
+        except BaseException:
+            loop, task = started.result()
+            with suppress(RuntimeError):  # the loop has ended with the load's own error
+                loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 def _frame_of(bars: pa.Table, attrs: Mapping[Any, Any]) -> pd.DataFrame:
@@ -194,28 +243,53 @@ def _frame_of(bars: pa.Table, attrs: Mapping[Any, Any]) -> pd.DataFrame:
     return frame
 
 
-def _refuse_odd(what: str, bars: pa.Table, series: Series) -> None:
-    odd = implausible_rows(bars, series.instrument.sec_type)
-    if odd.any():
-        raise UsageError(
-            what,
-            reason=f"{int(odd.sum())} rows have values that no bar has",
-            hint="Leave them out: the gateway's own odd bars are kept by a load",
-        )
-
-
-def _table(what: str, frame: pd.DataFrame) -> pa.Table:
+def _table(what: str, frame: pd.DataFrame, series: Series, held: pa.Table) -> pa.Table:
     """Return the bars of a frame, sorted and unique; of two with one timestamp the later row.
 
     Raises:
-        UsageError: the frame has other columns, or values that no bar has.
+        UsageError: the frame has other columns, or rows that no bar of the series can be. Rows at
+            timestamps of bars that are ``held`` are at possible ones.
     """
     try:
         table = pa.Table.from_pandas(frame.reset_index(), preserve_index=False)
-        return sorted_unique(table.select(BAR_SCHEMA.names).cast(BAR_SCHEMA))
-    except (KeyError, ValueError, TypeError, pa.ArrowException) as error:
+        has_zone = table.schema.field("ts").type.tz is not None
+        bars = sorted_unique(table.select(BAR_SCHEMA.names).cast(BAR_SCHEMA))
+    except (KeyError, ValueError, TypeError, AttributeError, pa.ArrowException) as error:
         raise UsageError(
             what,
             reason=f"the frame is not one of bars: {error}",
             hint="Keep the index `ts` and the columns of the frames that IbDataLoader returns",
         ) from error
+    odd = implausible_rows(bars, series.instrument.sec_type) | _is_misplaced(bars, series, held)
+    if not has_zone:
+        raise UsageError(
+            what,
+            reason="the timestamps of the frame have no zone",
+            hint="Keep the index `ts` in UTC, as in the frames that IbDataLoader returns",
+        )
+    if odd.any():
+        raise UsageError(
+            what,
+            reason=f"{int(odd.sum())} rows have a timestamp, a date or values that no bar has",
+            hint="Leave them out: the gateway's own odd bars are kept by a load",
+        )
+    return bars
+
+
+def _is_misplaced(bars: pa.Table, series: Series, held: pa.Table) -> np.ndarray:
+    """Return for each bar whether no bar of the series can have its timestamp and session date."""
+    calendar, timeframe = calendar_named(series.instrument.calendar), series.timeframe
+    keys = timestamps(bars)
+    days = bars["session_date"].to_numpy().astype("datetime64[D]")
+    if not timeframe.is_intraday:
+        first = keys.astype("datetime64[us]").astype("datetime64[D]")
+        is_midnight = first.astype("datetime64[us]").astype(np.int64) == keys
+        length = timeframe.length // timedelta(days=1)
+        is_monday = (first.astype(np.int64) + 3) % 7 == 0  # 1970-01-01 was a Thursday
+        lasts = (days >= first) & (days < first + length)
+        return np.asarray(~(is_midnight & lasts & (is_monday | (length == 1))))
+    moments = pd.DatetimeIndex(keys.astype("datetime64[us]")).tz_localize("UTC")
+    wall = moments.tz_convert(calendar.zone).tz_localize(None).to_numpy().astype("datetime64[us]")
+    is_aligned = wall.astype(np.int64) % (timeframe.seconds * 1_000_000) == 0
+    known = np.concatenate([calendar.opens, calendar.breaks[:, 1], timestamps(held)])
+    return np.asarray((calendar.days_of(keys) != days) | ~(is_aligned | np.isin(keys, known)))

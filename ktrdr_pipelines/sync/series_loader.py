@@ -57,7 +57,7 @@ class SeriesLoader:
         self, requests: Requests, store: BarStore, claimant: Claimant, gateway: str
     ) -> None:
         self._requests, self._store, self._claimant = requests, store, claimant
-        self._session = requests.source_session
+        self._session, self._gateway = requests.source_session, gateway
         self._schedules = Schedules(store, self._session)
         self._evidence = Evidence(store, gateway, self._session.retry_policy.clock)
 
@@ -98,12 +98,15 @@ class SeriesLoader:
 
     @property
     def _states(self) -> SeriesStates:
-        """The states by the calendars as they are known now."""
+        """The states by the calendars and the statements as they are recorded now.
+
+        Another process may have recorded or voided statements since this run read them.
+        """
         policy, calendars = self._session.retry_policy, self._schedules.calendars
         return SeriesStates(
             self._store,
             calendars,
-            self._evidence,
+            Evidence(self._store, self._gateway, policy.clock),
             policy.clock,
             market_clock=policy.market_clock,
         )

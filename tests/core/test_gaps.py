@@ -9,7 +9,7 @@ from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.gaps import due_gaps
+from ktrdr_pipelines.domain.planning.gaps import beginning_timestamp, due_gaps
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
 RTH = calendar_named("XNYS.RTH")
@@ -141,3 +141,21 @@ def test_intervals_follow_each_other_over_closed_time_alone() -> None:
     noon = cut.starts[0] + 3_600_000_000
     starts, ends = np.array([cut.starts[0], noon]), np.array([noon, cut.ends[0]])
     assert grid.follow(starts, ends).tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("covered_from", "expected"),
+    [
+        (utc(2024, 1, 16, 16), utc(2024, 1, 16, 16)),  # the first bar, in the session
+        (utc(2024, 1, 16, 21), utc(2024, 1, 16, 5)),  # from the close: nothing of the session
+        (utc(2024, 1, 17, 14, 30), utc(2024, 1, 16, 5)),  # from the next session
+        (None, utc(2024, 1, 16, 5)),
+    ],
+)
+def test_data_begin_with_the_first_bar_of_their_session_if_it_is_covered(
+    covered_from: datetime | None, expected: datetime
+) -> None:
+    """Coverage from after that session excuses nothing of it: a session that was lost is a gap."""
+    covered = [Interval(covered_from, utc(2024, 1, 19, 21))] if covered_from else []
+    found = beginning_timestamp(RTH, Timeframe.M5, date(2024, 1, 16), IntervalSet(covered))
+    assert found == expected

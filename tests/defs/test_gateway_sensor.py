@@ -147,6 +147,21 @@ def test_an_outage_of_long_ago_hastens_nothing(location: Any, tick: Callable[...
     assert tick().skip_message == "no outage of the gateway is recorded"
 
 
+def test_an_outage_that_ends_in_the_future_hastens_nothing(
+    location: Any, tick: Callable[..., Any]
+) -> None:
+    """The clock was ahead then and was put back: the record says nothing about what waits now."""
+    location.note_absence(NOW + timedelta(days=30), "nothing listens")
+    location.end_absence(NOW + timedelta(days=30, minutes=1))
+    for minutes in range(3):
+        now = NOW + timedelta(minutes=minutes)
+        until = now + timedelta(hours=6)
+        defer(location, "AAPL|1d", until, at=now)
+        assert tick(now=now).skip_message == "no outage of the gateway is recorded"
+        [waiting] = location.store.ledger.attempts.of("AAPL|1d")
+        assert waiting.next_try_at == until
+
+
 def test_the_record_of_an_earlier_version_is_taken_over(
     location: Any, tick: Callable[..., Any], closed_port: int
 ) -> None:

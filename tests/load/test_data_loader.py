@@ -1,6 +1,8 @@
 """IbDataLoader: bars by symbol as frames, over the same path as commands and assets."""
 
 import asyncio
+import signal
+import threading
 from collections.abc import Callable
 from datetime import date, datetime
 
@@ -146,21 +148,89 @@ def test_merged_bars_cover_nothing(world: MakeWorld) -> None:
 
 
 def test_bars_of_another_source_never_mix_in(world: MakeWorld) -> None:
-    """Frames of unknown source, of other series and of odd values are refused; nothing changes."""
+    """Frames of unknown source, other series or odd rows are refused, on either side; all stays."""
     made = world(RTH, Timeframe.H1, FIRST, END)
     loader = loader_of(made)
     frame = loader.load_data_range("AAPL", "1h", FIRST, END)
     before = made.bench.store.read(made.series)
-    unknown = frame.copy()
+    unknown, odd, no_zone, moved, newer = (frame.copy() for _ in range(5))
     unknown.attrs = {}
-    other = loader.load_data_range("AAPL", "1d", FIRST, END)
-    odd = frame.copy()
     odd.loc[odd.index[0], "high"] = odd["low"].iloc[0] - 1
-    no_columns = frame[["open", "close"]]
-    for bad in (unknown, other, odd, no_columns):
-        with pytest.raises(UsageError):
-            loader.merge_and_save_data("AAPL", "1h", frame, bad)
+    index = pd.DatetimeIndex(frame.index)
+    no_zone.index = index.tz_convert("America/New_York").tz_localize(None).rename("ts")
+    moved.index = (index + pd.Timedelta(minutes=7)).rename("ts")
+    newer["volume"] += 1
+    bad = (
+        unknown,
+        odd,
+        no_zone,
+        moved,
+        loader.load_data_range("AAPL", "1d", FIRST, END),
+        frame[["open", "close"]],
+    )
+    for one in bad:
+        for pair in ((frame, one), (one, newer)):
+            with pytest.raises(UsageError):
+                loader.merge_and_save_data("AAPL", "1h", *pair)
     assert made.bench.store.read(made.series).equals(before)
+
+
+@pytest.mark.parametrize("timeframe", ["1d", "1w"])
+def test_days_and_weeks_are_merged_at_their_own_timestamps(
+    world: MakeWorld, timeframe: str
+) -> None:
+    """A frame of days or weeks merges with itself; moved by a day, a week's bar is none."""
+    made = world(RTH, Timeframe(timeframe), date(2024, 5, 6), date(2024, 6, 15))
+    loader = loader_of(made)
+    frame = loader.load_data_range("AAPL", timeframe, "2024-05-06", "2024-06-15")
+    merged = loader.merge_and_save_data("AAPL", timeframe, frame, frame)
+    pd.testing.assert_frame_equal(merged, frame)
+    moved = frame.copy()
+    moved.index = (pd.DatetimeIndex(frame.index) + pd.Timedelta(days=1)).rename("ts")
+    with pytest.raises(UsageError, match="timestamp, a date"):
+        loader.merge_and_save_data("AAPL", timeframe, None, moved)
+
+
+def test_what_is_missing_of_every_year_is_said(world: MakeWorld) -> None:
+    """Of several years, and of both frames of a merge."""
+    made = world(RTH, Timeframe.H1, date(2023, 12, 1), date(2024, 2, 1))
+    loader = loader_of(made)
+    january = loader.load_data_range("AAPL", "1h", "2024-01-02", "2024-01-10")
+    assert january.attrs["missing"] == []
+    made.bench.gateway.twist = lambda *_: EntitlementError("no permission")
+    frame = loader.load_progressive("AAPL", "1h", "2023-12-01", "2024-02-01")
+    years = {start[:4] for start, _ in frame.attrs["missing"]}
+    assert years == {"2023", "2024"}
+    merged = loader.merge_and_save_data("AAPL", "1h", frame, january)
+    assert merged.attrs["missing"] == frame.attrs["missing"]
+
+
+def test_an_interrupt_in_a_notebook_ends_the_load(world: MakeWorld) -> None:
+    """The load is cancelled in its thread; what it had is on disk, and it does not run on."""
+    made = world(RTH, Timeframe.H1, FIRST, END)
+    asked = threading.Event()
+
+    async def never(_: BarRequest) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    made.bench.gateway.before_answer = never
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupt() -> None:
+        assert asked.wait(30)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    async def cell() -> pd.DataFrame:
+        return loader_of(made).load_data_range("AAPL", "1h", FIRST, END)
+
+    loop, helper = asyncio.new_event_loop(), threading.Thread(target=interrupt)
+    helper.start()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(cell())
+    loop.close()
+    helper.join()
 
 
 def test_bad_arguments_are_refused_before_anything_is_requested(world: MakeWorld) -> None:
@@ -175,4 +245,6 @@ def test_bad_arguments_are_refused_before_anything_is_requested(world: MakeWorld
         loader.load_report("AAPL", "1h", END, FIRST)
     with pytest.raises(UsageError, match="future"):
         loader.load_data_range("AAPL", "1h", FIRST, date(2031, 1, 1))
+    with pytest.raises(UsageError, match="no bar of this timeframe begins"):
+        loader.load_report("AAPL", "1w", "2024-06-04", "2024-06-06")
     assert made.bench.asked == 0

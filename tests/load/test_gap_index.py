@@ -311,3 +311,34 @@ def test_what_concerns_a_whole_series_is_the_reason_of_all_its_gaps(
     )
     (gap,) = series_gaps(series).gaps
     assert (gap.reason, gap.detail, gap.next_try_at) == (reason, "refused", due)
+
+
+def _with_sparse_session(store: BarStore) -> Series:
+    """Give a series with bars to March, of which the session of 14 February broke off."""
+    series, calendar = _series(Timeframe.M5), calendar_named("XNYS.RTH")
+    _fill(store, series, end=date(2024, 2, 1))
+    keys = dense_keys("XNYS.RTH", Timeframe.M5, date(2024, 2, 1), date(2024, 3, 1))
+    start = micros(utc(2024, 2, 14, 16))
+    keys = keys[(keys < start) | (keys >= start + 20 * 3_600_000_000)]
+    covered = interval_between(calendar, Timeframe.M5, date(2024, 2, 1), date(2024, 3, 1))
+    identity = identity_of(series, contract_id=1, origin=Origin.IB)
+    store.save(series, identity, bars_at(keys, calendar), Coverage(IntervalSet([covered])))
+    return series
+
+
+@pytest.mark.parametrize("bounds", [{"end": date(2024, 2, 10)}, {"start": date(2024, 2, 20)}])
+def test_a_sparse_session_outside_the_bounds_of_a_series_is_not_counted(
+    store: BarStore, bounds: dict[str, date]
+) -> None:
+    """An end or a later start in the universe leaves bars outside: they count for nothing."""
+    series = _with_sparse_session(store)
+    chosen = Series(replace(series.instrument, **bounds), series.timeframe)
+    begins = utc(2024, 1, 2, 14, 30)
+    store.ledger.heads.record(1, "TRADES", GATEWAY, head=begins, asked_at=NOW)
+    before = Interval(utc(2023, 12, 20, 14, 30), begins)
+    said = Statement(before, StatementKind.BEGINS, "1d", NOW, "request")
+    store.ledger.statements.record("AAPL", GATEWAY, [said], NOW)
+    index = GapIndex(store, Calendars(), GATEWAY)
+    (found,) = index.series_gaps([chosen], NOW)
+    assert found.gaps == ()
+    assert index.completeness(chosen, NOW).unexplained.sum() == 0

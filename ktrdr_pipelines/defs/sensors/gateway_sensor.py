@@ -64,7 +64,9 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
             with closing(ib.rate_limiter()) as gateway:
                 take_over_earlier_record(workspace.layout, gateway)
                 known = gateway.absence()
-                if known is None or (known.ended_at and now - known.ended_at >= _AFTERWARDS):
+                if known is None or (
+                    known.ended_at and not known.ended_at <= now < known.ended_at + _AFTERWARDS
+                ):
                     return dg.SkipReason(_NO_OUTAGE)
                 if known.ended_at is None:
                     if trouble := asyncio.run(poll_gateway(ib)):

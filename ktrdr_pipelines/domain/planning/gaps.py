@@ -147,6 +147,28 @@ def first_interval_of(calendar: SessionCalendar, timeframe: Timeframe, day: date
     return Interval(midnight(first), midnight(first) + timeframe.length)
 
 
+def beginning_timestamp(
+    calendar: SessionCalendar, timeframe: Timeframe, begins: date, bars: IntervalSet
+) -> datetime:
+    """Return the timestamp before which data that begin on a session date are not expected.
+
+    In the first session, what lies before its first bar is excused too. Coverage that begins after
+    the close of that session shows nothing of it.
+
+    Args:
+        calendar: the sessions.
+        timeframe: the timeframe of the bars.
+        begins: the session date.
+        bars: what is covered with bars.
+    """
+    first, bounds = first_interval_of(calendar, timeframe, begins), bars.bounds
+    if bounds is None or bounds.start not in first:
+        return first.start
+    spans = session_grid(calendar, timeframe).spans_in(first)
+    is_inside = bool(spans) and bounds.start < spans[-1].interval.end
+    return bounds.start if is_inside else first.start
+
+
 class GapReason(StrEnum):
     """Why bars are missing."""
 
@@ -340,6 +362,7 @@ def _closed_pieces(
     chosen = status.sparse_sessions
     if chosen is None or not len(chosen):
         return pieces, np.zeros(len(pieces.spans), dtype=bool)
+    chosen = chosen[(chosen >= 0) & (chosen < len(grid))]  # of a part of the grid, only its own
     inside = wanted.covers_each(grid.starts[chosen], grid.ends[chosen])
     again = np.setdiff1d(chosen[inside], pieces.spans)
     columns = zip(pieces, (again, grid.starts[again], grid.ends[again]), strict=True)

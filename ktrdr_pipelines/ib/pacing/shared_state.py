@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -167,14 +167,21 @@ class SharedMemory:
         database.execute("DELETE FROM blocks")
 
     def absence(self, database: sqlite3.Connection) -> Absence | None:
-        """Return the last absence of the gateway; None if it was never absent."""
+        """Return the last absence of the gateway; None without one that can be read."""
         text = self._text(database, _ABSENCE, EVERY_BOOT)
         if text is None:
             return None
-        known: dict[str, Any] = json.loads(text)
-        for moment in {"since", "seen_at", "ended_at"} & known.keys():
-            known[moment] = datetime.fromisoformat(known[moment])
-        return Absence(**known)
+        try:
+            known = json.loads(text)
+            ended_at = known.get("ended_at")
+            return Absence(
+                datetime.fromisoformat(known["since"]).astimezone(UTC),
+                datetime.fromisoformat(known["seen_at"]).astimezone(UTC),
+                str(known["text"]),
+                None if ended_at is None else datetime.fromisoformat(ended_at).astimezone(UTC),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
 
     def absent(self, database: sqlite3.Connection, at: datetime, text: str) -> None:
         """Record that a run could not reach the gateway."""

@@ -144,7 +144,6 @@ class ChunkRun:
             implausible=response.implausible,
             statements=tuple(statements),
             answered=IntervalSet() if response.lacks_newest else requested - response.impossible,
-            deferred=requested if response.lacks_newest else IntervalSet(),
         )
 
     def left_open(

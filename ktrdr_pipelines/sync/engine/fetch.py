@@ -70,8 +70,7 @@ class Fetcher:
         """Fetch a chunk; what a response proved is left to the caller to record.
 
         Its end is left empty if the chunk allows that: gateways respond many times faster then. If
-        that response is unclear, the chunk is requested with its end. A response with rows that are
-        impossible or implausible is reconciled with a second one.
+        that response is unclear, the chunk is requested with its end.
 
         Args:
             chunk: what is requested.
@@ -82,14 +81,20 @@ class Fetcher:
         """
         received, fetched_chunk = await self._received(chunk, calendar)
         self.requester.widths.answered(self._series.timeframe, fetched_chunk.sessions)
-        first = received.response
-        if not isinstance(first, Response) or not (first.impossible or first.implausible):
-            return Fetched(received, fetched_chunk, first)
+        return Fetched(received, fetched_chunk, received.response)
+
+    async def reconcile(self, chunk: Chunk, fetched: Fetched) -> Fetched:
+        """Reconcile a response that has impossible or implausible rows with a second one.
+
+        A response without any is returned as it is. Raises as ``fetch``.
+        """
+        first = fetched.with_bars
+        if first is None or not (first.impossible or first.implausible):
+            return fetched
         odd = f"{len(first.implausible)} implausible bars, rows at {len(first.impossible)} places"
-        self.requester.record(received, f"{odd} are no bars: requested once more")
+        self.requester.record(fetched.received, f"{odd} are no bars: requested once more")
         again = await self._again(chunk)
-        second = again.response if isinstance(again.response, Response) else None
-        response = reconciled(first, second, self._series.timeframe.length)
+        response = reconciled(first, again.with_bars, self._series.timeframe.length)
         return Fetched(again, replace(chunk, now_until=None), response)
 
     async def _received(

@@ -334,6 +334,7 @@ class SeriesRun:
         """Fetch a part of a chunk, and apply what the response means."""
         fetched = await self._fetcher.fetch(chunk_run.part, self._state.calendar)
         self._failures_in_a_row = 0
+        fetched = await self._fetcher.reconcile(chunk_run.part, fetched)
         proved = "nothing"
         try:
             if fetched.with_bars is not None:
@@ -379,12 +380,13 @@ class SeriesRun:
                 "the gateway returned bars where it had returned none: its responses without bars "
                 "within a day of the refuted one no longer count"
             )
-        self._apply(chunk_run.with_bars(part, found, response, at))
         instrument, timeframe = self._series.instrument, self._series.timeframe
         if self._schedules.saw_bars(instrument, timeframe, found.bars, self.requester.note):
-            self._learn_calendar()
+            self._learn_calendar()  # before statements are made: late bars extend sessions
+        self._apply(chunk_run.with_bars(part, found, response, at))
         chunk_run.widen_after_bars(self._need(chunk.interval))
         if response.lacks_newest:
+            self._apply(StateChange(deferred=IntervalSet([part.interval])))
             return f"{found.bars.num_rows} bars, the newest are held back"
         self._apply(
             chunk_run.left_open(

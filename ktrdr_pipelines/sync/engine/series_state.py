@@ -19,7 +19,7 @@ from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.chunks import Need
 from ktrdr_pipelines.domain.planning.empty_ranges import Statement
-from ktrdr_pipelines.domain.planning.gaps import due_gaps, first_interval_of, is_closed
+from ktrdr_pipelines.domain.planning.gaps import beginning_timestamp, due_gaps, is_closed
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -144,9 +144,7 @@ class SeriesState:
         bounds = self.wanted.bounds
         if self.begins is None or bounds is None:
             return IntervalSet()
-        ends = first_interval_of(self.calendar, self.series.timeframe, self.begins)
-        bars = self.bars.bounds
-        end = bars.start if bars is not None and bars.start in ends else ends.start
+        end = beginning_timestamp(self.calendar, self.series.timeframe, self.begins, self.bars)
         before = between(bounds.start, end)
         return IntervalSet([before] if before else [])
 
