@@ -1,7 +1,7 @@
 """A gateway that has the data and sometimes says that it has none is never believed too early."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -11,7 +11,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.domain.bars import bars_between
+from ktrdr_pipelines.domain.bars import bars_between, micros
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between, monday_of
 from ktrdr_pipelines.domain.instruments import Series
@@ -23,7 +23,7 @@ from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.gaps.windows import WindowState
 from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.sync.runner import Job
-from tests.load.conftest import Bench
+from tests.load.conftest import Bench, World
 from tests.load.fakes import (
     NOT_ANSWERED,
     FakeGateway,
@@ -220,3 +220,21 @@ def test_nothing_is_called_complete_over_a_missing_bar(
         reports = store.load()
     assert all(report.is_complete for report in reports), [one.summary for one in reports]
     assert [store.missing(one) for one in store.series] == [0] * len(store.series)
+
+
+def test_a_session_with_a_late_bar_alone_is_not_called_empty(
+    world: Callable[..., World],
+) -> None:
+    """Bars after the close extend sessions before it is judged which of them have none."""
+    first, end, day = date(2024, 6, 3), date(2024, 6, 22), date(2024, 6, 12)
+    calendar = calendar_named("XNYS.RTH")
+    around = first - timedelta(days=40), end + timedelta(days=20)
+    keys = dense_keys("XNYS.RTH", Timeframe.M30, *around)
+    late = [micros(one.closes_at) for one in calendar.sessions(*around)]
+    keys = np.union1d(keys[calendar.days_of(keys) != np.datetime64(day)], late)
+    made = world("XNYS.RTH", Timeframe.M30, first, end, keys=keys)
+    made.load()
+    assert made.bench.store.rows_per_session(made.series)[day] == 1
+    session = calendar.sessions(day, day + timedelta(days=1))[0]
+    said = made.bench.ledger.statements.of(made.series.symbol)
+    assert [one for one in said if session.opens_at in one.interval] == []
