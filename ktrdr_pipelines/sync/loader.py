@@ -247,8 +247,8 @@ def _table(what: str, frame: pd.DataFrame, series: Series, held: pa.Table) -> pa
     """Return the bars of a frame, sorted and unique; of two with one timestamp the later row.
 
     Raises:
-        UsageError: the frame has other columns, or rows that no bar of the series can be. Rows at
-            timestamps of bars that are ``held`` are at possible ones.
+        UsageError: the frame has other columns, or rows that no bar of the series can be, unless
+            they are ``held`` as they are.
     """
     try:
         table = pa.Table.from_pandas(frame.reset_index(), preserve_index=False)
@@ -260,7 +260,11 @@ def _table(what: str, frame: pd.DataFrame, series: Series, held: pa.Table) -> pa
             reason=f"the frame is not one of bars: {error}",
             hint="Keep the index `ts` and the columns of the frames that IbDataLoader returns",
         ) from error
-    odd = implausible_rows(bars, series.instrument.sec_type) | _is_misplaced(bars, series, held)
+    keys = timestamps(bars)
+    changed = timestamps(merge_bars(held, bars).revised)
+    is_new = ~np.isin(keys, timestamps(held)) | np.isin(keys, changed)
+    odd = implausible_rows(bars, series.instrument.sec_type) | _is_misplaced(bars, series)
+    odd &= is_new
     if not has_zone:
         raise UsageError(
             what,
@@ -276,7 +280,7 @@ def _table(what: str, frame: pd.DataFrame, series: Series, held: pa.Table) -> pa
     return bars
 
 
-def _is_misplaced(bars: pa.Table, series: Series, held: pa.Table) -> np.ndarray:
+def _is_misplaced(bars: pa.Table, series: Series) -> np.ndarray:
     """Return for each bar whether no bar of the series can have its timestamp and session date."""
     calendar, timeframe = calendar_named(series.instrument.calendar), series.timeframe
     keys = timestamps(bars)
@@ -291,5 +295,5 @@ def _is_misplaced(bars: pa.Table, series: Series, held: pa.Table) -> np.ndarray:
     moments = pd.DatetimeIndex(keys.astype("datetime64[us]")).tz_localize("UTC")
     wall = moments.tz_convert(calendar.zone).tz_localize(None).to_numpy().astype("datetime64[us]")
     is_aligned = wall.astype(np.int64) % (timeframe.seconds * 1_000_000) == 0
-    known = np.concatenate([calendar.opens, calendar.breaks[:, 1], timestamps(held)])
+    known = np.concatenate([calendar.opens, calendar.breaks[:, 1]])
     return np.asarray((calendar.days_of(keys) != days) | ~(is_aligned | np.isin(keys, known)))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import date, datetime
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from ktrdr_pipelines.domain.bars import micros, timestamps
@@ -189,6 +190,26 @@ def test_days_and_weeks_are_merged_at_their_own_timestamps(
     moved.index = (pd.DatetimeIndex(frame.index) + pd.Timedelta(days=1)).rename("ts")
     with pytest.raises(UsageError, match="timestamp, a date"):
         loader.merge_and_save_data("AAPL", timeframe, None, moved)
+
+
+def test_odd_bars_that_the_gateway_insists_on_merge_unchanged(world: MakeWorld) -> None:
+    """A bar with an odd value that was returned twice is held; with another odd value it is none."""
+    made = world(RTH, Timeframe.H1, FIRST, END)
+
+    def twist(_: BarRequest, bars: pa.Table) -> pa.Table:
+        place = bars.schema.get_field_index("volume")
+        volumes = [5e18, *bars["volume"].to_pylist()[1:]]
+        return bars.set_column(place, bars.schema.field("volume"), pa.array(volumes))
+
+    made.bench.gateway.twist = twist
+    loader = loader_of(made)
+    frame = loader.load_data_range("AAPL", "1h", FIRST, END)
+    assert frame["volume"].max() == 5e18
+    pd.testing.assert_frame_equal(loader.merge_and_save_data("AAPL", "1h", frame, frame), frame)
+    odd = frame.copy()
+    odd.loc[odd["volume"].idxmax(), "volume"] = 6e18
+    with pytest.raises(UsageError, match="values that no bar has"):
+        loader.merge_and_save_data("AAPL", "1h", frame, odd)
 
 
 def test_what_is_missing_of_every_year_is_said(world: MakeWorld) -> None:
