@@ -244,6 +244,27 @@ def test_a_class_that_needs_many_modules_is_found() -> None:
     assert len(used["A"]) == MOST_MODULES + 1
 
 
+def makers_of(name: str, sources: dict[str, str]) -> set[str]:
+    """Return the modules, of some by name, that call a class."""
+    return {
+        module
+        for module, source in sources.items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+    }
+
+
+def test_one_place_turns_verdicts_into_proofs() -> None:
+    """A load calls a range empty there alone, by the verdict of ``domain.planning.empty_ranges``.
+
+    The others read, cut and join proofs, or make those of the user.
+    """
+    sources = {path.stem: path.read_text() for path in MODULES}
+    known = {"coverage", "footer", "acknowledgement"}
+    assert makers_of("Emptiness", sources) - known == {"open_ranges"}
+    assert makers_of("judge", sources) == {"evidence"}
+
+
 def test_each_file_name_has_one_meaning() -> None:
     """A module is named like another one only where it is the command of that subject."""
     paths: dict[str, list[Path]] = {}

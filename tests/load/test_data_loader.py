@@ -193,7 +193,7 @@ def test_days_and_weeks_are_merged_at_their_own_timestamps(
 
 
 def test_odd_bars_that_the_gateway_insists_on_merge_unchanged(world: MakeWorld) -> None:
-    """A bar with an odd value that was returned twice is held; with another odd value it is none."""
+    """One that was returned twice is held and merges; with another odd value it is refused."""
     made = world(RTH, Timeframe.H1, FIRST, END)
 
     def twist(_: BarRequest, bars: pa.Table) -> pa.Table:
