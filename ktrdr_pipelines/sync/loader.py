@@ -160,7 +160,7 @@ class IbDataLoader:
         series, now = self._series(symbol, timeframe), self._manager.retry_policy.market_clock()
         texts = (one if isinstance(one, str) else one.isoformat() for one in (start, end))
         bounds = parse_date_range(*texts).bounds(series, now)
-        if between(_given(bounds.start), _given(bounds.end)) is None:
+        if between(_required(bounds.start), _required(bounds.end)) is None:
             raise UsageError(
                 f"loading {series} from {start} to {end}",
                 reason="no bar of this timeframe begins in it",
@@ -189,13 +189,13 @@ class IbDataLoader:
         return _frame_of(self._store.read(job.series, wanted), attrs)
 
 
-def _given(bound: datetime | None) -> datetime:
+def _required(bound: datetime | None) -> datetime:
     assert bound is not None  # noqa: S101  (both bounds are required here)
     return bound
 
 
 def _interval(job: Job) -> Interval:
-    return Interval(_given(job.bounds.start), _given(job.bounds.end))
+    return Interval(_required(job.bounds.start), _required(job.bounds.end))
 
 
 def _by_year(job: Job) -> list[Job]:
