@@ -27,10 +27,9 @@ from ktrdr_pipelines.store.evidence import Evidence
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 from ktrdr_pipelines.sync.discovery.contracts import learn_identity
 from ktrdr_pipelines.sync.discovery.trading_hours import Schedules, is_to_be_told
-from ktrdr_pipelines.sync.engine.bar_requester import Requests
+from ktrdr_pipelines.sync.engine.bar_requester import Fetcher, Requests
 from ktrdr_pipelines.sync.engine.confirmation import Confirmation
 from ktrdr_pipelines.sync.engine.failed_attempts import FailedAttempts, next_try
-from ktrdr_pipelines.sync.engine.fetch import Fetcher
 from ktrdr_pipelines.sync.engine.open_ranges import OpenRanges
 from ktrdr_pipelines.sync.engine.series_run import SeriesRun
 from ktrdr_pipelines.sync.engine.series_state import SeriesState, of_open_session

@@ -3,7 +3,7 @@
 It is pure: it reads the series state and returns a ``StateChange`` for each response, which the
 series run applies before it has the next part of the chunk requested.
 
-Not here: sending requests (``sync.engine.fetch``), which bars a response keeps and covers
+Not here: sending requests (``sync.engine.bar_requester``), which bars a response keeps and covers
 (``domain.planning.evaluation``), confirming empty sessions (``sync.engine.confirmation``).
 """
 

@@ -41,10 +41,10 @@ from ktrdr_pipelines.errors import (
 )
 from ktrdr_pipelines.store.evidence import Evidence
 from ktrdr_pipelines.sync.discovery.trading_hours import Schedules
+from ktrdr_pipelines.sync.engine.bar_requester import Fetched, Fetcher
 from ktrdr_pipelines.sync.engine.chunk_run import ChunkRun
 from ktrdr_pipelines.sync.engine.confirmation import Confirmation
 from ktrdr_pipelines.sync.engine.failed_attempts import FailedAttempts
-from ktrdr_pipelines.sync.engine.fetch import Fetched, Fetcher
 from ktrdr_pipelines.sync.engine.series_state import SeriesState, StateChange
 from ktrdr_pipelines.sync.engine.writer import SeriesWriter
 
