@@ -231,9 +231,10 @@ def _result_of(running: Coroutine[Any, Any, T]) -> T:
         try:
             return result.result()
         except BaseException:
-            loop, task = started.result()
-            with suppress(RuntimeError):  # the loop has ended with the load's own error
-                loop.call_soon_threadsafe(task.cancel)
+            if not result.done():
+                loop, task = started.result()
+                with suppress(RuntimeError):  # the loop has ended meanwhile
+                    loop.call_soon_threadsafe(task.cancel)
             raise
 
 

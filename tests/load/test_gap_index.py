@@ -224,12 +224,9 @@ def test_the_oldest_data_of_the_gateway_explain_what_lies_before(
     assert head_at(utc(2024, 2, 1, 14, 30)) == everything
 
 
-def test_a_thin_session_is_sparse_until_it_is_confirmed(
-    store: BarStore, series_gaps: Callable[..., SeriesGaps]
-) -> None:
-    """Asked again with the same outcome it counts as whole, as long as it has as many bars."""
-    series = _series(Timeframe.M5)
-    calendar = calendar_named("XNYS.RTH")
+def _with_sparse_session(store: BarStore) -> Series:
+    """Give a series with bars to March, of which the session of 14 February broke off."""
+    series, calendar = _series(Timeframe.M5), calendar_named("XNYS.RTH")
     _fill(store, series, end=date(2024, 2, 1))
     keys = dense_keys("XNYS.RTH", Timeframe.M5, date(2024, 2, 1), date(2024, 3, 1))
     start = micros(utc(2024, 2, 14, 16))
@@ -237,6 +234,14 @@ def test_a_thin_session_is_sparse_until_it_is_confirmed(
     covered = interval_between(calendar, Timeframe.M5, date(2024, 2, 1), date(2024, 3, 1))
     identity = identity_of(series, contract_id=1, origin=Origin.IB)
     store.save(series, identity, bars_at(keys, calendar), Coverage(IntervalSet([covered])))
+    return series
+
+
+def test_a_thin_session_is_sparse_until_it_is_confirmed(
+    store: BarStore, series_gaps: Callable[..., SeriesGaps]
+) -> None:
+    """Asked again with the same outcome it counts as whole, as long as it has as many bars."""
+    series = _with_sparse_session(store)
     (gap,) = series_gaps(series).gaps
     assert gap.reason is GapReason.SPARSE
     assert gap.interval == Interval(utc(2024, 2, 14, 14, 30), utc(2024, 2, 14, 21))
@@ -311,19 +316,6 @@ def test_what_concerns_a_whole_series_is_the_reason_of_all_its_gaps(
     )
     (gap,) = series_gaps(series).gaps
     assert (gap.reason, gap.detail, gap.next_try_at) == (reason, "refused", due)
-
-
-def _with_sparse_session(store: BarStore) -> Series:
-    """Give a series with bars to March, of which the session of 14 February broke off."""
-    series, calendar = _series(Timeframe.M5), calendar_named("XNYS.RTH")
-    _fill(store, series, end=date(2024, 2, 1))
-    keys = dense_keys("XNYS.RTH", Timeframe.M5, date(2024, 2, 1), date(2024, 3, 1))
-    start = micros(utc(2024, 2, 14, 16))
-    keys = keys[(keys < start) | (keys >= start + 20 * 3_600_000_000)]
-    covered = interval_between(calendar, Timeframe.M5, date(2024, 2, 1), date(2024, 3, 1))
-    identity = identity_of(series, contract_id=1, origin=Origin.IB)
-    store.save(series, identity, bars_at(keys, calendar), Coverage(IntervalSet([covered])))
-    return series
 
 
 @pytest.mark.parametrize("bounds", [{"end": date(2024, 2, 10)}, {"start": date(2024, 2, 20)}])

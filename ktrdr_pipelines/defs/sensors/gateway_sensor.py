@@ -11,7 +11,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from contextlib import closing, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 import dagster as dg
@@ -35,9 +35,6 @@ _POLL_S: Final = 15.0
 _OF_RUNS: Final = (Operation.BATCH, Operation.GAP_FILLER, Operation.API)
 """The operations that runs connect as. After an outage the gateway may still hold the client ids
 of just one of them, and runs of that kind would then fail every half minute."""
-
-_AFTERWARDS: Final = timedelta(days=1)
-"""How long after an outage it may still be what defers requests: failures wait a day at most."""
 
 _NO_OUTAGE: Final = "no outage of the gateway is recorded"
 
@@ -64,9 +61,7 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
             with closing(ib.rate_limiter()) as gateway:
                 take_over_earlier_record(workspace.layout, gateway)
                 known = gateway.absence()
-                if known is None or (
-                    known.ended_at and not known.ended_at <= now < known.ended_at + _AFTERWARDS
-                ):
+                if known is None or not known.may_defer(now):
                     return dg.SkipReason(_NO_OUTAGE)
                 if known.ended_at is None:
                     if trouble := asyncio.run(poll_gateway(ib)):

@@ -26,6 +26,9 @@ BELIEVED = timedelta(minutes=10)
 """How long an absence stops other runs, unless the gateway sensor confirms it: no run waits for a
 sensor that was switched off."""
 
+DEFERS_FOR = timedelta(days=1)
+"""How long after an absence it may still be what defers requests: failures wait a day at most."""
+
 
 class BreakerState(StrEnum):
     """Which requests a gateway may be sent: all, none, or one that probes."""
@@ -155,6 +158,13 @@ class Absence:
         A record of the future was made before the clock was put back, and stops no run.
         """
         return self.ended_at is None and self.seen_at <= now < self.seen_at + BELIEVED
+
+    def may_defer(self, now: datetime) -> bool:
+        """Return whether requests may still be deferred because of it.
+
+        An end in the future was recorded before the clock was put back, and says nothing of now.
+        """
+        return self.ended_at is None or self.ended_at <= now < self.ended_at + DEFERS_FOR
 
 
 def seen_absent(known: Absence | None, at: datetime, text: str) -> Absence:

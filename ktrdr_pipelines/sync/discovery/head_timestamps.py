@@ -115,7 +115,7 @@ class Search:
         low, high = self.floor.year - 1, newest
         while high - low > 1:
             middle = (low + high) // 2
-            found = await self._probe(Cell(date(middle, 1, 1), date(middle + 1, 1, 1)))
+            found = await self._probe(year_of(date(middle, 1, 1)))
             if found is None:
                 low = middle
             else:
@@ -128,7 +128,7 @@ class Search:
         The years are probed at growing distances.
         """
         for one in _further(year - 1, self.floor.year):
-            found = await self._probe(Cell(date(one, 1, 1), date(one + 1, 1, 1)))
+            found = await self._probe(year_of(date(one, 1, 1)))
             if found is not None:
                 return max(min(one, found.year), self.floor.year)
         return None

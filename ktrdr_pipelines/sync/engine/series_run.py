@@ -338,7 +338,7 @@ class SeriesRun:
         proved = "nothing"
         try:
             if fetched.with_bars is not None:
-                proved = await self._evaluate(chunk_run, chunk, fetched, fetched.with_bars)
+                proved = self._evaluate(chunk_run, chunk, fetched, fetched.with_bars)
             elif fetched.response is None:
                 chunk_run.was_empty = False
                 self._apply(StateChange(deferred=IntervalSet([fetched.chunk.interval])))
@@ -357,7 +357,7 @@ class SeriesRun:
         self._fetcher.done(fetched.rows)
         await self.writer.commits.commit_when_due()
 
-    async def _evaluate(
+    def _evaluate(
         self, chunk_run: ChunkRun, chunk: Chunk, fetched: Fetched, response: Response
     ) -> str:
         """Apply what a response with bars means; return what it proved, in a few words."""
