@@ -4,6 +4,7 @@ Not here: what all runs share (``defs.runs.outcome``), the loader thread
 (``defs.runs.loader_thread``), the state of a window (``gaps.windows``).
 """
 
+import traceback
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -54,7 +55,9 @@ class BarsRun:
                     reports, failed = self._load(partitions)
                 finally:
                     self._refresh_catalog()
-        except dg.DagsterExecutionInterruptedError:
+        except dg.DagsterExecutionInterruptedError as error:
+            # A query that the signal interrupted may be open in a frame, and lock Dagster's runs.
+            traceback.clear_frames(error.__traceback__)
             self._run.interrupted()
             raise
         if failed:
