@@ -1,13 +1,39 @@
 """What holds for every test."""
 
+import os
+import shutil
 import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
-# A busy machine is no reason to fail: what must be fast is measured in ratios, in tests of its own.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
+from tests.support.examples import register_profiles
+
+register_profiles()
+
+_MEMORY = Path("/dev/shm")  # noqa: S108  (a file system in memory, where Linux has one)
+_MEMORY_BYTES = 2 << 30
+
+
+def pytest_configure() -> None:
+    """Put the folders of tests into memory, where there is enough: fsync takes most of their time.
+
+    ``PYTEST_DEBUG_TEMPROOT`` is pytest's own variable for the root of ``tmp_path``.
+    """
+    if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _MEMORY_BYTES:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Give a test its folder: in memory, or on disk if it is marked ``on_disk``."""
+    if request.node.get_closest_marker("on_disk") is None:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="ktrdr-test-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -16,7 +16,7 @@ from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
 from ktrdr_pipelines.store.bars.bar_file import read_file, write_file
 from ktrdr_pipelines.store.layout import open_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
-from tests.store.older_files import make_older
+from tests.support.older_files import make_older
 
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-10")
 ENDED = "symbols: {AAPL: {start: 2024-01-02, timeframes: [1d]}}\n"

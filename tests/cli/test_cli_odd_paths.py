@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.simulator.server import running_simulator
-from tests.oddities import PRECIOUS, put
+from tests.support.oddities import PRECIOUS, put
 
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
 AAPL = "bars/symbol=AAPL/timeframe=1d"

@@ -28,7 +28,7 @@ from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES, Depth
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.store.ledger.ledger import Ledger
-from tests.load.fakes import bars_at
+from tests.support.fake_gateway import bars_at
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 

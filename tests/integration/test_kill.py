@@ -14,6 +14,8 @@ import pytest
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 
+pytestmark = pytest.mark.on_disk
+
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 UNIVERSE = "symbols:\n  AAPL: {timeframes: [1m], start: 2026-01-01}\n"
 SESSIONS = 61  # New York, 2026-01-02 to 2026-03-31

@@ -22,6 +22,8 @@ import pytest
 
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 
+pytestmark = pytest.mark.on_disk
+
 KILLS = int(os.environ.get("UP_KILLS", "0"))
 """How often it is killed at random moments; 0 is the short test."""
 

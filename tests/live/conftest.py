@@ -34,15 +34,6 @@ T = TypeVar("T")
 _PER_BAR, _HEADER = 8, 5
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip these questions unless they are asked for by their marker."""
-    if config.getoption("markexpr") == "live":
-        return
-    for item in items:
-        if item.get_closest_marker("live"):
-            item.add_marker(pytest.mark.skip(reason="asks a gateway: -m live"))
-
-
 @dataclass
 class Report:
     """What was expected and seen, one fact a line."""

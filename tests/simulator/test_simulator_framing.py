@@ -1,7 +1,7 @@
 """Frames and fields: bytes in, bytes out."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.simulator.protocol import framing
@@ -16,7 +16,6 @@ def test_a_frame_is_its_length_and_nul_terminated_fields() -> None:
     assert framing.message((49, 1, "x", True, 0.5)) == b"\0\0\0\x0d49\x001\0x\x001\x000.5\0"
 
 
-@settings(deadline=None)
 @given(st.lists(FIELDS, min_size=1, max_size=5), st.integers(1, 7))
 def test_frames_survive_any_splitting(messages: list[list[str]], piece: int) -> None:
     """Frames fed in pieces of any size come out whole and in order."""
@@ -73,7 +72,6 @@ def test_other_offers_are_frame_errors(offer: bytes) -> None:
         framing.parse_versions(offer)
 
 
-@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_floats_read_back_equal(value: float) -> None:
     """A float is written as a text that reads back as the same float64."""

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
@@ -14,6 +14,7 @@ from ktrdr_pipelines.simulator.protocol.messages import ContractRequest, HeadReq
 from ktrdr_pipelines.simulator.requests.answers import answer
 from ktrdr_pipelines.simulator.requests.request_limits import GatewayRules
 from ktrdr_pipelines.simulator.requests.validation import Setting
+from tests.support.examples import examples
 
 NOW = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
 MARKET = SyntheticMarket(seed=1)
@@ -49,7 +50,7 @@ def said(stream: bytes, cuts: list[int]) -> list[object]:
     tail=noise,
     cuts=st.lists(st.integers(0, 2_000), max_size=6),
 )
-@settings(deadline=None, max_examples=150)
+@examples(150)
 def test_a_stream_means_the_same_however_it_is_split(
     sent: list[tuple[int, list[str]]], tail: bytes, cuts: list[int]
 ) -> None:
@@ -71,7 +72,7 @@ def test_a_stream_means_the_same_however_it_is_split(
     flags=st.tuples(st.booleans(), st.booleans(), st.integers(-1, 3)),
     con_id=st.integers(-(2**40), 2**40),
 )
-@settings(deadline=None, max_examples=120)
+@examples(120)
 def test_any_request_gets_one_answer(
     fields_of: Any, unframe: Any, *, fields: list[str], asked: Any, flags: Any, con_id: int
 ) -> None:

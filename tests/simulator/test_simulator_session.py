@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.simulator.protocol.client_session import (
@@ -317,7 +317,6 @@ def test_a_conversation_may_arrive_byte_by_byte(unframe: Unframe) -> None:
 
 
 @given(FUZZ)
-@settings(deadline=None)
 def test_garbage_instead_of_a_greeting_never_raises(pieces: list[bytes]) -> None:
     """Whatever a stranger sends, the conversation only ends."""
     session = new_session()
@@ -326,7 +325,6 @@ def test_garbage_instead_of_a_greeting_never_raises(pieces: list[bytes]) -> None
 
 
 @given(FUZZ)
-@settings(deadline=None)
 def test_garbage_after_start_api_never_raises(pieces: list[bytes]) -> None:
     """Whatever a started client sends, framed or not, is answered or closed."""
     session = started()
@@ -339,7 +337,6 @@ def test_garbage_after_start_api_never_raises(pieces: list[bytes]) -> None:
     st.sampled_from([3, 4, 6, 7, 9, 20, 21, 25, 49, 58, 62, 71, 76, 87, 90]),
     st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=6)),
 )
-@settings(deadline=None)
 def test_known_messages_of_any_fields_never_raise(type_id: int, fields: list[str]) -> None:
     """A known type with fields of any number and text is served, refused or unreadable."""
     started().receive(framed(type_id, *fields))

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.simulator.market.hours import Venue
 from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.requests.durations import SIZE_BY_KEY, SIZES, Window
+from tests.support.examples import examples
 
 MARKET = SyntheticMarket(seed=1)
 BY_KEY = {each.key: each for each in MARKET.instruments()}
@@ -76,7 +77,7 @@ def assert_aggregates(longer: PricedBars, shorter: PricedBars, group: Any) -> No
     size=st.sampled_from([size.key for size in SIZES if 60 < size.seconds < 86_400]),
     use_rth=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_intraday_sizes_aggregate_exactly(
     *, key: str, end_s: int, span_s: int, size: str, use_rth: bool
 ) -> None:
@@ -89,7 +90,7 @@ def test_intraday_sizes_aggregate_exactly(
 
 
 @given(keys, moments, spans, st.booleans())
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_days_aggregate_their_minutes_exactly(
     key: str, end_s: int, span_s: int, use_rth: bool
 ) -> None:
@@ -102,7 +103,7 @@ def test_days_aggregate_their_minutes_exactly(
 
 
 @given(keys, moments, st.integers(1, 900), st.booleans())
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_weeks_and_months_aggregate_their_days_exactly(
     key: str, end_s: int, span_days: int, use_rth: bool
 ) -> None:
@@ -121,7 +122,7 @@ def test_weeks_and_months_aggregate_their_days_exactly(
 
 
 @given(keys, moments, spans, spans)
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_a_bar_does_not_depend_on_the_request(
     key: str, start_s: int, before_s: int, after_s: int
 ) -> None:
@@ -144,7 +145,7 @@ def test_another_seed_is_another_market() -> None:
 
 
 @given(keys, moments, st.sampled_from(["1m", "1h", "1d", "1w"]))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_bars_are_possible(key: str, end_s: int, size: str) -> None:
     """Prices lie on the tick, the average between low and high, and starts increase."""
     found = bars(key, size, end_s - 5 * 86_400, end_s, use_rth=False)
@@ -166,7 +167,7 @@ def test_bars_are_possible(key: str, end_s: int, size: str) -> None:
     minutes=st.integers(1, 90),
     size=st.sampled_from(["1s", "5s", "10s", "15s", "30s"]),
 )
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_minutes_are_made_of_their_seconds(
     *, key: str, minute_s: int, minutes: int, size: str
 ) -> None:
@@ -181,7 +182,7 @@ def test_minutes_are_made_of_their_seconds(
 
 
 @given(keys.filter(lambda key: key != "SPX.CBOE"), moments, st.sampled_from(["1h", "1d", "1w"]))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_bid_ask_bars_average_their_minutes(key: str, end_s: int, size: str) -> None:
     """Open and close are the mean bid and ask, high and low the extremes of ask and bid."""
     start_s = end_s - 9 * 86_400
@@ -234,7 +235,7 @@ def test_a_thin_stock_has_minutes_without_trades() -> None:
 
 
 @given(moments, st.integers(1, 59), st.sampled_from(["AAPL", "EURUSD"]))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_a_cut_minute_lies_within_the_whole_one(minute_s: int, seconds: int, key: str) -> None:
     """What there is of a minute so far agrees with what it becomes."""
     whole = bars(key, "1m", minute_s, minute_s + 60)

@@ -1,0 +1,416 @@
+"""Evaluating a response: which bars are kept, what they cover, and what is said of the rest."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from time import process_time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, timestamps
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.chunks import Chunk, Need, across_boundary, plan
+from ktrdr_pipelines.domain.planning.evaluation import Evaluation, EvaluationContext, evaluate
+from ktrdr_pipelines.domain.planning.gaps import LAST_INSTANT
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from tests.support.growth import LINEAR_IN_EIGHT, growth
+
+RTH = calendar_named("XNYS.RTH")
+LATER = datetime(2025, 1, 1, tzinfo=UTC)
+HOUR, DAY, MINUTE = timedelta(hours=1), timedelta(days=1), timedelta(minutes=1)
+OPEN, CLOSE = datetime(2024, 6, 4, 13, 30, tzinfo=UTC), datetime(2024, 6, 4, 20, tzinfo=UTC)
+HOURS = [OPEN, *(OPEN.replace(hour=hour, minute=0) for hour in range(14, 20))]
+DAY_END = datetime(2024, 6, 5, 4, tzinfo=UTC)
+
+
+def table(moments: Iterable[datetime]) -> pa.Table:
+    """Make bars at moments."""
+    keys = [micros(moment) for moment in moments]
+    columns: dict[str, object] = {name: [1.0] * len(keys) for name in BAR_SCHEMA.names}
+    columns["ts"] = pa.array(keys, pa.int64()).cast(BAR_SCHEMA.field("ts").type)
+    columns["session_date"] = [date(2024, 6, 4)] * len(keys)
+    columns["bar_count"] = pa.array([1] * len(keys), pa.int32())
+    return pa.table(columns, schema=BAR_SCHEMA)
+
+
+def evaluated(
+    *moments: datetime,
+    requested: Interval | None = None,
+    ends_at: datetime | None = None,
+    timeframe: Timeframe = Timeframe.H1,
+    now: datetime = LATER,
+    reach: Interval | None = None,
+    holds_back: bool = False,
+) -> Evaluation:
+    """Evaluate a response to a request for one session or for an interval."""
+    stamps_ = requested or Interval(OPEN, DAY_END)
+    chunk = Chunk(stamps_, ends_at or stamps_.end, "1 D", 1)
+    context = EvaluationContext(chunk, RTH, timeframe, now, holds_back)
+    return evaluate(context, table(moments), reach)
+
+
+def kept(found: Evaluation) -> list[datetime]:
+    """Return the timestamps of kept bars."""
+    moments: list[datetime] = found.bars["ts"].to_pylist()
+    return moments
+
+
+def test_a_whole_session_is_kept_and_covered() -> None:
+    """Bars from open to close cover the session and the closed time behind it."""
+    found = evaluated(*HOURS)
+    assert kept(found) == HOURS
+    assert found.covered == IntervalSet([Interval(OPEN, DAY_END)])
+    assert not found.around
+    assert found.begins_at is None
+    assert not found.earlier_only
+
+
+def test_older_bars_cover_the_requested_start_and_are_not_kept() -> None:
+    """A response that reaches further back covers the quiet opening before its first bar."""
+    found = evaluated(OPEN - DAY, *HOURS[2:])
+    assert kept(found) == HOURS[2:]
+    assert found.covered == IntervalSet([Interval(OPEN, DAY_END)])
+
+
+def test_a_late_first_bar_covers_nothing_before_it() -> None:
+    """Without an older bar the left edge is covered from the first bar."""
+    assert evaluated(*HOURS[2:]).covered == IntervalSet([Interval(HOURS[2], DAY_END)])
+
+
+def test_a_quiet_end_is_not_covered_by_a_response_without_pauses() -> None:
+    """A response that may be cut short covers to the end of its last bar."""
+    found = evaluated(*HOURS[:-2])
+    assert found.covered == IntervalSet([Interval(OPEN, HOURS[-2])])
+
+
+def test_a_quiet_end_no_longer_than_a_pause_inside_is_covered() -> None:
+    """Minutes of an instrument that pauses for two minutes may end two minutes early."""
+    minutes = [OPEN + n * MINUTE for n in range(390)]
+    paused = [*minutes[:100], *minutes[102:]]
+    found = evaluated(*paused[:-2], timeframe=Timeframe.M1)
+    assert found.covered == IntervalSet([Interval(OPEN, DAY_END)])
+    found = evaluated(*paused[:-3], timeframe=Timeframe.M1)
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - 3 * MINUTE)])
+
+
+def test_a_night_is_no_pause() -> None:
+    """Only pauses between bars of one session say how quiet its end may be."""
+    minutes = [OPEN - DAY + n * MINUTE for n in range(390)]
+    minutes += [OPEN + n * MINUTE for n in range(380)]
+    requested = Interval(OPEN - DAY, DAY_END)
+    found = evaluated(*minutes, requested=requested, timeframe=Timeframe.M1)
+    assert found.covered == IntervalSet([Interval(OPEN - DAY, CLOSE - 10 * MINUTE)])
+
+
+def test_a_quiet_end_is_not_covered_before_another_requested_session() -> None:
+    """Where bars of a later requested session are missing too, the response was cut short."""
+    minutes = [OPEN + n * MINUTE for n in range(390) if n not in {100, 101}][:-2]
+    requested = Interval(OPEN, DAY_END + DAY)
+    found = evaluated(*minutes, requested=requested, timeframe=Timeframe.M1)
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - 2 * MINUTE)])
+
+
+@pytest.mark.parametrize("seconds", [5, 29 * 60, 30 * 60 - 1])
+def test_the_last_instant_stays_open_until_half_an_hour_after_the_close(seconds: int) -> None:
+    """Delayed data and closing auctions come later than the close."""
+    now = CLOSE + timedelta(seconds=seconds)
+    found = evaluated(*HOURS, now=now, ends_at=now)
+    assert kept(found) == HOURS
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - LAST_INSTANT)])
+
+
+def test_the_end_is_covered_from_half_an_hour_after_the_close() -> None:
+    """The same bars received then cover the session up to the next one."""
+    found = evaluated(*HOURS, now=CLOSE + 30 * MINUTE, ends_at=CLOSE + 30 * MINUTE)
+    assert found.covered == IntervalSet([Interval(OPEN, DAY_END)])
+
+
+def test_the_end_is_not_covered_by_a_request_that_ends_before_the_close() -> None:
+    """The gateway clips at the requested end: it says nothing of what lies behind."""
+    requested = Interval(OPEN, CLOSE)
+    found = evaluated(*HOURS, requested=requested, ends_at=CLOSE - MINUTE)
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - LAST_INSTANT)])
+    beyond = evaluated(*HOURS, requested=requested, ends_at=CLOSE + MINUTE)
+    assert beyond.covered == IntervalSet([requested])
+
+
+def test_a_quiet_end_is_not_covered_before_the_session_has_ended_for_good() -> None:
+    """Pauses inside the response excuse nothing while more bars may come."""
+    minutes = [OPEN + n * MINUTE for n in range(390) if n not in {100, 101}][:-1]
+    early = CLOSE + 29 * MINUTE
+    found = evaluated(*minutes, timeframe=Timeframe.M1, now=early, ends_at=early)
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - MINUTE)])
+
+
+def test_a_gateway_that_holds_back_the_newest_bars_covers_no_end() -> None:
+    """Quiet after its last bar means nothing."""
+    minutes = [OPEN + n * MINUTE for n in range(390) if n not in {100, 101}][:-1]
+    found = evaluated(*minutes, timeframe=Timeframe.M1, holds_back=True)
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - MINUTE)])
+    assert evaluated(*HOURS, holds_back=True).covered == IntervalSet([Interval(OPEN, CLOSE)])
+
+
+def test_bars_behind_the_known_close_are_kept_and_cover_its_end() -> None:
+    """The calendar says what is expected, never what is kept: VIX has bars to 16:15."""
+    late = [*HOURS, CLOSE]
+    found = evaluated(*late, now=CLOSE + 2 * HOUR, ends_at=CLOSE + 2 * HOUR)
+    assert kept(found) == late
+    assert found.covered.covers(Interval(OPEN, CLOSE + HOUR))
+
+
+@pytest.mark.parametrize("holds_back", [False, True])
+@pytest.mark.parametrize("seconds", [30, 65, 10 * 60, 30 * 60 - 1])
+def test_bars_behind_the_known_close_do_not_cover_its_end_sooner(
+    seconds: int, holds_back: bool
+) -> None:
+    """The session is requested again half an hour after its close, and whatever came is kept."""
+    now = CLOSE + timedelta(seconds=seconds)
+    minutes = [OPEN + n * MINUTE for n in range(390 + seconds // 60 + 1)]
+    requested = Interval(OPEN, now)
+    found = evaluated(
+        *minutes, requested=requested, timeframe=Timeframe.M1, now=now, holds_back=holds_back
+    )
+    last = Interval(CLOSE - LAST_INSTANT, CLOSE)
+    assert not found.covered.clip(last)
+    assert found.covered.covers(Interval(OPEN, last.start))
+    whole = [bar for bar in minutes if bar + MINUTE + timedelta(seconds=5) <= now]
+    assert kept(found) == whole
+    assert all(bar in found.covered for bar in whole)
+
+
+def test_a_gateway_that_holds_back_the_newest_bars_leaves_the_last_instant_open() -> None:
+    """Its last bar at the close is no response half an hour after it."""
+    now = CLOSE + 20 * MINUTE
+    found = evaluated(*HOURS, now=now, ends_at=now, holds_back=True)
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - LAST_INSTANT)])
+
+
+def test_quiet_between_bars_is_covered() -> None:
+    """Hours without a trade between two bars are known."""
+    found = evaluated(HOURS[0], HOURS[3], *HOURS[6:])
+    assert found.covered == IntervalSet([Interval(OPEN, DAY_END)])
+
+
+def test_a_session_between_bars_is_stated_and_not_covered() -> None:
+    """A whole session that a response passes over is left open; one response is no proof."""
+    next_days = [moment + 2 * DAY for moment in HOURS]
+    found = evaluated(*HOURS, *next_days, requested=Interval(OPEN, DAY_END + 2 * DAY))
+    empty = Interval(OPEN + DAY, CLOSE + DAY)
+    assert not found.covered.clip(empty)
+    assert found.covered.covers(Interval(OPEN, CLOSE))
+    assert found.covered.covers(Interval(OPEN + 2 * DAY, DAY_END + 2 * DAY))
+    assert found.around == IntervalSet([empty])
+
+
+def test_bars_outside_what_was_requested_are_a_side_too() -> None:
+    """Whether bars lie around a session is said by the whole response."""
+    day = Interval(OPEN + DAY, DAY_END + DAY)
+    next_bar = HOURS[0] + 2 * DAY
+    found = evaluated(HOURS[-1], next_bar, requested=Interval(OPEN + DAY, next_bar + HOUR / 2))
+    assert found.around == IntervalSet([Interval(OPEN + DAY, CLOSE + DAY)])
+    assert not evaluated(HOURS[-1], requested=day).around
+
+
+def test_sessions_with_bars_on_one_side_only_are_not_around() -> None:
+    """Before the first bar and behind the last one a response says nothing of emptiness."""
+    middle = [moment + DAY for moment in HOURS]
+    found = evaluated(*middle, requested=Interval(OPEN, DAY_END + 2 * DAY))
+    assert not found.around
+    assert found.covered == IntervalSet([Interval(OPEN + DAY, OPEN + 2 * DAY)])
+
+
+def test_a_session_that_was_requested_in_part_is_not_around() -> None:
+    """A request from noon says nothing of the morning."""
+    noon = OPEN + DAY + 2 * HOUR
+    found = evaluated(OPEN, HOURS[0] + 2 * DAY, requested=Interval(noon, DAY_END + 2 * DAY))
+    assert not found.around
+
+
+def test_a_response_from_before_the_first_bar_says_where_data_begin() -> None:
+    """Sessions before the first bar were requested and have none."""
+    requested = Interval(OPEN, DAY_END + 2 * DAY)
+    found = evaluated(*(moment + 2 * DAY for moment in HOURS), requested=requested)
+    assert found.begins_at == OPEN + 2 * DAY
+    assert not found.covered.clip(Interval(OPEN, CLOSE + DAY))
+
+
+def test_data_begin_nowhere_without_a_whole_session_before() -> None:
+    """A quiet opening is no beginning, nor is anything where older bars came."""
+    assert evaluated(*HOURS[2:]).begins_at is None
+    both = evaluated(OPEN - DAY, *(m + DAY for m in HOURS), requested=Interval(OPEN, DAY_END + DAY))
+    assert both.begins_at is None
+
+
+def test_a_quiet_opening_is_covered_by_bars_on_both_sides() -> None:
+    """A chunk across the boundary covers the minutes before the first bar of a session."""
+    first = OPEN + 7 * MINUTE
+    wanted = IntervalSet([Interval(OPEN - DAY, DAY_END)])
+    held = IntervalSet([Interval(first, DAY_END)])
+    need = Need(RTH, Timeframe.M1, wanted, held, LATER, 1)
+    (older,) = plan(replace(need, wanted=IntervalSet([Interval(OPEN - DAY, DAY_END - DAY)])))
+    chunk = across_boundary(need, older)
+    assert chunk.interval.covers(Interval(OPEN - DAY, first))
+    minutes = [OPEN - DAY + n * MINUTE for n in range(390)]
+    context = EvaluationContext(chunk, RTH, Timeframe.M1, LATER)
+    both = evaluate(context, table([*minutes, first]), None)
+    assert both.covered.covers(Interval(OPEN, first))
+    assert kept(both) == minutes
+    one = evaluate(context, table(minutes), None)
+    assert not one.covered.clip(Interval(OPEN, first))
+
+
+def test_a_quiet_opening_alone_is_covered_by_a_request_over_two_sessions() -> None:
+    """It holds the last bars of the session before and the first bar that is held."""
+    first = OPEN + 7 * MINUTE
+    wanted = IntervalSet([Interval(OPEN, DAY_END)])
+    need = Need(RTH, Timeframe.M1, wanted, IntervalSet([Interval(first, DAY_END)]), LATER, 1)
+    (chunk,) = plan(need)
+    before = [CLOSE - DAY - n * MINUTE for n in range(5, 0, -1)]
+    context = EvaluationContext(chunk, RTH, Timeframe.M1, LATER)
+    both = evaluate(context, table([*before, first]), None)
+    assert both.covered == IntervalSet([Interval(OPEN, first)])
+    assert kept(both) == []
+    behind = evaluate(context, table([first]), None)
+    assert not behind.covered
+    ahead = evaluate(context, table(before), None)
+    assert ahead.earlier_only
+    assert not ahead.covered
+
+
+def test_the_newest_bar_of_an_open_session_waits_until_it_is_over() -> None:
+    """A bar is kept once its end lies a few seconds back."""
+    until = HOURS[2] + timedelta(seconds=4)
+    found = evaluated(*HOURS[:3], requested=Interval(OPEN, until), now=until)
+    assert kept(found) == HOURS[:1]
+    later = until + timedelta(seconds=1)
+    found = evaluated(*HOURS[:3], requested=Interval(OPEN, later), now=later)
+    assert kept(found) == HOURS[:2]
+    assert found.covered == IntervalSet([Interval(OPEN, HOURS[2])])
+
+
+def test_a_bar_that_the_requested_end_cuts_is_not_kept() -> None:
+    """A bar across the end of what was requested is not whole."""
+    found = evaluated(*HOURS[:3], requested=Interval(OPEN, HOURS[2] + HOUR / 2))
+    assert kept(found) == HOURS[:2]
+
+
+def test_bars_that_the_reach_cuts_are_not_kept() -> None:
+    """The first and the last bar may be cut by the edges of what the gateway answered."""
+    reach = Interval(OPEN + 10 * MINUTE, HOURS[-1] + 10 * MINUTE)
+    found = evaluated(*HOURS, reach=reach)
+    assert kept(found) == HOURS[1:-1]
+    assert found.covered == IntervalSet([Interval(HOURS[1], HOURS[-1])])
+
+
+def test_a_bar_outside_known_sessions_stays() -> None:
+    """The calendar says what is expected, never what is kept."""
+    evening = CLOSE + HOUR
+    found = evaluated(*HOURS, evening)
+    assert kept(found) == [*HOURS, evening]
+
+
+def test_a_response_of_older_bars_alone_is_told_apart() -> None:
+    """The gateway looked for what was requested, and found older bars only."""
+    found = evaluated(OPEN - DAY)
+    assert found.earlier_only
+    assert not found.covered
+    assert not found.around
+    assert found.begins_at is None
+    assert not evaluated(*HOURS, now=OPEN).earlier_only
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.W1])
+def test_days_and_weeks_are_kept_half_an_hour_after_their_close(timeframe: Timeframe) -> None:
+    """A daily or weekly bar is final some time after its last close."""
+    requested = interval_between(RTH, timeframe, date(2024, 6, 3), date(2024, 6, 10))
+    days = 1 if timeframe is Timeframe.D1 else 7
+    bars = [requested.start + timedelta(days=n) for n in range(0, 5, days)]
+    close = datetime(2024, 6, 7, 20, tzinfo=UTC)
+    early = evaluated(
+        *bars, requested=requested, timeframe=timeframe, now=close + timedelta(minutes=29)
+    )
+    assert kept(early) == bars[:-1]
+    late = evaluated(
+        *bars, requested=requested, timeframe=timeframe, now=close + timedelta(minutes=30)
+    )
+    assert kept(late) == bars
+
+
+@pytest.mark.parametrize(
+    ("calendar", "timeframe", "closed", "closes_at"),
+    [
+        ("XNYS.RTH", Timeframe.D1, date(2024, 6, 19), datetime(2024, 6, 20, 20, tzinfo=UTC)),
+        ("XSHG.RTH", Timeframe.W1, date(2024, 2, 12), datetime(2024, 2, 23, 7, tzinfo=UTC)),
+    ],
+)
+def test_a_bar_of_a_closed_date_is_final_when_a_later_one_is(
+    calendar: str, timeframe: Timeframe, closed: date, closes_at: datetime
+) -> None:
+    """Where the gateway has a bar that the calendar has not, it is kept with what follows it."""
+    hours = calendar_named(calendar)
+    length = timeframe.length
+    requested = interval_between(hours, timeframe, closed - length, closed + 2 * length)
+    chunk = Chunk(requested, closes_at, "3 D", 2)
+    bars = [requested.start + n * length for n in range(3)]
+    context = EvaluationContext(chunk, hours, timeframe, closes_at + timedelta(minutes=30))
+    found = evaluate(context, table(bars), None)
+    assert kept(found) == bars
+    assert found.covered == IntervalSet([requested])
+    alone = evaluate(context, table(bars[:-1]), None)
+    assert kept(alone) == bars[:1]
+    assert not alone.covered.clip(Interval(bars[1], bars[2]))
+
+
+def test_a_half_day_is_whole_at_its_early_close() -> None:
+    """The last bar of a half day may be short, and the session is covered to its close."""
+    opens = datetime(2024, 7, 3, 13, 30, tzinfo=UTC)
+    bars = [opens, *(opens.replace(hour=hour, minute=0) for hour in range(14, 17))]
+    requested = Interval(opens, datetime(2024, 7, 4, 4, tzinfo=UTC))
+    found = evaluated(*bars, requested=requested)
+    assert kept(found) == bars
+    assert found.covered == IntervalSet([requested])
+
+
+def _seconds_to_evaluate(years: int) -> float:
+    wanted = interval_between(RTH, Timeframe.M1, date(2025 - years, 1, 2), date(2025, 1, 2))
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    need = Need(RTH, Timeframe.M1, IntervalSet([wanted]), IntervalSet(), now, 1)
+    chunks = plan(need)
+    covered = IntervalSet()
+    minute = 60_000_000
+    started = process_time()
+    for chunk in chunks:
+        (session,) = RTH.sessions_meeting(chunk.interval)
+        keys = np.arange(micros(session.opens_at), micros(session.closes_at), minute)
+        bars = _minutes(keys)
+        found = evaluate(EvaluationContext(chunk, RTH, Timeframe.M1, now), bars, None)
+        covered |= found.covered
+        assert not replace(need, wanted=need.wanted.clip(chunk.interval), covered=covered).gaps()
+    took = process_time() - started
+    assert not replace(need, covered=covered).gaps()
+    return took
+
+
+def _minutes(keys: np.ndarray) -> pa.Table:
+    ts = pa.array(keys, pa.int64()).cast(BAR_SCHEMA.field("ts").type)
+    return pa.table({"ts": ts})
+
+
+def test_evaluating_takes_time_in_proportion() -> None:
+    """Eight times the responses take about eight times as long, not the square."""
+    assert timestamps(_minutes(np.arange(3)))[2] == 2
+    assert growth(_seconds_to_evaluate, 1, 8) < LINEAR_IN_EIGHT
+
+
+def test_the_last_bar_of_a_gateway_that_is_behind_may_go_on() -> None:
+    """A quarter of an hour after the end of an hour, its delayed bar may still lack trades."""
+    ends = HOURS[3] + timedelta(hours=1)
+    for minutes, count in ((15, 3), (20, 4)):
+        now = ends + minutes * MINUTE
+        found = evaluated(*HOURS[:4], now=now, ends_at=now, holds_back=True)
+        assert len(kept(found)) == count
+        assert found.covered == IntervalSet([Interval(OPEN, HOURS[3] if count == 3 else ends)])

@@ -1,0 +1,217 @@
+"""One entry of the universe: what follows from what is said, and from what is not."""
+
+from dataclasses import replace
+from datetime import date
+
+import pytest
+
+from ktrdr_pipelines.domain.calendars.registry import calendar_keys, is_calendar
+from ktrdr_pipelines.domain.instruments import Backfill, Instrument, SecType, WhatToShow
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.ib_exchanges import INDEX_EXCHANGES, STOCK_EXCHANGES
+from ktrdr_pipelines.domain.universe.universe import parse_universe
+from tests.support.universes import AAPL, one
+
+EURUSD = Instrument(
+    symbol="EURUSD",
+    ib_symbol="EUR",
+    sec_type=SecType.CASH,
+    exchange="IDEALPRO",
+    currency="USD",
+    what_to_show=WhatToShow.MIDPOINT,
+    use_rth=False,
+    calendar="FX",
+    timeframes=(Timeframe.M1, Timeframe.H1, Timeframe.D1),
+    start=date(2020, 1, 1),
+)
+
+
+def test_a_stock_needs_only_its_name() -> None:
+    """What is not said is derived: trades in regular hours, routed by SMART."""
+    assert one("AAPL: {}") == AAPL
+    assert one("AAPL:") == AAPL
+
+
+def test_six_letters_of_two_currencies_are_a_pair() -> None:
+    """It is no stock: midpoints around the clock at IDEALPRO."""
+    assert one("EURUSD: {}") == EURUSD
+
+
+@pytest.mark.parametrize(
+    ("key", "symbol", "what", "use_rth", "calendar"),
+    [
+        ("AAPL.ETH", "AAPL", "TRADES", False, "XNYS.ETH"),
+        ("AAPL.BID", "AAPL", "BID", True, "XNYS.RTH"),
+        ("AAPL.ASK", "AAPL", "ASK", True, "XNYS.RTH"),
+        ("AAPL.MID", "AAPL", "MIDPOINT", True, "XNYS.RTH"),
+        ("AAPL.ETH.BID", "AAPL", "BID", False, "XNYS.ETH"),
+        ("EURUSD.BID", "EUR", "BID", False, "FX"),
+        ("EURUSD.MID", "EUR", "MIDPOINT", False, "FX"),
+        ("USDJPY", "USD", "MIDPOINT", False, "FX"),
+        ("aapl.eth", "AAPL", "TRADES", False, "XNYS.ETH"),
+        ("BRK.B", "BRK B", "TRADES", True, "XNYS.RTH"),
+        ("GOOGL", "GOOGL", "TRADES", True, "XNYS.RTH"),
+        ("ETH", "ETH", "TRADES", True, "XNYS.RTH"),
+    ],
+)
+def test_a_key_alone_says_what_is_meant(
+    key: str, symbol: str, what: str, use_rth: bool, calendar: str
+) -> None:
+    """Suffixes fix hours and prices; a dot in a stock's name is IB's space."""
+    found = one(f"{key}: {{}}")
+    assert (found.symbol, found.ib_symbol, found.what_to_show) == (key, symbol, what)
+    assert (found.use_rth, found.calendar) == (use_rth, calendar)
+
+
+def test_everything_can_be_said() -> None:
+    """Every field of an entry reaches its place."""
+    found = one(
+        "X: {sec_type: STK, symbol: BRK B, exchange: NYSE, primary_exchange: NYSE, currency: USD,"
+        " con_id: 72063691, what_to_show: BID, use_rth: false, calendar: XNYS.ETH,"
+        " timeframes: [1w, 1m], start: 1996-05-09, backfill: manual}"
+    )
+    assert found == Instrument(
+        symbol="X",
+        ib_symbol="BRK B",
+        sec_type=SecType.STK,
+        exchange="NYSE",
+        currency="USD",
+        what_to_show=WhatToShow.BID,
+        use_rth=False,
+        calendar="XNYS.ETH",
+        timeframes=(Timeframe.W1, Timeframe.M1),
+        start=date(1996, 5, 9),
+        backfill=Backfill.MANUAL,
+        primary_exchange="NYSE",
+        contract_id=72_063_691,
+    )
+
+
+def test_a_pair_may_have_any_name() -> None:
+    """Where symbol and currency are said the key is free, and a stock may look like a pair."""
+    euro = one("EURO: {sec_type: CASH, symbol: EUR, currency: USD}")
+    assert (euro.ib_symbol, euro.currency, euro.calendar) == ("EUR", "USD", "FX")
+    stock = one("EURUSD: {sec_type: STK}")
+    assert (stock.ib_symbol, stock.calendar) == ("EURUSD", "XNYS.RTH")
+
+
+def test_a_future_is_known_by_its_last_trade_date() -> None:
+    """It trades all hours, and has ended after its last day, whatever the hour of its end."""
+    found = one(
+        'ESZ23: {sec_type: FUT, symbol: ES, exchange: CME, last_trade_date: "20231215",'
+        " multiplier: 50, local_symbol: ESZ3, trading_class: ES}"
+    )
+    assert found == replace(
+        AAPL,
+        symbol="ESZ23",
+        ib_symbol="ES",
+        sec_type=SecType.FUT,
+        exchange="CME",
+        use_rth=False,
+        calendar="GLOBEX.EQUITY",
+        end=date(2023, 12, 16),
+        last_trade_date=date(2023, 12, 15),
+        multiplier="50",
+        local_symbol="ESZ3",
+        trading_class="ES",
+    )
+    universe = parse_universe(
+        "symbols:\n  F: {sec_type: FUT, symbol: CL, exchange: NYMEX, last_trade_date: 20250319}",
+        "u.yaml",
+    )
+    told = universe.describe(universe.instrument("F"))
+    assert told["last_trade_date"] == "20250319 (said)"
+    assert told["end"] == "2025-03-20 (derived)"
+
+
+@pytest.mark.parametrize(
+    ("entry", "currency", "calendar"),
+    [
+        ("VOD: {primary_exchange: LSE}", "GBP", "XLON.RTH"),
+        ("SAP: {exchange: IBIS}", "EUR", "XETR.RTH"),
+        ("AIR: {primary_exchange: SBF}", "EUR", "XPAR.RTH"),
+        ("7203: {exchange: TSEJ}", "JPY", "XTKS.RTH"),
+        ("700: {exchange: SEHK}", "HKD", "XHKG.RTH"),
+        ("BHP: {exchange: ASX}", "AUD", "XASX.RTH"),
+        ("VODU: {symbol: VOD, exchange: LSE, currency: USD}", "USD", "XLON.RTH"),
+        ("RY: {currency: CAD, primary_exchange: TSE}", "CAD", "XTSE.RTH"),
+        ("X: {currency: EUR, calendar: XMIL.RTH}", "EUR", "XMIL.RTH"),
+        ("V.ETH: {primary_exchange: LSE, calendar: GATEWAY}", "GBP", "GATEWAY:Europe/London"),
+        ("V: {exchange: FOO, currency: SAR, calendar: 'GATEWAY:UTC'}", "SAR", "GATEWAY:UTC"),
+        ("AAPL: {calendar: GATEWAY}", "USD", "GATEWAY:America/New_York"),
+        ("SPX: {sec_type: IND, exchange: CBOE}", "USD", "XNYS.RTH"),
+        ("DAX: {sec_type: IND, exchange: EUREX}", "EUR", "XETR.RTH"),
+        ("N225: {sec_type: IND, exchange: OSE.JPN}", "JPY", "XTKS.RTH"),
+        ("BTC: {sec_type: CRYPTO}", "USD", "CRYPTO"),
+        (
+            "B: {sec_type: FUT, symbol: X, exchange: CME, last_trade_date: 20240628, calendar: G}",
+            "USD",
+            "GATEWAY:America/Chicago@17:00",
+        ),
+        (
+            "B: {sec_type: FUT, symbol: X, exchange: CME, last_trade_date: 20240628, calendar: F}",
+            "USD",
+            "GLOBEX.FX",
+        ),
+    ],
+)
+def test_exchange_codes_say_currency_and_sessions(entry: str, currency: str, calendar: str) -> None:
+    """What is not said follows from the exchange, and only the gateway knows other hours."""
+    said = entry.replace(": G}", ": GATEWAY}").replace(": F}", ": GLOBEX.FX}")
+    found = one(said)
+    assert (found.currency, found.calendar) == (currency, calendar)
+    assert is_calendar(found.calendar)
+
+
+def test_every_exchange_of_the_tables_has_a_calendar() -> None:
+    """No code leads to a market that no library knows."""
+    markets = {*STOCK_EXCHANGES.values(), *INDEX_EXCHANGES.values()}
+    assert {market.regular for market in markets} <= set(calendar_keys())
+
+
+def test_a_coin_has_its_own_prices() -> None:
+    """Crypto is aggregated trades at PAXOS, round the clock."""
+    for key in ("BTC", "BTCUSD"):
+        found = one(f"{key}: {{sec_type: CRYPTO}}")
+        assert (found.ib_symbol, found.exchange, found.what_to_show, found.use_rth) == (
+            "BTC",
+            "PAXOS",
+            "AGGTRADES",
+            False,
+        )
+
+
+def test_a_person_says_that_a_stock_has_ended() -> None:
+    """`end` is the first session date without it, and counts for the symbols beside it too."""
+    text = "symbols:\n  BBBY: {end: 2023-05-03}\n  BBBY.ETH: {}\n"
+    universe = parse_universe(text, "u.yaml")
+    assert {each.end for each in universe.instruments.values()} == {date(2023, 5, 3)}
+
+
+def test_defaults_hold_for_what_is_not_said() -> None:
+    """An entry's own word comes first, and regular hours are no matter of currencies."""
+    defaults = "{use_rth: false, timeframes: [1d], start: '2015-06-01', backfill: manual}"
+    apple = one("AAPL: {backfill: auto}", defaults)
+    assert (apple.use_rth, apple.calendar, apple.timeframes) == (False, "XNYS.ETH", ("1d",))
+    assert (apple.start, apple.backfill) == (date(2015, 6, 1), Backfill.AUTO)
+    assert one("EURUSD: {}", "{use_rth: true}").use_rth is False
+    assert one("AAPL.ETH: {}", "{use_rth: true}").use_rth is False
+
+
+def test_a_suffix_takes_over_the_contract_of_its_base() -> None:
+    """What the base says of its contract holds, what it says of hours and bars does not."""
+    text = "symbols:\n  X.BID: {}\n  X: {symbol: BRK B, con_id: 5, use_rth: no, timeframes: [1w]}\n"
+    found = parse_universe(text, "u.yaml").instrument("X.BID")
+    assert (found.ib_symbol, found.contract_id) == ("BRK B", 5)
+    assert (found.use_rth, found.timeframes) == (True, AAPL.timeframes)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["ON", "NO", "y", "0700", "1E5", "2024-01-01", "null", "true", "0x10", "1_000", "1.50"],
+)
+def test_a_key_stays_as_it_was_written(key: str) -> None:
+    """No symbol turns into a truth, a number, a date or nothing."""
+    found = one(f"{key}: {{}}")
+    assert found.symbol == key
+    assert one(f"X: {{symbol: '{key}'}}").ib_symbol == key

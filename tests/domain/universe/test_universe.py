@@ -1,0 +1,99 @@
+"""The universe as a whole: order, windows, finding and describing symbols, the example."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from ktrdr_pipelines.domain.calendars.registry import calendar_keys
+from ktrdr_pipelines.domain.instruments import Backfill, WhatToShow
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.universe import Universe, Windows, parse_universe
+from ktrdr_pipelines.errors import UnknownSymbolError
+from ktrdr_pipelines.store.universe_file import load_universe
+from tests.support.universes import AAPL, GOOD
+
+EXAMPLE = Path(__file__).parents[3] / "data" / "universe.example.yaml"
+
+
+def test_symbols_come_in_the_order_of_the_file() -> None:
+    """Ids and pages follow what a person wrote, not the alphabet."""
+    text = "symbols:\n  MSFT: {timeframes: [1d, 1m]}\n  AAPL: {timeframes: [1m]}\n"
+    universe = parse_universe(text, "u.yaml")
+    assert list(universe.instruments) == ["MSFT", "AAPL"]
+    assert [str(series) for series in universe.series()] == ["MSFT 1d", "MSFT 1m", "AAPL 1m"]
+    assert [str(series) for series in universe.series(Timeframe.M1)] == ["MSFT 1m", "AAPL 1m"]
+    assert universe.series(Timeframe.W1) == ()
+
+
+def test_windows_begin_in_2020_and_1980_unless_said() -> None:
+    """A month for minutes and a year for all others."""
+    assert parse_universe(GOOD, "u").windows == Windows(date(2020, 1, 1), 1980)
+    said = parse_universe(GOOD + "windows: {1m: 2015-07, yearly: 1999}", "u")
+    assert said.windows == Windows(date(2015, 7, 1), 1999)
+    half = parse_universe(GOOD + "windows: {1m: '2015-07'}", "u")
+    assert half.windows == Windows(date(2015, 7, 1), 1980)
+
+
+def test_an_unknown_symbol_comes_with_the_nearest_and_the_file() -> None:
+    """A person sees what was meant, and where to add what is not there."""
+    universe = parse_universe("symbols: {AAPL: , AAPL.ETH: , MSFT: }", "my/universe.yaml")
+    assert universe.instrument("AAPL") == AAPL
+    for symbol, near in (("APPL", "AAPL"), ("aapl", "AAPL, AAPL.ETH")):
+        with pytest.raises(UnknownSymbolError) as caught:
+            universe.instrument(symbol)
+        assert str(caught.value) == (
+            f"symbol {symbol!r}: not in the universe. Hint: Did you mean {near}? "
+            "Add it under `symbols:` in my/universe.yaml"
+        )
+    with pytest.raises(UnknownSymbolError, match=r"universe\. Hint: Add it"):
+        universe.instrument("ZZZZZZ")
+
+
+def test_describing_shows_each_field_and_its_origin() -> None:
+    """Said, by default, as the base or derived: nothing is left to guess."""
+    text = (
+        "defaults: {start: 2021-01-01}\n"
+        "symbols:\n  AAPL: {primary_exchange: NASDAQ}\n  AAPL.ETH: {timeframes: [1m, 5m]}\n"
+    )
+    universe = parse_universe(text, "u.yaml")
+    assert universe.describe(universe.instrument("AAPL.ETH")) == {
+        "sec_type": "STK (derived)",
+        "symbol": "AAPL (derived)",
+        "exchange": "SMART (derived)",
+        "primary_exchange": "NASDAQ (as AAPL)",
+        "currency": "USD (derived)",
+        "con_id": "none (derived)",
+        "what_to_show": "TRADES (derived)",
+        "use_rth": "false (derived)",
+        "calendar": "XNYS.ETH (derived)",
+        "timeframes": "1m, 5m (said)",
+        "start": "2021-01-01 (defaults)",
+        "end": "none (derived)",
+        "backfill": "auto (derived)",
+    }
+    assert Universe({"AAPL": AAPL}).describe(AAPL)["exchange"] == "SMART (said)"
+
+
+def test_the_example_is_a_good_universe() -> None:
+    """What everybody begins with is read without complaint, and its calendars exist."""
+    universe = load_universe(EXAMPLE)
+    assert list(universe.instruments) == ["AAPL", "SPY", "MSFT", "EURUSD", "AAPL.ETH", "SPY.ETH"]
+    assert universe.instrument("AAPL") == AAPL
+    assert universe.instrument("EURUSD").timeframes == ("1m", "5m", "1h")
+    assert universe.windows == Windows()
+    assert {one.calendar for one in universe.instruments.values()} <= set(calendar_keys())
+
+
+def test_what_the_example_comments_out_is_good_too() -> None:
+    """A person who takes the comment signs away gets what the comment says."""
+    lines = EXAMPLE.read_text().splitlines()
+    inside = lines[lines.index("symbols:") :]
+    useful = [line for line in inside if not line.startswith("  ##")]
+    opened = "\n".join(line.replace("  # ", "  ", 1) for line in useful)
+    universe = parse_universe(opened, "example")
+    assert universe.instrument("EURUSD.ASK").what_to_show is WhatToShow.ASK
+    assert universe.instrument("SPY.BID").start == date(2024, 1, 1)
+    assert universe.instrument("BRK.B").backfill is Backfill.MANUAL
+    assert universe.instrument("ESZ23").end == date(2023, 12, 16)
+    assert universe.instrument("VOD.ETH").calendar == "GATEWAY:Europe/London"

@@ -1,0 +1,153 @@
+"""What the tests of several processes run in those processes; started by path, with a mode.
+
+Not a test module: ``python store_processes.py MODE FOLDER NUMBER``.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from conftest import Make
+
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.store.bars.bar_store import BarStore, read_bars, read_footer
+from ktrdr_pipelines.store.catalog.catalog import rebuild_catalog
+from ktrdr_pipelines.store.layout import StoreLayout, open_store
+from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
+
+make = Make()
+START = datetime(2023, 12, 31, 21, tzinfo=UTC)
+NOW = datetime(2024, 6, 3, tzinfo=UTC)
+FX = make.series(Timeframe.M5, "EURUSD", "FX")
+STOCK = make.series(Timeframe.M1)
+HANDS = 3
+
+
+def say(number: int) -> None:
+    """Tell the test a number."""
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
+def save(layout: StoreLayout, number: int) -> None:
+    """Save every third hour of a week, hour by hour."""
+    with closing(Ledger(layout.ledger)) as ledger:
+        store = BarStore(layout, ledger)
+        for hour in range(number, 90, HANDS):
+            make.save(store, FX, make.run(FX, START + timedelta(hours=hour), 12, hour + 1.0))
+
+
+def claim(layout: StoreLayout, number: int) -> None:
+    """Claim as many of the same intervals as can be had, and print them."""
+    hours = list(range(200))
+    random.Random(number).shuffle(hours)
+    with closing(Ledger(layout.ledger)) as ledger:
+        for hour in hours:
+            start = START + timedelta(hours=hour)
+            wanted = [Interval(start, start + timedelta(hours=1))]
+            if ledger.claims.acquire(series_key(FX), wanted, f"hand {number}", NOW, 3600):
+                say(hour)
+
+
+def rewrite(layout: StoreLayout, number: int) -> None:
+    """Replace all bars again and again, each time all by one value, and rebuild the catalog."""
+    with closing(Ledger(layout.ledger)) as ledger:
+        store = BarStore(layout, ledger)
+        for turn in range(number):
+            say(turn)
+            first = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
+            make.save(store, STOCK, make.run(STOCK, first, 500 + turn, turn + 1.0))
+            rebuild_catalog(layout, [STOCK.instrument], NOW)
+
+
+def kill(layout: StoreLayout, number: int) -> None:
+    """Kill writers at random moments; each time every file must say exactly what it holds."""
+    dice = random.Random(1)
+    make.run(FX, START, 1)  # children inherit the calendar: their time goes into saving
+    took_s = _seconds_of_a_save(layout)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    for turn in range(number):
+        child = os.fork()
+        if child == 0:
+            _save_for_ever(layout, turn)
+        assert not signal.sigtimedwait({signal.SIGCHLD}, dice.uniform(0.2, 4) * took_s), "it died"
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        signal.sigwait({signal.SIGCHLD})
+        _check(layout)
+    say(len(_timestamps(layout)))
+
+
+def inherit(layout: StoreLayout, number: int) -> None:
+    """Use one ledger before a fork and on both sides of it."""
+    ledger = Ledger(layout.ledger)
+    wanted = [Interval(START + timedelta(hours=n), START + timedelta(hours=n + 1)) for n in (0, 1)]
+    assert ledger.claims.acquire(series_key(FX), wanted[:1], "parent", NOW, 3600)
+    child = os.fork()
+    if child == 0:
+        granted = ledger.claims.acquire(series_key(FX), wanted, "child", NOW, 3600)
+        os._exit(0 if granted == wanted[1:] else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    ledger.claims.release("parent")
+    say(len(ledger.claims.live(series_key(FX), NOW)) + number)
+
+
+def _seconds_of_a_save(layout: StoreLayout) -> float:
+    """Save once in a child, whose first save is the slowest, and say how long that took."""
+    started = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        _save(layout, 0)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    return time.monotonic() - started
+
+
+def _save_for_ever(layout: StoreLayout, turn: int) -> None:
+    hour = turn
+    while True:
+        hour += 5
+        _save(layout, hour)
+
+
+def _save(layout: StoreLayout, hour: int) -> None:
+    with closing(Ledger(layout.ledger)) as ledger:
+        first = START + timedelta(hours=hour % 24 - 12)
+        make.save(BarStore(layout, ledger), FX, make.run(FX, first, 12, hour + 1.0))
+
+
+def _check(layout: StoreLayout) -> None:
+    for path in layout.bar_files(FX.symbol, FX.timeframe):
+        bars = read_bars(path)
+        assert read_footer(path).coverage == make.covering(FX, bars), path
+    with closing(Ledger(layout.ledger)) as ledger:
+        store = BarStore(layout, ledger)
+        assert store.coverage(FX) == make.covering(FX, store.read(FX))
+
+
+def _timestamps(layout: StoreLayout) -> list[datetime]:
+    with closing(Ledger(layout.ledger)) as ledger:
+        interval: list[datetime] = BarStore(layout, ledger).read(FX)["ts"].to_pylist()
+        return interval
+
+
+MODES: dict[str, Callable[[StoreLayout, int], None]] = {
+    "save": save,
+    "claim": claim,
+    "rewrite": rewrite,
+    "kill": kill,
+    "inherit": inherit,
+}
+
+if __name__ == "__main__":
+    mode, folder, count = sys.argv[1:]
+    MODES[mode](open_store(Path(folder)), int(count))

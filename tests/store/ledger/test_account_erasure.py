@@ -1,0 +1,210 @@
+"""Ledgers of earlier versions lose account numbers and their hashes, down to the free pages.
+
+The account is put together here, so that no file of the project holds what looks like one.
+"""
+
+import hashlib
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from ktrdr_pipelines.errors import NoCatalogError
+from ktrdr_pipelines.store.catalog.catalog import connect_catalog
+from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.store.ledger.schema import LEDGER_VERSION
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+ACCOUNT = "U" + "7654321"
+HASH = hashlib.sha256(f"ktrdr-pipelines account:{ACCOUNT}".encode()).hexdigest()[:16]
+TEXT = f"321 Error for {ACCOUNT}: account {ACCOUNT.lower()} is not subscribed"
+DELETED = 2_000
+
+OPEN_AND_DIE = """
+import os, sys
+from pathlib import Path
+from ktrdr_pipelines.store.ledger import database
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+connect = database._connect
+def dying(path):
+    connection = connect(path)
+    die = lambda said: said.lstrip().startswith(sys.argv[2]) and os._exit(9)
+    connection.set_trace_callback(die)
+    return connection
+database._connect = dying
+Ledger(Path(sys.argv[1])).requests.newest(1)
+"""
+"""Opens a ledger and is gone when a statement begins that has a certain beginning."""
+
+
+@pytest.fixture(params=[6, 7], ids="version {}".format)
+def layout(request: pytest.FixtureRequest, tmp_path: Path) -> StoreLayout:
+    """Copy a store of an earlier version, and put an account into its ledger and its catalog."""
+    root = tmp_path / "data"
+    if request.param == 6:
+        shutil.copytree(FIXTURES / "store_v6", root)
+    else:
+        with tarfile.open(FIXTURES / "store_v7.tar.gz") as archive:
+            archive.extractall(root, filter="data")
+    layout = StoreLayout(root)
+    _fill_ledger(layout.ledger)
+    with duckdb.connect(layout.catalog) as catalog:
+        catalog.execute("CREATE TABLE requests (account_hash VARCHAR, outcome VARCHAR)")
+        catalog.execute("INSERT INTO requests VALUES (?, ?)", [HASH, TEXT])
+    assert found(root) == {ACCOUNT, ACCOUNT.lower(), HASH}
+    return layout
+
+
+def _fill_ledger(path: Path) -> None:
+    """Write texts and hashes into it, and delete most of them again."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as ledger:
+        ledger.execute("PRAGMA secure_delete = OFF")
+        ledger.execute("BEGIN")
+        ledger.execute(
+            "UPDATE requests SET account_hash = ?, outcome = ?, proved = ?", (HASH, TEXT, TEXT)
+        )
+        ledger.execute("UPDATE attempts SET error = ?", (TEXT,))
+        columns = ", ".join(row[1] for row in ledger.execute("PRAGMA table_info(requests)"))
+        ledger.execute(
+            f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {DELETED})"  # noqa: S608
+            f" INSERT INTO requests ({columns}) SELECT {columns}"
+            " FROM (SELECT * FROM requests LIMIT 1), n"
+        )
+        ledger.execute("COMMIT")
+        assert ledger.execute("SELECT count(*) FROM requests").fetchone()[0] > DELETED
+        ledger.execute("DELETE FROM requests WHERE rowid > 20")
+        assert ledger.execute("PRAGMA freelist_count").fetchone()[0] > 0
+
+
+def found(root: Path) -> set[str]:
+    """Give what the bytes of all files hold of the account and its hash."""
+    make_entry = b"".join(one.read_bytes() for one in sorted(root.rglob("*")) if one.is_file())
+    return {text for text in (ACCOUNT, ACCOUNT.lower(), HASH) if text.encode() in make_entry}
+
+
+def open_and_close(path: Path) -> None:
+    """Open a ledger as every command does."""
+    with closing(Ledger(path)) as ledger:
+        ledger.check()
+        assert ledger.requests.newest(1)[0].login == ""
+
+
+def is_due(path: Path) -> bool:
+    """Say whether free pages of a ledger have yet to be erased."""
+    with closing(sqlite3.connect(path)) as ledger:
+        statement = "SELECT count(*) FROM sqlite_master WHERE name = 'erasure_due'"
+        assert ledger.execute("PRAGMA user_version").fetchone()[0] == LEDGER_VERSION
+        return bool(ledger.execute(statement).fetchone()[0])
+
+
+def texts(path: Path) -> Iterator[str]:
+    """Give the texts that a ledger has of requests and attempts."""
+    with closing(sqlite3.connect(path)) as ledger:
+        for statement in ("SELECT outcome FROM requests", "SELECT error FROM attempts"):
+            yield from (row[0] for row in ledger.execute(statement))
+
+
+def test_nothing_is_left_of_an_account(layout: StoreLayout) -> None:
+    """Neither in rows, in free pages, in the log beside the ledger, nor in the catalog."""
+    before = sum(1 for _ in texts(layout.ledger))
+    open_and_close(layout.ledger)
+    assert found(layout.root) == set()
+    assert not is_due(layout.ledger)
+    assert set(texts(layout.ledger)) == {
+        "321 Error for (account): account (account) is not subscribed"
+    }
+    assert sum(1 for _ in texts(layout.ledger)) == before
+
+
+def test_a_log_that_was_not_written_back_is_erased_too(layout: StoreLayout) -> None:
+    """Also while the process that wrote it has the ledger open, and goes on reading."""
+    with closing(sqlite3.connect(layout.ledger, isolation_level=None)) as other:
+        other.execute("UPDATE attempts SET error = ?", (f"{TEXT} again",))
+        assert ACCOUNT.encode() in layout.ledger.with_name("ledger.sqlite-wal").read_bytes()
+        open_and_close(layout.ledger)
+        assert found(layout.root) == set()
+        assert other.execute("SELECT count(*) FROM attempts").fetchone()[0] > 0
+    assert found(layout.root) == set()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *("BEGIN IMMEDIATE", "ALTER TABLE requests", "UPDATE requests", "PRAGMA user_version ="),
+        *("COMMIT", "DELETE FROM erasure_due", "VACUUM", "PRAGMA wal_checkpoint"),
+        "DROP TABLE erasure_due",
+    ],
+)
+def test_a_killed_migration_is_finished_by_the_next_opening(
+    layout: StoreLayout, statement: str
+) -> None:
+    """Whatever step it died at."""
+    died = subprocess.run(
+        [sys.executable, "-c", OPEN_AND_DIE, str(layout.ledger), statement],
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert died.returncode == 9, died.stderr.decode()
+    open_and_close(layout.ledger)
+    assert found(layout.root) == set()
+    assert not is_due(layout.ledger)
+
+
+def test_a_reader_puts_the_erasing_off_and_stops_nothing(layout: StoreLayout) -> None:
+    """The rows are clean at once; the pages are, at the first opening after the reader has gone."""
+    with closing(sqlite3.connect(layout.ledger, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        seen = reader.execute("SELECT count(*) FROM requests").fetchone()
+        open_and_close(layout.ledger)
+        assert is_due(layout.ledger)
+        assert ACCOUNT not in "".join(texts(layout.ledger))
+        assert reader.execute("SELECT count(*) FROM requests").fetchone() == seen
+        reader.execute("COMMIT")
+    open_and_close(layout.ledger)
+    assert not is_due(layout.ledger)
+    assert found(layout.root) == set()
+
+
+def test_processes_that_open_it_at_once_migrate_it_once(layout: StoreLayout) -> None:
+    """Each of them can use it."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from ktrdr_pipelines.store.ledger.ledger import Ledger\n"
+        "sys.stdin.readline(); print(len(Ledger(Path(sys.argv[1])).requests.newest(1000)))"
+    )
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(layout.ledger)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    told = [one.communicate("go\n", timeout=120)[0] for one in workers]
+    assert len(set(told)) == 1
+    assert int(told[0]) > 0
+    assert found(layout.root) == set()
+
+
+def test_a_catalog_of_an_earlier_version_is_not_read(layout: StoreLayout) -> None:
+    """It is another one than this version would build."""
+    with pytest.raises(NoCatalogError, match="earlier version"):
+        connect_catalog(layout)
+
+
+def test_a_new_ledger_has_nothing_to_erase(tmp_path: Path) -> None:
+    """It never held an account."""
+    path = tmp_path / "ledger.sqlite"
+    with closing(Ledger(path)) as ledger:
+        ledger.check()
+    assert not is_due(path)

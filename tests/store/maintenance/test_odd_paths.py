@@ -1,0 +1,278 @@
+"""Paths of the store at which something else stands than the file or folder that should."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import CorruptFileError, OddPathError, StoreError
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.catalog.catalog import query_catalog
+from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
+from ktrdr_pipelines.store.ledger.ledger import open_ledger
+from ktrdr_pipelines.store.maintenance.inspection import quarantine
+from ktrdr_pipelines.store.maintenance.repair import repair
+from tests.support.oddities import MAKERS, PRECIOUS, outside, put
+
+NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)
+OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
+M1 = "bars/symbol=AAPL/timeframe=1m"
+LINKS = ["link to nothing", "loop"]
+NO_FILES = [*LINKS, "link to folder", "folder", "pipe", "socket"]
+NO_REAL_FILES = [*NO_FILES, "link to file"]
+NO_FOLDERS = [*LINKS, "link to file", "pipe", "socket", "file"]
+
+
+@pytest.fixture
+def filled(layout: StoreLayout, store: BarStore, make: Any) -> Iterator[StoreLayout]:
+    """Give a store of two symbols with a catalog and a universe."""
+    for symbol in ("AAPL", "MSFT"):
+        series = make.series(symbol=symbol)
+        make.save(store, series, make.run(series, OPEN, 10))
+    layout.universe.write_text("symbols: {AAPL: {}, MSFT: {}}\n")
+    (layout.state / "universe.good.yaml").write_bytes(layout.universe.read_bytes())
+    repair(layout, instruments(make), NOW)
+    store.ledger.close()
+    yield layout
+    for path in outside(layout.marker).rglob("inside"):
+        assert path.read_text() == PRECIOUS
+
+
+def instruments(make: Any) -> list[Any]:
+    """Return the instruments of the filled store."""
+    return [make.instrument(symbol) for symbol in ("AAPL", "MSFT")]
+
+
+def _table() -> Iterator[tuple[str, str]]:
+    """Give paths, and kinds of what cannot be used there."""
+    for path in (f"{M1}/2024.parquet", f"{M1}/2023.parquet"):
+        yield from ((path, kind) for kind in NO_REAL_FILES)
+    for path in ("ktrdr.duckdb", "universe.yaml", "state/ledger.sqlite", "state/move.json"):
+        yield from ((path, kind) for kind in NO_FILES)
+    for path in (
+        *("ktrdr.duckdb.wal", "state/ledger.sqlite-wal", "state/ledger.sqlite-shm"),
+        *("state/ledger.lock", "state/locks/AAPL.1m.lock", "state/locks/store.lock"),
+        *("state/locks/catalog.lock", "state/locks/move.lock", ".ktrdr.duckdb.1-aa.tmp"),
+        f"{M1}/.2024.parquet.1-aa.tmp",
+    ):
+        yield from ((path, kind) for kind in ("loop", "folder", "link to folder"))
+    for path in (M1, "bars/symbol=AAPL", "bars/symbol=NEW", "epochs", "retired", "state"):
+        yield from ((path, kind) for kind in NO_FOLDERS)
+    for path in ("state/locks", "quarantine"):
+        yield from ((path, kind) for kind in ("loop", "file"))
+    yield from (("bars", kind) for kind in NO_FOLDERS if kind != "link to nothing")
+
+
+@pytest.mark.parametrize(("name", "kind"), list(_table()))
+def test_what_cannot_be_used_is_quarantined_as_it_is(
+    filled: StoreLayout, make: Any, name: str, kind: str
+) -> None:
+    """A repair moves it into quarantine, tells of it, and leaves a store that can be used."""
+    path = filled.root / name
+    put(path, kind)
+    before = path.lstat()
+    layout = open_store(filled.root)
+    report = repair(layout, instruments(make), NOW)
+    (item,) = [one for one in report.quarantined if one.was == path]
+    assert (item.now.lstat().st_ino, item.now.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert f"{item.was} is now {item.now}: it is " in str(item)
+    series = make.series()
+    store = BarStore(layout, open_ledger(layout))
+    make.save(store, series, make.run(series, OPEN, 20))
+    again = repair(layout, instruments(make), NOW)
+    assert again.quarantined == ()
+    assert query_catalog(layout, "FROM bars WHERE symbol = 'AAPL'").num_rows == 20
+    for target in outside(path).glob("file"):
+        assert target.read_text() == PRECIOUS
+
+
+@pytest.mark.parametrize("kind", NO_REAL_FILES)
+def test_an_odd_bar_file_is_named_by_whatever_reads_it(
+    filled: StoreLayout, make: Any, kind: str
+) -> None:
+    """Reading, saving and counting give an error that names it; it stays where it is."""
+    path = filled.root / M1 / "2024.parquet"
+    put(path, kind)
+    before = path.lstat().st_ino
+    series = make.series()
+    layout = open_store(filled.root)
+    store = BarStore(layout, open_ledger(layout))
+    for act in (
+        lambda: store.read(series),
+        lambda: store.coverage(series),
+        lambda: make.save(store, series, make.run(series, OPEN, 20)),
+    ):
+        with pytest.raises(CorruptFileError, match=r"2024\.parquet.*ktrdr repair"):
+            act()
+    assert path.lstat().st_ino == before
+
+
+@pytest.mark.parametrize("kind", NO_FOLDERS)
+@pytest.mark.parametrize("name", [M1, "bars/symbol=AAPL"])
+def test_what_is_no_folder_of_bars_is_named(
+    filled: StoreLayout, make: Any, name: str, kind: str
+) -> None:
+    """Bars are neither read from it nor saved past it."""
+    put(filled.root / name, kind)
+    series = make.series()
+    layout = open_store(filled.root)
+    store = BarStore(layout, open_ledger(layout))
+    for act in (
+        lambda: store.read(series),
+        lambda: make.save(store, series, make.run(series, OPEN, 20)),
+    ):
+        with pytest.raises(OddPathError, match=rf"{name}.*ktrdr repair"):
+            act()
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_an_odd_marker_is_to_be_moved_by_hand(layout: StoreLayout, kind: str) -> None:
+    """The error says what stands there and what the file should hold; nothing is written."""
+    put(layout.marker, kind) if kind != "link to folder" else layout.marker.unlink()
+    if kind == "link to folder":
+        layout.marker.symlink_to("bars")
+    before = layout.marker.lstat().st_ino
+    for act in (open_store, create_store):
+        with pytest.raises(CorruptFileError, match=r"store\.json.*by hand.*format_version"):
+            act(layout.root)
+    assert layout.marker.lstat().st_ino == before
+
+
+def test_bars_on_a_disk_that_is_not_mounted_are_not_given_up(
+    filled: StoreLayout, make: Any
+) -> None:
+    """A link to bars that are not there may be right again later: a repair changes nothing."""
+    put(filled.bars, "link to nothing")
+    layout = open_store(filled.root)
+    with pytest.raises(OddPathError, match=r"bars.*[Mm]ount"):
+        repair(layout, instruments(make), NOW)
+    assert filled.bars.is_symlink()
+    assert len(open_ledger(layout).files.names()) == 2
+
+
+@pytest.mark.parametrize("name", ["bars", "state", "epochs", "bars/symbol=AAPL", M1])
+def test_folders_may_be_links_to_another_place(filled: StoreLayout, make: Any, name: str) -> None:
+    """Parts of a store, or the whole, may lie elsewhere: all of it goes on working."""
+    folder = filled.root / name
+    elsewhere = outside(filled.marker) / "moved"
+    shutil.move(folder, elsewhere)
+    folder.symlink_to(elsewhere)
+    alias = filled.root.with_name("alias")
+    alias.symlink_to(filled.root)
+    layout = open_store(alias)
+    assert repair(layout, instruments(make), NOW).quarantined == ()
+    series = make.series()
+    store = BarStore(layout, open_ledger(layout))
+    make.save(store, series, make.run(series, OPEN, 20))
+    assert BarStore(filled, open_ledger(filled)).rows(series) == 20
+    assert folder.is_symlink()
+
+
+@pytest.mark.parametrize("name", ["bars/symbol=AAPL", M1])
+@pytest.mark.parametrize("is_other_store", [False, True])
+def test_a_link_into_a_store_is_no_folder_of_bars(
+    filled: StoreLayout, make: Any, tmp_path: Path, name: str, is_other_store: bool
+) -> None:
+    """Files that belong to another series or store are not touched through a link to them."""
+    root = tmp_path / "copy" if is_other_store else filled.root
+    if is_other_store:
+        shutil.copytree(filled.root, root)
+    target = root / name.replace("AAPL", "MSFT")
+    folder = filled.root / name
+    shutil.rmtree(folder)
+    folder.symlink_to(target)
+    before = {path: path.stat().st_ino for path in target.rglob("*")}
+    series = make.series()
+    layout = open_store(filled.root)
+    store = BarStore(layout, open_ledger(layout))
+    with pytest.raises(OddPathError, match="inside a store"):
+        make.save(store, series, make.run(series, OPEN, 20))
+    (item,) = repair(layout, instruments(make), NOW).quarantined
+    assert item.was == folder
+    assert item.now.is_symlink()
+    assert {path: path.stat().st_ino for path in target.rglob("*")} == before
+
+
+def test_damage_of_bars_on_another_disk_is_quarantined(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """Where nothing can be renamed into quarantine, it is copied and then removed."""
+    shared = Path("/dev/shm")  # noqa: S108  (another disk than that of temporary folders)
+    if not shared.is_dir() or shared.stat().st_dev == layout.root.stat().st_dev:
+        pytest.skip("there is only one disk")
+    elsewhere = shared / f"ktrdr-test-{os.getpid()}"
+    shutil.move(layout.bars, elsewhere)
+    try:
+        layout.bars.symlink_to(elsewhere)
+        layout = open_store(layout.root)
+        path = layout.series_folder("AAPL", Timeframe.M1) / "2024.parquet"
+        put(path, "file")
+        link = path.with_name("2023.parquet")
+        put(link, "loop")
+        report = repair(layout, instruments(make), NOW)
+        assert {one.was for one in report.quarantined} == {path, link}
+        assert report.quarantined[-1].now.read_text() == PRECIOUS
+        assert report.quarantined[0].now.readlink() == Path("2023.parquet")
+        assert list(path.parent.iterdir()) == []
+    finally:
+        shutil.rmtree(elsewhere)
+
+
+def test_a_file_in_quarantine_is_in_nothing_s_way(layout: StoreLayout) -> None:
+    """What is quarantined after a file of its folder's name goes beside that file."""
+    folder = layout.bars / "symbol=AAPL"
+    put(folder, "file")
+    first = quarantine(layout, folder, "odd", "nothing")
+    put(folder / "timeframe=1m", "file")
+    second = quarantine(layout, folder / "timeframe=1m", "odd", "nothing")
+    assert first.now.read_text() == second.now.read_text() == PRECIOUS
+    assert second.now.is_relative_to(layout.quarantine)
+
+
+@pytest.mark.parametrize(
+    "name", [b"symbol=", b"symbol=A B", b"symbol=\xff", b"symbol=" + b"A" * 99]
+)
+def test_folders_whose_names_are_no_symbols_hold_no_series(
+    filled: StoreLayout, make: Any, name: bytes
+) -> None:
+    """Their files are quarantined under their names; everything else goes on."""
+    folder = filled.bars / os.fsdecode(name) / "timeframe=1m"
+    folder.mkdir(parents=True)
+    source = filled.root / M1 / "2024.parquet"
+    shutil.copy(source, folder / "2024.parquet")
+    store = BarStore(filled, open_ledger(filled))
+    assert [symbol for symbol, _ in store.series_on_disk()] == ["AAPL", "MSFT"]
+    (item,) = repair(filled, instruments(make), NOW).quarantined
+    assert item.was == folder / "2024.parquet"
+    assert query_catalog(filled, "FROM bars").num_rows == 20
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_an_odd_catalog_is_named(filled: StoreLayout, kind: str) -> None:
+    """A query does not wait for a pipe; the error names the catalog and the way out."""
+    put(filled.catalog, kind)
+    with pytest.raises(StoreError, match=r"ktrdr\.duckdb.*ktrdr repair"):
+        query_catalog(filled, "FROM bars")
+
+
+def test_every_kind_is_in_a_table() -> None:
+    """The tables above have every kind."""
+    assert {*NO_REAL_FILES, *NO_FOLDERS} == set(MAKERS)
+
+
+def test_bars_of_another_store_are_refused(layout: StoreLayout, tmp_path: Path, make: Any) -> None:
+    """A link to them would make their files belong to two stores."""
+    other = create_store(tmp_path / "other")
+    series = make.series()
+    with closing(open_ledger(other)) as ledger:
+        make.save(BarStore(other, ledger), series, make.run(series, OPEN, 5))
+    layout.bars.rmdir()
+    layout.bars.symlink_to(other.bars)
+    with closing(open_ledger(layout)) as ledger, pytest.raises(OddPathError, match="inside a"):
+        BarStore(layout, ledger).coverage(series)

@@ -1,0 +1,353 @@
+"""Renaming and retiring symbols: all of it or, after a kill and a repair, all of it."""
+
+import shutil
+import subprocess
+import sys
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import CorruptFileError, StoreError, UniverseError
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.catalog.catalog import query_catalog, rebuild_catalog
+from ktrdr_pipelines.store.claim_owners import claiming
+from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.store.ledger.request_audit import RequestRecord
+from ktrdr_pipelines.store.maintenance.rename import finish_move, rename, retire
+from ktrdr_pipelines.store.maintenance.rename_journal import (
+    Move,
+    MoveKind,
+    pending_move,
+    write_journal,
+)
+from ktrdr_pipelines.store.maintenance.repair import repair
+from ktrdr_pipelines.store.universe_file import load_universe
+
+NOW = datetime(2024, 6, 4, tzinfo=UTC)
+FIRST = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
+UNIVERSE = "# mine\nsymbols:\n  AAPL: {}  # the first\n  MSFT: {}\n"
+HANDS = Path(__file__).with_name("killed_rename.py")
+
+
+@pytest.fixture
+def filled(layout: StoreLayout, store: BarStore, make: Any) -> StoreLayout:
+    """Give a store with bars of AAPL in two files of two timeframes, and rows in every table."""
+    layout.universe.write_text(UNIVERSE)
+    fill(layout, store, make)
+    return layout
+
+
+def fill(layout: StoreLayout, store: BarStore, make: Any) -> None:
+    """Save bars of AAPL and MSFT, and let the ledger know things about AAPL."""
+    ledger = store.ledger
+    for symbol in ("AAPL", "MSFT"):
+        minutes, days = make.series(Timeframe.M1, symbol), make.series(Timeframe.D1, symbol)
+        make.save(store, minutes, make.run(minutes, FIRST, 20))
+        make.save(store, minutes, make.run(minutes, FIRST - timedelta(days=200), 5))
+        make.save(store, days, make.bars(days, [datetime(2024, 6, 3, tzinfo=UTC)]))
+    make.save(store, minutes := make.series(Timeframe.M1), make.run(minutes, FIRST, 3, 2.0))
+    ledger.contracts.pin("AAPL", make.identity(minutes).origin, 265598, "AAPL, a stock", NOW)
+    ledger.attempts.record(
+        "AAPL|1m",
+        Interval(FIRST, FIRST + timedelta(hours=1)),
+        "error",
+        error="no answer",
+        code=None,
+        next_try_at=None,
+        at=NOW,
+    )
+    ledger.requests.record(
+        RequestRecord(
+            series="AAPL|1m",
+            contract_id=265598,
+            what_to_show="TRADES",
+            gateway="here:1",
+            login="",
+            asked_end=None,
+            duration="1 D",
+            sent_at=NOW,
+            took_s=0.1,
+            outcome="bars",
+            rows=20,
+        )
+    )
+
+
+def facts_of(layout: StoreLayout, symbol: str) -> dict[str, Any]:
+    """Give all that a store says of a symbol's bars."""
+    with closing(Ledger(layout.ledger)) as ledger:
+        store = BarStore(layout, ledger)
+        files = {
+            path.name: (row.rows, row.coverage, row.rows_per_session)
+            for timeframe in Timeframe
+            for path, row in store.files.of_symbol(symbol, timeframe).items()
+        }
+        identities = {
+            row.identity.symbol
+            for timeframe in Timeframe
+            for row in store.files.of_symbol(symbol, timeframe).values()
+        }
+        tables = {
+            "requests": ledger.requests.count(f"{symbol}|1m"),
+            "attempts": len(ledger.attempts.of(f"{symbol}|1m")),
+            "revisions": len(ledger.revisions.of(f"{symbol}|1m")),
+            "fresh_from": ledger.kept_fresh.all().get(f"{symbol}|1m"),
+        }
+    return {"files": files, "identities": identities} | tables
+
+
+def assert_renamed(layout: StoreLayout, before: dict[str, Any]) -> None:
+    """Assert that APPL2 has all that AAPL had, that AAPL has nothing, and the rest is as it was."""
+    after = facts_of(layout, "APPL2")
+    assert after == before | {"identities": {"APPL2"}}
+    assert facts_of(layout, "AAPL") == {
+        "files": {},
+        "identities": set(),
+        "requests": 0,
+        "attempts": 0,
+        "revisions": 0,
+        "fresh_from": None,
+    }
+    assert facts_of(layout, "MSFT")["files"]
+    universe = load_universe(layout.universe)
+    assert list(universe.instruments) == ["APPL2", "MSFT"]
+    assert universe.instrument("APPL2").ib_symbol == "AAPL"
+    assert pending_move(layout) is None
+    assert list(layout.epochs.iterdir()) == []
+    assert not layout.symbol_folder("AAPL").exists()
+
+
+def test_rename_moves_files_footers_ledger_and_universe(filled: StoreLayout) -> None:
+    """The new symbol has every bar, coverage, attempt, audit row and revision of the old one."""
+    before = facts_of(filled, "AAPL")
+    assert before["attempts"] == before["requests"] == 1
+    assert before["revisions"] == 3
+    assert before["fresh_from"] == FIRST + timedelta(minutes=20)
+    rename(filled, "AAPL", "APPL2", NOW)
+    assert_renamed(filled, before)
+    assert filled.universe.read_text() == UNIVERSE.replace("AAPL: {}", "APPL2: {symbol: AAPL}")
+
+
+def test_no_table_of_the_ledger_knows_the_old_symbol(filled: StoreLayout) -> None:
+    """Whatever tables there are: no value of any row is the old symbol or a series of it."""
+    rename(filled, "AAPL", "APPL2", NOW)
+    ledger = Ledger(filled.ledger)
+    with closing(ledger), ledger.database.reading() as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        for (table,) in tables.fetchall():
+            for row in connection.execute(f"SELECT * FROM {table}"):  # noqa: S608
+                assert not [v for v in row if v == "AAPL" or str(v).startswith("AAPL|")], table
+
+
+def test_renamed_store_passes_a_repair_and_is_queried_by_its_new_name(filled: StoreLayout) -> None:
+    """Nothing is quarantined, and the catalog has the bars once."""
+    rename(filled, "AAPL", "APPL2", NOW)
+    assert repair(filled, now=NOW).quarantined == ()
+    instruments = list(load_universe(filled.universe).instruments.values())
+    rebuild_catalog(filled, instruments, NOW)
+    counts = query_catalog(filled, "SELECT symbol, count(*) FROM bars GROUP BY ALL ORDER BY ALL")
+    assert counts.to_pydict()["symbol"] == ["APPL2", "MSFT"]
+
+
+def test_retired_bars_are_kept_out_of_sight_and_the_symbol_is_free(
+    filled: StoreLayout, make: Any
+) -> None:
+    """The files stand untouched under retired; another instrument may take the symbol."""
+    files = {p.name: p.read_bytes() for p in filled.symbol_folder("AAPL").rglob("*.parquet")}
+    move = retire(filled, "AAPL", NOW)
+    assert move.target == "AAPL@1"
+    kept = filled.retired / "AAPL@1"
+    assert {p.name: p.read_bytes() for p in kept.rglob("*.parquet")} == files
+    assert list(load_universe(filled.universe).instruments) == ["MSFT"]
+    filled.universe.write_text(UNIVERSE)
+    with closing(Ledger(filled.ledger)) as ledger:
+        series = make.series(Timeframe.M1)
+        identity = make.identity(series, contract_id=4711)
+        bars = make.run(series, FIRST, 3)
+        BarStore(filled, ledger).save(series, identity, bars, make.covering(series, bars))
+        assert ledger.contracts.of("AAPL", identity.origin) is None
+        assert ledger.attempts.of("AAPL|1m") == []
+    assert retire(filled, "AAPL", NOW).target == "AAPL@2"
+
+
+def test_series_that_a_load_is_asking_for_is_not_moved(filled: StoreLayout, make: Any) -> None:
+    """The text names the series; after the load is over it goes through."""
+    before = facts_of(filled, "AAPL")
+    with closing(Ledger(filled.ledger)) as ledger, claiming(filled, ledger) as claimant:
+        series = make.series(Timeframe.H1)
+        assert claimant.claim(series, Interval(FIRST, FIRST + timedelta(hours=1)), NOW)
+        with pytest.raises(StoreError, match="requesting AAPL 1h"):
+            rename(filled, "AAPL", "APPL2", NOW)
+        with pytest.raises(StoreError, match="requesting AAPL 1h"):
+            retire(filled, "AAPL", NOW)
+    assert facts_of(filled, "AAPL") == before
+    rename(filled, "AAPL", "APPL2", NOW)
+    assert_renamed(filled, before)
+
+
+def test_no_bar_is_saved_while_a_move_waits_to_be_finished(
+    filled: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """A load that comes in between would save into a folder that is about to go."""
+    write_journal(filled, Move(MoveKind.RENAME, "AAPL", "APPL2"))
+    series = make.series(Timeframe.M1)
+    with pytest.raises(StoreError, match="rename of AAPL to APPL2"):
+        make.save(store, series, make.run(series, FIRST, 30))
+    other = make.series(Timeframe.M1, "MSFT")
+    assert make.save(store, other, make.run(other, FIRST, 30)).added == 10
+
+
+@pytest.mark.parametrize(
+    "move", [lambda one: rename(one, "AAPL", "APPL2", NOW), lambda one: retire(one, "AAPL", NOW)]
+)
+def test_a_load_that_began_before_a_move_writes_nothing_under_the_old_name(
+    filled: StoreLayout, make: Any, move: Any
+) -> None:
+    """What it has of the symbol by then is refused; other symbols are saved as before."""
+    before = BarStore(filled, Ledger(filled.ledger))
+    series, other = make.series(Timeframe.H1, "AAPL"), make.series(Timeframe.H1, "MSFT")
+    bars = make.run(series, FIRST, 2)
+    move(filled)
+    with pytest.raises(StoreError, match=r"first bars of AAPL: .* does not name it"):
+        make.save(before, series, bars)
+    assert not filled.symbol_folder("AAPL").exists()
+    make.save(before, other, bars)
+    assert before.rows(other) == 2
+
+
+def test_first_bars_need_a_universe_that_names_the_symbol_only_where_it_can_be_read(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """A bad edit of the universe while a load runs loses no bar."""
+    layout.universe.write_text("symbols: [")
+    series = make.series(Timeframe.H1, "AAPL")
+    make.save(store, series, make.run(series, FIRST, 2))
+    assert store.rows(series) == 2
+
+
+@pytest.mark.parametrize(
+    ("symbol", "target", "error"),
+    [("AAPL", "MSFT", StoreError), ("TSLA", "T", UniverseError), ("AAPL", "a b", UniverseError)],
+)
+def test_what_cannot_be_moved_changes_nothing(
+    filled: StoreLayout, symbol: str, target: str, error: type[Exception]
+) -> None:
+    """A taken name, an unknown symbol, no symbol at all: an error and the store as it was."""
+    before = facts_of(filled, "AAPL")
+    with pytest.raises(error):
+        rename(filled, symbol, target, NOW)
+    assert facts_of(filled, "AAPL") == before
+    assert filled.universe.read_text() == UNIVERSE
+    assert pending_move(filled) is None
+
+
+def test_unreadable_file_stops_a_rename_before_it_begins(filled: StoreLayout) -> None:
+    """A damaged file is for repair to judge; nothing has moved."""
+    path = filled.series_folder("AAPL", Timeframe.M1) / "2023.parquet"
+    path.write_bytes(b"no bars")
+    with pytest.raises(CorruptFileError, match="ktrdr repair"):
+        rename(filled, "AAPL", "APPL2", NOW)
+    assert pending_move(filled) is None
+    assert path.read_bytes() == b"no bars"
+
+
+@pytest.mark.parametrize(("beside", "move"), [("epochs", rename), ("retired", retire)])
+def test_bars_on_another_disk_are_not_begun_to_be_moved(
+    filled: StoreLayout, beside: str, move: Any
+) -> None:
+    """No folder can be renamed to there, and a move that is begun blocks loads until it is done."""
+    shutil.rmtree(filled.root / beside, ignore_errors=True)
+    (filled.root / beside).symlink_to("/dev")
+    before = facts_of(filled, "AAPL")
+    names = ("AAPL", "APPL2") if move is rename else ("AAPL",)
+    with pytest.raises(StoreError, match=rf"different disks.*Link {beside}"):
+        move(filled, *names, NOW)
+    assert pending_move(filled) is None
+    assert facts_of(filled, "AAPL") == before
+
+
+def kill_at(layout: StoreLayout, kind: str, step: int) -> int:
+    """Move AAPL in a process that is killed before its n-th change of anything on disk."""
+    command = [sys.executable, str(HANDS), kind, str(layout.root), str(step)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode in {0, -9}, done.stderr
+    return done.returncode
+
+
+SHARES = 3
+"""Tests that share the moments of a kill out among themselves, so that none takes minutes."""
+
+
+@pytest.mark.slow
+@pytest.mark.on_disk
+@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize("by", ["repair", "again"])
+def test_rename_killed_anywhere_is_finished_or_never_begun(
+    tmp_path: Path, make: Any, by: str, share: int
+) -> None:
+    """After a kill before any change on disk, repair or the same call again leaves it renamed."""
+    for step in range(1 + share, 100, SHARES):
+        layout = new_store(tmp_path / f"{step}", make)
+        before = facts_of(layout, "AAPL")
+        if kill_at(layout, "rename", step) == 0:
+            assert step > 10
+            break
+        finish(layout, by)
+        if "APPL2" not in load_universe(layout.universe).instruments:
+            assert facts_of(layout, "AAPL") == before
+            rename(layout, "AAPL", "APPL2", NOW)
+        assert_renamed(open_store(layout.root), before)
+    else:
+        raise AssertionError("it never came to its end")
+
+
+@pytest.mark.slow
+@pytest.mark.on_disk
+@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize("by", ["repair", "again"])
+def test_retirement_killed_anywhere_is_finished_or_never_begun(
+    tmp_path: Path, make: Any, by: str, share: int
+) -> None:
+    """After a kill before any change on disk, the bars are kept, out of sight, untouched."""
+    for step in range(1 + share, 100, SHARES):
+        layout = new_store(tmp_path / f"{step}", make)
+        folder = layout.symbol_folder("AAPL")
+        files = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.parquet")}
+        if kill_at(layout, "retire", step) == 0:
+            assert step > 4
+            break
+        finish(layout, by)
+        if "AAPL" in load_universe(layout.universe).instruments:
+            retire(layout, "AAPL", NOW)
+        (kept,) = layout.retired.iterdir()
+        assert {p.relative_to(kept): p.read_bytes() for p in kept.rglob("*.parquet")} == files
+        assert list(load_universe(layout.universe).instruments) == ["MSFT"]
+        assert not folder.exists()
+        assert pending_move(layout) is None
+    else:
+        raise AssertionError("it never came to its end")
+
+
+def new_store(root: Path, make: Any) -> StoreLayout:
+    """Make another filled store."""
+    layout = create_store(root)
+    layout.universe.write_text(UNIVERSE)
+    with closing(Ledger(layout.ledger)) as ledger:
+        fill(layout, BarStore(layout, ledger, clock=lambda: NOW), make)
+    return layout
+
+
+def finish(layout: StoreLayout, by: str) -> None:
+    """Do the rest of what was killed, by a repair or by the move itself."""
+    if by == "repair":
+        assert repair(layout, now=NOW).quarantined == ()
+    else:
+        with closing(Ledger(layout.ledger)) as ledger:
+            finish_move(layout, ledger)
+    assert list(layout.epochs.iterdir()) == []

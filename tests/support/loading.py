@@ -1,0 +1,203 @@
+"""A store, a gateway and a manager between them, for the tests of loading."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ktrdr_pipelines.domain.bars import bars_between, timestamps
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
+from ktrdr_pipelines.domain.instruments import Instrument, Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.reports import Progress, SeriesReport
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.layout import StoreLayout, create_store
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
+from ktrdr_pipelines.sync.runner import Job, LoadManager
+from tests.support.fake_gateway import (
+    PARTIAL,
+    FakeGateway,
+    Truth,
+    daily_truth,
+    dense_keys,
+    instrument_of,
+    series_of,
+    truth_of,
+)
+
+
+async def no_sleep(_: float) -> None:
+    """Let others run, and wait for nothing."""
+    await asyncio.sleep(0)
+
+
+@dataclass
+class Bench:
+    """A store, a fake gateway and a manager between them."""
+
+    layout: StoreLayout
+    gateway: FakeGateway
+    retries: int = 1
+    ledger: Ledger = field(init=False)
+    task: asyncio.Task[object] | None = None
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.layout.ledger)
+
+    @property
+    def store(self) -> BarStore:
+        return BarStore(self.layout, self.ledger)
+
+    @property
+    def asked(self) -> int:
+        """How many bar requests there were."""
+        return len(self.gateway.asked)
+
+    def manager(self) -> LoadManager:
+        retry_policy = RetryPolicy(
+            max_retries=self.retries, delay_s=0.0, sleep=no_sleep, clock=self.gateway.now
+        )
+        return LoadManager(self.layout, self.gateway.open, self.gateway.gateway, retry_policy)
+
+    def run(self, *jobs: Job) -> list[SeriesReport]:
+        """Load jobs to their end."""
+
+        async def main() -> list[SeriesReport]:
+            self.task = asyncio.current_task()
+            return await self.manager().run(jobs)
+
+        return asyncio.run(main())
+
+    def run_with(self, progress: Progress, series: Series, wanted: Interval) -> list[SeriesReport]:
+        """Load an interval while somebody listens."""
+        manager = replace(self.manager(), progress=progress)
+        return asyncio.run(manager.run([Job(series, wanted=IntervalSet([wanted]))]))
+
+    async def cancel(self) -> None:
+        """Cancel the running load, as a person or a daemon would, and wait for it."""
+        assert self.task is not None
+        self.task.cancel()
+        await asyncio.Event().wait()
+
+    def load(self, series: Series, wanted: Interval) -> SeriesReport:
+        """Load one interval of one series."""
+        return self.run(Job(series, wanted=IntervalSet([wanted])))[0]
+
+    def truth(self, series: Series) -> Truth:
+        """Give what the gateway's market truly did."""
+        return self.gateway.truth[series.symbol, series.timeframe]
+
+    def check(self, series: Series, wanted: Interval) -> None:
+        """See that what stands on disk is true, whole, and all that is covered."""
+        stored = self.store.read(series)
+        assert PARTIAL not in stored["close"].to_pylist()
+        keys, true = timestamps(stored), self.truth(series)
+        real = timestamps(true.bars)
+        place = np.searchsorted(real, keys)
+        assert np.array_equal(real[place], keys)
+        assert stored.equals(true.bars.take(pa.array(place)))
+        covered = self.store.coverage(series).covered(self.gateway.time)
+        for part in covered.clip(wanted):
+            truth = bars_between(true.bars, part.start, part.end)
+            assert bars_between(stored, part.start, part.end).equals(truth), part
+
+    def check_complete(self, series: Series, wanted: Interval) -> None:
+        """See that the store holds exactly the truth of an interval whose sessions have closed."""
+        self.check(series, wanted)
+        truth = bars_between(self.truth(series).bars, wanted.start, wanted.end)
+        assert self.store.read(series, wanted).equals(truth)
+
+
+Make = Callable[[FakeGateway], Bench]
+
+
+@dataclass(frozen=True)
+class World:
+    """One series, its truth and the interval that is wanted of it."""
+
+    bench: Bench
+    series: Series
+    wanted: Interval
+
+    def load(self) -> SeriesReport:
+        """Load what is wanted."""
+        return self.bench.load(self.series, self.wanted)
+
+    def load_until_confirmed(self, most: int = 12) -> SeriesReport:
+        """Load, and again whenever what came without bars can be confirmed."""
+        report = self.load()
+        for _ in range(most):
+            if report.confirmed_at is None:
+                break
+            self.bench.gateway.time = report.confirmed_at + timedelta(minutes=1)
+            report = self.load()
+        return report
+
+    def check(self) -> None:
+        """See that nothing false is stored or covered."""
+        self.bench.check(self.series, self.wanted)
+
+    def check_complete(self) -> None:
+        """See that exactly the truth is stored."""
+        self.bench.check_complete(self.series, self.wanted)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Iterator[Path]:
+    """Give new folders, as many as are asked for."""
+    return (tmp_path / str(number) for number in range(100_000))
+
+
+@pytest.fixture
+def bench(folders: Iterator[Path]) -> Make:
+    """Make a bench of a gateway over an empty store."""
+    return lambda gateway: Bench(create_store(next(folders)), gateway)
+
+
+@pytest.fixture
+def world(bench: Make) -> Callable[..., World]:
+    """Make a world: one series of a calendar, wanted between two session dates."""
+
+    def make(
+        calendar: str,
+        timeframe: Timeframe,
+        first: date,
+        end: date,
+        *,
+        now: datetime | None = None,
+        keys: np.ndarray | None = None,
+    ) -> World:
+        instrument = instrument_of(calendar)
+        sessions = calendar_named(calendar)
+        wanted = interval_between(sessions, timeframe, first, end)
+        around = first - timedelta(days=40), end + timedelta(days=20)
+        if keys is None:
+            keys = dense_keys(calendar, timeframe, *around)
+        truth = {(instrument.symbol, timeframe): truth_of(keys, timeframe, sessions)}
+        _add_daily(truth, instrument, timeframe, around)
+        gateway = FakeGateway(truth, now or wanted.end + timedelta(days=400))
+        return World(bench(gateway), series_of(instrument, timeframe), wanted)
+
+    return make
+
+
+def _add_daily(
+    truth: dict[tuple[str, Timeframe], Truth],
+    instrument: Instrument,
+    timeframe: Timeframe,
+    around: tuple[date, date],
+) -> None:
+    """Let the instrument have daily bars of the days on which it traded, and show life later."""
+    key = (instrument.symbol, Timeframe.D1)
+    if key not in truth:
+        later = date(2027, 12, 1)
+        bars = truth[instrument.symbol, timeframe].bars
+        truth[key] = daily_truth(bars, timeframe, instrument.calendar, (around[1], later))

@@ -1,0 +1,352 @@
+"""Coins: a contract's own hours in place of the assumption that trading never ends.
+
+Hours as seen: ``20260507:1601-20260508:1600;20260509:CLOSED``, taken to be New York's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from ktrdr_pipelines.domain.bars import bars_between, micros, timestamps
+from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay, with_own_hours
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.session_extension import Extension, extended
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, monday_of
+from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series, WhatToShow
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import GatewayTimeoutError
+from ktrdr_pipelines.store.catalog.catalog import query_catalog, rebuild_catalog
+from ktrdr_pipelines.sync.runner import Job
+from tests.support.fake_gateway import FakeGateway, Truth, bars_at, moment_of, stock, true_keys, utc
+from tests.support.loading import Bench, Make
+
+NEW_YORK = ZoneInfo("America/New_York")
+DAY = timedelta(days=1)
+FIRST, END = date(2026, 4, 20), date(2026, 5, 8)
+NOW = utc(2026, 5, 12, 12)
+WANTED = Interval(utc(2026, 4, 20), utc(2026, 5, 8, 20))
+
+
+def own_day(day: date) -> LearnedDay:
+    """Tell the hours of a date: closed on Saturdays and Sundays, else from 16:01 to 16:00."""
+    if day.weekday() >= 5:
+        return LearnedDay(day, ())
+    opens = datetime.combine(day - DAY, datetime.min.time(), NEW_YORK).replace(hour=16, minute=1)
+    return LearnedDay(day, (Interval(opens.astimezone(utc(2026, 1, 1).tzinfo), _close(day)),))
+
+
+def _close(day: date) -> datetime:
+    wall = datetime.combine(day, datetime.min.time(), NEW_YORK).replace(hour=16)
+    return wall.astimezone(utc(2026, 1, 1).tzinfo)
+
+
+def own_days(first: date, end: date) -> list[LearnedDay]:
+    """Tell the hours of dates."""
+    return [own_day(first + place * DAY) for place in range((end - first).days)]
+
+
+TRUE = with_own_hours(calendar_named("CRYPTO"), own_days(date(2025, 1, 1), date(2026, 6, 1)))
+
+
+@pytest.fixture
+def bitcoin() -> Instrument:
+    """Give a coin."""
+    return replace(
+        stock("BTC"),
+        sec_type=SecType.CRYPTO,
+        exchange="PAXOS",
+        what_to_show=WhatToShow.AGGTRADES,
+        use_rth=False,
+        calendar="CRYPTO",
+    )
+
+
+def truth_in(calendar: SessionCalendar, timeframe: Timeframe) -> Truth:
+    """Make a market that trades in the sessions of a calendar."""
+    first, end = FIRST - 30 * DAY, END + 30 * DAY
+    keys = true_keys(calendar, timeframe, first, end)
+    bars = bars_at(keys, calendar, daily=not timeframe.is_intraday)
+    sessions = calendar.sessions(first, end)
+    if timeframe is Timeframe.W1:
+        weeks = [
+            [one for one in sessions if monday_of(one.day) == moment_of(key).date()] for key in keys
+        ]
+        opens = np.array([micros(week[0].opens_at) for week in weeks])
+        return Truth(bars, opens, np.array([micros(week[-1].closes_at) for week in weeks]))
+    if timeframe is Timeframe.D1:
+        opens = np.array([micros(one.opens_at) for one in sessions])
+        return Truth(bars, opens, np.array([micros(one.closes_at) for one in sessions]))
+    length = timeframe.seconds * 1_000_000
+    place = np.searchsorted([micros(one.opens_at) for one in sessions], keys, side="right") - 1
+    closes = np.array([micros(one.closes_at) for one in sessions])[place]
+    return Truth(bars, keys, np.minimum((keys // length + 1) * length, closes))
+
+
+@dataclass
+class CoinGateway(FakeGateway):
+    """Counts the sessions of a calendar of its own."""
+
+    sessions: SessionCalendar = field(default_factory=lambda: TRUE)
+
+    def honest(self, request: BarRequest) -> pa.Table:
+        truth = self.truth[request.series.symbol, request.series.timeframe]
+        end = min(request.ends_at or self.time, self.time)
+        count, unit = request.duration.split()
+        if unit != "D":
+            units = {"S": timedelta(seconds=1), "W": 7 * DAY, "Y": 366 * DAY}
+            length = units[unit] * int(count)
+            return truth.seen(end - length, end)
+        around = self.sessions.sessions_meeting(Interval(end - 2 * int(count) * DAY - 7 * DAY, end))
+        return truth.seen(around[-int(count)].opens_at, end)
+
+
+@pytest.fixture
+def bench_of(bench: Make) -> Callable[..., Bench]:
+    """Make a store beside a gateway whose contract tells its own hours."""
+
+    def begin(calendar: SessionCalendar = TRUE) -> Bench:
+        kinds = (Timeframe.D1, Timeframe.H1, Timeframe.M15)
+        truth = {("BTC", kind): truth_in(calendar, kind) for kind in kinds}
+        gateway = CoinGateway(truth, NOW, sessions=calendar)
+        gateway.details = tuple(own_days(date(2026, 5, 12), date(2026, 5, 19)))
+        gateway.schedule_twist = lambda ends_at, days: [
+            one
+            for one in own_days((ends_at - days * DAY).date(), ends_at.date() + DAY)
+            if one.parts and one.parts[0].start < ends_at
+        ]
+        return bench(gateway)
+
+    return begin
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1, Timeframe.M15])
+def test_a_coin_is_complete_by_its_own_hours(
+    bench_of: Callable[..., Bench], bitcoin: Instrument, timeframe: Timeframe
+) -> None:
+    """Closed weekends are no gaps, sessions cross midnight, daily bars follow them."""
+    bench, series = bench_of(), Series(bitcoin, timeframe)
+    report = bench.load(series, WANTED)
+    assert report.is_complete, report.summary
+    assert report.requests <= 6
+    bench.check_complete(series, WANTED)
+    calendar = bench.ledger.calendars().of(bitcoin)
+    expected = [(one.day, one.opens_at, one.closes_at) for one in TRUE.sessions(FIRST, END + DAY)]
+    assert [
+        (one.day, one.opens_at, one.closes_at) for one in calendar.sessions(FIRST, END + DAY)
+    ] == expected
+    asked = bench.asked
+    assert bench.load(series, WANTED).is_complete
+    assert bench.asked == asked
+
+
+def test_a_running_session_gives_no_daily_bar(
+    bench_of: Callable[..., Bench], bitcoin: Instrument
+) -> None:
+    """The session ends in the afternoon; its bar is due when the UTC day is over too.
+
+    Whether daily bars are of sessions or of UTC days is not proved: one that is requested before
+    both are over may be half a bar.
+    """
+    bench, series = bench_of(), Series(bitcoin, Timeframe.D1)
+    wanted = Interval(utc(2026, 5, 4), utc(2026, 5, 13))
+    bench.gateway.time = utc(2026, 5, 12, 19, 30)
+    bench.load(series, wanted)
+    assert bench.store.read(series)["session_date"].to_pylist()[-1] == date(2026, 5, 11)
+    bench.gateway.time = utc(2026, 5, 12, 20, 45)
+    bench.load(series, wanted)
+    assert bench.store.read(series)["session_date"].to_pylist()[-1] == date(2026, 5, 11)
+    bench.gateway.time = utc(2026, 5, 13, 0, 45)
+    assert bench.load(series, wanted).is_complete
+    assert bench.store.read(series)["session_date"].to_pylist()[-1] == date(2026, 5, 12)
+    bench.check(series, wanted)
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1])
+def test_bars_take_back_what_was_told_to_be_closed(
+    bench_of: Callable[..., Bench], bitcoin: Instrument, timeframe: Timeframe
+) -> None:
+    """A coin that trades round the clock, whatever its contract tells, is loaded whole."""
+    whole = calendar_named("CRYPTO")
+    bench, series = bench_of(whole), Series(bitcoin, timeframe)
+    bench.load(series, WANTED)
+    bench.gateway.time += DAY
+    report = bench.load(series, WANTED)
+    assert report.is_complete, report.summary
+    stored = timestamps(bench.store.read(series, WANTED))
+    true = timestamps(bench.truth(series).bars)
+    inside = (true >= micros(WANTED.start)) & (true < micros(WANTED.end))
+    weekend = np.isin(whole.days_of(true), np.array(["2026-04-25", "2026-05-02"], "datetime64[D]"))
+    assert np.isin(true[inside & weekend], stored).all()
+    assert np.array_equal(stored, true[inside])
+    bench.check(series, WANTED)
+
+
+@pytest.mark.parametrize("calendar", [TRUE, calendar_named("CRYPTO")])
+@pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.W1])
+@pytest.mark.parametrize("mode", [Mode.TAIL, Mode.FULL])
+def test_no_half_day_is_stored_whichever_days_the_bars_are_of(
+    bench_of: Callable[..., Bench],
+    bitcoin: Instrument,
+    timeframe: Timeframe,
+    calendar: SessionCalendar,
+    mode: Mode,
+) -> None:
+    """Bars of sessions, or of UTC days, load after load at any hour: none is cut.
+
+    Nor is one that came before the contract told its hours.
+    """
+    bench, series = bench_of(calendar), Series(bitcoin, timeframe)
+    details, bench.gateway.details = bench.gateway.details, ()
+    bench.gateway.truth["BTC", timeframe] = truth_in(calendar, timeframe)
+    wanted = Interval(utc(2026, 4, 20), utc(2026, 5, 25))
+    bench.load(series, wanted)
+    bench.check(series, wanted)
+    bench.gateway.details = details
+    for hours in (8, 1, 4, 20, 31, 70, 5, 24, 50):
+        bench.gateway.time += timedelta(hours=hours)
+        bench.run(Job(series, mode, Bounds(start=wanted.start)))
+        bench.check(series, wanted)
+    assert not bench.run(Job(series, Mode.FULL, Bounds(start=wanted.start)))[0].unexplained
+    true = bars_between(bench.truth(series).bars, wanted.start, utc(2026, 5, 18))
+    assert bars_between(bench.store.read(series), wanted.start, utc(2026, 5, 18)).equals(true)
+
+
+def test_a_gateway_that_tells_no_schedule_leaves_the_assumption(
+    bench_of: Callable[..., Bench], bitcoin: Instrument
+) -> None:
+    """Of dates that are not told nothing is assumed away: they wait to be proved empty."""
+    bench, series = bench_of(), Series(bitcoin, Timeframe.H1)
+    bench.gateway.schedule_twist = lambda *_: []
+    report = bench.load(series, WANTED)
+    assert len(bench.gateway.schedules_asked) == 1
+    bench.check(series, WANTED)
+    calendar = bench.ledger.calendars().of(bitcoin)
+    assert [one.day for one in calendar.sessions(date(2026, 4, 25), date(2026, 4, 27))] == [
+        date(2026, 4, 25),
+        date(2026, 4, 26),
+    ]
+    assert not report.unexplained.clip(Interval(utc(2026, 5, 8, 0), utc(2026, 5, 8, 20)))
+
+
+def dated_by_open(told: list[LearnedDay]) -> list[LearnedDay]:
+    """Tell sessions under the dates on which they open."""
+    return [LearnedDay(one.day - DAY, one.parts) for one in told]
+
+
+def by_the_week(told: list[LearnedDay]) -> list[LearnedDay]:
+    """Tell one session from Sunday to Friday, dated Friday."""
+    fridays = (one for one in told if one.day.weekday() == 4)
+    return [
+        LearnedDay(one.day, (Interval(one.parts[0].end - 5.5 * DAY, one.parts[0].end),))
+        for one in fridays
+    ]
+
+
+@pytest.mark.parametrize("retold", [dated_by_open, by_the_week])
+@pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1])
+def test_a_schedule_that_dates_sessions_in_its_own_way_loses_no_bar(
+    bench_of: Callable[..., Bench],
+    bitcoin: Instrument,
+    timeframe: Timeframe,
+    retold: Callable[[list[LearnedDay]], list[LearnedDay]],
+) -> None:
+    """Details and schedule are dated alike, so that each date has its own session."""
+    bench, series = bench_of(), Series(bitcoin, timeframe)
+    honest = bench.gateway.schedule_twist
+    assert honest is not None
+    bench.gateway.schedule_twist = lambda ends_at, days: retold(honest(ends_at, days))
+    for _ in range(3):
+        report = bench.load(series, WANTED)
+        bench.gateway.time += DAY
+    assert report.is_complete, report.summary
+    bench.check_complete(series, WANTED)
+    calendar = bench.ledger.calendars().of(bitcoin)
+    assert (calendar.closes[:-1] <= calendar.opens[1:]).all()
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1])
+def test_details_of_another_zone_are_dated_as_the_schedule(
+    bench_of: Callable[..., Bench], bitcoin: Instrument, timeframe: Timeframe
+) -> None:
+    """A close at 16:00 in New York is on the next date in Shanghai."""
+    bench, series = bench_of(), Series(bitcoin, timeframe)
+    bench.gateway.details = tuple(
+        LearnedDay(one.day + DAY, one.parts) for one in bench.gateway.details
+    )
+    assert bench.load(series, WANTED).is_complete
+    bench.check_complete(series, WANTED)
+    calendar = bench.ledger.calendars().of(bitcoin)
+    assert (calendar.closes[:-1] <= calendar.opens[1:]).all()
+    assert (calendar.sessions(date(2026, 5, 13), date(2026, 5, 14))[0].closes_at) == _close(
+        date(2026, 5, 13)
+    )
+
+
+def test_a_gateway_that_fails_to_tell_a_schedule_is_not_asked_for_each_year(
+    bench_of: Callable[..., Bench], bitcoin: Instrument
+) -> None:
+    """Ten years of them would be ten deadlines: the next run asks for the next year."""
+    bench, series = bench_of(), Series(bitcoin, Timeframe.D1)
+
+    def empty_range(ends_at: datetime, days: int) -> list[LearnedDay]:
+        raise GatewayTimeoutError("the schedule", reason="no answer")
+
+    bench.gateway.schedule_twist = empty_range
+    years = IntervalSet([Interval(utc(2016, 5, 1), WANTED.end)])
+    bench.run(Job(series, wanted=years), Job(Series(bitcoin, Timeframe.H1), wanted=years))
+    assert len(bench.gateway.schedules_asked) == bench.retries + 1
+
+
+def test_a_day_of_a_coin_is_told_to_be_complete_when_any_of_its_days_is(
+    bench_of: Callable[..., Bench], bitcoin: Instrument
+) -> None:
+    """A join on closes_at looks at no hour that the bar may hold and that is not over."""
+    bench, series = bench_of(), Series(bitcoin, Timeframe.D1)
+    bench.load(series, WANTED)
+    index = bench.ledger.calendars()
+    assert index.of(bitcoin).days_may_differ
+    rebuild_catalog(bench.layout, [bitcoin], NOW)
+    for source in ("bars_1d", "series('BTC', '1d')"):
+        rows = query_catalog(bench.layout, f"FROM {source}").to_pylist()
+        assert rows
+        assert all(row["closes_at"] == row["ts"] + DAY for row in rows)
+
+
+def test_late_bars_leave_a_coin_its_days() -> None:
+    """A calendar that bars after the close extend says the same of daily bars."""
+    longer = Extension(None, by_us=60_000_000, starts_us=0, sessions=(date(2026, 5, 1),))
+    assert extended(TRUE, (longer,)).days_may_differ
+
+
+def test_flat_bars_that_are_held_speak_for_no_session(
+    bench_of: Callable[..., Bench], bitcoin: Instrument
+) -> None:
+    """A gateway that fills closed weekends, loaded before the contract told its hours."""
+    whole = calendar_named("CRYPTO")
+    bench, series = bench_of(whole), Series(bitcoin, Timeframe.H1)
+    truth = bench.truth(series)
+    keys = timestamps(truth.bars)
+    place = np.searchsorted(TRUE.opens, keys, side="right") - 1
+    is_open = pa.array(keys < TRUE.closes[place])
+    bars = truth.bars
+    for name, flat in (("high", bars["close"]), ("low", bars["close"]), ("volume", 0.0)):
+        column = pc.if_else(is_open, bars[name], flat)
+        bars = bars.set_column(bars.schema.get_field_index(name), bars.schema.field(name), column)
+    count = pc.if_else(is_open, bars["bar_count"], pa.scalar(0, pa.int32()))
+    bars = bars.set_column(len(bars.schema) - 1, bars.schema.field("bar_count"), count)
+    bench.gateway.truth["BTC", Timeframe.H1] = replace(truth, bars=bars)
+    details, bench.gateway.details = bench.gateway.details, ()
+    bench.load(series, WANTED)
+    bench.gateway.details = details
+    bench.load(series, Interval(WANTED.start, WANTED.end + 3 * DAY))
+    calendar = bench.ledger.calendars().of(bitcoin)
+    assert not calendar.sessions(date(2026, 4, 25), date(2026, 4, 27))

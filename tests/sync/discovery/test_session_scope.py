@@ -1,0 +1,447 @@
+"""What one contract says holds for that contract, and bars after the close extend its sessions."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ktrdr_pipelines.domain.bars import bars_between, micros, timestamps
+from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, interval_between
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Instrument, Origin, SecType, Series, identity_of
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.gaps.index import GapIndex
+from ktrdr_pipelines.sync.runner import Job
+from tests.support.examples import UNSHRUNK, examples
+from tests.support.fake_gateway import FakeGateway, Truth, dense_keys, schedule_of, stock, truth_of
+from tests.support.loading import Bench, Make, World
+from tests.sync.discovery.test_trading_hours import Notes
+
+RTH = "XNYS.RTH"
+NEW_YORK = calendar_named(RTH)
+DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
+FIRST, END = date(2024, 6, 3), date(2024, 6, 15)
+M5, H1, D1 = Timeframe.M5, Timeframe.H1, Timeframe.D1
+
+
+def at(text: str) -> datetime:
+    """Read a moment."""
+    return datetime.fromisoformat(text)
+
+
+def truths(
+    symbols: Iterable[str], timeframe: Timeframe, calendar: str, first: date, end: date
+) -> dict[tuple[str, Timeframe], Truth]:
+    """Make what markets truly did that have every bar of a calendar, daily ones too."""
+    sessions = calendar_named(calendar)
+    made = {
+        kind: truth_of(dense_keys(calendar, kind, first, end), kind, sessions)
+        for kind in (timeframe, D1)
+    }
+    return {(symbol, kind): truth for symbol in symbols for kind, truth in made.items()}
+
+
+def session_of(calendar: SessionCalendar, day: date) -> Interval:
+    """Give the hours of a session."""
+    [session] = calendar.sessions(day, day + DAY)
+    return Interval(session.opens_at, session.closes_at)
+
+
+# --- item 3: an expiring contract ------------------------------------------------------------
+
+
+def future(symbol: str, last: date) -> Instrument:
+    """Make a contract of the equity futures."""
+    return replace(
+        stock(symbol, "GLOBEX.EQUITY"),
+        sec_type=SecType.FUT,
+        exchange="CME",
+        last_trade_date=last,
+        start=date(2026, 10, 1),
+    )
+
+
+EXPIRY = date(2026, 11, 20)
+ESX6, ESH7 = future("ESX6", EXPIRY), future("ESH7", date(2027, 3, 19))
+
+
+@pytest.fixture
+def futures(bench: Make) -> Bench:
+    """Make a market of two contracts, on the evening of the day on which one expires.
+
+    Its trading hours end at 08:30 in Chicago on that day, and so do its bars.
+    """
+    globex = calendar_named("GLOBEX.EQUITY")
+    truth = truths(("ESX6", "ESH7"), M5, "GLOBEX.EQUITY", date(2026, 10, 1), EXPIRY + DAY)
+    last = Interval(session_of(globex, EXPIRY).start, at("2026-11-20T14:30Z"))
+    keys = timestamps(truth["ESX6", M5].bars)
+    truth["ESX6", M5] = truth_of(keys[keys < micros(last.end)], M5, globex)
+    gateway = FakeGateway(truth, at("2026-11-20T23:00Z"))
+    gateway.details_of = {
+        "ESX6": (LearnedDay(EXPIRY, (last,)),),
+        "ESH7": (LearnedDay(EXPIRY, (session_of(globex, EXPIRY),)),),
+    }
+    return bench(gateway)
+
+
+@pytest.mark.parametrize("order", [(ESX6, ESH7), (ESH7, ESX6)], ids=["before", "after"])
+@pytest.mark.parametrize("together", [False, True])
+def test_an_expiring_contract_shortens_no_others_day(
+    futures: Bench, order: tuple[Instrument, Instrument], *, together: bool
+) -> None:
+    """Whoever is heard last: every five-minute bar of the living contract is requested and kept."""
+    globex = calendar_named("GLOBEX.EQUITY")
+    wanted = interval_between(globex, M5, date(2026, 11, 16), EXPIRY + DAY)
+    jobs = [Job(Series(one, M5), wanted=IntervalSet([wanted])) for one in order]
+    reports = futures.run(*jobs) if together else [futures.run(job)[0] for job in jobs]
+    living = next(one for one in reports if one.series.symbol == "ESH7")
+    assert living.is_complete
+    futures.check_complete(living.series, wanted)
+    after = bars_between(futures.store.read(living.series), at("2026-11-20T14:30Z"), wanted.end)
+    assert after.num_rows == 7.5 * 12
+    index = futures.ledger.calendars()
+    assert index.of(ESH7) is index.of(ESX6) is globex
+    futures.check_complete(Series(ESX6, M5), wanted)
+    [found] = GapIndex(futures.store, index, futures.gateway.gateway).series_gaps(
+        [Series(replace(ESH7, start=date(2026, 11, 16)), M5)], futures.gateway.time
+    )
+    assert found.gaps == ()
+
+
+# --- calendars that symbols share ------------------------------------------------------------
+
+
+TODAY = date(2024, 6, 14)
+EARLY = date(2024, 6, 20)
+SYMBOLS = ("AAA", "BBB", "CCC", "DDD")
+
+
+@pytest.fixture
+def exchange(bench: Make) -> Bench:
+    """Make a store of four stocks that hold ten weeks of daily bars, on the evening of the last."""
+    truth = truths(SYMBOLS, H1, RTH, date(2024, 4, 1), date(2024, 7, 20))
+    made = bench(FakeGateway(truth, at("2024-06-14T23:00Z")))
+    wanted = IntervalSet([interval_between(NEW_YORK, D1, date(2024, 4, 2), TODAY)])
+    reports = made.run(*(Job(Series(stock(one), D1), wanted=wanted) for one in SYMBOLS))
+    assert all(report.is_complete for report in reports)
+    return made
+
+
+def hear(bench: Bench, symbol: str, day: date, *told: Interval) -> list[str]:
+    """Load an hour of a symbol whose details tell of a date; give what was noted."""
+    bench.gateway.details_of[symbol] = (LearnedDay(day, told),)
+    notes = Notes()
+    last = bench.store.rows(Series(stock(symbol), H1)) // 7
+    first = [one.day for one in NEW_YORK.sessions(date(2024, 4, 2), TODAY)][last]
+    wanted = interval_between(NEW_YORK, H1, first, first + DAY)
+    bench.run_with(notes, Series(stock(symbol), H1), wanted)
+    return notes.texts
+
+
+def shared_session(bench: Bench, day: date, symbol: str = "ZZZ") -> list[Interval]:
+    """Give the hours of a date for a symbol that was never heard."""
+    sessions = bench.ledger.calendars().of(stock(symbol)).sessions(day, day + DAY)
+    return [Interval(one.opens_at, one.closes_at) for one in sessions]
+
+
+def test_three_contracts_change_the_calendar_of_all(exchange: Bench) -> None:
+    """The third one does, that is noted, and one that is told otherwise by itself is not closed."""
+    known = session_of(NEW_YORK, EARLY)
+    early = Interval(known.start, known.end - 3 * HOUR)
+    for symbol in SYMBOLS[:2]:
+        assert hear(exchange, symbol, EARLY, early) == []
+        assert shared_session(exchange, EARLY) == [known]
+    notes = hear(exchange, "CCC", EARLY, early)
+    [text] = notes
+    assert text.startswith("XNYS.RTH 2024-06-20: 09:30-13:00 instead of 09:30-16:00 ")
+    assert text.endswith("according to 3 contracts: AAA, BBB, CCC")
+    assert shared_session(exchange, EARLY) == [early]
+    index = exchange.ledger.calendars()
+    assert index.of(stock("AAA")) is index.of(stock("ZZZ"))
+    [changed] = index.changed()[RTH]
+    assert (changed.told.day, changed.symbols) == (EARLY, SYMBOLS[:3])
+    # One of the three takes it back: the library counts again.
+    assert "no longer agree" in hear(exchange, "AAA", EARLY, known)[0]
+    assert shared_session(exchange, EARLY) == [known]
+
+
+def test_contracts_with_hours_of_their_own_have_no_vote(exchange: Bench) -> None:
+    """Two that live, one without bars, and one that has an end change nothing."""
+    for symbol in SYMBOLS[:2]:
+        hear(exchange, symbol, EARLY)
+    exchange.gateway.truth["NEW", H1] = exchange.gateway.truth["AAA", H1]
+    exchange.gateway.truth["NEW", D1] = exchange.gateway.truth["AAA", D1]
+    hear(exchange, "NEW", EARLY)
+    ended = Series(replace(stock("DDD"), end=date(2024, 12, 1)), H1)
+    exchange.gateway.details_of["DDD"] = (LearnedDay(EARLY, ()),)
+    exchange.load(ended, interval_between(NEW_YORK, H1, date(2024, 5, 1), date(2024, 5, 2)))
+    index = exchange.ledger.calendars()
+    assert index.changed() == {}
+    assert index.told_closed(stock("NEW")) == index.told_closed(stock("DDD")) == {EARLY}
+    assert shared_session(exchange, EARLY) == [session_of(NEW_YORK, EARLY)]
+
+
+def test_a_date_of_which_any_symbol_holds_bars_is_never_closed(exchange: Bench) -> None:
+    """Nor do hours shrink in which bars are held, though the three that tell it hold none."""
+    held = date(2024, 6, 13)
+    known = session_of(NEW_YORK, held)
+    hear(exchange, "DDD", EARLY, session_of(NEW_YORK, EARLY))
+    exchange.load(Series(stock("DDD"), H1), interval_between(NEW_YORK, H1, held, TODAY))
+    for symbol in SYMBOLS[:3]:
+        hear(exchange, symbol, held, Interval(known.start, known.end - 2 * HOUR))
+    assert shared_session(exchange, held) == [known]
+    assert exchange.ledger.calendars().changed() == {}
+    for symbol in SYMBOLS[:3]:
+        hear(exchange, symbol, held)
+    assert shared_session(exchange, held) == [known]
+
+
+def test_bars_take_back_what_contracts_agreed_on(exchange: Bench) -> None:
+    """A future day that three called closed is expected again when a bar of it comes."""
+    for symbol in SYMBOLS[:3]:
+        hear(exchange, symbol, EARLY)
+    assert shared_session(exchange, EARLY) == []
+    exchange.gateway.time = at("2024-06-21T23:00Z")
+    exchange.gateway.details_of = {}
+    notes = Notes()
+    around = interval_between(NEW_YORK, H1, date(2024, 6, 18), date(2024, 6, 22))
+    series = Series(stock("DDD"), H1)
+    exchange.run_with(notes, series, around)
+    assert any("bars of DDD lie outside the hours" in text for text in notes.texts)
+    assert shared_session(exchange, EARLY) == [session_of(NEW_YORK, EARLY)]
+    assert exchange.load(series, around).is_complete
+    exchange.check_complete(series, around)
+
+
+# --- item 4: bars after the close ------------------------------------------------------------
+
+
+def late_truth(timeframe: Timeframe, days: Iterable[date], minutes: int = 15) -> Truth:
+    """Make a market that goes on after the close on some days."""
+    chosen = np.array(sorted(days), dtype="datetime64[D]")
+    longer = NEW_YORK.closes + np.where(np.isin(NEW_YORK.days, chosen), minutes * 60_000_000, 0)
+    calendar = SessionCalendar(
+        key=RTH, zone=NEW_YORK.zone, days=NEW_YORK.days, opens=NEW_YORK.opens, closes=longer
+    )
+    length = timeframe.seconds * 1_000_000
+    keys: list[int] = []
+    for one in calendar.sessions(FIRST - 60 * DAY, END + 20 * DAY):
+        opens, closes = micros(one.opens_at), micros(one.closes_at)
+        keys.extend((opens, *range(opens // length * length + length, closes, length)))
+    return truth_of(np.array(keys, dtype=np.int64), timeframe, calendar)
+
+
+def days_between(first: date, end: date) -> list[date]:
+    """Give session dates."""
+    return [one.day for one in NEW_YORK.sessions(first, end)]
+
+
+@pytest.fixture
+def vix(bench: Make) -> Callable[[Iterable[date]], tuple[Bench, Series]]:
+    """Make an index with bars until 16:15 on some days; ten sessions are held until 16:00."""
+
+    def make(days: Iterable[date]) -> tuple[Bench, Series]:
+        series = Series(stock("VIX"), M5)
+        truth = truths(("VIX",), M5, RTH, FIRST - 60 * DAY, END + 20 * DAY)
+        truth["VIX", M5] = late_truth(M5, days)
+        made = bench(FakeGateway(truth, at("2024-06-14T23:00Z")))
+        hours = [session_of(NEW_YORK, day) for day in days_between(FIRST, date(2024, 6, 12))]
+        held = truth["VIX", M5].bars
+        identity = identity_of(series, contract_id=265598, origin=Origin.IB)
+        for one in hours:
+            inside = bars_between(held, one.start, one.end)
+            made.store.save(series, identity, inside, Coverage(bars=IntervalSet([one])))
+        return made, series
+
+    return make
+
+
+NEW_DAYS = interval_between(NEW_YORK, M5, date(2024, 6, 12), END)
+ALL_DAYS = interval_between(NEW_YORK, M5, FIRST, END)
+
+
+def test_three_days_of_late_bars_make_earlier_days_due(
+    vix: Callable[[Iterable[date]], tuple[Bench, Series]],
+) -> None:
+    """What no tail ever requested is a gap then, and the next load fills it."""
+    bench, series = vix(days_between(FIRST, END))
+    assert bench.load(series, Interval(ALL_DAYS.start, NEW_DAYS.start)).is_complete
+    notes = Notes()
+    [report] = bench.run_with(notes, series, NEW_DAYS)
+    assert report.is_complete
+    [text] = notes.texts
+    assert text.startswith("sessions of VIX last until 16:15 instead of 16:00 ")
+    assert text.endswith("bars after the close on 2024-06-12, 2024-06-13, 2024-06-14")
+    index = bench.ledger.calendars()
+    wanted = Series(replace(series.instrument, start=FIRST), M5)
+    [found] = GapIndex(bench.store, index, bench.gateway.gateway).series_gaps(
+        [wanted], bench.gateway.time
+    )
+    assert sum(gap.bars for gap in found.gaps) == 7 * 3
+    asked = bench.asked
+    assert bench.load(series, ALL_DAYS).is_complete
+    bench.check_complete(series, ALL_DAYS)
+    assert bench.asked - asked <= 2
+    asked = bench.asked
+    assert bench.load(series, ALL_DAYS).is_complete
+    assert bench.asked == asked
+    assert bench.ledger.calendars().of(stock("SPX")) is NEW_YORK
+
+
+def test_earlier_days_are_filled_in_the_load_that_shows_them(
+    vix: Callable[[Iterable[date]], tuple[Bench, Series]],
+) -> None:
+    """Where they are wanted too."""
+    bench, series = vix(days_between(FIRST, END))
+    assert bench.load(series, ALL_DAYS).is_complete
+    bench.check_complete(series, ALL_DAYS)
+
+
+@pytest.mark.parametrize("after", [2, 20, 32], ids=["at once", "soon", "half an hour"])
+def test_an_index_kept_by_tails_after_each_close_lacks_no_bar(bench: Make, after: int) -> None:
+    """However soon after the known close tails come: the last quarter of an hour is there.
+
+    What the first tails cannot know is due once three sessions have shown it.
+    """
+    series = Series(stock("VIX"), M5)
+    truth = truths(("VIX",), M5, RTH, FIRST - 60 * DAY, END + 20 * DAY)
+    truth["VIX", M5] = late_truth(M5, days_between(FIRST - 60 * DAY, END + 20 * DAY))
+    made = bench(FakeGateway(truth, at("2024-06-03T12:00Z")))
+    for day in days_between(FIRST, END):
+        close = session_of(NEW_YORK, day).end
+        for minutes in (-120, after):
+            made.gateway.time = close + minutes * MINUTE
+            tail = Interval(ALL_DAYS.start, made.gateway.time)
+            made.run(
+                Job(series, Mode.TAIL, wanted=IntervalSet([tail]), requested_by=RequestedBy.SENSOR)
+            )
+            made.check(series, tail)
+    made.gateway.time = at("2024-06-14T23:00Z")
+    assert World(made, series, ALL_DAYS).load_until_confirmed().is_complete
+    made.check_complete(series, ALL_DAYS)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_stray_bars_extend_nothing(
+    vix: Callable[[Iterable[date]], tuple[Bench, Series]], count: int
+) -> None:
+    """They are kept, and no other day becomes due."""
+    bench, series = vix(days_between(date(2024, 6, 12), END)[:count])
+    assert bench.load(series, NEW_DAYS).is_complete
+    assert bench.ledger.calendars().of(series.instrument) is NEW_YORK
+    assert len(bench.ledger.late_bars.all()["VIX"]) == count
+    asked = bench.asked
+    assert bench.load(series, ALL_DAYS).is_complete
+    assert bench.asked == asked
+
+
+def test_responses_without_late_bars_do_not_open_the_ledger(
+    vix: Callable[[Iterable[date]], tuple[Bench, Series]],
+) -> None:
+    """Nor do late bars that add nothing to what is known."""
+    bench, series = vix(())
+    assert bench.load(series, NEW_DAYS).is_complete
+    assert bench.ledger.late_bars.all() == {}
+    bench, series = vix(days_between(FIRST - 30 * DAY, END))
+    assert bench.load(series, NEW_DAYS).is_complete
+    assert bench.load(series, interval_between(NEW_YORK, M5, FIRST - 20 * DAY, FIRST)).is_complete
+    assert set(bench.ledger.late_bars.all()["VIX"]) == set(days_between(date(2024, 6, 12), END))
+    bench.ledger.move_symbol("VIX", "VIX2")
+    assert set(bench.ledger.late_bars.all()) == {"VIX2"}
+
+
+# --- one contract that tells falsehoods ------------------------------------------------------
+
+
+class Liar:
+    """Tells wrong hours of one contract, by a seed."""
+
+    KINDS = ("closed", "short", "late open", "long", "saturday", "other market")
+
+    def __init__(self, seed: int) -> None:
+        self.dice = np.random.default_rng(seed)
+
+    def details(self, days: list[LearnedDay]) -> tuple[LearnedDay, ...]:
+        """Tell sessions falsely: one of them, which is believed as far as can be, or many."""
+        chosen = np.zeros(len(days), dtype=bool)
+        chosen[self.dice.integers(0, min(2, len(days)))] = True
+        if self.dice.random() < 0.2:
+            chosen |= self.dice.random(len(days)) < 0.5
+        return tuple(self._told(days, chosen))
+
+    def schedule(self, days: list[LearnedDay]) -> list[LearnedDay]:
+        """Tell a year falsely: a few of its sessions, or all."""
+        share = float(self.dice.choice([0.02, 0.08, 1.0]))
+        return self._told(days, self.dice.random(len(days)) < share)
+
+    def _told(self, days: list[LearnedDay], chosen: np.ndarray) -> list[LearnedDay]:
+        kind = str(self.dice.choice(self.KINDS))
+        found = {one.day: one for one in days}
+        for one, is_chosen in zip(days, chosen, strict=True):
+            if is_chosen:
+                told = self._lie(kind, one)
+                found[told.day] = told
+        return [found[day] for day in sorted(found)]
+
+    def _lie(self, kind: str, one: LearnedDay) -> LearnedDay:
+        """Tell one session falsely."""
+        if not one.parts or kind == "closed":
+            return LearnedDay(one.day, ())
+        hours = Interval(one.parts[0].start, one.parts[-1].end)
+        by = timedelta(minutes=int(self.dice.integers(1, 200)))
+        if kind == "short":
+            return LearnedDay(one.day, (Interval(hours.start, hours.end - by),))
+        if kind == "late open":
+            return LearnedDay(one.day, (Interval(hours.start + by, hours.end),))
+        if kind == "long":
+            return LearnedDay(one.day, (Interval(hours.start - by, hours.end + by),))
+        if kind == "saturday":
+            ahead = (5 - one.day.weekday()) * DAY
+            return LearnedDay(one.day + ahead, (Interval(hours.start + ahead, hours.end + ahead),))
+        return LearnedDay(one.day, (Interval(hours.start + 3 * HOUR, hours.end + 3 * HOUR),))
+
+
+@examples(12, phases=UNSHRUNK)
+@given(seed=st.integers(0, 2**32 - 1), gone=st.sampled_from([0.0, 0.1]))
+def test_falsehoods_of_one_contract_never_hide_a_bar(bench: Make, seed: int, gone: float) -> None:
+    """Day by day, whatever it tells: complete means that every bar is there, of all symbols."""
+    liar = Liar(seed)
+    truth = truths(("AAA", "BBB"), H1, RTH, FIRST - 60 * DAY, END + 40 * DAY)
+    days = np.array(days_between(FIRST - 60 * DAY, END), dtype="datetime64[D]")
+    missing = days[liar.dice.random(len(days)) < gone]
+    for kind in (H1, D1):
+        bars = truth["AAA", kind].bars
+        dates = bars["session_date"].to_numpy().astype("datetime64[D]")
+        truth["AAA", kind] = truth_of(timestamps(bars)[~np.isin(dates, missing)], kind, NEW_YORK)
+    made = bench(FakeGateway(truth, at("2024-06-03T12:00Z")))
+    gateway, complete = made.gateway, 0
+    gateway.schedule_twist = lambda at, count: liar.schedule(schedule_of(NEW_YORK, at, count))
+    for day in days_between(FIRST, END):
+        gateway.time = max(gateway.time, session_of(NEW_YORK, day).end + 40 * MINUTE)
+        wanted = interval_between(NEW_YORK, H1, FIRST, day + DAY)
+        coming = schedule_of(NEW_YORK, session_of(NEW_YORK, day).start + 7 * DAY, 7)
+        gateway.details_of["AAA"] = liar.details(coming)
+        for symbol in ("AAA", "BBB"):
+            series = Series(stock(symbol), H1)
+            report = made.load(series, wanted)
+            made.check(series, wanted)
+            if report.is_complete:
+                complete += 1
+                made.check_complete(series, wanted)
+    for _ in range(6):
+        for symbol in ("AAA", "BBB"):
+            report = made.load(Series(stock(symbol), H1), wanted)
+            if report.confirmed_at is not None:
+                gateway.time = max(gateway.time, report.confirmed_at + MINUTE)
+    for symbol in ("AAA", "BBB"):
+        made.check_complete(Series(stock(symbol), H1), wanted)
+    assert complete >= len(days_between(FIRST, END))
+    assert made.ledger.calendars().of(stock("ZZZ")) is NEW_YORK

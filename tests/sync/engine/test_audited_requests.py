@@ -1,0 +1,93 @@
+"""The audit has a row for every request that went to the gateway, and for no other."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import GatewayTimeoutError, OutageError
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.sync.engine.audited_requests import RequestAudit, RequestSubject, audited
+from tests.support.fake_gateway import FakeGateway, series_of, stock, utc
+
+NOW = utc(2026, 1, 5, 14, 30)
+SERIES = series_of(stock("AAPL"), Timeframe.H1)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """Give a ledger."""
+    return Ledger(tmp_path / "ledger.sqlite")
+
+
+@pytest.fixture
+def audit(ledger: Ledger) -> RequestAudit:
+    """Give a question about bars."""
+    about = RequestSubject(SERIES, 265598, "TRADES", NOW, "5 D")
+    return RequestAudit(ledger, FakeGateway({}, NOW), about, lambda: NOW)
+
+
+def outcomes(ledger: Ledger) -> list[str]:
+    """Give what became of each row, oldest first."""
+    return [record.outcome for record in reversed(ledger.requests.newest(10))]
+
+
+def ask(audit: RequestAudit, question: Callable[[Any], Any]) -> Any:
+    """Ask, and write it down."""
+    return asyncio.run(audited(audit, question, "head", told=str))
+
+
+def test_an_answer_says_what_it_proved(ledger: Ledger, audit: RequestAudit) -> None:
+    """One request, one row, with all that was asked."""
+
+    async def answered(sent: Callable[[], None]) -> str:
+        sent()
+        return "data begin 1980"
+
+    assert ask(audit, answered) == "data begin 1980"
+    (row,) = ledger.requests.newest(10)
+    assert (row.outcome, row.proved, row.rows) == ("head", "data begin 1980", 0)
+    assert (row.series, row.contract_id, row.duration) == ("AAPL|1h", 265598, "5 D")
+    assert (row.asked_end, row.sent_at) == (NOW, NOW)
+
+
+def test_what_was_never_sent_has_no_row(ledger: Ledger, audit: RequestAudit) -> None:
+    """A connection that is gone, or a refusal that is known, costs the gateway nothing."""
+
+    async def stopped(_: Callable[[], None]) -> str:
+        raise OutageError("bars", reason="the link is lost")
+
+    with pytest.raises(OutageError):
+        ask(audit, stopped)
+    assert outcomes(ledger) == []
+    assert audit.sent_times == 0
+
+
+def test_what_was_sent_again_after_an_outage_has_a_row_each(
+    ledger: Ledger, audit: RequestAudit
+) -> None:
+    """The gateway counts both; only the last has the outcome."""
+
+    async def again(sent: Callable[[], None]) -> str:
+        sent()
+        sent()
+        raise GatewayTimeoutError("bars", reason="no answer in 30 s")
+
+    with pytest.raises(GatewayTimeoutError):
+        ask(audit, again)
+    assert outcomes(ledger) == ["OutageError", "GatewayTimeoutError"]
+
+
+def test_a_request_that_is_cancelled_has_its_row(ledger: Ledger, audit: RequestAudit) -> None:
+    """A load that is stopped has asked for what was open."""
+
+    async def cancelled(sent: Callable[[], None]) -> str:
+        sent()
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        ask(audit, cancelled)
+    assert outcomes(ledger) == ["cancelled"]

@@ -1,0 +1,292 @@
+"""Emptiness: what silence proves, and what it does not."""
+
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ktrdr_pipelines.domain.bars import bars_between, micros
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
+from ktrdr_pipelines.domain.coverage import Coverage, Emptiness, ProofKind
+from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.planning.chunks import BY_THE_YEAR
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import GatewayError, RequestTooLongError
+from ktrdr_pipelines.store.ledger.attempts import AttemptKind
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.sync.engine.series_state import SeriesState
+from tests.support.fake_gateway import (
+    NOT_ANSWERED,
+    Twist,
+    dense_keys,
+    keys_of,
+    series_of,
+    stock,
+    truth_of,
+    utc,
+)
+from tests.support.loading import World
+
+MakeWorld = Callable[..., World]
+RTH = "XNYS.RTH"
+
+
+def ends_of(made: World) -> tuple[datetime, datetime]:
+    """Give the ends of what is wanted."""
+    return made.wanted.start, made.wanted.end
+
+
+def without(first: date, end: date, timeframe: Timeframe, gone: set[date]) -> np.ndarray:
+    """Give timestamps of a dense market that did not trade on some days."""
+    keys = dense_keys(RTH, timeframe, first - timedelta(days=40), end + timedelta(days=20))
+    days = calendar_named(RTH).days_of(keys)
+    return keys[~np.isin(days, np.array(sorted(gone), dtype="datetime64[D]"))]
+
+
+def silent_at(*numbers: int) -> Twist:
+    """Say "no data" to the n-th requests, from 1."""
+    count = iter(range(1, 10_000))
+
+    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
+        return NoData(request, NOT_ANSWERED) if next(count) in numbers else bars
+
+    return twist
+
+
+def test_a_wide_no_data_covers_nothing_by_itself(world: MakeWorld) -> None:
+    """A spurious "no data" for a month is found out: all bars are stored, nothing is empty."""
+    made = world(RTH, Timeframe.H1, date(2024, 6, 3), date(2024, 6, 29))
+    made.bench.gateway.twist = silent_at(1)
+    assert made.load().is_complete
+    made.check_complete()
+    assert made.bench.store.coverage(made.series).empty == ()
+
+
+def test_sessions_missing_inside_an_answer_are_asked_once_more(world: MakeWorld) -> None:
+    """Sessions without a bar among full ones take three statements on three days."""
+    first, end = date(2024, 6, 3), date(2024, 6, 22)
+    keys = without(first, end, Timeframe.H1, {date(2024, 6, 11), date(2024, 6, 12)})
+    made = world(RTH, Timeframe.H1, first, end, keys=keys)
+    report = made.load()
+    assert [part.start.day for part in report.unexplained] == [11, 12]
+    assert made.bench.gateway.sizes[0] == "14 D"
+    assert report.requests <= 3
+    began = made.bench.gateway.time
+    assert made.load_until_confirmed().is_complete
+    assert made.bench.gateway.time - began <= timedelta(days=3)
+    made.check_complete()
+    empty = made.bench.store.coverage(made.series).empty
+    assert [proof.interval.start.day for proof in empty] == [11, 12]
+    assert {proof.kind for proof in empty} == {ProofKind.DISPUTED}
+
+
+def test_days_of_a_confirmation_are_refused_for_their_number_once(world: MakeWorld) -> None:
+    """Daily bars are then requested by the year; the confirmation ends all the same."""
+    first, end = date(2024, 6, 3), date(2024, 6, 22)
+    keys = without(first, end, Timeframe.H1, {date(2024, 6, 11), date(2024, 6, 12)})
+    made = world(RTH, Timeframe.H1, first, end, keys=keys)
+    refused: list[str] = []
+
+    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        is_daily = request.series.timeframe is Timeframe.D1
+        if is_daily and request.duration.endswith("D") and int(request.duration.split()[0]) > 2:
+            refused.append(request.duration)
+            return RequestTooLongError("bars", reason="162 Time length exceed max.")
+        return bars
+
+    made.bench.gateway.twist = twist
+    assert made.load_until_confirmed().is_complete
+    assert len(refused) == 1
+    assert made.bench.ledger.widths.of("fake:1")[Timeframe.D1].most == BY_THE_YEAR
+    made.check_complete()
+
+
+def test_a_quiet_edge_is_asked_once_more_and_known_for_good(world: MakeWorld) -> None:
+    """Minutes without a trade at an open or a close take a request at most and never expire."""
+    first, end = date(2024, 6, 4), date(2024, 6, 5)
+    keys = dense_keys(RTH, Timeframe.M1, first - timedelta(days=9), end + timedelta(days=9))
+    minutes = (keys - micros(utc(2024, 6, 4, 13, 30))) // 60_000_000
+    keys = keys[(minutes < 0) | (minutes >= 3) & (minutes < 380) | (minutes >= 390)]
+    made = world(RTH, Timeframe.M1, first, end, keys=keys)
+    assert made.load().is_complete
+    made.check_complete()
+    assert sorted(made.bench.gateway.sizes) == ["1 D", "2 D", "2 D"]
+    assert made.bench.store.coverage(made.series).empty == ()
+    made.bench.gateway.time += timedelta(days=900)
+    assert made.load().requests == 0
+
+
+@pytest.mark.parametrize(("age_days", "lasts_days"), [(20, 30), (200, 365)])
+def test_emptiness_expires_and_is_asked_again(
+    world: MakeWorld, age_days: int, lasts_days: int
+) -> None:
+    """That a session is empty is believed for 30 days when it is recent, for a year when old."""
+    first, end = date(2024, 6, 3), date(2024, 6, 8)
+    keys = without(first, end, Timeframe.H1, {date(2024, 6, 5)})
+    now = utc(2024, 6, 8) + timedelta(days=age_days)
+    made = world(RTH, Timeframe.H1, first, end, keys=keys, now=now)
+    assert made.load_until_confirmed().is_complete
+    now = made.bench.gateway.time
+    made.bench.gateway.time = now + timedelta(days=lasts_days - 1)
+    assert made.load().requests == 0
+    made.bench.gateway.time = now + timedelta(days=lasts_days + 7)
+    assert made.load().requests > 0
+    assert made.load_until_confirmed().is_complete
+    assert made.load().requests == 0
+
+
+def test_a_late_bar_of_an_empty_session_is_found_when_the_proof_expires(world: MakeWorld) -> None:
+    """A session that was proved empty by mistake is filled once it is asked for again."""
+    first, end = date(2024, 6, 3), date(2024, 6, 8)
+    made = world(RTH, Timeframe.H1, first, end, now=utc(2024, 6, 20))
+    sessions = calendar_named(RTH)
+    whole = made.bench.truth(made.series)
+    gone = without(first, end, Timeframe.H1, {date(2024, 6, 5)})
+    key = made.series.symbol, made.series.timeframe
+    made.bench.gateway.truth[key] = truth_of(gone, Timeframe.H1, sessions)
+    made.load()
+    made.bench.gateway.truth[key] = whole
+    made.bench.gateway.time = utc(2024, 8, 20)
+    assert made.load().is_complete
+    made.check_complete()
+
+
+def test_an_open_session_is_never_covered_as_empty(world: MakeWorld) -> None:
+    """A session without a trade so far stays open, and is not asked for ever."""
+    first, end = date(2024, 6, 3), date(2024, 6, 8)
+    keys = without(first, end, Timeframe.H1, {date(2024, 6, 7)})
+    made = world(RTH, Timeframe.H1, first, end, keys=keys, now=utc(2024, 6, 7, 18, 30))
+    report = made.load()
+    assert report.is_complete
+    assert report.waiting
+    assert report.requests <= 3
+    assert made.bench.store.coverage(made.series).empty == ()
+
+
+@pytest.mark.parametrize("has_head", [True, False])
+@pytest.mark.parametrize("timeframe", [Timeframe.H1, Timeframe.M5, Timeframe.D1])
+def test_data_that_begin_inside_a_chunk_are_all_found(
+    world: MakeWorld, timeframe: Timeframe, has_head: bool
+) -> None:
+    """A gateway that gives nothing to what reaches past its oldest bar is asked for less."""
+    first, end = date(2024, 1, 2), date(2024, 7, 1)
+    keys = dense_keys(RTH, timeframe, date(2024, 5, 14), date(2026, 6, 1))
+    made = world(RTH, timeframe, first, end, keys=keys)
+    gateway = made.bench.gateway
+    gateway.nothing_past_oldest = True
+    gateway.head_at = utc(2024, 5, 14, 13, 30) if has_head else None
+    report = made.load()
+    assert report.requests <= (40 if has_head else 140)
+    made.check()
+    truth = made.bench.truth(made.series).bars
+    assert made.bench.store.rows(made.series) == bars_between(truth, *ends_of(made)).num_rows
+    report = made.load_until_confirmed()
+    assert report.is_complete
+    made.check_complete()
+    assert made.load().requests == 0
+
+
+def test_what_lies_before_the_head_is_excused_at_no_further_request(world: MakeWorld) -> None:
+    """Once the gateway says where its data begin, years before it cost nothing."""
+    keys = dense_keys(RTH, Timeframe.H1, date(2024, 6, 3), date(2024, 9, 1))
+    made = world(RTH, Timeframe.H1, date(2014, 1, 2), date(2024, 7, 1), keys=keys)
+    made.bench.gateway.head_at = utc(2024, 6, 3, 13, 30)
+    report = made.load()
+    assert report.is_complete
+    made.check_complete()
+    assert made.bench.gateway.heads == 1
+    assert report.requests <= 7
+    assert made.load().requests == 0
+
+
+def test_a_head_in_mid_bar_loses_no_bar(world: MakeWorld) -> None:
+    """The bar in which an instrument first trades begins before that trade."""
+    keys = dense_keys(RTH, Timeframe.H1, date(2024, 6, 3), date(2024, 9, 1))
+    keys = keys[keys >= micros(utc(2024, 6, 3, 15))]
+    made = world(RTH, Timeframe.H1, date(2024, 1, 2), date(2024, 7, 1), keys=keys)
+    made.bench.gateway.head_at = utc(2024, 6, 3, 15, 56, 31)
+    assert made.load().is_complete
+    made.check_complete()
+
+
+def test_a_contract_that_never_answered_is_not_covered_as_empty(world: MakeWorld) -> None:
+    """Without a sign of life silence proves nothing, and the asking ends at once."""
+    made = world(RTH, Timeframe.H1, date(2014, 1, 2), date(2024, 7, 1), keys=np.array([], np.int64))
+    del made.bench.gateway.truth[made.series.symbol, Timeframe.D1]
+    report = made.load()
+    assert not report.is_complete
+    assert report.requests <= 7
+    assert not made.bench.store.coverage(made.series)
+    (attempt,) = made.bench.ledger.attempts.of(series_key(made.series))
+    assert attempt.kind is AttemptKind.NO_DATA
+    assert attempt.next_try_at == made.bench.gateway.time + timedelta(days=1)
+
+
+def test_an_answer_of_earlier_bars_alone_counts_as_silence(world: MakeWorld) -> None:
+    """A gateway that answers for an empty session with older bars says that it has none."""
+    first, end = date(2024, 6, 12), date(2024, 6, 13)
+    keys = without(first, end, Timeframe.H1, {date(2024, 6, 12)})
+    made = world(RTH, Timeframe.H1, first, end, keys=keys)
+    honest = made.bench.gateway.honest
+
+    def older(request: BarRequest, bars: pa.Table) -> pa.Table:
+        return honest(BarRequest(request.series, request.ends_at, "3 D"))
+
+    made.bench.gateway.twist = older
+    assert made.load_until_confirmed().is_complete
+    assert made.bench.asked <= 4
+    made.check_complete()
+
+
+def test_an_instrument_that_has_ended_still_gives_all_its_bars(world: MakeWorld) -> None:
+    """Years of silence after the last bar hide none before it: the oldest month is a sign too."""
+    first, ended, end = date(2020, 1, 2), date(2021, 4, 1), date(2024, 1, 2)
+    keys = dense_keys(RTH, Timeframe.D1, first, ended)
+    made = world(RTH, Timeframe.D1, first, end, keys=keys)
+    made.bench.gateway.head_at = utc(2020, 1, 2, 14, 30)
+    report = made.load()
+    assert report.requests <= 30
+    assert made.bench.store.rows(made.series) == 314
+    assert made.load_until_confirmed().is_complete
+    made.check_complete()
+    assert made.load().requests == 0
+
+
+def test_a_proof_that_is_too_old_here_is_not_young_by_the_gateways_clock() -> None:
+    """What is missing at the end of a load is told by the clock that says what to ask for."""
+    calendar = calendar_named(RTH)
+    day = interval_between(calendar, Timeframe.H1, date(2024, 6, 12), date(2024, 6, 13))
+    proof = Emptiness(day, utc(2024, 6, 20))
+    series, wanted = series_of(stock(), Timeframe.H1), IntervalSet([day])
+    state = SeriesState(series, wanted, Coverage(empty=(proof,)), calendar=calendar)
+    here, behind = utc(2024, 7, 21), utc(2024, 7, 19)
+    need = state.need(behind, here)
+    assert need.gaps()
+    assert state.left(need, here) == need.gaps()
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.M5, Timeframe.H1])
+def test_a_lag_behind_a_close_is_no_silence(world: MakeWorld, timeframe: Timeframe) -> None:
+    """The last bars of a session that a gateway gives twenty minutes late are waited for."""
+    first, end = date(2024, 6, 3), date(2024, 6, 5)
+    close = utc(2024, 6, 4, 20)
+    made = world(RTH, timeframe, first, end, now=close + timedelta(minutes=2))
+    lag = timedelta(minutes=20)
+
+    def late(request: BarRequest, bars: pa.Table) -> pa.Table:
+        known = micros(made.bench.gateway.time - lag) - timeframe.seconds * 1_000_000
+        return bars.filter(pa.array([key <= known for key in keys_of(bars)], pa.bool_()))
+
+    made.bench.gateway.twist = late
+    report = made.load()
+    assert report.is_complete
+    assert report.waiting.bounds is not None
+    assert report.waiting.bounds.end == close
+    made.check()
+    made.bench.gateway.time = close + timedelta(minutes=31)
+    assert not made.load().waiting
+    made.check_complete()

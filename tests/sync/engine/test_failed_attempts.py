@@ -1,0 +1,269 @@
+"""Tries in vain: how long each is left alone, by whom, and what ends that."""
+
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode, RequestedBy
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.planning.retry_schedule import AttemptKind, retry_in
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import (
+    ContractUnknownError,
+    EntitlementError,
+    GatewayError,
+    GatewayTimeoutError,
+    RequestRejectedError,
+)
+from ktrdr_pipelines.store.ledger.attempts import Attempt
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.sync.engine.failed_attempts import deferred, next_try
+from ktrdr_pipelines.sync.runner import Job
+from tests.support.fake_gateway import utc
+from tests.support.loading import World
+
+MakeWorld = Callable[..., World]
+RTH = "XNYS.RTH"
+JUNE = date(2024, 6, 3), date(2024, 6, 29)
+HOUR = timedelta(hours=1)
+
+
+def sensor(made: World, mode: Mode = Mode.FULL) -> SeriesReport:
+    """Load as automatic work does."""
+    bounds = Bounds(start=made.wanted.start, end=made.wanted.end)
+    return made.bench.run(Job(made.series, mode, bounds, requested_by=RequestedBy.SENSOR))[0]
+
+
+def person(made: World) -> SeriesReport:
+    """Load as a person does."""
+    return made.bench.run(Job(made.series, bounds=Bounds(made.wanted.start, made.wanted.end)))[0]
+
+
+def attempts_of(made: World) -> list[Attempt]:
+    """Give the tries that are written down."""
+    return made.bench.ledger.attempts.of(series_key(made.series))
+
+
+def always(error: GatewayError) -> Callable[..., GatewayError]:
+    """Fail every request."""
+    return lambda *_: error
+
+
+def asked_at(made: World, *, days: int, every: timedelta) -> list[datetime]:
+    """Give the times at which automatic work asked, looking again and again."""
+    times = []
+    for _ in range(timedelta(days=days) // every):
+        asked = made.bench.asked
+        sensor(made)
+        if made.bench.asked > asked:
+            times.append(made.bench.gateway.time)
+        made.bench.gateway.time += every
+    return times
+
+
+def test_what_always_fails_is_asked_ever_more_rarely(world: MakeWorld) -> None:
+    """Five minutes, doubled with each failure up to a day, and nothing in between."""
+    made = world(RTH, Timeframe.H1, *JUNE)
+    made.bench.gateway.twist = always(RequestRejectedError("bars", code=321))
+    times = asked_at(made, days=4, every=timedelta(minutes=5))
+    minutes = [(later - earlier) // timedelta(minutes=1) for earlier, later in pairwise(times)]
+    assert minutes == [5, 10, 20, 40, 80, 160, 320, 640, 1280, 1440, 1440]
+    assert attempts_of(made)[0].failures == len(times)
+
+
+def test_a_person_is_not_deferred(world: MakeWorld) -> None:
+    """A load by hand asks at once for what a sensor leaves alone."""
+    made = world(RTH, Timeframe.H1, *JUNE)
+    made.bench.gateway.twist = always(RequestRejectedError("bars"))
+    sensor(made)
+    made.bench.gateway.twist = None
+    report = sensor(made)
+    assert (report.requests, report.is_complete) == (0, False)
+    assert report.deferred == report.unexplained
+    assert report.next_try_at == made.bench.gateway.time + timedelta(minutes=5)
+    assert "deferred until" in report.summary
+    assert person(made).is_complete
+    assert attempts_of(made) == []
+    made.check_complete()
+
+
+def test_a_failure_puts_off_its_own_interval_alone(world: MakeWorld) -> None:
+    """What else has come to be missing is asked for meanwhile."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    failed = iter([False, True])
+    made.bench.gateway.twist = lambda _, bars: (
+        RequestRejectedError("bars") if next(failed, False) else bars
+    )
+    assert sensor(made).requests == 19
+    assert made.bench.store.rows(made.series) == 18 * 390
+    assert len(made.bench.store.coverage(made.series).bars) == 2
+    report = sensor(made)
+    assert report.requests == 0
+    assert report.deferred == report.unexplained
+    made.check()
+    made.bench.gateway.time += timedelta(minutes=5)
+    assert sensor(made).requests == 1
+    made.check_complete()
+
+
+def test_an_open_session_that_fails_is_not_asked_for_each_new_minute(world: MakeWorld) -> None:
+    """New minutes of a session whose last request failed wait with its older ones."""
+    made = world(RTH, Timeframe.M1, *JUNE, now=utc(2024, 6, 28, 15))
+    made.bench.load(made.series, type(made.wanted)(made.wanted.start, utc(2024, 6, 28, 4)))
+    made.bench.gateway.twist = always(GatewayTimeoutError("bars"))
+    asked = 0
+    for _ in range(60):
+        before = made.bench.asked
+        sensor(made, Mode.TAIL)
+        asked += made.bench.asked > before
+        made.bench.gateway.time += timedelta(minutes=1)
+    assert asked == 4
+    made.bench.gateway.twist = None
+    made.bench.gateway.time += timedelta(hours=12)
+    assert sensor(made, Mode.TAIL).is_complete
+    assert attempts_of(made) == []
+
+
+def test_a_success_begins_the_count_anew(world: MakeWorld) -> None:
+    """A interval that failed often, came, and fails again is tried after five minutes."""
+    made = world(RTH, Timeframe.H1, *JUNE)
+    made.bench.gateway.twist = always(RequestRejectedError("bars"))
+    for _ in range(3):
+        person(made)
+    assert attempts_of(made)[0].failures == 3
+    made.bench.gateway.twist = None
+    person(made)
+    made.bench.gateway.twist = always(RequestRejectedError("bars"))
+    later = type(made)(
+        made.bench,
+        made.series,
+        type(made.wanted)(made.wanted.start, made.wanted.end + timedelta(days=14)),
+    )
+    person(later)
+    (attempt,) = attempts_of(made)
+    assert attempt.failures == 1
+    assert attempt.next_try_at == made.bench.gateway.time + timedelta(minutes=5)
+
+
+def test_a_load_elsewhere_leaves_attempts_as_they_are(world: MakeWorld) -> None:
+    """That an interval is not wanted now does not mean that it is covered."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.bench.gateway.twist = lambda request, bars: (
+        RequestRejectedError("bars") if request.ends_at.day == 12 else bars
+    )
+    person(made)
+    (before,) = attempts_of(made)
+    day = type(made.wanted)(utc(2024, 6, 20, 4), utc(2024, 6, 21, 4))
+    made.bench.load(made.series, day)
+    assert attempts_of(made) == [before]
+
+
+def test_a_contract_without_any_bar_is_not_asked_for_every_new_session(world: MakeWorld) -> None:
+    """A day, doubled up to thirty: 120 days of new sessions cost a handful of tries."""
+    made = world(RTH, Timeframe.D1, date(2024, 1, 2), date(2024, 12, 31), keys=np.empty(0, int))
+    made.bench.gateway.time = utc(2024, 6, 3, 22)
+    times = asked_at(made, days=120, every=timedelta(days=1))
+    days = [(later - earlier).days for earlier, later in pairwise(times)]
+    assert days == [1, 2, 4, 8, 16, 30, 30]
+    assert {attempt.kind for attempt in attempts_of(made)} == {AttemptKind.NO_DATA}
+    assert not made.bench.store.coverage(made.series)
+
+
+def test_a_missing_permission_is_probed_once_a_day(world: MakeWorld) -> None:
+    """Automatic work asks one request a day; the first answer ends that."""
+    made = world(RTH, Timeframe.H1, *JUNE)
+    made.bench.gateway.twist = always(EntitlementError("bars", code=162))
+    times = asked_at(made, days=5, every=HOUR)
+    assert {later - earlier for earlier, later in pairwise(times)} == {timedelta(days=1)}
+    assert made.bench.asked == len(times) == 5
+    assert {attempt.kind for attempt in attempts_of(made)} == {AttemptKind.BLOCKED}
+    made.bench.gateway.twist = None
+    assert sensor(made).is_complete
+    assert attempts_of(made) == []
+
+
+def test_only_a_person_goes_past_a_remembered_refusal(world: MakeWorld) -> None:
+    """A person's requests are marked as probes, a sensor's are not."""
+    made = world(RTH, Timeframe.D1, *JUNE)
+    asked: list[BarRequest] = made.bench.gateway.asked
+    sensor(made)
+    assert [request.probes for request in asked] == [False]
+    made.bench.load(made.series, type(made.wanted)(utc(2024, 5, 1), made.wanted.end))
+    assert [request.probes for request in asked] == [False, True]
+
+
+def test_a_refusal_that_lasts_minutes_is_deferred_for_minutes(world: MakeWorld) -> None:
+    """Another session of the login takes the data: that is over sooner than a subscription."""
+    made = world(RTH, Timeframe.H1, *JUNE)
+    error = EntitlementError("bars", reason="Trading TWS session from a different IP address")
+    error.retry_in_s = 300.0
+    made.bench.gateway.twist = always(error)
+    report = sensor(made)
+    assert not report.is_complete
+    assert attempts_of(made)[0].next_try_at == made.bench.gateway.time + timedelta(minutes=5)
+
+
+def test_a_contract_that_is_gone_is_asked_ever_more_rarely(world: MakeWorld) -> None:
+    """A pinned contract that is unknown by now: an hour, doubled up to a week, and what to do."""
+    made = world(RTH, Timeframe.D1, *JUNE, now=utc(2024, 6, 20, 22))
+    assert sensor(made).is_complete
+    asked = made.bench.asked
+    times: list[datetime] = []
+
+    async def unknown(_: object) -> int:
+        times.append(made.bench.gateway.time)
+        raise ContractUnknownError(
+            "contract of AAPL", reason="200 No security definition", code=200
+        )
+
+    made.bench.gateway.contract_id = unknown  # type: ignore[method-assign]
+    made.bench.gateway.time = utc(2024, 6, 21, 22)
+    for _ in range(24 * 30):
+        report = sensor(made)
+        made.bench.gateway.time += HOUR
+    hours = [(later - earlier) // HOUR for earlier, later in pairwise(times)]
+    assert hours == [1, 2, 4, 8, 16, 32, 64, 128, 168, 168][: len(hours)]
+    assert 9 <= len(hours) <= 10
+    assert made.bench.asked == asked
+    (attempt,) = attempts_of(made)
+    assert attempt.kind is AttemptKind.UNKNOWN
+    for words in ("contract 265598 before", "`end:`", "ktrdr universe retire AAPL"):
+        assert words in attempt.error
+    assert not report.is_complete
+    del made.bench.gateway.contract_id
+    made.bench.gateway.time += timedelta(days=7)
+    assert sensor(made).is_complete
+    assert attempts_of(made) == []
+
+
+def test_a_whole_series_is_deferred_by_what_concerns_all_of_it(world: MakeWorld) -> None:
+    """What is deferred is the interval of a failure, and everything for what is series-wide."""
+    made = world(RTH, Timeframe.H1, *JUNE)
+    now, ledger, key = utc(2024, 7, 1), made.bench.ledger, series_key(made.series)
+    part = type(made.wanted)(utc(2024, 6, 4), utc(2024, 6, 5))
+    own, whole = IntervalSet([part]), IntervalSet([made.wanted])
+    for kind, expected in (("error", own), ("probed", own), ("blocked", whole)):
+        ledger.attempts.record(
+            key, part, kind, error="x", code=None, next_try_at=now + HOUR, at=now
+        )
+        attempts = [one for one in ledger.attempts.of(key) if one.kind == kind]
+        assert deferred(attempts, whole, now) == expected
+        assert next_try(attempts, now) == now + HOUR
+        assert not deferred(attempts, whole, now + HOUR)
+        assert next_try(attempts, now + HOUR) is None
+    assert ledger.attempts.hasten(now) == 3
+    assert all(one.is_due(now) for one in ledger.attempts.all()[key])
+
+
+@pytest.mark.parametrize("kind", AttemptKind)
+def test_every_kind_has_its_times(kind: AttemptKind) -> None:
+    """However often it was tried, a next time is known, and never sooner than the last."""
+    times = [retry_in(kind, attempts) for attempts in (*range(1, 60), 10**6)]
+    assert times == sorted(times)
+    assert times[0] >= timedelta(minutes=5)
+    assert times[-1] <= timedelta(days=30)

@@ -1,0 +1,227 @@
+"""What a gateway says falsely, in the ways that once made a store call itself complete."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ktrdr_pipelines.cli.load_report import exit_code_of
+from ktrdr_pipelines.domain.bars import bars_between
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import interval_between, monday_of
+from ktrdr_pipelines.domain.coverage import ProofKind
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import ExitCode
+from ktrdr_pipelines.store.layout import create_store
+from ktrdr_pipelines.sync.runner import Job
+from tests.support.fake_gateway import (
+    NOT_ANSWERED,
+    FakeGateway,
+    daily_truth,
+    dense_keys,
+    stock,
+    truth_of,
+    utc,
+)
+from tests.support.loading import Bench
+
+RTH = "XNYS.RTH"
+NOW = utc(2024, 11, 4, 15)
+ZERO_BARS = "the gateway answered with 0 bars"
+Twist = Callable[[BarRequest, pa.Table], "pa.Table | NoData"]
+
+
+@dataclass
+class Market:
+    """Some symbols, all with hours, days and weeks from a first date on, and what is wanted."""
+
+    folder: Path
+    symbols: tuple[str, ...] = ("AAPL",)
+    first: date = date(2024, 1, 2)
+    begins: date = date(2023, 6, 1)
+    end: date = date(2024, 11, 2)
+    bench: Bench = field(init=False)
+
+    def __post_init__(self) -> None:
+        calendar = calendar_named(RTH)
+        keys = dense_keys(RTH, Timeframe.H1, self.begins, date(2026, 1, 2))
+        hours = truth_of(keys, Timeframe.H1, calendar)
+        life = date(2025, 12, 1), date(2026, 1, 2)
+        daily = daily_truth(hours.bars, Timeframe.H1, RTH, life)
+        mondays = np.unique([monday_of(day) for day in daily.bars["session_date"].to_pylist()])
+        weeks = mondays.astype("datetime64[us]").astype(np.int64)
+        truth = {}
+        for symbol in self.symbols:
+            truth[symbol, Timeframe.H1] = hours
+            truth[symbol, Timeframe.D1] = daily
+            truth[symbol, Timeframe.W1] = truth_of(weeks, Timeframe.W1, calendar)
+        gateway = FakeGateway(truth, NOW)
+        gateway.contract_ids = {symbol: place + 1 for place, symbol in enumerate(self.symbols)}
+        self.bench = Bench(create_store(self.folder), gateway)
+
+    def series(self, timeframe: Timeframe) -> list[Series]:
+        """Give the series of one timeframe, of every symbol."""
+        return [Series(stock(symbol), timeframe) for symbol in self.symbols]
+
+    def load(self, *timeframes: Timeframe) -> list[SeriesReport]:
+        """Load in one run; what is called complete is compared with the truth."""
+        jobs = [
+            Job(one, wanted=IntervalSet([self.wanted(timeframe)]))
+            for timeframe in timeframes
+            for one in self.series(timeframe)
+        ]
+        reports = self.bench.run(*jobs)
+        for report in reports:
+            if report.is_complete:
+                assert not self.missing(report.series), report.summary
+        return reports
+
+    def wanted(self, timeframe: Timeframe) -> Interval:
+        """Give what is wanted, on the axis of the timestamps."""
+        return interval_between(calendar_named(RTH), timeframe, self.first, self.end)
+
+    def missing(self, series: Series) -> int:
+        """Count the bars that the gateway has and the store lacks."""
+        part = self.wanted(series.timeframe)
+        true = bars_between(self.bench.truth(series).bars, part.start, part.end)
+        return true.num_rows - self.bench.store.read(series, part).num_rows
+
+    def lacks(self, *timeframes: Timeframe) -> int:
+        """Count what is missing of all symbols."""
+        return sum(self.missing(one) for timeframe in timeframes for one in self.series(timeframe))
+
+
+@pytest.fixture
+def market(folders: Iterator[Path]) -> Callable[..., Market]:
+    """Make markets."""
+    return lambda **given: Market(next(folders), **given)
+
+
+def burst(market: Market, first: int, last: int, text: str) -> None:
+    """Answer some requests in a row without bars."""
+    asked = 0
+
+    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
+        nonlocal asked
+        asked += 1
+        return NoData(request, text) if first <= asked <= last else bars
+
+    market.bench.gateway.twist = twist
+
+
+@pytest.mark.parametrize("text", [NOT_ANSWERED, ZERO_BARS])
+def test_a_burst_of_empty_responses_over_sixteen_series(
+    market: Callable[..., Market], text: str
+) -> None:
+    """60 in a row: the load ends with 3, and the next ones bring every bar."""
+    made = market(symbols=tuple(f"S{place:02}" for place in range(16)))
+    burst(made, 10, 69, text)
+    reports = made.load(Timeframe.H1)
+    assert not made.lacks(Timeframe.H1) or exit_code_of(reports) is ExitCode.INCOMPLETE
+    for _ in range(3):
+        made.bench.gateway.time += timedelta(minutes=16)
+        reports = made.load(Timeframe.H1)
+    assert exit_code_of(reports) is ExitCode.DONE
+    assert not made.lacks(Timeframe.H1)
+
+
+@pytest.mark.parametrize("text", [NOT_ANSWERED, ZERO_BARS])
+def test_empty_responses_for_one_session_hide_it_for_no_load(
+    market: Callable[..., Market], text: str
+) -> None:
+    """However often one session is said to be empty within a day, it stays missing."""
+    made = market()
+    hidden = utc(2024, 10, 9, 13, 30), utc(2024, 10, 9, 20)
+
+    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
+        left = [
+            bars_between(bars, utc(2000, 1, 1), hidden[0]),
+            bars_between(bars, hidden[1], utc(2100, 1, 1)),
+        ]
+        kept = pa.concat_tables(left) if request.series.timeframe is Timeframe.H1 else bars
+        return kept if kept.num_rows else NoData(request, text)
+
+    made.bench.gateway.twist = twist
+    for minutes in (0, 1, 16, 16, 60):
+        made.bench.gateway.time += timedelta(minutes=minutes)
+        assert exit_code_of(made.load(Timeframe.H1)) is ExitCode.INCOMPLETE
+    made.bench.gateway.twist = None
+    made.bench.gateway.time += timedelta(days=1)
+    assert exit_code_of(made.load(Timeframe.H1)) is ExitCode.DONE
+    assert not made.lacks(Timeframe.H1)
+
+
+def test_the_week_of_a_listing_is_not_empty_where_days_of_it_are_held(
+    market: Callable[..., Market],
+) -> None:
+    """A gateway without bars for requests past its oldest one hides no week."""
+    made = market(begins=date(2024, 5, 15))
+    made.bench.gateway.nothing_past_oldest = True
+    for _ in range(5):
+        made.load(Timeframe.D1, Timeframe.W1)
+        made.bench.gateway.time += timedelta(minutes=16)
+    week = made.bench.store.read(made.series(Timeframe.W1)[0])["session_date"][0].as_py()
+    assert week == date(2024, 5, 13)
+    assert not made.lacks(Timeframe.D1, Timeframe.W1)
+
+
+@pytest.mark.parametrize("is_asked_first", [False, True])
+def test_a_wrong_head_hides_no_bar(market: Callable[..., Market], is_asked_first: bool) -> None:
+    """A head three years late, with days held from before it: hours come from where days begin."""
+    made = market(first=date(2021, 1, 4), begins=date(2021, 3, 1))
+    made.bench.gateway.head_at = utc(2024, 6, 3, 13, 30)
+    if is_asked_first:
+        made.load(Timeframe.H1)
+    for _ in range(3):
+        made.load(Timeframe.D1)
+        reports = made.load(Timeframe.H1)
+        made.bench.gateway.time += timedelta(minutes=16)
+    assert exit_code_of(reports) is ExitCode.DONE
+    assert not made.lacks(Timeframe.D1, Timeframe.H1)
+
+
+def hidden_for_good(day: date) -> Twist:
+    """Return no bar of one date, whatever is requested."""
+
+    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
+        dates = bars["session_date"].to_numpy().astype("datetime64[D]")
+        kept = bars.filter(pa.array(dates != np.datetime64(day)))
+        return kept if kept.num_rows else NoData(request, NOT_ANSWERED)
+
+    return twist
+
+
+def test_a_permanent_falsehood_ends_disputed_and_says_by_what(
+    market: Callable[..., Market],
+) -> None:
+    """One date that no response ever has, among full ones: three days, and then it is listed."""
+    made = market()
+    made.bench.gateway.twist = hidden_for_good(date(2024, 10, 9))
+    codes = []
+    for _ in range(6):
+        codes.append(exit_code_of(made.bench.run(*_jobs(made))))
+        made.bench.gateway.time += timedelta(days=1, minutes=1)
+    assert codes[:2] == [ExitCode.INCOMPLETE] * 2
+    assert codes[-1] is ExitCode.DONE
+    (hours,) = made.series(Timeframe.H1)
+    proofs = made.bench.store.coverage(hours).empty
+    assert {proof.kind for proof in proofs} == {ProofKind.DISPUTED}
+    around = [
+        one
+        for one in made.bench.ledger.statements.of(hours.symbol)
+        if one.interval.start <= utc(2024, 10, 9, 13, 30) < one.interval.end
+    ]
+    assert len({one.said_at.date() for one in around}) >= 3
+
+
+def _jobs(made: Market) -> list[Job]:
+    wanted = IntervalSet([made.wanted(Timeframe.H1)])
+    return [Job(one, wanted=wanted) for one in made.series(Timeframe.H1)]

@@ -1,0 +1,327 @@
+"""Errors cover nothing, stop what they concern and nothing else, and are remembered."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ktrdr_pipelines.domain.bars import bars_between
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Origin, Series
+from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode, RequestedBy
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import (
+    ConnectionLostError,
+    DiskError,
+    EntitlementError,
+    ForeignIdentityError,
+    GatewayError,
+    GatewayTimeoutError,
+    GatewayUnreachableError,
+    PacingError,
+    RequestRejectedError,
+)
+from ktrdr_pipelines.store.bars.bar_store import SaveResult
+from ktrdr_pipelines.store.ledger.attempts import AttemptKind
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.sync.engine.writer import Commits
+from ktrdr_pipelines.sync.runner import Job
+from tests.support.fake_gateway import Twist, dense_keys, stock, truth_of
+from tests.support.loading import World
+
+MakeWorld = Callable[..., World]
+RTH = "XNYS.RTH"
+JUNE = date(2024, 6, 3), date(2024, 6, 29)
+
+
+def failing_at(error: GatewayError, *numbers: int) -> Twist:
+    """Fail the n-th requests, from 1; all of them where none is named."""
+    count = iter(range(1, 10_000))
+
+    def twist(_: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        return error if not numbers or next(count) in numbers else bars
+
+    return twist
+
+
+@pytest.mark.parametrize(
+    "kind", [GatewayTimeoutError, PacingError, RequestRejectedError, ConnectionLostError]
+)
+def test_an_error_covers_nothing(world: MakeWorld, kind: type[GatewayError]) -> None:
+    """A series that meets nothing but errors stays unexplained, with attempts, and stops soon."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.bench.gateway.twist = failing_at(kind("bars", code=1))
+    report = made.load()
+    assert not report.is_complete
+    assert not made.bench.store.coverage(made.series)
+    assert 3 <= len(report.failures) <= 8
+    attempts = made.bench.ledger.attempts.of(series_key(made.series))
+    assert {attempt.kind for attempt in attempts} == {AttemptKind.ERROR}
+    assert attempts[0].next_try_at == made.bench.gateway.time + timedelta(minutes=5)
+
+
+def test_attempts_are_forgotten_when_their_interval_is_covered(world: MakeWorld) -> None:
+    """What failed once and came later leaves no attempt behind."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.bench.gateway.twist = failing_at(RequestRejectedError("bars"), 3)
+    report = made.load()
+    assert len(report.failures) == 1
+    assert not report.is_complete
+    assert len(made.bench.ledger.attempts.of(series_key(made.series))) == 1
+    made.bench.gateway.twist = None
+    report = made.load()
+    assert report.is_complete
+    assert report.requests == 1
+    assert made.bench.ledger.attempts.of(series_key(made.series)) == []
+    made.check_complete()
+
+
+def test_no_permission_stops_its_series_alone(world: MakeWorld) -> None:
+    """An entitlement error is recorded as blocked for a day; other series go on."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    other = Series(stock("SPY"), Timeframe.H1)
+    keys = dense_keys(RTH, Timeframe.H1, *JUNE)
+    gateway = made.bench.gateway
+    gateway.truth["SPY", Timeframe.H1] = truth_of(keys, Timeframe.H1, calendar_named(RTH))
+    gateway.contract_ids["SPY"] = 756733
+
+    def no_permission(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        return EntitlementError("bars", code=162) if request.series.symbol == "AAPL" else bars
+
+    gateway.twist = no_permission
+    wanted = IntervalSet([made.wanted])
+    reports = made.bench.run(Job(made.series, wanted=wanted), Job(other, wanted=wanted))
+    assert [report.is_complete for report in reports] == [False, True]
+    assert len(reports[0].failures) <= 6
+    attempts = made.bench.ledger.attempts.of(series_key(made.series))
+    assert attempts[0].kind is AttemptKind.BLOCKED
+    assert attempts[0].next_try_at == gateway.time + timedelta(days=1)
+
+
+def test_a_lost_connection_is_opened_anew(world: MakeWorld) -> None:
+    """A connection lost in the middle of a load costs a request, and no bar."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.bench.gateway.twist = failing_at(ConnectionLostError("bars"), 7)
+    report = made.load()
+    assert report.is_complete
+    assert made.bench.gateway.opened == 2
+    assert report.requests == 19 + 1
+    made.check_complete()
+
+
+def test_a_question_cancelled_inside_a_lost_connection_is_asked_again(world: MakeWorld) -> None:
+    """A future that dies with its connection is no wish to stop: it neither ends nor hangs."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+
+    async def die_once(_: BarRequest) -> None:
+        if made.bench.asked == 5:
+            raise asyncio.CancelledError
+
+    made.bench.gateway.before_answer = die_once
+    assert made.load().is_complete
+    assert made.bench.gateway.opened == 2
+    made.check_complete()
+
+
+def test_a_gateway_that_goes_away_leaves_what_was_saved(world: MakeWorld) -> None:
+    """An unreachable gateway ends the run with its error; what was answered before is stored."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.bench.gateway.twist = failing_at(GatewayUnreachableError("bars"), *range(8, 99))
+    with pytest.raises(GatewayUnreachableError):
+        made.load()
+    assert made.bench.store.rows(made.series) == 7 * 390
+    made.check()
+    made.bench.gateway.twist = None
+    assert made.load().requests == 19 - 7
+    made.check_complete()
+
+
+def test_a_full_disk_ends_the_run_and_harms_no_file(world: MakeWorld) -> None:
+    """A save that the system refuses is raised; what stood before still stands, whole."""
+    made = world(RTH, Timeframe.D1, *JUNE)
+    made.load()
+    folder = made.bench.layout.series_folder("AAPL", Timeframe.D1)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    (folder / "all.parquet").rename(folder.parent / "kept")
+    (folder.parent / "timeframe=1d").rmdir()
+    (folder.parent / "timeframe=1d").write_text("in the way")
+    with pytest.raises(DiskError):
+        made.load()
+    (folder.parent / "timeframe=1d").unlink()
+    folder.mkdir()
+    (folder.parent / "kept").rename(folder / "all.parquet")
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert made.load().requests == 0
+
+
+def test_a_write_that_failed_waits_for_the_next() -> None:
+    """Bars of a failed write are written with the next one: nothing answered is thrown away."""
+    keys = dense_keys(RTH, Timeframe.D1, *JUNE)
+    bars = truth_of(keys, Timeframe.D1, calendar_named(RTH)).bars
+    saved: list[int] = []
+    full = iter([True, False])
+
+    def save(table: pa.Table, _: Coverage) -> SaveResult:
+        if next(full):
+            raise DiskError("save")
+        saved.append(table.num_rows)
+        return SaveResult(table.num_rows, 0, ())
+
+    moments = iter(range(0, 100, 10))
+    commits = Commits(
+        save=save, release=lambda _: None, saved=lambda: None, clock=lambda: next(moments)
+    )
+    commits.add(bars.slice(0, 5), Coverage())
+    with pytest.raises(DiskError):
+        asyncio.run(commits.commit_when_due())
+    commits.add(bars.slice(5), Coverage())
+    commits.commit()
+    assert saved == [bars.num_rows]
+
+
+def test_another_contract_is_refused_before_anything_is_asked(world: MakeWorld) -> None:
+    """A gateway whose contract id has changed is not asked for bars; the report names both."""
+    made = world(RTH, Timeframe.D1, *JUNE)
+    made.load()
+    asked = made.bench.asked
+    made.bench.gateway.contract_ids["AAPL"] = 111
+    wider = type(made.wanted)(made.wanted.start - timedelta(days=10), made.wanted.end)
+    report = made.bench.load(made.series, wider)
+    assert isinstance(report.error, ForeignIdentityError)
+    assert "111" in str(report.error)
+    assert "265598" in str(report.error)
+    hours = Series(made.series.instrument, Timeframe.H1)
+    assert isinstance(made.bench.load(hours, made.wanted).error, ForeignIdentityError)
+    assert made.bench.asked == asked
+
+
+@pytest.mark.parametrize("what", ["origin", "hours"])
+def test_foreign_bars_are_refused_before_anything_is_asked(world: MakeWorld, what: str) -> None:
+    """Simulated bars, or bars of other hours, do not go into the files of others."""
+    made = world(RTH, Timeframe.D1, *JUNE)
+    made.load()
+    asked = made.bench.asked
+    series = made.series
+    if what == "origin":
+        made.bench.gateway.origin = Origin.SIMULATED
+    else:
+        series = Series(replace(series.instrument, use_rth=False), series.timeframe)
+    wider = type(made.wanted)(made.wanted.start - timedelta(days=10), made.wanted.end)
+    assert isinstance(made.bench.load(series, wider).error, ForeignIdentityError)
+    assert made.bench.asked == asked
+
+
+def test_a_restated_bar_replaces_the_older_one_and_is_remembered(world: MakeWorld) -> None:
+    """When an overlapping answer gives another value, the newer stands and the older is kept."""
+    made = world(RTH, Timeframe.H1, *JUNE)
+    days = [made.wanted.start + timedelta(days=n) for n in (0, 8, 10, 26)]
+    for start, end in ((days[1], days[2]), (days[0], days[3])):
+        truth = made.bench.truth(made.series)
+        made.bench.load(made.series, type(made.wanted)(start, end))
+        restated = truth.bars.set_column(
+            truth.bars.schema.get_field_index("volume"),
+            truth.bars.schema.field("volume"),
+            pa.array([200.0] * truth.bars.num_rows),
+        )
+        made.bench.gateway.truth[made.series.symbol, Timeframe.H1] = replace(truth, bars=restated)
+    revisions = made.bench.ledger.revisions.of(series_key(made.series))
+    assert {revision.volume for revision in revisions} == {100.0}
+    assert len(revisions) == bars_between(truth.bars, days[1], days[2]).num_rows
+    assert set(made.bench.store.read(made.series)["volume"].to_pylist()) == {200.0}
+
+
+def test_two_jobs_of_one_series_both_report(world: MakeWorld) -> None:
+    """Intervals of one series that are named twice are worked on one after the other, once."""
+    made = world(RTH, Timeframe.H1, *JUNE)
+    wanted = IntervalSet([made.wanted])
+    first, second = made.bench.run(
+        Job(made.series, wanted=wanted), Job(made.series, Mode.FULL, wanted=wanted)
+    )
+    assert (first.requests, second.requests) == (1, 0)
+    assert first.is_complete
+    assert second.is_complete
+
+
+def test_what_was_not_asked_is_no_request(world: MakeWorld) -> None:
+    """A refusal out of memory stops the series as the gateway's own does, and audits nothing."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    error = EntitlementError("bars", reason="not asked", code=354)
+    error.was_sent = False
+    made.bench.gateway.twist = failing_at(error)
+    report = made.load()
+    assert not report.is_complete
+    assert report.requests == 0
+    attempts = made.bench.ledger.attempts.of(series_key(made.series))
+    assert {attempt.kind for attempt in attempts} == {AttemptKind.BLOCKED}
+
+
+@pytest.mark.parametrize(("concurrency", "later"), [(2, 9), (9, 2), (1, 1)])
+def test_as_many_are_asked_at_once_as_the_gateway_has_places(
+    world: MakeWorld, concurrency: int, later: int
+) -> None:
+    """Workers come and go with the width of the gateway, and all is loaded."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    gateway = made.bench.gateway
+    gateway.concurrency = concurrency
+    open_now, seen = [0], []
+
+    async def busy(_: BarRequest) -> None:
+        open_now[0] += 1
+        seen.append(open_now[0])
+        for _ in range(5):
+            await asyncio.sleep(0)
+        open_now[0] -= 1
+        if made.bench.asked == 9:
+            gateway.concurrency = later
+
+    gateway.before_answer = busy
+    assert made.load().is_complete
+    assert max(seen) <= max(concurrency, later)
+    assert max(seen[-3:]) <= later
+    assert max(seen) >= min(max(concurrency, later), 5)
+    made.check_complete()
+
+
+@pytest.mark.parametrize("mode", [Mode.FULL, Mode.TAIL])
+@pytest.mark.parametrize("kind", [GatewayTimeoutError, EntitlementError, RequestRejectedError])
+def test_an_open_session_that_could_not_be_had_is_not_complete(
+    world: MakeWorld, kind: type[GatewayError], mode: Mode
+) -> None:
+    """What of today was asked for and failed is unexplained, and what is deferred is not there."""
+    made = world(RTH, Timeframe.M1, *JUNE, now=datetime(2024, 6, 28, 15, tzinfo=UTC))
+    yesterday = datetime(2024, 6, 28, 4, tzinfo=UTC)
+    made.bench.load(made.series, type(made.wanted)(made.wanted.start, yesterday))
+    made.bench.gateway.twist = failing_at(kind("bars", code=354))
+    bounds = Bounds(made.wanted.start, made.wanted.end)
+    for requested_by, requests in ((RequestedBy.PERSON, True), (RequestedBy.SENSOR, False)):
+        (report,) = made.bench.run(Job(made.series, mode, bounds, requested_by=requested_by))
+        assert not report.is_complete, report.summary
+        assert (
+            bool(report.unexplained) is bool(report.failures) is bool(report.requests) is requests
+        )
+        assert bool(report.deferred) is not requests
+        assert (report.unexplained | report.deferred).clip(made.wanted).length >= timedelta(hours=1)
+        assert "complete" not in report.summary
+    made.bench.gateway.twist = None
+    (report,) = made.bench.run(Job(made.series, mode, bounds))
+    assert report.is_complete
+    assert not report.unexplained
+
+
+def test_an_instrument_without_data_is_not_complete_while_its_session_is_open(
+    world: MakeWorld,
+) -> None:
+    """Where the gateway has no data at all, an open session is no excuse."""
+    made = world(RTH, Timeframe.M1, date(2024, 6, 28), date(2024, 6, 29), keys=np.empty(0, int))
+    made.bench.gateway.truth[made.series.symbol, Timeframe.D1] = made.bench.truth(made.series)
+    made.bench.gateway.time = datetime(2024, 6, 28, 15, tzinfo=UTC)
+    report = made.load()
+    assert not report.is_complete
+    assert report.unexplained

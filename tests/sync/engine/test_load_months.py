@@ -1,0 +1,179 @@
+"""Months of keeping a store fresh: what was covered, or tried, is hardly ever asked for again."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
+from ktrdr_pipelines.domain.calendars.sessions import midnight
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import GatewayError, GatewayTimeoutError
+from ktrdr_pipelines.store.layout import create_store
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.sync.runner import Job
+from tests.support.fake_gateway import (
+    FakeGateway,
+    Truth,
+    daily_truth,
+    dense_keys,
+    fx,
+    series_of,
+    start_of,
+    stock,
+    truth_of,
+    utc,
+)
+from tests.support.loading import Bench
+
+START, LAST = date(2024, 3, 1), date(2024, 12, 31)
+FIRST_EVENING = utc(2024, 5, 1, 22)
+DAYS = 120
+
+
+def thin(keys: np.ndarray) -> np.ndarray:
+    """Leave out most bars, and every bar of some sessions."""
+    days = calendar_named("XNYS.RTH").days_of(keys)
+    empty = {np.datetime64(day) for day in ("2024-04-11", "2024-05-15", "2024-07-10")}
+    chance = np.random.default_rng(3)
+    return keys[(chance.random(len(keys)) < 0.6) & ~np.isin(days, list(empty))]
+
+
+@dataclass
+class Months:
+    """A store, five series, and a count of the requests whose interval was known already."""
+
+    bench: Bench
+    series: list[Series]
+    asked: Counter[str] = field(default_factory=Counter)
+    known: dict[Series, IntervalSet] = field(default_factory=dict)
+
+    def evening(self, *modes: Mode) -> None:
+        """Let automatic work look once, as sensors do, and judge what it asks."""
+        for mode in modes:
+            for series in self.series:
+                self.known[series] = self._known(series)
+            before = self.bench.asked
+            self.bench.run(
+                *(Job(one, mode, requested_by=RequestedBy.SENSOR) for one in self.series)
+            )
+            for request in self.bench.gateway.asked[before:]:
+                self.asked["again" if self._was_known(request) else "new"] += 1
+
+    def _known(self, series: Series) -> IntervalSet:
+        """Give what was ever covered, or tried."""
+        coverage = self.bench.store.coverage(series)
+        attempts = self.bench.ledger.attempts.of(series_key(series))
+        return (
+            coverage.bars
+            | IntervalSet(proof.interval for proof in coverage.empty)
+            | IntervalSet(attempt.interval for attempt in attempts)
+        )
+
+    def _was_known(self, request: BarRequest) -> bool:
+        known = self.known.get(request.series)
+        end = request.ends_at or self.bench.gateway.time
+        calendar = calendar_named(request.series.instrument.calendar)
+        start = start_of(request, end)
+        if not request.series.timeframe.is_intraday:
+            last = calendar.day_of(end - timedelta(seconds=1))
+            start, end = midnight(calendar.day_of(start)), midnight(last + timedelta(days=1))
+        spans = session_grid(calendar, request.series.timeframe).spans_in(Interval(start, end))
+        return known is None or all(known.covers(span.interval) for span in spans)
+
+
+@pytest.fixture
+def months(folders: Iterator[Path]) -> Months:
+    """Make a store of liquid and thin instruments, empty, at the first evening."""
+    apple, small = replace(stock("AAPL"), start=START), replace(stock("THIN"), start=START)
+    euro = replace(fx(), start=START)
+    series = [
+        series_of(apple, Timeframe.M1),
+        series_of(apple, Timeframe.H1),
+        series_of(apple, Timeframe.D1),
+        series_of(small, Timeframe.H1),
+        series_of(euro, Timeframe.H1),
+    ]
+    truth: dict[tuple[str, Timeframe], Truth] = {}
+    for one in series:
+        calendar = one.instrument.calendar
+        keys = dense_keys(calendar, one.timeframe, START - timedelta(days=30), LAST)
+        keys = thin(keys) if one.symbol == "THIN" else keys
+        truth[one.symbol, one.timeframe] = truth_of(keys, one.timeframe, calendar_named(calendar))
+    for one in series:
+        life = LAST, LAST + timedelta(days=9)
+        bars = truth[one.symbol, one.timeframe].bars
+        daily = daily_truth(bars, one.timeframe, one.instrument.calendar, life)
+        truth.setdefault((one.symbol, Timeframe.D1), daily)
+    gateway = FakeGateway(truth, FIRST_EVENING)
+    gateway.contract_ids = {"AAPL": 1, "THIN": 2, "EURUSD": 3}
+    return Months(Bench(create_store(next(folders)), gateway, retries=0), series)
+
+
+def failing_now_and_then(seed: int) -> Callable[..., object]:
+    """Leave one request in forty unanswered."""
+    chance = np.random.default_rng(seed)
+    return lambda _, bars: GatewayTimeoutError("bars") if chance.random() < 1 / 40 else bars
+
+
+@pytest.mark.slow
+def test_a_covered_store_is_hardly_ever_asked_again(months: Months) -> None:
+    """120 days of tails and gap filling: re-requests stay under 1 % a month, and nothing lacks."""
+    for _ in range(DAYS):
+        months.evening(Mode.TAIL, Mode.FULL)
+        months.bench.gateway.time += timedelta(days=1)
+    total = months.asked.total()
+    assert total > 350
+    assert 0 < months.asked["again"] * 30 / DAYS < months.asked["new"] / 100, months.asked
+    for series in months.series:
+        calendar = calendar_named(series.instrument.calendar)
+        opened = calendar.sessions(START, START + timedelta(days=1))[0].opens_at
+        end = months.bench.gateway.time - timedelta(days=1)
+        start = opened if series.timeframe.is_intraday else midnight(START)
+        months.bench.check_complete(series, Interval(start, _day(series, end)))
+
+
+@pytest.mark.slow
+def test_failures_do_not_make_it_ask_for_ever(months: Months) -> None:
+    """One request in forty fails: what failed is asked again when due, and all comes in the end.
+
+    Two sessions without a bar among full ones take statements on two more days each.
+    """
+    months.bench.gateway.twist = failing_now_and_then(11)  # type: ignore[assignment]
+    for _ in range(40):
+        _evening_of(months)
+        months.bench.gateway.time += timedelta(days=1)
+    total = months.asked.total()
+    assert months.asked["again"] < total * 2 / 40 + 2 * 2 * 2, months.asked
+    months.bench.gateway.twist = None
+    _evening_of(months)
+    for series in months.series:
+        assert months.bench.ledger.attempts.of(series_key(series)) == []
+
+
+def _evening_of(months: Months) -> None:
+    try:
+        months.evening(Mode.FULL)
+    except GatewayError:
+        pytest.fail("a silent request ended the run")
+
+
+def _day(series: Series, end: datetime) -> datetime:
+    """Give the end of the last session that has closed, on the stamp axis."""
+    calendar = calendar_named(series.instrument.calendar)
+    closed = [
+        session
+        for session in calendar.sessions(end.date() - timedelta(days=7), end.date())
+        if session.closes_at < end - timedelta(hours=1)
+    ]
+    last = closed[-1]
+    return last.closes_at if series.timeframe.is_intraday else midnight(last.day + timedelta(1))

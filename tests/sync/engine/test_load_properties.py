@@ -1,0 +1,352 @@
+"""Whatever a gateway does to its answers, what is covered is proved, and the asking ends."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from ktrdr_pipelines.domain.bars import bars_between, micros
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import (
+    ConnectionLostError,
+    GatewayError,
+    GatewayTimeoutError,
+    RequestRejectedError,
+)
+from ktrdr_pipelines.store.layout import create_store
+from ktrdr_pipelines.sync.runner import Job
+from tests.support.examples import UNSHRUNK, examples
+from tests.support.fake_gateway import (
+    FakeGateway,
+    daily_truth,
+    dense_keys,
+    instrument_of,
+    moment_of,
+    series_of,
+    truth_of,
+    utc,
+)
+from tests.support.loading import Bench, World
+
+FIRST = date(2024, 10, 7)
+MOST_PER_SESSION = 12
+"""Requests for one session of the thinnest market under the worst gateway, with room to spare."""
+
+
+@dataclass
+class Moods:
+    """Misbehaves by a list of moods, one a request, and is honest when they are used up."""
+
+    moods: list[str]
+    cuts: list[int]
+    asked: int = field(default=0)
+
+    def __call__(self, request: BarRequest, bars: pa.Table) -> pa.Table | NoData | GatewayError:
+        mood = self.moods[self.asked] if self.asked < len(self.moods) else "honest"
+        cut = self.cuts[self.asked % len(self.cuts)]
+        self.asked += 1
+        match mood:
+            case "left" | "right" | "both" | "nothing":
+                left, right = _ends_cut(mood, cut, bars.num_rows)
+                return bars.slice(left, max(0, bars.num_rows - left - right))
+            case "lost":
+                return ConnectionLostError("bars", reason="the connection was lost")
+            case "silent":
+                return GatewayTimeoutError("bars", reason="no answer")
+            case "rejected":
+                return RequestRejectedError("bars", reason="321")
+        return bars
+
+
+def _ends_cut(mood: str, cut: int, rows: int) -> tuple[int, int]:
+    """Say how many bars a mood hides at each end."""
+    cuts = {"left": (cut, 0), "right": (0, cut), "both": (cut, cut), "nothing": (rows, 0)}
+    return cuts[mood]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A series with a random pattern of trades, and an interval of it."""
+
+    calendar: str
+    timeframe: Timeframe
+    days: int
+    dropped_sessions: frozenset[int]
+    now: datetime | None
+    seed: int
+    density: float
+    skip: int
+
+
+def cases(*, open_session: bool = False) -> st.SearchStrategy[Case]:
+    """Make small cases of every timeframe and calendar."""
+    timeframes = st.sampled_from(list(Timeframe))
+    nows = st.datetimes(datetime(2024, 10, 9), datetime(2024, 12, 1))  # noqa: DTZ001
+    return st.builds(
+        Case,
+        st.sampled_from(["XNYS.RTH", "XNYS.ETH", "FX"]),
+        timeframes,
+        st.integers(2, 40),
+        st.frozensets(st.integers(0, 40), max_size=12),
+        nows.map(lambda at: at.replace(tzinfo=utc(2024, 1, 1).tzinfo))
+        if open_session
+        else st.none(),
+        st.integers(0, 1000),
+        st.sampled_from([0.05, 0.3, 0.7, 0.95, 1.0]),
+        st.integers(0, 20),
+    )
+
+
+def keys_in(case: Case) -> np.ndarray:
+    """Return the timestamps of a case's trades: sessions and single bars are missing."""
+    calendar = calendar_named(case.calendar)
+    first, end = FIRST - timedelta(days=case.skip), FIRST + timedelta(days=case.days + 10)
+    if case.timeframe is Timeframe.D1:
+        end = date(2026, 6, 1)
+    keys = dense_keys(case.calendar, case.timeframe, first, end)
+    traded = np.random.default_rng(case.seed).random(len(keys)) < case.density
+    traded |= keys > micros(utc(2025, 3, 1))
+    day = keys.astype("datetime64[us]") if not case.timeframe.is_intraday else None
+    dates = day.astype("datetime64[D]") if day is not None else calendar.days_of(keys)
+    number = (dates - np.datetime64(FIRST)).astype(int)
+    return keys[traded & ~np.isin(number, list(case.dropped_sessions))]
+
+
+def world_of(case: Case, folder: Path) -> World:
+    """Make the world of a case; the gateway also knows days that show life."""
+    calendar = calendar_named(case.calendar)
+    instrument = instrument_of(case.calendar)
+    wanted = interval_between(
+        calendar, case.timeframe, FIRST, FIRST + timedelta(days=max(case.days, 7))
+    )
+    key = (instrument.symbol, case.timeframe)
+    truth = {key: truth_of(keys_in(case), case.timeframe, calendar)}
+    if case.timeframe is not Timeframe.D1:
+        life = date(2025, 3, 2), date(2026, 6, 1)
+        truth[key[0], Timeframe.D1] = daily_truth(
+            truth[key].bars, case.timeframe, case.calendar, life
+        )
+    gateway = FakeGateway(truth, case.now or utc(2025, 6, 1, 3))
+    return World(
+        Bench(create_store(folder), gateway), series_of(instrument, case.timeframe), wanted
+    )
+
+
+def oldest_of(world: World) -> datetime | None:
+    """Say when the oldest bar began to trade, if there is one."""
+    opens = world.bench.truth(world.series).opens
+    return moment_of(opens[0]) if len(opens) else None
+
+
+def most_requests(world: World) -> int:
+    """Say how many requests are more than any case can need."""
+    days = (world.wanted.end - world.wanted.start).days
+    return MOST_PER_SESSION * days + 40
+
+
+def moods(*kinds: str) -> st.SearchStrategy[Moods]:
+    """Make a gateway's moods."""
+    return st.builds(
+        Moods,
+        st.lists(st.sampled_from(["honest", *kinds]), max_size=60),
+        st.lists(st.integers(1, 200), min_size=1, max_size=7),
+    )
+
+
+@given(case=cases())
+@examples(40, phases=UNSHRUNK)
+def test_any_market_is_stored_as_it_was(case: Case, folders: Iterator[Path]) -> None:
+    """Whatever was traded when, an honest gateway's bars are all stored and all is explained.
+
+    What looks as if bars had been left out is asked for once more, and never again.
+    """
+    world = world_of(case, next(folders))
+    world.load()
+    world.check()
+    assert world.bench.asked <= most_requests(world)
+    report = world.load_until_confirmed()
+    assert report.is_complete, report.summary
+    world.check_complete()
+    asked = world.bench.asked
+    world.load()
+    assert world.bench.asked == asked
+
+
+@given(case=cases(open_session=True))
+@examples(40, phases=UNSHRUNK)
+def test_an_open_session_is_never_taken_for_done(case: Case, folders: Iterator[Path]) -> None:
+    """At any moment of a session only whole bars are stored, and later ones still come."""
+    world = world_of(case, next(folders))
+    world.load()
+    world.check()
+    world.bench.gateway.time += timedelta(hours=1, minutes=7, seconds=31)
+    world.load()
+    world.check()
+    world.bench.gateway.time = utc(2025, 6, 1, 3)
+    assert world.load_until_confirmed().is_complete
+    world.check_complete()
+
+
+QUIET_AT_BOTH_ENDS = Case(
+    calendar="FX",
+    timeframe=Timeframe.M30,
+    days=3,
+    dropped_sessions=frozenset({1, 2, 3, 4, 15, 23, 26, 29}),
+    now=None,
+    seed=0,
+    density=0.05,
+    skip=0,
+)
+"""A session without bars at either end, between empty ones: each end is confirmed alone."""
+
+
+@given(case=cases(), mood=moods("left", "right", "both"))
+@example(case=QUIET_AT_BOTH_ENDS, mood=Moods([], [1]))
+@examples(40, phases=UNSHRUNK)
+def test_short_answers_lose_nothing(case: Case, mood: Moods, folders: Iterator[Path]) -> None:
+    """What an answer left out at either end is asked for again, and not for ever.
+
+    Where a market pauses within sessions, a response that lacks the last bars before a close looks
+    like one of a quiet end, which one response covers: there only the other end is cut.
+    """
+    assume(case.density == 1.0 or not {"right", "both"} & set(mood.moods))
+    world = world_of(case, next(folders))
+    world.bench.gateway.twist = mood
+    world.load()
+    world.check()
+    assert world.bench.asked <= most_requests(world)
+    world.load()
+    world.check()
+    world.bench.gateway.twist = None
+    assert world.load_until_confirmed().is_complete
+    world.check_complete()
+
+
+@given(
+    case=cases(),
+    mood=moods("left", "right", "both", "nothing", "lost", "silent", "rejected"),
+    head=st.booleans(),
+)
+@examples(40, phases=UNSHRUNK)
+def test_nothing_false_is_covered_by_failures(
+    case: Case, mood: Moods, head: bool, folders: Iterator[Path]
+) -> None:
+    """Failures and single silences cover nothing; honest repeats make the interval whole."""
+    world = world_of(case, next(folders))
+    gateway = world.bench.gateway
+    gateway.head_at = oldest_of(world) if head else None
+    gateway.twist = mood
+    for _ in range(5):
+        try:
+            report = world.load()
+        except GatewayError:
+            continue
+        world.check()
+    gateway.twist = None
+    report = world.load_until_confirmed()
+    assert report.is_complete, report.summary
+    world.check_complete()
+    assert world.bench.asked <= 3 * most_requests(world)
+
+
+@given(case=cases(), head=st.booleans())
+@examples(40, phases=UNSHRUNK)
+def test_data_that_begin_late_are_all_found(
+    case: Case, head: bool, folders: Iterator[Path]
+) -> None:
+    """A gateway that answers nothing to what reaches past its oldest bar still gives all it has."""
+    case = Case(
+        case.calendar, case.timeframe, case.days, frozenset(), None, case.seed, 1.0, -(case.skip)
+    )
+    world = world_of(case, next(folders))
+    gateway = world.bench.gateway
+    gateway.nothing_past_oldest = True
+    gateway.head_at = oldest_of(world) if head else None
+    report = world.load_until_confirmed()
+    assert report.is_complete, report.summary
+    world.check()
+    truth = bars_between(world.bench.truth(world.series).bars, *_ends(world))
+    assert world.bench.store.read(world.series).equals(truth)
+    assert world.bench.asked <= most_requests(world)
+
+
+def _ends(world: World) -> tuple[datetime, datetime]:
+    return world.wanted.start, world.wanted.end
+
+
+@given(case=cases(), stop=st.integers(0, 30), kind=st.sampled_from([0, 1, 2]))
+@examples(30, phases=UNSHRUNK)
+def test_a_stop_at_any_request_loses_nothing(
+    case: Case, stop: int, kind: int, folders: Iterator[Path]
+) -> None:
+    """A cancelled or broken run keeps what it was answered; a repeat asks only for the rest."""
+    error = [asyncio.CancelledError, KeyboardInterrupt, MemoryError][kind]
+    whole = world_of(case, next(folders))
+    whole.load()
+    world = world_of(case, next(folders))
+
+    is_stopped = False
+
+    async def break_off(_: BarRequest) -> None:
+        nonlocal is_stopped
+        if is_stopped or world.bench.asked <= stop:
+            return
+        is_stopped = True  # once, as a signal or a full memory comes
+        if error is asyncio.CancelledError:
+            await world.bench.cancel()
+        raise error
+
+    world.bench.gateway.before_answer = break_off
+    if whole.bench.asked > stop:
+        with pytest.raises(error):
+            world.load()
+    world.check()
+    world.bench.gateway.before_answer = None
+    world.bench.gateway.time += timedelta(hours=1)
+    world.load()
+    world.check()
+    spare = 6 + 6 + 2
+    assert world.bench.asked <= whole.bench.asked + spare
+    report = world.load_until_confirmed()
+    assert report.is_complete, report.summary
+
+
+@given(
+    case=cases(),
+    mood=moods("left", "right", "both", "nothing", "lost", "silent", "rejected"),
+    low=st.floats(0, 0.9),
+    length=st.floats(0.05, 1.0),
+)
+@examples(25, phases=UNSHRUNK)
+def test_a_refresh_takes_nothing_back(
+    case: Case, mood: Moods, low: float, length: float, folders: Iterator[Path]
+) -> None:
+    """Whatever a gateway makes of a refresh, coverage and bars are at least what they were."""
+    world = world_of(case, next(folders))
+    world.load()
+    before, bars = world.bench.store.coverage(world.series), world.bench.store.read(world.series)
+    span = world.wanted.length
+    start = world.wanted.start + low * span
+    interval = Interval(start, min(start + length * span, world.wanted.end))
+    world.bench.gateway.twist = mood
+    try:
+        world.bench.run(Job(world.series, wanted=IntervalSet([interval]), refresh=True))
+    except GatewayError:
+        assert mood.moods
+    world.check()
+    after = world.bench.store.coverage(world.series)
+    assert not before.bars - after.bars
+    now = world.bench.gateway.time
+    assert not before.covered(now) - after.covered(now)
+    assert world.bench.store.read(world.series).equals(bars)

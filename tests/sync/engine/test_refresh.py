@@ -1,0 +1,517 @@
+"""Asking again for what is covered: a refresh by a person, and sparse sessions by themselves."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from ktrdr_pipelines.cli.load_report import exit_code_of
+from ktrdr_pipelines.domain.bars import bars_between, micros
+from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
+from ktrdr_pipelines.domain.coverage import ProofKind
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
+from ktrdr_pipelines.domain.planning.reports import Quiet, SeriesReport
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import ExitCode, GatewayError, RequestRejectedError
+from ktrdr_pipelines.gaps.index import GapIndex
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.store.ledger.marks import REFRESH_KEPT_DAYS
+from ktrdr_pipelines.sync.runner import Job
+from tests.support.fake_gateway import dense_keys, truth_of, utc
+from tests.support.loading import World
+
+MakeWorld = Callable[..., World]
+RTH = "XNYS.RTH"
+JUNE = date(2024, 6, 3), date(2024, 6, 29)
+SPRING = date(2024, 3, 4), date(2024, 6, 1)
+NOTHING = IntervalSet()
+
+
+def refresh(made: World, interval: Interval | None = None) -> SeriesReport:
+    """Ask again for an interval."""
+    wanted = IntervalSet([interval or made.wanted])
+    return made.bench.run(Job(made.series, wanted=wanted, refresh=True))[0]
+
+
+def restate(made: World, first: date, end: date) -> None:
+    """Let the gateway give other volumes for some dates from now on."""
+    key = made.series.symbol, made.series.timeframe
+    truth = made.bench.gateway.truth[key]
+    days = truth.bars["session_date"].to_numpy().astype("datetime64[D]")
+    changed = (days >= np.datetime64(first)) & (days < np.datetime64(end))
+    volume = np.where(changed, 7.0, truth.bars["volume"].to_numpy())
+    place = truth.bars.schema.get_field_index("volume")
+    bars = truth.bars.set_column(place, truth.bars.schema.field("volume"), pa.array(volume))
+    made.bench.gateway.truth[key] = replace(truth, bars=bars)
+
+
+def take_away(made: World, day: date) -> int:
+    """Let the gateway know nothing of a date any more, and count the bars."""
+    key = made.series.symbol, made.series.timeframe
+    truth = made.bench.gateway.truth[key]
+    kept = truth.bars["session_date"].to_numpy().astype("datetime64[D]") != np.datetime64(day)
+    made.bench.gateway.truth[key] = replace(
+        truth,
+        bars=truth.bars.filter(pa.array(kept)),
+        opens=truth.opens[kept],
+        closes=truth.closes[kept],
+    )
+    return int((~kept).sum())
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.H1, Timeframe.D1, Timeframe.W1])
+def test_a_refresh_asks_each_chunk_once_and_keeps_what_changed(
+    world: MakeWorld, timeframe: Timeframe
+) -> None:
+    """The same requests as the first load; changed bars stand, their old values are revisions."""
+    made = world(RTH, timeframe, *JUNE)
+    first = made.load()
+    before = list(made.bench.gateway.asked)
+    restate(made, date(2024, 6, 10), date(2024, 6, 17))
+    coverage = made.bench.store.coverage(made.series)
+    report = refresh(made)
+    again = made.bench.gateway.asked[len(before) :]
+    assert {(one.ends_at, one.duration) for one in again} == {
+        (one.ends_at, one.duration) for one in before
+    }
+    assert len(again) == len(before) == first.requests
+    assert report.is_complete
+    assert report.added == 0
+    revisions = made.bench.ledger.revisions.of(series_key(made.series))
+    assert len(revisions) == report.revised > 0
+    assert {one.volume for one in revisions} == {100.0}
+    assert made.bench.store.coverage(made.series) == coverage
+    made.check_complete()
+
+
+def test_a_refresh_of_a_part_asks_for_that_part(world: MakeWorld) -> None:
+    """Only the sessions of the named interval are asked for."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.load()
+    asked = made.bench.asked
+    report = refresh(made, Interval(utc(2024, 6, 11, 4), utc(2024, 6, 14, 4)))
+    assert report.requests == 3
+    assert [one.ends_at.day for one in made.bench.gateway.asked[asked:]] == [14, 13, 12]
+
+
+def test_a_refresh_fills_what_was_missing_too(world: MakeWorld) -> None:
+    """What was never covered is asked for once, with the rest."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.bench.load(made.series, Interval(made.wanted.start, utc(2024, 6, 12, 4)))
+    assert refresh(made).is_complete
+    made.check_complete()
+
+
+def test_a_refresh_that_fails_takes_nothing_back(world: MakeWorld) -> None:
+    """Coverage and bars stand as they were; what could not be had is said, and is no gap."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.load()
+    coverage, bars = made.bench.store.coverage(made.series), made.bench.store.read(made.series)
+
+    def fail(request: BarRequest, answer: pa.Table) -> pa.Table | GatewayError:
+        ends_at = utc(2024, 6, 13, 13, 30)
+        return RequestRejectedError("bars") if request.ends_at == ends_at else answer
+
+    made.bench.gateway.twist = fail
+    report = refresh(made)
+    assert not report.is_complete
+    assert not report.unexplained
+    assert report.not_refreshed == IntervalSet(
+        [Interval(utc(2024, 6, 12, 13, 30), utc(2024, 6, 12, 20))]
+    )
+    assert "not all refreshed" in report.summary
+    assert made.bench.store.coverage(made.series) == coverage
+    assert made.bench.store.read(made.series).equals(bars)
+    made.bench.gateway.twist = None
+    assert made.load().requests == 0
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.H1])
+def test_bars_that_the_gateway_no_longer_gives_stay_and_are_counted(
+    world: MakeWorld, timeframe: Timeframe
+) -> None:
+    """A refresh deletes nothing: what has vanished is kept, and told as not refreshed."""
+    made = world(RTH, timeframe, *JUNE)
+    made.load()
+    bars = made.bench.store.read(made.series)
+    assert take_away(made, date(2024, 6, 12)) > 0
+    report = refresh(made)
+    assert not report.unexplained
+    assert [part.start.date() for part in report.not_refreshed] == [date(2024, 6, 12)]
+    assert made.bench.store.read(made.series).equals(bars)
+    assert made.bench.store.coverage(made.series).empty == ()
+
+
+def stop_a_refresh(made: World) -> None:
+    """Restate the market, and cancel a refresh of it at its twelfth request."""
+    asked = made.bench.asked
+    restate(made, *JUNE)
+
+    async def stop(_: BarRequest) -> None:
+        if made.bench.asked == asked + 12:
+            await made.bench.cancel()
+
+    made.bench.gateway.before_answer = stop
+    with pytest.raises(asyncio.CancelledError):
+        refresh(made)
+    made.bench.gateway.before_answer = None
+
+
+def test_a_stop_in_the_middle_of_a_refresh_loses_nothing(world: MakeWorld) -> None:
+    """What was answered before the stop is stored; all else stands as it was."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.load()
+    coverage = made.bench.store.coverage(made.series)
+    stop_a_refresh(made)
+    assert made.bench.store.coverage(made.series) == coverage
+    volumes = made.bench.store.read(made.series, made.wanted)["volume"].to_numpy()
+    assert 390 * 5 <= int((volumes == 7.0).sum()) < 390 * 19
+    assert refresh(made).is_complete
+    made.check_complete()
+
+
+def test_a_refresh_that_was_stopped_goes_on_and_one_that_ended_begins_anew(
+    world: MakeWorld,
+) -> None:
+    """What was saved before the stop is not asked a second time; after the end all is again."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.load()
+    stop_a_refresh(made)
+    volumes = made.bench.store.read(made.series, made.wanted)["volume"].to_numpy()
+    rest = int((volumes != 7.0).sum()) // 390
+    assert 0 < rest < 19
+    assert refresh(made).requests == rest
+    made.check_complete()
+    assert refresh(made).requests == 19
+
+
+def test_a_refresh_that_failed_in_part_asks_next_for_that_part(world: MakeWorld) -> None:
+    """Only what could not be had is asked for again, unless days have passed since."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.load()
+
+    def fail(request: BarRequest, answer: pa.Table) -> pa.Table | GatewayError:
+        ends_at = utc(2024, 6, 13, 13, 30)
+        return RequestRejectedError("bars") if request.ends_at == ends_at else answer
+
+    made.bench.gateway.twist = fail
+    assert len(refresh(made).not_refreshed) == 1
+    assert len(refresh(made).not_refreshed) == 1
+    assert made.bench.asked == 19 + 19 + 1
+    made.bench.gateway.time += timedelta(days=REFRESH_KEPT_DAYS, minutes=1)
+    made.bench.gateway.twist = None
+    assert refresh(made).requests == 19
+
+
+def test_a_load_between_two_halves_of_a_refresh_asks_nothing(world: MakeWorld) -> None:
+    """What a refresh has not had yet is covered all the while."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.load()
+    made.bench.gateway.twist = lambda *_: RequestRejectedError("bars")
+    assert not refresh(made).is_complete
+    assert made.load().requests == 0
+
+
+def test_two_loads_of_which_one_refreshes_both_end(world: MakeWorld) -> None:
+    """What another run saves answers no refresh; it is asked for all the same."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    wanted = IntervalSet([made.wanted])
+    first, second = made.bench.run(
+        Job(made.series, wanted=wanted), Job(made.series, wanted=wanted, refresh=True)
+    )
+    assert (first.requests, second.requests) == (19, 19)
+
+
+# --- sparse sessions ------------------------------------------------------------------------------
+
+
+def cut_short(made: World, day: date, minutes: int, *, times: int = 1000) -> None:
+    """Let the gateway leave out the end of a session so many times that it is asked for."""
+    opens = calendar_named(RTH).sessions(day, day + timedelta(days=1))[0].opens_at
+    low, high = micros(opens) + minutes * 60_000_000, micros(opens) + 390 * 60_000_000
+
+    left = times
+
+    def leave_out(_: BarRequest, bars: pa.Table) -> pa.Table:
+        nonlocal left
+        keys = bars["ts"].cast(pa.int64()).to_numpy()
+        is_cut = (keys >= low) & (keys < high)
+        left -= int(is_cut.any())
+        return bars.filter(pa.array(~is_cut)) if left >= 0 else bars
+
+    made.bench.gateway.twist = leave_out
+
+
+def hide(made: World, day: date, *, times: int) -> None:
+    """Let the gateway leave out all of a session so many times that it is asked for."""
+    left = times
+
+    def leave_out(_: BarRequest, bars: pa.Table) -> pa.Table:
+        nonlocal left
+        is_cut = pc.equal(bars["session_date"], pa.scalar(day, pa.date32()))
+        left -= int(pc.any(is_cut).as_py() or False)
+        return bars.filter(pc.invert(is_cut)) if left >= 0 else bars
+
+    made.bench.gateway.twist = leave_out
+
+
+class Told(Quiet):
+    """Keeps what a load tells."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def noted(self, series: Series, text: str) -> None:
+        """Keep a text."""
+        self.texts.append(f"{series}: {text}")
+
+
+def sensor(made: World) -> SeriesReport:
+    """Fill gaps as automatic work does."""
+    wanted = IntervalSet([made.wanted])
+    return made.bench.run(Job(made.series, wanted=wanted, requested_by=RequestedBy.SENSOR))[0]
+
+
+def test_a_sparse_session_is_asked_once_more_and_made_whole(world: MakeWorld) -> None:
+    """A session that came with half its bars is requested once more a quarter of an hour later."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    cut_short(made, date(2024, 6, 13), 100, times=2)
+    report = made.load()
+    assert (report.requests, report.added) == (20, 19 * 390 - 290)
+    assert exit_code_of([report]) is ExitCode.INCOMPLETE
+    made.bench.gateway.time += timedelta(minutes=14)
+    assert made.load().requests == sensor(made).requests == 0
+    made.bench.gateway.time += timedelta(minutes=2)
+    report = sensor(made)
+    assert (report.requests, report.added) == (1, 290)
+    assert exit_code_of([report]) is ExitCode.DONE
+    made.check_complete()
+    assert sensor(made).requests == 0
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.D1])
+def test_a_session_that_was_wrongly_called_empty_is_asked_once_more(
+    world: MakeWorld, timeframe: Timeframe
+) -> None:
+    """One empty session among full ones is contradicted, and requested again on another day."""
+    made = world(RTH, timeframe, *SPRING)
+    hide(made, date(2024, 4, 11), times=3)
+    for _ in range(3):
+        report = made.load()
+        made.bench.gateway.time += timedelta(days=1, minutes=1)
+    assert exit_code_of([report]) is ExitCode.DONE
+    made.check_complete()
+    assert sensor(made).requests == 0
+
+
+def test_a_session_that_stays_empty_is_believed(world: MakeWorld) -> None:
+    """Among full sessions it takes three days, and is disputed then, until that expires."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    cut_short(made, date(2024, 6, 13), 0)
+    for day in range(2):
+        report = made.load()
+        assert [part.start.date() for part in report.unexplained] == [date(2024, 6, 13)], day
+        assert report.confirmed_at is not None
+        assert sensor(made).requests == 0
+        made.bench.gateway.time = report.confirmed_at + timedelta(minutes=1)
+    assert made.load().is_complete
+    (proof,) = made.bench.store.coverage(made.series).empty
+    assert proof.kind is ProofKind.DISPUTED
+    assert sensor(made).requests == 0
+
+
+def forget_bars(made: World, since: datetime, until: datetime) -> None:
+    """Let the gateway have no bars of a range, of days neither."""
+    instrument = made.series.instrument
+    for timeframe in (made.series.timeframe, Timeframe.D1):
+        key = instrument.symbol, timeframe
+        truth = made.bench.gateway.truth[key]
+        kept = (truth.closes <= micros(since)) | (truth.opens >= micros(until))
+        made.bench.gateway.truth[key] = replace(
+            truth,
+            bars=truth.bars.filter(pa.array(kept)),
+            opens=truth.opens[kept],
+            closes=truth.closes[kept],
+        )
+
+
+@pytest.mark.parametrize(
+    ("since", "until"),
+    [
+        pytest.param(utc(2024, 6, 13, 13), utc(2024, 6, 13, 22), id="a session"),
+        pytest.param(utc(2024, 6, 11, 13), utc(2024, 6, 13, 17), id="sessions and a part"),
+        pytest.param(utc(2024, 6, 3, 13), utc(2024, 6, 3, 17), id="where the range begins"),
+    ],
+)
+def test_a_refresh_that_returns_the_same_ends(
+    world: MakeWorld, since: datetime, until: datetime
+) -> None:
+    """What was proved to be empty and came without bars again is refreshed, at any edge."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    forget_bars(made, since, until)
+    made.load_until_confirmed()
+    made.bench.gateway.time += timedelta(minutes=16)
+    assert made.load().is_complete  # a sparse session was requested once more
+    made.bench.gateway.time += timedelta(days=2)
+    coverage = made.bench.store.coverage(made.series)
+    report = refresh(made)
+    assert report.not_refreshed == NOTHING
+    assert report.is_complete
+    assert made.bench.store.coverage(made.series).covered(made.bench.gateway.time) == (
+        coverage.covered(made.bench.gateway.time)
+    )
+    assert made.load().requests == 0
+    made.check_complete()
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.M5, Timeframe.H1])
+def test_a_sparse_session_with_an_empty_beginning_is_believed(
+    world: MakeWorld, timeframe: Timeframe
+) -> None:
+    """A second response covers it though no bar lies on the other side of its beginning.
+
+    The first one had bars on both sides where it was wide.
+    """
+    made = world(RTH, timeframe, *JUNE)
+    forget_bars(made, utc(2024, 6, 11, 13), utc(2024, 6, 13, 17))
+    report = made.load_until_confirmed()
+    for _ in range(2):
+        made.bench.gateway.time += timedelta(minutes=16)
+        report = made.load()
+    assert report.is_complete, report.summary
+    assert sensor(made).requests == 0
+    made.check_complete()
+
+
+def test_loads_in_between_neither_hasten_nor_delay_the_second_request(world: MakeWorld) -> None:
+    """A tail and an early load leave the time of a sparse session as it is."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    cut_short(made, date(2024, 6, 13), 100, times=9)
+    made.load()
+    for minutes, mode in ((3, Mode.TAIL), (3, Mode.FULL), (8, Mode.TAIL)):
+        made.bench.gateway.time += timedelta(minutes=minutes)
+        made.bench.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))
+        assert sensor(made).requests == 0
+    made.bench.gateway.time += timedelta(minutes=2)
+    assert sensor(made).requests > 0
+    assert sensor(made).requests == 0
+
+
+def test_a_sparse_session_that_gives_the_same_is_believed(world: MakeWorld) -> None:
+    """Requested once more with the same outcome it is confirmed, and never requested again."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    cut_short(made, date(2024, 6, 13), 100)
+    assert made.load().sparse
+    made.bench.gateway.time += timedelta(minutes=16)
+    report = made.load()
+    assert report.is_complete
+    assert not report.sparse
+    assert made.bench.ledger.confirmed.of(series_key(made.series)) == {date(2024, 6, 13): 100}
+    for mode in Mode:
+        assert (
+            made.bench.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))[0].requests
+            == 0
+        )
+
+
+def test_a_sparse_session_that_fails_is_deferred(world: MakeWorld) -> None:
+    """Asking again may fail: the bars stay covered, it is told, and the next try waits."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    cut_short(made, date(2024, 6, 13), 100)
+    leave_out, asked = made.bench.gateway.twist, 0
+    assert leave_out is not None
+
+    def then_fail(request: BarRequest, bars: pa.Table) -> pa.Table | NoData | GatewayError:
+        nonlocal asked
+        asked += 1
+        return leave_out(request, bars) if asked <= 20 else RequestRejectedError("bars")
+
+    made.bench.gateway.twist = then_fail
+    told = Told()
+    (report,) = made.bench.run_with(told, made.series, made.wanted)
+    assert "far fewer bars than in the sessions around: 2024-06-13 (100 bars)" in told.texts[-1]
+    assert (report.requests, report.added, report.unexplained) == (20, 19 * 390 - 290, NOTHING)
+    assert [part.start.date() for part in report.sparse] == [date(2024, 6, 13)]
+    assert exit_code_of([report]) is ExitCode.INCOMPLETE
+    assert sensor(made).requests == 0
+    made.bench.gateway.time += timedelta(minutes=16)
+    assert exit_code_of([sensor(made)]) is ExitCode.INCOMPLETE
+    assert sensor(made).requests == 0
+    made.bench.gateway.time += timedelta(minutes=6)
+    made.bench.gateway.twist = None
+    assert sensor(made).added == 290
+    made.check_complete()
+
+
+def test_the_last_day_of_a_contract_is_no_sparse(world: MakeWorld) -> None:
+    """A future that expires in the morning is complete with the bars of that morning.
+
+    Nothing comes behind them, so two responses must say so.
+    """
+    made = world(RTH, Timeframe.M1, *JUNE)
+    last = date(2024, 6, 28)
+    instrument = replace(made.series.instrument, last_trade_date=last, end=date(2024, 6, 29))
+    made = replace(made, series=Series(instrument, Timeframe.M1))
+    cut_short(made, last, 100)
+    assert made.load_until_confirmed().is_complete
+    assert sensor(made).requests == 0
+    index = GapIndex(made.bench.store, Calendars(), made.bench.gateway.gateway)
+    (found,) = index.series_gaps([made.series], made.bench.gateway.time)
+    assert not found.missing.clip(made.wanted)
+
+
+def test_one_response_does_not_end_a_contracts_last_session(world: MakeWorld) -> None:
+    """The morning is held; one response of older bars alone is no proof that it was all."""
+    made = world(RTH, Timeframe.M1, *JUNE, now=utc(2024, 6, 28, 15))
+    last = date(2024, 6, 28)
+    instrument = replace(made.series.instrument, last_trade_date=last, end=date(2024, 6, 29))
+    made = replace(made, series=Series(instrument, Timeframe.M1))
+    made.load()
+    held = made.bench.store.rows(made.series)
+    made.bench.gateway.time = utc(2024, 6, 28, 22)
+    morning = utc(2024, 6, 28, 15)
+    asked = made.bench.asked
+
+    def twist(_: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        if made.bench.asked > asked + 1:
+            return RequestRejectedError("bars", reason="321")
+        return bars_between(bars, utc(2020, 1, 1), morning)
+
+    made.bench.gateway.twist = twist
+    report = made.load()
+    assert made.bench.store.rows(made.series) >= held
+    assert not report.is_complete
+    made.bench.gateway.twist = None
+    made.bench.gateway.time += timedelta(minutes=16)
+    assert made.load_until_confirmed().is_complete
+    made.check_complete()
+
+
+def test_a_tail_asks_for_no_sparse(world: MakeWorld) -> None:
+    """Freshness does not wait for doubts about the past."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    cut_short(made, date(2024, 6, 13), 100)
+    made.load()
+    wanted = IntervalSet([made.wanted])
+    assert made.bench.run(Job(made.series, Mode.TAIL, wanted=wanted))[0].requests == 0
+
+
+def test_a_thin_market_has_no_sparse_sessions(world: MakeWorld) -> None:
+    """What varies from day to day by nature is not asked for twice."""
+    keys = dense_keys(RTH, Timeframe.M1, date(2024, 4, 1), date(2024, 7, 20))
+    keys = keys[np.random.default_rng(5).random(len(keys)) < 0.2]
+    made = world(RTH, Timeframe.M1, *JUNE, keys=keys)
+    assert made.load().is_complete
+    assert sensor(made).requests == 0
+    made.check_complete()
+    truth = truth_of(keys, Timeframe.M1, calendar_named(RTH)).bars
+    ends = made.wanted.start, made.wanted.end
+    assert made.bench.store.rows(made.series, made.wanted) == bars_between(truth, *ends).num_rows

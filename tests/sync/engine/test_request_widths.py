@@ -1,0 +1,327 @@
+"""Requests that are never answered because they are too wide are asked narrower."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.chunks import BY_THE_YEAR, narrower
+from ktrdr_pipelines.domain.planning.jobs import Mode
+from ktrdr_pipelines.domain.planning.reports import Quiet
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import (
+    GatewayError,
+    GatewayTimeoutError,
+    RequestRejectedError,
+    RequestTooLongError,
+)
+from ktrdr_pipelines.sync.engine.request_widths import Widths
+from ktrdr_pipelines.sync.runner import Job
+from tests.support.fake_gateway import start_of, utc
+from tests.support.loading import World
+
+MakeWorld = Callable[..., World]
+RTH = "XNYS.RTH"
+
+
+class Telling(Quiet):
+    """Keeps what a load says by the way."""
+
+    def __init__(self, told: list[str]) -> None:
+        self._told = told
+
+    def noted(self, series: Series, text: str) -> None:
+        self._told.append(text)
+
+
+def reaches_over_days(request: BarRequest, bars: pa.Table) -> int:
+    """Count the days from the start of a request to its last bar."""
+    assert request.ends_at is not None
+    last = bars["ts"][-1].as_py() if bars.num_rows else request.ends_at
+    days: int = (last - start_of(request, request.ends_at)).days
+    return days
+
+
+def silent_beyond(days: int) -> Callable[[BarRequest, pa.Table], pa.Table | GatewayError]:
+    """Answer nothing whose bars reach over more than some days."""
+
+    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        is_wide = reaches_over_days(request, bars) > days
+        return GatewayTimeoutError("bars", reason="no answer in 30 s") if is_wide else bars
+
+    return twist
+
+
+@pytest.mark.parametrize("mode", [Mode.FULL, Mode.TAIL])
+@pytest.mark.parametrize(
+    ("timeframe", "days", "most"),
+    [(Timeframe.H1, 10, 40), (Timeframe.M5, 4, 75), (Timeframe.D1, 70, 15), (Timeframe.W1, 180, 9)],
+)
+def test_a_width_that_works_is_found_and_kept(
+    world: MakeWorld, mode: Mode, timeframe: Timeframe, days: int, most: int
+) -> None:
+    """Each silence halves the width once; what works is used for the rest of the run."""
+    made = world(RTH, timeframe, date(2024, 1, 2), date(2024, 6, 29))
+    made.bench.gateway.twist = silent_beyond(days)
+    made.bench.gateway.concurrency = 1
+    (report,) = made.bench.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))
+    assert report.is_complete, report.summary
+    assert report.failures == ()
+    made.check_complete()
+    honest = made.bench.gateway.honest
+    wide = [
+        request
+        for request in made.bench.gateway.asked
+        if reaches_over_days(request, honest(request)) > days
+    ]
+    assert len(wide) <= 6
+    assert report.requests <= most
+    assert made.load().requests == 0
+
+
+def test_requests_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> None:
+    """Six silences about the same width are one finding, not six halvings."""
+    made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
+    made.bench.gateway.twist = silent_beyond(15)
+    report = made.load()
+    assert report.is_complete
+    assert report.requests <= 6 + 38 + 16
+    made.check_complete()
+
+
+def test_one_session_that_is_never_answered_stays_a_failure(world: MakeWorld) -> None:
+    """The rest of the chunk comes; the poisoned session alone is left, with a try."""
+    made = world(RTH, Timeframe.H1, date(2024, 6, 3), date(2024, 6, 29))
+    poison = utc(2024, 6, 12, 14), utc(2024, 6, 12, 15)
+
+    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        assert request.ends_at is not None
+        start = start_of(request, request.ends_at)
+        hit = start < poison[1] and poison[0] < request.ends_at
+        return GatewayTimeoutError("bars") if hit else bars
+
+    made.bench.gateway.twist = twist
+    report = made.load()
+    assert [part.start.day for part in report.unexplained] == [12]
+    assert report.unexplained.length.total_seconds() == 6.5 * 3600
+    assert len(report.failures) == 1
+    made.check()
+    made.bench.gateway.twist = None
+    assert made.load().requests == 1
+    made.check_complete()
+
+
+@pytest.mark.parametrize("timeframe", Timeframe)
+def test_a_narrower_width_is_always_less(timeframe: Timeframe) -> None:
+    """From any width one session is reached, and below it there is nothing."""
+    width: int | None = 300
+    seen = []
+    while width is not None:
+        seen.append(width)
+        width = narrower(timeframe, width)
+    assert seen == sorted(seen, reverse=True)
+    assert len(set(seen)) == len(seen) <= 9
+    assert seen[-1] == 1
+
+
+def test_a_question_asked_again_at_once_says_that_it_waits(world: MakeWorld) -> None:
+    """IB's rule of identical requests makes a retry wait; a person is told why nothing moves."""
+    made = world(RTH, Timeframe.M1, date(2024, 6, 12), date(2024, 6, 13))
+    told: list[str] = []
+    failing = iter([True])
+    made.bench.gateway.twist = lambda _, bars: (
+        GatewayTimeoutError("bars") if next(failing, False) else bars
+    )
+    manager = replace(made.bench.manager(), progress=Telling(told))
+    asyncio.run(manager.run([Job(made.series, wanted=IntervalSet([made.wanted]))]))
+    assert any("IB accepts identical requests only every 15 s" in text for text in told)
+
+
+def quarter(number: int) -> Interval:
+    """Give one quarter of 2023, as timestamps of hours."""
+    first, end = utc(2023, 1, 3, 5), utc(2023, 4, 3, 4)
+    days = timedelta(days=91 * (number - 1))
+    return Interval(first + days, end + days)
+
+
+def too_wide(made: World, number: int, days: int) -> int:
+    """Load a quarter of a year, and count the requests that were too wide for an answer."""
+    asked, honest = made.bench.asked, made.bench.gateway.honest
+    assert made.bench.load(made.series, quarter(number)).is_complete
+    new = made.bench.gateway.asked[asked:]
+    return sum(reaches_over_days(one, honest(one)) > days for one in new)
+
+
+def test_what_two_runs_have_learned_a_third_knows_for_a_day(world: MakeWorld) -> None:
+    """One silence may have been chance; after two runs nobody asks too much until a day later."""
+    made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
+    made.bench.gateway.twist = silent_beyond(15)
+    made.bench.gateway.concurrency = 1
+    found = [too_wide(made, number, 15) > 0 for number in (1, 2, 3, 4)]
+    assert found == [True, True, False, False]
+    made.bench.gateway.time += timedelta(days=1, minutes=1)
+    assert [too_wide(made, number, 15) > 0 for number in (5, 6)] == [True, False]
+
+
+def test_a_silence_by_chance_is_forgotten_when_a_wide_request_is_answered(
+    world: MakeWorld,
+) -> None:
+    """Runs with one silence each, and an undisturbed one between them, teach nothing."""
+    made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
+    made.bench.gateway.concurrency = 1
+    for number in (1, 3):
+        empty_ranges = iter([True])
+        made.bench.gateway.twist = lambda _, bars, empty_ranges=empty_ranges: (
+            GatewayTimeoutError("bars") if next(empty_ranges, False) else bars
+        )
+        made.bench.load(made.series, quarter(number))
+        assert made.bench.ledger.widths.of("fake:1")[Timeframe.H1].runs == 1
+        made.bench.gateway.twist = None
+        made.bench.load(made.series, quarter(number + 1))
+        assert made.bench.ledger.widths.of("fake:1") == {}
+    assert made.bench.load(made.series, quarter(5)).requests == 3
+
+
+def test_a_gateway_that_answers_nothing_teaches_nothing(world: MakeWorld) -> None:
+    """Only where less was answered was more too much."""
+    made = world(RTH, Timeframe.H1, *(date(2023, 1, 3), date(2023, 6, 29)))
+    made.bench.gateway.twist = lambda *_: GatewayTimeoutError("bars")
+    assert not made.load().is_complete
+    assert made.bench.ledger.widths.of("fake:1") == {}
+
+
+def refused_beyond(sessions: int) -> Callable[[BarRequest, pa.Table], pa.Table | GatewayError]:
+    """Refuse what asks for more than some sessions, as IB's conservative table does."""
+
+    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        count, unit = request.duration.split()
+        is_long = unit == "Y" or (unit == "D" and int(count) > sessions)
+        return (
+            RequestTooLongError("bars", reason="162 Time length exceed max.") if is_long else bars
+        )
+
+    return twist
+
+
+def test_a_refusal_for_length_narrows_and_is_remembered(world: MakeWorld) -> None:
+    """It costs one refused request in the first run, none in the next, and one after a month."""
+    made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
+    made.bench.gateway.twist = refused_beyond(5)
+    made.bench.gateway.concurrency = 1
+
+    def refused(number: int) -> int:
+        asked = made.bench.asked
+        assert made.bench.load(made.series, quarter(number)).is_complete
+        new = made.bench.gateway.asked[asked:]
+        return sum(int(one.duration.split()[0]) > 5 for one in new)
+
+    assert [refused(number) > 0 for number in (1, 2, 3)] == [True, False, False]
+    made.bench.gateway.time += timedelta(days=31)
+    assert [refused(number) > 0 for number in (4, 5)] == [True, False]
+
+
+def test_refusals_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> None:
+    """Six refusals of one width are one finding."""
+    made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
+    made.bench.gateway.twist = refused_beyond(11)
+    report = made.load()
+    assert report.is_complete
+    assert made.bench.ledger.widths.of("fake:1")[Timeframe.H1].most >= 10
+    made.check_complete()
+
+
+def test_requests_that_were_open_when_it_narrowed_narrow_it_no_more(world: MakeWorld) -> None:
+    """What was sent before the first refusal came is wider than what is known by then."""
+    made = world(RTH, Timeframe.H1, date(2024, 1, 2), date(2024, 3, 1))
+    widths = Widths(made.bench.ledger, "fake:1", lambda: datetime(2024, 6, 1, tzinfo=UTC))
+    for sessions in (22, 21, 15, 22):
+        assert widths.narrow(Timeframe.H1, sessions, refused=f"{sessions} D")
+        assert widths.most(Timeframe.H1) == 11
+        assert made.bench.ledger.widths.of("fake:1")[Timeframe.H1].most == 11
+    assert widths.narrow(Timeframe.H1, 11, refused="11 D")
+    assert widths.most(Timeframe.H1) == 5
+
+
+def wanted_days(first: date, end: date) -> Interval:
+    """Give the timestamps of daily bars between two session dates."""
+    return interval_between(calendar_named(RTH), Timeframe.D1, first, end)
+
+
+def only_by_the_year(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+    """Refuse more than two counted sessions, whatever the bar size; allow a month and a year."""
+    count, unit = request.duration.split()
+    is_long = unit == "D" and int(count) > 2
+    return RequestTooLongError("bars", reason="162 Time length exceed max.") if is_long else bars
+
+
+def test_days_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorld) -> None:
+    """A refused month of days costs no request for every two of them, in no later run either."""
+    made = world(RTH, Timeframe.D1, date(2010, 1, 4), date(2024, 6, 29))
+    made.bench.gateway.twist = only_by_the_year
+    first = date(2014, 5, 5)
+    assert made.bench.load(made.series, wanted_days(date(2014, 4, 1), first)).is_complete
+    asked = made.bench.asked
+    assert asked <= 4
+    assert made.bench.load(made.series, wanted_days(first, date(2024, 4, 1))).is_complete
+    new = made.bench.gateway.asked[asked:]
+    assert len(new) <= 15, "ten years, and seams where this gateway's year has 365 days"
+    assert not any(one.duration.endswith("D") and int(one.duration.split()[0]) > 2 for one in new)
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "unit", "counts", "whole", "fewer"),
+    [(Timeframe.D1, "D", (30, 20, 40), 252, 60), (Timeframe.W1, "W", (3, 2, 4), 52, 26)],
+)
+def test_refusals_of_days_that_were_open_at_once_are_one_finding(
+    world: MakeWorld,
+    timeframe: Timeframe,
+    unit: str,
+    counts: tuple[int, ...],
+    whole: int,
+    fewer: int,
+) -> None:
+    """Whichever comes last, the finding stays; a refused year narrows it to counted days."""
+    made = world(RTH, Timeframe.D1, date(2024, 1, 2), date(2024, 3, 1))
+    widths = Widths(made.bench.ledger, "fake:1", lambda: datetime(2024, 6, 1, tzinfo=UTC))
+    for count in counts:
+        assert widths.narrow(timeframe, count, refused=f"{count} {unit}")
+        assert widths.most(timeframe) == BY_THE_YEAR
+    assert widths.narrow(timeframe, whole, refused="1 Y")
+    assert widths.most(timeframe) == fewer
+    assert widths.narrow(timeframe, fewer, refused=f"{fewer} {unit}")
+    assert widths.most(timeframe) == fewer // 2
+
+
+def test_weeks_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorld) -> None:
+    """A refused month of weeks does not make every week of ten years a request."""
+    made = world(RTH, Timeframe.W1, date(2010, 1, 4), date(2024, 6, 29))
+    made.bench.gateway.twist = lambda request, bars: (
+        RequestTooLongError("bars", reason="162 Time length exceed max.")
+        if request.duration.endswith("W") and request.duration != "1 W"
+        else bars
+    )
+    newest = interval_between(calendar_named(RTH), Timeframe.W1, date(2024, 3, 4), date(2024, 4, 1))
+    assert made.bench.load(made.series, newest).is_complete
+    asked = made.bench.asked
+    assert asked <= 4
+    older = interval_between(calendar_named(RTH), Timeframe.W1, date(2014, 3, 3), date(2024, 4, 1))
+    assert made.bench.load(made.series, older).is_complete
+    new = made.bench.gateway.asked[asked:]
+    assert len(new) <= 15
+    assert not any(one.duration.endswith("W") and one.duration != "1 W" for one in new)
+
+
+def test_another_refusal_narrows_nothing(world: MakeWorld) -> None:
+    """A wrong what_to_show is wrong at every width."""
+    made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2023, 3, 1))
+    made.bench.gateway.twist = lambda *_: RequestRejectedError("bars", reason="162 No such data")
+    assert not made.load().is_complete
+    assert made.bench.ledger.widths.of("fake:1") == {}

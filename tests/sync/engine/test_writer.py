@@ -1,0 +1,235 @@
+"""A store that is moved, deleted or replaced while a load works on it."""
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Origin
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import StoreReplacedError
+from ktrdr_pipelines.gaps import catalog_refresh as catalog
+from ktrdr_pipelines.gaps.index import GapIndex
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.catalog import catalog as store_catalog
+from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
+from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger
+from ktrdr_pipelines.store.maintenance.rename import rename
+from ktrdr_pipelines.store.maintenance.repair import repair
+from tests.support.loading import World
+
+MakeWorld = Callable[..., World]
+RTH = "XNYS.RTH"
+JUNE = date(2024, 6, 3), date(2024, 6, 29)
+MARK = datetime(2024, 6, 3, tzinfo=UTC)
+
+
+def move_away(layout: StoreLayout) -> Path:
+    """Leave nothing where the store was."""
+    return layout.root.rename(layout.root.with_name("moved"))
+
+
+def replace(layout: StoreLayout) -> Path:
+    """Move the store away and create another in its place, whose ledger is in use."""
+    moved = move_away(layout)
+    other = create_store(layout.root, Origin.IB)
+    with closing(Ledger(other.ledger)) as ledger:
+        ledger.kept_fresh.record("MSFT|1d", MARK)
+    return moved
+
+
+def copy_in_place(layout: StoreLayout) -> Path:
+    """Put a copy, with the same id, where the store was."""
+    moved = move_away(layout)
+    shutil.copytree(moved, layout.root)
+    return moved
+
+
+def delete_and_create(layout: StoreLayout) -> None:
+    """Create another store where one was deleted; inodes may be used again."""
+    shutil.rmtree(layout.root)
+    create_store(layout.root, Origin.IB)
+
+
+def empty_and_create(layout: StoreLayout) -> None:
+    """Create another store in the very folder."""
+    for path in layout.root.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    create_store(layout.root, Origin.IB)
+
+
+def switch_bars(layout: StoreLayout) -> Path:
+    """Mount other bars: the rest of the store stays."""
+    moved = layout.bars.rename(layout.root.with_name("other-bars"))
+    layout.bars.mkdir()
+    return moved
+
+
+WAYS = [move_away, replace, copy_in_place, delete_and_create, empty_and_create, switch_bars]
+"""Ways in which a store is not at its path any more."""
+
+
+def everything(root: Path) -> dict[str, bytes]:
+    """Return the files below a folder without locks and the ledger, which ``dump`` compares."""
+    if not root.exists():
+        return {}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and path.suffix != ".lock" and not path.name.startswith("ledger.")
+    }
+
+
+def dump(layout: StoreLayout) -> list[str]:
+    """Return all rows of the ledger at a path."""
+    if not layout.ledger.exists():
+        return []
+    with closing(sqlite3.connect(layout.ledger)) as connection:
+        return list(connection.iterdump())
+
+
+def before_answer(layout: StoreLayout, number: int, way: Callable[..., object]) -> Callable:
+    """Replace the store before the n-th answer; remember what is there then."""
+    count = iter(range(1, 10_000))
+    found: dict[str, object] = {}
+
+    async def act(_: BarRequest) -> None:
+        if next(count) == number:
+            way(layout)
+            found.update(files=everything(layout.root), rows=dump(layout))
+
+    act.found = found  # type: ignore[attr-defined]
+    return act
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("number", [1, 6, 19])
+def test_a_run_fails_and_writes_nothing_into_another_store(
+    world: MakeWorld, way: Callable[..., object], number: int
+) -> None:
+    """Before the first save, between saves, at the end: what is at the path stays as it is."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    layout = made.bench.layout
+    act = before_answer(layout, number, way)
+    made.bench.gateway.before_answer = act
+    made.bench.gateway.concurrency = 1
+    with pytest.raises(StoreReplacedError, match=r"is not the one that was opened") as caught:
+        made.load()
+    assert str(layout.root) in str(caught.value)
+    assert everything(layout.root) == act.found["files"]
+    if way is not switch_bars:  # its ledger is still that of the store
+        assert dump(layout) == act.found["rows"]
+
+
+@pytest.mark.parametrize("way", [move_away, replace, copy_in_place])
+def test_what_was_saved_stays_in_the_store_that_was_opened(
+    world: MakeWorld, way: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The moved store is whole and goes on where the load ended."""
+    monkeypatch.setattr("ktrdr_pipelines.sync.engine.writer._EVERY_S", 0.0)
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.bench.gateway.before_answer = before_answer(made.bench.layout, 8, way)
+    made.bench.gateway.concurrency = 1
+    with pytest.raises(StoreReplacedError):
+        made.load()
+    moved = open_store(made.bench.layout.root.with_name("moved"))
+    assert repair(moved).quarantined == ()
+    made.bench.layout = moved
+    made.bench.ledger = open_ledger(moved)
+    held = made.bench.store.rows(made.series)
+    assert held > 0
+    made.check()
+    made.bench.gateway.before_answer = None
+    assert made.load().is_complete
+    made.check_complete()
+
+
+def test_an_old_store_without_an_id_is_watched_too(world: MakeWorld) -> None:
+    """It is not written anew for that, and one that takes its place is another store."""
+    made = world(RTH, Timeframe.D1, *JUNE)
+    layout = made.bench.layout
+    layout.marker.write_text('{"format_version": 1, "origin": "ib"}')
+    made.bench.layout = open_store(layout.root)
+    made.load()
+    assert layout.marker.read_text() == '{"format_version": 1, "origin": "ib"}'
+
+    def replace_by_old(layout: StoreLayout) -> None:
+        text = layout.marker.read_text()
+        delete_and_create(layout)
+        layout.marker.write_text(text)
+
+    made = World(made.bench, made.series, made.wanted)
+    (layout.bars / "symbol=AAPL" / "timeframe=1d" / "all.parquet").unlink()
+    made.bench.gateway.before_answer = before_answer(layout, 1, replace_by_old)
+    with pytest.raises(StoreReplacedError):
+        made.load()
+    assert list(layout.bars.rglob("*.parquet")) == []
+
+
+def test_a_store_that_no_listener_has_open_may_be_moved(world: MakeWorld) -> None:
+    """A load in the new place knows all that was held; two paths to one store are one store."""
+    made = world(RTH, Timeframe.D1, *JUNE)
+    made.load()
+    moved = move_away(made.bench.layout)
+    alias = moved.with_name("alias")
+    alias.symlink_to(moved)
+    for root in (moved, alias):
+        made.bench.layout = open_store(root)
+        made.bench.ledger = open_ledger(made.bench.layout)
+        assert made.load().requests == 0
+    made.bench.layout.root.unlink()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_other_work_goes_on_in_another_store(
+    world: MakeWorld, way: Callable[..., object]
+) -> None:
+    """Repairs, renames, catalogs and gap books of an opened store refuse what is at its path."""
+    made = world(RTH, Timeframe.D1, *JUNE)
+    made.load()
+    layout = made.bench.layout
+    layout.universe.write_text("symbols: {AAPL: {}}\n")
+    ledger = open_ledger(layout)
+    store = BarStore(layout, ledger)
+    index = GapIndex(store, ledger.calendars(), "fake:1")
+    identity, bars = store.identity(made.series), store.read(made.series)
+    way(layout)
+    before = everything(layout.root), dump(layout)
+    instruments, now = [made.series.instrument], made.bench.gateway.time
+    if way is not switch_bars:  # a person may have put that in order
+        with pytest.raises(StoreReplacedError):
+            repair(layout, instruments, now)
+    for act in (
+        lambda: rename(layout, "AAPL", "APPL2", now),
+        lambda: catalog.renew_catalog(index, instruments, now),
+        lambda: store_catalog.rebuild_catalog(layout, instruments, now),
+        lambda: store.save(made.series, identity, bars, Coverage()),
+    ):
+        with pytest.raises(StoreReplacedError):
+            act()
+    assert (everything(layout.root), dump(layout)) == before
+
+
+def test_an_open_ledger_leaves_the_log_of_another_alone(world: MakeWorld) -> None:
+    """Closing a ledger whose file was moved deletes nothing that stands at its old path."""
+    made = world(RTH, Timeframe.D1, *JUNE)
+    layout = made.bench.layout
+    ledger = open_ledger(layout)
+    ledger.kept_fresh.record("AAPL|1d", MARK)
+    made.bench.ledger.close()
+    replace(layout)
+    other = sqlite3.connect(layout.ledger)
+    with closing(other):
+        other.execute("INSERT INTO kept_fresh VALUES ('OTHER|1d', 1)")
+        other.commit()
+        log = layout.ledger_beside("-wal")
+        assert log.stat().st_size > 0
+        ledger.close()
+        assert log.stat().st_size > 0
+    assert {"OTHER|1d", "MSFT|1d"} <= set(Ledger(layout.ledger).kept_fresh.all())
