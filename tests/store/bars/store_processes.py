@@ -1,6 +1,6 @@
 """What the tests of several processes run in those processes; started by path, with a mode.
 
-Not a test module: ``python store_processes.py MODE FOLDER NUMBER``.
+Not a test module: ``python -m tests.store.bars.store_processes MODE FOLDER NUMBER``.
 """
 
 import os
@@ -13,14 +13,13 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from conftest import Make
-
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore, read_bars, read_footer
 from ktrdr_pipelines.store.catalog.catalog import rebuild_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, open_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
+from tests.store.conftest import Make
 
 make = Make()
 START = datetime(2023, 12, 31, 21, tzinfo=UTC)

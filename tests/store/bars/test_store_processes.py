@@ -17,13 +17,16 @@ from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 pytestmark = pytest.mark.on_disk
 
-SCRIPT = Path(__file__).with_name("store_processes.py")
+ROOT = Path(__file__).parents[3]
 START = datetime(2023, 12, 31, 21, tzinfo=UTC)
 
 
 def _start(mode: str, layout: StoreLayout, number: int) -> subprocess.Popen[str]:
-    command = [sys.executable, str(SCRIPT), mode, str(layout.root), str(number)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    module = ["-m", "tests.store.bars.store_processes"]
+    command = [sys.executable, *module, mode, str(layout.root), str(number)]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def _end(process: subprocess.Popen[str]) -> list[str]:
