@@ -6,12 +6,13 @@ once the fault is lifted a second load completes.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -313,7 +314,16 @@ def bench(folder: Path, faults: str, *, now: str | None = NOW, seed: int = 1) ->
         yield Bench(folder, gateway)
 
 
-@pytest.mark.parametrize("case", TABLE, ids=lambda case: case.when)
+def params(cases: Sequence[Case]) -> list[Any]:
+    """Return the cases, those that outlast many retries marked as slow."""
+    slow = {"2105 for long", "the nightly reset, long"}
+    return [
+        pytest.param(case, id=case.when, marks=[pytest.mark.slow] if case.when in slow else [])
+        for case in cases
+    ]
+
+
+@pytest.mark.parametrize("case", params(TABLE))
 def test_a_load_under_a_fault(tmp_path: Path, case: Case) -> None:
     """It ends as the table says, stores nothing false, and a second load completes it."""
     with bench(tmp_path, case.faults) as made:

@@ -115,7 +115,7 @@ def check_stored(bench: Bench, series: Series, first: date, end: date) -> None:
 
 
 CASES = [
-    ("ESZ23", "1m", date(2023, 12, 11), date(2023, 12, 19)),
+    pytest.param("ESZ23", "1m", date(2023, 12, 11), date(2023, 12, 19), marks=pytest.mark.slow),
     ("ESZ23", "1h", date(2023, 10, 2), date(2024, 3, 1)),
     ("ESZ23", "1d", date(2023, 1, 3), date(2024, 6, 4)),
     ("CLG24", "1h", date(2024, 1, 2), date(2024, 3, 1)),
