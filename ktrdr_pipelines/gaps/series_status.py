@@ -70,7 +70,7 @@ class Ledgered:
         self._disagreements = ledger.disagreements.all()
         self._volume_jumps = ledger.disagreements.all(DisagreementKind.VOLUME)
         self._fresh_from = ledger.kept_fresh.all()
-        self._pinned = ledger.contracts.all(origin) if origin else {}
+        self._pinned = ledger.contracts.all(origin)
 
     def may_begin(self, symbol: str) -> bool:
         """Return whether there is a statement about where the data of a symbol begin."""

@@ -203,7 +203,7 @@ class BarFiles:
         pinned to the symbol prevails, else the one with the most bars.
         """
         origin = store_origin(self._layout)
-        pinned = None if origin is None else self._ledger.contracts.of(symbol, origin)
+        pinned = self._ledger.contracts.of(symbol, origin)
         bars: Counter[Identity] = Counter()
         for one in held:
             if origin in {None, one.identity.origin}:

@@ -175,23 +175,25 @@ class HeadsTable(Table):
 
 
 class ContractsTable(Table):
-    """The contract pinned to each symbol, by the origin of its bars."""
+    """The contract pinned to each symbol, by the origin of its bars.
 
-    def of(self, symbol: str, origin: Origin) -> int | None:
+    A store has no origin before its first bars. Until then a contract is known if gateways of all
+    origins returned the same one.
+    """
+
+    def of(self, symbol: str, origin: Origin | None) -> int | None:
         """Return the contract id of a symbol, or None before its first response."""
-        with self._database.reading() as connection:
-            row = connection.execute(
-                "SELECT contract_id FROM instruments WHERE symbol = ? AND origin = ?",
-                (symbol, origin),
-            ).fetchone()
-        return None if row is None else int(row[0])
+        return self.all(origin).get(symbol)
 
-    def all(self, origin: Origin) -> dict[str, int]:
+    def all(self, origin: Origin | None) -> dict[str, int]:
         """Return the contract id of each symbol that has one."""
         with self._database.reading() as connection:
             return dict(
                 connection.execute(
-                    "SELECT symbol, contract_id FROM instruments WHERE origin = ?", (origin,)
+                    "SELECT symbol, min(contract_id) FROM instruments "
+                    "WHERE origin = ifnull(?, origin) "
+                    "GROUP BY symbol HAVING min(contract_id) = max(contract_id)",
+                    (origin,),
                 ).fetchall()
             )
 

@@ -65,5 +65,4 @@ def known_contract(store: BarStore, series: Series) -> int | None:
     stored = store.identity(series)
     if stored is not None:
         return stored.contract_id
-    origin = store_origin(store.layout)
-    return store.ledger.contracts.of(series.symbol, origin) if origin else None
+    return store.ledger.contracts.of(series.symbol, store_origin(store.layout))
