@@ -167,6 +167,30 @@ def crowded(package: Path) -> list[str]:
     return found
 
 
+TESTS = ROOT / "tests"
+OF_THE_WHOLE = frozenset({"benchmarks", "fixtures", "integration", "live", "support"})
+"""Folders of tests that belong to no folder of the package."""
+
+
+def misplaced(tests: Path, package: Path) -> list[str]:
+    """Return the test modules that are not named after a module or folder beside which they stand.
+
+    ``store/bars/footer.py`` is tested by ``tests/store/bars/test_footer.py``, and by modules whose
+    names go on from there (``test_footer_damage.py``).
+    """
+    found = []
+    for path in sorted(tests.rglob("test_*.py")):
+        place = path.relative_to(tests)
+        if len(place.parts) == 1 or place.parts[0] in OF_THE_WHOLE:
+            continue
+        folder = package / place.parent
+        names = {one.stem for one in folder.glob("*") if one.suffix in {"", ".py"}}
+        tested = place.stem.removeprefix("test_")
+        if not any(tested == name or tested.startswith(f"{name}_") for name in names):
+            found.append(str(place))
+    return found
+
+
 EDGES = ("cli", "defs", "api")
 """Packages that take what they work with from a workspace."""
 
@@ -223,6 +247,20 @@ def test_prose_uses_the_words_of_the_glossary() -> None:
 def test_folders_show_their_contents_at_a_glance() -> None:
     """No folder of the package has more than fourteen modules and packages."""
     assert crowded(PACKAGE) == []
+
+
+def test_tests_stand_where_the_package_stands() -> None:
+    """Each test module is named after the module that it tests, in the same folder."""
+    assert misplaced(TESTS, PACKAGE) == []
+
+
+def test_a_misplaced_test_is_found(tmp_path: Path) -> None:
+    """The check above fails where there is something to find."""
+    for name in ["store/test_bars.py", "store/bars/test_footer_damage.py", "store/test_footer.py"]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert misplaced(tmp_path, PACKAGE) == ["store/test_footer.py"]
 
 
 def test_no_class_needs_the_whole_house() -> None:
