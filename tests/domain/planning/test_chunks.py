@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from time import process_time
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,15 +27,24 @@ from ktrdr_pipelines.domain.planning.chunks import (
 from ktrdr_pipelines.domain.planning.gaps import LAST_INSTANT
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.simulator.market.hours import Venue
+from ktrdr_pipelines.simulator.market.market_calendars import calendar_of
+from ktrdr_pipelines.simulator.requests.durations import parse_duration, window_of
 from tests.support.examples import examples
 from tests.support.growth import LINEAR_IN_EIGHT, growth
 
 SAFE = IbLimitsRegistry.SAFE_DAYS.value
+
 WIDE = dict.fromkeys(SAFE, 365) | {"1d": 68 * 365, "1w": 68 * 365}
+
 FIRST = date(2024, 9, 30)
+
 LATER = datetime(2026, 1, 1, tzinfo=UTC)
+
 RTH = calendar_named("XNYS.RTH")
+
 TUESDAY, WEDNESDAY = date(2024, 6, 4), date(2024, 6, 5)
+
 MINUTE = timedelta(minutes=1)
 
 
@@ -350,10 +360,10 @@ def test_an_open_last_instant_is_one_request_half_an_hour_after_the_close(
     assert not plan(replace(need, now=late, covered=need.covered | IntervalSet([chunk.interval])))
 
 
-# --- quiet openings ------------------------------------------------------------------------------
-
 OPENS, CLOSES = utc("2024-06-05T13:30"), utc("2024-06-05T20:00")
+
 """Of Wednesday."""
+
 FIRST_BAR = OPENS + 7 * MINUTE
 
 
@@ -467,9 +477,6 @@ def test_chunks_across_boundaries_cover_no_less_and_end_no_later_than_now(need: 
         assert starts_at(need, wider) <= max(first.opens_at, missing.start)
 
 
-# --- held bars that come again -------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("timeframe", "duration"),
     [(Timeframe.M1, "2 D"), (Timeframe.H1, "2 D"), (Timeframe.D1, "2 D"), (Timeframe.W1, "2 W")],
@@ -505,9 +512,6 @@ def test_a_hole_between_held_bars_is_no_tail() -> None:
     after = interval_between(RTH, Timeframe.H1, WEDNESDAY, date(2024, 6, 8))
     need = need_of("XNYS.RTH", Timeframe.H1, date(2024, 5, 27), date(2024, 6, 8), before, after)
     assert [chunk.duration for chunk in plan(need)] == ["1 D"]
-
-
-# --- narrowing, and what is newest ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -604,3 +608,198 @@ def test_a_session_that_came_without_bars_is_requested_to_the_end_of_its_day() -
         "1 D",
         datetime(2024, 5, 22, 3, 59, 59, tzinfo=UTC),
     )
+
+
+NOW = datetime(2026, 11, 28, tzinfo=calendar_named("CRYPTO").day_starts_at(date(2020, 1, 1)).tzinfo)
+
+
+def planned(key: str, timeframe: Timeframe, first: date, end: date) -> tuple[Need, list[Chunk]]:
+    """Plan everything between two session dates."""
+    calendar = calendar_named(key)
+    need = Need(
+        calendar=calendar,
+        timeframe=timeframe,
+        wanted=IntervalSet([interval_between(calendar, timeframe, first, end)]),
+        covered=IntervalSet(),
+        now=NOW,
+        most_days=IbLimitsRegistry.SAFE_DAYS.value[timeframe.value],
+    )
+    return need, plan(need)
+
+
+def returned(need: Need, chunk: Chunk) -> tuple[date, date]:
+    """Return the dates after which, and up to which, a gateway returns bars for a chunk."""
+    zone_day = need.calendar.day_of(chunk.ends_at - timedelta(microseconds=1))
+    count, unit = chunk.duration.split()
+    if unit == "Y":
+        day = min(zone_day.day, 28) if zone_day.month == 2 else zone_day.day
+        return zone_day.replace(year=zone_day.year - int(count), day=day), zone_day
+    days = int(count) * 7 if unit == "W" else None
+    if days is not None:
+        return zone_day - timedelta(days=days), zone_day
+    sessions = need.calendar.sessions(zone_day - timedelta(days=2 * int(count) + 10), zone_day)
+    newest = need.calendar.sessions(zone_day, zone_day + timedelta(days=1))
+    chosen = [*sessions, *newest][-int(count) :]
+    return chosen[0].day - timedelta(days=1), zone_day
+
+
+@given(
+    key=st.sampled_from(["XNYS.RTH", "XLON.RTH", "FX", "XTKS.RTH"]),
+    timeframe=st.sampled_from([Timeframe.D1, Timeframe.W1]),
+    first=st.dates(date(1999, 1, 4), date(2020, 1, 1)),
+    days=st.integers(10, 2500),
+)
+@examples(120)
+def test_no_seam_leaves_a_session_out(
+    key: str, timeframe: Timeframe, first: date, days: int
+) -> None:
+    """Every session lies in what a gateway returns for the chunk that is to cover it."""
+    need, chunks = planned(key, timeframe, first, first + timedelta(days=days))
+    for chunk in chunks:
+        after, until = returned(need, chunk)
+        for span in session_grid(need.calendar, timeframe).spans_in(chunk.interval):
+            dates = (
+                need.calendar.day_of(span.opens_at),
+                need.calendar.day_of(span.closes_at - timedelta(microseconds=1)),
+            )
+            assert after < dates[0], (chunk, span)
+            assert dates[1] <= until, (chunk, span)
+
+
+EPOCH = date(1970, 1, 1)
+
+VENUES = {
+    "XNYS.RTH": Venue.US_STOCKS,
+    "XLON.RTH": Venue.LONDON,
+    "FX": Venue.FX,
+    "CRYPTO": Venue.CRYPTO,
+}
+
+
+def simulated(key: str, chunk: Chunk) -> set[date]:
+    """Return the dates of the sessions that the simulator returns for a chunk."""
+    hours = calendar_of(VENUES[key]).hours(use_rth=True)
+    window = window_of(parse_duration(chunk.duration), int(chunk.ends_at.timestamp()), hours)
+    inside = (hours.opens >= window.start_s) & (hours.opens < window.end_s)
+    return {EPOCH + timedelta(days=int(day)) for day in np.asarray(hours.labels)[inside]}
+
+
+@given(
+    key=st.sampled_from(sorted(VENUES)),
+    first=st.dates(date(1999, 1, 4), date(2020, 1, 1)),
+    days=st.integers(10, 2500),
+)
+@examples(80)
+def test_the_simulator_returns_every_day_that_a_chunk_is_for(
+    key: str, first: date, days: int
+) -> None:
+    """By the simulator's own arithmetic and hours, no seam between chunks leaves a session out."""
+    end = first + timedelta(days=days)
+    need, chunks = planned(key, Timeframe.D1, first, end)
+    reason: set[date] = set()
+    for chunk in chunks:
+        given_back = simulated(key, chunk)
+        spans = session_grid(need.calendar, Timeframe.D1).spans_in(chunk.interval)
+        missing = {span.interval.start.date() for span in spans} - given_back
+        assert not missing, (chunk, missing)
+        reason |= given_back
+    hours = calendar_of(VENUES[key]).hours(use_rth=True)
+    labels = {EPOCH + timedelta(days=int(day)) for day in hours.labels}
+    assert {day for day in labels if first <= day < end} <= reason
+
+
+@pytest.mark.parametrize("key", ["XNYS.RTH", "XLON.RTH", "FX", "CRYPTO"])
+@pytest.mark.parametrize(
+    "first", [date(2006, 1, 3), date(2006, 3, 1), date(2006, 7, 17), date(2006, 11, 28)]
+)
+def test_twenty_years_of_days_are_twenty_requests(key: str, first: date) -> None:
+    """A year each: none for a seam.
+
+    Twenty years from any date are twenty; one session more is the twenty-first.
+    """
+    end = date(first.year + 20, first.month, first.day)
+    _, chunks = planned(key, Timeframe.D1, first, end)
+    assert len(chunks) == 20
+    assert {chunk.duration for chunk in chunks} == {"1 Y"}
+
+
+def test_a_session_more_than_twenty_years_is_one_request_more() -> None:
+    """Where the newest session lies on the date at which the oldest does, both need a request."""
+    first, end = date(2004, 3, 1), date(2024, 3, 1)
+    assert len(planned("CRYPTO", Timeframe.D1, first, end)[1]) == 20
+    _, chunks = planned("CRYPTO", Timeframe.D1, first, end + timedelta(days=1))
+    # Bars of a coin's days may be of others than these: a date more on either side is counted.
+    assert [chunk.duration for chunk in chunks] == ["1 Y"] * 20 + ["3 D"]
+
+
+BEGIN = datetime(2023, 10, 2, tzinfo=UTC)
+
+MINUTES = 400 * 1440
+
+
+def moments() -> st.SearchStrategy[datetime]:
+    """Generate moments of fourteen months, to the minute."""
+    return st.integers(0, MINUTES).map(lambda minutes: BEGIN + timedelta(minutes=minutes))
+
+
+def intervals(most: int) -> st.SearchStrategy[IntervalSet]:
+    """Generate intervals of hours to months."""
+    lengths = st.sampled_from([60, 390, 1440, 5 * 1440, 40 * 1440])
+    one = st.builds(lambda at, m: Interval(at, at + timedelta(minutes=m)), moments(), lengths)
+    return st.lists(one, max_size=most).map(IntervalSet)
+
+
+@st.composite
+def random_needs(draw: st.DrawFn) -> Need:
+    """Make a need as a load has it: wanted and covered as whole sessions."""
+    calendar = calendar_named(draw(st.sampled_from(["XNYS.RTH", "XNYS.ETH", "FX"])))
+    timeframe = draw(st.sampled_from(list(Timeframe)))
+    wanted = session_grid(calendar, timeframe).widened(draw(intervals(4)))
+    covered = session_grid(calendar, timeframe).widened(draw(intervals(8)))
+    return Need(
+        calendar=calendar,
+        timeframe=timeframe,
+        wanted=wanted,
+        covered=covered,
+        now=draw(moments()),
+        most_days=draw(st.sampled_from([1, 2, 7, 30, 365])),
+        most_sessions=draw(st.sampled_from([None, 1, 2, 5, 20])),
+    )
+
+
+@given(need=random_needs())
+@examples(300)
+def test_chunks_cover_exactly_what_lacks_and_nothing_twice(need: Need) -> None:
+    """Every gap lies in one chunk, no two chunks share a session, none is without a gap."""
+    gaps, chunks = need.gaps(), plan(need)
+    covered = IntervalSet(chunk.interval for chunk in chunks)
+    assert not gaps - covered
+    assert all(gaps.clip(chunk.interval) for chunk in chunks)
+    seen: list[Interval] = []
+    for chunk in chunks:
+        spans = need.grid.spans_in(chunk.interval)
+        own = [part for span in spans if (part := span.interval.intersection(chunk.interval))]
+        assert not any(one.overlaps(other) for one in own for other in seen)
+        seen += own
+
+
+@given(need=random_needs())
+@examples(300)
+def test_no_chunk_is_wider_than_its_limits(need: Need) -> None:
+    """Days and sessions of a request stay below the limits, unless it is one session alone."""
+    for chunk in plan(need):
+        spans = need.grid.spans_in(chunk.interval)
+        assert chunk.sessions == len(spans) or need.timeframe.is_intraday
+        if len(spans) > 1:
+            reach = spans[-1].closes_at - spans[0].opens_at
+            assert reach <= timedelta(days=need.most_days)
+            assert need.most_sessions is None or len(spans) <= need.most_sessions
+
+
+@given(need=random_needs())
+@examples(150)
+def test_what_a_plan_asks_for_leaves_nothing_to_plan(need: Need) -> None:
+    """Once all chunks are covered the plan is empty: no chunk asks for less than it must."""
+    chunks = plan(need)
+    done = need.covered | IntervalSet(chunk.interval for chunk in chunks)
+    assert plan(replace(need, covered=done)) == []

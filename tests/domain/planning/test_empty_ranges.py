@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.planning.empty_ranges import (
     CONFIRM_AFTER,
     MANY,
+    NEIGHBOURS,
     STATEMENT_DAYS,
     Neighbours,
     Proof,
@@ -21,14 +23,20 @@ from ktrdr_pipelines.domain.planning.empty_ranges import (
     Verdict,
     beginning,
     judge,
+    neighbours_of,
 )
 from tests.support.examples import examples
 
 NOON = datetime(2024, 6, 10, 12, tzinfo=UTC)
+
 """A moment at which no statement made within hours falls on another UTC date."""
+
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
+
 RANGE = Interval(datetime(2024, 6, 4, 4, tzinfo=UTC), datetime(2024, 6, 5, 4, tzinfo=UTC))
+
 EMPTY, AROUND, OLDER = StatementKind.EMPTY, StatementKind.AROUND, StatementKind.OLDER
+
 FULL, THIN, UNKNOWN = Neighbours.FULL, Neighbours.THIN, Neighbours.UNKNOWN
 
 
@@ -60,9 +68,6 @@ def verdict(
         short_run=short_run,
         was_proved=was_proved,
     )
-
-
-# --- nothing, and one statement ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("neighbours", Neighbours)
@@ -99,9 +104,6 @@ def test_one_statement_can_be_confirmed_after_a_quarter_of_an_hour(kind: Stateme
     assert timedelta(minutes=15) == CONFIRM_AFTER
     one = verdict(said(kind), neighbours=THIN)
     assert one == Verdict(Proof.UNCONFIRMED, NOON + CONFIRM_AFTER)
-
-
-# --- bars on both sides --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("neighbours", [THIN, UNKNOWN])
@@ -148,9 +150,6 @@ def test_a_halt_of_weeks_is_confirmed_where_two_responses_have_bars_around_it() 
     """A run of a week or more is no lapse beside full neighbours."""
     two = (said(AROUND), said(AROUND, MINUTE))
     assert verdict(*two, neighbours=FULL, short_run=False) == Verdict(Proof.CONFIRMED)
-
-
-# --- responses without bars ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -245,9 +244,6 @@ def test_a_short_run_beside_full_neighbours_is_not_confirmed_by_a_response_witho
     assert found.proof is Proof.CONTRADICTED
 
 
-# --- contradictions ------------------------------------------------------------------------------
-
-
 def three_days(kind: StatementKind, *, controlled: bool = True) -> list[Statement]:
     """Make statements on three UTC dates."""
     return [said(kind, n * DAY, controlled=controlled) for n in range(3)]
@@ -309,9 +305,6 @@ def test_what_the_schedule_or_the_head_says_is_no_day_of_its_own() -> None:
     assert not verdict(*heads, contradicted=True).is_proved
 
 
-# --- schedules, heads, beginnings ----------------------------------------------------------------
-
-
 @pytest.mark.parametrize("neighbours", Neighbours)
 def test_a_closed_day_with_bars_around_it_is_confirmed(neighbours: Neighbours) -> None:
     """The contract's own schedule is one statement, a response with bars around the other."""
@@ -362,9 +355,6 @@ def test_where_a_response_begins_counts_beside_another_statement() -> None:
     assert near.proof is Proof.UNCONFIRMED
 
 
-# --- proofs that have expired --------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("one", "is_voidable"), [(said(AROUND), False), (said(EMPTY, controlled=True), True)]
 )
@@ -385,9 +375,6 @@ def test_an_expired_proof_is_not_renewed_by_nothing_or_without_a_control() -> No
     assert not verdict(said(EMPTY, controlled=False), was_proved=True).is_proved
     assert not verdict(said(StatementKind.HEAD), was_proved=True).is_proved
     assert not verdict(said(StatementKind.CLOSED), was_proved=True).is_proved
-
-
-# --- any statements ------------------------------------------------------------------------------
 
 
 @st.composite
@@ -488,9 +475,6 @@ def test_the_order_in_which_statements_are_given_says_nothing(
     assert judge(made, **how) == judge(shuffled, **how)
 
 
-# --- where data begin ----------------------------------------------------------------------------
-
-
 HEAD, BEFORE = date(2019, 5, 1), date(2019, 4, 30)
 
 
@@ -527,3 +511,100 @@ def test_responses_without_bars_before_the_head_stand_in_on_three_days() -> None
     elsewhere = [(date(2018, 1, 2), one) for _, one in empty_before([0, 1, 2])]
     assert beginning([], HEAD, elsewhere, HEAD) is None
     assert beginning([], None, empty_before([0, 1, 2]), HEAD) is None
+
+
+FULL, THIN, UNKNOWN = Neighbours.FULL, Neighbours.THIN, Neighbours.UNKNOWN
+
+
+SESSIONS = 300
+
+
+def around(
+    have: np.ndarray, empty: Sequence[int] = (), *, position: int = 150, expected: int = 7
+) -> Neighbours:
+    """Return what the sessions around an index are like."""
+    known_empty = np.zeros(len(have), dtype=bool)
+    known_empty[list(empty)] = True
+    return neighbours_of(np.full(len(have), expected), have, known_empty, position)
+
+
+def sessions(*without: int, bars: int = 7) -> np.ndarray:
+    """Make sessions that have bars, but for some."""
+    have = np.full(SESSIONS, bars)
+    have[list(without)] = 0
+    return have
+
+
+@pytest.mark.parametrize("position", [0, 1, 150, SESSIONS - 2, SESSIONS - 1])
+@pytest.mark.parametrize("bars", [4, 7])
+def test_an_instrument_that_trades_in_every_session_has_full_neighbours(
+    position: int, bars: int
+) -> None:
+    """Half of the expected bars are enough; the place itself says nothing of its neighbours."""
+    assert around(sessions(position, bars=bars), [position], position=position) is FULL
+
+
+def test_few_bars_a_session_make_thin_neighbours() -> None:
+    """Less than half of the expected bars, in the middle of all neighbours."""
+    assert around(sessions(150, bars=3), [150]) is THIN
+    assert around(sessions(150, bars=10), [150], expected=390) is THIN
+
+
+def test_other_empty_sessions_make_thin_neighbours() -> None:
+    """More than one in twenty; one of forty is a lapse or a halt."""
+    assert around(sessions(150, 140), [150, 140]) is FULL
+    assert around(sessions(150, 140, 145), [150, 140, 145]) is FULL
+    assert around(sessions(150, 140, 145, 160), [150, 140, 145, 160]) is THIN
+
+
+@pytest.mark.parametrize("length", [2, 5, 20, 60])
+@pytest.mark.parametrize("position", [0, 1, -1])
+def test_a_halt_does_not_make_its_own_neighbours_thin(length: int, position: int) -> None:
+    """A run of empty sessions counts once, wherever in it the place lies."""
+    run = list(range(150, 150 + length))
+    assert around(sessions(*run), run, position=run[position]) is FULL
+
+
+def test_sessions_of_which_nothing_is_known_are_no_neighbours() -> None:
+    """Only those with bars count, and those that are stated to be empty."""
+    have = np.zeros(SESSIONS, dtype=int)
+    assert around(have) is UNKNOWN
+    have[100:104] = 7
+    assert around(have) is UNKNOWN
+    have[104] = 7
+    assert around(have) is FULL
+
+
+def test_neighbours_are_the_nearest_known_ones() -> None:
+    """What lies further away than twenty known sessions says nothing."""
+    have = sessions(150, bars=2)
+    have[150 - NEIGHBOURS : 150 + NEIGHBOURS + 1] = 7
+    have[150] = 0
+    assert around(have, [150]) is FULL
+    far = np.zeros(SESSIONS * 3, dtype=int)
+    far[:20] = 7
+    assert around(far, position=600) is UNKNOWN
+
+
+def test_an_empty_session_with_bars_is_no_empty_session() -> None:
+    """Bars came for it after all."""
+    assert around(sessions(150), [150, 130, 132, 134, 136, 138, 140]) is FULL
+
+
+@given(
+    st.lists(st.integers(0, 7), min_size=1, max_size=60),
+    st.lists(st.booleans(), min_size=60, max_size=60),
+    st.integers(0, 59),
+)
+def test_full_neighbours_have_bars(have: list[int], empty: list[bool], position: int) -> None:
+    """At least five sessions with half their bars, whatever the rest is."""
+    held = np.array(have)
+    position %= len(held)
+    known = np.array(empty[: len(held)])
+    found = neighbours_of(np.full(len(held), 7), held, known, position)
+    others = np.delete(held, position)
+    if found is FULL:
+        assert np.count_nonzero(others) >= 5
+        assert np.count_nonzero(others >= 4) >= np.count_nonzero(others) / 2 - 1
+    if not others.any():
+        assert found is UNKNOWN

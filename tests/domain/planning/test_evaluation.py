@@ -1,29 +1,40 @@
 """Evaluating a response: which bars are kept, what they cover, and what is said of the rest."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from time import process_time
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import interval_between
-from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
+from ktrdr_pipelines.domain.calendars.sessions import interval_between, midnight, monday_of
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.chunks import Chunk, Need, across_boundary, plan
 from ktrdr_pipelines.domain.planning.evaluation import Evaluation, EvaluationContext, evaluate
-from ktrdr_pipelines.domain.planning.gaps import LAST_INSTANT
+from ktrdr_pipelines.domain.planning.gaps import LAST_INSTANT, is_closed
 from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.store.bars.filing import EVER
+from tests.support.examples import examples
+from tests.support.fake_gateway import bars_at, dense_keys
 from tests.support.growth import LINEAR_IN_EIGHT, growth
 
 RTH = calendar_named("XNYS.RTH")
+
 LATER = datetime(2025, 1, 1, tzinfo=UTC)
+
 HOUR, DAY, MINUTE = timedelta(hours=1), timedelta(days=1), timedelta(minutes=1)
+
 OPEN, CLOSE = datetime(2024, 6, 4, 13, 30, tzinfo=UTC), datetime(2024, 6, 4, 20, tzinfo=UTC)
+
 HOURS = [OPEN, *(OPEN.replace(hour=hour, minute=0) for hour in range(14, 20))]
+
 DAY_END = datetime(2024, 6, 5, 4, tzinfo=UTC)
 
 
@@ -414,3 +425,209 @@ def test_the_last_bar_of_a_gateway_that_is_behind_may_go_on() -> None:
         found = evaluated(*HOURS[:4], now=now, ends_at=now, holds_back=True)
         assert len(kept(found)) == count
         assert found.covered == IntervalSet([Interval(OPEN, HOURS[3] if count == 3 else ends)])
+
+
+FIRST, END = date(2024, 3, 11), date(2024, 3, 23)
+
+NOW = datetime(2024, 6, 1, tzinfo=UTC)
+
+DAY = timedelta(days=1)
+
+
+def evaluated_days(*missing: date, impossible: IntervalSet) -> Evaluation:
+    """Evaluate two weeks of daily bars that lack some."""
+    keys = dense_keys("XNYS.RTH", Timeframe.D1, FIRST, END)
+    keys = keys[~np.isin(keys, [micros(midnight(day)) for day in missing])]
+    chunk = Chunk(Interval(midnight(FIRST), midnight(END)), RTH.day_starts_at(END), "10 D", 10)
+    context = EvaluationContext(chunk, RTH, Timeframe.D1, NOW, impossible=impossible)
+    return evaluate(context, bars_at(keys, RTH, daily=True), None)
+
+
+def days(first: date, end: date) -> IntervalSet:
+    """Return the place of some daily bars."""
+    return IntervalSet([Interval(midnight(first), midnight(end))])
+
+
+def test_a_day_without_its_row_has_bars_on_both_sides() -> None:
+    """Nothing is odd about the response: it says that the days are empty."""
+    missing = date(2024, 3, 13), date(2024, 3, 15)
+    found = evaluated_days(*missing, impossible=IntervalSet())
+    assert found.around == IntervalSet(
+        Interval(midnight(day), midnight(day) + DAY) for day in missing
+    )
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_place_of_a_row_that_is_no_bar_is_not_empty(number: int) -> None:
+    """The other day is, in the same response."""
+    missing = date(2024, 3, 13), date(2024, 3, 15)
+    position = days(missing[number], missing[number] + DAY)
+    found = evaluated_days(*missing, impossible=position)
+    other = missing[1 - number]
+    assert found.around == days(other, other + DAY)
+    assert not found.covered & position
+
+
+def test_data_do_not_begin_behind_a_row_that_is_no_bar() -> None:
+    """Where the first row was unreadable the response begins earlier than its first bar."""
+    assert evaluated_days(FIRST, impossible=IntervalSet()).begins_at == midnight(FIRST + DAY)
+    before = IntervalSet([Interval(EVER.start, midnight(FIRST + DAY))])
+    found = evaluated_days(FIRST, impossible=before)
+    assert found.begins_at is None
+    assert not found.covered & before
+
+
+def test_behind_the_last_bar_nothing_is_covered_if_a_row_stood_there() -> None:
+    """Up to the last bar everything is, the weekend too."""
+    last = date(2024, 3, 22)
+    after = IntervalSet([Interval(midnight(last), EVER.end)])
+    found = evaluated_days(last, impossible=after)
+    assert found.covered == days(FIRST, last)
+
+
+def test_bars_in_an_impossible_place_are_kept_all_the_same() -> None:
+    """Two rows with one place: what is a bar stays, only the place is not covered."""
+    position = days(date(2024, 3, 13), date(2024, 3, 14))
+    found = evaluated_days(impossible=position)
+    assert found.bars.num_rows == 10
+    assert isinstance(found.bars, pa.Table)
+    assert micros(midnight(date(2024, 3, 13))) in timestamps(found.bars)
+    assert midnight(date(2024, 3, 13)) not in found.covered
+
+
+BEGIN = datetime(2024, 2, 5, tzinfo=UTC)
+
+CLOSED = ["XNYS.RTH", "XSHG.RTH"]
+
+"""Calendars with closed dates in those weeks, XSHG a whole week of them."""
+
+DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response, in whatever state it came, and what was requested."""
+
+    context: EvaluationContext
+    bars: list[datetime]
+    reach: Interval | None
+
+    def evaluated(self) -> Evaluation:
+        """Evaluate it."""
+        keys = pa.array([micros(bar) for bar in self.bars], pa.int64())
+        table = pa.table({"ts": keys.cast(BAR_SCHEMA.field("ts").type)})
+        return evaluate(self.context, table, self.reach)
+
+    def spans(self) -> list[Span]:
+        """Return the sessions of what was requested."""
+        context = self.context
+        return session_grid(context.calendar, context.timeframe).spans_in(context.chunk.interval)
+
+
+@st.composite
+def responses(draw: st.DrawFn) -> Response:
+    """Make any rising timestamps, inside and outside sessions and the request, at any moment."""
+    calendar = calendar_named(draw(st.sampled_from(CLOSED)))
+    timeframe = draw(st.sampled_from([Timeframe.M30, Timeframe.H4, Timeframe.D1, Timeframe.W1]))
+    first = (BEGIN + draw(st.integers(0, 9)) * DAY).date()
+    end = first + draw(st.integers(14, 28)) * DAY
+    wanted = interval_between(calendar, timeframe, first, end)
+    spans = session_grid(calendar, timeframe).spans_in(wanted)
+    now = draw(st.sampled_from(spans)).closes_at + draw(st.sampled_from([-60, 0, 31, 90])) * MINUTE
+    days = draw(st.sampled_from([7, 30]))
+    need = Need(calendar, timeframe, IntervalSet([wanted]), IntervalSet(), now, days)
+    chunks = plan(need)
+    assume(chunks)
+    chunk = draw(st.sampled_from(chunks))
+    step = timeframe.length if not timeframe.is_intraday else 30 * MINUTE
+    around = max(3 * DAY, step)
+    low, high = chunk.interval.start - around, chunk.interval.end + around
+    if not timeframe.is_intraday:
+        low = midnight(monday_of(low.date()) if timeframe is Timeframe.W1 else low.date())
+    count = (high - low) // step
+    gone = draw(st.sets(st.integers(0, count), max_size=count // 2))
+    bars = [low + position * step for position in range(count) if position not in gone]
+    edges = sorted(low + draw(st.integers(0, (high - low) // MINUTE)) * MINUTE for _ in range(2))
+    reach = draw(st.sampled_from([None, between(*edges)]))
+    assume(bars)
+    holds_back = draw(st.sampled_from([False, False, True]))
+    return Response(EvaluationContext(chunk, calendar, timeframe, now, holds_back), bars, reach)
+
+
+@given(response=responses())
+@examples(400)
+def test_nothing_is_covered_around_a_bar_that_is_not_kept(response: Response) -> None:
+    """What lies in the covered range is kept, whether or not the calendar expects it."""
+    found = response.evaluated()
+    kept = set(found.bars["ts"].to_pylist())
+    assert [bar for bar in response.bars if bar in found.covered and bar not in kept] == []
+
+
+@given(response=responses())
+@examples(400)
+def test_only_what_was_requested_and_is_over_is_kept_and_covered(response: Response) -> None:
+    """No bar and no coverage lies outside the chunk, none of them in the future."""
+    found, chunk = response.evaluated(), response.context.chunk
+    assert all(chunk.interval.covers(part) for part in found.covered)
+    for bar in found.bars["ts"].to_pylist():
+        assert bar in chunk.interval
+        assert bar < response.context.now
+
+
+@given(response=responses())
+@examples(400)
+def test_no_session_is_covered_without_a_bar(response: Response) -> None:
+    """A session that a response passed over, or did not reach, stays open."""
+    found = response.evaluated()
+    for span in response.spans():
+        if not any(bar in span.interval for bar in response.bars):
+            assert not found.covered.clip(span.interval)
+
+
+@given(response=responses())
+@examples(400)
+def test_no_end_of_a_session_is_covered_too_early(response: Response) -> None:
+    """Its last instant needs later bars, or a response behind its close, received late enough."""
+    found, context = response.evaluated(), response.context
+    if not context.timeframe.is_intraday:
+        return
+    spans = response.spans()
+    for span, newer in zip(spans, [*spans[1:], None], strict=True):
+        end = Interval(span.interval.end - timedelta(microseconds=1), span.interval.end)
+        if found.covered.clip(end) and (newer is None or response.bars[-1] < newer.interval.start):
+            assert is_closed(span, context.now)
+            assert context.chunk.ends_at >= span.closes_at
+
+
+@given(response=responses())
+@examples(400)
+def test_only_sessions_between_bars_are_stated_to_be_empty(response: Response) -> None:
+    """They were requested as a whole, hold no bar, have bars on both sides and are not covered."""
+    found, requested = response.evaluated(), response.context.chunk.interval
+    inside = [span.interval for span in response.spans() if requested.covers(span.interval)]
+    expected = [
+        part
+        for part in inside
+        if response.bars[0] < part.start
+        and response.bars[-1] >= part.end
+        and not any(bar in part for bar in response.bars)
+    ]
+    if found.earlier_only:
+        expected = []
+    assert found.around == IntervalSet(expected)
+    assert not found.around & found.covered
+
+
+@given(response=responses())
+@examples(400)
+def test_data_begin_only_behind_a_whole_session_that_was_requested(response: Response) -> None:
+    """A beginning is the first bar of all, and a whole requested session lies before it."""
+    found, requested = response.evaluated(), response.context.chunk.interval
+    if found.begins_at is None:
+        return
+    assert found.begins_at == response.bars[0]
+    assert found.begins_at >= requested.start
+    assert any(
+        requested.covers(span.interval) and span.interval.end <= found.begins_at
+        for span in response.spans()
+    )
