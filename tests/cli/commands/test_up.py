@@ -26,7 +26,7 @@ from ktrdr_pipelines.cli.commands.up import _only_one
 from ktrdr_pipelines.cli.processes import end, lives, start
 from ktrdr_pipelines.store.layout import open_store
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_without_a_gateway_it_says_how_to_get_one(ktrdr: Any, data: Path, hands: Any) -> None:

@@ -14,7 +14,7 @@ def test_init_makes_a_store_that_every_command_works_on(ktrdr: Any, data: Path) 
     assert str(data) in told.out
     assert "ktrdr health" in told.out
     assert (data / "universe.yaml").read_bytes() == (
-        Path(__file__).parents[2] / "data" / "universe.example.yaml"
+        Path(__file__).parents[3] / "data" / "universe.example.yaml"
     ).read_bytes()
     assert ktrdr("query", "SELECT count(*) AS n FROM bars", "--json").document == [{"n": 0}]
 

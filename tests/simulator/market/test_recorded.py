@@ -17,7 +17,7 @@ from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol.messages import ContractFields
 from ktrdr_pipelines.simulator.server import open_market
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "bars"
+SHARED = Path(__file__).parents[4] / "shared" / "bars"
 LATER = "2024-12-31T00:00:00+00:00"
 Row = tuple[datetime | date, float, float, float, float, float]
 
