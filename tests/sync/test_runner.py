@@ -5,27 +5,44 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from datetime import date
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime, timedelta
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
 from filelock import FileLock
 
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.gaps import GapReason
+from ktrdr_pipelines.domain.planning.jobs import Job, RequestedBy
 from ktrdr_pipelines.domain.planning.reports import Quiet, SeriesReport
-from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.planning.responses import BarRequest, BarSource, NoData
 from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import (
+    ClientIdInUseError,
+    GatewayError,
+    GatewayRestingError,
+    GatewayTimeoutError,
+)
+from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.store.claim_owners import CLAIM_S, claiming
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
-from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
-from ktrdr_pipelines.sync.runner import Job, LoadManager
-from tests.support.fake_gateway import FakeGateway
+from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
+from ktrdr_pipelines.sync.runner import TOLD_FROM_S, LoadManager, Waits
+from tests.support.fake_gateway import NOT_ANSWERED, FakeGateway, utc
 from tests.support.loading import Bench, World, no_sleep
 
 MakeWorld = Callable[..., World]
+
 JUNE = date(2024, 6, 3), date(2024, 6, 29)
 
 
@@ -163,3 +180,208 @@ def test_a_claim_outlives_the_longest_wait_for_a_turn() -> None:
     longest_pause_s = limits.PACING_PAUSE_S.value.longest_s
     a_turn_each_s = limits.SAFE_DELAY_S.value * limits.MAX_OPEN_HISTORICAL.value
     assert 2 * (longest_pause_s + a_turn_each_s) < CLAIM_S
+
+
+NOW = utc(2026, 1, 5, 14, 30)
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Give a clock."""
+    return Clock()
+
+
+@pytest.fixture
+def told() -> list[tuple[str, float]]:
+    """Give a list of what was told, with the seconds from NOW at which it ends."""
+    return []
+
+
+@pytest.fixture
+def waits(told: Any, clock: Clock) -> Waits:
+    """Give what is tested."""
+    return Waits(lambda why, until: told.append((why, (until - NOW).total_seconds())), clock)
+
+
+def test_a_wait_that_many_share_is_told_once(waits: Waits, told: Any, clock: Clock) -> None:
+    """Questions come to wait one after another, and what they wait for is one thing."""
+    for _ in range(45):
+        waits("it rests", 300)
+        clock.now += timedelta(seconds=1)
+    assert told == [("it rests", 300)]
+
+
+def test_a_wait_that_takes_longer_or_begins_anew_is_told_again(
+    waits: Waits, told: Any, clock: Clock
+) -> None:
+    """What was told would be wrong else."""
+    waits("it rests", 30)
+    waits("it rests", 120)
+    clock.now += timedelta(seconds=150)
+    waits("it rests", 15)
+    assert told == [("it rests", 30), ("it rests", 120), ("it rests", 165)]
+
+
+def test_two_reasons_are_two_waits(waits: Waits, told: Any) -> None:
+    """Each is told."""
+    waits("it rests", 60)
+    waits("the link is lost", 60)
+    assert [why for why, _ in told] == ["it rests", "the link is lost"]
+
+
+def test_a_short_wait_is_not_told(waits: Waits, told: Any) -> None:
+    """It is over before anybody wonders."""
+    waits("a moment", TOLD_FROM_S - 1)
+    assert told == []
+
+
+def test_waiting_for_a_gateway_that_rests_is_told(told: Any, waits: Waits) -> None:
+    """A load that waits for the breaker says so before it waits, and not of every retry."""
+    resting = GatewayRestingError("connect", reason="it failed 5 times in a row and is left alone")
+    resting.retry_in_s = 540.0
+    errors = [GatewayTimeoutError("bars", reason="no answer in 30 s"), resting]
+    slept: list[tuple[float, int]] = []
+
+    @asynccontextmanager
+    async def opened() -> Any:
+        yield object()
+
+    async def sleep(seconds: float) -> None:
+        slept.append((seconds, len(told)))
+
+    async def question(_: Any) -> str:
+        if errors:
+            raise errors.pop(0)
+        return "bars"
+
+    async def run() -> str:
+        retry_policy = RetryPolicy(sleep=sleep, jitter=lambda: 0.0)
+        async with SourceSession(opened, retry_policy, waits=waits) as source_session:
+            return await source_session.ask(question)
+
+    assert asyncio.run(run()) == "bars"
+    assert told == [("connect: it failed 5 times in a row and is left alone", 540.0)]
+    assert slept == [(2.0, 0), (540.0, 1)]
+
+
+def test_reasons_that_take_turns_are_told_once_each() -> None:
+    """A gateway that is silent, then refuses an id, and is silent again, while a run waits."""
+    clock = Clock()
+    heard: list[str] = []
+    kinds = cycle([GatewayTimeoutError, ClientIdInUseError])
+
+    @asynccontextmanager
+    async def refused() -> AsyncIterator[BarSource]:
+        raise next(kinds)("connect to it", reason="no connection")
+        yield
+
+    async def sleep(seconds: float) -> None:
+        clock.now += timedelta(seconds=seconds)
+
+    async def main() -> None:
+        retry_policy = RetryPolicy(wait_s=120, sleep=sleep, clock=lambda: clock.now)
+        async with SourceSession(
+            refused, retry_policy, waits=lambda why, _: heard.append(why)
+        ) as source_session:
+            with pytest.raises(GatewayError):
+                await source_session.source()
+
+    asyncio.run(main())
+    assert len(heard) == 2
+
+
+RTH = "XNYS.RTH"
+
+DAY = date(2024, 6, 11)
+
+
+def gaps_of(made: World) -> list[tuple[GapReason, Interval, datetime | None]]:
+    """Return what the gap book says of the series."""
+    bench = made.bench
+    index = GapIndex(bench.store, bench.ledger.calendars(), bench.gateway.gateway)
+    (found,) = index.series_gaps([made.series], bench.gateway.time)
+    return [
+        (gap.reason, gap.interval, gap.next_try_at)
+        for gap in found.gaps
+        if made.wanted.overlaps(gap.interval)
+    ]
+
+
+def session() -> Interval:
+    """Return the timestamps of the session that goes wrong."""
+    (one,) = calendar_named(RTH).sessions(DAY, DAY + timedelta(days=1))
+    return Interval(one.opens_at, one.closes_at)
+
+
+def made_of(world: MakeWorld) -> World:
+    """Make three weeks of hours."""
+    now = datetime(2024, 7, 1, 15, tzinfo=UTC)
+    return world(RTH, Timeframe.H1, date(2024, 5, 20), date(2024, 6, 22), now=now)
+
+
+def no_data(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
+    """Return no data for hours of the newest week."""
+    if request.series.timeframe is Timeframe.H1 and request.ends_at > session().start:
+        return NoData(request, NOT_ANSWERED)
+    return bars
+
+
+def test_ranges_without_bars_are_unconfirmed_until_a_time(world: MakeWorld) -> None:
+    """The report names them and the time; so does the gap book, and a load that asks nothing."""
+    made = made_of(world)
+    made.bench.gateway.twist = no_data
+    report = made.load()
+    assert not report.is_complete
+    assert report.unconfirmed
+    assert report.unexplained.covers(session())
+    assert report.unconfirmed.covers(session())
+    assert report.confirmed_at is not None
+    later = report.confirmed_at - made.bench.gateway.time
+    assert timedelta(minutes=14) < later < timedelta(days=2)
+    told = [one for one in gaps_of(made) if session().start in one[1]]
+    assert [reason for reason, _, _ in told] in ([GapReason.UNCONFIRMED], [GapReason.CONTRADICTED])
+    assert told[0][2] == report.confirmed_at
+    asked = made.bench.asked
+    job = Job(made.series, wanted=IntervalSet([made.wanted]), requested_by=RequestedBy.SENSOR)
+    (again,) = made.bench.run(job)
+    assert made.bench.asked == asked
+    assert (again.confirmed_at, again.unconfirmed) == (report.confirmed_at, report.unconfirmed)
+
+
+def test_a_complete_load_confirms_nothing(world: MakeWorld) -> None:
+    """Without a range without bars there is no time to wait for."""
+    report = made_of(world).load()
+    assert report.is_complete
+    assert (report.confirmed_at, report.unconfirmed) == (None, IntervalSet())
+
+
+def test_a_sparse_session_reaches_the_gap_book_with_its_time(world: MakeWorld) -> None:
+    """The session is covered, counts as missing, and says when it is requested once more."""
+    made = made_of(world)
+
+    def thin(request: BarRequest, bars: pa.Table) -> pa.Table:
+        if request.series.timeframe is not Timeframe.H1:
+            return bars
+        of_day = pc.equal(bars["session_date"], pa.scalar(DAY))
+        few = bars.filter(of_day)
+        ends = pa.concat_tables([few.slice(0, 1), few.slice(max(few.num_rows - 1, 1))])
+        return pa.concat_tables([bars.filter(pc.invert(of_day)), ends]).sort_by("ts")
+
+    made.bench.gateway.twist = thin
+    report = made.load()
+    assert [part.start.date() for part in report.sparse] == [DAY]
+    assert not report.is_complete
+    ((reason, interval, due),) = gaps_of(made)
+    assert (reason, interval) == (GapReason.SPARSE, session())
+    assert due is not None
+    assert due >= made.bench.gateway.time + timedelta(minutes=14)

@@ -1,9 +1,24 @@
 """The circuit breaker as a pure state machine."""
 
+import asyncio
+import json
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.clock import boot_time_s
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.errors import (
+    GatewayError,
+    GatewayRestingError,
+    GatewayTimeoutError,
+    GatewayUnreachableError,
+)
+from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacing.circuit_breaker import (
     BELIEVED,
     MOST_FAILURES,
@@ -18,9 +33,13 @@ from ktrdr_pipelines.ib.pacing.circuit_breaker import (
     seen_absent,
     succeeded,
 )
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
+from ktrdr_pipelines.ib.source import open_source
 from ktrdr_pipelines.limits import IbLimitsRegistry
+from tests.ib.paced import Time
 
 FIRST_PAUSE_S = IbLimitsRegistry.BREAKER_PAUSE_S.value.first_s
+
 LONGEST_PAUSE_S = IbLimitsRegistry.BREAKER_PAUSE_S.value.longest_s
 
 
@@ -116,6 +135,7 @@ def test_a_shallow_answer_leaves_the_trial_to_the_next() -> None:
 
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
+
 MINUTE = timedelta(minutes=1)
 
 
@@ -187,3 +207,194 @@ def test_breaker_and_absence_together_give_one_answer() -> None:
     absence = Absence(NOW - 9 * MINUTE, NOW - BELIEVED + timedelta(seconds=5), "no response")
     told = availability(breaker, absence, now_s=breaker.until - 20, real_now=NOW)
     assert told.next_at == NOW + timedelta(seconds=20)
+
+
+def test_looking_creates_nothing(config: GatewayConfig) -> None:
+    """A machine without state stays one."""
+    with closing(RateLimiter.of(config)) as one:
+        assert one.availability(NOW) == Availability()
+        assert one.absence() is None
+    assert not config.state_dir.exists()
+
+
+def test_what_one_process_records_every_process_reads(rate_limiter: Any) -> None:
+    """The start is kept until the gateway is found again; then the breaker closes too."""
+    one, other = rate_limiter(), rate_limiter()
+    one.note_absence(NOW, "nothing listens")
+    other.note_absence(NOW + timedelta(minutes=2), "no response")
+    told = one.availability(NOW + timedelta(minutes=3))
+    assert (told.may_try, told.since) == (False, NOW)
+    assert str(told) == "the gateway is away since 2026-06-12 12:00:00Z: no response"
+    for _ in range(MOST_FAILURES):
+        one.note_trouble(ill_with="it hung up")
+    other.note_recovery(NOW + timedelta(minutes=4))
+    assert one.availability(NOW + timedelta(minutes=4)) == Availability()
+    assert one.vitals().breaker.state is BreakerState.CLOSED
+    assert one.absence().ended_at == NOW + timedelta(minutes=4)
+    other.note_recovery(NOW + timedelta(minutes=5))
+    assert one.absence().ended_at == NOW + timedelta(minutes=4)
+
+
+def test_an_absence_outlasts_a_restart_of_the_machine_and_an_open_breaker_does_not(
+    rate_limiter: Any, time: Time
+) -> None:
+    """Real moments mean the same after it; seconds of another boot mean nothing."""
+    before = rate_limiter(boot="yesterday")
+    before.note_absence(NOW, "nothing listens")
+    for _ in range(MOST_FAILURES):
+        time.now += 1
+        before.note_trouble(ill_with="it hung up")
+    assert "circuit breaker open" in str(before.availability(NOW + timedelta(hours=1)))
+    time.now = 30.0
+    after = rate_limiter(boot="today")
+    assert after.absence() == before.absence()
+    assert not after.availability(NOW + timedelta(minutes=9)).may_try
+    assert after.availability(NOW + timedelta(hours=1)).may_try
+
+
+@pytest.mark.parametrize(
+    ("other", "is_same"),
+    [({"host": "localhost"}, True), ({"port": 2}, False), ({"host": "gate.example"}, False)],
+)
+def test_an_absence_belongs_to_one_gateway(
+    config: GatewayConfig, other: dict[str, Any], *, is_same: bool
+) -> None:
+    """Under whatever name of this machine; another port is another gateway."""
+    with closing(RateLimiter.of(config)) as one:
+        one.note_absence(NOW, "nothing listens")
+    with closing(RateLimiter.of(replace(config, **other))) as one:
+        assert one.availability(NOW).may_try is not is_same
+
+
+def test_a_breaker_that_an_earlier_version_recorded_goes_on(rate_limiter: Any, time: Time) -> None:
+    """It wrote the length of its pause as well, which follows from the failures."""
+    one = rate_limiter()
+    value = {"state": "open", "failures": 6, "failed_at": 4990.0, "until": 5050.0, "pause_s": 60.0}
+
+    def record(database: Any) -> None:
+        row = ("boot", "breaker", json.dumps({**value, "depth": 0, "reason": "it hung up"}))
+        database.execute("INSERT INTO memory VALUES (?, ?, ?)", row)
+
+    one.remember(lambda _, database: record(database))
+    breaker = one.vitals().breaker
+    assert (breaker.until, breaker.pause_s) == (5050.0, 60.0)
+    assert str(one.availability(NOW)) == (
+        "circuit breaker open after 6 consecutive failures (last: it hung up); next attempt in 50 s"
+    )
+
+
+def connect(config: GatewayConfig, times: int) -> list[str]:
+    """Connect one time after another and name what came of it."""
+
+    async def once() -> str:
+        try:
+            async with open_source(config):
+                return "connected"
+        except (GatewayTimeoutError, GatewayUnreachableError) as error:
+            return type(error).__name__
+
+    return [asyncio.run(once()) for _ in range(times)]
+
+
+def test_a_gateway_that_hangs_up_again_and_again_is_left_alone(
+    config: GatewayConfig, gateways: Any
+) -> None:
+    """After five vain connections no more reach it, from any process."""
+    gateway = gateways(greet=lambda talk: talk.close())
+    reason = connect(replace(config, port=gateway.port), MOST_FAILURES + 3)
+    expected = ["GatewayUnreachableError"] * MOST_FAILURES + ["GatewayRestingError"] * 3
+    assert reason == expected
+    assert gateway.connects == MOST_FAILURES
+
+
+def test_a_closed_port_does_not_open_the_breaker(config: GatewayConfig, closed_port: int) -> None:
+    """Where nothing listens nothing is hammered: the gateway is found as soon as it is there."""
+    reason = connect(replace(config, port=closed_port), MOST_FAILURES + 2)
+    assert set(reason) == {"GatewayUnreachableError"}
+
+
+def test_an_answer_closes_the_count(config: GatewayConfig, gateways: Any) -> None:
+    """Failures count only while they stay in a row."""
+    gateway = gateways()
+    there = replace(config, port=gateway.port)
+    for _ in range(3):
+        gateway.script.greet = lambda talk: talk.close()
+        connect(there, MOST_FAILURES - 1)
+        gateway.script.greet = None
+        assert connect(there, 1) == ["connected"]
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now = 5000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+        self.now += seconds
+
+
+def test_one_process_attempts_and_the_others_wait_for_it(tmp_path: Path) -> None:
+    """After the pause one question passes; its answer lets the others through."""
+    time = Time()
+    one, other = (RateLimiter(tmp_path, clock=time, sleep=time.sleep, boot="b") for _ in range(2))
+
+    async def run() -> Any:
+        for _ in range(MOST_FAILURES):
+            time.now += 1
+            one.note_trouble(ill_with="it hung up")
+        with pytest.raises(GatewayRestingError) as caught:
+            await other.admit("bars", probe_s=45)
+        assert "(last: it hung up)" in str(caught.value)
+        time.now += caught.value.retry_in_s
+        await one.admit("bars", probe_s=45)
+        waiting = asyncio.create_task(other.admit("bars", probe_s=45))
+        await asyncio.sleep(0)
+        assert other.vitals().breaker.state is BreakerState.HALF_OPEN
+        assert not waiting.done()
+        one.note_life()
+        await waiting
+        return caught.value.retry_in_s
+
+    assert asyncio.run(run()) == pytest.approx(30.0)
+    assert one.vitals().breaker.state is BreakerState.CLOSED
+    one.close()
+    other.close()
+
+
+def test_a_gateway_whose_bars_never_come_is_left_alone(
+    config: GatewayConfig, gateways: Any, words: Any, minute_request: BarRequest
+) -> None:
+    """It takes connections and knows contracts, and that does not clear it of silence."""
+    gateway = gateways(bars=words.ignore)
+    there = replace(config, port=gateway.port, timeout_s=1.0)
+
+    async def once(days: int) -> str:
+        try:
+            async with open_source(there) as source:
+                await source.bars(replace(minute_request, duration=f"{days} D"))
+        except GatewayError as error:
+            return type(error).__name__
+        return "bars"
+
+    reason = [asyncio.run(once(days)) for days in range(1, MOST_FAILURES + 3)]
+    assert reason == ["GatewayTimeoutError"] * MOST_FAILURES + ["GatewayRestingError"] * 2
+    assert len(gateway.what(20)) == MOST_FAILURES
+
+
+def test_health_says_how_the_data_path_is(bench: Any, minute_request: Any) -> None:
+    """Round trip, age of the last bars by anyone, breaker and width come in one value."""
+
+    async def ask(source: Any) -> Any:
+        before, begun_s = await source.health(), boot_time_s()
+        await source.bars(minute_request)
+        after = await source.health()
+        return before, after, boot_time_s() - begun_s
+
+    before, after, took_s = bench(ask)
+    assert before.last_answer_age_s is None
+    assert 0 <= after.last_answer_age_s <= took_s
+    assert 0 < after.round_trip_s <= took_s
+    assert (after.breaker, after.concurrency) == (BreakerState.CLOSED, 6)

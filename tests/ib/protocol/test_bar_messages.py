@@ -1,16 +1,23 @@
 """Reading reaches, heads and frames, without a socket."""
 
+import math
+import string
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval
-from ktrdr_pipelines.ib.protocol.bar_messages import History, head_of, reach_of
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.ib.protocol.bar_messages import History, bars_of, head_of, history_of, reach_of
 from ktrdr_pipelines.ib.protocol.times import written_moment
 from ktrdr_pipelines.ib.protocol.transport import MAX_FRAME_BYTES, BadFrameError, FrameCutter
+from ktrdr_pipelines.limits import IbLimitsRegistry
+from tests.support.fake_gateway import stock
 
 
 def at(hour: int, minute: int = 0, day: int = 5) -> Any:
@@ -110,3 +117,153 @@ def test_a_length_that_no_frame_has_is_refused(length: int) -> None:
     """Nothing is collected in the hope that a gigabyte follows."""
     with pytest.raises(BadFrameError, match=str(length)):
         FrameCutter().feed(length.to_bytes(4))
+
+
+SERIES = Series(stock(), Timeframe.M1)
+
+FIRST = 1_767_623_400
+
+UNSET = IbLimitsRegistry.UNSET_VALUES.value
+
+ALPHABET = "0123456789+-.eE"
+
+
+def read(text: str) -> float | None:
+    """Return the average that the second of three bars has with a text; None if it is no bar.
+
+    The average may have any size and sign, but for what stands for "not available".
+    """
+    rows = [[FIRST + 60 * row, 10, 11, 9, 10, 1, 10, 1] for row in range(3)]
+    texts = [str(value) for row in rows for value in row]
+    texts[8 + 6] = text
+    bars = bars_of(History("", "", 3, texts), SERIES).bars
+    if bars.num_rows == 2:
+        return None
+    found = bars["average"].to_pylist()[1]
+    return -1.0 if found is None else float(found)
+
+
+def is_written_by_ib(text: str) -> bool:
+    """Say by hand whether a text is in the grammar: ``-d.dE+d`` with its optional parts."""
+    number = text.removeprefix("-")
+    for mark in "eE":
+        number, _, exponent = number.partition(mark)
+        if exponent or text.count(mark):
+            exponent = exponent[1:] if exponent[:1] in {"+", "-"} else exponent
+            if not exponent or set(exponent) - set(string.digits):
+                return False
+            break
+    whole, _, part = number.partition(".")
+    return bool(whole + part) and not set(whole + part) - set(string.digits)
+
+
+@st.composite
+def make_entry(draw: st.DrawFn) -> str:
+    """Write a number as Python's repr, str and format do."""
+    number: Any = draw(
+        st.floats(allow_nan=False, allow_infinity=False)
+        | st.integers(-(10**30), 10**30)
+        | st.decimals(allow_nan=False, allow_infinity=False)
+    )
+    form = draw(st.sampled_from(["", "f", ".3f", "e", "E", ".12g", ".1G"]))
+    if isinstance(number, Decimal) and abs(number.adjusted()) > 400:
+        form = draw(st.sampled_from(["", "e", "E"]))  # written in full it has as many digits
+    return draw(st.sampled_from([str(number), format(number, form)]))
+
+
+@given(make_entry())
+@example("1.7976931348623157E308")
+@example("9223372036854775807")
+@example("-0")
+@example("1E+2")
+def test_what_programs_write_is_read_as_python_reads_it(text: str) -> None:
+    """All that repr, str and format make of floats, integers and decimals."""
+    expected = float(text)
+    if math.isinf(expected):
+        assert read(text) is None
+    else:
+        assert read(text) == (-1.0 if expected in UNSET else expected)
+
+
+@given(st.text(ALPHABET, min_size=1, max_size=12))
+@example("1e5")
+@example(".5")
+@example("5.")
+@example("-.5e-3")
+@example("1e")
+@example(".")
+@example("-")
+@example("+1")
+@example("1.2.3")
+@example("1e5e5")
+@example("--1")
+def test_only_the_grammar_is_read(text: str) -> None:
+    """Signs, points and exponents in any order: read is what Python reads, less a leading plus."""
+    if is_written_by_ib(text):
+        expected = float(text)
+        found = read(text)
+        assert found == (None if math.isinf(expected) else -1.0 if expected in UNSET else expected)
+    else:
+        assert read(text) is None
+
+
+@given(st.text(ALPHABET, max_size=6), st.characters(), st.text(ALPHABET, max_size=6))
+@example("1", "_", "0.5")
+@example("", "\u0661", "0")
+@example("", "\uff11", "")
+@example("1", "\u00b2", "")
+@example("1", " ", "0")
+@example("", "\t", "10")
+@example("1", ",", "000")
+@example("10", "\n", "")
+@example("10", ";", "11")
+def test_no_other_character_is_part_of_a_number(before: str, other: str, after: str) -> None:
+    """Whatever surrounds it, also where Python's float accepts it."""
+    if other in ALPHABET or other == "\0":  # a null separates the fields on the wire
+        return
+    assert read(f"{before}{other}{after}") is None
+
+
+@pytest.mark.parametrize("text", ["nan", "NaN", "inf", "-inf", "Infinity", "0x10", "1j", "None"])
+def test_no_word_is_a_number(text: str) -> None:
+    """Those that Python reads are none either."""
+    assert read(text) is None
+
+
+@pytest.mark.parametrize("count", ["\u0661", "0_1", "+1", " 1", "1 ", "1.0", "", "-1", "\u00b9"])
+def test_a_count_of_bars_is_a_plain_number(count: str) -> None:
+    """A message with another one is not what it seems, as a whole."""
+    fields = ["17", "1", "", "", count, str(FIRST), *["10", "11", "9", "10", "1", "1", "1"]]
+    with pytest.raises(ValueError, match="bars"):
+        history_of(fields)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u0663\u0664\u0665479400",
+        "\uff13\uff14\uff15479400",
+        "345_479_400",
+        "+345479400",
+        "34547940\u00b2",
+        "\u0661\u0669801212-14:30:00",
+        "19801212-14:3\u0660:00",
+        "--345479400",
+        "1e9",
+        "9" * 15,
+        "9" * 40,
+    ],
+)
+def test_a_head_in_other_digits_is_none(text: str) -> None:
+    """Nor is one of a year that no calendar has."""
+    with pytest.raises(ValueError, match="head timestamp"):
+        head_of(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\u0662\u0660260105-14:30:00", "20260105 \uff11\uff14:30:00 UTC", "20260105-14:30:0\u0660"],
+)
+def test_a_moment_in_other_digits_is_none(text: str) -> None:
+    """The reach of a response is read by the same rule."""
+    assert written_moment(text) is None

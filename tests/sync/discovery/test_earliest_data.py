@@ -6,17 +6,24 @@ from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
+import pytest
 
-from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.bars import bars_between, micros
+from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ContractUnknownError
+from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.sync.discovery.earliest_data import EarliestData, HowFound
-from tests.support.fake_gateway import dense_keys, stock, truth_of, utc
+from ktrdr_pipelines.sync.runner import Job
+from tests.support.fake_gateway import dense_keys, series_of, stock, truth_of, utc
 from tests.support.loading import World
 
 MakeWorld = Callable[..., World]
+
 RTH = "XNYS.RTH"
+
 LISTED, NOW = date(2016, 5, 17), utc(2024, 7, 1, 12)
 
 
@@ -141,3 +148,190 @@ def test_bars_that_are_held_are_told_where_nothing_else_is_known(world: MakeWorl
     assert found.oldest == date(2024, 5, 1)
     assert isinstance(found.error, ContractUnknownError)
     assert np.datetime64(found.oldest) == np.datetime64("2024-05-01")
+
+
+FIRST, END, LISTED = date(2014, 1, 2), date(2024, 7, 1), date(2023, 5, 16)
+
+
+def listed_late(
+    world: MakeWorld, timeframe: Timeframe, *, gap: tuple[date, date] | None = None
+) -> World:
+    """Make ten wanted years of an instrument whose bars begin in the last, at every bar size."""
+    made = world(RTH, timeframe, FIRST, END, keys=_keys(timeframe, gap), now=utc(2024, 7, 1, 12))
+    for other in (Timeframe.D1, Timeframe.W1):
+        truth = truth_of(_keys(other, gap), other, calendar_named(RTH))
+        made.bench.gateway.truth[made.series.symbol, other] = truth
+    return made
+
+
+def _keys(timeframe: Timeframe, gap: tuple[date, date] | None) -> np.ndarray:
+    first = LISTED if gap is None else date(2017, 3, 6)
+    keys = dense_keys(RTH, timeframe, first, date(2024, 9, 1))
+    if gap is None:
+        return keys
+    low, high = (micros(utc(day.year, day.month, day.day)) for day in gap)
+    return keys[(keys < low) | (keys >= high)]
+
+
+@pytest.mark.parametrize("nothing_past_oldest", [False, True])
+@pytest.mark.parametrize(
+    ("timeframe", "most"), [(Timeframe.H1, 85), (Timeframe.M30, 85), (Timeframe.D1, 70)]
+)
+def test_years_before_a_listing_cost_a_few_requests_each(
+    world: MakeWorld, timeframe: Timeframe, most: int, nothing_past_oldest: bool
+) -> None:
+    """Nine silent years take four requests each at most, not seven for each month of them."""
+    made = listed_late(world, timeframe)
+    made.bench.gateway.nothing_past_oldest = nothing_past_oldest
+    report = made.load()
+    assert report.requests <= most
+    assert report.is_complete is not nothing_past_oldest, report.summary
+    assert made.load_until_confirmed().is_complete
+    made.check_complete()
+    assert made.load().requests == 0
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.M30, Timeframe.H1, Timeframe.D1])
+def test_a_new_listing_costs_two_requests_more_than_its_bars(
+    world: MakeWorld, timeframe: Timeframe
+) -> None:
+    """With a head timestamp the response that begins at it ends the search for older bars."""
+    made = listed_late(world, timeframe)
+    made.bench.gateway.concurrency = 1
+    made.bench.gateway.head_at = utc(2023, 5, 16, 13, 30)
+    report = made.load()
+    assert report.is_complete, report.summary
+    assert report.before_listing
+    made.check_complete()
+    with_bars = [one for one in made.bench.gateway.asked if made.bench.gateway.honest(one).num_rows]
+    assert len(made.bench.gateway.asked) + made.bench.gateway.heads <= len(with_bars) + 2
+
+
+def test_what_was_proved_serves_every_timeframe(world: MakeWorld) -> None:
+    """Years that daily bars showed to be empty are so for all bar sizes, and asked about once."""
+    made = listed_late(world, Timeframe.H1)
+    made.load()
+    hours4 = series_of(made.series.instrument, Timeframe.H4)
+    truth = truth_of(_keys(Timeframe.H4, None), Timeframe.H4, calendar_named(RTH))
+    made.bench.gateway.truth[made.series.symbol, Timeframe.H4] = truth
+    asked = made.bench.asked
+    report = made.bench.load(hours4, made.wanted)
+    assert report.is_complete
+    daily = [one for one in made.bench.gateway.asked[asked:] if one.duration.endswith("Y")]
+    assert daily == []
+    assert report.requests <= 35
+
+
+def test_a_hole_of_a_year_inside_is_not_taken_for_the_beginning(world: MakeWorld) -> None:
+    """Bars behind an empty year are all loaded; the hole is proved empty, not before a listing."""
+    gap = date(2019, 1, 1), date(2020, 1, 1)
+    made = listed_late(world, Timeframe.H1, gap=gap)
+    report = made.load()
+    made.check()
+    truth = made.bench.truth(made.series).bars
+    assert (
+        made.bench.store.rows(made.series, made.wanted)
+        == bars_between(truth, made.wanted.start, made.wanted.end).num_rows
+    )
+    report = made.load_until_confirmed()
+    assert report.is_complete, report.summary
+    made.check_complete()
+    before = Interval(made.wanted.start, utc(2017, 3, 6, 14))
+    assert all(before.covers(part) for part in report.before_listing)
+    empty = IntervalSet(one.interval for one in made.bench.store.coverage(made.series).empty)
+    inside = Interval(utc(2019, 1, 2, 14, 30), utc(2019, 12, 31, 21))
+    sessions = calendar_named(RTH).sessions(*gap)
+    assert all(empty.clip(inside).covers(Interval(s.opens_at, s.closes_at)) for s in sessions)
+    assert made.load().requests == 0
+
+
+def test_a_head_that_held_bars_contradict_excuses_nothing(world: MakeWorld) -> None:
+    """A gateway that names a late start hides no bar before it."""
+    made = listed_late(world, Timeframe.H1)
+    made.bench.gateway.head_at = utc(2024, 1, 3, 14, 30)
+    made.bench.load(made.series, Interval(utc(2023, 6, 1), utc(2023, 7, 1)))
+    report = made.load()
+    assert report.is_complete
+    made.check_complete()
+
+
+def test_a_backfill_ends_where_the_data_begin(world: MakeWorld) -> None:
+    """With a head timestamp a backfill asks from the oldest bar to it, and nothing before."""
+    made = listed_late(world, Timeframe.H1)
+    made.bench.gateway.head_at = utc(2023, 5, 16, 13, 30)
+    made.bench.load(made.series, Interval(utc(2024, 1, 2), utc(2024, 2, 1)))
+    asked = made.bench.asked
+    bounds = Bounds(start=made.wanted.start)
+    (report,) = made.bench.run(Job(made.series, Mode.BACKFILL, bounds))
+    assert report.is_complete
+    oldest = min(request.ends_at for request in made.bench.gateway.asked[asked:])
+    assert oldest > made.bench.gateway.head_at - timedelta(days=31)
+    assert report.requests <= 9 + 7
+
+
+def test_the_first_day_of_a_listing_is_whole(world: MakeWorld) -> None:
+    """Trading begins at noon of the first day: its bars are stored, and nothing before them."""
+    keys = _keys(Timeframe.M1, None)
+    keys = keys[keys >= micros(utc(2023, 5, 16, 16))]
+    made = world(RTH, Timeframe.M1, date(2023, 5, 8), date(2023, 5, 27), keys=keys)
+    made.bench.gateway.head_at = utc(2023, 5, 16, 16, 0, 12)
+    report = made.load()
+    assert report.is_complete
+    made.check_complete()
+    assert made.bench.store.read(made.series)["ts"][0].as_py() == utc(2023, 5, 16, 16)
+    assert report.before_listing
+
+
+def test_the_index_explains_what_a_load_excuses_in_the_first_session(world: MakeWorld) -> None:
+    """Trading begins at noon: no sensor comes back to the morning, and no count calls it missing.
+
+    Until a response shows that the data begin there, it is a gap.
+    """
+    keys = _keys(Timeframe.M1, None)
+    keys = keys[keys >= micros(utc(2023, 5, 16, 16))]
+    made = world(RTH, Timeframe.M1, date(2023, 5, 8), date(2023, 5, 27), keys=keys)
+    made.bench.gateway.head_at = utc(2023, 5, 16, 16, 0, 12)
+    instrument = replace(made.series.instrument, start=date(2023, 5, 8), end=date(2023, 5, 27))
+    series = series_of(instrument, Timeframe.M1)
+    index = GapIndex(made.bench.store, Calendars(), made.bench.gateway.gateway)
+    now = made.bench.gateway.time
+    assert made.load().is_complete
+    assert index.series_gaps([series], now)[0].gaps == ()
+    counts = index.completeness(series, now)
+    assert int(counts.unexplained.sum()) == 0
+    assert int(counts.explained.sum()) == 6 * 390 + 150
+
+
+def test_the_gap_book_knows_silent_years(world: MakeWorld) -> None:
+    """After a complete load it tells no gap, so that no sensor comes back to silent years."""
+    made = listed_late(world, Timeframe.H1)
+    series = series_of(replace(made.series.instrument, start=FIRST), Timeframe.H1)
+    index = GapIndex(made.bench.store, Calendars(), made.bench.gateway.gateway)
+    assert index.series_gaps([series], made.bench.gateway.time)[0].gaps
+    made.bench.load(series, made.wanted)
+    assert index.series_gaps([series], made.bench.gateway.time)[0].gaps == ()
+    later = made.bench.gateway.time + timedelta(days=366)
+    assert index.series_gaps([series], later)[0].gaps
+
+
+@pytest.mark.parametrize("timeframe", Timeframe)
+def test_no_bar_near_the_edge_of_a_silent_year_is_excused(
+    world: MakeWorld, timeframe: Timeframe
+) -> None:
+    """Data that begin in the first days of January, in a week that began in December."""
+    first = date(2024, 1, 3)
+    made = world(
+        RTH,
+        timeframe,
+        date(2023, 10, 2),
+        date(2024, 2, 3),
+        keys=dense_keys(RTH, timeframe, first, date(2024, 9, 1)),
+        now=utc(2024, 7, 2),
+    )
+    for other in (Timeframe.D1, Timeframe.W1):
+        keys = dense_keys(RTH, other, first, date(2024, 9, 1))
+        truth = truth_of(keys, other, calendar_named(RTH))
+        made.bench.gateway.truth[made.series.symbol, other] = truth
+    assert made.load_until_confirmed().is_complete
+    made.check_complete()
+    assert made.bench.store.rows(made.series) > 0
