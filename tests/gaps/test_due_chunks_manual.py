@@ -77,13 +77,13 @@ def manual(world: Callable[..., World]) -> Manual:
 def fails_between(first: datetime, end: datetime) -> Callable[..., pa.Table | GatewayError]:
     """Refuse requests that end inside a range."""
 
-    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+    def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         ends_at = request.ends_at
         if ends_at is not None and first < ends_at < end:
             return RequestRejectedError(str(request), reason="refused by the test")
         return bars
 
-    return twist
+    return mutate
 
 
 def test_what_a_person_loads_sets_the_mark_once(manual: Manual) -> None:
@@ -112,11 +112,11 @@ def test_newest_part_that_is_loaded_first_leaves_the_rest_due(manual: Manual) ->
 def test_range_that_fails_in_the_middle_stays_due(manual: Manual) -> None:
     """It is deferred like every failed attempt, and comes when it is tried again."""
     manual.by_hand(date(2024, 2, 1), date(2024, 3, 1))
-    manual.bench.gateway.twist = fails_between(utc(2024, 4, 5), utc(2024, 5, 5))
+    manual.bench.gateway.mutate = fails_between(utc(2024, 4, 5), utc(2024, 5, 5))
     manual.fill()
     assert manual.due() == []
     assert manual.dates()[:2] == (date(2024, 2, 1), date(2024, 6, 27))
-    manual.bench.gateway.twist = None
+    manual.bench.gateway.mutate = None
     manual.bench.gateway.time += timedelta(minutes=6)
     assert all(date(2024, 3, 1) <= first for first, _ in manual.due())
     assert manual.due()

@@ -1,4 +1,4 @@
-"""A hand-written gateway for the loading: true bars, IB's habits, and misbehaviour on demand."""
+"""A fake gateway: it returns true bars as IB does, and mutated responses where a test sets them."""
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -21,15 +21,15 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, RequestExpiredError
 
 PARTIAL = -1.0
-"""The close of a bar that the gateway cut: none of these may ever be stored."""
+"""The close of a bar that was cut short: no such bar may ever be stored."""
 
-Twist = Callable[[BarRequest, pa.Table], pa.Table | NoData | Response | GatewayError]
+Mutation = Callable[[BarRequest, pa.Table], pa.Table | NoData | Response | GatewayError]
 
-NOT_ANSWERED = "HMDS query returned no data"
+NO_DATA_TEXT = "HMDS query returned no data"
 
 
 def stock(symbol: str = "AAPL", calendar: str = "XNYS.RTH") -> Instrument:
-    """Make a stock with regular or extended hours."""
+    """Return a stock with regular or extended hours."""
     return Instrument(
         symbol=symbol,
         ib_symbol=symbol,
@@ -45,7 +45,7 @@ def stock(symbol: str = "AAPL", calendar: str = "XNYS.RTH") -> Instrument:
 
 
 def fx(symbol: str = "EURUSD") -> Instrument:
-    """Make a currency pair."""
+    """Return a currency pair."""
     return Instrument(
         symbol=symbol,
         ib_symbol=symbol[:3],
@@ -61,12 +61,12 @@ def fx(symbol: str = "EURUSD") -> Instrument:
 
 
 def instrument_of(calendar: str) -> Instrument:
-    """Make an instrument of a calendar."""
+    """Return an instrument that trades by a calendar."""
     return fx() if calendar == "FX" else stock(calendar=calendar)
 
 
 def bars_at(keys: Iterable[int], calendar: SessionCalendar, *, daily: bool = False) -> pa.Table:
-    """Make bars at timestamps (microseconds), with values that tell one from another."""
+    """Return bars at timestamps (microseconds), each with values of its own."""
     ts = np.array(list(keys), dtype=np.int64)
     price = (ts // 60_000_000 % 100_000).astype(float) + 1.0
     days = ts.astype("datetime64[us]").astype("datetime64[D]") if daily else calendar.days_of(ts)
@@ -89,7 +89,7 @@ def bars_at(keys: Iterable[int], calendar: SessionCalendar, *, daily: bool = Fal
 def true_keys(
     calendar: SessionCalendar, timeframe: Timeframe, first: date, end: date
 ) -> np.ndarray:
-    """Give the timestamps of every bar that a market without silences has."""
+    """Return the timestamps of all bars of a market that trades in every interval."""
     sessions = calendar.sessions(first, end)
     if timeframe is Timeframe.D1:
         keys = [micros(midnight(session.day)) for session in sessions]
@@ -105,15 +105,15 @@ def true_keys(
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
-    """All bars of a series, and from when to when in real time each of them trades."""
+class TrueBars:
+    """All bars of a series, and the real time from which and to which each of them trades."""
 
     bars: pa.Table
     opens: np.ndarray
     closes: np.ndarray
 
-    def seen(self, start: datetime, end: datetime) -> pa.Table:
-        """Give the bars that trade between two moments; the close of a cut one is PARTIAL."""
+    def between(self, start: datetime, end: datetime) -> pa.Table:
+        """Return the bars that trade between two moments; the close of a cut one is PARTIAL."""
         low, high = micros(start), micros(end)
         first = int(np.searchsorted(self.closes, low, side="right"))
         last = max(first, int(np.searchsorted(self.opens, high, side="left")))
@@ -126,11 +126,11 @@ class Truth:
         return bars.set_column(place, bars.schema.field("close"), pa.array(closing))
 
 
-def truth_of(keys: np.ndarray, timeframe: Timeframe, calendar: SessionCalendar) -> Truth:
-    """Make a series' truth of its timestamps."""
+def true_bars_of(keys: np.ndarray, timeframe: Timeframe, calendar: SessionCalendar) -> TrueBars:
+    """Return the true bars of a series at timestamps."""
     bars = bars_at(keys, calendar, daily=not timeframe.is_intraday)
     if len(keys) == 0:
-        return Truth(bars, keys, keys)
+        return TrueBars(bars, keys, keys)
     days = bars["session_date"].to_numpy().astype("datetime64[D]")
     sessions = calendar.sessions(days[0].item(), days[-1].item() + timedelta(days=7))
     dates = np.array([session.day for session in sessions], dtype="datetime64[D]")
@@ -139,16 +139,16 @@ def truth_of(keys: np.ndarray, timeframe: Timeframe, calendar: SessionCalendar) 
     if not timeframe.is_intraday:
         length = np.timedelta64(1 if timeframe is Timeframe.D1 else 7, "D")
         first = np.searchsorted(dates, days)
-        return Truth(bars, opens[first], closes[np.searchsorted(dates, days + length) - 1])
+        return TrueBars(bars, opens[first], closes[np.searchsorted(dates, days + length) - 1])
     length_us = timeframe.seconds * 1_000_000
     grid_end = (keys // length_us + 1) * length_us
-    return Truth(bars, keys, np.minimum(grid_end, closes[np.searchsorted(dates, days)]))
+    return TrueBars(bars, keys, np.minimum(grid_end, closes[np.searchsorted(dates, days)]))
 
 
-def daily_truth(
+def true_daily_bars(
     bars: pa.Table, timeframe: Timeframe, calendar: str, life: tuple[date, date]
-) -> Truth:
-    """Make the daily bars of a market: of the days that other bars are of, and of later ones."""
+) -> TrueBars:
+    """Return true daily bars: of the session dates of other bars, and of all dates of ``life``."""
     sessions = calendar_named(calendar)
     days = bars["session_date"].to_numpy().astype("datetime64[D]")
     if timeframe is Timeframe.W1:
@@ -156,17 +156,17 @@ def daily_truth(
         days = sessions.days[np.isin(sessions.days - (sessions.days.astype(int) + 3) % 7, weeks)]
     traded = np.unique(days).astype("datetime64[us]").astype(np.int64)
     keys = np.union1d(traded, dense_keys(calendar, Timeframe.D1, *life))
-    return truth_of(keys, Timeframe.D1, sessions)
+    return true_bars_of(keys, Timeframe.D1, sessions)
 
 
 def schedule_of(calendar: SessionCalendar, ends_at: datetime, days: int) -> list[LearnedDay]:
-    """Tell the sessions of a calendar as a gateway would."""
+    """Return the sessions of a calendar as a gateway returns a schedule."""
     sessions = calendar.sessions_meeting(Interval(ends_at - timedelta(days=days), ends_at))
     return [LearnedDay(one.day, (Interval(one.opens_at, one.closes_at),)) for one in sessions]
 
 
 def start_of(request: BarRequest, end: datetime) -> datetime:
-    """Say how far back a request reaches; ``N D`` counts sessions, years are of the calendar."""
+    """Return how far back a request reaches; ``N D`` counts sessions, ``N Y`` calendar years."""
     match = re.fullmatch(r"(\d+) ([SDWMY])", request.duration)
     assert match is not None, request.duration
     count, unit = int(match[1]), match[2]
@@ -180,7 +180,7 @@ def start_of(request: BarRequest, end: datetime) -> datetime:
 
 
 def _session_opens_after(key: str, end: datetime, years: int) -> datetime:
-    """Give the open of the first session that is dated after the end's date minus some years."""
+    """Return the open of the first session dated after the end's date minus some years."""
     calendar = calendar_named("XNYS.ETH" if is_gateways(key) else key)
     day = calendar.day_of(end)
     is_leap_day = (day.month, day.day) == (2, 29)
@@ -189,9 +189,9 @@ def _session_opens_after(key: str, end: datetime, years: int) -> datetime:
 
 
 def _session_opens(key: str, end: datetime, count: int) -> datetime:
-    """Give the open of the n-th session back from a moment.
+    """Return the open of the n-th session back from a moment.
 
-    Hours that only the gateway knows are in truth those of New York, extended.
+    Hours that only the gateway knows are here the extended hours of New York.
     """
     calendar = calendar_named("XNYS.ETH" if is_gateways(key) else key)
     day = calendar.day_of(end) + timedelta(days=1)
@@ -199,9 +199,9 @@ def _session_opens(key: str, end: datetime, count: int) -> datetime:
     return [session for session in sessions if session.opens_at < end][-count].opens_at
 
 
-def _reaches_past(request: BarRequest, start: datetime, truth: Truth) -> bool:
-    """Say whether a session (1w: a week) lies between a request's start and the oldest bar."""
-    oldest = moment_of(truth.opens[0])
+def _reaches_past(request: BarRequest, start: datetime, true_bars: TrueBars) -> bool:
+    """Return whether a session (1w: a week) lies between a request's start and the oldest bar."""
+    oldest = moment_of(true_bars.opens[0])
     if request.series.timeframe is Timeframe.W1:
         return start < oldest - timedelta(days=7)
     if start >= oldest:
@@ -214,23 +214,23 @@ def _reaches_past(request: BarRequest, start: datetime, truth: Truth) -> bool:
 
 @dataclass
 class FakeGateway:
-    """Answers requests from true bars as IB would; ``twist`` makes it misbehave."""
+    """Returns true bars as IB does; ``mutate`` replaces its responses to requests for bars."""
 
-    truth: dict[tuple[str, Timeframe], Truth]
+    true_bars: dict[tuple[str, Timeframe], TrueBars]
     time: datetime
     origin: Origin = Origin.IB
     gateway: str = "fake:1"
     login: str = "login 1"
     head_at: datetime | None = None
-    twist: Twist | None = None
+    mutate: Mutation | None = None
     nothing_past_oldest: bool = False
-    before_answer: Callable[[BarRequest], Awaitable[None]] | None = None
-    asked: list[BarRequest] = field(default_factory=list)
-    heads: int = 0
+    before_response: Callable[[BarRequest], Awaitable[None]] | None = None
+    requests: list[BarRequest] = field(default_factory=list)
+    head_requests: int = 0
     details: tuple[LearnedDay, ...] = ()
     details_of: dict[str, tuple[LearnedDay, ...]] = field(default_factory=dict)
-    schedules_asked: list[tuple[str, datetime, int]] = field(default_factory=list)
-    schedule_twist: Callable[[datetime, int], list[LearnedDay]] | None = None
+    schedule_requests: list[tuple[str, datetime, int]] = field(default_factory=list)
+    mutate_schedule: Callable[[datetime, int], list[LearnedDay]] | None = None
     opened: int = 0
     contract_ids: dict[str, int] = field(default_factory=dict)
     concurrency: int = 6
@@ -248,37 +248,37 @@ class FakeGateway:
         self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = unheard
     ) -> list[LearnedDay]:
         sent()
-        self.schedules_asked.append((instrument.symbol, ends_at, days))
-        if self.schedule_twist is not None:
-            return self.schedule_twist(ends_at, days)
+        self.schedule_requests.append((instrument.symbol, ends_at, days))
+        if self.mutate_schedule is not None:
+            return self.mutate_schedule(ends_at, days)
         return schedule_of(calendar_named(instrument.calendar), ends_at, days)
 
     async def head(self, instrument: Instrument, *, sent: OnSent = unheard) -> datetime | None:
         sent()
-        self.heads += 1
+        self.head_requests += 1
         return self.head_at
 
     async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Response | NoData:
-        self.asked.append(request)
-        if self.before_answer is not None:
-            await self.before_answer(request)
+        self.requests.append(request)
+        if self.before_response is not None:
+            await self.before_response(request)
         if request.not_after is not None and self.time >= request.not_after:
             raise RequestExpiredError(str(request))
-        bars = self.honest(request)
-        if self.twist is not None:
-            twisted = self.twist(request, bars)
-            if isinstance(twisted, GatewayError):
-                if twisted.was_sent:
+        bars = self.unmutated(request)
+        if self.mutate is not None:
+            mutated = self.mutate(request, bars)
+            if isinstance(mutated, GatewayError):
+                if mutated.was_sent:
                     sent()
-                raise twisted
+                raise mutated
             sent()
-            if isinstance(twisted, NoData | Response):
-                return twisted
-            bars = twisted
+            if isinstance(mutated, NoData | Response):
+                return mutated
+            bars = mutated
         else:
             sent()
         if bars.num_rows == 0:
-            return NoData(request, NOT_ANSWERED)
+            return NoData(request, NO_DATA_TEXT)
         return Response(request, bars, None)
 
     @asynccontextmanager
@@ -286,50 +286,50 @@ class FakeGateway:
         self.opened += 1
         yield self
 
-    def honest(self, request: BarRequest) -> pa.Table:
-        """Give what a gateway without quirks would answer."""
-        truth = self.truth.get((request.series.symbol, request.series.timeframe))
-        if truth is None or truth.bars.num_rows == 0:
+    def unmutated(self, request: BarRequest) -> pa.Table:
+        """Return the bars of the response before it is mutated."""
+        true_bars = self.true_bars.get((request.series.symbol, request.series.timeframe))
+        if true_bars is None or true_bars.bars.num_rows == 0:
             return BAR_SCHEMA.empty_table()
         end = min(request.ends_at or self.time, self.time)
         start = start_of(request, end)
-        if self.nothing_past_oldest and _reaches_past(request, start, truth):
+        if self.nothing_past_oldest and _reaches_past(request, start, true_bars):
             return BAR_SCHEMA.empty_table()
-        return truth.seen(start, end)
+        return true_bars.between(start, end)
 
     @property
     def sizes(self) -> list[str]:
-        """The durations that were asked for, in their order."""
-        return [request.duration for request in self.asked]
+        """The requested durations, in order."""
+        return [request.duration for request in self.requests]
 
 
 @cache
 def dense_keys(calendar: str, timeframe: Timeframe, first: date, end: date) -> np.ndarray:
-    """Give the timestamps of a market without silences, remembered."""
+    """Return the same as ``true_keys`` for the name of a calendar, cached."""
     return true_keys(calendar_named(calendar), timeframe, first, end)
 
 
 def thinned(keys: np.ndarray, drop: float, seed: int = 1) -> np.ndarray:
-    """Leave out a share of timestamps."""
+    """Return timestamps without a random share of them."""
     return keys[np.random.default_rng(seed).random(len(keys)) >= drop]
 
 
 def series_of(instrument: Instrument, timeframe: Timeframe) -> Series:
-    """Make a series."""
+    """Return a series."""
     return Series(instrument, timeframe)
 
 
 def moment_of(timestamp: int) -> datetime:
-    """Give microseconds since 1970 as a moment."""
+    """Return microseconds since 1970 as a moment."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(timestamp))
 
 
 def utc(*parts: int) -> datetime:
-    """Make a moment in UTC."""
+    """Return a moment in UTC."""
     return datetime(*parts, tzinfo=UTC)  # type: ignore[misc,arg-type]
 
 
 def keys_of(bars: pa.Table) -> list[int]:
-    """Give timestamps as a list."""
+    """Return timestamps as a list."""
     keys: list[int] = timestamps(bars).tolist()
     return keys

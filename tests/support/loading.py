@@ -1,4 +1,4 @@
-"""A store, a gateway and a manager between them, for the tests of loading."""
+"""A store, a fake gateway and a load manager, for the tests of loading."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -25,23 +25,23 @@ from ktrdr_pipelines.sync.runner import Job, LoadManager
 from tests.support.fake_gateway import (
     PARTIAL,
     FakeGateway,
-    Truth,
-    daily_truth,
+    TrueBars,
     dense_keys,
     instrument_of,
     series_of,
-    truth_of,
+    true_bars_of,
+    true_daily_bars,
 )
 
 
 async def no_sleep(_: float) -> None:
-    """Let others run, and wait for nothing."""
+    """Let other tasks run, without waiting."""
     await asyncio.sleep(0)
 
 
 @dataclass
 class Bench:
-    """A store, a fake gateway and a manager between them."""
+    """A store, a fake gateway and the load manager that loads from one into the other."""
 
     layout: StoreLayout
     gateway: FakeGateway
@@ -57,9 +57,9 @@ class Bench:
         return BarStore(self.layout, self.ledger)
 
     @property
-    def asked(self) -> int:
-        """How many bar requests there were."""
-        return len(self.gateway.asked)
+    def request_count(self) -> int:
+        """The number of bar requests."""
+        return len(self.gateway.requests)
 
     def manager(self) -> LoadManager:
         retry_policy = RetryPolicy(
@@ -77,12 +77,12 @@ class Bench:
         return asyncio.run(main())
 
     def run_with(self, progress: Progress, series: Series, wanted: Interval) -> list[SeriesReport]:
-        """Load an interval while somebody listens."""
+        """Load an interval, and report its progress."""
         manager = replace(self.manager(), progress=progress)
         return asyncio.run(manager.run([Job(series, wanted=IntervalSet([wanted]))]))
 
     async def cancel(self) -> None:
-        """Cancel the running load, as a person or a daemon would, and wait for it."""
+        """Cancel the running load, as a user or a daemon does, and wait for it."""
         assert self.task is not None
         self.task.cancel()
         await asyncio.Event().wait()
@@ -91,29 +91,29 @@ class Bench:
         """Load one interval of one series."""
         return self.run(Job(series, wanted=IntervalSet([wanted])))[0]
 
-    def truth(self, series: Series) -> Truth:
-        """Give what the gateway's market truly did."""
-        return self.gateway.truth[series.symbol, series.timeframe]
+    def true_bars(self, series: Series) -> TrueBars:
+        """Return the true bars of a series."""
+        return self.gateway.true_bars[series.symbol, series.timeframe]
 
     def check(self, series: Series, wanted: Interval) -> None:
-        """See that what stands on disk is true, whole, and all that is covered."""
+        """Check that every stored bar is true and whole, and that no covered bar is missing."""
         stored = self.store.read(series)
         assert PARTIAL not in stored["close"].to_pylist()
-        keys, true = timestamps(stored), self.truth(series)
+        keys, true = timestamps(stored), self.true_bars(series)
         real = timestamps(true.bars)
         place = np.searchsorted(real, keys)
         assert np.array_equal(real[place], keys)
         assert stored.equals(true.bars.take(pa.array(place)))
         covered = self.store.coverage(series).covered(self.gateway.time)
         for part in covered.clip(wanted):
-            truth = bars_between(true.bars, part.start, part.end)
-            assert bars_between(stored, part.start, part.end).equals(truth), part
+            true_bars = bars_between(true.bars, part.start, part.end)
+            assert bars_between(stored, part.start, part.end).equals(true_bars), part
 
     def check_complete(self, series: Series, wanted: Interval) -> None:
-        """See that the store holds exactly the truth of an interval whose sessions have closed."""
+        """Check that the store holds exactly the true bars of an interval of closed sessions."""
         self.check(series, wanted)
-        truth = bars_between(self.truth(series).bars, wanted.start, wanted.end)
-        assert self.store.read(series, wanted).equals(truth)
+        true_bars = bars_between(self.true_bars(series).bars, wanted.start, wanted.end)
+        assert self.store.read(series, wanted).equals(true_bars)
 
 
 Make = Callable[[FakeGateway], Bench]
@@ -121,7 +121,7 @@ Make = Callable[[FakeGateway], Bench]
 
 @dataclass(frozen=True)
 class World:
-    """One series, its truth and the interval that is wanted of it."""
+    """One series, its true bars and the interval that is wanted of it."""
 
     bench: Bench
     series: Series
@@ -132,7 +132,7 @@ class World:
         return self.bench.load(self.series, self.wanted)
 
     def load_until_confirmed(self, most: int = 12) -> SeriesReport:
-        """Load, and again whenever what came without bars can be confirmed."""
+        """Load, and again each time that a range without bars can be confirmed."""
         report = self.load()
         for _ in range(most):
             if report.confirmed_at is None:
@@ -142,29 +142,29 @@ class World:
         return report
 
     def check(self) -> None:
-        """See that nothing false is stored or covered."""
+        """Check that nothing false is stored or covered."""
         self.bench.check(self.series, self.wanted)
 
     def check_complete(self) -> None:
-        """See that exactly the truth is stored."""
+        """Check that exactly the true bars are stored."""
         self.bench.check_complete(self.series, self.wanted)
 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Iterator[Path]:
-    """Give new folders, as many as are asked for."""
+    """Return an iterator over folders that do not exist yet."""
     return (tmp_path / str(number) for number in range(100_000))
 
 
 @pytest.fixture
 def bench(folders: Iterator[Path]) -> Make:
-    """Make a bench of a gateway over an empty store."""
+    """Return a function that makes a bench of a gateway and an empty store."""
     return lambda gateway: Bench(create_store(next(folders)), gateway)
 
 
 @pytest.fixture
 def world(bench: Make) -> Callable[..., World]:
-    """Make a world: one series of a calendar, wanted between two session dates."""
+    """Return a function that makes a world: one series, wanted between two session dates."""
 
     def make(
         calendar: str,
@@ -181,23 +181,23 @@ def world(bench: Make) -> Callable[..., World]:
         around = first - timedelta(days=40), end + timedelta(days=20)
         if keys is None:
             keys = dense_keys(calendar, timeframe, *around)
-        truth = {(instrument.symbol, timeframe): truth_of(keys, timeframe, sessions)}
-        _add_daily(truth, instrument, timeframe, around)
-        gateway = FakeGateway(truth, now or wanted.end + timedelta(days=400))
+        true_bars = {(instrument.symbol, timeframe): true_bars_of(keys, timeframe, sessions)}
+        _add_daily(true_bars, instrument, timeframe, around)
+        gateway = FakeGateway(true_bars, now or wanted.end + timedelta(days=400))
         return World(bench(gateway), series_of(instrument, timeframe), wanted)
 
     return make
 
 
 def _add_daily(
-    truth: dict[tuple[str, Timeframe], Truth],
+    true_bars: dict[tuple[str, Timeframe], TrueBars],
     instrument: Instrument,
     timeframe: Timeframe,
     around: tuple[date, date],
 ) -> None:
-    """Let the instrument have daily bars of the days on which it traded, and show life later."""
+    """Add daily bars of the session dates on which the instrument traded, and of a later month."""
     key = (instrument.symbol, Timeframe.D1)
-    if key not in truth:
+    if key not in true_bars:
         later = date(2027, 12, 1)
-        bars = truth[instrument.symbol, timeframe].bars
-        truth[key] = daily_truth(bars, timeframe, instrument.calendar, (around[1], later))
+        bars = true_bars[instrument.symbol, timeframe].bars
+        true_bars[key] = true_daily_bars(bars, timeframe, instrument.calendar, (around[1], later))

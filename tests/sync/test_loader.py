@@ -53,10 +53,10 @@ def test_a_range_is_loaded_once_and_returned_whole(world: MakeWorld, timeframe: 
     assert keys_in(frame) == timestamps(stored).tolist()
     assert frame["close"].tolist() == stored["close"].to_pylist()
     assert frame.attrs["missing"] == []
-    requests = made.bench.asked
+    requests = made.bench.request_count
     again = loader_of(made).load_data_range("AAPL", str(timeframe), "2024-06-03", "2024-06-15")
     pd.testing.assert_frame_equal(again, frame)
-    assert made.bench.asked == requests
+    assert made.bench.request_count == requests
 
 
 def test_a_range_may_be_bounded_by_instants(world: MakeWorld) -> None:
@@ -75,12 +75,12 @@ def test_years_are_loaded_newest_first(world: MakeWorld) -> None:
     made = world(RTH, Timeframe.D1, date(2021, 3, 1), date(2024, 3, 1))
     ends: list[datetime] = []
 
-    def twist(request: BarRequest, bars: object) -> object:
+    def mutate(request: BarRequest, bars: object) -> object:
         if request.ends_at is not None:
             ends.append(request.ends_at)
         return bars
 
-    made.bench.gateway.twist = twist
+    made.bench.gateway.mutate = mutate
     frame = loader_of(made).load_progressive("AAPL", "1d", "2021-03-01", "2024-03-01")
     made.check_complete()
     assert keys_in(frame) == timestamps(made.bench.store.read(made.series, made.wanted)).tolist()
@@ -91,7 +91,7 @@ def test_years_are_loaded_newest_first(world: MakeWorld) -> None:
 def test_what_is_missing_is_said(world: MakeWorld) -> None:
     """A refused range is named as missing; what keeps a series from loading at all is raised."""
     made = world(RTH, Timeframe.H1, FIRST, END)
-    made.bench.gateway.twist = lambda *_: EntitlementError("no permission")
+    made.bench.gateway.mutate = lambda *_: EntitlementError("no permission")
     frame = loader_of(made).load_data_range("AAPL", "1h", FIRST, END)
     assert len(frame) == 0
     assert frame.attrs["missing"]
@@ -142,9 +142,9 @@ def test_merged_bars_cover_nothing(world: MakeWorld) -> None:
     loader.load_data_range("AAPL", "1h", FIRST, date(2024, 6, 4))
     loader.merge_and_save_data("AAPL", "1h", None, frame)
     assert made.bench.store.rows(made.series) == len(frame)
-    requests = made.bench.asked
+    requests = made.bench.request_count
     assert loader.load_report("AAPL", "1h", FIRST, END).is_complete
-    assert made.bench.asked > requests
+    assert made.bench.request_count > requests
     made.check_complete()
 
 
@@ -196,12 +196,12 @@ def test_odd_bars_that_the_gateway_insists_on_merge_unchanged(world: MakeWorld) 
     """One that was returned twice is held and merges; with another odd value it is refused."""
     made = world(RTH, Timeframe.H1, FIRST, END)
 
-    def twist(_: BarRequest, bars: pa.Table) -> pa.Table:
+    def mutate(_: BarRequest, bars: pa.Table) -> pa.Table:
         place = bars.schema.get_field_index("volume")
         volumes = [5e18, *bars["volume"].to_pylist()[1:]]
         return bars.set_column(place, bars.schema.field("volume"), pa.array(volumes))
 
-    made.bench.gateway.twist = twist
+    made.bench.gateway.mutate = mutate
     loader = loader_of(made)
     frame = loader.load_data_range("AAPL", "1h", FIRST, END)
     assert frame["volume"].max() == 5e18
@@ -218,7 +218,7 @@ def test_what_is_missing_of_every_year_is_said(world: MakeWorld) -> None:
     loader = loader_of(made)
     january = loader.load_data_range("AAPL", "1h", "2024-01-02", "2024-01-10")
     assert january.attrs["missing"] == []
-    made.bench.gateway.twist = lambda *_: EntitlementError("no permission")
+    made.bench.gateway.mutate = lambda *_: EntitlementError("no permission")
     frame = loader.load_progressive("AAPL", "1h", "2023-12-01", "2024-02-01")
     years = {start[:4] for start, _ in frame.attrs["missing"]}
     assert years == {"2023", "2024"}
@@ -235,7 +235,7 @@ def test_an_interrupt_in_a_notebook_ends_the_load(world: MakeWorld) -> None:
         asked.set()
         await asyncio.Event().wait()
 
-    made.bench.gateway.before_answer = never
+    made.bench.gateway.before_response = never
     main = threading.main_thread().ident
     assert main is not None
 
@@ -268,4 +268,4 @@ def test_bad_arguments_are_refused_before_anything_is_requested(world: MakeWorld
         loader.load_data_range("AAPL", "1h", FIRST, date(2031, 1, 1))
     with pytest.raises(UsageError, match="no bar of this timeframe begins"):
         loader.load_report("AAPL", "1w", "2024-06-04", "2024-06-06")
-    assert made.bench.asked == 0
+    assert made.bench.request_count == 0

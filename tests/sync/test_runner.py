@@ -38,7 +38,7 @@ from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
 from ktrdr_pipelines.sync.runner import TOLD_FROM_S, LoadManager, Waits
-from tests.support.fake_gateway import NOT_ANSWERED, FakeGateway, utc
+from tests.support.fake_gateway import NO_DATA_TEXT, FakeGateway, utc
 from tests.support.loading import Bench, World, no_sleep
 
 MakeWorld = Callable[..., World]
@@ -54,7 +54,7 @@ def test_two_loaders_at_once_ask_nothing_twice(world: MakeWorld) -> None:
         for _turn in range(5):
             await asyncio.sleep(0)
 
-    made.bench.gateway.before_answer = linger
+    made.bench.gateway.before_response = linger
     reports: list[SeriesReport] = []
     start = threading.Barrier(2)
     saved = threading.Semaphore(0)
@@ -83,7 +83,7 @@ def test_two_loaders_at_once_ask_nothing_twice(world: MakeWorld) -> None:
     for thread in threads:
         thread.join()
     assert [report.is_complete for report in reports] == [True, True]
-    ends = [request.ends_at for request in made.bench.gateway.asked]
+    ends = [request.ends_at for request in made.bench.gateway.requests]
     assert len(ends) == len(set(ends)) == 19
     made.check_complete()
 
@@ -91,16 +91,18 @@ def test_two_loaders_at_once_ask_nothing_twice(world: MakeWorld) -> None:
 def test_what_another_saved_meanwhile_is_not_asked(world: MakeWorld) -> None:
     """A chunk that was planned, and that another run saved before its turn, is skipped."""
     made = world("XNYS.RTH", Timeframe.M1, *JUNE)
-    other = Bench(made.bench.layout, FakeGateway(made.bench.gateway.truth, made.bench.gateway.time))
+    other = Bench(
+        made.bench.layout, FakeGateway(made.bench.gateway.true_bars, made.bench.gateway.time)
+    )
     oldest = Interval(made.wanted.start, made.wanted.start.replace(day=8))
 
     async def let_other_load(_: BarRequest) -> None:
-        if not other.asked:
+        if not other.request_count:
             await other.manager().run([Job(made.series, wanted=IntervalSet([oldest]))])
 
-    made.bench.gateway.before_answer = let_other_load
+    made.bench.gateway.before_response = let_other_load
     assert made.load().requests == 19 - 5
-    assert other.asked == 5
+    assert other.request_count == 5
     made.check_complete()
 
 
@@ -332,14 +334,14 @@ def made_of(world: MakeWorld) -> World:
 def no_data(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
     """Return no data for hours of the newest week."""
     if request.series.timeframe is Timeframe.H1 and request.ends_at > session().start:
-        return NoData(request, NOT_ANSWERED)
+        return NoData(request, NO_DATA_TEXT)
     return bars
 
 
 def test_ranges_without_bars_are_unconfirmed_until_a_time(world: MakeWorld) -> None:
     """The report names them and the time; so does the gap book, and a load that asks nothing."""
     made = made_of(world)
-    made.bench.gateway.twist = no_data
+    made.bench.gateway.mutate = no_data
     report = made.load()
     assert not report.is_complete
     assert report.unconfirmed
@@ -351,10 +353,10 @@ def test_ranges_without_bars_are_unconfirmed_until_a_time(world: MakeWorld) -> N
     told = [one for one in gaps_of(made) if session().start in one[1]]
     assert [reason for reason, _, _ in told] in ([GapReason.UNCONFIRMED], [GapReason.CONTRADICTED])
     assert told[0][2] == report.confirmed_at
-    asked = made.bench.asked
+    asked = made.bench.request_count
     job = Job(made.series, wanted=IntervalSet([made.wanted]), requested_by=RequestedBy.SENSOR)
     (again,) = made.bench.run(job)
-    assert made.bench.asked == asked
+    assert made.bench.request_count == asked
     assert (again.confirmed_at, again.unconfirmed) == (report.confirmed_at, report.unconfirmed)
 
 
@@ -377,7 +379,7 @@ def test_a_sparse_session_reaches_the_gap_book_with_its_time(world: MakeWorld) -
         ends = pa.concat_tables([few.slice(0, 1), few.slice(max(few.num_rows - 1, 1))])
         return pa.concat_tables([bars.filter(pc.invert(of_day)), ends]).sort_by("ts")
 
-    made.bench.gateway.twist = thin
+    made.bench.gateway.mutate = thin
     report = made.load()
     assert [part.start.date() for part in report.sparse] == [DAY]
     assert not report.is_complete

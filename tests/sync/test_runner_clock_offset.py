@@ -120,13 +120,13 @@ def test_requests_are_audited_by_real_time_with_the_offset(june: World, real: Re
 
 def test_failed_attempts_are_tried_again_by_real_time(june: World, real: RealClock) -> None:
     """Market time that moves brings nothing forward."""
-    june.bench.gateway.twist = lambda request, _: RequestRejectedError(str(request))
+    june.bench.gateway.mutate = lambda request, _: RequestRejectedError(str(request))
     load(june, real, by=RequestedBy.SENSOR)
     [attempt] = june.bench.ledger.attempts.of(series_key(june.series))
     assert attempt.kind is AttemptKind.ERROR
     assert attempt.last_at == REAL
     assert attempt.next_try_at == REAL + timedelta(minutes=5)
-    june.bench.gateway.twist = None
+    june.bench.gateway.mutate = None
     assert load(june, real, offset_s=OFFSET_S + 3600, by=RequestedBy.SENSOR).requests == 0
     real.now += timedelta(minutes=5)
     assert load(june, real, by=RequestedBy.SENSOR).is_complete
@@ -143,7 +143,7 @@ def test_claims_run_out_by_real_time(june: World, real: RealClock) -> None:
             (len(ledger.claims.live(key, real.now)), len(ledger.claims.live(key, real.now + hour)))
         )
 
-    june.bench.gateway.before_answer = series_gaps
+    june.bench.gateway.before_response = series_gaps
     load(june, real)
     assert taken
     assert all(live and not later for live, later in taken), taken

@@ -59,14 +59,14 @@ def test_3_an_empty_answer_is_an_answer_and_a_failed_chunk_is_a_gap(world: MakeW
     keys = dense_keys(RTH, Timeframe.M1, date(2024, 5, 1), date(2024, 7, 20))
     quiet = calendar_named(RTH).days_of(keys) == np.datetime64("2024-06-12")
     made = world(RTH, Timeframe.M1, date(2024, 6, 3), date(2024, 6, 29), keys=keys[~quiet])
-    made.bench.gateway.twist = lambda request, bars: (
+    made.bench.gateway.mutate = lambda request, bars: (
         RequestRejectedError("bars") if request.ends_at == utc(2024, 6, 20, 13, 30) else bars
     )
     report = made.load()
     assert not report.is_complete
     days = [part.start.date() for part in report.unexplained]
     assert days == [date(2024, 6, 12), date(2024, 6, 18)]
-    made.bench.gateway.twist = None
+    made.bench.gateway.mutate = None
     report = made.load_until_confirmed()
     assert report.is_complete
     made.check_complete()
@@ -91,8 +91,8 @@ def test_4_identical_means_the_same_question_and_limits_are_enforced() -> None:
 def test_5_equal_bars_stay_and_a_part_rewrites_no_whole(world: MakeWorld) -> None:
     """Bars that differ by time alone are all kept, and loading a part leaves the rest standing."""
     made = world(RTH, Timeframe.M1, date(2024, 6, 3), date(2024, 6, 8))
-    place = made.bench.truth(made.series).bars.schema.get_field_index("close")
-    made.bench.gateway.twist = lambda _, bars: bars.set_column(
+    place = made.bench.true_bars(made.series).bars.schema.get_field_index("close")
+    made.bench.gateway.mutate = lambda _, bars: bars.set_column(
         place, bars.schema.field("close"), pa.array([7.0] * bars.num_rows)
     )
     made.load()
@@ -154,13 +154,13 @@ def test_9_a_connection_that_is_up_and_silent_is_no_success(world: MakeWorld) ->
     Deadlines and round trips are seen in tests/ib/test_connection.
     """
     made = world(RTH, Timeframe.M1, date(2024, 6, 3), date(2024, 6, 29))
-    made.bench.gateway.twist = lambda *_: GatewayTimeoutError("bars", reason="no answer")
+    made.bench.gateway.mutate = lambda *_: GatewayTimeoutError("bars", reason="no answer")
     report = made.load()
     assert not report.is_complete
     assert not made.bench.store.coverage(made.series)
-    asked = made.bench.asked
+    asked = made.bench.request_count
     made.bench.run(Job(made.series, bounds=_all(made), requested_by=RequestedBy.SENSOR))
-    assert made.bench.asked - asked <= 2 * 8
+    assert made.bench.request_count - asked <= 2 * 8
 
 
 def test_10_readiness_is_told_for_any_range(world: MakeWorld) -> None:
@@ -173,7 +173,7 @@ def test_10_readiness_is_told_for_any_range(world: MakeWorld) -> None:
     def missing(request: BarRequest, bars: pa.Table) -> pa.Table | RequestRejectedError:
         return RequestRejectedError("bars") if request.ends_at == utc(2024, 6, 6, 13, 30) else bars
 
-    made.bench.gateway.twist = missing
+    made.bench.gateway.mutate = missing
     made.load()
     ready = made.bench.load(made.series, Interval(utc(2024, 6, 6, 4), utc(2024, 6, 8, 4)))
     assert (ready.is_complete, ready.requests) == (True, 0)

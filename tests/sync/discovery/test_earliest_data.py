@@ -17,7 +17,7 @@ from ktrdr_pipelines.errors import ContractUnknownError
 from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.sync.discovery.earliest_data import EarliestData, HowFound
 from ktrdr_pipelines.sync.runner import Job
-from tests.support.fake_gateway import dense_keys, series_of, stock, truth_of, utc
+from tests.support.fake_gateway import dense_keys, series_of, stock, true_bars_of, utc
 from tests.support.loading import World
 
 MakeWorld = Callable[..., World]
@@ -32,8 +32,8 @@ def world_of(world: MakeWorld, first: date = LISTED) -> World:
     made = world(RTH, Timeframe.H1, date(2024, 5, 1), date(2024, 7, 1), now=NOW)
     for kind in (Timeframe.H1, Timeframe.D1, Timeframe.W1):
         keys = dense_keys(RTH, kind, first, date(2024, 9, 1))
-        truth = truth_of(keys, kind, calendar_named(RTH))
-        made.bench.gateway.truth[made.series.symbol, kind] = truth
+        true_bars = true_bars_of(keys, kind, calendar_named(RTH))
+        made.bench.gateway.true_bars[made.series.symbol, kind] = true_bars
     return made
 
 
@@ -50,23 +50,23 @@ def test_a_head_is_asked_once_a_day(world: MakeWorld) -> None:
     made = world_of(world)
     made.load()
     made.bench.gateway.head_at = utc(2016, 5, 17, 13, 30)
-    asked = made.bench.asked
+    asked = made.bench.request_count
     found = ask(made)
     assert (found.how, found.oldest, found.head) == (
         HowFound.HEAD,
         LISTED,
         utc(2016, 5, 17, 13, 30),
     )
-    assert made.bench.gateway.heads == 1
+    assert made.bench.gateway.head_requests == 1
     made.bench.gateway.time += timedelta(hours=23)
     assert ask(made).asked_at == NOW
-    assert made.bench.gateway.heads == 1
+    assert made.bench.gateway.head_requests == 1
     made.bench.gateway.time += timedelta(hours=2)
     ask(made)
-    assert made.bench.gateway.heads == 2
+    assert made.bench.gateway.head_requests == 2
     ask(made, refresh=True)
-    assert made.bench.gateway.heads == 3
-    assert made.bench.asked == asked
+    assert made.bench.gateway.head_requests == 3
+    assert made.bench.request_count == asked
 
 
 def test_without_a_head_the_oldest_bar_is_found_by_few_requests(world: MakeWorld) -> None:
@@ -74,16 +74,16 @@ def test_without_a_head_the_oldest_bar_is_found_by_few_requests(world: MakeWorld
     made = world_of(world)
     found = ask(made)
     assert (found.how, found.oldest, found.head) == (HowFound.PROBED, LISTED, None)
-    first = made.bench.asked
+    first = made.bench.request_count
     assert first <= 45
     assert found.empty
     assert all(end <= date(2016, 6, 1) for _, end in found.empty)
     made.bench.gateway.time += timedelta(days=29)
     assert ask(made).oldest == LISTED
-    assert made.bench.asked == first
+    assert made.bench.request_count == first
     made.bench.gateway.time += timedelta(days=2)
     ask(made)
-    assert made.bench.asked > first
+    assert made.bench.request_count > first
 
 
 def test_years_that_discovery_found_empty_excuse_nothing(world: MakeWorld) -> None:
@@ -108,10 +108,10 @@ def test_a_head_that_bars_contradict_is_probed(world: MakeWorld) -> None:
 def test_an_instrument_that_never_answers_is_not_known(world: MakeWorld) -> None:
     """Neither a head nor a bar: nothing is claimed, for two requests."""
     made = world_of(world)
-    made.bench.gateway.truth.clear()
+    made.bench.gateway.true_bars.clear()
     found = ask(made)
     assert (found.how, found.oldest) == (HowFound.UNKNOWN, None)
-    assert made.bench.asked == 1
+    assert made.bench.request_count == 1
 
 
 def test_one_that_cannot_be_asked_about_does_not_stop_the_others(world: MakeWorld) -> None:
@@ -150,7 +150,7 @@ def test_bars_that_are_held_are_told_where_nothing_else_is_known(world: MakeWorl
     assert np.datetime64(found.oldest) == np.datetime64("2024-05-01")
 
 
-FIRST, END, LISTED = date(2014, 1, 2), date(2024, 7, 1), date(2023, 5, 16)
+FIRST, END, LISTED_LATE = date(2014, 1, 2), date(2024, 7, 1), date(2023, 5, 16)
 
 
 def listed_late(
@@ -159,13 +159,13 @@ def listed_late(
     """Make ten wanted years of an instrument whose bars begin in the last, at every bar size."""
     made = world(RTH, timeframe, FIRST, END, keys=_keys(timeframe, gap), now=utc(2024, 7, 1, 12))
     for other in (Timeframe.D1, Timeframe.W1):
-        truth = truth_of(_keys(other, gap), other, calendar_named(RTH))
-        made.bench.gateway.truth[made.series.symbol, other] = truth
+        true_bars = true_bars_of(_keys(other, gap), other, calendar_named(RTH))
+        made.bench.gateway.true_bars[made.series.symbol, other] = true_bars
     return made
 
 
 def _keys(timeframe: Timeframe, gap: tuple[date, date] | None) -> np.ndarray:
-    first = LISTED if gap is None else date(2017, 3, 6)
+    first = LISTED_LATE if gap is None else date(2017, 3, 6)
     keys = dense_keys(RTH, timeframe, first, date(2024, 9, 1))
     if gap is None:
         return keys
@@ -203,8 +203,10 @@ def test_a_new_listing_costs_two_requests_more_than_its_bars(
     assert report.is_complete, report.summary
     assert report.before_listing
     made.check_complete()
-    with_bars = [one for one in made.bench.gateway.asked if made.bench.gateway.honest(one).num_rows]
-    assert len(made.bench.gateway.asked) + made.bench.gateway.heads <= len(with_bars) + 2
+    with_bars = [
+        one for one in made.bench.gateway.requests if made.bench.gateway.unmutated(one).num_rows
+    ]
+    assert len(made.bench.gateway.requests) + made.bench.gateway.head_requests <= len(with_bars) + 2
 
 
 def test_what_was_proved_serves_every_timeframe(world: MakeWorld) -> None:
@@ -212,12 +214,12 @@ def test_what_was_proved_serves_every_timeframe(world: MakeWorld) -> None:
     made = listed_late(world, Timeframe.H1)
     made.load()
     hours4 = series_of(made.series.instrument, Timeframe.H4)
-    truth = truth_of(_keys(Timeframe.H4, None), Timeframe.H4, calendar_named(RTH))
-    made.bench.gateway.truth[made.series.symbol, Timeframe.H4] = truth
-    asked = made.bench.asked
+    true_bars = true_bars_of(_keys(Timeframe.H4, None), Timeframe.H4, calendar_named(RTH))
+    made.bench.gateway.true_bars[made.series.symbol, Timeframe.H4] = true_bars
+    asked = made.bench.request_count
     report = made.bench.load(hours4, made.wanted)
     assert report.is_complete
-    daily = [one for one in made.bench.gateway.asked[asked:] if one.duration.endswith("Y")]
+    daily = [one for one in made.bench.gateway.requests[asked:] if one.duration.endswith("Y")]
     assert daily == []
     assert report.requests <= 35
 
@@ -228,10 +230,10 @@ def test_a_hole_of_a_year_inside_is_not_taken_for_the_beginning(world: MakeWorld
     made = listed_late(world, Timeframe.H1, gap=gap)
     report = made.load()
     made.check()
-    truth = made.bench.truth(made.series).bars
+    true_bars = made.bench.true_bars(made.series).bars
     assert (
         made.bench.store.rows(made.series, made.wanted)
-        == bars_between(truth, made.wanted.start, made.wanted.end).num_rows
+        == bars_between(true_bars, made.wanted.start, made.wanted.end).num_rows
     )
     report = made.load_until_confirmed()
     assert report.is_complete, report.summary
@@ -260,11 +262,11 @@ def test_a_backfill_ends_where_the_data_begin(world: MakeWorld) -> None:
     made = listed_late(world, Timeframe.H1)
     made.bench.gateway.head_at = utc(2023, 5, 16, 13, 30)
     made.bench.load(made.series, Interval(utc(2024, 1, 2), utc(2024, 2, 1)))
-    asked = made.bench.asked
+    asked = made.bench.request_count
     bounds = Bounds(start=made.wanted.start)
     (report,) = made.bench.run(Job(made.series, Mode.BACKFILL, bounds))
     assert report.is_complete
-    oldest = min(request.ends_at for request in made.bench.gateway.asked[asked:])
+    oldest = min(request.ends_at for request in made.bench.gateway.requests[asked:])
     assert oldest > made.bench.gateway.head_at - timedelta(days=31)
     assert report.requests <= 9 + 7
 
@@ -330,8 +332,8 @@ def test_no_bar_near_the_edge_of_a_silent_year_is_excused(
     )
     for other in (Timeframe.D1, Timeframe.W1):
         keys = dense_keys(RTH, other, first, date(2024, 9, 1))
-        truth = truth_of(keys, other, calendar_named(RTH))
-        made.bench.gateway.truth[made.series.symbol, other] = truth
+        true_bars = true_bars_of(keys, other, calendar_named(RTH))
+        made.bench.gateway.true_bars[made.series.symbol, other] = true_bars
     assert made.load_until_confirmed().is_complete
     made.check_complete()
     assert made.bench.store.rows(made.series) > 0

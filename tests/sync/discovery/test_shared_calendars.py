@@ -21,7 +21,14 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.sync.runner import Job
 from tests.support.examples import UNSHRUNK, examples
-from tests.support.fake_gateway import FakeGateway, Truth, dense_keys, schedule_of, stock, truth_of
+from tests.support.fake_gateway import (
+    FakeGateway,
+    TrueBars,
+    dense_keys,
+    schedule_of,
+    stock,
+    true_bars_of,
+)
 from tests.support.loading import Bench, Make, World
 from tests.sync.discovery.test_trading_hours import Notes
 
@@ -37,16 +44,16 @@ def at(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def truths(
+def true_bars_by_series(
     symbols: Iterable[str], timeframe: Timeframe, calendar: str, first: date, end: date
-) -> dict[tuple[str, Timeframe], Truth]:
+) -> dict[tuple[str, Timeframe], TrueBars]:
     """Make what markets truly did that have every bar of a calendar, daily ones too."""
     sessions = calendar_named(calendar)
     made = {
-        kind: truth_of(dense_keys(calendar, kind, first, end), kind, sessions)
+        kind: true_bars_of(dense_keys(calendar, kind, first, end), kind, sessions)
         for kind in (timeframe, D1)
     }
-    return {(symbol, kind): truth for symbol in symbols for kind, truth in made.items()}
+    return {(symbol, kind): true_bars for symbol in symbols for kind, true_bars in made.items()}
 
 
 def session_of(calendar: SessionCalendar, day: date) -> Interval:
@@ -80,11 +87,13 @@ def futures(bench: Make) -> Bench:
     Its trading hours end at 08:30 in Chicago on that day, and so do its bars.
     """
     globex = calendar_named("GLOBEX.EQUITY")
-    truth = truths(("ESX6", "ESH7"), M5, "GLOBEX.EQUITY", date(2026, 10, 1), EXPIRY + DAY)
+    true_bars = true_bars_by_series(
+        ("ESX6", "ESH7"), M5, "GLOBEX.EQUITY", date(2026, 10, 1), EXPIRY + DAY
+    )
     last = Interval(session_of(globex, EXPIRY).start, at("2026-11-20T14:30Z"))
-    keys = timestamps(truth["ESX6", M5].bars)
-    truth["ESX6", M5] = truth_of(keys[keys < micros(last.end)], M5, globex)
-    gateway = FakeGateway(truth, at("2026-11-20T23:00Z"))
+    keys = timestamps(true_bars["ESX6", M5].bars)
+    true_bars["ESX6", M5] = true_bars_of(keys[keys < micros(last.end)], M5, globex)
+    gateway = FakeGateway(true_bars, at("2026-11-20T23:00Z"))
     gateway.details_of = {
         "ESX6": (LearnedDay(EXPIRY, (last,)),),
         "ESH7": (LearnedDay(EXPIRY, (session_of(globex, EXPIRY),)),),
@@ -127,8 +136,8 @@ SYMBOLS = ("AAA", "BBB", "CCC", "DDD")
 @pytest.fixture
 def exchange(bench: Make) -> Bench:
     """Make a store of four stocks that hold ten weeks of daily bars, on the evening of the last."""
-    truth = truths(SYMBOLS, H1, RTH, date(2024, 4, 1), date(2024, 7, 20))
-    made = bench(FakeGateway(truth, at("2024-06-14T23:00Z")))
+    true_bars = true_bars_by_series(SYMBOLS, H1, RTH, date(2024, 4, 1), date(2024, 7, 20))
+    made = bench(FakeGateway(true_bars, at("2024-06-14T23:00Z")))
     wanted = IntervalSet([interval_between(NEW_YORK, D1, date(2024, 4, 2), TODAY)])
     reports = made.run(*(Job(Series(stock(one), D1), wanted=wanted) for one in SYMBOLS))
     assert all(report.is_complete for report in reports)
@@ -177,8 +186,8 @@ def test_contracts_with_hours_of_their_own_have_no_vote(exchange: Bench) -> None
     """Two that live, one without bars, and one that has an end change nothing."""
     for symbol in SYMBOLS[:2]:
         hear(exchange, symbol, EARLY)
-    exchange.gateway.truth["NEW", H1] = exchange.gateway.truth["AAA", H1]
-    exchange.gateway.truth["NEW", D1] = exchange.gateway.truth["AAA", D1]
+    exchange.gateway.true_bars["NEW", H1] = exchange.gateway.true_bars["AAA", H1]
+    exchange.gateway.true_bars["NEW", D1] = exchange.gateway.true_bars["AAA", D1]
     hear(exchange, "NEW", EARLY)
     ended = Series(replace(stock("DDD"), end=date(2024, 12, 1)), H1)
     exchange.gateway.details_of["DDD"] = (LearnedDay(EARLY, ()),)
@@ -224,7 +233,7 @@ def test_bars_take_back_what_contracts_agreed_on(exchange: Bench) -> None:
 # --- item 4: bars after the close ------------------------------------------------------------
 
 
-def late_truth(timeframe: Timeframe, days: Iterable[date], minutes: int = 15) -> Truth:
+def late_true_bars(timeframe: Timeframe, days: Iterable[date], minutes: int = 15) -> TrueBars:
     """Make a market that goes on after the close on some days."""
     chosen = np.array(sorted(days), dtype="datetime64[D]")
     longer = NEW_YORK.closes + np.where(np.isin(NEW_YORK.days, chosen), minutes * 60_000_000, 0)
@@ -236,7 +245,7 @@ def late_truth(timeframe: Timeframe, days: Iterable[date], minutes: int = 15) ->
     for one in calendar.sessions(FIRST - 60 * DAY, END + 20 * DAY):
         opens, closes = micros(one.opens_at), micros(one.closes_at)
         keys.extend((opens, *range(opens // length * length + length, closes, length)))
-    return truth_of(np.array(keys, dtype=np.int64), timeframe, calendar)
+    return true_bars_of(np.array(keys, dtype=np.int64), timeframe, calendar)
 
 
 def days_between(first: date, end: date) -> list[date]:
@@ -250,11 +259,11 @@ def vix(bench: Make) -> Callable[[Iterable[date]], tuple[Bench, Series]]:
 
     def make(days: Iterable[date]) -> tuple[Bench, Series]:
         series = Series(stock("VIX"), M5)
-        truth = truths(("VIX",), M5, RTH, FIRST - 60 * DAY, END + 20 * DAY)
-        truth["VIX", M5] = late_truth(M5, days)
-        made = bench(FakeGateway(truth, at("2024-06-14T23:00Z")))
+        true_bars = true_bars_by_series(("VIX",), M5, RTH, FIRST - 60 * DAY, END + 20 * DAY)
+        true_bars["VIX", M5] = late_true_bars(M5, days)
+        made = bench(FakeGateway(true_bars, at("2024-06-14T23:00Z")))
         hours = [session_of(NEW_YORK, day) for day in days_between(FIRST, date(2024, 6, 12))]
-        held = truth["VIX", M5].bars
+        held = true_bars["VIX", M5].bars
         identity = identity_of(series, contract_id=265598, origin=Origin.IB)
         for one in hours:
             inside = bars_between(held, one.start, one.end)
@@ -286,13 +295,13 @@ def test_three_days_of_late_bars_make_earlier_days_due(
         [wanted], bench.gateway.time
     )
     assert sum(gap.bars for gap in found.gaps) == 7 * 3
-    asked = bench.asked
+    asked = bench.request_count
     assert bench.load(series, ALL_DAYS).is_complete
     bench.check_complete(series, ALL_DAYS)
-    assert bench.asked - asked <= 2
-    asked = bench.asked
+    assert bench.request_count - asked <= 2
+    asked = bench.request_count
     assert bench.load(series, ALL_DAYS).is_complete
-    assert bench.asked == asked
+    assert bench.request_count == asked
     assert bench.ledger.calendars().of(stock("SPX")) is NEW_YORK
 
 
@@ -312,9 +321,9 @@ def test_an_index_kept_by_tails_after_each_close_lacks_no_bar(bench: Make, after
     What the first tails cannot know is due once three sessions have shown it.
     """
     series = Series(stock("VIX"), M5)
-    truth = truths(("VIX",), M5, RTH, FIRST - 60 * DAY, END + 20 * DAY)
-    truth["VIX", M5] = late_truth(M5, days_between(FIRST - 60 * DAY, END + 20 * DAY))
-    made = bench(FakeGateway(truth, at("2024-06-03T12:00Z")))
+    true_bars = true_bars_by_series(("VIX",), M5, RTH, FIRST - 60 * DAY, END + 20 * DAY)
+    true_bars["VIX", M5] = late_true_bars(M5, days_between(FIRST - 60 * DAY, END + 20 * DAY))
+    made = bench(FakeGateway(true_bars, at("2024-06-03T12:00Z")))
     for day in days_between(FIRST, END):
         close = session_of(NEW_YORK, day).end
         for minutes in (-120, after):
@@ -338,9 +347,9 @@ def test_stray_bars_extend_nothing(
     assert bench.load(series, NEW_DAYS).is_complete
     assert bench.ledger.calendars().of(series.instrument) is NEW_YORK
     assert len(bench.ledger.late_bars.all()["VIX"]) == count
-    asked = bench.asked
+    asked = bench.request_count
     assert bench.load(series, ALL_DAYS).is_complete
-    assert bench.asked == asked
+    assert bench.request_count == asked
 
 
 def test_responses_without_late_bars_do_not_open_the_ledger(
@@ -414,16 +423,18 @@ class Liar:
 def test_falsehoods_of_one_contract_never_hide_a_bar(bench: Make, seed: int, gone: float) -> None:
     """Day by day, whatever it tells: complete means that every bar is there, of all symbols."""
     liar = Liar(seed)
-    truth = truths(("AAA", "BBB"), H1, RTH, FIRST - 60 * DAY, END + 40 * DAY)
+    true_bars = true_bars_by_series(("AAA", "BBB"), H1, RTH, FIRST - 60 * DAY, END + 40 * DAY)
     days = np.array(days_between(FIRST - 60 * DAY, END), dtype="datetime64[D]")
     missing = days[liar.dice.random(len(days)) < gone]
     for kind in (H1, D1):
-        bars = truth["AAA", kind].bars
+        bars = true_bars["AAA", kind].bars
         dates = bars["session_date"].to_numpy().astype("datetime64[D]")
-        truth["AAA", kind] = truth_of(timestamps(bars)[~np.isin(dates, missing)], kind, NEW_YORK)
-    made = bench(FakeGateway(truth, at("2024-06-03T12:00Z")))
+        true_bars["AAA", kind] = true_bars_of(
+            timestamps(bars)[~np.isin(dates, missing)], kind, NEW_YORK
+        )
+    made = bench(FakeGateway(true_bars, at("2024-06-03T12:00Z")))
     gateway, complete = made.gateway, 0
-    gateway.schedule_twist = lambda at, count: liar.schedule(schedule_of(NEW_YORK, at, count))
+    gateway.mutate_schedule = lambda at, count: liar.schedule(schedule_of(NEW_YORK, at, count))
     for day in days_between(FIRST, END):
         gateway.time = max(gateway.time, session_of(NEW_YORK, day).end + 40 * MINUTE)
         wanted = interval_between(NEW_YORK, H1, FIRST, day + DAY)

@@ -17,7 +17,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import BadAnswerError, GatewayTimeoutError
 from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.gaps.windows import WindowState
-from tests.support.fake_gateway import FakeGateway, dense_keys, schedule_of, stock, truth_of
+from tests.support.fake_gateway import FakeGateway, dense_keys, schedule_of, stock, true_bars_of
 from tests.support.loading import Bench, Make, World
 
 MakeWorld = Callable[..., World]
@@ -60,7 +60,7 @@ def told_without(gone: set[date]) -> Callable[[datetime, int], list[LearnedDay]]
 def closure(world: MakeWorld) -> World:
     """Make a market that was closed on two days that the library has as sessions."""
     made = world(RTH, Timeframe.H1, FIRST, END, keys=keys_without(Timeframe.H1, GONE))
-    made.bench.gateway.schedule_twist = told_without(GONE)
+    made.bench.gateway.mutate_schedule = told_without(GONE)
     return made
 
 
@@ -89,7 +89,7 @@ def test_a_closed_day_that_no_library_knows_is_one_statement(closure: World) -> 
     assert report.is_complete
     closure.check_complete()
     gateway = closure.bench.gateway
-    assert len(gateway.schedules_asked) == 1
+    assert len(gateway.schedule_requests) == 1
     audited = [
         one for one in closure.bench.ledger.requests.newest(100) if one.what_to_show == "SCHEDULE"
     ]
@@ -99,9 +99,9 @@ def test_a_closed_day_that_no_library_knows_is_one_statement(closure: World) -> 
     assert told_closed(closure.bench, closure.series) == GONE
     assert sessions_of(closure.bench, closure.series) >= GONE
     assert empty_days(closure.bench, closure.series) == GONE
-    asked = closure.bench.asked
+    asked = closure.bench.request_count
     assert closure.load().is_complete
-    assert (closure.bench.asked, len(gateway.schedules_asked)) == (asked, 1)
+    assert (closure.bench.request_count, len(gateway.schedule_requests)) == (asked, 1)
 
 
 def test_a_closed_day_is_told_for_daily_bars_too(world: MakeWorld) -> None:
@@ -110,10 +110,10 @@ def test_a_closed_day_is_told_for_daily_bars_too(world: MakeWorld) -> None:
     days = daily.astype("datetime64[us]").astype("datetime64[D]")
     open_days = ~np.isin(days, np.array(sorted(GONE), dtype="datetime64[D]"))
     made = world(RTH, Timeframe.D1, FIRST, END, keys=daily[open_days])
-    made.bench.gateway.schedule_twist = told_without(GONE)
+    made.bench.gateway.mutate_schedule = told_without(GONE)
     assert made.load().is_complete
     made.check_complete()
-    assert len(made.bench.gateway.schedules_asked) == 1
+    assert len(made.bench.gateway.schedule_requests) == 1
     assert told_closed(made.bench, made.series) == GONE
     assert sessions_of(made.bench, made.series) >= GONE
 
@@ -123,12 +123,12 @@ def test_a_schedule_is_of_its_contract_alone(closure: World) -> None:
     closure.load()
     other = Series(stock("MSFT"), Timeframe.H1)
     gateway = closure.bench.gateway
-    gateway.truth["MSFT", Timeframe.H1] = closure.bench.truth(closure.series)
-    gateway.truth["MSFT", Timeframe.D1] = gateway.truth["AAPL", Timeframe.D1]
+    gateway.true_bars["MSFT", Timeframe.H1] = closure.bench.true_bars(closure.series)
+    gateway.true_bars["MSFT", Timeframe.D1] = gateway.true_bars["AAPL", Timeframe.D1]
     assert told_closed(closure.bench, other) == frozenset()
     assert sessions_of(closure.bench, other) >= GONE
     assert closure.bench.load(other, closure.wanted).is_complete
-    assert [symbol for symbol, _, _ in gateway.schedules_asked] == ["AAPL", "MSFT"]
+    assert [symbol for symbol, _, _ in gateway.schedule_requests] == ["AAPL", "MSFT"]
     assert told_closed(closure.bench, other) == GONE
     assert empty_days(closure.bench, other) == GONE
 
@@ -147,20 +147,20 @@ def test_a_schedule_that_has_the_session_leaves_it_to_be_proved(world: MakeWorld
     """A stock that did not trade on a session is proved empty there, as without a schedule."""
     made = world(RTH, Timeframe.H1, FIRST, END, keys=keys_without(Timeframe.H1, GONE))
     check_needs_proof(made)
-    assert len(made.bench.gateway.schedules_asked) == 1
+    assert len(made.bench.gateway.schedule_requests) == 1
 
 
 def test_without_empty_sessions_no_schedule_is_requested(world: MakeWorld) -> None:
     """Where every session has bars, none is needed."""
     made = world(RTH, Timeframe.H1, FIRST, END)
     assert made.load().is_complete
-    assert made.bench.gateway.schedules_asked == []
+    assert made.bench.gateway.schedule_requests == []
 
 
 def test_a_schedule_of_another_market_is_noted_and_not_believed(closure: World) -> None:
     """It contradicts more than a tenth of the known sessions: the days are proved as ever."""
     london = calendar_named("XLON.RTH")
-    closure.bench.gateway.schedule_twist = lambda ends_at, days: [
+    closure.bench.gateway.mutate_schedule = lambda ends_at, days: [
         LearnedDay(one.day, (Interval(one.parts[0].start + DAY / 8, one.parts[0].end + DAY / 8),))
         for one in schedule_of(london, ends_at, days)
     ]
@@ -176,17 +176,17 @@ def test_a_schedule_that_cannot_be_had_costs_nothing(closure: World) -> None:
     def refuse(ends_at: datetime, days: int) -> list[LearnedDay]:
         raise BadAnswerError("schedule", reason="nonsense")
 
-    closure.bench.gateway.schedule_twist = refuse
+    closure.bench.gateway.mutate_schedule = refuse
     notes = Notes()
     check_needs_proof(closure, notes)
     assert any("schedule of AAPL not available" in text for text in notes.texts)
-    assert len(closure.bench.gateway.schedules_asked) == 1 + closure.bench.retries
+    assert len(closure.bench.gateway.schedule_requests) == 1 + closure.bench.retries
 
 
 def test_a_schedule_that_ends_early_closes_nothing(world: MakeWorld) -> None:
     """What lies behind its last session is not told: days there are proved as ever."""
     made = world(RTH, Timeframe.H1, FIRST, END, keys=keys_without(Timeframe.H1, GONE))
-    made.bench.gateway.schedule_twist = lambda ends_at, days: [
+    made.bench.gateway.mutate_schedule = lambda ends_at, days: [
         one for one in schedule_of(calendar_named(RTH), ends_at, days) if one.day < min(GONE)
     ]
     check_needs_proof(made)
@@ -200,7 +200,7 @@ def test_a_day_with_bars_is_not_unlearned(world: MakeWorld) -> None:
     daily = Series(made.series.instrument, Timeframe.D1)
     sessions = calendar_named(RTH)
     made.bench.load(daily, interval_between(sessions, Timeframe.D1, FIRST, END))
-    made.bench.gateway.schedule_twist = told_without(GONE)
+    made.bench.gateway.mutate_schedule = told_without(GONE)
     assert made.load().is_complete
     assert made.bench.ledger.schedules.all() == {}
     assert len(made.bench.store.coverage(made.series).empty) == 2
@@ -229,7 +229,7 @@ def test_hours_in_details_are_learned_for_nothing(world: MakeWorld) -> None:
     assert calendar.sessions(days[0], days[0] + DAY)[0].closes_at == later.closes_at + DAY / 24
     assert calendar.sessions(days[1], days[1] + DAY) == [earlier]
     assert made.bench.ledger.calendars().of(stock("MSFT")) is calendar_named(RTH)
-    assert made.bench.gateway.schedules_asked == []
+    assert made.bench.gateway.schedule_requests == []
 
 
 def test_hours_that_are_too_long_are_noted(world: MakeWorld) -> None:
@@ -249,16 +249,16 @@ def test_hours_that_are_too_long_are_noted(world: MakeWorld) -> None:
 def hidden(bench: Make) -> tuple[Bench, Series]:
     """Make a series whose hours only the gateway knows: in truth those of New York, extended."""
     instrument: Instrument = replace(stock("VOD", GATEWAYS), start=date(2023, 1, 3))
-    truth = {
-        ("VOD", timeframe): truth_of(
+    true_bars = {
+        ("VOD", timeframe): true_bars_of(
             dense_keys(ETH, timeframe, date(2023, 1, 3), date(2024, 7, 10)),
             timeframe,
             calendar_named(ETH),
         )
         for timeframe in (Timeframe.H1, Timeframe.D1)
     }
-    gateway = FakeGateway(truth, datetime.fromisoformat("2024-07-08T12:00Z"))
-    gateway.schedule_twist = lambda at, days: schedule_of(calendar_named(ETH), at, days)
+    gateway = FakeGateway(true_bars, datetime.fromisoformat("2024-07-08T12:00Z"))
+    gateway.mutate_schedule = lambda at, days: schedule_of(calendar_named(ETH), at, days)
     return bench(gateway), Series(instrument, Timeframe.H1)
 
 
@@ -271,13 +271,13 @@ def test_hours_that_only_the_gateway_knows_are_asked_for_first(
     report = bench.load(series, wanted)
     assert report.is_complete
     bench.check_complete(series, wanted)
-    assert [days for _, _, days in bench.gateway.schedules_asked] == [365, 365]
-    asked = bench.asked
+    assert [days for _, _, days in bench.gateway.schedule_requests] == [365, 365]
+    asked = bench.request_count
     assert bench.load(series, wanted).is_complete
-    assert (bench.asked, len(bench.gateway.schedules_asked)) == (asked, 2)
+    assert (bench.request_count, len(bench.gateway.schedule_requests)) == (asked, 2)
     daily = Series(series.instrument, Timeframe.D1)
     assert bench.load(daily, interval_between(calendar_named(ETH), Timeframe.D1, FIRST, END)).rows
-    assert len(bench.gateway.schedules_asked) == 2
+    assert len(bench.gateway.schedule_requests) == 2
 
 
 def test_without_its_sessions_such_a_series_is_never_complete(
@@ -286,7 +286,7 @@ def test_without_its_sessions_such_a_series_is_never_complete(
     """Unknown hours are an error of the load, not a load of nothing."""
     bench, series = hidden
     wanted = interval_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
-    bench.gateway.schedule_twist = lambda _at, _days: []
+    bench.gateway.mutate_schedule = lambda _at, _days: []
     report = bench.load(series, wanted)
     assert not report.is_complete
     assert report.error is not None
@@ -295,7 +295,7 @@ def test_without_its_sessions_such_a_series_is_never_complete(
     def refuse(ends_at: datetime, days: int) -> list[LearnedDay]:
         raise GatewayTimeoutError("schedule", reason="no answer")
 
-    bench.gateway.schedule_twist = refuse
+    bench.gateway.mutate_schedule = refuse
     assert bench.load(Series(replace(series.instrument, symbol="VOD2"), Timeframe.H1), wanted).error
 
 
@@ -326,7 +326,7 @@ def test_unknown_hours_are_a_gap_that_says_so(hidden: tuple[Bench, Series]) -> N
     interval = interval_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
     state = index.windows(series, {"2024": (FIRST, END)}, now)["2024"]
     assert state.state is WindowState.UNEXPLAINED
-    bench.gateway.schedule_twist = lambda _at, _days: []
+    bench.gateway.mutate_schedule = lambda _at, _days: []
     assert bench.load(series, interval).error is not None
     [again] = GapIndex(bench.store, bench.ledger.calendars(), "fake:1").series_gaps([series], now)
     assert again.gaps[0].next_try_at is not None

@@ -26,7 +26,15 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayTimeoutError
 from ktrdr_pipelines.store.catalog.catalog import query_catalog, rebuild_catalog
 from ktrdr_pipelines.sync.runner import Job
-from tests.support.fake_gateway import FakeGateway, Truth, bars_at, moment_of, stock, true_keys, utc
+from tests.support.fake_gateway import (
+    FakeGateway,
+    TrueBars,
+    bars_at,
+    moment_of,
+    stock,
+    true_keys,
+    utc,
+)
 from tests.support.loading import Bench, Make
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -70,7 +78,7 @@ def bitcoin() -> Instrument:
     )
 
 
-def truth_in(calendar: SessionCalendar, timeframe: Timeframe) -> Truth:
+def true_bars_in(calendar: SessionCalendar, timeframe: Timeframe) -> TrueBars:
     """Make a market that trades in the sessions of a calendar."""
     first, end = FIRST - 30 * DAY, END + 30 * DAY
     keys = true_keys(calendar, timeframe, first, end)
@@ -81,14 +89,14 @@ def truth_in(calendar: SessionCalendar, timeframe: Timeframe) -> Truth:
             [one for one in sessions if monday_of(one.day) == moment_of(key).date()] for key in keys
         ]
         opens = np.array([micros(week[0].opens_at) for week in weeks])
-        return Truth(bars, opens, np.array([micros(week[-1].closes_at) for week in weeks]))
+        return TrueBars(bars, opens, np.array([micros(week[-1].closes_at) for week in weeks]))
     if timeframe is Timeframe.D1:
         opens = np.array([micros(one.opens_at) for one in sessions])
-        return Truth(bars, opens, np.array([micros(one.closes_at) for one in sessions]))
+        return TrueBars(bars, opens, np.array([micros(one.closes_at) for one in sessions]))
     length = timeframe.seconds * 1_000_000
     place = np.searchsorted([micros(one.opens_at) for one in sessions], keys, side="right") - 1
     closes = np.array([micros(one.closes_at) for one in sessions])[place]
-    return Truth(bars, keys, np.minimum((keys // length + 1) * length, closes))
+    return TrueBars(bars, keys, np.minimum((keys // length + 1) * length, closes))
 
 
 @dataclass
@@ -97,16 +105,16 @@ class CoinGateway(FakeGateway):
 
     sessions: SessionCalendar = field(default_factory=lambda: TRUE)
 
-    def honest(self, request: BarRequest) -> pa.Table:
-        truth = self.truth[request.series.symbol, request.series.timeframe]
+    def unmutated(self, request: BarRequest) -> pa.Table:
+        true_bars = self.true_bars[request.series.symbol, request.series.timeframe]
         end = min(request.ends_at or self.time, self.time)
         count, unit = request.duration.split()
         if unit != "D":
             units = {"S": timedelta(seconds=1), "W": 7 * DAY, "Y": 366 * DAY}
             length = units[unit] * int(count)
-            return truth.seen(end - length, end)
+            return true_bars.between(end - length, end)
         around = self.sessions.sessions_meeting(Interval(end - 2 * int(count) * DAY - 7 * DAY, end))
-        return truth.seen(around[-int(count)].opens_at, end)
+        return true_bars.between(around[-int(count)].opens_at, end)
 
 
 @pytest.fixture
@@ -115,10 +123,10 @@ def bench_of(bench: Make) -> Callable[..., Bench]:
 
     def begin(calendar: SessionCalendar = TRUE) -> Bench:
         kinds = (Timeframe.D1, Timeframe.H1, Timeframe.M15)
-        truth = {("BTC", kind): truth_in(calendar, kind) for kind in kinds}
-        gateway = CoinGateway(truth, NOW, sessions=calendar)
+        true_bars = {("BTC", kind): true_bars_in(calendar, kind) for kind in kinds}
+        gateway = CoinGateway(true_bars, NOW, sessions=calendar)
         gateway.details = tuple(own_days(date(2026, 5, 12), date(2026, 5, 19)))
-        gateway.schedule_twist = lambda ends_at, days: [
+        gateway.mutate_schedule = lambda ends_at, days: [
             one
             for one in own_days((ends_at - days * DAY).date(), ends_at.date() + DAY)
             if one.parts and one.parts[0].start < ends_at
@@ -143,9 +151,9 @@ def test_a_coin_is_complete_by_its_own_hours(
     assert [
         (one.day, one.opens_at, one.closes_at) for one in calendar.sessions(FIRST, END + DAY)
     ] == expected
-    asked = bench.asked
+    asked = bench.request_count
     assert bench.load(series, WANTED).is_complete
-    assert bench.asked == asked
+    assert bench.request_count == asked
 
 
 def test_a_running_session_gives_no_daily_bar(
@@ -182,7 +190,7 @@ def test_bars_take_back_what_was_told_to_be_closed(
     report = bench.load(series, WANTED)
     assert report.is_complete, report.summary
     stored = timestamps(bench.store.read(series, WANTED))
-    true = timestamps(bench.truth(series).bars)
+    true = timestamps(bench.true_bars(series).bars)
     inside = (true >= micros(WANTED.start)) & (true < micros(WANTED.end))
     weekend = np.isin(whole.days_of(true), np.array(["2026-04-25", "2026-05-02"], "datetime64[D]"))
     assert np.isin(true[inside & weekend], stored).all()
@@ -206,7 +214,7 @@ def test_no_half_day_is_stored_whichever_days_the_bars_are_of(
     """
     bench, series = bench_of(calendar), Series(bitcoin, timeframe)
     details, bench.gateway.details = bench.gateway.details, ()
-    bench.gateway.truth["BTC", timeframe] = truth_in(calendar, timeframe)
+    bench.gateway.true_bars["BTC", timeframe] = true_bars_in(calendar, timeframe)
     wanted = Interval(utc(2026, 4, 20), utc(2026, 5, 25))
     bench.load(series, wanted)
     bench.check(series, wanted)
@@ -216,7 +224,7 @@ def test_no_half_day_is_stored_whichever_days_the_bars_are_of(
         bench.run(Job(series, mode, Bounds(start=wanted.start)))
         bench.check(series, wanted)
     assert not bench.run(Job(series, Mode.FULL, Bounds(start=wanted.start)))[0].unexplained
-    true = bars_between(bench.truth(series).bars, wanted.start, utc(2026, 5, 18))
+    true = bars_between(bench.true_bars(series).bars, wanted.start, utc(2026, 5, 18))
     assert bars_between(bench.store.read(series), wanted.start, utc(2026, 5, 18)).equals(true)
 
 
@@ -225,9 +233,9 @@ def test_a_gateway_that_tells_no_schedule_leaves_the_assumption(
 ) -> None:
     """Of dates that are not told nothing is assumed away: they wait to be proved empty."""
     bench, series = bench_of(), Series(bitcoin, Timeframe.H1)
-    bench.gateway.schedule_twist = lambda *_: []
+    bench.gateway.mutate_schedule = lambda *_: []
     report = bench.load(series, WANTED)
-    assert len(bench.gateway.schedules_asked) == 1
+    assert len(bench.gateway.schedule_requests) == 1
     bench.check(series, WANTED)
     calendar = bench.ledger.calendars().of(bitcoin)
     assert [one.day for one in calendar.sessions(date(2026, 4, 25), date(2026, 4, 27))] == [
@@ -261,9 +269,9 @@ def test_a_schedule_that_dates_sessions_in_its_own_way_loses_no_bar(
 ) -> None:
     """Details and schedule are dated alike, so that each date has its own session."""
     bench, series = bench_of(), Series(bitcoin, timeframe)
-    honest = bench.gateway.schedule_twist
-    assert honest is not None
-    bench.gateway.schedule_twist = lambda ends_at, days: retold(honest(ends_at, days))
+    unmutated = bench.gateway.mutate_schedule
+    assert unmutated is not None
+    bench.gateway.mutate_schedule = lambda ends_at, days: retold(unmutated(ends_at, days))
     for _ in range(3):
         report = bench.load(series, WANTED)
         bench.gateway.time += DAY
@@ -300,10 +308,10 @@ def test_a_gateway_that_fails_to_tell_a_schedule_is_not_asked_for_each_year(
     def empty_range(ends_at: datetime, days: int) -> list[LearnedDay]:
         raise GatewayTimeoutError("the schedule", reason="no answer")
 
-    bench.gateway.schedule_twist = empty_range
+    bench.gateway.mutate_schedule = empty_range
     years = IntervalSet([Interval(utc(2016, 5, 1), WANTED.end)])
     bench.run(Job(series, wanted=years), Job(Series(bitcoin, Timeframe.H1), wanted=years))
-    assert len(bench.gateway.schedules_asked) == bench.retries + 1
+    assert len(bench.gateway.schedule_requests) == bench.retries + 1
 
 
 def test_a_day_of_a_coin_is_told_to_be_complete_when_any_of_its_days_is(
@@ -333,17 +341,17 @@ def test_flat_bars_that_are_held_speak_for_no_session(
     """A gateway that fills closed weekends, loaded before the contract told its hours."""
     whole = calendar_named("CRYPTO")
     bench, series = bench_of(whole), Series(bitcoin, Timeframe.H1)
-    truth = bench.truth(series)
-    keys = timestamps(truth.bars)
+    true_bars = bench.true_bars(series)
+    keys = timestamps(true_bars.bars)
     place = np.searchsorted(TRUE.opens, keys, side="right") - 1
     is_open = pa.array(keys < TRUE.closes[place])
-    bars = truth.bars
+    bars = true_bars.bars
     for name, flat in (("high", bars["close"]), ("low", bars["close"]), ("volume", 0.0)):
         column = pc.if_else(is_open, bars[name], flat)
         bars = bars.set_column(bars.schema.get_field_index(name), bars.schema.field(name), column)
     count = pc.if_else(is_open, bars["bar_count"], pa.scalar(0, pa.int32()))
     bars = bars.set_column(len(bars.schema) - 1, bars.schema.field("bar_count"), count)
-    bench.gateway.truth["BTC", Timeframe.H1] = replace(truth, bars=bars)
+    bench.gateway.true_bars["BTC", Timeframe.H1] = replace(true_bars, bars=bars)
     details, bench.gateway.details = bench.gateway.details, ()
     bench.load(series, WANTED)
     bench.gateway.details = details

@@ -20,7 +20,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.sync.runner import Job
-from tests.support.fake_gateway import Truth, thinned, true_keys, utc
+from tests.support.fake_gateway import TrueBars, thinned, true_keys, utc
 from tests.support.loading import Bench, World
 
 MakeWorld = Callable[..., World]
@@ -77,9 +77,9 @@ class Market:
         every = np.union1d(self.traded, filled(self.traded, dense[chosen]))
         self.made = make(ETH, timeframe, *SPRING, keys=every, now=utc(2024, 6, 3))
         key = (self.made.series.symbol, timeframe)
-        truth = self.made.bench.gateway.truth
-        true = truth[key]
-        truth[key] = Truth(with_flat(true.bars, self.traded), true.opens, true.closes)
+        true_bars = self.made.bench.gateway.true_bars
+        true = true_bars[key]
+        true_bars[key] = TrueBars(with_flat(true.bars, self.traded), true.opens, true.closes)
 
     def cut(self, day: date, after_hours: int) -> None:
         """Let the gateway leave out the end of one session."""
@@ -92,7 +92,7 @@ class Market:
             keys = timestamps(bars)
             return bars.filter(pa.array((keys < low) | (keys >= high)))
 
-        bench.gateway.twist = lacking
+        bench.gateway.mutate = lacking
 
 
 def always(days: np.ndarray) -> np.ndarray:
@@ -165,7 +165,7 @@ def test_a_session_that_breaks_off_among_filled_ones_is_found(
     market.cut(day, 4)
     report = market.made.load()
     assert sparse_of(market.made.bench, report) == ({day}, {day})
-    market.made.bench.gateway.twist = None
+    market.made.bench.gateway.mutate = None
     market.made.bench.gateway.time += timedelta(minutes=20)
     report = market.made.load_until_confirmed()
     assert report.is_complete
@@ -264,7 +264,7 @@ def test_a_flat_bar_refutes_no_response_without_bars(world: MakeWorld) -> None:
         left = bars.filter(pa.array((keys < low) | (keys >= high)))
         return left if left.num_rows else NoData(request, "no data")
 
-    bench.gateway.twist = empty
+    bench.gateway.mutate = empty
     market.made.load()
     before_flat = bench.ledger.statements.all()
 
@@ -272,7 +272,7 @@ def test_a_flat_bar_refutes_no_response_without_bars(world: MakeWorld) -> None:
         keys = timestamps(bars)
         return with_flat(bars, keys[(keys < low) | (keys >= high)])
 
-    bench.gateway.twist = flat
+    bench.gateway.mutate = flat
     bench.gateway.time += timedelta(minutes=20)
     market.made.load()
     assert before_flat
@@ -321,7 +321,7 @@ def test_flat_bars_after_the_close_move_no_session(world: MakeWorld) -> None:
         more = with_flat(more.set_column(place, more.schema.field("ts"), late), np.array([0]))
         return pa.concat_tables([bars, more]).sort_by("ts") if len(ends) else bars
 
-    made.bench.gateway.twist = longer
+    made.bench.gateway.mutate = longer
     report = made.load()
     assert report.is_complete
     assert made.bench.ledger.late_bars.all() == {}

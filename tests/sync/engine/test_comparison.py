@@ -41,7 +41,7 @@ class Market:
         self.made, self.unit = made, 1.0
         self._volumes = volumes
         self._trades = trades or (lambda keys: np.full(len(keys), 70))
-        made.bench.gateway.twist = self._shaped
+        made.bench.gateway.mutate = self._shaped
 
     def _shaped(self, _: BarRequest, bars: pa.Table) -> pa.Table:
         keys = timestamps(bars)

@@ -21,13 +21,13 @@ from ktrdr_pipelines.store.ledger.attempts import AttemptKind
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.engine.series_state import SeriesState
 from tests.support.fake_gateway import (
-    NOT_ANSWERED,
-    Twist,
+    NO_DATA_TEXT,
+    Mutation,
     dense_keys,
     keys_of,
     series_of,
     stock,
-    truth_of,
+    true_bars_of,
     utc,
 )
 from tests.support.loading import World
@@ -49,20 +49,20 @@ def without(first: date, end: date, timeframe: Timeframe, gone: set[date]) -> np
     return keys[~np.isin(days, np.array(sorted(gone), dtype="datetime64[D]"))]
 
 
-def silent_at(*numbers: int) -> Twist:
+def silent_at(*numbers: int) -> Mutation:
     """Say "no data" to the n-th requests, from 1."""
     count = iter(range(1, 10_000))
 
-    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
-        return NoData(request, NOT_ANSWERED) if next(count) in numbers else bars
+    def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
+        return NoData(request, NO_DATA_TEXT) if next(count) in numbers else bars
 
-    return twist
+    return mutate
 
 
 def test_a_wide_no_data_covers_nothing_by_itself(world: MakeWorld) -> None:
     """A spurious "no data" for a month is found out: all bars are stored, nothing is empty."""
     made = world(RTH, Timeframe.H1, date(2024, 6, 3), date(2024, 6, 29))
-    made.bench.gateway.twist = silent_at(1)
+    made.bench.gateway.mutate = silent_at(1)
     assert made.load().is_complete
     made.check_complete()
     assert made.bench.store.coverage(made.series).empty == ()
@@ -93,14 +93,14 @@ def test_days_of_a_confirmation_are_refused_for_their_number_once(world: MakeWor
     made = world(RTH, Timeframe.H1, first, end, keys=keys)
     refused: list[str] = []
 
-    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+    def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         is_daily = request.series.timeframe is Timeframe.D1
         if is_daily and request.duration.endswith("D") and int(request.duration.split()[0]) > 2:
             refused.append(request.duration)
             return RequestTooLongError("bars", reason="162 Time length exceed max.")
         return bars
 
-    made.bench.gateway.twist = twist
+    made.bench.gateway.mutate = mutate
     assert made.load_until_confirmed().is_complete
     assert len(refused) == 1
     assert made.bench.ledger.widths.of("fake:1")[Timeframe.D1].most == BY_THE_YEAR
@@ -146,12 +146,12 @@ def test_a_late_bar_of_an_empty_session_is_found_when_the_proof_expires(world: M
     first, end = date(2024, 6, 3), date(2024, 6, 8)
     made = world(RTH, Timeframe.H1, first, end, now=utc(2024, 6, 20))
     sessions = calendar_named(RTH)
-    whole = made.bench.truth(made.series)
+    whole = made.bench.true_bars(made.series)
     gone = without(first, end, Timeframe.H1, {date(2024, 6, 5)})
     key = made.series.symbol, made.series.timeframe
-    made.bench.gateway.truth[key] = truth_of(gone, Timeframe.H1, sessions)
+    made.bench.gateway.true_bars[key] = true_bars_of(gone, Timeframe.H1, sessions)
     made.load()
-    made.bench.gateway.truth[key] = whole
+    made.bench.gateway.true_bars[key] = whole
     made.bench.gateway.time = utc(2024, 8, 20)
     assert made.load().is_complete
     made.check_complete()
@@ -184,8 +184,8 @@ def test_data_that_begin_inside_a_chunk_are_all_found(
     report = made.load()
     assert report.requests <= (40 if has_head else 140)
     made.check()
-    truth = made.bench.truth(made.series).bars
-    assert made.bench.store.rows(made.series) == bars_between(truth, *ends_of(made)).num_rows
+    true_bars = made.bench.true_bars(made.series).bars
+    assert made.bench.store.rows(made.series) == bars_between(true_bars, *ends_of(made)).num_rows
     report = made.load_until_confirmed()
     assert report.is_complete
     made.check_complete()
@@ -200,7 +200,7 @@ def test_what_lies_before_the_head_is_excused_at_no_further_request(world: MakeW
     report = made.load()
     assert report.is_complete
     made.check_complete()
-    assert made.bench.gateway.heads == 1
+    assert made.bench.gateway.head_requests == 1
     assert report.requests <= 7
     assert made.load().requests == 0
 
@@ -218,7 +218,7 @@ def test_a_head_in_mid_bar_loses_no_bar(world: MakeWorld) -> None:
 def test_a_contract_that_never_answered_is_not_covered_as_empty(world: MakeWorld) -> None:
     """Without a sign of life silence proves nothing, and the asking ends at once."""
     made = world(RTH, Timeframe.H1, date(2014, 1, 2), date(2024, 7, 1), keys=np.array([], np.int64))
-    del made.bench.gateway.truth[made.series.symbol, Timeframe.D1]
+    del made.bench.gateway.true_bars[made.series.symbol, Timeframe.D1]
     report = made.load()
     assert not report.is_complete
     assert report.requests <= 7
@@ -233,14 +233,14 @@ def test_an_answer_of_earlier_bars_alone_counts_as_silence(world: MakeWorld) -> 
     first, end = date(2024, 6, 12), date(2024, 6, 13)
     keys = without(first, end, Timeframe.H1, {date(2024, 6, 12)})
     made = world(RTH, Timeframe.H1, first, end, keys=keys)
-    honest = made.bench.gateway.honest
+    unmutated = made.bench.gateway.unmutated
 
     def older(request: BarRequest, bars: pa.Table) -> pa.Table:
-        return honest(BarRequest(request.series, request.ends_at, "3 D"))
+        return unmutated(BarRequest(request.series, request.ends_at, "3 D"))
 
-    made.bench.gateway.twist = older
+    made.bench.gateway.mutate = older
     assert made.load_until_confirmed().is_complete
-    assert made.bench.asked <= 4
+    assert made.bench.request_count <= 4
     made.check_complete()
 
 
@@ -283,7 +283,7 @@ def test_a_lag_behind_a_close_is_no_silence(world: MakeWorld, timeframe: Timefra
         known = micros(made.bench.gateway.time - lag) - timeframe.seconds * 1_000_000
         return bars.filter(pa.array([key <= known for key in keys_of(bars)], pa.bool_()))
 
-    made.bench.gateway.twist = late
+    made.bench.gateway.mutate = late
     report = made.load()
     assert report.is_complete
     assert report.waiting.bounds is not None
@@ -301,14 +301,14 @@ def short_then_empty(made: World, *, bars: int) -> None:
     """Return too few bars at first, then none, and then what is true."""
     asked = 0
 
-    def twist(request: BarRequest, found: pa.Table) -> pa.Table | NoData:
+    def mutate(request: BarRequest, found: pa.Table) -> pa.Table | NoData:
         nonlocal asked
         asked += 1
         if asked == 1:
             return found.slice(0, bars)
-        return NoData(request, NOT_ANSWERED) if asked == 2 else found
+        return NoData(request, NO_DATA_TEXT) if asked == 2 else found
 
-    made.bench.gateway.twist = twist
+    made.bench.gateway.mutate = mutate
 
 
 @pytest.mark.parametrize("bars", [1, 200, 380])
@@ -341,15 +341,15 @@ def test_two_empty_responses_of_a_bad_hour_hide_no_half_day(world: MakeWorld) ->
     made.load()
     gateway = made.bench.gateway
 
-    def twist(request: BarRequest, found: pa.Table) -> pa.Table | NoData:
+    def mutate(request: BarRequest, found: pa.Table) -> pa.Table | NoData:
         is_today = request.ends_at is None or request.ends_at > utc(2024, 6, 5, 14)
-        return NoData(request, NOT_ANSWERED) if is_today else found
+        return NoData(request, NO_DATA_TEXT) if is_today else found
 
-    gateway.twist = twist
+    gateway.mutate = mutate
     for minutes in (300, 16, 16, 16):
         gateway.time += timedelta(minutes=minutes)
         assert not made.load().is_complete
-    gateway.twist = None
+    gateway.mutate = None
     gateway.time += timedelta(hours=10)
     assert made.load_until_confirmed().is_complete
     made.check_complete()
@@ -360,9 +360,9 @@ def test_the_beginning_of_a_life_that_was_cut_short_is_no_beginning(world: MakeW
     made = world(RTH, Timeframe.H1, FIRST, date(2024, 6, 15), now=utc(2024, 6, 20))
     gateway = made.bench.gateway
     key = made.series.symbol, Timeframe.D1
-    gateway.truth.pop(key)
-    gateway.twist = lambda _, found: found.slice(found.num_rows // 2)
+    gateway.true_bars.pop(key)
+    gateway.mutate = lambda _, found: found.slice(found.num_rows // 2)
     made.load()
-    gateway.twist = None
+    gateway.mutate = None
     assert made.load_until_confirmed().is_complete
     made.check_complete()

@@ -23,12 +23,12 @@ from ktrdr_pipelines.errors import ExitCode
 from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.sync.runner import Job
 from tests.support.fake_gateway import (
-    NOT_ANSWERED,
+    NO_DATA_TEXT,
     FakeGateway,
-    daily_truth,
     dense_keys,
     stock,
-    truth_of,
+    true_bars_of,
+    true_daily_bars,
     utc,
 )
 from tests.support.loading import Bench
@@ -36,7 +36,7 @@ from tests.support.loading import Bench
 RTH = "XNYS.RTH"
 NOW = utc(2024, 11, 4, 15)
 ZERO_BARS = "the gateway answered with 0 bars"
-Twist = Callable[[BarRequest, pa.Table], "pa.Table | NoData"]
+Mutation = Callable[[BarRequest, pa.Table], "pa.Table | NoData"]
 
 
 @dataclass
@@ -53,17 +53,17 @@ class Market:
     def __post_init__(self) -> None:
         calendar = calendar_named(RTH)
         keys = dense_keys(RTH, Timeframe.H1, self.begins, date(2026, 1, 2))
-        hours = truth_of(keys, Timeframe.H1, calendar)
+        hours = true_bars_of(keys, Timeframe.H1, calendar)
         life = date(2025, 12, 1), date(2026, 1, 2)
-        daily = daily_truth(hours.bars, Timeframe.H1, RTH, life)
+        daily = true_daily_bars(hours.bars, Timeframe.H1, RTH, life)
         mondays = np.unique([monday_of(day) for day in daily.bars["session_date"].to_pylist()])
         weeks = mondays.astype("datetime64[us]").astype(np.int64)
-        truth = {}
+        true_bars = {}
         for symbol in self.symbols:
-            truth[symbol, Timeframe.H1] = hours
-            truth[symbol, Timeframe.D1] = daily
-            truth[symbol, Timeframe.W1] = truth_of(weeks, Timeframe.W1, calendar)
-        gateway = FakeGateway(truth, NOW)
+            true_bars[symbol, Timeframe.H1] = hours
+            true_bars[symbol, Timeframe.D1] = daily
+            true_bars[symbol, Timeframe.W1] = true_bars_of(weeks, Timeframe.W1, calendar)
+        gateway = FakeGateway(true_bars, NOW)
         gateway.contract_ids = {symbol: place + 1 for place, symbol in enumerate(self.symbols)}
         self.bench = Bench(create_store(self.folder), gateway)
 
@@ -91,7 +91,7 @@ class Market:
     def missing(self, series: Series) -> int:
         """Count the bars that the gateway has and the store lacks."""
         part = self.wanted(series.timeframe)
-        true = bars_between(self.bench.truth(series).bars, part.start, part.end)
+        true = bars_between(self.bench.true_bars(series).bars, part.start, part.end)
         return true.num_rows - self.bench.store.read(series, part).num_rows
 
     def lacks(self, *timeframes: Timeframe) -> int:
@@ -109,15 +109,15 @@ def burst(market: Market, first: int, last: int, text: str) -> None:
     """Answer some requests in a row without bars."""
     asked = 0
 
-    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
+    def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
         nonlocal asked
         asked += 1
         return NoData(request, text) if first <= asked <= last else bars
 
-    market.bench.gateway.twist = twist
+    market.bench.gateway.mutate = mutate
 
 
-@pytest.mark.parametrize("text", [NOT_ANSWERED, ZERO_BARS])
+@pytest.mark.parametrize("text", [NO_DATA_TEXT, ZERO_BARS])
 def test_a_burst_of_empty_responses_over_sixteen_series(
     market: Callable[..., Market], text: str
 ) -> None:
@@ -133,7 +133,7 @@ def test_a_burst_of_empty_responses_over_sixteen_series(
     assert not made.lacks(Timeframe.H1)
 
 
-@pytest.mark.parametrize("text", [NOT_ANSWERED, ZERO_BARS])
+@pytest.mark.parametrize("text", [NO_DATA_TEXT, ZERO_BARS])
 def test_empty_responses_for_one_session_hide_it_for_no_load(
     market: Callable[..., Market], text: str
 ) -> None:
@@ -141,7 +141,7 @@ def test_empty_responses_for_one_session_hide_it_for_no_load(
     made = market()
     hidden = utc(2024, 10, 9, 13, 30), utc(2024, 10, 9, 20)
 
-    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
+    def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
         left = [
             bars_between(bars, utc(2000, 1, 1), hidden[0]),
             bars_between(bars, hidden[1], utc(2100, 1, 1)),
@@ -149,11 +149,11 @@ def test_empty_responses_for_one_session_hide_it_for_no_load(
         kept = pa.concat_tables(left) if request.series.timeframe is Timeframe.H1 else bars
         return kept if kept.num_rows else NoData(request, text)
 
-    made.bench.gateway.twist = twist
+    made.bench.gateway.mutate = mutate
     for minutes in (0, 1, 16, 16, 60):
         made.bench.gateway.time += timedelta(minutes=minutes)
         assert exit_code_of(made.load(Timeframe.H1)) is ExitCode.INCOMPLETE
-    made.bench.gateway.twist = None
+    made.bench.gateway.mutate = None
     made.bench.gateway.time += timedelta(days=1)
     assert exit_code_of(made.load(Timeframe.H1)) is ExitCode.DONE
     assert not made.lacks(Timeframe.H1)
@@ -188,15 +188,15 @@ def test_a_wrong_head_hides_no_bar(market: Callable[..., Market], is_asked_first
     assert not made.lacks(Timeframe.D1, Timeframe.H1)
 
 
-def hidden_for_good(day: date) -> Twist:
+def hidden_for_good(day: date) -> Mutation:
     """Return no bar of one date, whatever is requested."""
 
-    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
+    def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
         dates = bars["session_date"].to_numpy().astype("datetime64[D]")
         kept = bars.filter(pa.array(dates != np.datetime64(day)))
-        return kept if kept.num_rows else NoData(request, NOT_ANSWERED)
+        return kept if kept.num_rows else NoData(request, NO_DATA_TEXT)
 
-    return twist
+    return mutate
 
 
 def test_a_permanent_falsehood_ends_disputed_and_says_by_what(
@@ -204,7 +204,7 @@ def test_a_permanent_falsehood_ends_disputed_and_says_by_what(
 ) -> None:
     """One date that no response ever has, among full ones: three days, and then it is listed."""
     made = market()
-    made.bench.gateway.twist = hidden_for_good(date(2024, 10, 9))
+    made.bench.gateway.mutate = hidden_for_good(date(2024, 10, 9))
     codes = []
     for _ in range(6):
         codes.append(exit_code_of(made.bench.run(*_jobs(made))))

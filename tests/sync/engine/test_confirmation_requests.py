@@ -97,7 +97,7 @@ def test_a_halt_of_weeks_is_explained_in_its_first_load(world: MakeWorld) -> Non
 def test_a_gateway_that_returns_a_tenth_of_what_is_asked_is_left_soon(world: MakeWorld) -> None:
     """One load takes no more requests than a few for each chunk; it ends with what came."""
     made = year_of(world, Timeframe.H1, none_of)
-    made.bench.gateway.twist = lambda _, bars: bars.slice(bars.num_rows - bars.num_rows // 10 - 1)
+    made.bench.gateway.mutate = lambda _, bars: bars.slice(bars.num_rows - bars.num_rows // 10 - 1)
     report = made.load()
     assert not report.is_complete
     assert report.requests <= 250

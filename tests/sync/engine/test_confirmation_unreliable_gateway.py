@@ -25,14 +25,14 @@ from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.sync.runner import Job
 from tests.support.examples import UNSHRUNK, examples
 from tests.support.fake_gateway import (
-    NOT_ANSWERED,
+    NO_DATA_TEXT,
     FakeGateway,
-    Truth,
-    daily_truth,
+    TrueBars,
     dense_keys,
     start_of,
     stock,
-    truth_of,
+    true_bars_of,
+    true_daily_bars,
     utc,
 )
 from tests.support.loading import Bench, World
@@ -150,9 +150,9 @@ class Store:
     def missing(self, one: Series) -> int:
         """Count the bars that the gateway has and the store lacks."""
         (part,) = self.wanted_of(one)
-        truth = bars_between(self.bench.truth(one).bars, part.start, part.end)
+        true_bars = bars_between(self.bench.true_bars(one).bars, part.start, part.end)
         stored = self.bench.store.read(one, part)
-        return truth.num_rows - stored.num_rows
+        return true_bars.num_rows - stored.num_rows
 
     def series_gaps(self) -> None:
         """See that neither the gap index nor a window says complete over a missing bar."""
@@ -172,33 +172,33 @@ class Store:
 
 def store_of(folder: Path, pattern: Pattern, market: Market = MARKETS[0]) -> Store:
     """Make a store whose gateway hides by a pattern."""
-    truth = {}
+    true_bars = {}
     series = []
     finest = market.timeframes[-1]
-    bars = truth_of(market.keys(finest), finest, calendar_named(RTH))
+    bars = true_bars_of(market.keys(finest), finest, calendar_named(RTH))
     life = date(2026, 5, 1), date(2026, 6, 1)
     for symbol in SYMBOLS:
-        truth[symbol, finest] = bars
-        truth[symbol, Timeframe.D1] = daily_truth(bars.bars, finest, RTH, life)
-        truth[symbol, Timeframe.W1] = weekly_truth(truth[symbol, Timeframe.D1].bars)
+        true_bars[symbol, finest] = bars
+        true_bars[symbol, Timeframe.D1] = true_daily_bars(bars.bars, finest, RTH, life)
+        true_bars[symbol, Timeframe.W1] = true_weekly_bars(true_bars[symbol, Timeframe.D1].bars)
         series += [Series(stock(symbol), timeframe) for timeframe in market.timeframes]
-    gateway = FakeGateway(truth, BEGIN)
+    gateway = FakeGateway(true_bars, BEGIN)
     gateway.contract_ids = {"AAPL": 265598, "MSFT": 272093}
-    text = "the gateway answered with 0 bars" if market.zero_bars else NOT_ANSWERED
+    text = "the gateway answered with 0 bars" if market.zero_bars else NO_DATA_TEXT
 
-    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
+    def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
         return NoData(request, text) if pattern.hides(request, gateway.time) else bars
 
-    gateway.twist = twist
+    gateway.mutate = mutate
     wanted = IntervalSet([interval_between(calendar_named(RTH), Timeframe.H1, FIRST, END)])
     return Store(Bench(create_store(folder), gateway), wanted, series)
 
 
-def weekly_truth(daily: pa.Table) -> Truth:
+def true_weekly_bars(daily: pa.Table) -> TrueBars:
     """Make the weekly bars of the weeks in which there are daily ones."""
     days = np.unique([monday_of(day) for day in daily["session_date"].to_pylist()])
     keys = days.astype("datetime64[us]").astype(np.int64)
-    return truth_of(keys, Timeframe.W1, calendar_named(RTH))
+    return true_bars_of(keys, Timeframe.W1, calendar_named(RTH))
 
 
 @given(pattern=patterns, market=st.sampled_from(MARKETS))
@@ -215,7 +215,7 @@ def test_nothing_is_called_complete_over_a_missing_bar(
     for step in (0, 1, 16, 20, 45, 240, 900, 1500, 1500, 1500):
         gateway.time += timedelta(minutes=step)
         store.load()
-    gateway.twist = None
+    gateway.mutate = None
     for _ in range(4):
         gateway.time += timedelta(days=1, minutes=1)
         reports = store.load()

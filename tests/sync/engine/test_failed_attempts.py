@@ -58,9 +58,9 @@ def asked_at(made: World, *, days: int, every: timedelta) -> list[datetime]:
     """Give the times at which automatic work asked, looking again and again."""
     times = []
     for _ in range(timedelta(days=days) // every):
-        asked = made.bench.asked
+        asked = made.bench.request_count
         sensor(made)
-        if made.bench.asked > asked:
+        if made.bench.request_count > asked:
             times.append(made.bench.gateway.time)
         made.bench.gateway.time += every
     return times
@@ -69,7 +69,7 @@ def asked_at(made: World, *, days: int, every: timedelta) -> list[datetime]:
 def test_what_always_fails_is_asked_ever_more_rarely(world: MakeWorld) -> None:
     """Five minutes, doubled with each failure up to a day, and nothing in between."""
     made = world(RTH, Timeframe.H1, *JUNE)
-    made.bench.gateway.twist = always(RequestRejectedError("bars", code=321))
+    made.bench.gateway.mutate = always(RequestRejectedError("bars", code=321))
     times = asked_at(made, days=4, every=timedelta(minutes=5))
     minutes = [(later - earlier) // timedelta(minutes=1) for earlier, later in pairwise(times)]
     assert minutes == [5, 10, 20, 40, 80, 160, 320, 640, 1280, 1440, 1440]
@@ -79,9 +79,9 @@ def test_what_always_fails_is_asked_ever_more_rarely(world: MakeWorld) -> None:
 def test_a_person_is_not_deferred(world: MakeWorld) -> None:
     """A load by hand asks at once for what a sensor leaves alone."""
     made = world(RTH, Timeframe.H1, *JUNE)
-    made.bench.gateway.twist = always(RequestRejectedError("bars"))
+    made.bench.gateway.mutate = always(RequestRejectedError("bars"))
     sensor(made)
-    made.bench.gateway.twist = None
+    made.bench.gateway.mutate = None
     report = sensor(made)
     assert (report.requests, report.is_complete) == (0, False)
     assert report.deferred == report.unexplained
@@ -96,7 +96,7 @@ def test_a_failure_puts_off_its_own_interval_alone(world: MakeWorld) -> None:
     """What else has come to be missing is asked for meanwhile."""
     made = world(RTH, Timeframe.M1, *JUNE)
     failed = iter([False, True])
-    made.bench.gateway.twist = lambda _, bars: (
+    made.bench.gateway.mutate = lambda _, bars: (
         RequestRejectedError("bars") if next(failed, False) else bars
     )
     assert sensor(made).requests == 19
@@ -115,15 +115,15 @@ def test_an_open_session_that_fails_is_not_asked_for_each_new_minute(world: Make
     """New minutes of a session whose last request failed wait with its older ones."""
     made = world(RTH, Timeframe.M1, *JUNE, now=utc(2024, 6, 28, 15))
     made.bench.load(made.series, type(made.wanted)(made.wanted.start, utc(2024, 6, 28, 4)))
-    made.bench.gateway.twist = always(GatewayTimeoutError("bars"))
+    made.bench.gateway.mutate = always(GatewayTimeoutError("bars"))
     asked = 0
     for _ in range(60):
-        before = made.bench.asked
+        before = made.bench.request_count
         sensor(made, Mode.TAIL)
-        asked += made.bench.asked > before
+        asked += made.bench.request_count > before
         made.bench.gateway.time += timedelta(minutes=1)
     assert asked == 4
-    made.bench.gateway.twist = None
+    made.bench.gateway.mutate = None
     made.bench.gateway.time += timedelta(hours=12)
     assert sensor(made, Mode.TAIL).is_complete
     assert attempts_of(made) == []
@@ -132,13 +132,13 @@ def test_an_open_session_that_fails_is_not_asked_for_each_new_minute(world: Make
 def test_a_success_begins_the_count_anew(world: MakeWorld) -> None:
     """A interval that failed often, came, and fails again is tried after five minutes."""
     made = world(RTH, Timeframe.H1, *JUNE)
-    made.bench.gateway.twist = always(RequestRejectedError("bars"))
+    made.bench.gateway.mutate = always(RequestRejectedError("bars"))
     for _ in range(3):
         person(made)
     assert attempts_of(made)[0].failures == 3
-    made.bench.gateway.twist = None
+    made.bench.gateway.mutate = None
     person(made)
-    made.bench.gateway.twist = always(RequestRejectedError("bars"))
+    made.bench.gateway.mutate = always(RequestRejectedError("bars"))
     later = type(made)(
         made.bench,
         made.series,
@@ -153,7 +153,7 @@ def test_a_success_begins_the_count_anew(world: MakeWorld) -> None:
 def test_a_load_elsewhere_leaves_attempts_as_they_are(world: MakeWorld) -> None:
     """That an interval is not wanted now does not mean that it is covered."""
     made = world(RTH, Timeframe.M1, *JUNE)
-    made.bench.gateway.twist = lambda request, bars: (
+    made.bench.gateway.mutate = lambda request, bars: (
         RequestRejectedError("bars") if request.ends_at.day == 12 else bars
     )
     person(made)
@@ -177,12 +177,12 @@ def test_a_contract_without_any_bar_is_not_asked_for_every_new_session(world: Ma
 def test_a_missing_permission_is_probed_once_a_day(world: MakeWorld) -> None:
     """Automatic work asks one request a day; the first answer ends that."""
     made = world(RTH, Timeframe.H1, *JUNE)
-    made.bench.gateway.twist = always(EntitlementError("bars", code=162))
+    made.bench.gateway.mutate = always(EntitlementError("bars", code=162))
     times = asked_at(made, days=5, every=HOUR)
     assert {later - earlier for earlier, later in pairwise(times)} == {timedelta(days=1)}
-    assert made.bench.asked == len(times) == 5
+    assert made.bench.request_count == len(times) == 5
     assert {attempt.kind for attempt in attempts_of(made)} == {AttemptKind.BLOCKED}
-    made.bench.gateway.twist = None
+    made.bench.gateway.mutate = None
     assert sensor(made).is_complete
     assert attempts_of(made) == []
 
@@ -190,7 +190,7 @@ def test_a_missing_permission_is_probed_once_a_day(world: MakeWorld) -> None:
 def test_only_a_person_goes_past_a_remembered_refusal(world: MakeWorld) -> None:
     """A person's requests are marked as probes, a sensor's are not."""
     made = world(RTH, Timeframe.D1, *JUNE)
-    asked: list[BarRequest] = made.bench.gateway.asked
+    asked: list[BarRequest] = made.bench.gateway.requests
     sensor(made)
     assert [request.probes for request in asked] == [False]
     made.bench.load(made.series, type(made.wanted)(utc(2024, 5, 1), made.wanted.end))
@@ -202,7 +202,7 @@ def test_a_refusal_that_lasts_minutes_is_deferred_for_minutes(world: MakeWorld) 
     made = world(RTH, Timeframe.H1, *JUNE)
     error = EntitlementError("bars", reason="Trading TWS session from a different IP address")
     error.retry_in_s = 300.0
-    made.bench.gateway.twist = always(error)
+    made.bench.gateway.mutate = always(error)
     report = sensor(made)
     assert not report.is_complete
     assert attempts_of(made)[0].next_try_at == made.bench.gateway.time + timedelta(minutes=5)
@@ -212,7 +212,7 @@ def test_a_contract_that_is_gone_is_asked_ever_more_rarely(world: MakeWorld) -> 
     """A pinned contract that is unknown by now: an hour, doubled up to a week, and what to do."""
     made = world(RTH, Timeframe.D1, *JUNE, now=utc(2024, 6, 20, 22))
     assert sensor(made).is_complete
-    asked = made.bench.asked
+    asked = made.bench.request_count
     times: list[datetime] = []
 
     async def unknown(_: object) -> int:
@@ -229,7 +229,7 @@ def test_a_contract_that_is_gone_is_asked_ever_more_rarely(world: MakeWorld) -> 
     hours = [(later - earlier) // HOUR for earlier, later in pairwise(times)]
     assert hours == [1, 2, 4, 8, 16, 32, 64, 128, 168, 168][: len(hours)]
     assert 9 <= len(hours) <= 10
-    assert made.bench.asked == asked
+    assert made.bench.request_count == asked
     (attempt,) = attempts_of(made)
     assert attempt.kind is AttemptKind.UNKNOWN
     for words in ("contract 265598 before", "`end:`", "ktrdr universe retire AAPL"):

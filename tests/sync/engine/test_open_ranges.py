@@ -41,7 +41,7 @@ class SlowGateway(FakeGateway):
 def slow(made: World, takes: timedelta = timedelta(seconds=7)) -> World:
     """Let the gateway of a world take its time."""
     old = made.bench.gateway
-    gateway = SlowGateway(old.truth, old.time, takes=takes)
+    gateway = SlowGateway(old.true_bars, old.time, takes=takes)
     return World(Bench(made.bench.layout, gateway), made.series, made.wanted)
 
 
@@ -50,7 +50,7 @@ def tail_after(made: World, then: datetime, now: datetime) -> SeriesReport:
     made.bench.gateway.time = then
     run(made, Mode.FULL)
     made.bench.gateway.time = now
-    made.bench.gateway.asked.clear()
+    made.bench.gateway.requests.clear()
     return run(made, Mode.TAIL)
 
 
@@ -61,7 +61,7 @@ def run(made: World, mode: Mode) -> SeriesReport:
 
 def ends(made: World) -> list[datetime | None]:
     """Give the ends that were asked for."""
-    return [request.ends_at for request in made.bench.gateway.asked]
+    return [request.ends_at for request in made.bench.gateway.requests]
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.M5, Timeframe.M30, Timeframe.H1])
@@ -126,13 +126,13 @@ def test_a_request_that_goes_out_late_has_an_end(world: MakeWorld, hours: float)
     made.bench.gateway.time = OPEN - timedelta(hours=2)
     run(made, Mode.FULL)
     made.bench.gateway.time = OPEN
-    made.bench.gateway.asked.clear()
+    made.bench.gateway.requests.clear()
     waits = iter([timedelta(hours=hours)])
 
     async def wait(_: BarRequest) -> None:
         made.bench.gateway.time += next(waits, timedelta(0))
 
-    made.bench.gateway.before_answer = wait
+    made.bench.gateway.before_response = wait
     report = run(made, Mode.TAIL)
     assert ends(made)[0] is None
     assert ends(made)[1] is not None
@@ -161,12 +161,12 @@ def test_what_ends_while_the_gateway_answers_is_not_taken_for_final(
     made.bench.gateway.time = utc(2024, 6, 26, 23)
     run(made, Mode.FULL)
     made.bench.gateway.time = final - timedelta(minutes=1)
-    made.bench.gateway.asked.clear()
+    made.bench.gateway.requests.clear()
     run(made, Mode.TAIL)
     covered = made.bench.store.coverage(made.series).bars.bounds
     assert covered is not None
     if timeframe is Timeframe.D1:
-        assert not made.bench.gateway.asked
+        assert not made.bench.gateway.requests
     else:
         assert covered.end < utc(2024, 6, 27, 20) or len(ends(made)) > 1
     made.check()
@@ -178,21 +178,21 @@ def test_no_more_is_covered_than_the_gateway_says_it_answered(world: MakeWorld) 
     reach_end = OPEN - timedelta(minutes=15, seconds=30)
 
     def behind(request: BarRequest, bars: object) -> Response:
-        seen = made.bench.gateway.honest(replace(request, ends_at=reach_end))
+        seen = made.bench.gateway.unmutated(replace(request, ends_at=reach_end))
         return Response(request, seen, Interval(OPEN - timedelta(days=1), reach_end))
 
     made.bench.gateway.time = OPEN - timedelta(hours=2)
     run(made, Mode.FULL)
     made.bench.gateway.time = OPEN
-    made.bench.gateway.twist = behind
-    made.bench.gateway.asked.clear()
+    made.bench.gateway.mutate = behind
+    made.bench.gateway.requests.clear()
     run(made, Mode.TAIL)
     assert ends(made)[0] is None
     covered = made.bench.store.coverage(made.series).bars.bounds
     assert covered is not None
     assert covered.end <= reach_end
     made.check()
-    made.bench.gateway.twist = None
+    made.bench.gateway.mutate = None
     made.bench.gateway.time += timedelta(minutes=1)
     assert run(made, Mode.TAIL).added >= 15
 
@@ -203,8 +203,8 @@ def test_an_empty_end_states_of_no_closed_session_that_it_is_empty(world: MakeWo
     made.bench.gateway.time = utc(2024, 6, 26, 23)
     run(made, Mode.FULL)
     made.bench.gateway.time = EVENING
-    made.bench.gateway.asked.clear()
-    made.bench.gateway.twist = lambda request, _: NoData(request, "no data")
+    made.bench.gateway.requests.clear()
+    made.bench.gateway.mutate = lambda request, _: NoData(request, "no data")
     report = run(made, Mode.TAIL)
     assert report.unexplained
     assert ends(made) == [None, EVENING]
@@ -217,8 +217,8 @@ def test_a_quiet_open_session_is_asked_for_once(world: MakeWorld) -> None:
     made.bench.gateway.time = OPEN
     run(made, Mode.FULL)
     made.bench.gateway.time = OPEN + timedelta(minutes=3)
-    made.bench.gateway.asked.clear()
-    made.bench.gateway.twist = lambda request, _: NoData(request, "no data")
+    made.bench.gateway.requests.clear()
+    made.bench.gateway.mutate = lambda request, _: NoData(request, "no data")
     report = run(made, Mode.TAIL)
     assert ends(made) == [None]
     assert not report.unexplained
@@ -230,14 +230,14 @@ def test_newest_bars_that_are_held_back_stay_due(world: MakeWorld) -> None:
     made = world(RTH, Timeframe.M1, *JUNE)
 
     def held_back(request: BarRequest, bars: object) -> Response:
-        seen = made.bench.gateway.honest(replace(request, ends_at=OPEN - timedelta(minutes=15)))
+        seen = made.bench.gateway.unmutated(replace(request, ends_at=OPEN - timedelta(minutes=15)))
         return Response(request, seen, None, lacks_newest=True)
 
     made.bench.gateway.time = OPEN - timedelta(hours=2)
     run(made, Mode.FULL)
     made.bench.gateway.time = OPEN
-    made.bench.gateway.twist = held_back
-    made.bench.gateway.asked.clear()
+    made.bench.gateway.mutate = held_back
+    made.bench.gateway.requests.clear()
     report = run(made, Mode.TAIL)
     assert ends(made) == [None]
     assert report.added == 105
@@ -250,16 +250,16 @@ def test_bars_of_a_session_that_no_calendar_knows_make_the_reach_unknown(world: 
     made.bench.gateway.time = utc(2024, 6, 27, 23)
     run(made, Mode.FULL)
     made.bench.gateway.time = SUNDAY
-    made.bench.gateway.asked.clear()
-    saturday = made.bench.gateway.honest(BarRequest(made.series, utc(2024, 6, 28, 21), "1 D"))
+    made.bench.gateway.requests.clear()
+    saturday = made.bench.gateway.unmutated(BarRequest(made.series, utc(2024, 6, 28, 21), "1 D"))
     later = pc.add(saturday["ts"], timedelta(days=1))
     moved = saturday.set_column(0, saturday.schema.field("ts"), later)
 
     def saturday_alone(request: BarRequest, bars: object) -> Response:
-        honest = made.bench.gateway.honest(request)
-        return Response(request, moved if request.ends_at is None else honest, None)
+        unmutated = made.bench.gateway.unmutated(request)
+        return Response(request, moved if request.ends_at is None else unmutated, None)
 
-    made.bench.gateway.twist = saturday_alone
+    made.bench.gateway.mutate = saturday_alone
     report = run(made, Mode.TAIL)
     assert len(ends(made)) == 2
     assert ends(made)[1] is not None
@@ -273,7 +273,7 @@ def test_a_tail_minute_by_minute_asks_once_a_minute(world: MakeWorld) -> None:
     made = slow(world(RTH, Timeframe.M1, *JUNE), timedelta(seconds=1.5))
     made.bench.gateway.time = utc(2024, 6, 27, 13, 0)
     run(made, Mode.FULL)
-    made.bench.gateway.asked.clear()
+    made.bench.gateway.requests.clear()
     for minute in range(30):
         made.bench.gateway.time = utc(2024, 6, 27, 14, minute, 10)
         run(made, Mode.TAIL)
@@ -288,14 +288,14 @@ def test_what_would_wait_for_the_rule_of_identical_requests_has_an_end(world: Ma
     made.bench.gateway.time = OPEN - timedelta(hours=2)
     run(made, Mode.FULL)
     made.bench.gateway.time = OPEN
-    made.bench.gateway.asked.clear()
+    made.bench.gateway.requests.clear()
 
     def odd(request: BarRequest, bars: object) -> Response:
-        seen = made.bench.gateway.honest(request)
+        seen = made.bench.gateway.unmutated(request)
         key = int(seen["ts"].cast("int64")[-5].as_py())
         return Response(request, seen, None, implausible=(key,) if request.ends_at is None else ())
 
-    made.bench.gateway.twist = odd
+    made.bench.gateway.mutate = odd
     assert run(made, Mode.TAIL).added == 120
     assert ends(made)[0] is None
     assert ends(made)[1] is not None

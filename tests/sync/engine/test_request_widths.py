@@ -53,11 +53,11 @@ def reaches_over_days(request: BarRequest, bars: pa.Table) -> int:
 def silent_beyond(days: int) -> Callable[[BarRequest, pa.Table], pa.Table | GatewayError]:
     """Answer nothing whose bars reach over more than some days."""
 
-    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+    def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         is_wide = reaches_over_days(request, bars) > days
         return GatewayTimeoutError("bars", reason="no answer in 30 s") if is_wide else bars
 
-    return twist
+    return mutate
 
 
 @pytest.mark.parametrize("mode", [Mode.FULL, Mode.TAIL])
@@ -70,17 +70,17 @@ def test_a_width_that_works_is_found_and_kept(
 ) -> None:
     """Each silence halves the width once; what works is used for the rest of the run."""
     made = world(RTH, timeframe, date(2024, 1, 2), date(2024, 6, 29))
-    made.bench.gateway.twist = silent_beyond(days)
+    made.bench.gateway.mutate = silent_beyond(days)
     made.bench.gateway.concurrency = 1
     (report,) = made.bench.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))
     assert report.is_complete, report.summary
     assert report.failures == ()
     made.check_complete()
-    honest = made.bench.gateway.honest
+    unmutated = made.bench.gateway.unmutated
     wide = [
         request
-        for request in made.bench.gateway.asked
-        if reaches_over_days(request, honest(request)) > days
+        for request in made.bench.gateway.requests
+        if reaches_over_days(request, unmutated(request)) > days
     ]
     assert len(wide) <= 6
     assert report.requests <= most
@@ -90,7 +90,7 @@ def test_a_width_that_works_is_found_and_kept(
 def test_requests_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> None:
     """Six silences about the same width are one finding, not six halvings."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
-    made.bench.gateway.twist = silent_beyond(15)
+    made.bench.gateway.mutate = silent_beyond(15)
     report = made.load()
     assert report.is_complete
     assert report.requests <= 6 + 38 + 16
@@ -102,19 +102,19 @@ def test_one_session_that_is_never_answered_stays_a_failure(world: MakeWorld) ->
     made = world(RTH, Timeframe.H1, date(2024, 6, 3), date(2024, 6, 29))
     poison = utc(2024, 6, 12, 14), utc(2024, 6, 12, 15)
 
-    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+    def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         assert request.ends_at is not None
         start = start_of(request, request.ends_at)
         hit = start < poison[1] and poison[0] < request.ends_at
         return GatewayTimeoutError("bars") if hit else bars
 
-    made.bench.gateway.twist = twist
+    made.bench.gateway.mutate = mutate
     report = made.load()
     assert [part.start.day for part in report.unexplained] == [12]
     assert report.unexplained.length.total_seconds() == 6.5 * 3600
     assert len(report.failures) == 1
     made.check()
-    made.bench.gateway.twist = None
+    made.bench.gateway.mutate = None
     assert made.load().requests == 1
     made.check_complete()
 
@@ -137,7 +137,7 @@ def test_a_question_asked_again_at_once_says_that_it_waits(world: MakeWorld) -> 
     made = world(RTH, Timeframe.M1, date(2024, 6, 12), date(2024, 6, 13))
     told: list[str] = []
     failing = iter([True])
-    made.bench.gateway.twist = lambda _, bars: (
+    made.bench.gateway.mutate = lambda _, bars: (
         GatewayTimeoutError("bars") if next(failing, False) else bars
     )
     manager = replace(made.bench.manager(), progress=Telling(told))
@@ -154,16 +154,16 @@ def quarter(number: int) -> Interval:
 
 def too_wide(made: World, number: int, days: int) -> int:
     """Load a quarter of a year, and count the requests that were too wide for an answer."""
-    asked, honest = made.bench.asked, made.bench.gateway.honest
+    asked, unmutated = made.bench.request_count, made.bench.gateway.unmutated
     assert made.bench.load(made.series, quarter(number)).is_complete
-    new = made.bench.gateway.asked[asked:]
-    return sum(reaches_over_days(one, honest(one)) > days for one in new)
+    new = made.bench.gateway.requests[asked:]
+    return sum(reaches_over_days(one, unmutated(one)) > days for one in new)
 
 
 def test_what_two_runs_have_learned_a_third_knows_for_a_day(world: MakeWorld) -> None:
     """One silence may have been chance; after two runs nobody asks too much until a day later."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
-    made.bench.gateway.twist = silent_beyond(15)
+    made.bench.gateway.mutate = silent_beyond(15)
     made.bench.gateway.concurrency = 1
     found = [too_wide(made, number, 15) > 0 for number in (1, 2, 3, 4)]
     assert found == [True, True, False, False]
@@ -179,12 +179,12 @@ def test_a_silence_by_chance_is_forgotten_when_a_wide_request_is_answered(
     made.bench.gateway.concurrency = 1
     for number in (1, 3):
         empty_ranges = iter([True])
-        made.bench.gateway.twist = lambda _, bars, empty_ranges=empty_ranges: (
+        made.bench.gateway.mutate = lambda _, bars, empty_ranges=empty_ranges: (
             GatewayTimeoutError("bars") if next(empty_ranges, False) else bars
         )
         made.bench.load(made.series, quarter(number))
         assert made.bench.ledger.widths.of("fake:1")[Timeframe.H1].runs == 1
-        made.bench.gateway.twist = None
+        made.bench.gateway.mutate = None
         made.bench.load(made.series, quarter(number + 1))
         assert made.bench.ledger.widths.of("fake:1") == {}
     assert made.bench.load(made.series, quarter(5)).requests == 3
@@ -193,7 +193,7 @@ def test_a_silence_by_chance_is_forgotten_when_a_wide_request_is_answered(
 def test_a_gateway_that_answers_nothing_teaches_nothing(world: MakeWorld) -> None:
     """Only where less was answered was more too much."""
     made = world(RTH, Timeframe.H1, *(date(2023, 1, 3), date(2023, 6, 29)))
-    made.bench.gateway.twist = lambda *_: GatewayTimeoutError("bars")
+    made.bench.gateway.mutate = lambda *_: GatewayTimeoutError("bars")
     assert not made.load().is_complete
     assert made.bench.ledger.widths.of("fake:1") == {}
 
@@ -201,26 +201,26 @@ def test_a_gateway_that_answers_nothing_teaches_nothing(world: MakeWorld) -> Non
 def refused_beyond(sessions: int) -> Callable[[BarRequest, pa.Table], pa.Table | GatewayError]:
     """Refuse what asks for more than some sessions, as IB's conservative table does."""
 
-    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+    def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         count, unit = request.duration.split()
         is_long = unit == "Y" or (unit == "D" and int(count) > sessions)
         return (
             RequestTooLongError("bars", reason="162 Time length exceed max.") if is_long else bars
         )
 
-    return twist
+    return mutate
 
 
 def test_a_refusal_for_length_narrows_and_is_remembered(world: MakeWorld) -> None:
     """It costs one refused request in the first run, none in the next, and one after a month."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
-    made.bench.gateway.twist = refused_beyond(5)
+    made.bench.gateway.mutate = refused_beyond(5)
     made.bench.gateway.concurrency = 1
 
     def refused(number: int) -> int:
-        asked = made.bench.asked
+        asked = made.bench.request_count
         assert made.bench.load(made.series, quarter(number)).is_complete
-        new = made.bench.gateway.asked[asked:]
+        new = made.bench.gateway.requests[asked:]
         return sum(int(one.duration.split()[0]) > 5 for one in new)
 
     assert [refused(number) > 0 for number in (1, 2, 3)] == [True, False, False]
@@ -231,7 +231,7 @@ def test_a_refusal_for_length_narrows_and_is_remembered(world: MakeWorld) -> Non
 def test_refusals_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> None:
     """Six refusals of one width are one finding."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
-    made.bench.gateway.twist = refused_beyond(11)
+    made.bench.gateway.mutate = refused_beyond(11)
     report = made.load()
     assert report.is_complete
     assert made.bench.ledger.widths.of("fake:1")[Timeframe.H1].most >= 10
@@ -265,13 +265,13 @@ def only_by_the_year(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayE
 def test_days_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorld) -> None:
     """A refused month of days costs no request for every two of them, in no later run either."""
     made = world(RTH, Timeframe.D1, date(2010, 1, 4), date(2024, 6, 29))
-    made.bench.gateway.twist = only_by_the_year
+    made.bench.gateway.mutate = only_by_the_year
     first = date(2014, 5, 5)
     assert made.bench.load(made.series, wanted_days(date(2014, 4, 1), first)).is_complete
-    asked = made.bench.asked
+    asked = made.bench.request_count
     assert asked <= 4
     assert made.bench.load(made.series, wanted_days(first, date(2024, 4, 1))).is_complete
-    new = made.bench.gateway.asked[asked:]
+    new = made.bench.gateway.requests[asked:]
     assert len(new) <= 15, "ten years, and seams where this gateway's year has 365 days"
     assert not any(one.duration.endswith("D") and int(one.duration.split()[0]) > 2 for one in new)
 
@@ -303,18 +303,18 @@ def test_refusals_of_days_that_were_open_at_once_are_one_finding(
 def test_weeks_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorld) -> None:
     """A refused month of weeks does not make every week of ten years a request."""
     made = world(RTH, Timeframe.W1, date(2010, 1, 4), date(2024, 6, 29))
-    made.bench.gateway.twist = lambda request, bars: (
+    made.bench.gateway.mutate = lambda request, bars: (
         RequestTooLongError("bars", reason="162 Time length exceed max.")
         if request.duration.endswith("W") and request.duration != "1 W"
         else bars
     )
     newest = interval_between(calendar_named(RTH), Timeframe.W1, date(2024, 3, 4), date(2024, 4, 1))
     assert made.bench.load(made.series, newest).is_complete
-    asked = made.bench.asked
+    asked = made.bench.request_count
     assert asked <= 4
     older = interval_between(calendar_named(RTH), Timeframe.W1, date(2014, 3, 3), date(2024, 4, 1))
     assert made.bench.load(made.series, older).is_complete
-    new = made.bench.gateway.asked[asked:]
+    new = made.bench.gateway.requests[asked:]
     assert len(new) <= 15
     assert not any(one.duration.endswith("W") and one.duration != "1 W" for one in new)
 
@@ -322,6 +322,6 @@ def test_weeks_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorl
 def test_another_refusal_narrows_nothing(world: MakeWorld) -> None:
     """A wrong what_to_show is wrong at every width."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2023, 3, 1))
-    made.bench.gateway.twist = lambda *_: RequestRejectedError("bars", reason="162 No such data")
+    made.bench.gateway.mutate = lambda *_: RequestRejectedError("bars", reason="162 No such data")
     assert not made.load().is_complete
     assert made.bench.ledger.widths.of("fake:1") == {}

@@ -16,7 +16,7 @@ from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import RequestRejectedError
 from ktrdr_pipelines.sync.runner import Job
-from tests.support.fake_gateway import dense_keys, series_of, thinned, truth_of, utc
+from tests.support.fake_gateway import dense_keys, series_of, thinned, true_bars_of, utc
 from tests.support.loading import World
 
 MakeWorld = Callable[..., World]
@@ -49,9 +49,9 @@ def test_a_interval_is_stored_exactly_as_it_was(
     report = made.load()
     assert report.is_complete
     made.check_complete()
-    asked = made.bench.asked
+    asked = made.bench.request_count
     assert made.load().requests == 0
-    assert made.bench.asked == asked
+    assert made.bench.request_count == asked
     assert made.bench.gateway.opened == 1
 
 
@@ -63,7 +63,7 @@ def test_hours_of_a_span_are_whole(world: MakeWorld, calendar: str, days: int) -
     made = world(calendar, Timeframe.H1, first, first + timedelta(days=days))
     assert made.load().is_complete
     made.check_complete()
-    assert made.bench.asked <= -(-days // 29)
+    assert made.bench.request_count <= -(-days // 29)
 
 
 @pytest.mark.parametrize("calendar", CALENDARS)
@@ -113,7 +113,7 @@ def test_the_session_after_the_clocks_went_back_is_one_request(world: MakeWorld)
 def test_bars_of_equal_values_all_stay(world: MakeWorld) -> None:
     """Two bars that differ by their time alone are two bars."""
     made = world("XNYS.RTH", Timeframe.M1, date(2024, 6, 4), date(2024, 6, 5))
-    made.bench.gateway.twist = lambda _, bars: bars.set_column(
+    made.bench.gateway.mutate = lambda _, bars: bars.set_column(
         5, bars.schema.field("close"), [[1.0] * bars.num_rows]
     )
     made.load()
@@ -214,15 +214,15 @@ def test_a_tail_asks_oldest_first_so_that_a_stop_leaves_no_hole(world: MakeWorld
     made.bench.load(made.series, part(made, date(2024, 2, 1), date(2024, 2, 3)))
 
     async def stop(_: BarRequest) -> None:
-        if made.bench.asked == 8:
+        if made.bench.request_count == 8:
             await made.bench.cancel()
 
-    made.bench.gateway.before_answer = stop
+    made.bench.gateway.before_response = stop
     with pytest.raises(asyncio.CancelledError):
         run(made, Mode.TAIL)
     made.check()
     assert not joined_gaps(made)
-    made.bench.gateway.before_answer = None
+    made.bench.gateway.before_response = None
     assert run(made, Mode.TAIL).is_complete
     made.check_complete()
 
@@ -232,7 +232,7 @@ def test_a_tail_comes_back_to_what_it_could_not_have(world: MakeWorld) -> None:
     made = spring(world, Timeframe.M5)
     made.bench.load(made.series, part(made, date(2024, 2, 1), date(2024, 2, 3)))
     count = iter(range(100))
-    made.bench.gateway.twist = lambda _, bars: (
+    made.bench.gateway.mutate = lambda _, bars: (
         RequestRejectedError("bars") if next(count) == 3 else bars
     )
     assert not run(made, Mode.TAIL, RequestedBy.SENSOR).is_complete
@@ -389,7 +389,7 @@ def test_after_the_expiry_day_nothing_is_expected(world: MakeWorld, timeframe: T
     assert report.is_complete
     made.bench.check_complete(ended, Interval(made.wanted.start, utc(2024, 6, 22, 4)))
     assert made.bench.store.coverage(ended).empty == ()
-    assert max(request.ends_at for request in made.bench.gateway.asked) <= utc(2024, 6, 22, 4)
+    assert max(request.ends_at for request in made.bench.gateway.requests) <= utc(2024, 6, 22, 4)
     for mode in Mode:
         made.bench.gateway.time += timedelta(days=40)
         (report,) = made.bench.run(Job(ended, mode, Bounds(made.wanted.start)))
@@ -409,10 +409,10 @@ def test_a_cache_ninety_days_old_is_brought_up_without_a_hole(
     assert report.is_complete
     made.bench.check_complete(made.series, Interval(made.wanted.start, utc(2024, 6, 22, 4)))
     covered = made.bench.store.coverage(made.series).bars
-    truth = truth_of(
+    true_bars = true_bars_of(
         dense_keys(RTH, timeframe, date(2024, 1, 2), date(2024, 6, 22)),
         timeframe,
         calendar_named(RTH),
     )
-    interval = [one for one in truth.bars["ts"].to_pylist() if one >= made.wanted.start]
+    interval = [one for one in true_bars.bars["ts"].to_pylist() if one >= made.wanted.start]
     assert all(timestamp in covered for timestamp in interval[:: max(1, len(interval) // 200)])

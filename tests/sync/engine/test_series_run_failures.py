@@ -33,7 +33,7 @@ from ktrdr_pipelines.store.ledger.attempts import AttemptKind
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.engine.writer import Commits
 from ktrdr_pipelines.sync.runner import Job
-from tests.support.fake_gateway import Twist, dense_keys, stock, truth_of
+from tests.support.fake_gateway import Mutation, dense_keys, stock, true_bars_of
 from tests.support.loading import World
 
 MakeWorld = Callable[..., World]
@@ -41,14 +41,14 @@ RTH = "XNYS.RTH"
 JUNE = date(2024, 6, 3), date(2024, 6, 29)
 
 
-def failing_at(error: GatewayError, *numbers: int) -> Twist:
+def failing_at(error: GatewayError, *numbers: int) -> Mutation:
     """Fail the n-th requests, from 1; all of them where none is named."""
     count = iter(range(1, 10_000))
 
-    def twist(_: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+    def mutate(_: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         return error if not numbers or next(count) in numbers else bars
 
-    return twist
+    return mutate
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def failing_at(error: GatewayError, *numbers: int) -> Twist:
 def test_an_error_covers_nothing(world: MakeWorld, kind: type[GatewayError]) -> None:
     """A series that meets nothing but errors stays unexplained, with attempts, and stops soon."""
     made = world(RTH, Timeframe.M1, *JUNE)
-    made.bench.gateway.twist = failing_at(kind("bars", code=1))
+    made.bench.gateway.mutate = failing_at(kind("bars", code=1))
     report = made.load()
     assert not report.is_complete
     assert not made.bench.store.coverage(made.series)
@@ -70,12 +70,12 @@ def test_an_error_covers_nothing(world: MakeWorld, kind: type[GatewayError]) -> 
 def test_attempts_are_forgotten_when_their_interval_is_covered(world: MakeWorld) -> None:
     """What failed once and came later leaves no attempt behind."""
     made = world(RTH, Timeframe.M1, *JUNE)
-    made.bench.gateway.twist = failing_at(RequestRejectedError("bars"), 3)
+    made.bench.gateway.mutate = failing_at(RequestRejectedError("bars"), 3)
     report = made.load()
     assert len(report.failures) == 1
     assert not report.is_complete
     assert len(made.bench.ledger.attempts.of(series_key(made.series))) == 1
-    made.bench.gateway.twist = None
+    made.bench.gateway.mutate = None
     report = made.load()
     assert report.is_complete
     assert report.requests == 1
@@ -89,13 +89,13 @@ def test_no_permission_stops_its_series_alone(world: MakeWorld) -> None:
     other = Series(stock("SPY"), Timeframe.H1)
     keys = dense_keys(RTH, Timeframe.H1, *JUNE)
     gateway = made.bench.gateway
-    gateway.truth["SPY", Timeframe.H1] = truth_of(keys, Timeframe.H1, calendar_named(RTH))
+    gateway.true_bars["SPY", Timeframe.H1] = true_bars_of(keys, Timeframe.H1, calendar_named(RTH))
     gateway.contract_ids["SPY"] = 756733
 
     def no_permission(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         return EntitlementError("bars", code=162) if request.series.symbol == "AAPL" else bars
 
-    gateway.twist = no_permission
+    gateway.mutate = no_permission
     wanted = IntervalSet([made.wanted])
     reports = made.bench.run(Job(made.series, wanted=wanted), Job(other, wanted=wanted))
     assert [report.is_complete for report in reports] == [False, True]
@@ -108,7 +108,7 @@ def test_no_permission_stops_its_series_alone(world: MakeWorld) -> None:
 def test_a_lost_connection_is_opened_anew(world: MakeWorld) -> None:
     """A connection lost in the middle of a load costs a request, and no bar."""
     made = world(RTH, Timeframe.M1, *JUNE)
-    made.bench.gateway.twist = failing_at(ConnectionLostError("bars"), 7)
+    made.bench.gateway.mutate = failing_at(ConnectionLostError("bars"), 7)
     report = made.load()
     assert report.is_complete
     assert made.bench.gateway.opened == 2
@@ -121,10 +121,10 @@ def test_a_question_cancelled_inside_a_lost_connection_is_asked_again(world: Mak
     made = world(RTH, Timeframe.M1, *JUNE)
 
     async def die_once(_: BarRequest) -> None:
-        if made.bench.asked == 5:
+        if made.bench.request_count == 5:
             raise asyncio.CancelledError
 
-    made.bench.gateway.before_answer = die_once
+    made.bench.gateway.before_response = die_once
     assert made.load().is_complete
     assert made.bench.gateway.opened == 2
     made.check_complete()
@@ -133,12 +133,12 @@ def test_a_question_cancelled_inside_a_lost_connection_is_asked_again(world: Mak
 def test_a_gateway_that_goes_away_leaves_what_was_saved(world: MakeWorld) -> None:
     """An unreachable gateway ends the run with its error; what was answered before is stored."""
     made = world(RTH, Timeframe.M1, *JUNE)
-    made.bench.gateway.twist = failing_at(GatewayUnreachableError("bars"), *range(8, 99))
+    made.bench.gateway.mutate = failing_at(GatewayUnreachableError("bars"), *range(8, 99))
     with pytest.raises(GatewayUnreachableError):
         made.load()
     assert made.bench.store.rows(made.series) == 7 * 390
     made.check()
-    made.bench.gateway.twist = None
+    made.bench.gateway.mutate = None
     assert made.load().requests == 19 - 7
     made.check_complete()
 
@@ -164,7 +164,7 @@ def test_a_full_disk_ends_the_run_and_harms_no_file(world: MakeWorld) -> None:
 def test_a_write_that_failed_waits_for_the_next() -> None:
     """Bars of a failed write are written with the next one: nothing answered is thrown away."""
     keys = dense_keys(RTH, Timeframe.D1, *JUNE)
-    bars = truth_of(keys, Timeframe.D1, calendar_named(RTH)).bars
+    bars = true_bars_of(keys, Timeframe.D1, calendar_named(RTH)).bars
     saved: list[int] = []
     full = iter([True, False])
 
@@ -190,7 +190,7 @@ def test_another_contract_is_refused_before_anything_is_asked(world: MakeWorld) 
     """A gateway whose contract id has changed is not asked for bars; the report names both."""
     made = world(RTH, Timeframe.D1, *JUNE)
     made.load()
-    asked = made.bench.asked
+    asked = made.bench.request_count
     made.bench.gateway.contract_ids["AAPL"] = 111
     wider = type(made.wanted)(made.wanted.start - timedelta(days=10), made.wanted.end)
     report = made.bench.load(made.series, wider)
@@ -199,7 +199,7 @@ def test_another_contract_is_refused_before_anything_is_asked(world: MakeWorld) 
     assert "265598" in str(report.error)
     hours = Series(made.series.instrument, Timeframe.H1)
     assert isinstance(made.bench.load(hours, made.wanted).error, ForeignIdentityError)
-    assert made.bench.asked == asked
+    assert made.bench.request_count == asked
 
 
 @pytest.mark.parametrize("what", ["origin", "hours"])
@@ -207,7 +207,7 @@ def test_foreign_bars_are_refused_before_anything_is_asked(world: MakeWorld, wha
     """Simulated bars, or bars of other hours, do not go into the files of others."""
     made = world(RTH, Timeframe.D1, *JUNE)
     made.load()
-    asked = made.bench.asked
+    asked = made.bench.request_count
     series = made.series
     if what == "origin":
         made.bench.gateway.origin = Origin.SIMULATED
@@ -215,7 +215,7 @@ def test_foreign_bars_are_refused_before_anything_is_asked(world: MakeWorld, wha
         series = Series(replace(series.instrument, use_rth=False), series.timeframe)
     wider = type(made.wanted)(made.wanted.start - timedelta(days=10), made.wanted.end)
     assert isinstance(made.bench.load(series, wider).error, ForeignIdentityError)
-    assert made.bench.asked == asked
+    assert made.bench.request_count == asked
 
 
 def test_a_restated_bar_replaces_the_older_one_and_is_remembered(world: MakeWorld) -> None:
@@ -223,17 +223,19 @@ def test_a_restated_bar_replaces_the_older_one_and_is_remembered(world: MakeWorl
     made = world(RTH, Timeframe.H1, *JUNE)
     days = [made.wanted.start + timedelta(days=n) for n in (0, 8, 10, 26)]
     for start, end in ((days[1], days[2]), (days[0], days[3])):
-        truth = made.bench.truth(made.series)
+        true_bars = made.bench.true_bars(made.series)
         made.bench.load(made.series, type(made.wanted)(start, end))
-        restated = truth.bars.set_column(
-            truth.bars.schema.get_field_index("volume"),
-            truth.bars.schema.field("volume"),
-            pa.array([200.0] * truth.bars.num_rows),
+        restated = true_bars.bars.set_column(
+            true_bars.bars.schema.get_field_index("volume"),
+            true_bars.bars.schema.field("volume"),
+            pa.array([200.0] * true_bars.bars.num_rows),
         )
-        made.bench.gateway.truth[made.series.symbol, Timeframe.H1] = replace(truth, bars=restated)
+        made.bench.gateway.true_bars[made.series.symbol, Timeframe.H1] = replace(
+            true_bars, bars=restated
+        )
     revisions = made.bench.ledger.revisions.of(series_key(made.series))
     assert {revision.volume for revision in revisions} == {100.0}
-    assert len(revisions) == bars_between(truth.bars, days[1], days[2]).num_rows
+    assert len(revisions) == bars_between(true_bars.bars, days[1], days[2]).num_rows
     assert set(made.bench.store.read(made.series)["volume"].to_pylist()) == {200.0}
 
 
@@ -254,7 +256,7 @@ def test_what_was_not_asked_is_no_request(world: MakeWorld) -> None:
     made = world(RTH, Timeframe.M1, *JUNE)
     error = EntitlementError("bars", reason="not asked", code=354)
     error.was_sent = False
-    made.bench.gateway.twist = failing_at(error)
+    made.bench.gateway.mutate = failing_at(error)
     report = made.load()
     assert not report.is_complete
     assert report.requests == 0
@@ -278,10 +280,10 @@ def test_as_many_are_asked_at_once_as_the_gateway_has_places(
         for _ in range(5):
             await asyncio.sleep(0)
         open_now[0] -= 1
-        if made.bench.asked == 9:
+        if made.bench.request_count == 9:
             gateway.concurrency = later
 
-    gateway.before_answer = busy
+    gateway.before_response = busy
     assert made.load().is_complete
     assert max(seen) <= max(concurrency, later)
     assert max(seen[-3:]) <= later
@@ -298,7 +300,7 @@ def test_an_open_session_that_could_not_be_had_is_not_complete(
     made = world(RTH, Timeframe.M1, *JUNE, now=datetime(2024, 6, 28, 15, tzinfo=UTC))
     yesterday = datetime(2024, 6, 28, 4, tzinfo=UTC)
     made.bench.load(made.series, type(made.wanted)(made.wanted.start, yesterday))
-    made.bench.gateway.twist = failing_at(kind("bars", code=354))
+    made.bench.gateway.mutate = failing_at(kind("bars", code=354))
     bounds = Bounds(made.wanted.start, made.wanted.end)
     for requested_by, requests in ((RequestedBy.PERSON, True), (RequestedBy.SENSOR, False)):
         (report,) = made.bench.run(Job(made.series, mode, bounds, requested_by=requested_by))
@@ -309,7 +311,7 @@ def test_an_open_session_that_could_not_be_had_is_not_complete(
         assert bool(report.deferred) is not requests
         assert (report.unexplained | report.deferred).clip(made.wanted).length >= timedelta(hours=1)
         assert "complete" not in report.summary
-    made.bench.gateway.twist = None
+    made.bench.gateway.mutate = None
     (report,) = made.bench.run(Job(made.series, mode, bounds))
     assert report.is_complete
     assert not report.unexplained
@@ -320,7 +322,9 @@ def test_an_instrument_without_data_is_not_complete_while_its_session_is_open(
 ) -> None:
     """Where the gateway has no data at all, an open session is no excuse."""
     made = world(RTH, Timeframe.M1, date(2024, 6, 28), date(2024, 6, 29), keys=np.empty(0, int))
-    made.bench.gateway.truth[made.series.symbol, Timeframe.D1] = made.bench.truth(made.series)
+    made.bench.gateway.true_bars[made.series.symbol, Timeframe.D1] = made.bench.true_bars(
+        made.series
+    )
     made.bench.gateway.time = datetime(2024, 6, 28, 15, tzinfo=UTC)
     report = made.load()
     assert not report.is_complete

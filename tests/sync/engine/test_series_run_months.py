@@ -23,14 +23,14 @@ from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.runner import Job
 from tests.support.fake_gateway import (
     FakeGateway,
-    Truth,
-    daily_truth,
+    TrueBars,
     dense_keys,
     fx,
     series_of,
     start_of,
     stock,
-    truth_of,
+    true_bars_of,
+    true_daily_bars,
     utc,
 )
 from tests.support.loading import Bench
@@ -62,11 +62,11 @@ class Months:
         for mode in modes:
             for series in self.series:
                 self.known[series] = self._known(series)
-            before = self.bench.asked
+            before = self.bench.request_count
             self.bench.run(
                 *(Job(one, mode, requested_by=RequestedBy.SENSOR) for one in self.series)
             )
-            for request in self.bench.gateway.asked[before:]:
+            for request in self.bench.gateway.requests[before:]:
                 self.asked["again" if self._was_known(request) else "new"] += 1
 
     def _known(self, series: Series) -> IntervalSet:
@@ -103,18 +103,20 @@ def months(folders: Iterator[Path]) -> Months:
         series_of(small, Timeframe.H1),
         series_of(euro, Timeframe.H1),
     ]
-    truth: dict[tuple[str, Timeframe], Truth] = {}
+    true_bars: dict[tuple[str, Timeframe], TrueBars] = {}
     for one in series:
         calendar = one.instrument.calendar
         keys = dense_keys(calendar, one.timeframe, START - timedelta(days=30), LAST)
         keys = thin(keys) if one.symbol == "THIN" else keys
-        truth[one.symbol, one.timeframe] = truth_of(keys, one.timeframe, calendar_named(calendar))
+        true_bars[one.symbol, one.timeframe] = true_bars_of(
+            keys, one.timeframe, calendar_named(calendar)
+        )
     for one in series:
         life = LAST, LAST + timedelta(days=9)
-        bars = truth[one.symbol, one.timeframe].bars
-        daily = daily_truth(bars, one.timeframe, one.instrument.calendar, life)
-        truth.setdefault((one.symbol, Timeframe.D1), daily)
-    gateway = FakeGateway(truth, FIRST_EVENING)
+        bars = true_bars[one.symbol, one.timeframe].bars
+        daily = true_daily_bars(bars, one.timeframe, one.instrument.calendar, life)
+        true_bars.setdefault((one.symbol, Timeframe.D1), daily)
+    gateway = FakeGateway(true_bars, FIRST_EVENING)
     gateway.contract_ids = {"AAPL": 1, "THIN": 2, "EURUSD": 3}
     return Months(Bench(create_store(next(folders)), gateway, retries=0), series)
 
@@ -148,13 +150,13 @@ def test_failures_do_not_make_it_ask_for_ever(months: Months) -> None:
 
     Two sessions without a bar among full ones take statements on two more days each.
     """
-    months.bench.gateway.twist = failing_now_and_then(11)  # type: ignore[assignment]
+    months.bench.gateway.mutate = failing_now_and_then(11)  # type: ignore[assignment]
     for _ in range(40):
         _evening_of(months)
         months.bench.gateway.time += timedelta(days=1)
     total = months.asked.total()
     assert months.asked["again"] < total * 2 / 40 + 2 * 2 * 2, months.asked
-    months.bench.gateway.twist = None
+    months.bench.gateway.mutate = None
     _evening_of(months)
     for series in months.series:
         assert months.bench.ledger.attempts.of(series_key(series)) == []

@@ -29,12 +29,12 @@ from ktrdr_pipelines.sync.runner import Job
 from tests.support.examples import UNSHRUNK, examples
 from tests.support.fake_gateway import (
     FakeGateway,
-    daily_truth,
     dense_keys,
     instrument_of,
     moment_of,
     series_of,
-    truth_of,
+    true_bars_of,
+    true_daily_bars,
     utc,
 )
 from tests.support.loading import Bench, World
@@ -131,13 +131,13 @@ def world_of(case: Case, folder: Path) -> World:
         calendar, case.timeframe, FIRST, FIRST + timedelta(days=max(case.days, 7))
     )
     key = (instrument.symbol, case.timeframe)
-    truth = {key: truth_of(keys_in(case), case.timeframe, calendar)}
+    true_bars = {key: true_bars_of(keys_in(case), case.timeframe, calendar)}
     if case.timeframe is not Timeframe.D1:
         life = date(2025, 3, 2), date(2026, 6, 1)
-        truth[key[0], Timeframe.D1] = daily_truth(
-            truth[key].bars, case.timeframe, case.calendar, life
+        true_bars[key[0], Timeframe.D1] = true_daily_bars(
+            true_bars[key].bars, case.timeframe, case.calendar, life
         )
-    gateway = FakeGateway(truth, case.now or utc(2025, 6, 1, 3))
+    gateway = FakeGateway(true_bars, case.now or utc(2025, 6, 1, 3))
     return World(
         Bench(create_store(folder), gateway), series_of(instrument, case.timeframe), wanted
     )
@@ -145,7 +145,7 @@ def world_of(case: Case, folder: Path) -> World:
 
 def oldest_of(world: World) -> datetime | None:
     """Say when the oldest bar began to trade, if there is one."""
-    opens = world.bench.truth(world.series).opens
+    opens = world.bench.true_bars(world.series).opens
     return moment_of(opens[0]) if len(opens) else None
 
 
@@ -174,13 +174,13 @@ def test_any_market_is_stored_as_it_was(case: Case, folders: Iterator[Path]) -> 
     world = world_of(case, next(folders))
     world.load()
     world.check()
-    assert world.bench.asked <= most_requests(world)
+    assert world.bench.request_count <= most_requests(world)
     report = world.load_until_confirmed()
     assert report.is_complete, report.summary
     world.check_complete()
-    asked = world.bench.asked
+    asked = world.bench.request_count
     world.load()
-    assert world.bench.asked == asked
+    assert world.bench.request_count == asked
 
 
 @given(case=cases(open_session=True))
@@ -222,13 +222,13 @@ def test_short_answers_lose_nothing(case: Case, mood: Moods, folders: Iterator[P
     """
     assume(case.density == 1.0 or not {"right", "both"} & set(mood.moods))
     world = world_of(case, next(folders))
-    world.bench.gateway.twist = mood
+    world.bench.gateway.mutate = mood
     world.load()
     world.check()
-    assert world.bench.asked <= most_requests(world)
+    assert world.bench.request_count <= most_requests(world)
     world.load()
     world.check()
-    world.bench.gateway.twist = None
+    world.bench.gateway.mutate = None
     assert world.load_until_confirmed().is_complete
     world.check_complete()
 
@@ -246,18 +246,18 @@ def test_nothing_false_is_covered_by_failures(
     world = world_of(case, next(folders))
     gateway = world.bench.gateway
     gateway.head_at = oldest_of(world) if head else None
-    gateway.twist = mood
+    gateway.mutate = mood
     for _ in range(5):
         try:
             report = world.load()
         except GatewayError:
             continue
         world.check()
-    gateway.twist = None
+    gateway.mutate = None
     report = world.load_until_confirmed()
     assert report.is_complete, report.summary
     world.check_complete()
-    assert world.bench.asked <= 3 * most_requests(world)
+    assert world.bench.request_count <= 3 * most_requests(world)
 
 
 @given(case=cases(), head=st.booleans())
@@ -276,9 +276,9 @@ def test_data_that_begin_late_are_all_found(
     report = world.load_until_confirmed()
     assert report.is_complete, report.summary
     world.check()
-    truth = bars_between(world.bench.truth(world.series).bars, *_ends(world))
-    assert world.bench.store.read(world.series).equals(truth)
-    assert world.bench.asked <= most_requests(world)
+    true_bars = bars_between(world.bench.true_bars(world.series).bars, *_ends(world))
+    assert world.bench.store.read(world.series).equals(true_bars)
+    assert world.bench.request_count <= most_requests(world)
 
 
 def _ends(world: World) -> tuple[datetime, datetime]:
@@ -300,24 +300,24 @@ def test_a_stop_at_any_request_loses_nothing(
 
     async def break_off(_: BarRequest) -> None:
         nonlocal is_stopped
-        if is_stopped or world.bench.asked <= stop:
+        if is_stopped or world.bench.request_count <= stop:
             return
         is_stopped = True  # once, as a signal or a full memory comes
         if error is asyncio.CancelledError:
             await world.bench.cancel()
         raise error
 
-    world.bench.gateway.before_answer = break_off
-    if whole.bench.asked > stop:
+    world.bench.gateway.before_response = break_off
+    if whole.bench.request_count > stop:
         with pytest.raises(error):
             world.load()
     world.check()
-    world.bench.gateway.before_answer = None
+    world.bench.gateway.before_response = None
     world.bench.gateway.time += timedelta(hours=1)
     world.load()
     world.check()
     spare = 6 + 6 + 2
-    assert world.bench.asked <= whole.bench.asked + spare
+    assert world.bench.request_count <= whole.bench.request_count + spare
     report = world.load_until_confirmed()
     assert report.is_complete, report.summary
 
@@ -339,7 +339,7 @@ def test_a_refresh_takes_nothing_back(
     span = world.wanted.length
     start = world.wanted.start + low * span
     interval = Interval(start, min(start + length * span, world.wanted.end))
-    world.bench.gateway.twist = mood
+    world.bench.gateway.mutate = mood
     try:
         world.bench.run(Job(world.series, wanted=IntervalSet([interval]), refresh=True))
     except GatewayError:

@@ -25,7 +25,7 @@ from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.store.ledger.marks import REFRESH_KEPT_DAYS
 from ktrdr_pipelines.sync.runner import Job
-from tests.support.fake_gateway import dense_keys, truth_of, utc
+from tests.support.fake_gateway import dense_keys, true_bars_of, utc
 from tests.support.loading import World
 
 MakeWorld = Callable[..., World]
@@ -44,25 +44,25 @@ def refresh(made: World, interval: Interval | None = None) -> SeriesReport:
 def restate(made: World, first: date, end: date) -> None:
     """Let the gateway give other volumes for some dates from now on."""
     key = made.series.symbol, made.series.timeframe
-    truth = made.bench.gateway.truth[key]
-    days = truth.bars["session_date"].to_numpy().astype("datetime64[D]")
+    true_bars = made.bench.gateway.true_bars[key]
+    days = true_bars.bars["session_date"].to_numpy().astype("datetime64[D]")
     changed = (days >= np.datetime64(first)) & (days < np.datetime64(end))
-    volume = np.where(changed, 7.0, truth.bars["volume"].to_numpy())
-    place = truth.bars.schema.get_field_index("volume")
-    bars = truth.bars.set_column(place, truth.bars.schema.field("volume"), pa.array(volume))
-    made.bench.gateway.truth[key] = replace(truth, bars=bars)
+    volume = np.where(changed, 7.0, true_bars.bars["volume"].to_numpy())
+    place = true_bars.bars.schema.get_field_index("volume")
+    bars = true_bars.bars.set_column(place, true_bars.bars.schema.field("volume"), pa.array(volume))
+    made.bench.gateway.true_bars[key] = replace(true_bars, bars=bars)
 
 
 def take_away(made: World, day: date) -> int:
     """Let the gateway know nothing of a date any more, and count the bars."""
     key = made.series.symbol, made.series.timeframe
-    truth = made.bench.gateway.truth[key]
-    kept = truth.bars["session_date"].to_numpy().astype("datetime64[D]") != np.datetime64(day)
-    made.bench.gateway.truth[key] = replace(
-        truth,
-        bars=truth.bars.filter(pa.array(kept)),
-        opens=truth.opens[kept],
-        closes=truth.closes[kept],
+    true_bars = made.bench.gateway.true_bars[key]
+    kept = true_bars.bars["session_date"].to_numpy().astype("datetime64[D]") != np.datetime64(day)
+    made.bench.gateway.true_bars[key] = replace(
+        true_bars,
+        bars=true_bars.bars.filter(pa.array(kept)),
+        opens=true_bars.opens[kept],
+        closes=true_bars.closes[kept],
     )
     return int((~kept).sum())
 
@@ -74,11 +74,11 @@ def test_a_refresh_asks_each_chunk_once_and_keeps_what_changed(
     """The same requests as the first load; changed bars stand, their old values are revisions."""
     made = world(RTH, timeframe, *JUNE)
     first = made.load()
-    before = list(made.bench.gateway.asked)
+    before = list(made.bench.gateway.requests)
     restate(made, date(2024, 6, 10), date(2024, 6, 17))
     coverage = made.bench.store.coverage(made.series)
     report = refresh(made)
-    again = made.bench.gateway.asked[len(before) :]
+    again = made.bench.gateway.requests[len(before) :]
     assert {(one.ends_at, one.duration) for one in again} == {
         (one.ends_at, one.duration) for one in before
     }
@@ -96,10 +96,10 @@ def test_a_refresh_of_a_part_asks_for_that_part(world: MakeWorld) -> None:
     """Only the sessions of the named interval are asked for."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
-    asked = made.bench.asked
+    asked = made.bench.request_count
     report = refresh(made, Interval(utc(2024, 6, 11, 4), utc(2024, 6, 14, 4)))
     assert report.requests == 3
-    assert [one.ends_at.day for one in made.bench.gateway.asked[asked:]] == [14, 13, 12]
+    assert [one.ends_at.day for one in made.bench.gateway.requests[asked:]] == [14, 13, 12]
 
 
 def test_a_refresh_fills_what_was_missing_too(world: MakeWorld) -> None:
@@ -120,7 +120,7 @@ def test_a_refresh_that_fails_takes_nothing_back(world: MakeWorld) -> None:
         ends_at = utc(2024, 6, 13, 13, 30)
         return RequestRejectedError("bars") if request.ends_at == ends_at else answer
 
-    made.bench.gateway.twist = fail
+    made.bench.gateway.mutate = fail
     report = refresh(made)
     assert not report.is_complete
     assert not report.unexplained
@@ -130,7 +130,7 @@ def test_a_refresh_that_fails_takes_nothing_back(world: MakeWorld) -> None:
     assert "not all refreshed" in report.summary
     assert made.bench.store.coverage(made.series) == coverage
     assert made.bench.store.read(made.series).equals(bars)
-    made.bench.gateway.twist = None
+    made.bench.gateway.mutate = None
     assert made.load().requests == 0
 
 
@@ -152,17 +152,17 @@ def test_bars_that_the_gateway_no_longer_gives_stay_and_are_counted(
 
 def stop_a_refresh(made: World) -> None:
     """Restate the market, and cancel a refresh of it at its twelfth request."""
-    asked = made.bench.asked
+    asked = made.bench.request_count
     restate(made, *JUNE)
 
     async def stop(_: BarRequest) -> None:
-        if made.bench.asked == asked + 12:
+        if made.bench.request_count == asked + 12:
             await made.bench.cancel()
 
-    made.bench.gateway.before_answer = stop
+    made.bench.gateway.before_response = stop
     with pytest.raises(asyncio.CancelledError):
         refresh(made)
-    made.bench.gateway.before_answer = None
+    made.bench.gateway.before_response = None
 
 
 def test_a_stop_in_the_middle_of_a_refresh_loses_nothing(world: MakeWorld) -> None:
@@ -202,12 +202,12 @@ def test_a_refresh_that_failed_in_part_asks_next_for_that_part(world: MakeWorld)
         ends_at = utc(2024, 6, 13, 13, 30)
         return RequestRejectedError("bars") if request.ends_at == ends_at else answer
 
-    made.bench.gateway.twist = fail
+    made.bench.gateway.mutate = fail
     assert len(refresh(made).not_refreshed) == 1
     assert len(refresh(made).not_refreshed) == 1
-    assert made.bench.asked == 19 + 19 + 1
+    assert made.bench.request_count == 19 + 19 + 1
     made.bench.gateway.time += timedelta(days=REFRESH_KEPT_DAYS, minutes=1)
-    made.bench.gateway.twist = None
+    made.bench.gateway.mutate = None
     assert refresh(made).requests == 19
 
 
@@ -215,7 +215,7 @@ def test_a_load_between_two_halves_of_a_refresh_asks_nothing(world: MakeWorld) -
     """What a refresh has not had yet is covered all the while."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
-    made.bench.gateway.twist = lambda *_: RequestRejectedError("bars")
+    made.bench.gateway.mutate = lambda *_: RequestRejectedError("bars")
     assert not refresh(made).is_complete
     assert made.load().requests == 0
 
@@ -247,7 +247,7 @@ def cut_short(made: World, day: date, minutes: int, *, times: int = 1000) -> Non
         left -= int(is_cut.any())
         return bars.filter(pa.array(~is_cut)) if left >= 0 else bars
 
-    made.bench.gateway.twist = leave_out
+    made.bench.gateway.mutate = leave_out
 
 
 def hide(made: World, day: date, *, times: int) -> None:
@@ -260,7 +260,7 @@ def hide(made: World, day: date, *, times: int) -> None:
         left -= int(pc.any(is_cut).as_py() or False)
         return bars.filter(pc.invert(is_cut)) if left >= 0 else bars
 
-    made.bench.gateway.twist = leave_out
+    made.bench.gateway.mutate = leave_out
 
 
 class Told(Quiet):
@@ -333,13 +333,13 @@ def forget_bars(made: World, since: datetime, until: datetime) -> None:
     instrument = made.series.instrument
     for timeframe in (made.series.timeframe, Timeframe.D1):
         key = instrument.symbol, timeframe
-        truth = made.bench.gateway.truth[key]
-        kept = (truth.closes <= micros(since)) | (truth.opens >= micros(until))
-        made.bench.gateway.truth[key] = replace(
-            truth,
-            bars=truth.bars.filter(pa.array(kept)),
-            opens=truth.opens[kept],
-            closes=truth.closes[kept],
+        true_bars = made.bench.gateway.true_bars[key]
+        kept = (true_bars.closes <= micros(since)) | (true_bars.opens >= micros(until))
+        made.bench.gateway.true_bars[key] = replace(
+            true_bars,
+            bars=true_bars.bars.filter(pa.array(kept)),
+            opens=true_bars.opens[kept],
+            closes=true_bars.closes[kept],
         )
 
 
@@ -426,7 +426,7 @@ def test_a_sparse_session_that_fails_is_deferred(world: MakeWorld) -> None:
     """Asking again may fail: the bars stay covered, it is told, and the next try waits."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100)
-    leave_out, asked = made.bench.gateway.twist, 0
+    leave_out, asked = made.bench.gateway.mutate, 0
     assert leave_out is not None
 
     def then_fail(request: BarRequest, bars: pa.Table) -> pa.Table | NoData | GatewayError:
@@ -434,7 +434,7 @@ def test_a_sparse_session_that_fails_is_deferred(world: MakeWorld) -> None:
         asked += 1
         return leave_out(request, bars) if asked <= 20 else RequestRejectedError("bars")
 
-    made.bench.gateway.twist = then_fail
+    made.bench.gateway.mutate = then_fail
     told = Told()
     (report,) = made.bench.run_with(told, made.series, made.wanted)
     assert "far fewer bars than in the sessions around: 2024-06-13 (100 bars)" in told.texts[-1]
@@ -446,7 +446,7 @@ def test_a_sparse_session_that_fails_is_deferred(world: MakeWorld) -> None:
     assert exit_code_of([sensor(made)]) is ExitCode.INCOMPLETE
     assert sensor(made).requests == 0
     made.bench.gateway.time += timedelta(minutes=6)
-    made.bench.gateway.twist = None
+    made.bench.gateway.mutate = None
     assert sensor(made).added == 290
     made.check_complete()
 
@@ -478,18 +478,18 @@ def test_one_response_does_not_end_a_contracts_last_session(world: MakeWorld) ->
     held = made.bench.store.rows(made.series)
     made.bench.gateway.time = utc(2024, 6, 28, 22)
     morning = utc(2024, 6, 28, 15)
-    asked = made.bench.asked
+    asked = made.bench.request_count
 
-    def twist(_: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
-        if made.bench.asked > asked + 1:
+    def mutate(_: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        if made.bench.request_count > asked + 1:
             return RequestRejectedError("bars", reason="321")
         return bars_between(bars, utc(2020, 1, 1), morning)
 
-    made.bench.gateway.twist = twist
+    made.bench.gateway.mutate = mutate
     report = made.load()
     assert made.bench.store.rows(made.series) >= held
     assert not report.is_complete
-    made.bench.gateway.twist = None
+    made.bench.gateway.mutate = None
     made.bench.gateway.time += timedelta(minutes=16)
     assert made.load_until_confirmed().is_complete
     made.check_complete()
@@ -512,6 +512,8 @@ def test_a_thin_market_has_no_sparse_sessions(world: MakeWorld) -> None:
     assert made.load().is_complete
     assert sensor(made).requests == 0
     made.check_complete()
-    truth = truth_of(keys, Timeframe.M1, calendar_named(RTH)).bars
+    true_bars = true_bars_of(keys, Timeframe.M1, calendar_named(RTH)).bars
     ends = made.wanted.start, made.wanted.end
-    assert made.bench.store.rows(made.series, made.wanted) == bars_between(truth, *ends).num_rows
+    assert (
+        made.bench.store.rows(made.series, made.wanted) == bars_between(true_bars, *ends).num_rows
+    )

@@ -94,7 +94,7 @@ def dump(layout: StoreLayout) -> list[str]:
         return list(connection.iterdump())
 
 
-def before_answer(layout: StoreLayout, number: int, way: Callable[..., object]) -> Callable:
+def before_response(layout: StoreLayout, number: int, way: Callable[..., object]) -> Callable:
     """Replace the store before the n-th answer; remember what is there then."""
     count = iter(range(1, 10_000))
     found: dict[str, object] = {}
@@ -116,8 +116,8 @@ def test_a_run_fails_and_writes_nothing_into_another_store(
     """Before the first save, between saves, at the end: what is at the path stays as it is."""
     made = world(RTH, Timeframe.M1, *JUNE)
     layout = made.bench.layout
-    act = before_answer(layout, number, way)
-    made.bench.gateway.before_answer = act
+    act = before_response(layout, number, way)
+    made.bench.gateway.before_response = act
     made.bench.gateway.concurrency = 1
     with pytest.raises(StoreReplacedError, match=r"is not the one that was opened") as caught:
         made.load()
@@ -134,7 +134,7 @@ def test_what_was_saved_stays_in_the_store_that_was_opened(
     """The moved store is whole and goes on where the load ended."""
     monkeypatch.setattr("ktrdr_pipelines.sync.engine.writer._EVERY_S", 0.0)
     made = world(RTH, Timeframe.M1, *JUNE)
-    made.bench.gateway.before_answer = before_answer(made.bench.layout, 8, way)
+    made.bench.gateway.before_response = before_response(made.bench.layout, 8, way)
     made.bench.gateway.concurrency = 1
     with pytest.raises(StoreReplacedError):
         made.load()
@@ -145,7 +145,7 @@ def test_what_was_saved_stays_in_the_store_that_was_opened(
     held = made.bench.store.rows(made.series)
     assert held > 0
     made.check()
-    made.bench.gateway.before_answer = None
+    made.bench.gateway.before_response = None
     assert made.load().is_complete
     made.check_complete()
 
@@ -166,7 +166,7 @@ def test_an_old_store_without_an_id_is_watched_too(world: MakeWorld) -> None:
 
     made = World(made.bench, made.series, made.wanted)
     (layout.bars / "symbol=AAPL" / "timeframe=1d" / "all.parquet").unlink()
-    made.bench.gateway.before_answer = before_answer(layout, 1, replace_by_old)
+    made.bench.gateway.before_response = before_response(layout, 1, replace_by_old)
     with pytest.raises(StoreReplacedError):
         made.load()
     assert list(layout.bars.rglob("*.parquet")) == []
