@@ -130,11 +130,11 @@ def test_a_response_with_an_impossible_row_does_not_state_that_its_day_is_empty(
         if not gone.any():
             return bars
         length = request.series.timeframe.length
-        concurrency = [
+        unread = [
             Interval(moment(int(key)), moment(int(key)) + length) for key in timestamps(bars)[gone]
         ]
         kept = bars.filter(pa.array(~gone))
-        return Response(request, kept, None, impossible=IntervalSet(concurrency))
+        return Response(request, kept, None, impossible=IntervalSet(unread))
 
     made.bench.gateway.mutate = always
     for _ in range(3):
@@ -158,14 +158,12 @@ def as_read(request: BarRequest, bars: pa.Table, bad: set[int]) -> Response | pa
         return NoData(request, "HMDS query returned no data")
     good = keys[~is_bad]
     length = request.series.timeframe.length
-    concurrency = []
+    unread = []
     for key in keys[is_bad]:
         at = int(np.searchsorted(good, key))
         start = moment(int(good[at - 1])) + length if at else EVER.start
-        concurrency.append(Interval(start, moment(int(good[at])) if at < len(good) else EVER.end))
-    return Response(
-        request, bars.filter(pa.array(~is_bad)), None, impossible=IntervalSet(concurrency)
-    )
+        unread.append(Interval(start, moment(int(good[at])) if at < len(good) else EVER.end))
+    return Response(request, bars.filter(pa.array(~is_bad)), None, impossible=IntervalSet(unread))
 
 
 def days(*dates: date) -> set[int]:

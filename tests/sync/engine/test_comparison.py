@@ -173,10 +173,15 @@ QUIET = {
 }
 
 
-@pytest.mark.parametrize("timeframe", KINDS)
-@pytest.mark.parametrize("case", QUIET)
-def test_what_trading_does_by_itself_is_not_told(
-    world: MakeWorld, timeframe: Timeframe, case: str
+@pytest.mark.parametrize(
+    ("case", "timeframe"),
+    [
+        *((case, timeframe) for case in QUIET for timeframe in (Timeframe.H1, Timeframe.D1)),
+        ("a sparse stock", Timeframe.M5),
+    ],
+)
+def test_changes_of_trading_are_no_volume_jump(
+    world: MakeWorld, case: str, timeframe: Timeframe
 ) -> None:
     """Neither by the first load, which adjoins nothing, nor by the tails of three weeks."""
     market = Market(world(RTH, timeframe, *JUNE), *QUIET[case])

@@ -23,7 +23,7 @@ MakeWorld = Callable[..., World]
 
 CALENDARS = ["XNYS.RTH", "XNYS.ETH", "FX"]
 
-STRETCHES = {
+INTERVALS = {
     "a half day in November": (date(2023, 11, 20), date(2023, 11, 28)),
     "a half day in July": (date(2024, 7, 1), date(2024, 7, 9)),
     "clocks forward": (date(2024, 3, 7), date(2024, 3, 15)),
@@ -37,14 +37,20 @@ STRETCHES = {
 }
 
 
-@pytest.mark.parametrize("calendar", CALENDARS)
-@pytest.mark.parametrize("timeframe", Timeframe)
-@pytest.mark.parametrize("interval", STRETCHES)
-def test_a_interval_is_stored_exactly_as_it_was(
-    world: MakeWorld, calendar: str, timeframe: Timeframe, interval: str
+PAIRS = [
+    (name, timeframe, CALENDARS[(row + column) % len(CALENDARS)])
+    for row, name in enumerate(INTERVALS)
+    for column, timeframe in enumerate(Timeframe)
+]
+"""Every pair of two of interval, timeframe and calendar."""
+
+
+@pytest.mark.parametrize(("interval", "timeframe", "calendar"), PAIRS)
+def test_an_interval_is_stored_exactly_as_it_was(
+    world: MakeWorld, interval: str, timeframe: Timeframe, calendar: str
 ) -> None:
     """Every bar is stored, none is invented, cut or altered; a repeat requests nothing."""
-    first, end = STRETCHES[interval]
+    first, end = INTERVALS[interval]
     made = world(calendar, timeframe, first, end)
     report = made.load()
     assert report.is_complete
@@ -286,20 +292,26 @@ def by_mode(made: World, mode: Mode) -> SeriesReport:
     return made.bench.run(Job(made.series, mode, Bounds(made.wanted.start)))[0]
 
 
-@pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("timeframe", Timeframe)
-def test_a_weekend_is_no_gap(world: MakeWorld, timeframe: Timeframe, mode: Mode) -> None:
-    """On Saturday and Sunday a store that was complete on Friday night asks nothing."""
+def test_a_weekend_is_no_gap(world: MakeWorld, timeframe: Timeframe) -> None:
+    """On Saturday and Sunday, a store that was complete on Friday night requests nothing."""
     made = world(RTH, timeframe, date(2024, 6, 3), date(2024, 6, 8), now=utc(2024, 6, 7, 23))
     assert by_mode(made, Mode.FULL).is_complete
     for hours in (12, 24, 36, 58):
         made.bench.gateway.time = utc(2024, 6, 7, 23) + timedelta(hours=hours)
-        report = by_mode(made, mode)
-        assert (report.requests, report.unexplained) == (0, IntervalSet())
+        for mode in Mode:
+            report = by_mode(made, mode)
+            assert (report.requests, report.unexplained) == (0, IntervalSet()), mode
 
 
-@pytest.mark.parametrize("timeframe", INTRADAY)
-@pytest.mark.parametrize("day", [date(2024, 7, 4), date(2024, 6, 19), date(2025, 1, 9)])
+@pytest.mark.parametrize(
+    ("timeframe", "day"),
+    [
+        *((timeframe, date(2024, 7, 4)) for timeframe in INTRADAY),
+        (Timeframe.M1, date(2024, 6, 19)),
+        (Timeframe.H1, date(2025, 1, 9)),
+    ],
+)
 def test_a_holiday_is_no_gap(world: MakeWorld, timeframe: Timeframe, day: date) -> None:
     """A day on which the exchange is closed is neither expected nor asked for."""
     made = world(RTH, timeframe, day - timedelta(days=3), day + timedelta(days=1))
@@ -321,9 +333,17 @@ def test_a_half_day_ends_at_one(world: MakeWorld, timeframe: Timeframe) -> None:
     assert made.bench.store.read(made.series)["ts"][-1].as_py() < utc(2024, 11, 29, 18)
 
 
-@pytest.mark.parametrize("timeframe", INTRADAY)
-@pytest.mark.parametrize("calendar", [RTH, "XNYS.ETH", "FX"])
-@pytest.mark.parametrize("monday", [date(2024, 3, 11), date(2024, 11, 4)])
+CLOCK_CHANGES = [date(2024, 3, 11), date(2024, 11, 4)]
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "calendar", "monday"),
+    [
+        (timeframe, calendar, CLOCK_CHANGES[(row + column) % 2])
+        for row, timeframe in enumerate(INTRADAY)
+        for column, calendar in enumerate(CALENDARS)
+    ],
+)
 def test_the_days_around_a_clock_change_are_whole(
     world: MakeWorld, timeframe: Timeframe, calendar: str, monday: date
 ) -> None:
@@ -347,8 +367,16 @@ def test_a_tail_on_friday_evening_brings_friday(world: MakeWorld, timeframe: Tim
     assert by_mode(made, Mode.TAIL).requests == 0
 
 
-@pytest.mark.parametrize("timeframe", Timeframe)
-@pytest.mark.parametrize("end", [date(2024, 1, 31), date(2024, 2, 29), date(2024, 12, 31)])
+@pytest.mark.parametrize(
+    ("timeframe", "end"),
+    [
+        *((timeframe, date(2024, 12, 31)) for timeframe in Timeframe),
+        (Timeframe.M1, date(2024, 1, 31)),
+        (Timeframe.W1, date(2024, 1, 31)),
+        (Timeframe.M5, date(2024, 2, 29)),
+        (Timeframe.D1, date(2024, 2, 29)),
+    ],
+)
 def test_a_month_end_loses_no_bar(world: MakeWorld, timeframe: Timeframe, end: date) -> None:
     """Month by month, in two loads that meet at the month's end, all is there, once."""
     after = end + timedelta(days=1)
