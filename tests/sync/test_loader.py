@@ -31,14 +31,14 @@ FIRST, END = date(2024, 6, 3), date(2024, 6, 15)
 
 
 def loader_of(made: World) -> IbDataLoader:
-    """Give a loader over the store and the gateway of a world."""
+    """Return a loader over the store and the gateway of a world."""
     instrument = made.series.instrument
     universe = Universe({instrument.symbol: instrument})
     return IbDataLoader(made.bench.manager(), made.bench.store, universe)
 
 
 def keys_in(frame: pd.DataFrame) -> list[int]:
-    """Give the timestamps of a frame in microseconds."""
+    """Return the timestamps of a frame in microseconds."""
     index = pd.DatetimeIndex(frame.index)
     return [round(one.timestamp() * 1_000_000) for one in index]
 

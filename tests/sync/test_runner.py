@@ -1,4 +1,4 @@
-"""Several loaders of one series: nothing is asked twice, whoever dies."""
+"""Several loaders of one series request nothing twice, also if one of them is killed."""
 
 import asyncio
 import multiprocessing
@@ -46,7 +46,7 @@ MakeWorld = Callable[..., World]
 JUNE = date(2024, 6, 3), date(2024, 6, 29)
 
 
-def test_two_loaders_at_once_ask_nothing_twice(world: MakeWorld) -> None:
+def test_two_loaders_at_once_request_nothing_twice(world: MakeWorld) -> None:
     """Two loaders of a series share its chunks, and both end complete."""
     made = world("XNYS.RTH", Timeframe.M1, *JUNE)
 
@@ -88,7 +88,7 @@ def test_two_loaders_at_once_ask_nothing_twice(world: MakeWorld) -> None:
     made.check_complete()
 
 
-def test_what_another_saved_meanwhile_is_not_asked(world: MakeWorld) -> None:
+def test_a_chunk_that_another_run_saved_is_not_requested(world: MakeWorld) -> None:
     """A chunk that was planned, and that another run saved before its turn, is skipped."""
     made = world("XNYS.RTH", Timeframe.M1, *JUNE)
     other = Bench(
@@ -118,7 +118,7 @@ def _claim_and_wait(root: Path, series: Series, interval: Interval, ready: Path)
 def test_the_claims_of_a_killed_process_are_dropped_at_once(
     world: MakeWorld, folders: Iterator[Path]
 ) -> None:
-    """A interval that a killed process had claimed is asked for without waiting."""
+    """An interval that a killed process had claimed is requested without waiting."""
     made = world("XNYS.RTH", Timeframe.H1, *JUNE)
     ready = next(folders)
     context = multiprocessing.get_context("fork")
@@ -177,7 +177,7 @@ def test_what_killed_owners_left_is_cleared_away(world: MakeWorld) -> None:
 
 
 def test_a_claim_outlives_the_longest_wait_for_a_turn() -> None:
-    """A living owner that waits for its turn through a pause is not overtaken by a second one."""
+    """A claim lasts longer than an owner can wait for a permit through a pacing pause."""
     limits = IbLimitsRegistry
     longest_pause_s = limits.PACING_PAUSE_S.value.longest_s
     a_turn_each_s = limits.SAFE_DELAY_S.value * limits.MAX_OPEN_HISTORICAL.value
@@ -199,34 +199,34 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    """Give a clock."""
+    """Return a clock."""
     return Clock()
 
 
 @pytest.fixture
 def told() -> list[tuple[str, float]]:
-    """Give a list of what was told, with the seconds from NOW at which it ends."""
+    """Return a list of what was reported, with the seconds from NOW at which it ends."""
     return []
 
 
 @pytest.fixture
 def waits(told: Any, clock: Clock) -> Waits:
-    """Give what is tested."""
+    """Return the waits under test."""
     return Waits(lambda why, until: told.append((why, (until - NOW).total_seconds())), clock)
 
 
-def test_a_wait_that_many_share_is_told_once(waits: Waits, told: Any, clock: Clock) -> None:
-    """Questions come to wait one after another, and what they wait for is one thing."""
+def test_a_shared_wait_is_reported_once(waits: Waits, told: Any, clock: Clock) -> None:
+    """Several requests wait one after another for the same reason."""
     for _ in range(45):
         waits("it rests", 300)
         clock.now += timedelta(seconds=1)
     assert told == [("it rests", 300)]
 
 
-def test_a_wait_that_takes_longer_or_begins_anew_is_told_again(
+def test_a_wait_that_takes_longer_or_begins_again_is_reported_again(
     waits: Waits, told: Any, clock: Clock
 ) -> None:
-    """What was told would be wrong else."""
+    """The end that was reported is not the end any more."""
     waits("it rests", 30)
     waits("it rests", 120)
     clock.now += timedelta(seconds=150)
@@ -235,20 +235,20 @@ def test_a_wait_that_takes_longer_or_begins_anew_is_told_again(
 
 
 def test_two_reasons_are_two_waits(waits: Waits, told: Any) -> None:
-    """Each is told."""
+    """Each is reported."""
     waits("it rests", 60)
     waits("the link is lost", 60)
     assert [why for why, _ in told] == ["it rests", "the link is lost"]
 
 
-def test_a_short_wait_is_not_told(waits: Waits, told: Any) -> None:
-    """It is over before anybody wonders."""
+def test_a_short_wait_is_not_reported(waits: Waits, told: Any) -> None:
+    """It is over before a user notices."""
     waits("a moment", TOLD_FROM_S - 1)
     assert told == []
 
 
-def test_waiting_for_a_gateway_that_rests_is_told(told: Any, waits: Waits) -> None:
-    """A load that waits for the breaker says so before it waits, and not of every retry."""
+def test_a_wait_for_an_open_circuit_breaker_is_reported(told: Any, waits: Waits) -> None:
+    """A load reports the wait for the circuit breaker before it waits, and no short retry."""
     resting = GatewayRestingError("connect", reason="it failed 5 times in a row and is left alone")
     resting.retry_in_s = 540.0
     errors = [GatewayTimeoutError("bars", reason="no answer in 30 s"), resting]
@@ -276,7 +276,7 @@ def test_waiting_for_a_gateway_that_rests_is_told(told: Any, waits: Waits) -> No
     assert slept == [(2.0, 0), (540.0, 1)]
 
 
-def test_reasons_that_take_turns_are_told_once_each() -> None:
+def test_alternating_reasons_are_reported_once_each() -> None:
     """A gateway that is silent, then refuses an id, and is silent again, while a run waits."""
     clock = Clock()
     heard: list[str] = []
@@ -308,7 +308,7 @@ DAY = date(2024, 6, 11)
 
 
 def gaps_of(made: World) -> list[tuple[GapReason, Interval, datetime | None]]:
-    """Return what the gap book says of the series."""
+    """Return what the gap index says of the series."""
     bench = made.bench
     index = GapIndex(bench.store, bench.ledger.calendars(), bench.gateway.gateway)
     (found,) = index.series_gaps([made.series], bench.gateway.time)
@@ -339,7 +339,7 @@ def no_data(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
 
 
 def test_ranges_without_bars_are_unconfirmed_until_a_time(world: MakeWorld) -> None:
-    """The report names them and the time; so does the gap book, and a load that asks nothing."""
+    """The report, the gap index and a load without requests name the ranges and the time."""
     made = made_of(world)
     made.bench.gateway.mutate = no_data
     report = made.load()

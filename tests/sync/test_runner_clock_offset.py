@@ -42,7 +42,7 @@ class RealClock:
 
 @pytest.fixture
 def real() -> RealClock:
-    """Give the real time of the test."""
+    """Return the real time of the test."""
     return RealClock()
 
 
@@ -149,7 +149,7 @@ def test_claims_run_out_by_real_time(june: World, real: RealClock) -> None:
     assert all(live and not later for live, later in taken), taken
 
 
-def test_proofs_of_emptiness_are_dated_by_the_market(world: MakeWorld, real: RealClock) -> None:
+def test_confirmed_empty_ranges_are_dated_by_market_time(world: MakeWorld, real: RealClock) -> None:
     """They expire by market time, so that is what says when they were given."""
     calendar, gone = "XNYS.RTH", np.datetime64("2024-06-11")
     keys = dense_keys(calendar, Timeframe.H1, date(2024, 5, 1), date(2024, 7, 10))

@@ -34,7 +34,7 @@ RTH = "XNYS.RTH"
 
 
 def test_1_weekends_and_holidays_are_no_gaps(world: MakeWorld) -> None:
-    """A year with its 104 weekend days and its holidays has no gap, and nothing is asked again.
+    """A year with its 104 weekend days and its holidays has no gap, and nothing is requested again.
 
     The original counted 321 and 3,140 false gaps. See test_load_days.
     """
@@ -54,8 +54,8 @@ def test_2_no_span_loses_days_at_the_borders_of_its_chunks(world: MakeWorld, day
     made.check_complete()
 
 
-def test_3_an_empty_answer_is_an_answer_and_a_failed_chunk_is_a_gap(world: MakeWorld) -> None:
-    """What is proved empty is not asked for ever; what failed is told, and never as success."""
+def test_3_an_empty_response_is_a_response_and_a_failed_chunk_is_a_gap(world: MakeWorld) -> None:
+    """A confirmed empty range is not requested again; a failed one is never reported as success."""
     keys = dense_keys(RTH, Timeframe.M1, date(2024, 5, 1), date(2024, 7, 20))
     quiet = calendar_named(RTH).days_of(keys) == np.datetime64("2024-06-12")
     made = world(RTH, Timeframe.M1, date(2024, 6, 3), date(2024, 6, 29), keys=keys[~quiet])
@@ -73,7 +73,7 @@ def test_3_an_empty_answer_is_an_answer_and_a_failed_chunk_is_a_gap(world: MakeW
     assert made.load().requests == 0
 
 
-def test_4_identical_means_the_same_question_and_limits_are_enforced() -> None:
+def test_4_identical_means_the_same_request_and_limits_are_enforced() -> None:
     """Two intervals of one series need not wait for each other; the same interval twice must.
 
     That every request passes the budget is seen in tests/ib/test_rate_limiter and the simulator.
@@ -103,7 +103,7 @@ def test_5_equal_bars_stay_and_a_part_rewrites_no_whole(world: MakeWorld) -> Non
 
 
 def test_6_what_is_not_available_is_null_and_no_price_is_made_up(world: MakeWorld) -> None:
-    """A gap in an answer stays a gap: no bar, no zero and no 100.0 comes between its neighbours.
+    """A gap in a response stays a gap: no bar, no zero and no 100.0 comes between its neighbours.
 
     That -1 becomes null is seen in tests/ib/test_history.
     """
@@ -149,7 +149,7 @@ def test_8_tails_leave_no_hole_and_full_sees_holes_inside(world: MakeWorld) -> N
 
 
 def test_9_a_connection_that_is_up_and_silent_is_no_success(world: MakeWorld) -> None:
-    """Every question ends; silence covers nothing, is told, and is not hammered.
+    """Every request ends; a timeout covers nothing, is reported, and retries are limited.
 
     Deadlines and round trips are seen in tests/ib/test_connection.
     """
@@ -163,8 +163,8 @@ def test_9_a_connection_that_is_up_and_silent_is_no_success(world: MakeWorld) ->
     assert made.bench.request_count - asked <= 2 * 8
 
 
-def test_10_readiness_is_told_for_any_range(world: MakeWorld) -> None:
-    """Whether a range is contiguous is one question: complete, or the very interval that lacks.
+def test_10_readiness_is_known_for_any_range(world: MakeWorld) -> None:
+    """A report has the missing intervals of a range, or says that it is complete.
 
     The close of each bar, against looking ahead, is seen in tests/store/test_catalog.
     """

@@ -19,29 +19,29 @@ SERIES = series_of(stock("AAPL"), Timeframe.H1)
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    """Give a ledger."""
+    """Return a ledger."""
     return Ledger(tmp_path / "ledger.sqlite")
 
 
 @pytest.fixture
 def audit(ledger: Ledger) -> RequestAudit:
-    """Give a question about bars."""
+    """Return the subject of a request for bars."""
     about = RequestSubject(SERIES, 265598, "TRADES", NOW, "5 D")
     return RequestAudit(ledger, FakeGateway({}, NOW), about, lambda: NOW)
 
 
 def outcomes(ledger: Ledger) -> list[str]:
-    """Give what became of each row, oldest first."""
+    """Return the outcome of each row, oldest first."""
     return [record.outcome for record in reversed(ledger.requests.newest(10))]
 
 
 def ask(audit: RequestAudit, question: Callable[[Any], Any]) -> Any:
-    """Ask, and write it down."""
+    """Make a request, and record it."""
     return asyncio.run(audited(audit, question, "head", told=str))
 
 
 def test_an_answer_says_what_it_proved(ledger: Ledger, audit: RequestAudit) -> None:
-    """One request, one row, with all that was asked."""
+    """One request is one row, with all its parameters."""
 
     async def answered(sent: Callable[[], None]) -> str:
         sent()
@@ -82,7 +82,7 @@ def test_what_was_sent_again_after_an_outage_has_a_row_each(
 
 
 def test_a_request_that_is_cancelled_has_its_row(ledger: Ledger, audit: RequestAudit) -> None:
-    """A load that is stopped has asked for what was open."""
+    """The open request of a load that is stopped has a row."""
 
     async def cancelled(sent: Callable[[], None]) -> str:
         sent()

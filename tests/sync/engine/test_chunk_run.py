@@ -1,4 +1,4 @@
-"""Rows that are no bars, and bars that hardly can be: requested once more, and told."""
+"""Impossible rows and implausible bars are requested once more, and reported."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -28,12 +28,12 @@ LENGTH = timedelta(minutes=1)
 
 @pytest.fixture
 def made(world: MakeWorld) -> World:
-    """Make one day of minutes."""
+    """Return a world of one day of 1m bars."""
     return world("XNYS.RTH", Timeframe.M1, DAY, DAY + timedelta(days=1))
 
 
 def without_row(request: BarRequest, bars: pa.Table, row: int) -> Response:
-    """Give a response of which one row was no bar."""
+    """Return a response of which one row was no bar."""
     at = moment(int(timestamps(bars)[row]))
     kept = pa.array(np.arange(bars.num_rows) != row)
     place = IntervalSet([Interval(at, at + LENGTH)])
@@ -41,7 +41,7 @@ def without_row(request: BarRequest, bars: pa.Table, row: int) -> Response:
 
 
 def test_an_impossible_row_once_costs_one_request(made: World) -> None:
-    """The second response is whole, and stands."""
+    """The second response is whole, and is kept."""
     first = iter([True])
     made.bench.gateway.mutate = lambda request, bars: (
         without_row(request, bars, 7) if next(first, False) else bars
@@ -53,7 +53,7 @@ def test_an_impossible_row_once_costs_one_request(made: World) -> None:
 
 
 def test_an_impossible_row_that_stays_is_never_covered(made: World) -> None:
-    """All other bars are kept; its minute is missing until it comes."""
+    """All other bars are kept; its minute is missing until a bar is returned."""
 
     def always(request: BarRequest, bars: pa.Table) -> Response | pa.Table | NoData:
         at = np.flatnonzero(timestamps(bars) == 1_717_508_220_000_000)
@@ -71,7 +71,7 @@ def test_an_impossible_row_that_stays_is_never_covered(made: World) -> None:
 
 
 def odd(bars: pa.Table, row: int, close: float) -> pa.Table:
-    """Give one bar a close above its high."""
+    """Return bars of which one has a close above its high."""
     values = bars["close"].to_numpy().copy()
     values[row] = close
     place = bars.schema.get_field_index("close")
@@ -79,7 +79,7 @@ def odd(bars: pa.Table, row: int, close: float) -> pa.Table:
 
 
 def test_an_implausible_bar_that_comes_twice_is_kept_with_a_finding(made: World) -> None:
-    """It stands as the gateway returned it, and the ledger says so."""
+    """It is stored as the gateway returned it, with a finding in the ledger."""
 
     def always(request: BarRequest, bars: pa.Table) -> Response:
         key = int(timestamps(bars)[7])
@@ -95,7 +95,7 @@ def test_an_implausible_bar_that_comes_twice_is_kept_with_a_finding(made: World)
 
 
 def test_an_implausible_bar_that_differs_each_time_is_not_kept(made: World) -> None:
-    """What was traded is not known: its minute stays missing."""
+    """Its true values are not known, so its minute stays missing."""
     closes = iter(range(10**9, 10**9 + 100))
 
     def changing(request: BarRequest, bars: pa.Table) -> Response | pa.Table:
@@ -118,7 +118,7 @@ def test_an_implausible_bar_that_differs_each_time_is_not_kept(made: World) -> N
 def test_a_response_with_an_impossible_row_does_not_state_that_its_day_is_empty(
     world: MakeWorld, timeframe: Timeframe
 ) -> None:
-    """A row came for the day each time, so no number of responses makes it empty."""
+    """Each response had a row of the session, so no number of responses confirms it empty."""
     made = world("XNYS.RTH", timeframe, date(2024, 5, 20), date(2024, 6, 22))
     hidden = np.datetime64("2024-06-05")
 
@@ -149,7 +149,7 @@ def test_a_response_with_an_impossible_row_does_not_state_that_its_day_is_empty(
 
 
 def as_read(request: BarRequest, bars: pa.Table, bad: set[int]) -> Response | pa.Table | NoData:
-    """Give what is read of a response in which the rows of some timestamps are no bars."""
+    """Return the response as it is read when the rows at some timestamps are no bars."""
     keys = timestamps(bars)
     is_bad = np.isin(keys, list(bad))
     if not is_bad.any():
@@ -167,7 +167,7 @@ def as_read(request: BarRequest, bars: pa.Table, bad: set[int]) -> Response | pa
 
 
 def days(*dates: date) -> set[int]:
-    """Give the timestamps of daily bars."""
+    """Return the timestamps of daily bars."""
     return {micros(midnight(day)) for day in dates}
 
 
@@ -182,7 +182,7 @@ def days(*dates: date) -> set[int]:
     ],
 )
 def test_a_daily_row_that_is_no_bar_makes_no_day_empty(world: MakeWorld, bad: set[int]) -> None:
-    """Bars on both sides, or none before, say nothing of a day whose row was unreadable."""
+    """Bars on both sides, or none before, are no statement about a date whose row is impossible."""
     made = world("XNYS.RTH", Timeframe.D1, date(2024, 3, 1), date(2024, 3, 29))
     made.bench.gateway.mutate = lambda request, bars: as_read(request, bars, bad)
     report = made.load()
@@ -197,7 +197,7 @@ def test_a_daily_row_that_is_no_bar_makes_no_day_empty(world: MakeWorld, bad: se
 
 
 def test_a_session_of_rows_that_are_no_bars_is_not_empty(world: MakeWorld) -> None:
-    """Nor does a daily response say so whose row of that day is no bar either."""
+    """A daily response whose row of that date is no bar either is no statement."""
     made = world("XNYS.RTH", Timeframe.H1, date(2024, 3, 1), date(2024, 3, 29))
     opens = datetime(2024, 3, 13, tzinfo=UTC)
     whole = {micros(opens + timedelta(minutes=n)) for n in range(0, 1440, 30)}
@@ -214,7 +214,7 @@ def test_a_session_of_rows_that_are_no_bars_is_not_empty(world: MakeWorld) -> No
 
 
 def test_a_daily_row_that_is_no_bar_confirms_no_empty_session(world: MakeWorld) -> None:
-    """Hours of one day are left out; the daily row that would speak for it is unreadable."""
+    """Bars of one date are left out, and its daily row, the evidence for it, is impossible."""
     made = world("XNYS.RTH", Timeframe.H1, date(2024, 3, 1), date(2024, 3, 29))
     low, high = micros(datetime(2024, 3, 13, tzinfo=UTC)), micros(datetime(2024, 3, 14, tzinfo=UTC))
 

@@ -33,7 +33,7 @@ SHARE = 0.7
 
 
 def filled(keys: np.ndarray, dense: np.ndarray) -> np.ndarray:
-    """Give the places between the first and the last trade of each session, traded or not."""
+    """Return the timestamps between the first and the last trade of each session."""
     days = calendar_named(ETH).days_of(dense)
     traded = np.isin(dense, keys)
     kept = np.zeros(len(dense), dtype=bool)
@@ -129,7 +129,7 @@ WAYS = [always, never, before, since, but_the_newest, but_the_oldest]
 
 
 def sparse_of(bench: Bench, report: SeriesReport) -> tuple[set[date], set[date]]:
-    """Give the sparse sessions that the load tells, and those that the gaps of the store tell."""
+    """Return the sparse sessions of the load's report, and those of the gap index."""
     calendar = calendar_named(ETH)
     index = GapIndex(bench.store, bench.ledger.calendars(), bench.gateway.gateway)
     [found] = index.series_gaps([report.series], bench.gateway.time)
@@ -280,7 +280,7 @@ def test_a_flat_bar_refutes_no_response_without_bars(world: MakeWorld) -> None:
     assert bench.store.rows_per_session(series)[day]
 
 
-def test_the_filter_that_the_documentation_gives_leaves_out_flat_bars(world: MakeWorld) -> None:
+def test_the_documented_filter_leaves_out_flat_bars(world: MakeWorld) -> None:
     """In SQL and in pandas; a bar without a known volume stays, as does one that counts a trade."""
     text = (Path(ktrdr_pipelines.__file__).parent / "docs" / "bars.md").read_text("utf-8")
     market = Market(world, before)

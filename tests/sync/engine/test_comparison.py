@@ -1,4 +1,4 @@
-"""Volumes in lots beside volumes in shares: told once, in either direction, and nothing else is."""
+"""Volumes in lots beside volumes in shares are reported once, and nothing else is."""
 
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
@@ -29,7 +29,7 @@ KINDS = [Timeframe.M5, Timeframe.H1, Timeframe.D1]
 
 
 def varied(keys: np.ndarray) -> np.ndarray:
-    """Give volumes in shares that differ from bar to bar, and by a factor of two between days."""
+    """Return volumes in shares that differ from bar to bar, and by a factor of two between days."""
     number = keys // 60_000_000
     return 10_000.0 + number * 7919 % 10_000 + 5_000.0 * (number // 1440 % 3)
 
@@ -63,7 +63,7 @@ class Market:
         return self.made.bench.run(Job(self.made.series, mode, bounds))[0]
 
     def jumps(self) -> list[float]:
-        """Give the jumps that the ledger knows."""
+        """Return the jumps that the ledger knows."""
         known = self.made.bench.ledger.disagreements.of(
             series_key(self.made.series), DisagreementKind.VOLUME
         )
@@ -72,10 +72,10 @@ class Market:
 
 @pytest.mark.parametrize("to_lots", [True, False])
 @pytest.mark.parametrize("timeframe", KINDS)
-def test_held_bars_that_come_again_in_another_unit_are_told_once(
+def test_held_bars_returned_in_another_unit_are_one_volume_jump(
     world: MakeWorld, timeframe: Timeframe, *, to_lots: bool
 ) -> None:
-    """The first tail after the switch tells it; nothing is changed, and nothing is incomplete."""
+    """The first tail after the switch reports it; nothing is changed, and nothing is incomplete."""
     market = Market(world(RTH, timeframe, *JUNE))
     market.unit = 1.0 if to_lots else 100.0
     market.run(Mode.FULL, BEFORE)
@@ -98,7 +98,7 @@ def test_held_bars_that_come_again_in_another_unit_are_told_once(
 
 
 def test_a_switch_and_a_switch_back_are_two(world: MakeWorld) -> None:
-    """Each is told when it comes."""
+    """Each is reported when it comes."""
     market = Market(world(RTH, Timeframe.H1, *JUNE))
     market.run(Mode.FULL, BEFORE)
     for days, unit in ((3, 100.0), (4, 100.0), (5, 1.0), (6, 1.0), (7, 100.0)):
@@ -109,7 +109,7 @@ def test_a_switch_and_a_switch_back_are_two(world: MakeWorld) -> None:
 
 @pytest.mark.parametrize("timeframe", KINDS)
 @pytest.mark.parametrize("to_lots", [True, False])
-def test_bars_that_only_adjoin_are_told_when_they_hold_over_sessions(
+def test_adjoining_bars_in_another_unit_are_a_volume_jump(
     world: MakeWorld, timeframe: Timeframe, *, to_lots: bool
 ) -> None:
     """Older bars in another unit than the held ones: no bar came twice, the sessions show it."""
@@ -139,7 +139,7 @@ def test_a_refresh_as_a_whole_ends_it(world: MakeWorld) -> None:
 
 
 def busy_from(day: datetime, times: float, days: int = 90) -> Shape:
-    """Give volumes that are so many times the usual from a moment on, for some days."""
+    """Return volumes that are so many times the usual from a moment on, for some days."""
     first, end = micros(day), micros(day + timedelta(days=days))
 
     def shape(keys: np.ndarray) -> np.ndarray:
@@ -149,12 +149,12 @@ def busy_from(day: datetime, times: float, days: int = 90) -> Shape:
 
 
 def nothing(keys: np.ndarray) -> np.ndarray:
-    """Give no volume at all."""
+    """Return no volume at all."""
     return np.zeros(len(keys))
 
 
 def sparse(keys: np.ndarray) -> np.ndarray:
-    """Give volumes of a stock of which 100 shares change hands one day and 20,000 the other."""
+    """Return volumes of a stock of which 100 shares change hands one day and 20,000 the other."""
     return 100.0 * np.random.default_rng(7).geometric(0.004, len(keys))
 
 
@@ -183,7 +183,7 @@ QUIET = {
 def test_changes_of_trading_are_no_volume_jump(
     world: MakeWorld, case: str, timeframe: Timeframe
 ) -> None:
-    """Neither by the first load, which adjoins nothing, nor by the tails of three weeks."""
+    """The first load, which adjoins no bars, and tails of three weeks report none."""
     market = Market(world(RTH, timeframe, *JUNE), *QUIET[case])
     assert market.run(Mode.FULL, BEFORE).volume_jumps == ()
     for days in range(3, 26):
@@ -192,7 +192,7 @@ def test_changes_of_trading_are_no_volume_jump(
 
 
 def test_currencies_have_no_lots(world: MakeWorld) -> None:
-    """What is told of them is no volume of shares."""
+    """Their volume is not in shares."""
     market = Market(world("FX", Timeframe.H1, *JUNE))
     market.run(Mode.FULL, BEFORE)
     market.unit = 100.0
@@ -200,7 +200,7 @@ def test_currencies_have_no_lots(world: MakeWorld) -> None:
     assert market.jumps() == []
 
 
-def test_whole_lots_of_a_gateway_that_rounds_are_told(world: MakeWorld) -> None:
+def test_volumes_rounded_to_whole_lots_are_a_volume_jump(world: MakeWorld) -> None:
     """948,837.22 lots come as 948,837 from some gateways."""
     market = Market(world(RTH, Timeframe.M5, *JUNE))
     market.run(Mode.FULL, BEFORE)

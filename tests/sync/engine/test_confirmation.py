@@ -1,4 +1,4 @@
-"""Emptiness: what silence proves, and what it does not."""
+"""What responses without bars confirm as empty, and what they do not."""
 
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
@@ -38,19 +38,19 @@ RTH = "XNYS.RTH"
 
 
 def ends_of(made: World) -> tuple[datetime, datetime]:
-    """Give the ends of what is wanted."""
+    """Return the ends of what is wanted."""
     return made.wanted.start, made.wanted.end
 
 
 def without(first: date, end: date, timeframe: Timeframe, gone: set[date]) -> np.ndarray:
-    """Give timestamps of a dense market that did not trade on some days."""
+    """Return timestamps of a dense market that did not trade on some days."""
     keys = dense_keys(RTH, timeframe, first - timedelta(days=40), end + timedelta(days=20))
     days = calendar_named(RTH).days_of(keys)
     return keys[~np.isin(days, np.array(sorted(gone), dtype="datetime64[D]"))]
 
 
-def silent_at(*numbers: int) -> Mutation:
-    """Say "no data" to the n-th requests, from 1."""
+def no_data_at(*numbers: int) -> Mutation:
+    """Return a mutation that has no data for the n-th requests, from 1."""
     count = iter(range(1, 10_000))
 
     def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
@@ -59,16 +59,16 @@ def silent_at(*numbers: int) -> Mutation:
     return mutate
 
 
-def test_a_wide_no_data_covers_nothing_by_itself(world: MakeWorld) -> None:
+def test_a_wide_empty_response_covers_nothing_by_itself(world: MakeWorld) -> None:
     """A spurious "no data" for a month is found out: all bars are stored, nothing is empty."""
     made = world(RTH, Timeframe.H1, date(2024, 6, 3), date(2024, 6, 29))
-    made.bench.gateway.mutate = silent_at(1)
+    made.bench.gateway.mutate = no_data_at(1)
     assert made.load().is_complete
     made.check_complete()
     assert made.bench.store.coverage(made.series).empty == ()
 
 
-def test_sessions_missing_inside_an_answer_are_asked_once_more(world: MakeWorld) -> None:
+def test_sessions_missing_inside_a_response_are_requested_once_more(world: MakeWorld) -> None:
     """Sessions without a bar among full ones take three statements on three days."""
     first, end = date(2024, 6, 3), date(2024, 6, 22)
     keys = without(first, end, Timeframe.H1, {date(2024, 6, 11), date(2024, 6, 12)})
@@ -107,7 +107,7 @@ def test_days_of_a_confirmation_are_refused_for_their_number_once(world: MakeWor
     made.check_complete()
 
 
-def test_a_quiet_edge_is_asked_once_more_and_known_for_good(world: MakeWorld) -> None:
+def test_a_quiet_edge_is_requested_once_more_and_never_expires(world: MakeWorld) -> None:
     """Minutes without a trade at an open or a close take a request at most and never expire."""
     first, end = date(2024, 6, 4), date(2024, 6, 5)
     keys = dense_keys(RTH, Timeframe.M1, first - timedelta(days=9), end + timedelta(days=9))
@@ -123,10 +123,10 @@ def test_a_quiet_edge_is_asked_once_more_and_known_for_good(world: MakeWorld) ->
 
 
 @pytest.mark.parametrize(("age_days", "lasts_days"), [(20, 30), (200, 365)])
-def test_emptiness_expires_and_is_asked_again(
+def test_a_confirmed_empty_session_expires_and_is_requested_again(
     world: MakeWorld, age_days: int, lasts_days: int
 ) -> None:
-    """That a session is empty is believed for 30 days when it is recent, for a year when old."""
+    """A session stays confirmed empty for 30 days if it is recent, for a year if it is old."""
     first, end = date(2024, 6, 3), date(2024, 6, 8)
     keys = without(first, end, Timeframe.H1, {date(2024, 6, 5)})
     now = utc(2024, 6, 8) + timedelta(days=age_days)
@@ -141,8 +141,10 @@ def test_emptiness_expires_and_is_asked_again(
     assert made.load().requests == 0
 
 
-def test_a_late_bar_of_an_empty_session_is_found_when_the_proof_expires(world: MakeWorld) -> None:
-    """A session that was proved empty by mistake is filled once it is asked for again."""
+def test_a_late_bar_is_found_when_the_confirmed_empty_range_expires(
+    world: MakeWorld,
+) -> None:
+    """A session confirmed empty by mistake is filled once it is requested again."""
     first, end = date(2024, 6, 3), date(2024, 6, 8)
     made = world(RTH, Timeframe.H1, first, end, now=utc(2024, 6, 20))
     sessions = calendar_named(RTH)
@@ -158,7 +160,7 @@ def test_a_late_bar_of_an_empty_session_is_found_when_the_proof_expires(world: M
 
 
 def test_an_open_session_is_never_covered_as_empty(world: MakeWorld) -> None:
-    """A session without a trade so far stays open, and is not asked for ever."""
+    """A session without a trade so far stays open, and requests for it end."""
     first, end = date(2024, 6, 3), date(2024, 6, 8)
     keys = without(first, end, Timeframe.H1, {date(2024, 6, 7)})
     made = world(RTH, Timeframe.H1, first, end, keys=keys, now=utc(2024, 6, 7, 18, 30))
@@ -174,7 +176,7 @@ def test_an_open_session_is_never_covered_as_empty(world: MakeWorld) -> None:
 def test_data_that_begin_inside_a_chunk_are_all_found(
     world: MakeWorld, timeframe: Timeframe, has_head: bool
 ) -> None:
-    """A gateway that gives nothing to what reaches past its oldest bar is asked for less."""
+    """A gateway without a response past its oldest bar gets narrower requests."""
     first, end = date(2024, 1, 2), date(2024, 7, 1)
     keys = dense_keys(RTH, timeframe, date(2024, 5, 14), date(2026, 6, 1))
     made = world(RTH, timeframe, first, end, keys=keys)
@@ -215,8 +217,8 @@ def test_a_head_in_mid_bar_loses_no_bar(world: MakeWorld) -> None:
     made.check_complete()
 
 
-def test_a_contract_that_never_answered_is_not_covered_as_empty(world: MakeWorld) -> None:
-    """Without a sign of life silence proves nothing, and the asking ends at once."""
+def test_a_contract_without_any_bar_is_not_covered_as_empty(world: MakeWorld) -> None:
+    """Without any bar of the contract no response is a statement, and the requests end."""
     made = world(RTH, Timeframe.H1, date(2014, 1, 2), date(2024, 7, 1), keys=np.array([], np.int64))
     del made.bench.gateway.true_bars[made.series.symbol, Timeframe.D1]
     report = made.load()
@@ -228,8 +230,8 @@ def test_a_contract_that_never_answered_is_not_covered_as_empty(world: MakeWorld
     assert attempt.next_try_at == made.bench.gateway.time + timedelta(days=1)
 
 
-def test_an_answer_of_earlier_bars_alone_counts_as_silence(world: MakeWorld) -> None:
-    """A gateway that answers for an empty session with older bars says that it has none."""
+def test_a_response_of_earlier_bars_alone_counts_as_empty(world: MakeWorld) -> None:
+    """A response of older bars alone states that the session has none."""
     first, end = date(2024, 6, 12), date(2024, 6, 13)
     keys = without(first, end, Timeframe.H1, {date(2024, 6, 12)})
     made = world(RTH, Timeframe.H1, first, end, keys=keys)
@@ -244,8 +246,8 @@ def test_an_answer_of_earlier_bars_alone_counts_as_silence(world: MakeWorld) -> 
     made.check_complete()
 
 
-def test_an_instrument_that_has_ended_still_gives_all_its_bars(world: MakeWorld) -> None:
-    """Years of silence after the last bar hide none before it: the oldest month is a sign too."""
+def test_all_bars_of_an_instrument_that_has_ended_are_found(world: MakeWorld) -> None:
+    """Years without bars after the last bar hide none before it."""
     first, ended, end = date(2020, 1, 2), date(2021, 4, 1), date(2024, 1, 2)
     keys = dense_keys(RTH, Timeframe.D1, first, ended)
     made = world(RTH, Timeframe.D1, first, end, keys=keys)
@@ -258,8 +260,8 @@ def test_an_instrument_that_has_ended_still_gives_all_its_bars(world: MakeWorld)
     assert made.load().requests == 0
 
 
-def test_a_proof_that_is_too_old_here_is_not_young_by_the_gateways_clock() -> None:
-    """What is missing at the end of a load is told by the clock that says what to ask for."""
+def test_a_confirmed_empty_range_expires_by_the_clock_of_this_machine() -> None:
+    """The gaps at the end of a load are judged by the clock that planned the requests."""
     calendar = calendar_named(RTH)
     day = interval_between(calendar, Timeframe.H1, date(2024, 6, 12), date(2024, 6, 13))
     proof = Emptiness(day, utc(2024, 6, 20))
@@ -272,7 +274,7 @@ def test_a_proof_that_is_too_old_here_is_not_young_by_the_gateways_clock() -> No
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.M5, Timeframe.H1])
-def test_a_lag_behind_a_close_is_no_silence(world: MakeWorld, timeframe: Timeframe) -> None:
+def test_bars_that_lag_behind_a_close_are_not_empty(world: MakeWorld, timeframe: Timeframe) -> None:
     """The last bars of a session that a gateway gives twenty minutes late are waited for."""
     first, end = date(2024, 6, 3), date(2024, 6, 5)
     close = utc(2024, 6, 4, 20)
@@ -355,7 +357,7 @@ def test_two_empty_responses_of_a_bad_hour_hide_no_half_day(world: MakeWorld) ->
     made.check_complete()
 
 
-def test_the_beginning_of_a_life_that_was_cut_short_is_no_beginning(world: MakeWorld) -> None:
+def test_a_response_cut_short_does_not_show_where_data_begin(world: MakeWorld) -> None:
     """A response that began late proves nothing where older bars came since then."""
     made = world(RTH, Timeframe.H1, FIRST, date(2024, 6, 15), now=utc(2024, 6, 20))
     gateway = made.bench.gateway

@@ -1,4 +1,4 @@
-"""What a gateway says falsely, in the ways that once made a store call itself complete."""
+"""False responses of a gateway that once made a load report complete."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -68,11 +68,11 @@ class Market:
         self.bench = Bench(create_store(self.folder), gateway)
 
     def series(self, timeframe: Timeframe) -> list[Series]:
-        """Give the series of one timeframe, of every symbol."""
+        """Return the series of one timeframe, of every symbol."""
         return [Series(stock(symbol), timeframe) for symbol in self.symbols]
 
     def load(self, *timeframes: Timeframe) -> list[SeriesReport]:
-        """Load in one run; what is called complete is compared with the truth."""
+        """Load in one run; what is reported complete is compared with the true bars."""
         jobs = [
             Job(one, wanted=IntervalSet([self.wanted(timeframe)]))
             for timeframe in timeframes
@@ -85,7 +85,7 @@ class Market:
         return reports
 
     def wanted(self, timeframe: Timeframe) -> Interval:
-        """Give what is wanted, on the axis of the timestamps."""
+        """Return the wanted interval, by bar timestamp."""
         return interval_between(calendar_named(RTH), timeframe, self.first, self.end)
 
     def missing(self, series: Series) -> int:

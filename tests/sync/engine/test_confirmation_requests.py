@@ -94,7 +94,9 @@ def test_a_halt_of_weeks_is_explained_in_its_first_load(world: MakeWorld) -> Non
     made.check_complete()
 
 
-def test_a_gateway_that_returns_a_tenth_of_what_is_asked_is_left_soon(world: MakeWorld) -> None:
+def test_a_gateway_that_returns_a_tenth_of_each_range_is_given_up(
+    world: MakeWorld,
+) -> None:
     """One load takes no more requests than a few for each chunk; it ends with what came."""
     made = year_of(world, Timeframe.H1, none_of)
     made.bench.gateway.mutate = lambda _, bars: bars.slice(bars.num_rows - bars.num_rows // 10 - 1)

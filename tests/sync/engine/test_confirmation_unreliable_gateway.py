@@ -1,4 +1,4 @@
-"""A gateway that has the data and sometimes says that it has none is never believed too early."""
+"""No range is confirmed empty too early by a gateway that only sometimes returns its bars."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ class Market:
     zero_bars: bool = False
 
     def keys(self, timeframe: Timeframe) -> np.ndarray:
-        """Give the timestamps of its trades."""
+        """Return the timestamps of its trades."""
         keys = dense_keys(RTH, timeframe, FIRST - timedelta(days=60), date(2026, 6, 1))
         if not self.is_thin:
             return keys

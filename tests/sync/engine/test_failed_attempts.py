@@ -1,4 +1,4 @@
-"""Tries in vain: how long each is left alone, by whom, and what ends that."""
+"""Failed attempts: how long each defers requests, which loads ignore it, and what ends it."""
 
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
@@ -45,7 +45,7 @@ def person(made: World) -> SeriesReport:
 
 
 def attempts_of(made: World) -> list[Attempt]:
-    """Give the tries that are written down."""
+    """Return the recorded attempts."""
     return made.bench.ledger.attempts.of(series_key(made.series))
 
 
@@ -90,7 +90,7 @@ def requested_at(made: World, *, days: int, every: timedelta) -> list[datetime]:
     return times
 
 
-def test_what_always_fails_is_asked_ever_more_rarely(world: MakeWorld) -> None:
+def test_the_delay_doubles_with_each_failure_up_to_a_day(world: MakeWorld) -> None:
     """Five minutes, doubled with each failure up to a day, and nothing in between."""
     made = world(RTH, Timeframe.H1, *JUNE)
     made.bench.gateway.mutate = always(RequestRejectedError("bars", code=321))
@@ -101,7 +101,7 @@ def test_what_always_fails_is_asked_ever_more_rarely(world: MakeWorld) -> None:
 
 
 def test_a_person_is_not_deferred(world: MakeWorld) -> None:
-    """A load by hand asks at once for what a sensor leaves alone."""
+    """A load by a user requests at once what automatic work defers."""
     made = world(RTH, Timeframe.H1, *JUNE)
     made.bench.gateway.mutate = always(RequestRejectedError("bars"))
     sensor(made)
@@ -116,8 +116,8 @@ def test_a_person_is_not_deferred(world: MakeWorld) -> None:
     made.check_complete()
 
 
-def test_a_failure_puts_off_its_own_interval_alone(world: MakeWorld) -> None:
-    """What else has come to be missing is asked for meanwhile."""
+def test_a_failure_defers_its_own_interval_alone(world: MakeWorld) -> None:
+    """Other missing ranges are requested meanwhile."""
     made = world(RTH, Timeframe.M1, *JUNE)
     failed = iter([False, True])
     made.bench.gateway.mutate = lambda _, bars: (
@@ -135,7 +135,7 @@ def test_a_failure_puts_off_its_own_interval_alone(world: MakeWorld) -> None:
     made.check_complete()
 
 
-def test_an_open_session_that_fails_is_not_asked_for_each_new_minute(world: MakeWorld) -> None:
+def test_an_open_session_that_fails_is_not_requested_for_each_new_minute(world: MakeWorld) -> None:
     """New minutes of a session whose last request failed wait with its older ones."""
     made = world(RTH, Timeframe.M1, *JUNE, now=utc(2024, 6, 28, 15))
     made.bench.load(made.series, type(made.wanted)(made.wanted.start, utc(2024, 6, 28, 4)))
@@ -154,7 +154,7 @@ def test_an_open_session_that_fails_is_not_asked_for_each_new_minute(world: Make
 
 
 def test_a_success_begins_the_count_anew(world: MakeWorld) -> None:
-    """A interval that failed often, came, and fails again is tried after five minutes."""
+    """An interval that fails again after it was loaded is retried after five minutes."""
     made = world(RTH, Timeframe.H1, *JUNE)
     made.bench.gateway.mutate = always(RequestRejectedError("bars"))
     for _ in range(3):
@@ -187,8 +187,10 @@ def test_a_load_elsewhere_leaves_attempts_as_they_are(world: MakeWorld) -> None:
     assert attempts_of(made) == [before]
 
 
-def test_a_contract_without_any_bar_is_not_asked_for_every_new_session(world: MakeWorld) -> None:
-    """A day, doubled up to thirty: 120 days of new sessions cost a handful of tries."""
+def test_a_contract_without_any_bar_is_not_requested_every_session(
+    world: MakeWorld,
+) -> None:
+    """A day, doubled up to thirty: 120 days of new sessions cost a handful of attempts."""
     made = world(RTH, Timeframe.D1, date(2024, 1, 2), date(2024, 12, 31), keys=np.empty(0, int))
     made.bench.gateway.time = utc(2024, 6, 3, 22)
     times = requested_at(made, days=120, every=timedelta(days=1))
@@ -199,7 +201,7 @@ def test_a_contract_without_any_bar_is_not_asked_for_every_new_session(world: Ma
 
 
 def test_a_missing_permission_is_probed_once_a_day(world: MakeWorld) -> None:
-    """Automatic work asks one request a day; the first answer ends that."""
+    """Automatic work makes one request a day until the first response."""
     made = world(RTH, Timeframe.H1, *JUNE)
     made.bench.gateway.mutate = always(EntitlementError("bars", code=162))
     times = requested_at(made, days=5, every=HOUR)
@@ -232,7 +234,7 @@ def test_a_refusal_that_lasts_minutes_is_deferred_for_minutes(world: MakeWorld) 
     assert attempts_of(made)[0].next_try_at == made.bench.gateway.time + timedelta(minutes=5)
 
 
-def test_a_contract_that_is_gone_is_asked_ever_more_rarely(world: MakeWorld) -> None:
+def test_the_delay_of_an_unknown_contract_doubles_up_to_a_week(world: MakeWorld) -> None:
     """A pinned contract that is unknown by now: an hour, doubled up to a week, and what to do."""
     made = world(RTH, Timeframe.D1, *JUNE, now=utc(2024, 6, 20, 22))
     assert sensor(made).is_complete

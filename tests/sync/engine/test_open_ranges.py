@@ -28,7 +28,7 @@ SUNDAY = utc(2024, 6, 30, 18)
 
 @dataclass
 class SlowGateway(FakeGateway):
-    """A gateway that takes its time to answer what is asked by a tail, after it was sent."""
+    """A gateway that responds to requests of a tail only some time after they were sent."""
 
     takes: timedelta = timedelta(seconds=7)
 
@@ -39,7 +39,7 @@ class SlowGateway(FakeGateway):
 
 
 def slow(made: World, takes: timedelta = timedelta(seconds=7)) -> World:
-    """Let the gateway of a world take its time."""
+    """Return the world with a slow gateway."""
     old = made.bench.gateway
     gateway = SlowGateway(old.true_bars, old.time, takes=takes)
     return World(Bench(made.bench.layout, gateway), made.series, made.wanted)
@@ -60,7 +60,7 @@ def run(made: World, mode: Mode) -> SeriesReport:
 
 
 def ends(made: World) -> list[datetime | None]:
-    """Give the ends that were asked for."""
+    """Return the requested ends."""
     return [request.ends_at for request in made.bench.gateway.requests]
 
 
@@ -68,7 +68,7 @@ def ends(made: World) -> list[datetime | None]:
 def test_a_tail_in_an_open_session_is_one_request_with_an_empty_end(
     world: MakeWorld, timeframe: Timeframe
 ) -> None:
-    """Bars up to now come, the unfinished one is left out, and nothing is asked a second time."""
+    """Bars up to now are stored, the unfinished one is left out, and nothing is requested twice."""
     made = slow(world(RTH, timeframe, *JUNE))
     report = tail_after(made, OPEN - timedelta(hours=2), OPEN)
     assert ends(made) == [None]
@@ -95,7 +95,7 @@ def test_a_tail_at_night_or_on_a_sunday_brings_the_same_with_an_empty_end(
 
 @pytest.mark.parametrize("mode", [Mode.FULL, Mode.BACKFILL])
 def test_other_loads_keep_their_ends(world: MakeWorld, mode: Mode) -> None:
-    """A load of history asks with ends, also for what reaches to now."""
+    """A load of history sends ends, also where it reaches to now."""
     made = world(RTH, Timeframe.M5, *JUNE, now=OPEN)
     assert run(made, mode).requests
     assert None not in ends(made)
@@ -142,8 +142,8 @@ def test_a_request_that_goes_out_late_has_an_end(world: MakeWorld, hours: float)
     assert [one.asked_end for one in reversed(sent)] == ends(made)[1:]
 
 
-def test_an_answer_that_comes_after_the_next_open_is_not_taken(world: MakeWorld) -> None:
-    """The gateway may have counted its sessions from there: the same is asked with its end."""
+def test_a_response_after_the_next_open_is_not_taken(world: MakeWorld) -> None:
+    """The gateway may have counted its sessions from there: the same is requested with its end."""
     made = slow(world(RTH, Timeframe.H1, *JUNE), timedelta(minutes=20))
     report = tail_after(made, utc(2024, 6, 26, 23), utc(2024, 6, 28, 13, 15))
     assert ends(made)[:2] == [None, utc(2024, 6, 28, 13, 15)]
@@ -152,7 +152,7 @@ def test_an_answer_that_comes_after_the_next_open_is_not_taken(world: MakeWorld)
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M5, Timeframe.D1])
-def test_what_ends_while_the_gateway_answers_is_not_taken_for_final(
+def test_a_session_that_ends_while_the_gateway_responds_is_not_final(
     world: MakeWorld, timeframe: Timeframe
 ) -> None:
     """Sent a minute before the close counts as final, answered a minute after it."""
@@ -172,7 +172,7 @@ def test_what_ends_while_the_gateway_answers_is_not_taken_for_final(
     made.check()
 
 
-def test_no_more_is_covered_than_the_gateway_says_it_answered(world: MakeWorld) -> None:
+def test_no_more_is_covered_than_the_response_reaches_over(world: MakeWorld) -> None:
     """A gateway that is a quarter of an hour behind says so, and the rest stays due."""
     made = world(RTH, Timeframe.M1, *JUNE)
     reach_end = OPEN - timedelta(minutes=15, seconds=30)
@@ -197,8 +197,8 @@ def test_no_more_is_covered_than_the_gateway_says_it_answered(world: MakeWorld) 
     assert run(made, Mode.TAIL).added >= 15
 
 
-def test_an_empty_end_states_of_no_closed_session_that_it_is_empty(world: MakeWorld) -> None:
-    """A session without bars is asked for with its end, and that response alone is a statement."""
+def test_an_empty_end_is_no_statement_about_a_closed_session(world: MakeWorld) -> None:
+    """A session without bars is requested with its end, and that response alone is a statement."""
     made = world(RTH, Timeframe.M5, *JUNE)
     made.bench.gateway.time = utc(2024, 6, 26, 23)
     run(made, Mode.FULL)
@@ -211,7 +211,7 @@ def test_an_empty_end_states_of_no_closed_session_that_it_is_empty(world: MakeWo
     assert len(made.bench.ledger.statements.of(made.series.symbol)) == 1
 
 
-def test_a_quiet_open_session_is_asked_for_once(world: MakeWorld) -> None:
+def test_a_quiet_open_session_is_requested_once(world: MakeWorld) -> None:
     """No trade for some minutes is no statement, and no reason to ask with an end."""
     made = slow(world(RTH, Timeframe.M1, *JUNE))
     made.bench.gateway.time = OPEN
@@ -245,7 +245,7 @@ def test_newest_bars_that_are_held_back_stay_due(world: MakeWorld) -> None:
 
 
 def test_bars_of_a_session_that_no_calendar_knows_make_the_reach_unknown(world: MakeWorld) -> None:
-    """A gateway that counts a Saturday's session gives Saturday alone: Friday is asked for anew."""
+    """A response of an unexpected Saturday session alone has Friday requested again."""
     made = world(RTH, Timeframe.M5, *JUNE, now=SUNDAY)
     made.bench.gateway.time = utc(2024, 6, 27, 23)
     run(made, Mode.FULL)
@@ -268,7 +268,7 @@ def test_bars_of_a_session_that_no_calendar_knows_make_the_reach_unknown(world: 
     assert made.bench.ledger.statements.of(made.series.symbol) == []
 
 
-def test_a_tail_minute_by_minute_asks_once_a_minute(world: MakeWorld) -> None:
+def test_a_tail_every_minute_makes_one_request_each(world: MakeWorld) -> None:
     """A day of tails on a clock that goes on: one request each, and every bar is there."""
     made = slow(world(RTH, Timeframe.M1, *JUNE), timedelta(seconds=1.5))
     made.bench.gateway.time = utc(2024, 6, 27, 13, 0)

@@ -1,4 +1,4 @@
-"""Requests that are never answered because they are too wide are asked narrower."""
+"""Requests that time out or are refused because they are too wide are made narrower."""
 
 import asyncio
 from collections.abc import Callable
@@ -33,7 +33,7 @@ RTH = "XNYS.RTH"
 
 
 class Telling(Quiet):
-    """Keeps what a load says by the way."""
+    """Keeps the notes of a load."""
 
     def __init__(self, told: list[str]) -> None:
         self._told = told
@@ -50,8 +50,8 @@ def reaches_over_days(request: BarRequest, bars: pa.Table) -> int:
     return days
 
 
-def silent_beyond(days: int) -> Callable[[BarRequest, pa.Table], pa.Table | GatewayError]:
-    """Answer nothing whose bars reach over more than some days."""
+def times_out_beyond(days: int) -> Callable[[BarRequest, pa.Table], pa.Table | GatewayError]:
+    """Return a mutation that times out where the bars reach over more than some days."""
 
     def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         is_wide = reaches_over_days(request, bars) > days
@@ -68,9 +68,9 @@ def silent_beyond(days: int) -> Callable[[BarRequest, pa.Table], pa.Table | Gate
 def test_a_width_that_works_is_found_and_kept(
     world: MakeWorld, mode: Mode, timeframe: Timeframe, days: int, most: int
 ) -> None:
-    """Each silence halves the width once; what works is used for the rest of the run."""
+    """Each timeout halves the width once; a width that works is used for the rest of the run."""
     made = world(RTH, timeframe, date(2024, 1, 2), date(2024, 6, 29))
-    made.bench.gateway.mutate = silent_beyond(days)
+    made.bench.gateway.mutate = times_out_beyond(days)
     made.bench.gateway.concurrency = 1
     (report,) = made.bench.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))
     assert report.is_complete, report.summary
@@ -88,16 +88,16 @@ def test_a_width_that_works_is_found_and_kept(
 
 
 def test_requests_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> None:
-    """Six silences about the same width are one finding, not six halvings."""
+    """Six timeouts of the same width halve it once."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
-    made.bench.gateway.mutate = silent_beyond(15)
+    made.bench.gateway.mutate = times_out_beyond(15)
     report = made.load()
     assert report.is_complete
     assert report.requests <= 6 + 38 + 16
     made.check_complete()
 
 
-def test_one_session_that_is_never_answered_stays_a_failure(world: MakeWorld) -> None:
+def test_one_session_that_always_times_out_stays_a_failure(world: MakeWorld) -> None:
     """The rest of the chunk comes; the poisoned session alone is left, with a try."""
     made = world(RTH, Timeframe.H1, date(2024, 6, 3), date(2024, 6, 29))
     poison = utc(2024, 6, 12, 14), utc(2024, 6, 12, 15)
@@ -132,8 +132,8 @@ def test_a_narrower_width_is_always_less(timeframe: Timeframe) -> None:
     assert seen[-1] == 1
 
 
-def test_a_question_asked_again_at_once_says_that_it_waits(world: MakeWorld) -> None:
-    """IB's rule of identical requests makes a retry wait; a person is told why nothing moves."""
+def test_the_wait_of_an_identical_request_is_reported(world: MakeWorld) -> None:
+    """IB's rule of identical requests makes a retry wait, and the reason is reported."""
     made = world(RTH, Timeframe.M1, date(2024, 6, 12), date(2024, 6, 13))
     told: list[str] = []
     failing = iter([True])
@@ -146,24 +146,24 @@ def test_a_question_asked_again_at_once_says_that_it_waits(world: MakeWorld) -> 
 
 
 def quarter(number: int) -> Interval:
-    """Give one quarter of 2023, as timestamps of hours."""
+    """Return one quarter of 2023, as timestamps of hours."""
     first, end = utc(2023, 1, 3, 5), utc(2023, 4, 3, 4)
     days = timedelta(days=91 * (number - 1))
     return Interval(first + days, end + days)
 
 
 def too_wide(made: World, number: int, days: int) -> int:
-    """Load a quarter of a year, and count the requests that were too wide for an answer."""
+    """Load a quarter of a year, and count the requests that were too wide for a response."""
     asked, unmutated = made.bench.request_count, made.bench.gateway.unmutated
     assert made.bench.load(made.series, quarter(number)).is_complete
     new = made.bench.gateway.requests[asked:]
     return sum(reaches_over_days(one, unmutated(one)) > days for one in new)
 
 
-def test_what_two_runs_have_learned_a_third_knows_for_a_day(world: MakeWorld) -> None:
-    """One silence may have been chance; after two runs nobody asks too much until a day later."""
+def test_a_width_that_two_runs_learned_holds_for_a_day(world: MakeWorld) -> None:
+    """One timeout may be chance; after two runs no request is too wide until a day later."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
-    made.bench.gateway.mutate = silent_beyond(15)
+    made.bench.gateway.mutate = times_out_beyond(15)
     made.bench.gateway.concurrency = 1
     found = [too_wide(made, number, 15) > 0 for number in (1, 2, 3, 4)]
     assert found == [True, True, False, False]
@@ -171,10 +171,10 @@ def test_what_two_runs_have_learned_a_third_knows_for_a_day(world: MakeWorld) ->
     assert [too_wide(made, number, 15) > 0 for number in (5, 6)] == [True, False]
 
 
-def test_a_silence_by_chance_is_forgotten_when_a_wide_request_is_answered(
+def test_a_single_timeout_is_forgotten_after_a_response_to_a_wide_request(
     world: MakeWorld,
 ) -> None:
-    """Runs with one silence each, and an undisturbed one between them, teach nothing."""
+    """Runs with one timeout each, and one without between them, narrow nothing."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
     made.bench.gateway.concurrency = 1
     for number in (1, 3):
@@ -190,8 +190,8 @@ def test_a_silence_by_chance_is_forgotten_when_a_wide_request_is_answered(
     assert made.bench.load(made.series, quarter(5)).requests == 3
 
 
-def test_a_gateway_that_answers_nothing_teaches_nothing(world: MakeWorld) -> None:
-    """Only where less was answered was more too much."""
+def test_timeouts_of_every_width_narrow_nothing(world: MakeWorld) -> None:
+    """A width is too wide only if a narrower request got a response."""
     made = world(RTH, Timeframe.H1, *(date(2023, 1, 3), date(2023, 6, 29)))
     made.bench.gateway.mutate = lambda *_: GatewayTimeoutError("bars")
     assert not made.load().is_complete
@@ -199,7 +199,7 @@ def test_a_gateway_that_answers_nothing_teaches_nothing(world: MakeWorld) -> Non
 
 
 def refused_beyond(sessions: int) -> Callable[[BarRequest, pa.Table], pa.Table | GatewayError]:
-    """Refuse what asks for more than some sessions, as IB's conservative table does."""
+    """Refuse requests for more than some sessions, as IB's conservative table does."""
 
     def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         count, unit = request.duration.split()
@@ -251,7 +251,7 @@ def test_requests_that_were_open_when_it_narrowed_narrow_it_no_more(world: MakeW
 
 
 def wanted_days(first: date, end: date) -> Interval:
-    """Give the timestamps of daily bars between two session dates."""
+    """Return the timestamps of daily bars between two session dates."""
     return interval_between(calendar_named(RTH), Timeframe.D1, first, end)
 
 

@@ -127,7 +127,7 @@ def test_bars_of_equal_values_all_stay(world: MakeWorld) -> None:
 
 
 def test_a_wanted_end_in_mid_session_loses_no_bar_for_good(world: MakeWorld) -> None:
-    """A interval that cuts a session, and then its neighbour, make the session whole."""
+    """An interval that cuts a session, and then its neighbour, make the session whole."""
     made = world("XNYS.RTH", Timeframe.H1, date(2024, 6, 4), date(2024, 6, 5))
     cut = made.wanted.start.replace(hour=15, minute=45)
     made.bench.load(made.series, type(made.wanted)(cut, made.wanted.end))
@@ -148,7 +148,7 @@ def spring(world: MakeWorld, timeframe: Timeframe = Timeframe.H1) -> World:
 
 
 def part(made: World, first: date, end: date) -> Interval:
-    """Give the interval between two dates, at midnight in New York in summer."""
+    """Return the interval between two dates, at midnight in New York in summer."""
     return Interval(
         utc(first.year, first.month, first.day, 4), utc(end.year, end.month, end.day, 4)
     )
@@ -161,7 +161,7 @@ def run(made: World, mode: Mode, requested_by: RequestedBy = RequestedBy.PERSON)
 
 
 def joined_gaps(made: World) -> IntervalSet:
-    """Give what is expected and not covered before the newest covered moment."""
+    """Return what is expected and not covered before the newest covered moment."""
     covered = made.bench.store.coverage(made.series).bars
     assert covered.bounds is not None
     sessions = calendar_named(RTH)
@@ -182,7 +182,9 @@ def test_every_mode_loads_all_where_nothing_is_stored(
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M5, Timeframe.H1, Timeframe.D1, Timeframe.W1])
-def test_a_complete_store_asks_nothing_in_any_mode(world: MakeWorld, timeframe: Timeframe) -> None:
+def test_a_complete_store_needs_no_request_in_any_mode(
+    world: MakeWorld, timeframe: Timeframe
+) -> None:
     """A second run makes no request, and does not even connect."""
     made = spring(world, timeframe)
     run(made, Mode.FULL)
@@ -201,7 +203,7 @@ def test_a_tail_of_an_old_cache_leaves_no_hole(world: MakeWorld) -> None:
     made.check_complete()
 
 
-def test_a_tail_on_friday_evening_gives_the_rest_of_friday(world: MakeWorld) -> None:
+def test_a_tail_on_friday_evening_loads_the_rest_of_friday(world: MakeWorld) -> None:
     """What was loaded at noon is completed after the close."""
     made = spring(world, Timeframe.M1)
     made.bench.gateway.time = utc(2024, 6, 28, 16, 0, 30)
@@ -214,7 +216,7 @@ def test_a_tail_on_friday_evening_gives_the_rest_of_friday(world: MakeWorld) -> 
     assert report.requests == 1
 
 
-def test_a_tail_asks_oldest_first_so_that_a_stop_leaves_no_hole(world: MakeWorld) -> None:
+def test_a_tail_requests_oldest_first_so_that_a_stop_leaves_no_hole(world: MakeWorld) -> None:
     """A broken tail is gone on with by the next one: nothing newer stands behind a hole."""
     made = spring(world, Timeframe.M5)
     made.bench.load(made.series, part(made, date(2024, 2, 1), date(2024, 2, 3)))
@@ -234,7 +236,7 @@ def test_a_tail_asks_oldest_first_so_that_a_stop_leaves_no_hole(world: MakeWorld
 
 
 def test_a_tail_comes_back_to_what_it_could_not_have(world: MakeWorld) -> None:
-    """A failed chunk stays unexplained while it is deferred, and is asked for when it is due."""
+    """A failed chunk stays unexplained while it is deferred, and is requested when it is due."""
     made = spring(world, Timeframe.M5)
     made.bench.load(made.series, part(made, date(2024, 2, 1), date(2024, 2, 3)))
     count = iter(range(100))
@@ -253,7 +255,7 @@ def test_a_tail_comes_back_to_what_it_could_not_have(world: MakeWorld) -> None:
 
 
 def test_a_backfill_ends_at_the_oldest_covered_bar(world: MakeWorld) -> None:
-    """A backfill asks for what lies before what is stored, and for nothing after it."""
+    """A backfill requests what lies before the stored bars, and nothing after them."""
     made = spring(world)
     made.bench.load(made.series, part(made, date(2024, 5, 1), date(2024, 5, 20)))
     run(made, Mode.BACKFILL)
@@ -265,7 +267,7 @@ def test_a_backfill_ends_at_the_oldest_covered_bar(world: MakeWorld) -> None:
 
 
 def test_full_fills_holes_inside(world: MakeWorld) -> None:
-    """Full finds what is missing between covered intervals, and asks for that alone."""
+    """Full finds what is missing between covered intervals, and requests that alone."""
     made = spring(world)
     for first, end in ((date(2024, 2, 1), date(2024, 3, 8)), (date(2024, 4, 2), date(2024, 6, 29))):
         made.bench.load(made.series, part(made, first, end))
@@ -313,7 +315,7 @@ def test_a_weekend_is_no_gap(world: MakeWorld, timeframe: Timeframe) -> None:
     ],
 )
 def test_a_holiday_is_no_gap(world: MakeWorld, timeframe: Timeframe, day: date) -> None:
-    """A day on which the exchange is closed is neither expected nor asked for."""
+    """A day on which the exchange is closed is neither expected nor requested."""
     made = world(RTH, timeframe, day - timedelta(days=3), day + timedelta(days=1))
     report = made.load()
     assert report.is_complete
@@ -347,7 +349,7 @@ CLOCK_CHANGES = [date(2024, 3, 11), date(2024, 11, 4)]
 def test_the_days_around_a_clock_change_are_whole(
     world: MakeWorld, timeframe: Timeframe, calendar: str, monday: date
 ) -> None:
-    """No bar is lost or asked twice where the clocks go forward or back."""
+    """No bar is lost or requested twice where the clocks go forward or back."""
     made = world(calendar, timeframe, monday - timedelta(days=4), monday + timedelta(days=3))
     assert made.load().is_complete
     made.check_complete()
@@ -403,7 +405,7 @@ def test_a_leap_day_is_a_day_like_others(world: MakeWorld, timeframe: Timeframe)
 
 @pytest.mark.parametrize("timeframe", INTRADAY)
 def test_after_the_expiry_day_nothing_is_expected(world: MakeWorld, timeframe: Timeframe) -> None:
-    """The last session comes whole; nothing after the instrument's end is asked for, ever."""
+    """The last session comes whole; nothing after the instrument's end is requested, ever."""
     made = world(
         RTH,
         timeframe,

@@ -1,4 +1,4 @@
-"""Errors cover nothing, stop what they concern and nothing else, and are remembered."""
+"""Errors cover nothing, stop only what they concern, and are recorded as attempts."""
 
 import asyncio
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def failing_at(error: GatewayError, *numbers: int) -> Mutation:
     "kind", [GatewayTimeoutError, PacingError, RequestRejectedError, ConnectionLostError]
 )
 def test_an_error_covers_nothing(world: MakeWorld, kind: type[GatewayError]) -> None:
-    """A series that meets nothing but errors stays unexplained, with attempts, and stops soon."""
+    """A series whose requests all fail stays unexplained, with attempts, and soon ends."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.bench.gateway.mutate = failing_at(kind("bars", code=1))
     report = made.load()
@@ -68,7 +68,7 @@ def test_an_error_covers_nothing(world: MakeWorld, kind: type[GatewayError]) -> 
 
 
 def test_attempts_are_forgotten_when_their_interval_is_covered(world: MakeWorld) -> None:
-    """What failed once and came later leaves no attempt behind."""
+    """A range that is loaded after a failure has no attempt any more."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.bench.gateway.mutate = failing_at(RequestRejectedError("bars"), 3)
     report = made.load()
@@ -116,8 +116,8 @@ def test_a_lost_connection_is_opened_anew(world: MakeWorld) -> None:
     made.check_complete()
 
 
-def test_a_question_cancelled_inside_a_lost_connection_is_asked_again(world: MakeWorld) -> None:
-    """A future that dies with its connection is no wish to stop: it neither ends nor hangs."""
+def test_a_request_cancelled_inside_a_lost_connection_is_retried(world: MakeWorld) -> None:
+    """A request cancelled by its connection neither ends the load nor hangs."""
     made = world(RTH, Timeframe.M1, *JUNE)
 
     async def die_once(_: BarRequest) -> None:
@@ -131,7 +131,7 @@ def test_a_question_cancelled_inside_a_lost_connection_is_asked_again(world: Mak
 
 
 def test_a_gateway_that_goes_away_leaves_what_was_saved(world: MakeWorld) -> None:
-    """An unreachable gateway ends the run with its error; what was answered before is stored."""
+    """An unreachable gateway ends the run with its error; earlier responses are stored."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.bench.gateway.mutate = failing_at(GatewayUnreachableError("bars"), *range(8, 99))
     with pytest.raises(GatewayUnreachableError):
@@ -144,7 +144,7 @@ def test_a_gateway_that_goes_away_leaves_what_was_saved(world: MakeWorld) -> Non
 
 
 def test_a_full_disk_ends_the_run_and_harms_no_file(world: MakeWorld) -> None:
-    """A save that the system refuses is raised; what stood before still stands, whole."""
+    """A save that the system refuses is raised; the files before it stay whole."""
     made = world(RTH, Timeframe.D1, *JUNE)
     made.load()
     folder = made.bench.layout.series_folder("AAPL", Timeframe.D1)
@@ -162,7 +162,7 @@ def test_a_full_disk_ends_the_run_and_harms_no_file(world: MakeWorld) -> None:
 
 
 def test_a_write_that_failed_waits_for_the_next() -> None:
-    """Bars of a failed write are written with the next one: nothing answered is thrown away."""
+    """Bars of a failed write are written with the next one: no response is lost."""
     keys = dense_keys(RTH, Timeframe.D1, *JUNE)
     bars = true_bars_of(keys, Timeframe.D1, calendar_named(RTH)).bars
     saved: list[int] = []
@@ -186,8 +186,8 @@ def test_a_write_that_failed_waits_for_the_next() -> None:
     assert saved == [bars.num_rows]
 
 
-def test_another_contract_is_refused_before_anything_is_asked(world: MakeWorld) -> None:
-    """A gateway whose contract id has changed is not asked for bars; the report names both."""
+def test_another_contract_is_refused_before_any_request(world: MakeWorld) -> None:
+    """No bars are requested of a changed contract id; the error names both ids."""
     made = world(RTH, Timeframe.D1, *JUNE)
     made.load()
     asked = made.bench.request_count
@@ -203,7 +203,7 @@ def test_another_contract_is_refused_before_anything_is_asked(world: MakeWorld) 
 
 
 @pytest.mark.parametrize("what", ["origin", "hours"])
-def test_foreign_bars_are_refused_before_anything_is_asked(world: MakeWorld, what: str) -> None:
+def test_foreign_bars_are_refused_before_any_request(world: MakeWorld, what: str) -> None:
     """Simulated bars, or bars of other hours, do not go into the files of others."""
     made = world(RTH, Timeframe.D1, *JUNE)
     made.load()
@@ -219,7 +219,7 @@ def test_foreign_bars_are_refused_before_anything_is_asked(world: MakeWorld, wha
 
 
 def test_a_restated_bar_replaces_the_older_one_and_is_remembered(world: MakeWorld) -> None:
-    """When an overlapping answer gives another value, the newer stands and the older is kept."""
+    """If an overlapping response has another value, the older one is kept as a revision."""
     made = world(RTH, Timeframe.H1, *JUNE)
     days = [made.wanted.start + timedelta(days=n) for n in (0, 8, 10, 26)]
     for start, end in ((days[1], days[2]), (days[0], days[3])):
@@ -251,8 +251,8 @@ def test_two_jobs_of_one_series_both_report(world: MakeWorld) -> None:
     assert second.is_complete
 
 
-def test_what_was_not_asked_is_no_request(world: MakeWorld) -> None:
-    """A refusal out of memory stops the series as the gateway's own does, and audits nothing."""
+def test_a_refusal_without_a_sent_request_is_no_request(world: MakeWorld) -> None:
+    """A remembered refusal stops the series as the gateway's own does, and is not audited."""
     made = world(RTH, Timeframe.M1, *JUNE)
     error = EntitlementError("bars", reason="not asked", code=354)
     error.was_sent = False
@@ -265,10 +265,10 @@ def test_what_was_not_asked_is_no_request(world: MakeWorld) -> None:
 
 
 @pytest.mark.parametrize(("concurrency", "later"), [(2, 9), (9, 2), (1, 1)])
-def test_as_many_are_asked_at_once_as_the_gateway_has_places(
+def test_as_many_requests_are_open_as_the_gateway_allows(
     world: MakeWorld, concurrency: int, later: int
 ) -> None:
-    """Workers come and go with the width of the gateway, and all is loaded."""
+    """The number of workers follows the gateway's concurrency, and all is loaded."""
     made = world(RTH, Timeframe.M1, *JUNE)
     gateway = made.bench.gateway
     gateway.concurrency = concurrency
@@ -296,7 +296,7 @@ def test_as_many_are_asked_at_once_as_the_gateway_has_places(
 def test_an_open_session_that_could_not_be_had_is_not_complete(
     world: MakeWorld, kind: type[GatewayError], mode: Mode
 ) -> None:
-    """What of today was asked for and failed is unexplained, and what is deferred is not there."""
+    """Failed ranges of an open session are unexplained, and deferred ones are missing."""
     made = world(RTH, Timeframe.M1, *JUNE, now=datetime(2024, 6, 28, 15, tzinfo=UTC))
     yesterday = datetime(2024, 6, 28, 4, tzinfo=UTC)
     made.bench.load(made.series, type(made.wanted)(made.wanted.start, yesterday))

@@ -1,4 +1,4 @@
-"""Months of keeping a store fresh: what was covered, or tried, is hardly ever asked for again."""
+"""Months of updates: ranges that are covered or were attempted are hardly requested again."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -70,7 +70,7 @@ class Months:
                 self.asked["again" if self._was_known(request) else "new"] += 1
 
     def _known(self, series: Series) -> IntervalSet:
-        """Give what was ever covered, or tried."""
+        """Return what was ever covered, or tried."""
         coverage = self.bench.store.coverage(series)
         attempts = self.bench.ledger.attempts.of(series_key(series))
         return (
@@ -128,7 +128,7 @@ def failing_now_and_then(seed: int) -> Callable[..., object]:
 
 
 @pytest.mark.slow
-def test_a_covered_store_is_hardly_ever_asked_again(months: Months) -> None:
+def test_covered_ranges_are_hardly_ever_requested_again(months: Months) -> None:
     """120 days of tails and gap filling: re-requests stay under 1 % a month, and nothing lacks."""
     for _ in range(DAYS):
         months.evening(Mode.TAIL, Mode.FULL)
@@ -146,7 +146,7 @@ def test_a_covered_store_is_hardly_ever_asked_again(months: Months) -> None:
 
 @pytest.mark.slow
 def test_failures_do_not_make_it_ask_for_ever(months: Months) -> None:
-    """One request in forty fails: what failed is asked again when due, and all comes in the end.
+    """One request in forty fails; failed ranges are requested again when due, until all is stored.
 
     Two sessions without a bar among full ones take statements on two more days each.
     """
@@ -170,7 +170,7 @@ def _evening_of(months: Months) -> None:
 
 
 def _day(series: Series, end: datetime) -> datetime:
-    """Give the end of the last session that has closed, on the stamp axis."""
+    """Return the end of the last session that has closed, by bar timestamp."""
     calendar = calendar_named(series.instrument.calendar)
     closed = [
         session

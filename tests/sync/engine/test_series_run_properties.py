@@ -1,4 +1,4 @@
-"""Whatever a gateway does to its answers, what is covered is proved, and the asking ends."""
+"""Whatever a gateway does to its responses, coverage is proved, and the requests end."""
 
 import asyncio
 from collections.abc import Iterator
@@ -169,7 +169,7 @@ def moods(*kinds: str) -> st.SearchStrategy[Moods]:
 def test_any_market_is_stored_as_it_was(case: Case, folders: Iterator[Path]) -> None:
     """Whatever was traded when, an honest gateway's bars are all stored and all is explained.
 
-    What looks as if bars had been left out is asked for once more, and never again.
+    A response that seems to lack bars is requested once more, and never again.
     """
     world = world_of(case, next(folders))
     world.load()
@@ -215,7 +215,7 @@ QUIET_AT_BOTH_ENDS = Case(
 @example(case=QUIET_AT_BOTH_ENDS, mood=Moods([], [1]))
 @examples(40, phases=UNSHRUNK)
 def test_short_answers_lose_nothing(case: Case, mood: Moods, folders: Iterator[Path]) -> None:
-    """What an answer left out at either end is asked for again, and not for ever.
+    """What a response left out at either end is requested again, a limited number of times.
 
     Where a market pauses within sessions, a response that lacks the last bars before a close looks
     like one of a quiet end, which one response covers: there only the other end is cut.
@@ -242,7 +242,7 @@ def test_short_answers_lose_nothing(case: Case, mood: Moods, folders: Iterator[P
 def test_nothing_false_is_covered_by_failures(
     case: Case, mood: Moods, head: bool, folders: Iterator[Path]
 ) -> None:
-    """Failures and single silences cover nothing; honest repeats make the interval whole."""
+    """Failures and single empty responses cover nothing; later responses complete the range."""
     world = world_of(case, next(folders))
     gateway = world.bench.gateway
     gateway.head_at = oldest_of(world) if head else None

@@ -1,4 +1,4 @@
-"""Asking again for what is covered: a refresh by a person, and sparse sessions by themselves."""
+"""Covered ranges are requested again by a refresh, and sparse sessions without one."""
 
 import asyncio
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def take_away(made: World, day: date) -> int:
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.H1, Timeframe.D1, Timeframe.W1])
-def test_a_refresh_asks_each_chunk_once_and_keeps_what_changed(
+def test_a_refresh_requests_each_chunk_once_and_keeps_what_changed(
     world: MakeWorld, timeframe: Timeframe
 ) -> None:
     """The same requests as the first load; changed bars stand, their old values are revisions."""
@@ -92,8 +92,8 @@ def test_a_refresh_asks_each_chunk_once_and_keeps_what_changed(
     made.check_complete()
 
 
-def test_a_refresh_of_a_part_asks_for_that_part(world: MakeWorld) -> None:
-    """Only the sessions of the named interval are asked for."""
+def test_a_refresh_of_a_part_requests_that_part(world: MakeWorld) -> None:
+    """Only the sessions of the named interval are requested."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
     asked = made.bench.request_count
@@ -103,7 +103,7 @@ def test_a_refresh_of_a_part_asks_for_that_part(world: MakeWorld) -> None:
 
 
 def test_a_refresh_fills_what_was_missing_too(world: MakeWorld) -> None:
-    """What was never covered is asked for once, with the rest."""
+    """What was never covered is requested once, with the rest."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.bench.load(made.series, Interval(made.wanted.start, utc(2024, 6, 12, 4)))
     assert refresh(made).is_complete
@@ -135,10 +135,10 @@ def test_a_refresh_that_fails_takes_nothing_back(world: MakeWorld) -> None:
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.H1])
-def test_bars_that_the_gateway_no_longer_gives_stay_and_are_counted(
+def test_bars_that_the_gateway_no_longer_returns_stay_and_are_counted(
     world: MakeWorld, timeframe: Timeframe
 ) -> None:
-    """A refresh deletes nothing: what has vanished is kept, and told as not refreshed."""
+    """A refresh deletes nothing: what has vanished is kept, and reported as not refreshed."""
     made = world(RTH, timeframe, *JUNE)
     made.load()
     bars = made.bench.store.read(made.series)
@@ -181,7 +181,7 @@ def test_a_stop_in_the_middle_of_a_refresh_loses_nothing(world: MakeWorld) -> No
 def test_a_refresh_that_was_stopped_goes_on_and_one_that_ended_begins_anew(
     world: MakeWorld,
 ) -> None:
-    """What was saved before the stop is not asked a second time; after the end all is again."""
+    """What was saved before the stop is not requested a second time; after the end all is again."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
     stop_a_refresh(made)
@@ -193,8 +193,8 @@ def test_a_refresh_that_was_stopped_goes_on_and_one_that_ended_begins_anew(
     assert refresh(made).requests == 19
 
 
-def test_a_refresh_that_failed_in_part_asks_next_for_that_part(world: MakeWorld) -> None:
-    """Only what could not be had is asked for again, unless days have passed since."""
+def test_a_refresh_that_failed_in_part_requests_that_part_next(world: MakeWorld) -> None:
+    """Only the part that failed is requested again, unless days have passed since."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
 
@@ -211,7 +211,7 @@ def test_a_refresh_that_failed_in_part_asks_next_for_that_part(world: MakeWorld)
     assert refresh(made).requests == 19
 
 
-def test_a_load_between_two_halves_of_a_refresh_asks_nothing(world: MakeWorld) -> None:
+def test_a_load_between_two_halves_of_a_refresh_requests_nothing(world: MakeWorld) -> None:
     """What a refresh has not had yet is covered all the while."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
@@ -221,7 +221,7 @@ def test_a_load_between_two_halves_of_a_refresh_asks_nothing(world: MakeWorld) -
 
 
 def test_two_loads_of_which_one_refreshes_both_end(world: MakeWorld) -> None:
-    """What another run saves answers no refresh; it is asked for all the same."""
+    """A refresh also requests what another run has saved."""
     made = world(RTH, Timeframe.M1, *JUNE)
     wanted = IntervalSet([made.wanted])
     first, second = made.bench.run(
@@ -234,7 +234,7 @@ def test_two_loads_of_which_one_refreshes_both_end(world: MakeWorld) -> None:
 
 
 def cut_short(made: World, day: date, minutes: int, *, times: int = 1000) -> None:
-    """Let the gateway leave out the end of a session so many times that it is asked for."""
+    """Leave out the end of a session from so many responses that have it."""
     opens = calendar_named(RTH).sessions(day, day + timedelta(days=1))[0].opens_at
     low, high = micros(opens) + minutes * 60_000_000, micros(opens) + 390 * 60_000_000
 
@@ -251,7 +251,7 @@ def cut_short(made: World, day: date, minutes: int, *, times: int = 1000) -> Non
 
 
 def hide(made: World, day: date, *, times: int) -> None:
-    """Let the gateway leave out all of a session so many times that it is asked for."""
+    """Leave out all of a session from so many responses that have it."""
     left = times
 
     def leave_out(_: BarRequest, bars: pa.Table) -> pa.Table:
@@ -264,7 +264,7 @@ def hide(made: World, day: date, *, times: int) -> None:
 
 
 class Told(Quiet):
-    """Keeps what a load tells."""
+    """Keeps the notes of a load."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -280,7 +280,7 @@ def sensor(made: World) -> SeriesReport:
     return made.bench.run(Job(made.series, wanted=wanted, requested_by=RequestedBy.SENSOR))[0]
 
 
-def test_a_sparse_session_is_asked_once_more_and_made_whole(world: MakeWorld) -> None:
+def test_a_sparse_session_is_requested_once_more_and_made_whole(world: MakeWorld) -> None:
     """A session that came with half its bars is requested once more a quarter of an hour later."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100, times=2)
@@ -298,7 +298,7 @@ def test_a_sparse_session_is_asked_once_more_and_made_whole(world: MakeWorld) ->
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.D1])
-def test_a_session_that_was_wrongly_called_empty_is_asked_once_more(
+def test_a_session_without_bars_among_full_ones_is_requested_once_more(
     world: MakeWorld, timeframe: Timeframe
 ) -> None:
     """One empty session among full ones is contradicted, and requested again on another day."""
@@ -312,7 +312,7 @@ def test_a_session_that_was_wrongly_called_empty_is_asked_once_more(
     assert sensor(made).requests == 0
 
 
-def test_a_session_that_stays_empty_is_believed(world: MakeWorld) -> None:
+def test_a_session_that_stays_empty_is_confirmed(world: MakeWorld) -> None:
     """Among full sessions it takes three days, and is disputed then, until that expires."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 0)
@@ -373,7 +373,7 @@ def test_a_refresh_that_returns_the_same_ends(
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.M5, Timeframe.H1])
-def test_a_sparse_session_with_an_empty_beginning_is_believed(
+def test_a_sparse_session_with_an_empty_beginning_is_confirmed(
     world: MakeWorld, timeframe: Timeframe
 ) -> None:
     """A second response covers it though no bar lies on the other side of its beginning.
@@ -405,7 +405,7 @@ def test_loads_in_between_neither_hasten_nor_delay_the_second_request(world: Mak
     assert sensor(made).requests == 0
 
 
-def test_a_sparse_session_that_gives_the_same_is_believed(world: MakeWorld) -> None:
+def test_a_sparse_session_returned_unchanged_is_confirmed(world: MakeWorld) -> None:
     """Requested once more with the same outcome it is confirmed, and never requested again."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100)
@@ -423,7 +423,7 @@ def test_a_sparse_session_that_gives_the_same_is_believed(world: MakeWorld) -> N
 
 
 def test_a_sparse_session_that_fails_is_deferred(world: MakeWorld) -> None:
-    """Asking again may fail: the bars stay covered, it is told, and the next try waits."""
+    """The second request fails: the bars stay covered, and the next attempt is deferred."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100)
     leave_out, asked = made.bench.gateway.mutate, 0
@@ -451,7 +451,7 @@ def test_a_sparse_session_that_fails_is_deferred(world: MakeWorld) -> None:
     made.check_complete()
 
 
-def test_the_last_day_of_a_contract_is_no_sparse(world: MakeWorld) -> None:
+def test_the_last_session_of_a_contract_is_not_sparse(world: MakeWorld) -> None:
     """A future that expires in the morning is complete with the bars of that morning.
 
     Nothing comes behind them, so two responses must say so.
@@ -495,8 +495,8 @@ def test_one_response_does_not_end_a_contracts_last_session(world: MakeWorld) ->
     made.check_complete()
 
 
-def test_a_tail_asks_for_no_sparse(world: MakeWorld) -> None:
-    """Freshness does not wait for doubts about the past."""
+def test_a_tail_requests_no_sparse_session(world: MakeWorld) -> None:
+    """A tail requests new bars only."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100)
     made.load()
@@ -505,7 +505,7 @@ def test_a_tail_asks_for_no_sparse(world: MakeWorld) -> None:
 
 
 def test_a_thin_market_has_no_sparse_sessions(world: MakeWorld) -> None:
-    """What varies from day to day by nature is not asked for twice."""
+    """Numbers of bars that vary by session make no session sparse."""
     keys = dense_keys(RTH, Timeframe.M1, date(2024, 4, 1), date(2024, 7, 20))
     keys = keys[np.random.default_rng(5).random(len(keys)) < 0.2]
     made = world(RTH, Timeframe.M1, *JUNE, keys=keys)

@@ -95,7 +95,7 @@ def dump(layout: StoreLayout) -> list[str]:
 
 
 def before_response(layout: StoreLayout, number: int, way: Callable[..., object]) -> Callable:
-    """Replace the store before the n-th answer; remember what is there then."""
+    """Replace the store before the n-th response; remember what is there then."""
     count = iter(range(1, 10_000))
     found: dict[str, object] = {}
 
@@ -190,7 +190,7 @@ def test_a_store_that_no_listener_has_open_may_be_moved(world: MakeWorld) -> Non
 def test_no_other_work_goes_on_in_another_store(
     world: MakeWorld, way: Callable[..., object]
 ) -> None:
-    """Repairs, renames, catalogs and gap books of an opened store refuse what is at its path."""
+    """Repairs, renames, catalogs and gap indexes of an open store refuse what is at its path."""
     made = world(RTH, Timeframe.D1, *JUNE)
     made.load()
     layout = made.bench.layout
