@@ -173,7 +173,7 @@ def _flat(failures: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     ]
 
 
-TOLD_FROM_S: Final = 3.0
+REPORTED_FROM_S: Final = 3.0
 """Seconds from which a wait is reported: a shorter one is over before a user notices."""
 
 _SAME: Final = timedelta(minutes=1)
@@ -183,19 +183,19 @@ class Waits:
     """Reports waits; the same reason again only after its end or if it grows by over a minute.
 
     Args:
-        tell: called with the reason of a wait and the moment at which it ends at the latest.
+        report: called with the reason of a wait and the moment at which it ends at the latest.
         clock: this machine's time.
     """
 
     def __init__(
-        self, tell: Callable[[str, datetime], None], clock: Callable[[], datetime]
+        self, report: Callable[[str, datetime], None], clock: Callable[[], datetime]
     ) -> None:
-        self._report, self._clock = tell, clock
+        self._report, self._clock = report, clock
         self._reported: dict[str, datetime] = {}
 
     def __call__(self, why: str, wait_s: float) -> None:
         """Report a wait of so many seconds, unless it is short or has been reported."""
-        if wait_s < TOLD_FROM_S:
+        if wait_s < REPORTED_FROM_S:
             return
         now = self._clock()
         until, reported = now + timedelta(seconds=wait_s), self._reported.get(why)

@@ -1,4 +1,4 @@
-"""Loading one series: its sessions and contract are learned, then one series run, then the report.
+"""Loading one series: learning its sessions and contract, one series run, and the report.
 
 Not here: many series in one run (``sync.runner``), the rounds of requests
 (``sync.engine.series_run``), the rules (``domain.planning``).

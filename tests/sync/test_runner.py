@@ -37,7 +37,7 @@ from ktrdr_pipelines.store.claim_owners import CLAIM_S, claiming
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
-from ktrdr_pipelines.sync.runner import TOLD_FROM_S, LoadManager, Waits
+from ktrdr_pipelines.sync.runner import REPORTED_FROM_S, LoadManager, Waits
 from tests.support.fake_gateway import NO_DATA_TEXT, FakeGateway, utc
 from tests.support.loading import Bench, World, no_sleep
 
@@ -62,7 +62,7 @@ def test_two_loaders_at_once_request_nothing_twice(world: MakeWorld) -> None:
     async def until_saved(_: float) -> None:
         await asyncio.to_thread(saved.acquire)
 
-    class Telling(Quiet):
+    class SavedNotes(Quiet):
         def saved(self, series: Series) -> None:
             saved.release(2)
 
@@ -70,7 +70,7 @@ def test_two_loaders_at_once_request_nothing_twice(world: MakeWorld) -> None:
         gateway = made.bench.gateway
         retry_policy = RetryPolicy(max_retries=1, delay_s=0, sleep=until_saved, clock=gateway.now)
         manager = LoadManager(
-            made.bench.layout, gateway.open, gateway.gateway, retry_policy, Telling()
+            made.bench.layout, gateway.open, gateway.gateway, retry_policy, SavedNotes()
         )
         start.wait()
         job = Job(made.series, wanted=IntervalSet([made.wanted]))
@@ -204,50 +204,50 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def told() -> list[tuple[str, float]]:
+def reported() -> list[tuple[str, float]]:
     """Return a list of what was reported, with the seconds from NOW at which it ends."""
     return []
 
 
 @pytest.fixture
-def waits(told: Any, clock: Clock) -> Waits:
+def waits(reported: Any, clock: Clock) -> Waits:
     """Return the waits under test."""
-    return Waits(lambda why, until: told.append((why, (until - NOW).total_seconds())), clock)
+    return Waits(lambda why, until: reported.append((why, (until - NOW).total_seconds())), clock)
 
 
-def test_a_shared_wait_is_reported_once(waits: Waits, told: Any, clock: Clock) -> None:
+def test_a_shared_wait_is_reported_once(waits: Waits, reported: Any, clock: Clock) -> None:
     """Several requests wait one after another for the same reason."""
     for _ in range(45):
         waits("it rests", 300)
         clock.now += timedelta(seconds=1)
-    assert told == [("it rests", 300)]
+    assert reported == [("it rests", 300)]
 
 
 def test_a_wait_that_takes_longer_or_begins_again_is_reported_again(
-    waits: Waits, told: Any, clock: Clock
+    waits: Waits, reported: Any, clock: Clock
 ) -> None:
     """The end that was reported is not the end any more."""
     waits("it rests", 30)
     waits("it rests", 120)
     clock.now += timedelta(seconds=150)
     waits("it rests", 15)
-    assert told == [("it rests", 30), ("it rests", 120), ("it rests", 165)]
+    assert reported == [("it rests", 30), ("it rests", 120), ("it rests", 165)]
 
 
-def test_two_reasons_are_two_waits(waits: Waits, told: Any) -> None:
+def test_two_reasons_are_two_waits(waits: Waits, reported: Any) -> None:
     """Each is reported."""
     waits("it rests", 60)
     waits("the link is lost", 60)
-    assert [why for why, _ in told] == ["it rests", "the link is lost"]
+    assert [why for why, _ in reported] == ["it rests", "the link is lost"]
 
 
-def test_a_short_wait_is_not_reported(waits: Waits, told: Any) -> None:
+def test_a_short_wait_is_not_reported(waits: Waits, reported: Any) -> None:
     """It is over before a user notices."""
-    waits("a moment", TOLD_FROM_S - 1)
-    assert told == []
+    waits("a moment", REPORTED_FROM_S - 1)
+    assert reported == []
 
 
-def test_a_wait_for_an_open_circuit_breaker_is_reported(told: Any, waits: Waits) -> None:
+def test_a_wait_for_an_open_circuit_breaker_is_reported(reported: Any, waits: Waits) -> None:
     """A load reports the wait for the circuit breaker before it waits, and no short retry."""
     resting = GatewayRestingError("connect", reason="it failed 5 times in a row and is left alone")
     resting.retry_in_s = 540.0
@@ -259,9 +259,9 @@ def test_a_wait_for_an_open_circuit_breaker_is_reported(told: Any, waits: Waits)
         yield object()
 
     async def sleep(seconds: float) -> None:
-        slept.append((seconds, len(told)))
+        slept.append((seconds, len(reported)))
 
-    async def question(_: Any) -> str:
+    async def request(_: Any) -> str:
         if errors:
             raise errors.pop(0)
         return "bars"
@@ -269,17 +269,17 @@ def test_a_wait_for_an_open_circuit_breaker_is_reported(told: Any, waits: Waits)
     async def run() -> str:
         retry_policy = RetryPolicy(sleep=sleep, jitter=lambda: 0.0)
         async with SourceSession(opened, retry_policy, waits=waits) as source_session:
-            return await source_session.ask(question)
+            return await source_session.ask(request)
 
     assert asyncio.run(run()) == "bars"
-    assert told == [("connect: it failed 5 times in a row and is left alone", 540.0)]
+    assert reported == [("connect: it failed 5 times in a row and is left alone", 540.0)]
     assert slept == [(2.0, 0), (540.0, 1)]
 
 
 def test_alternating_reasons_are_reported_once_each() -> None:
     """A gateway that is silent, then refuses an id, and is silent again, while a run waits."""
     clock = Clock()
-    heard: list[str] = []
+    reasons: list[str] = []
     kinds = cycle([GatewayTimeoutError, ClientIdInUseError])
 
     @asynccontextmanager
@@ -293,13 +293,13 @@ def test_alternating_reasons_are_reported_once_each() -> None:
     async def main() -> None:
         retry_policy = RetryPolicy(wait_s=120, sleep=sleep, clock=lambda: clock.now)
         async with SourceSession(
-            refused, retry_policy, waits=lambda why, _: heard.append(why)
+            refused, retry_policy, waits=lambda why, _: reasons.append(why)
         ) as source_session:
             with pytest.raises(GatewayError):
                 await source_session.source()
 
     asyncio.run(main())
-    assert len(heard) == 2
+    assert len(reasons) == 2
 
 
 RTH = "XNYS.RTH"
@@ -350,9 +350,12 @@ def test_ranges_without_bars_are_unconfirmed_until_a_time(world: MakeWorld) -> N
     assert report.confirmed_at is not None
     later = report.confirmed_at - made.bench.gateway.time
     assert timedelta(minutes=14) < later < timedelta(days=2)
-    told = [one for one in gaps_of(made) if session().start in one[1]]
-    assert [reason for reason, _, _ in told] in ([GapReason.UNCONFIRMED], [GapReason.CONTRADICTED])
-    assert told[0][2] == report.confirmed_at
+    found = [one for one in gaps_of(made) if session().start in one[1]]
+    assert [reason for reason, _, _ in found] in ([GapReason.UNCONFIRMED], [GapReason.CONTRADICTED])
+        [GapReason.UNCONFIRMED],
+        [GapReason.CONTRADICTED],
+    )
+    assert found[0][2] == report.confirmed_at
     asked = made.bench.request_count
     job = Job(made.series, wanted=IntervalSet([made.wanted]), requested_by=RequestedBy.SENSOR)
     (again,) = made.bench.run(job)

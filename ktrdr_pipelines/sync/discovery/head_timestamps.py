@@ -243,7 +243,7 @@ class RangeDiscovery:
                 ),
                 lambda sent: source.head(instrument, sent=sent),
                 outcome="head",
-                told=lambda head: f"data begin {head:%Y-%m-%d %H:%MZ}" if head else "no head",
+                proved=lambda head: f"data begin {head:%Y-%m-%d %H:%MZ}" if head else "no head",
             )
 
         return await source_session.ask(request)

@@ -372,7 +372,7 @@ async def _request(
             ),
             lambda sent: source.schedule(instrument, ends_at, REACH_DAYS, sent=sent),
             outcome="schedule",
-            told=lambda days: f"{len(days)} session dates",
+            proved=lambda days: f"{len(days)} session dates",
         )
 
     return await source_session.ask(request)

@@ -112,7 +112,7 @@ async def audited(
     audit: RequestAudit,
     ask: Callable[[OnSent], Awaitable[T]],
     outcome: str,
-    told: Callable[[T], str],
+    proved: Callable[[T], str],
 ) -> T:
     """Make a request that is not for bars, and record it in the audit.
 
@@ -120,12 +120,12 @@ async def audited(
         audit: the audit of the request.
         ask: makes the request; calls its argument each time it is sent.
         outcome: the outcome to record for a response.
-        told: returns what a response proved, in words.
+        proved: describes what a response proved.
 
     Raises:
         GatewayError: the request failed; it is recorded too.
     """
     with audit.under_way():
         response = await ask(audit.sent)
-    audit.ended(outcome, proved=told(response))
+    audit.ended(outcome, proved=proved(response))
     return response

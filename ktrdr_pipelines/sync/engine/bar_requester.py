@@ -60,7 +60,7 @@ class Requests:
         ledger: keeps the audit.
         heads: the head timestamps.
         widths: how wide requests may be.
-        progress: is told of waits and notes.
+        progress: receives waits and notes.
     """
 
     def __init__(
@@ -287,7 +287,7 @@ class Fetcher:
     Args:
         requester: sends the requests.
         series: the series.
-        progress: is told of the requests.
+        progress: receives the number of planned and finished requests.
     """
 
     def __init__(self, requester: BarRequester, series: Series, progress: Progress) -> None:

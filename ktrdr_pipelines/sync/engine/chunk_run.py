@@ -239,7 +239,7 @@ class ChunkRun:
     def with_earlier_bars(
         self, part: Chunk, need: Need, response: Response, *, at: datetime, is_beginning_seen: bool
     ) -> tuple[StateChange, str]:
-        """Return what a response proves whose bars are all older than the part, and in a few words.
+        """Return what a response of older bars alone proves, and a short description of it.
 
         It is a statement of emptiness. Arguments as for ``without_bars``.
         """

@@ -35,7 +35,7 @@ class Comparison:
         store: the held bars, and the ledger that records disagreements.
         series: the series.
         clocks: real time, at which disagreements are recorded.
-        progress: is told of disagreements.
+        progress: receives a note about each disagreement.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How wide a request to a gateway may be, as runs have learned it.
+"""How many sessions one request to a gateway may reach over, as runs have learned it.
 
 A refusal for length states a rule: it is remembered at once, for a month. A request that times out
 may have met a short fault of the gateway: what one run learns from it holds for that run only, and

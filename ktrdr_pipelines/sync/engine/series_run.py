@@ -360,7 +360,7 @@ class SeriesRun:
     def _evaluate(
         self, chunk_run: ChunkRun, chunk: Chunk, fetched: Fetched, response: Response
     ) -> str:
-        """Apply what a response with bars means; return what it proved, in a few words."""
+        """Apply what a response with bars means; return a short description of what it proved."""
         part, sent_at = fetched.chunk, fetched.sent_at
         self.requester.has_bars()
         self._attempts.answered()

@@ -169,7 +169,7 @@ class SeriesWriter:
         identity: of its bars.
         again: what a refresh requests again, by bar timestamp; None without a refresh.
         clocks: real time and market time.
-        progress: is told when everything so far is on disk.
+        progress: receives notes, and a call each time that everything so far is on disk.
     """
 
     def __init__(

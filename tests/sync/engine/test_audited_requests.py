@@ -25,7 +25,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 @pytest.fixture
 def audit(ledger: Ledger) -> RequestAudit:
-    """Return the subject of a request for bars."""
+    """Return the audit of a request for bars."""
     about = RequestSubject(SERIES, 265598, "TRADES", NOW, "5 D")
     return RequestAudit(ledger, FakeGateway({}, NOW), about, lambda: NOW)
 
@@ -35,12 +35,12 @@ def outcomes(ledger: Ledger) -> list[str]:
     return [record.outcome for record in reversed(ledger.requests.newest(10))]
 
 
-def ask(audit: RequestAudit, question: Callable[[Any], Any]) -> Any:
+def ask(audit: RequestAudit, request: Callable[[Any], Any]) -> Any:
     """Make a request, and record it."""
-    return asyncio.run(audited(audit, question, "head", told=str))
+    return asyncio.run(audited(audit, request, "head", proved=str))
 
 
-def test_an_answer_says_what_it_proved(ledger: Ledger, audit: RequestAudit) -> None:
+def test_a_response_is_recorded_with_what_it_proved(ledger: Ledger, audit: RequestAudit) -> None:
     """One request is one row, with all its parameters."""
 
     async def answered(sent: Callable[[], None]) -> str:

@@ -32,14 +32,14 @@ MakeWorld = Callable[..., World]
 RTH = "XNYS.RTH"
 
 
-class Telling(Quiet):
+class Notes(Quiet):
     """Keeps the notes of a load."""
 
-    def __init__(self, told: list[str]) -> None:
-        self._told = told
+    def __init__(self, notes: list[str]) -> None:
+        self._notes = notes
 
     def noted(self, series: Series, text: str) -> None:
-        self._told.append(text)
+        self._notes.append(text)
 
 
 def reaches_over_days(request: BarRequest, bars: pa.Table) -> int:
@@ -135,14 +135,14 @@ def test_a_narrower_width_is_always_less(timeframe: Timeframe) -> None:
 def test_the_wait_of_an_identical_request_is_reported(world: MakeWorld) -> None:
     """IB's rule of identical requests makes a retry wait, and the reason is reported."""
     made = world(RTH, Timeframe.M1, date(2024, 6, 12), date(2024, 6, 13))
-    told: list[str] = []
+    notes: list[str] = []
     failing = iter([True])
     made.bench.gateway.mutate = lambda _, bars: (
         GatewayTimeoutError("bars") if next(failing, False) else bars
     )
-    manager = replace(made.bench.manager(), progress=Telling(told))
+    manager = replace(made.bench.manager(), progress=Notes(notes))
     asyncio.run(manager.run([Job(made.series, wanted=IntervalSet([made.wanted]))]))
-    assert any("IB accepts identical requests only every 15 s" in text for text in told)
+    assert any("IB accepts identical requests only every 15 s" in text for text in notes)
 
 
 def quarter(number: int) -> Interval:

@@ -263,7 +263,7 @@ def hide(made: World, day: date, *, times: int) -> None:
     made.bench.gateway.mutate = leave_out
 
 
-class Told(Quiet):
+class Notes(Quiet):
     """Keeps the notes of a load."""
 
     def __init__(self) -> None:
@@ -435,9 +435,9 @@ def test_a_sparse_session_that_fails_is_deferred(world: MakeWorld) -> None:
         return leave_out(request, bars) if asked <= 20 else RequestRejectedError("bars")
 
     made.bench.gateway.mutate = then_fail
-    told = Told()
-    (report,) = made.bench.run_with(told, made.series, made.wanted)
-    assert "far fewer bars than in the sessions around: 2024-06-13 (100 bars)" in told.texts[-1]
+    notes = Notes()
+    (report,) = made.bench.run_with(notes, made.series, made.wanted)
+    assert "far fewer bars than in the sessions around: 2024-06-13 (100 bars)" in notes.texts[-1]
     assert (report.requests, report.added, report.unexplained) == (20, 19 * 390 - 290, NOTHING)
     assert [part.start.date() for part in report.sparse] == [date(2024, 6, 13)]
     assert exit_code_of([report]) is ExitCode.INCOMPLETE
