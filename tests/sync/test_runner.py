@@ -352,9 +352,6 @@ def test_ranges_without_bars_are_unconfirmed_until_a_time(world: MakeWorld) -> N
     assert timedelta(minutes=14) < later < timedelta(days=2)
     found = [one for one in gaps_of(made) if session().start in one[1]]
     assert [reason for reason, _, _ in found] in ([GapReason.UNCONFIRMED], [GapReason.CONTRADICTED])
-        [GapReason.UNCONFIRMED],
-        [GapReason.CONTRADICTED],
-    )
     assert found[0][2] == report.confirmed_at
     asked = made.bench.request_count
     job = Job(made.series, wanted=IntervalSet([made.wanted]), requested_by=RequestedBy.SENSOR)
