@@ -229,10 +229,10 @@ def test_what_is_missing_of_every_year_is_said(world: MakeWorld) -> None:
 def test_an_interrupt_in_a_notebook_ends_the_load(world: MakeWorld) -> None:
     """The load is cancelled in its thread; what it had is on disk, and it does not run on."""
     made = world(RTH, Timeframe.H1, FIRST, END)
-    asked = threading.Event()
+    requested = threading.Event()
 
     async def never(_: BarRequest) -> None:
-        asked.set()
+        requested.set()
         await asyncio.Event().wait()
 
     made.bench.gateway.before_response = never
@@ -240,7 +240,7 @@ def test_an_interrupt_in_a_notebook_ends_the_load(world: MakeWorld) -> None:
     assert main is not None
 
     def interrupt() -> None:
-        assert asked.wait(30)
+        assert requested.wait(30)
         signal.pthread_kill(main, signal.SIGINT)
 
     async def cell() -> pd.DataFrame:

@@ -277,7 +277,7 @@ def test_a_wait_for_an_open_circuit_breaker_is_reported(reported: Any, waits: Wa
 
 
 def test_alternating_reasons_are_reported_once_each() -> None:
-    """A gateway that is silent, then refuses an id, and is silent again, while a run waits."""
+    """Connections time out, are refused for a client id, and time out again while a run waits."""
     clock = Clock()
     reasons: list[str] = []
     kinds = cycle([GatewayTimeoutError, ClientIdInUseError])
@@ -353,10 +353,10 @@ def test_ranges_without_bars_are_unconfirmed_until_a_time(world: MakeWorld) -> N
     found = [one for one in gaps_of(made) if session().start in one[1]]
     assert [reason for reason, _, _ in found] in ([GapReason.UNCONFIRMED], [GapReason.CONTRADICTED])
     assert found[0][2] == report.confirmed_at
-    asked = made.bench.request_count
+    request_count = made.bench.request_count
     job = Job(made.series, wanted=IntervalSet([made.wanted]), requested_by=RequestedBy.SENSOR)
     (again,) = made.bench.run(job)
-    assert made.bench.request_count == asked
+    assert made.bench.request_count == request_count
     assert (again.confirmed_at, again.unconfirmed) == (report.confirmed_at, report.unconfirmed)
 
 

@@ -158,9 +158,9 @@ def test_9_a_connection_that_is_up_and_silent_is_no_success(world: MakeWorld) ->
     report = made.load()
     assert not report.is_complete
     assert not made.bench.store.coverage(made.series)
-    asked = made.bench.request_count
+    request_count = made.bench.request_count
     made.bench.run(Job(made.series, bounds=_all(made), requested_by=RequestedBy.SENSOR))
-    assert made.bench.request_count - asked <= 2 * 8
+    assert made.bench.request_count - request_count <= 2 * 8
 
 
 def test_10_readiness_is_known_for_any_range(world: MakeWorld) -> None:

@@ -173,13 +173,8 @@ QUIET = {
 }
 
 
-@pytest.mark.parametrize(
-    ("case", "timeframe"),
-    [
-        *((case, timeframe) for case in QUIET for timeframe in (Timeframe.H1, Timeframe.D1)),
-        ("a sparse stock", Timeframe.M5),
-    ],
-)
+@pytest.mark.parametrize("timeframe", KINDS)
+@pytest.mark.parametrize("case", QUIET)
 def test_changes_of_trading_are_no_volume_jump(
     world: MakeWorld, case: str, timeframe: Timeframe
 ) -> None:

@@ -301,14 +301,14 @@ FIRST, END = date(2024, 6, 4), date(2024, 6, 6)
 
 def short_then_empty(made: World, *, bars: int) -> None:
     """Return too few bars at first, then none, and then what is true."""
-    asked = 0
+    request_count = 0
 
     def mutate(request: BarRequest, found: pa.Table) -> pa.Table | NoData:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
+        nonlocal request_count
+        request_count += 1
+        if request_count == 1:
             return found.slice(0, bars)
-        return NoData(request, NO_DATA_TEXT) if asked == 2 else found
+        return NoData(request, NO_DATA_TEXT) if request_count == 2 else found
 
     made.bench.gateway.mutate = mutate
 

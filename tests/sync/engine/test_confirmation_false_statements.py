@@ -107,12 +107,12 @@ def market(folders: Iterator[Path]) -> Callable[..., Market]:
 
 def burst(market: Market, first: int, last: int, text: str) -> None:
     """Answer some requests in a row without bars."""
-    asked = 0
+    request_count = 0
 
     def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
-        nonlocal asked
-        asked += 1
-        return NoData(request, text) if first <= asked <= last else bars
+        nonlocal request_count
+        request_count += 1
+        return NoData(request, text) if first <= request_count <= last else bars
 
     market.bench.gateway.mutate = mutate
 

@@ -34,12 +34,12 @@ def none_of(days: np.ndarray) -> np.ndarray:
 
 
 def thin(days: np.ndarray) -> np.ndarray:
-    """Let three sessions of ten be silent, by chance."""
+    """Return a market without bars in a random three of ten sessions."""
     return days[np.random.default_rng(11).random(len(days)) < 0.3]
 
 
 def days_from(first: date, count: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Let some sessions in a row be silent."""
+    """Return a market without bars in some sessions in a row."""
 
     def empty(days: np.ndarray) -> np.ndarray:
         place = int(np.searchsorted(days, np.datetime64(first)))

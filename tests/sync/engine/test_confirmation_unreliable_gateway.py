@@ -84,7 +84,7 @@ class Pattern:
     seed: int
     share: float
     hours: int
-    asked: int = field(default=0)
+    request_count: int = field(default=0)
 
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)
@@ -97,12 +97,12 @@ class Pattern:
 
     def hides(self, request: BarRequest, now: datetime) -> bool:
         """Whether a request comes back without bars."""
-        self.asked += 1
+        self.request_count += 1
         is_on = BEGIN <= now < BEGIN + timedelta(hours=self.hours)
         chance = self.dice.random() < self.share
         match self.kind:
             case "burst":
-                return self.first <= self.asked < self.first + self.length
+                return self.first <= self.request_count < self.first + self.length
             case "window":
                 return is_on
             case "share":

@@ -82,9 +82,9 @@ def requested_at(made: World, *, days: int, every: timedelta) -> list[datetime]:
     """Return the times at which automatic work made requests, of loads at regular times."""
     times = []
     for _ in range(timedelta(days=days) // every):
-        asked = made.bench.request_count
+        request_count = made.bench.request_count
         sensor(made)
-        if made.bench.request_count > asked:
+        if made.bench.request_count > request_count:
             times.append(made.bench.gateway.time)
         made.bench.gateway.time += every
     return times
@@ -140,13 +140,13 @@ def test_an_open_session_that_fails_is_not_requested_for_each_new_minute(world: 
     made = world(RTH, Timeframe.M1, *JUNE, now=utc(2024, 6, 28, 15))
     made.bench.load(made.series, type(made.wanted)(made.wanted.start, utc(2024, 6, 28, 4)))
     made.bench.gateway.mutate = always(GatewayTimeoutError("bars"))
-    asked = 0
+    request_count = 0
     for _ in range(60):
         before = made.bench.request_count
         sensor(made, Mode.TAIL)
-        asked += made.bench.request_count > before
+        request_count += made.bench.request_count > before
         made.bench.gateway.time += timedelta(minutes=1)
-    assert asked == 4
+    assert request_count == 4
     made.bench.gateway.mutate = None
     made.bench.gateway.time += timedelta(hours=12)
     assert sensor(made, Mode.TAIL).is_complete
@@ -216,11 +216,11 @@ def test_a_missing_permission_is_probed_once_a_day(world: MakeWorld) -> None:
 def test_only_a_person_goes_past_a_remembered_refusal(world: MakeWorld) -> None:
     """A person's requests are marked as probes, a sensor's are not."""
     made = world(RTH, Timeframe.D1, *JUNE)
-    asked: list[BarRequest] = made.bench.gateway.requests
+    sent: list[BarRequest] = made.bench.gateway.requests
     sensor(made)
-    assert [request.probes for request in asked] == [False]
+    assert [request.probes for request in sent] == [False]
     made.bench.load(made.series, type(made.wanted)(utc(2024, 5, 1), made.wanted.end))
-    assert [request.probes for request in asked] == [False, True]
+    assert [request.probes for request in sent] == [False, True]
 
 
 def test_a_refusal_that_lasts_minutes_is_deferred_for_minutes(world: MakeWorld) -> None:
@@ -238,7 +238,7 @@ def test_the_delay_of_an_unknown_contract_doubles_up_to_a_week(world: MakeWorld)
     """A pinned contract that is unknown by now: an hour, doubled up to a week, and what to do."""
     made = world(RTH, Timeframe.D1, *JUNE, now=utc(2024, 6, 20, 22))
     assert sensor(made).is_complete
-    asked = made.bench.request_count
+    request_count = made.bench.request_count
     times: list[datetime] = []
 
     async def unknown(_: object) -> int:
@@ -253,7 +253,7 @@ def test_the_delay_of_an_unknown_contract_doubles_up_to_a_week(world: MakeWorld)
     hours = [(later - earlier) // HOUR for earlier, later in pairwise(times)]
     assert hours == [1, 2, 4, 8, 16, 32, 64, 128, 168, 168]
     report = sensor(made)
-    assert made.bench.request_count == asked
+    assert made.bench.request_count == request_count
     (attempt,) = attempts_of(made)
     assert attempt.kind is AttemptKind.UNKNOWN
     for words in ("contract 265598 before", "`end:`", "ktrdr universe retire AAPL"):

@@ -154,9 +154,9 @@ def quarter(number: int) -> Interval:
 
 def too_wide(made: World, number: int, days: int) -> int:
     """Load a quarter of a year, and count the requests that were too wide for a response."""
-    asked, unmutated = made.bench.request_count, made.bench.gateway.unmutated
+    request_count, unmutated = made.bench.request_count, made.bench.gateway.unmutated
     assert made.bench.load(made.series, quarter(number)).is_complete
-    new = made.bench.gateway.requests[asked:]
+    new = made.bench.gateway.requests[request_count:]
     return sum(reaches_over_days(one, unmutated(one)) > days for one in new)
 
 
@@ -218,9 +218,9 @@ def test_a_refusal_for_length_narrows_and_is_remembered(world: MakeWorld) -> Non
     made.bench.gateway.concurrency = 1
 
     def refused(number: int) -> int:
-        asked = made.bench.request_count
+        request_count = made.bench.request_count
         assert made.bench.load(made.series, quarter(number)).is_complete
-        new = made.bench.gateway.requests[asked:]
+        new = made.bench.gateway.requests[request_count:]
         return sum(int(one.duration.split()[0]) > 5 for one in new)
 
     assert [refused(number) > 0 for number in (1, 2, 3)] == [True, False, False]
@@ -268,10 +268,10 @@ def test_days_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorld
     made.bench.gateway.mutate = only_by_the_year
     first = date(2014, 5, 5)
     assert made.bench.load(made.series, wanted_days(date(2014, 4, 1), first)).is_complete
-    asked = made.bench.request_count
-    assert asked <= 4
+    request_count = made.bench.request_count
+    assert request_count <= 4
     assert made.bench.load(made.series, wanted_days(first, date(2024, 4, 1))).is_complete
-    new = made.bench.gateway.requests[asked:]
+    new = made.bench.gateway.requests[request_count:]
     assert len(new) <= 15, "ten years, and seams where this gateway's year has 365 days"
     assert not any(one.duration.endswith("D") and int(one.duration.split()[0]) > 2 for one in new)
 
@@ -310,11 +310,11 @@ def test_weeks_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorl
     )
     newest = interval_between(calendar_named(RTH), Timeframe.W1, date(2024, 3, 4), date(2024, 4, 1))
     assert made.bench.load(made.series, newest).is_complete
-    asked = made.bench.request_count
-    assert asked <= 4
+    request_count = made.bench.request_count
+    assert request_count <= 4
     older = interval_between(calendar_named(RTH), Timeframe.W1, date(2014, 3, 3), date(2024, 4, 1))
     assert made.bench.load(made.series, older).is_complete
-    new = made.bench.gateway.requests[asked:]
+    new = made.bench.gateway.requests[request_count:]
     assert len(new) <= 15
     assert not any(one.duration.endswith("W") and one.duration != "1 W" for one in new)
 

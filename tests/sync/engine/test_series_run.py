@@ -55,9 +55,9 @@ def test_an_interval_is_stored_exactly_as_it_was(
     report = made.load()
     assert report.is_complete
     made.check_complete()
-    asked = made.bench.request_count
+    request_count = made.bench.request_count
     assert made.load().requests == 0
-    assert made.bench.request_count == asked
+    assert made.bench.request_count == request_count
     assert made.bench.gateway.opened == 1
 
 

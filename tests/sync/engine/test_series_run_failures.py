@@ -190,7 +190,7 @@ def test_another_contract_is_refused_before_any_request(world: MakeWorld) -> Non
     """No bars are requested of a changed contract id; the error names both ids."""
     made = world(RTH, Timeframe.D1, *JUNE)
     made.load()
-    asked = made.bench.request_count
+    request_count = made.bench.request_count
     made.bench.gateway.contract_ids["AAPL"] = 111
     wider = type(made.wanted)(made.wanted.start - timedelta(days=10), made.wanted.end)
     report = made.bench.load(made.series, wider)
@@ -199,7 +199,7 @@ def test_another_contract_is_refused_before_any_request(world: MakeWorld) -> Non
     assert "265598" in str(report.error)
     hours = Series(made.series.instrument, Timeframe.H1)
     assert isinstance(made.bench.load(hours, made.wanted).error, ForeignIdentityError)
-    assert made.bench.request_count == asked
+    assert made.bench.request_count == request_count
 
 
 @pytest.mark.parametrize("what", ["origin", "hours"])
@@ -207,7 +207,7 @@ def test_foreign_bars_are_refused_before_any_request(world: MakeWorld, what: str
     """Simulated bars, or bars of other hours, do not go into the files of others."""
     made = world(RTH, Timeframe.D1, *JUNE)
     made.load()
-    asked = made.bench.request_count
+    request_count = made.bench.request_count
     series = made.series
     if what == "origin":
         made.bench.gateway.origin = Origin.SIMULATED
@@ -215,7 +215,7 @@ def test_foreign_bars_are_refused_before_any_request(world: MakeWorld, what: str
         series = Series(replace(series.instrument, use_rth=False), series.timeframe)
     wider = type(made.wanted)(made.wanted.start - timedelta(days=10), made.wanted.end)
     assert isinstance(made.bench.load(series, wider).error, ForeignIdentityError)
-    assert made.bench.request_count == asked
+    assert made.bench.request_count == request_count
 
 
 def test_a_restated_bar_replaces_the_older_one_and_is_remembered(world: MakeWorld) -> None:
@@ -254,7 +254,7 @@ def test_two_jobs_of_one_series_both_report(world: MakeWorld) -> None:
 def test_a_refusal_without_a_sent_request_is_no_request(world: MakeWorld) -> None:
     """A remembered refusal stops the series as the gateway's own does, and is not audited."""
     made = world(RTH, Timeframe.M1, *JUNE)
-    error = EntitlementError("bars", reason="not asked", code=354)
+    error = EntitlementError("bars", reason="not sent", code=354)
     error.was_sent = False
     made.bench.gateway.mutate = failing_at(error)
     report = made.load()

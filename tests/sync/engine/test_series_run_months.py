@@ -54,7 +54,7 @@ class Months:
 
     bench: Bench
     series: list[Series]
-    asked: Counter[str] = field(default_factory=Counter)
+    sent: Counter[str] = field(default_factory=Counter)
     known: dict[Series, IntervalSet] = field(default_factory=dict)
 
     def evening(self, *modes: Mode) -> None:
@@ -67,7 +67,7 @@ class Months:
                 *(Job(one, mode, requested_by=RequestedBy.SENSOR) for one in self.series)
             )
             for request in self.bench.gateway.requests[before:]:
-                self.asked["again" if self._was_known(request) else "new"] += 1
+                self.sent["again" if self._was_known(request) else "new"] += 1
 
     def _known(self, series: Series) -> IntervalSet:
         """Return what was ever covered, or tried."""
@@ -133,9 +133,9 @@ def test_covered_ranges_are_hardly_ever_requested_again(months: Months) -> None:
     for _ in range(DAYS):
         months.evening(Mode.TAIL, Mode.FULL)
         months.bench.gateway.time += timedelta(days=1)
-    total = months.asked.total()
+    total = months.sent.total()
     assert total > 350
-    assert 0 < months.asked["again"] * 30 / DAYS < months.asked["new"] / 100, months.asked
+    assert 0 < months.sent["again"] * 30 / DAYS < months.sent["new"] / 100, months.sent
     for series in months.series:
         calendar = calendar_named(series.instrument.calendar)
         opened = calendar.sessions(START, START + timedelta(days=1))[0].opens_at
@@ -154,8 +154,8 @@ def test_failures_do_not_make_it_ask_for_ever(months: Months) -> None:
     for _ in range(40):
         _evening_of(months)
         months.bench.gateway.time += timedelta(days=1)
-    total = months.asked.total()
-    assert months.asked["again"] < total * 2 / 40 + 2 * 2 * 2, months.asked
+    total = months.sent.total()
+    assert months.sent["again"] < total * 2 / 40 + 2 * 2 * 2, months.sent
     months.bench.gateway.mutate = None
     _evening_of(months)
     for series in months.series:
@@ -166,7 +166,7 @@ def _evening_of(months: Months) -> None:
     try:
         months.evening(Mode.FULL)
     except GatewayError:
-        pytest.fail("a silent request ended the run")
+        pytest.fail("a request that timed out ended the run")
 
 
 def _day(series: Series, end: datetime) -> datetime:

@@ -45,34 +45,35 @@ MOST_PER_SESSION = 12
 
 
 @dataclass
-class Moods:
-    """Misbehaves by a list of moods, one a request, and is honest when they are used up."""
+class Mutations:
+    """Mutates responses by a list, one a request, and leaves them unchanged after its end."""
 
-    moods: list[str]
+    sequence: list[str]
     cuts: list[int]
-    asked: int = field(default=0)
+    request_count: int = field(default=0)
 
     def __call__(self, request: BarRequest, bars: pa.Table) -> pa.Table | NoData | GatewayError:
-        mood = self.moods[self.asked] if self.asked < len(self.moods) else "honest"
-        cut = self.cuts[self.asked % len(self.cuts)]
-        self.asked += 1
-        match mood:
+        number = self.request_count
+        mutation = self.sequence[number] if number < len(self.sequence) else "unchanged"
+        cut = self.cuts[self.request_count % len(self.cuts)]
+        self.request_count += 1
+        match mutation:
             case "left" | "right" | "both" | "nothing":
-                left, right = _ends_cut(mood, cut, bars.num_rows)
+                left, right = _ends_cut(mutation, cut, bars.num_rows)
                 return bars.slice(left, max(0, bars.num_rows - left - right))
             case "lost":
                 return ConnectionLostError("bars", reason="the connection was lost")
-            case "silent":
+            case "timeout":
                 return GatewayTimeoutError("bars", reason="no answer")
             case "rejected":
                 return RequestRejectedError("bars", reason="321")
         return bars
 
 
-def _ends_cut(mood: str, cut: int, rows: int) -> tuple[int, int]:
-    """Say how many bars a mood hides at each end."""
+def _ends_cut(mutation: str, cut: int, rows: int) -> tuple[int, int]:
+    """Return how many bars a mutation hides at each end."""
     cuts = {"left": (cut, 0), "right": (0, cut), "both": (cut, cut), "nothing": (rows, 0)}
-    return cuts[mood]
+    return cuts[mutation]
 
 
 @dataclass(frozen=True)
@@ -150,16 +151,16 @@ def oldest_of(world: World) -> datetime | None:
 
 
 def most_requests(world: World) -> int:
-    """Say how many requests are more than any case can need."""
+    """Return how many requests are more than any case can need."""
     days = (world.wanted.end - world.wanted.start).days
     return MOST_PER_SESSION * days + 40
 
 
-def moods(*kinds: str) -> st.SearchStrategy[Moods]:
-    """Make a gateway's moods."""
+def mutations(*kinds: str) -> st.SearchStrategy[Mutations]:
+    """Return sequences of mutations."""
     return st.builds(
-        Moods,
-        st.lists(st.sampled_from(["honest", *kinds]), max_size=60),
+        Mutations,
+        st.lists(st.sampled_from(["unchanged", *kinds]), max_size=60),
         st.lists(st.integers(1, 200), min_size=1, max_size=7),
     )
 
@@ -167,7 +168,7 @@ def moods(*kinds: str) -> st.SearchStrategy[Moods]:
 @given(case=cases())
 @examples(40, phases=UNSHRUNK)
 def test_any_market_is_stored_as_it_was(case: Case, folders: Iterator[Path]) -> None:
-    """Whatever was traded when, an honest gateway's bars are all stored and all is explained.
+    """Whatever was traded when, all bars of unchanged responses are stored and explained.
 
     A response that seems to lack bars is requested once more, and never again.
     """
@@ -178,9 +179,9 @@ def test_any_market_is_stored_as_it_was(case: Case, folders: Iterator[Path]) -> 
     report = world.load_until_confirmed()
     assert report.is_complete, report.summary
     world.check_complete()
-    asked = world.bench.request_count
+    request_count = world.bench.request_count
     world.load()
-    assert world.bench.request_count == asked
+    assert world.bench.request_count == request_count
 
 
 @given(case=cases(open_session=True))
@@ -211,18 +212,20 @@ QUIET_AT_BOTH_ENDS = Case(
 """A session without bars at either end, between empty ones: each end is confirmed alone."""
 
 
-@given(case=cases(), mood=moods("left", "right", "both"))
-@example(case=QUIET_AT_BOTH_ENDS, mood=Moods([], [1]))
+@given(case=cases(), mutation=mutations("left", "right", "both"))
+@example(case=QUIET_AT_BOTH_ENDS, mutation=Mutations([], [1]))
 @examples(40, phases=UNSHRUNK)
-def test_short_answers_lose_nothing(case: Case, mood: Moods, folders: Iterator[Path]) -> None:
+def test_short_responses_lose_nothing(
+    case: Case, mutation: Mutations, folders: Iterator[Path]
+) -> None:
     """What a response left out at either end is requested again, a limited number of times.
 
     Where a market pauses within sessions, a response that lacks the last bars before a close looks
     like one of a quiet end, which one response covers: there only the other end is cut.
     """
-    assume(case.density == 1.0 or not {"right", "both"} & set(mood.moods))
+    assume(case.density == 1.0 or not {"right", "both"} & set(mutation.sequence))
     world = world_of(case, next(folders))
-    world.bench.gateway.mutate = mood
+    world.bench.gateway.mutate = mutation
     world.load()
     world.check()
     assert world.bench.request_count <= most_requests(world)
@@ -235,18 +238,18 @@ def test_short_answers_lose_nothing(case: Case, mood: Moods, folders: Iterator[P
 
 @given(
     case=cases(),
-    mood=moods("left", "right", "both", "nothing", "lost", "silent", "rejected"),
+    mutation=mutations("left", "right", "both", "nothing", "lost", "timeout", "rejected"),
     head=st.booleans(),
 )
 @examples(40, phases=UNSHRUNK)
 def test_nothing_false_is_covered_by_failures(
-    case: Case, mood: Moods, head: bool, folders: Iterator[Path]
+    case: Case, mutation: Mutations, head: bool, folders: Iterator[Path]
 ) -> None:
     """Failures and single empty responses cover nothing; later responses complete the range."""
     world = world_of(case, next(folders))
     gateway = world.bench.gateway
     gateway.head_at = oldest_of(world) if head else None
-    gateway.mutate = mood
+    gateway.mutate = mutation
     for _ in range(5):
         try:
             report = world.load()
@@ -324,13 +327,13 @@ def test_a_stop_at_any_request_loses_nothing(
 
 @given(
     case=cases(),
-    mood=moods("left", "right", "both", "nothing", "lost", "silent", "rejected"),
+    mutation=mutations("left", "right", "both", "nothing", "lost", "timeout", "rejected"),
     low=st.floats(0, 0.9),
     length=st.floats(0.05, 1.0),
 )
 @examples(25, phases=UNSHRUNK)
 def test_a_refresh_takes_nothing_back(
-    case: Case, mood: Moods, low: float, length: float, folders: Iterator[Path]
+    case: Case, mutation: Mutations, low: float, length: float, folders: Iterator[Path]
 ) -> None:
     """Whatever a gateway makes of a refresh, coverage and bars are at least what they were."""
     world = world_of(case, next(folders))
@@ -339,11 +342,11 @@ def test_a_refresh_takes_nothing_back(
     span = world.wanted.length
     start = world.wanted.start + low * span
     interval = Interval(start, min(start + length * span, world.wanted.end))
-    world.bench.gateway.mutate = mood
+    world.bench.gateway.mutate = mutation
     try:
         world.bench.run(Job(world.series, wanted=IntervalSet([interval]), refresh=True))
     except GatewayError:
-        assert mood.moods
+        assert mutation.sequence
     world.check()
     after = world.bench.store.coverage(world.series)
     assert not before.bars - after.bars

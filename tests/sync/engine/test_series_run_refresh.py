@@ -96,10 +96,10 @@ def test_a_refresh_of_a_part_requests_that_part(world: MakeWorld) -> None:
     """Only the sessions of the named interval are requested."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
-    asked = made.bench.request_count
+    request_count = made.bench.request_count
     report = refresh(made, Interval(utc(2024, 6, 11, 4), utc(2024, 6, 14, 4)))
     assert report.requests == 3
-    assert [one.ends_at.day for one in made.bench.gateway.requests[asked:]] == [14, 13, 12]
+    assert [one.ends_at.day for one in made.bench.gateway.requests[request_count:]] == [14, 13, 12]
 
 
 def test_a_refresh_fills_what_was_missing_too(world: MakeWorld) -> None:
@@ -152,11 +152,11 @@ def test_bars_that_the_gateway_no_longer_returns_stay_and_are_counted(
 
 def stop_a_refresh(made: World) -> None:
     """Restate the market, and cancel a refresh of it at its twelfth request."""
-    asked = made.bench.request_count
+    request_count = made.bench.request_count
     restate(made, *JUNE)
 
     async def stop(_: BarRequest) -> None:
-        if made.bench.request_count == asked + 12:
+        if made.bench.request_count == request_count + 12:
             await made.bench.cancel()
 
     made.bench.gateway.before_response = stop
@@ -426,13 +426,13 @@ def test_a_sparse_session_that_fails_is_deferred(world: MakeWorld) -> None:
     """The second request fails: the bars stay covered, and the next attempt is deferred."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100)
-    leave_out, asked = made.bench.gateway.mutate, 0
+    leave_out, request_count = made.bench.gateway.mutate, 0
     assert leave_out is not None
 
     def then_fail(request: BarRequest, bars: pa.Table) -> pa.Table | NoData | GatewayError:
-        nonlocal asked
-        asked += 1
-        return leave_out(request, bars) if asked <= 20 else RequestRejectedError("bars")
+        nonlocal request_count
+        request_count += 1
+        return leave_out(request, bars) if request_count <= 20 else RequestRejectedError("bars")
 
     made.bench.gateway.mutate = then_fail
     notes = Notes()
@@ -478,10 +478,10 @@ def test_one_response_does_not_end_a_contracts_last_session(world: MakeWorld) ->
     held = made.bench.store.rows(made.series)
     made.bench.gateway.time = utc(2024, 6, 28, 22)
     morning = utc(2024, 6, 28, 15)
-    asked = made.bench.request_count
+    request_count = made.bench.request_count
 
     def mutate(_: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
-        if made.bench.request_count > asked + 1:
+        if made.bench.request_count > request_count + 1:
             return RequestRejectedError("bars", reason="321")
         return bars_between(bars, utc(2020, 1, 1), morning)
 
