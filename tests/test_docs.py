@@ -79,7 +79,7 @@ def broken_links(page: Path, *, pictures: bool) -> list[str]:
         if match[0].startswith("!") != pictures or re.match(r"[a-z]+:", match[1]):
             continue
         path = (page.parent / target).resolve() if target else page
-        if not path.is_file() or (anchor and anchor not in anchors(path)):
+        if not path.exists() or (anchor and anchor not in anchors(path)):
             broken.append(match[1])
     return broken
 
@@ -220,8 +220,9 @@ def test_every_command_and_option_is_documented() -> None:
 
 
 def test_the_readme_names_every_command() -> None:
-    """In its list, and no other."""
-    listed = set(re.findall(r"`([a-z]+)`", section(README, "Commands").split("they are", 1)[1]))
+    """In its table, and no other."""
+    rows = re.findall(r"^\| (`.+?) \|", section(README, "Commands"), re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`([a-z]+)`", row)}
     assert listed == {name for name in COMMANDS if " " not in name}
 
 
@@ -346,8 +347,8 @@ def test_the_recipes_of_the_readme_run(document: Callable[..., Any]) -> None:
     assert bars["ts"].is_monotonic_increasing
     assert "AAPL" in closes.columns
     assert closes["session_date"].is_unique
-    assert (quarters.groupby("start").size() >= 1).all()
-    opening = quarters[quarters["symbol"] == "AAPL"]["start"].dt.tz_convert("America/New_York")
+    assert (quarters.groupby("begins").size() >= 1).all()
+    opening = quarters[quarters["symbol"] == "AAPL"]["begins"].dt.tz_convert("America/New_York")
     assert {one.strftime("%H:%M") for one in opening.groupby(opening.dt.date).min()} == {"09:30"}
     assert len(names["joined"]) > 0
     joined = names["joined"]
