@@ -18,27 +18,33 @@ from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
 from ktrdr_pipelines.store.maintenance.inspection import quarantine
 from ktrdr_pipelines.store.maintenance.repair import repair
-from tests.support.oddities import MAKERS, PRECIOUS, outside, put
+from tests.support.oddities import PRECIOUS, outside, put
 
 NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)
 OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
 M1 = "bars/symbol=AAPL/timeframe=1m"
-LINKS = ["link to nothing", "loop"]
-NO_FILES = [*LINKS, "link to folder", "folder", "pipe", "socket"]
-NO_REAL_FILES = [*NO_FILES, "link to file"]
-NO_FOLDERS = [*LINKS, "link to file", "pipe", "socket", "file"]
+NO_FILES = ["link to nothing", "loop", "link to folder", "folder", "pipe", "socket"]
 
 
-@pytest.fixture
-def filled(layout: StoreLayout, store: BarStore, make: Any) -> Iterator[StoreLayout]:
-    """Give a store of two symbols with a catalog and a universe."""
-    for symbol in ("AAPL", "MSFT"):
-        series = make.series(symbol=symbol)
-        make.save(store, series, make.run(series, OPEN, 10))
+@pytest.fixture(scope="module")
+def template(make: Any, tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
+    """Return a store of two symbols with a catalog and a universe, to be copied."""
+    layout = create_store(tmp_path_factory.mktemp("template") / "data")
+    with closing(open_ledger(layout)) as ledger:
+        for symbol in ("AAPL", "MSFT"):
+            series = make.series(symbol=symbol)
+            make.save(BarStore(layout, ledger), series, make.run(series, OPEN, 10))
     layout.universe.write_text("symbols: {AAPL: {}, MSFT: {}}\n")
     (layout.state / "universe.good.yaml").write_bytes(layout.universe.read_bytes())
     repair(layout, instruments(make), NOW)
-    store.ledger.close()
+    return layout
+
+
+@pytest.fixture
+def filled(template: StoreLayout, tmp_path: Path) -> Iterator[StoreLayout]:
+    """Yield a copy of the template; nothing outside it may change."""
+    shutil.copytree(template.root, tmp_path / "data")
+    layout = open_store(tmp_path / "data")
     yield layout
     for path in outside(layout.marker).rglob("inside"):
         assert path.read_text() == PRECIOUS
@@ -49,27 +55,48 @@ def instruments(make: Any) -> list[Any]:
     return [make.instrument(symbol) for symbol in ("AAPL", "MSFT")]
 
 
-def _table() -> Iterator[tuple[str, str]]:
-    """Give paths, and kinds of what cannot be used there."""
-    for path in (f"{M1}/2024.parquet", f"{M1}/2023.parquet"):
-        yield from ((path, kind) for kind in NO_REAL_FILES)
-    for path in ("ktrdr.duckdb", "universe.yaml", "state/ledger.sqlite", "state/move.json"):
-        yield from ((path, kind) for kind in NO_FILES)
-    for path in (
-        *("ktrdr.duckdb.wal", "state/ledger.sqlite-wal", "state/ledger.sqlite-shm"),
-        *("state/ledger.lock", "state/locks/AAPL.1m.lock", "state/locks/store.lock"),
-        *("state/locks/catalog.lock", "state/locks/move.lock", ".ktrdr.duckdb.1-aa.tmp"),
-        f"{M1}/.2024.parquet.1-aa.tmp",
-    ):
-        yield from ((path, kind) for kind in ("loop", "folder", "link to folder"))
-    for path in (M1, "bars/symbol=AAPL", "bars/symbol=NEW", "epochs", "retired", "state"):
-        yield from ((path, kind) for kind in NO_FOLDERS)
-    for path in ("state/locks", "quarantine"):
-        yield from ((path, kind) for kind in ("loop", "file"))
-    yield from (("bars", kind) for kind in NO_FOLDERS if kind != "link to nothing")
+# Each path of the store with one or two kinds; ``tests/store/test_files.py`` has every kind.
+ODD_PATHS = [
+    (f"{M1}/2024.parquet", "link to file"),
+    (f"{M1}/2024.parquet", "folder"),
+    (f"{M1}/2024.parquet", "pipe"),
+    (f"{M1}/2023.parquet", "loop"),
+    (f"{M1}/2023.parquet", "link to nothing"),
+    ("ktrdr.duckdb", "pipe"),
+    ("ktrdr.duckdb.wal", "link to file"),
+    ("universe.yaml", "pipe"),
+    ("universe.yaml", "link to nothing"),
+    ("state/ledger.sqlite", "pipe"),
+    ("state/ledger.sqlite", "folder"),
+    ("state/ledger.sqlite-wal", "loop"),
+    ("state/ledger.sqlite-shm", "folder"),
+    ("state/ledger.lock", "link to folder"),
+    ("state/move.json", "socket"),
+    ("state/universe.good.yaml", "link to folder"),
+    ("state/dagster.log", "link to nothing"),
+    ("state/locks/AAPL.1m.lock", "link to file"),
+    ("state/locks/store.lock", "loop"),
+    ("state/locks/catalog.lock", "folder"),
+    ("state/locks/move.lock", "link to folder"),
+    (".ktrdr.duckdb.1-aa.tmp", "loop"),
+    (f"{M1}/.2024.parquet.1-aa.tmp", "folder"),
+    (M1, "loop"),
+    (M1, "pipe"),
+    ("bars/symbol=AAPL", "link to file"),
+    ("bars/symbol=AAPL", "link to nothing"),
+    ("bars/symbol=NEW", "socket"),
+    ("bars", "loop"),
+    ("bars", "file"),
+    ("epochs", "link to nothing"),
+    ("retired", "link to file"),
+    ("state", "socket"),
+    ("state/locks", "file"),
+    ("quarantine", "loop"),
+    ("quarantine", "file"),
+]
 
 
-@pytest.mark.parametrize(("name", "kind"), list(_table()))
+@pytest.mark.parametrize(("name", "kind"), ODD_PATHS)
 def test_what_cannot_be_used_is_quarantined_as_it_is(
     filled: StoreLayout, make: Any, name: str, kind: str
 ) -> None:
@@ -92,7 +119,7 @@ def test_what_cannot_be_used_is_quarantined_as_it_is(
         assert target.read_text() == PRECIOUS
 
 
-@pytest.mark.parametrize("kind", NO_REAL_FILES)
+@pytest.mark.parametrize("kind", ["link to nothing", "link to file", "folder", "pipe"])
 def test_an_odd_bar_file_is_named_by_whatever_reads_it(
     filled: StoreLayout, make: Any, kind: str
 ) -> None:
@@ -113,8 +140,10 @@ def test_an_odd_bar_file_is_named_by_whatever_reads_it(
     assert path.lstat().st_ino == before
 
 
-@pytest.mark.parametrize("kind", NO_FOLDERS)
-@pytest.mark.parametrize("name", [M1, "bars/symbol=AAPL"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(M1, "link to nothing"), (M1, "pipe"), ("bars/symbol=AAPL", "loop"), (M1, "link to file")],
+)
 def test_what_is_no_folder_of_bars_is_named(
     filled: StoreLayout, make: Any, name: str, kind: str
 ) -> None:
@@ -174,8 +203,9 @@ def test_folders_may_be_links_to_another_place(filled: StoreLayout, make: Any, n
     assert folder.is_symlink()
 
 
-@pytest.mark.parametrize("name", ["bars/symbol=AAPL", M1])
-@pytest.mark.parametrize("is_other_store", [False, True])
+@pytest.mark.parametrize(
+    ("name", "is_other_store"), [("bars/symbol=AAPL", False), (M1, False), (M1, True)]
+)
 def test_a_link_into_a_store_is_no_folder_of_bars(
     filled: StoreLayout, make: Any, tmp_path: Path, name: str, is_other_store: bool
 ) -> None:
@@ -199,6 +229,7 @@ def test_a_link_into_a_store_is_no_folder_of_bars(
     assert {path: path.stat().st_ino for path in target.rglob("*")} == before
 
 
+@pytest.mark.on_disk
 def test_damage_of_bars_on_another_disk_is_quarantined(
     layout: StoreLayout, store: BarStore, make: Any
 ) -> None:
@@ -253,17 +284,12 @@ def test_folders_whose_names_are_no_symbols_hold_no_series(
     assert query_catalog(filled, "FROM bars").num_rows == 20
 
 
-@pytest.mark.parametrize("kind", NO_FILES)
+@pytest.mark.parametrize("kind", ["loop", "folder", "pipe"])
 def test_an_odd_catalog_is_named(filled: StoreLayout, kind: str) -> None:
     """A query does not wait for a pipe; the error names the catalog and the way out."""
     put(filled.catalog, kind)
     with pytest.raises(StoreError, match=r"ktrdr\.duckdb.*ktrdr repair"):
         query_catalog(filled, "FROM bars")
-
-
-def test_every_kind_is_in_a_table() -> None:
-    """The tables above have every kind."""
-    assert {*NO_REAL_FILES, *NO_FOLDERS} == set(MAKERS)
 
 
 def test_bars_of_another_store_are_refused(layout: StoreLayout, tmp_path: Path, make: Any) -> None:
