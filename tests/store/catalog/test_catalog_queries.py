@@ -101,8 +101,10 @@ def no_parquet(layout: StoreLayout) -> Path:
 FOREIGN = [copied_series, copied_over, copied_beside, copied_year, copied_timeframe, no_parquet]
 
 
-@pytest.mark.parametrize("is_rebuilt", [False, True])
-@pytest.mark.parametrize("put", FOREIGN)
+@pytest.mark.parametrize(
+    ("put", "is_rebuilt"),
+    [*((put, False) for put in FOREIGN), (copied_beside, True), (no_parquet, True)],
+)
 def test_files_that_a_load_refuses_are_refused(
     queried: StoreLayout, make: Any, put: Any, *, is_rebuilt: bool
 ) -> None:
@@ -187,33 +189,15 @@ def test_a_file_that_a_killed_writer_left_is_answered(
     assert count(queried, "bars") == 40
 
 
-PARTS = [
+FOLDERS = [
     "symbol=OLD/timeframe=1d",
     "symbol=OLD/timeframe=1m/x",
-    "ts=7",
-    "close=1/open=2/session_date=x",
-    "filename=1",
-    "what?",
-    "a*b",
-    "[ab]",
-    "[!a]",
-    "{a,b}",
-    "it's",
-    'say "so"',
-    "per%20cent",
-    "a#b",
-    "a b",
-    "käse",
-    "数据",
-    "$HOME",
-    "~",
-    "a;b",
-    "--x",
-    "s3:x",
-    "file:x",
-    "a=b=c",
-    "..x",
-    "year=2024/all.parquet",
+    "ts=7/close=1/session_date=x/filename=1",
+    "a=b=c/year=2024/all.parquet",
+    "what?/a*b/[ab]/[!a]/{a,b}",
+    'it\'s/say "so"/a;b/--x/..x',
+    "per%20cent/a#b/a b/$HOME/~",
+    "käse/数据/s3:x/file:x",
 ]
 
 
@@ -226,10 +210,10 @@ def test_a_folder_with_a_backslash_is_refused(tmp_path: Path) -> None:
         query_catalog(layout, "FROM bars")
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_a_store_may_lie_in_any_folder(tmp_path: Path, make: Any, part: str) -> None:
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_store_may_lie_in_any_folder(tmp_path: Path, make: Any, folder: str) -> None:
     """Whatever the folders above it are named, its bars are named by its own."""
-    layout = create_store(tmp_path / part / "data")
+    layout = create_store(tmp_path / folder / "data")
     with closing(Ledger(layout.ledger)) as ledger:
         store = BarStore(layout, ledger)
         universe = [saved(store, make, symbol).instrument for symbol in ("AAPL", "NULL")]
@@ -281,7 +265,7 @@ def test_linked_folders_are_read(queried: StoreLayout, tmp_path: Path, level: st
     assert count(queried, "series('MSFT', '1m')") == 20
 
 
-@pytest.mark.parametrize("name", ["AAPL copy", "AAPL (1)", "", "Ä", ".AAPL", "AAPL~", "A\nB"])
+@pytest.mark.parametrize("name", ["AAPL copy", "", "Ä", "A\nB"])
 def test_folders_of_no_symbol_are_refused(queried: StoreLayout, make: Any, name: str) -> None:
     """A copied folder is no symbol of its own; repair moves it."""
     shutil.copytree(queried.symbol_folder("AAPL"), queried.symbol_folder(name))
