@@ -119,6 +119,23 @@ def test_what_cannot_be_used_is_quarantined_as_it_is(
         assert target.read_text() == PRECIOUS
 
 
+def test_an_odd_universe_is_replaced_by_its_last_good_copy(filled: StoreLayout, make: Any) -> None:
+    """Repair restores what the user had."""
+    text = filled.universe.read_text()
+    put(filled.universe, "folder")
+    repair(filled, instruments(make), NOW)
+    assert filled.universe.read_text() == text
+
+
+def test_the_logs_of_an_odd_ledger_are_quarantined_with_it(filled: StoreLayout, make: Any) -> None:
+    """SQLite would apply the old log to the new ledger."""
+    log = filled.ledger_beside("-wal")
+    log.write_bytes(b"of the old ledger")
+    put(filled.ledger, "folder")
+    report = repair(filled, instruments(make), NOW)
+    assert {one.was for one in report.quarantined} == {log, filled.ledger}
+
+
 @pytest.mark.parametrize("kind", ["link to nothing", "link to file", "folder", "pipe"])
 def test_an_odd_bar_file_is_named_by_whatever_reads_it(
     filled: StoreLayout, make: Any, kind: str
