@@ -1,4 +1,4 @@
-"""When automatic work renews the catalog: often where that costs little, seldom where much."""
+"""When automatic work rebuilds the catalog: seldom where that costs much."""
 
 import os
 from dataclasses import replace
@@ -17,7 +17,7 @@ NOW = utc(2024, 7, 1)
 
 @pytest.fixture
 def layout(tmp_path: Path) -> StoreLayout:
-    """Give a store without a catalog."""
+    """Return a store without a catalog."""
     return create_store(tmp_path / "data")
 
 
@@ -36,10 +36,10 @@ def test_a_store_without_a_catalog_gets_one(layout: StoreLayout) -> None:
         (500, -60, True),
     ],
 )
-def test_the_age_at_which_it_is_renewed_grows_with_the_universe(
+def test_the_age_of_a_rebuild_grows_with_the_universe(
     layout: StoreLayout, symbols: int, age_s: float, is_due: bool
 ) -> None:
-    """Two dozen series after each run, four thousand every few minutes; a clock may go back."""
+    """24 series after each run, 4,000 every few minutes; a catalog from the future is rebuilt."""
     layout.catalog.touch()
     changed_at = (NOW - timedelta(seconds=age_s)).timestamp()
     os.utime(layout.catalog, (changed_at, changed_at))

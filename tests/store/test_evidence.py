@@ -1,4 +1,4 @@
-"""confirmed empty ranges in the files: what refutes them, and what takes them back."""
+"""Confirmed empty ranges in the files: what refutes them, and how they are retracted."""
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
@@ -25,7 +25,7 @@ PROVED = datetime(2024, 6, 20, tzinfo=UTC)
 M1, H1, D1, W1 = Timeframe.M1, Timeframe.H1, Timeframe.D1, Timeframe.W1
 
 
-class Shelf:
+class ProofStore:
     """A store with proofs and bars by session date."""
 
     def __init__(self, store: BarStore, make: Any) -> None:
@@ -88,9 +88,9 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf(store: BarStore, make: Any) -> Shelf:
-    """Give an empty store."""
-    return Shelf(store, make)
+def proofs_store(store: BarStore, make: Any) -> ProofStore:
+    """Return an empty store."""
+    return ProofStore(store, make)
 
 
 # --- bars of another timeframe -------------------------------------------------------------------
@@ -98,181 +98,187 @@ def shelf(store: BarStore, make: Any) -> Shelf:
 
 @pytest.mark.parametrize("kind", sorted(REFUTABLE))
 @pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.H1, Timeframe.H4])
-def test_a_daily_bar_takes_back_the_proof_of_an_empty_session(
-    shelf: Shelf, timeframe: Timeframe, kind: ProofKind
+def test_a_daily_bar_retracts_the_proof_of_an_empty_session(
+    proofs_store: ProofStore, timeframe: Timeframe, kind: ProofKind
 ) -> None:
     """Of its own date; those of other dates stay."""
-    shelf.empty(timeframe, MONDAY, TUESDAY, WEDNESDAY, kind=kind)
-    shelf.bars(D1, TUESDAY)
-    assert shelf.proved(timeframe) == shelf.spans(timeframe, [MONDAY, WEDNESDAY])
+    proofs_store.empty(timeframe, MONDAY, TUESDAY, WEDNESDAY, kind=kind)
+    proofs_store.bars(D1, TUESDAY)
+    assert proofs_store.proved(timeframe) == proofs_store.spans(timeframe, [MONDAY, WEDNESDAY])
 
 
-def test_an_intraday_bar_takes_back_the_proof_of_an_empty_day(shelf: Shelf) -> None:
+def test_an_intraday_bar_retracts_the_proof_of_an_empty_day(proofs_store: ProofStore) -> None:
     """One bar is enough."""
-    shelf.empty(D1, MONDAY, TUESDAY)
-    shelf.bars(M1, TUESDAY)
-    assert shelf.proved(D1) == shelf.spans(D1, [MONDAY])
+    proofs_store.empty(D1, MONDAY, TUESDAY)
+    proofs_store.bars(M1, TUESDAY)
+    assert proofs_store.proved(D1) == proofs_store.spans(D1, [MONDAY])
 
 
-def test_an_intraday_bar_takes_back_the_proof_of_another_timeframes_session(shelf: Shelf) -> None:
+def test_an_intraday_bar_retracts_the_proof_of_another_timeframes_session(
+    proofs_store: ProofStore,
+) -> None:
     """An hour without a bar cannot have a minute with one."""
-    shelf.empty(H1, MONDAY, TUESDAY)
-    shelf.bars(M1, TUESDAY)
-    assert shelf.proved(H1) == shelf.spans(H1, [MONDAY])
+    proofs_store.empty(H1, MONDAY, TUESDAY)
+    proofs_store.bars(M1, TUESDAY)
+    assert proofs_store.proved(H1) == proofs_store.spans(H1, [MONDAY])
 
 
-def test_what_is_taken_back_is_gone_from_the_file_and_bars_stay(shelf: Shelf) -> None:
-    """The footer says so too, and the bars and their coverage are as they were."""
-    shelf.bars(H1, MONDAY, count=6)
-    shelf.empty(H1, TUESDAY, WEDNESDAY)
-    series = shelf.series(H1)
-    bars, covered = shelf.store.read(series), shelf.store.coverage(series).bars
-    shelf.bars(D1, TUESDAY)
-    (path,) = shelf.store.layout.bar_files("AAPL", H1)
+def test_a_retracted_proof_is_removed_from_the_file_and_bars_stay(proofs_store: ProofStore) -> None:
+    """The footer has it no longer; the bars and their coverage do not change."""
+    proofs_store.bars(H1, MONDAY, count=6)
+    proofs_store.empty(H1, TUESDAY, WEDNESDAY)
+    series = proofs_store.series(H1)
+    bars, covered = proofs_store.store.read(series), proofs_store.store.coverage(series).bars
+    proofs_store.bars(D1, TUESDAY)
+    (path,) = proofs_store.store.layout.bar_files("AAPL", H1)
     said = read_footer(path).coverage
-    assert IntervalSet(proof.interval for proof in said.empty) == shelf.spans(H1, [WEDNESDAY])
-    assert shelf.store.read(series).equals(bars)
+    assert IntervalSet(proof.interval for proof in said.empty) == proofs_store.spans(
+        H1, [WEDNESDAY]
+    )
+    assert proofs_store.store.read(series).equals(bars)
     assert said.bars == covered
-    assert shelf.store.rows_per_session(series) == {MONDAY: 6}
+    assert proofs_store.store.rows_per_session(series) == {MONDAY: 6}
 
 
-def test_a_bar_without_volume_takes_nothing_back(shelf: Shelf) -> None:
+def test_a_bar_without_volume_retracts_nothing(proofs_store: ProofStore) -> None:
     """Gateways fill quiet time with flat bars."""
-    empty = shelf.empty(H1, TUESDAY)
-    shelf.bars(D1, TUESDAY, volume=0.0)
-    assert shelf.proved(H1) == empty
+    empty = proofs_store.empty(H1, TUESDAY)
+    proofs_store.bars(D1, TUESDAY, volume=0.0)
+    assert proofs_store.proved(H1) == empty
 
 
-def test_a_bar_of_unknown_volume_takes_the_proof_back(shelf: Shelf) -> None:
+def test_a_bar_of_unknown_volume_retracts_the_proof(proofs_store: ProofStore) -> None:
     """Currencies and indices have none."""
-    shelf.empty(H1, TUESDAY)
-    shelf.bars(D1, TUESDAY, volume=None)
-    assert not shelf.proved(H1)
+    proofs_store.empty(H1, TUESDAY)
+    proofs_store.bars(D1, TUESDAY, volume=None)
+    assert not proofs_store.proved(H1)
 
 
 @pytest.mark.parametrize("kind", [ProofKind.DISPUTED, ProofKind.ACKNOWLEDGED])
-def test_disputed_and_acknowledged_proofs_stay(shelf: Shelf, kind: ProofKind) -> None:
-    """They were made in spite of what contradicts them."""
-    empty = shelf.empty(H1, TUESDAY, kind=kind)
-    shelf.bars(D1, TUESDAY)
-    assert shelf.proved(H1) == empty
+def test_disputed_and_acknowledged_proofs_stay(proofs_store: ProofStore, kind: ProofKind) -> None:
+    """They were recorded in spite of contradicting bars."""
+    empty = proofs_store.empty(H1, TUESDAY, kind=kind)
+    proofs_store.bars(D1, TUESDAY)
+    assert proofs_store.proved(H1) == empty
 
 
-def test_a_weekly_bar_takes_back_only_the_proof_of_a_whole_empty_week(shelf: Shelf) -> None:
+def test_a_weekly_bar_retracts_only_the_proof_of_a_whole_empty_week(
+    proofs_store: ProofStore,
+) -> None:
     """It does not say on which day it traded."""
-    shelf.bars(H1, MONDAY)
-    empty = shelf.empty(H1, TUESDAY, WEDNESDAY)
-    shelf.bars(W1, MONDAY)
-    assert shelf.proved(H1) == empty
+    proofs_store.bars(H1, MONDAY)
+    empty = proofs_store.empty(H1, TUESDAY, WEDNESDAY)
+    proofs_store.bars(W1, MONDAY)
+    assert proofs_store.proved(H1) == empty
 
 
-def test_a_weekly_bar_refutes_a_week_of_which_no_bar_is_held(shelf: Shelf) -> None:
+def test_a_weekly_bar_refutes_a_week_of_which_no_bar_is_held(proofs_store: ProofStore) -> None:
     """Another week stays proved."""
     week = [MONDAY + n * DAY for n in range(5)]
-    shelf.bars(H1, date(2024, 5, 28))
-    shelf.empty(H1, *week, NEXT_MONDAY)
-    shelf.bars(W1, MONDAY)
-    assert shelf.proved(H1) == shelf.spans(H1, [NEXT_MONDAY])
+    proofs_store.bars(H1, date(2024, 5, 28))
+    proofs_store.empty(H1, *week, NEXT_MONDAY)
+    proofs_store.bars(W1, MONDAY)
+    assert proofs_store.proved(H1) == proofs_store.spans(H1, [NEXT_MONDAY])
 
 
 @pytest.mark.parametrize("timeframe", [M1, D1])
-def test_a_bar_of_any_day_takes_back_the_proof_of_its_empty_week(
-    shelf: Shelf, timeframe: Timeframe
+def test_a_bar_of_any_day_retracts_the_proof_of_its_empty_week(
+    proofs_store: ProofStore, timeframe: Timeframe
 ) -> None:
     """A week in which a day traded is not empty."""
-    shelf.empty(W1, MONDAY, NEXT_MONDAY)
-    shelf.bars(timeframe, WEDNESDAY)
-    assert shelf.proved(W1) == shelf.spans(W1, [NEXT_MONDAY])
+    proofs_store.empty(W1, MONDAY, NEXT_MONDAY)
+    proofs_store.bars(timeframe, WEDNESDAY)
+    assert proofs_store.proved(W1) == proofs_store.spans(W1, [NEXT_MONDAY])
 
 
-def test_bars_of_another_symbol_take_nothing_back(shelf: Shelf, make: Any) -> None:
+def test_bars_of_another_symbol_retract_nothing(proofs_store: ProofStore, make: Any) -> None:
     """A proof is of one instrument."""
-    empty = shelf.empty(H1, TUESDAY)
+    empty = proofs_store.empty(H1, TUESDAY)
     other = make.series(D1, "MSFT")
-    make.save(shelf.store, other, make.bars(other, [midnight(TUESDAY)]))
-    assert shelf.proved(H1) == empty
+    make.save(proofs_store.store, other, make.bars(other, [midnight(TUESDAY)]))
+    assert proofs_store.proved(H1) == empty
 
 
-def test_bars_of_its_own_timeframe_replace_a_proof_of_any_kind(shelf: Shelf) -> None:
+def test_bars_of_its_own_timeframe_replace_a_proof_of_any_kind(proofs_store: ProofStore) -> None:
     """They are the session's bars."""
     for kind in ProofKind:
-        shelf.empty(H1, TUESDAY, kind=kind)
-        shelf.bars(H1, TUESDAY, count=7)
-        assert not shelf.proved(H1)
+        proofs_store.empty(H1, TUESDAY, kind=kind)
+        proofs_store.bars(H1, TUESDAY, count=7)
+        assert not proofs_store.proved(H1)
 
 
-def test_a_proof_is_taken_back_in_a_store_whose_ledger_was_lost(shelf: Shelf) -> None:
-    """The files say what is proved; the ledger only mirrors them."""
-    shelf.empty(H1, TUESDAY)
-    (path,) = shelf.store.layout.bar_files("AAPL", H1)
-    shelf.store.ledger.files.remove([shelf.store.layout.relative(path)])
-    shelf.bars(D1, TUESDAY)
-    assert not shelf.proved(H1)
+def test_a_proof_is_retracted_in_a_store_whose_ledger_was_lost(proofs_store: ProofStore) -> None:
+    """The files hold the proofs; the file index only repeats them."""
+    proofs_store.empty(H1, TUESDAY)
+    (path,) = proofs_store.store.layout.bar_files("AAPL", H1)
+    proofs_store.store.ledger.files.remove([proofs_store.store.layout.relative(path)])
+    proofs_store.bars(D1, TUESDAY)
+    assert not proofs_store.proved(H1)
 
 
-# --- taking back by hand -------------------------------------------------------------------------
+# --- retracting by kind and interval --------------------------------------------------------------
 
 
-def test_proofs_of_the_named_kinds_are_taken_back_where_they_lie(shelf: Shelf) -> None:
-    """Of what was asked for; the answer says what it was."""
+def test_proofs_of_the_named_kinds_are_retracted_where_they_lie(proofs_store: ProofStore) -> None:
+    """Within the given intervals; the result is what was retracted."""
     days = [MONDAY + n * DAY for n in range(4)]
     for day, kind in zip(days, ProofKind, strict=True):
-        shelf.empty(H1, day, kind=kind)
+        proofs_store.empty(H1, day, kind=kind)
     everything = IntervalSet([interval_between(RTH, H1, MONDAY, NEXT_MONDAY)])
-    taken = shelf.store.retract_proofs("AAPL", H1, everything, VOIDABLE)
-    assert taken == shelf.spans(H1, days[1:3])
-    assert shelf.proved(H1) == shelf.spans(H1, [days[0], days[3]])
-    assert not shelf.store.retract_proofs("AAPL", H1, everything, VOIDABLE)
+    taken = proofs_store.store.retract_proofs("AAPL", H1, everything, VOIDABLE)
+    assert taken == proofs_store.spans(H1, days[1:3])
+    assert proofs_store.proved(H1) == proofs_store.spans(H1, [days[0], days[3]])
+    assert not proofs_store.store.retract_proofs("AAPL", H1, everything, VOIDABLE)
 
 
-def test_a_part_of_a_proof_is_taken_back(shelf: Shelf) -> None:
+def test_a_part_of_a_proof_is_retracted(proofs_store: ProofStore) -> None:
     """What is left keeps its date and kind."""
-    shelf.empty(D1, MONDAY, TUESDAY, WEDNESDAY, kind=ProofKind.VOIDABLE)
-    tuesday = shelf.spans(D1, [TUESDAY])
-    assert shelf.store.retract_proofs("AAPL", D1, tuesday, VOIDABLE) == tuesday
-    left = shelf.store.coverage(shelf.series(D1)).empty
-    assert [proof.interval for proof in left] == list(shelf.spans(D1, [MONDAY, WEDNESDAY]))
+    proofs_store.empty(D1, MONDAY, TUESDAY, WEDNESDAY, kind=ProofKind.VOIDABLE)
+    tuesday = proofs_store.spans(D1, [TUESDAY])
+    assert proofs_store.store.retract_proofs("AAPL", D1, tuesday, VOIDABLE) == tuesday
+    left = proofs_store.store.coverage(proofs_store.series(D1)).empty
+    assert [proof.interval for proof in left] == list(proofs_store.spans(D1, [MONDAY, WEDNESDAY]))
     assert {(proof.proved_at, proof.kind) for proof in left} == {(PROVED, ProofKind.VOIDABLE)}
 
 
-def test_proofs_are_taken_back_from_every_file(shelf: Shelf) -> None:
+def test_proofs_are_retracted_from_every_file(proofs_store: ProofStore) -> None:
     """Minutes have a file a year."""
     days = [date(2022, 6, 7), date(2023, 6, 6), TUESDAY]
-    shelf.empty(M1, *days, kind=ProofKind.VOIDABLE)
-    assert len(shelf.store.layout.bar_files("AAPL", M1)) == 3
+    proofs_store.empty(M1, *days, kind=ProofKind.VOIDABLE)
+    assert len(proofs_store.store.layout.bar_files("AAPL", M1)) == 3
     whole = IntervalSet([interval_between(RTH, M1, date(2022, 1, 1), date(2023, 12, 31))])
-    taken = shelf.store.retract_proofs("AAPL", M1, whole, VOIDABLE)
-    assert taken == shelf.spans(M1, days[:2])
-    assert shelf.proved(M1) == shelf.spans(M1, [TUESDAY])
+    taken = proofs_store.store.retract_proofs("AAPL", M1, whole, VOIDABLE)
+    assert taken == proofs_store.spans(M1, days[:2])
+    assert proofs_store.proved(M1) == proofs_store.spans(M1, [TUESDAY])
 
 
-def test_nothing_is_written_where_nothing_is_taken_back(shelf: Shelf) -> None:
-    """Files stand as they were."""
-    shelf.empty(H1, TUESDAY)
-    (path,) = shelf.store.layout.bar_files("AAPL", H1)
+def test_no_file_is_written_where_nothing_is_retracted(proofs_store: ProofStore) -> None:
+    """Inode and time of the file stay."""
+    proofs_store.empty(H1, TUESDAY)
+    (path,) = proofs_store.store.layout.bar_files("AAPL", H1)
     before = path.stat()
     everything = IntervalSet([interval_between(RTH, H1, MONDAY, NEXT_MONDAY)])
     monday = IntervalSet([interval_between(RTH, H1, MONDAY, TUESDAY)])
-    assert not shelf.store.retract_proofs("AAPL", H1, everything, VOIDABLE)
-    assert not shelf.store.retract_proofs("AAPL", H1, monday, REFUTABLE)
-    assert not shelf.store.retract_proofs("AAPL", H1, IntervalSet(), REFUTABLE)
-    assert not shelf.store.retract_proofs("AAPL", D1, everything, REFUTABLE)
-    shelf.bars(D1, MONDAY)
+    assert not proofs_store.store.retract_proofs("AAPL", H1, everything, VOIDABLE)
+    assert not proofs_store.store.retract_proofs("AAPL", H1, monday, REFUTABLE)
+    assert not proofs_store.store.retract_proofs("AAPL", H1, IntervalSet(), REFUTABLE)
+    assert not proofs_store.store.retract_proofs("AAPL", D1, everything, REFUTABLE)
+    proofs_store.bars(D1, MONDAY)
     assert path.stat().st_ino == before.st_ino
     assert path.stat().st_mtime_ns == before.st_mtime_ns
 
 
 @pytest.mark.parametrize("timeframe", [M1, H1, D1, W1])
-def test_void_responses_take_back_the_proofs_that_rest_on_them(
-    shelf: Shelf, timeframe: Timeframe
+def test_void_responses_retract_the_proofs_that_rest_on_them(
+    proofs_store: ProofStore, timeframe: Timeframe
 ) -> None:
-    """Statements are in real time: a day of one speaks for every timeframe of its instrument."""
+    """Statements are in real time: a day of one counts for every timeframe of its instrument."""
     away = date(2024, 7, 9)
-    shelf.empty(timeframe, TUESDAY, away, kind=ProofKind.VOIDABLE)
+    proofs_store.empty(timeframe, TUESDAY, away, kind=ProofKind.VOIDABLE)
     day = Interval(RTH.day_starts_at(TUESDAY), RTH.day_starts_at(WEDNESDAY))
-    taken = shelf.store.retract_voidable("AAPL", timeframe, [day])
-    assert taken == shelf.spans(timeframe, [TUESDAY])
-    assert shelf.proved(timeframe) == shelf.spans(timeframe, [away])
+    taken = proofs_store.store.retract_voidable("AAPL", timeframe, [day])
+    assert taken == proofs_store.spans(timeframe, [TUESDAY])
+    assert proofs_store.proved(timeframe) == proofs_store.spans(timeframe, [away])
 
 
 @pytest.mark.parametrize("calendar", ["XNYS.RTH", "XTKS.RTH", "XASX.RTH", "FX"])
@@ -280,7 +286,7 @@ def test_void_responses_take_back_the_proofs_that_rest_on_them(
 def test_void_responses_cut_no_day_and_no_week(
     store: BarStore, make: Any, calendar: str, timeframe: Timeframe
 ) -> None:
-    """A part of a day that is left open could never be proved again; what is void is all taken."""
+    """A part of a day could never be proved again, so whole days and weeks are retracted."""
     hours = calendar_named(calendar)
     series = make.series(timeframe, "AAPL", calendar)
     whole = interval_between(hours, timeframe, MONDAY, date(2024, 7, 15))
@@ -310,49 +316,51 @@ def test_void_responses_cut_no_day_and_no_week(
     ],
 )
 def test_only_proofs_that_rest_on_responses_without_bars_are_void(
-    shelf: Shelf, kind: ProofKind, *, is_taken: bool
+    proofs_store: ProofStore, kind: ProofKind, *, is_taken: bool
 ) -> None:
-    """Bars on both sides were seen, and a person's word stands."""
-    empty = shelf.empty(H1, TUESDAY, kind=kind)
+    """Bars on both sides were seen, and the user's confirmation holds."""
+    empty = proofs_store.empty(H1, TUESDAY, kind=kind)
     day = Interval(RTH.day_starts_at(TUESDAY), RTH.day_starts_at(WEDNESDAY))
-    taken = shelf.store.retract_voidable("AAPL", H1, [day])
+    taken = proofs_store.store.retract_voidable("AAPL", H1, [day])
     assert taken == (empty if is_taken else IntervalSet())
-    assert shelf.proved(H1) == (IntervalSet() if is_taken else empty)
+    assert proofs_store.proved(H1) == (IntervalSet() if is_taken else empty)
 
 
 # --- which days traded ---------------------------------------------------------------------------
 
 
-def test_days_that_traded_have_bars_with_volume(shelf: Shelf) -> None:
-    """Of the dates that were asked for; a bar of unknown volume counts."""
-    shelf.bars(H1, MONDAY, count=3)
-    shelf.bars(H1, TUESDAY, volume=0.0, count=3)
-    shelf.bars(H1, WEDNESDAY, volume=None)
+def test_days_that_traded_have_bars_with_volume(proofs_store: ProofStore) -> None:
+    """Of the given dates; a bar of unknown volume counts."""
+    proofs_store.bars(H1, MONDAY, count=3)
+    proofs_store.bars(H1, TUESDAY, volume=0.0, count=3)
+    proofs_store.bars(H1, WEDNESDAY, volume=None)
     days = {MONDAY, TUESDAY, WEDNESDAY, date(2024, 6, 6)}
-    assert shelf.store.traded_days(shelf.series(H1), days) == {MONDAY, WEDNESDAY}
-    assert shelf.store.traded_days(shelf.series(H1), [WEDNESDAY]) == {WEDNESDAY}
-    assert shelf.store.traded_days(shelf.series(H1), [TUESDAY]) == set()
-    assert shelf.store.traded_days(shelf.series(H1), []) == set()
-    assert shelf.store.traded_days(shelf.series(D1), days) == set()
+    assert proofs_store.store.traded_days(proofs_store.series(H1), days) == {MONDAY, WEDNESDAY}
+    assert proofs_store.store.traded_days(proofs_store.series(H1), [WEDNESDAY]) == {WEDNESDAY}
+    assert proofs_store.store.traded_days(proofs_store.series(H1), [TUESDAY]) == set()
+    assert proofs_store.store.traded_days(proofs_store.series(H1), []) == set()
+    assert proofs_store.store.traded_days(proofs_store.series(D1), days) == set()
 
 
-def test_one_bar_with_volume_among_flat_ones_makes_a_day_traded(shelf: Shelf) -> None:
+def test_one_bar_with_volume_among_flat_ones_makes_a_day_traded(proofs_store: ProofStore) -> None:
     """The flat ones fill its quiet time."""
-    shelf.bars(H1, TUESDAY, volume=0.0, count=6)
-    shelf.bars(H1, TUESDAY, volume=5.0)
-    assert shelf.store.traded_days(shelf.series(H1), [TUESDAY]) == {TUESDAY}
+    proofs_store.bars(H1, TUESDAY, volume=0.0, count=6)
+    proofs_store.bars(H1, TUESDAY, volume=5.0)
+    assert proofs_store.store.traded_days(proofs_store.series(H1), [TUESDAY]) == {TUESDAY}
 
 
 @pytest.mark.parametrize("timeframe", [M1, D1])
-def test_days_that_traded_are_found_over_years(shelf: Shelf, timeframe: Timeframe) -> None:
-    """In every file, from the first to the last date."""
+def test_days_that_traded_are_found_over_years(
+    proofs_store: ProofStore, timeframe: Timeframe
+) -> None:
+    """In each file, from the first to the last date."""
     days = {date(2022, 6, 7), date(2023, 6, 6), TUESDAY}
-    shelf.bars(timeframe, *sorted(days))
-    assert shelf.store.traded_days(shelf.series(timeframe), days) == days
+    proofs_store.bars(timeframe, *sorted(days))
+    assert proofs_store.store.traded_days(proofs_store.series(timeframe), days) == days
 
 
-def test_a_weekly_bar_has_its_own_date(shelf: Shelf) -> None:
+def test_a_weekly_bar_has_its_own_date(proofs_store: ProofStore) -> None:
     """That of its Monday."""
-    shelf.bars(W1, MONDAY, NEXT_MONDAY)
-    found = shelf.store.traded_days(shelf.series(W1), [MONDAY, TUESDAY, NEXT_MONDAY])
+    proofs_store.bars(W1, MONDAY, NEXT_MONDAY)
+    found = proofs_store.store.traded_days(proofs_store.series(W1), [MONDAY, TUESDAY, NEXT_MONDAY])
     assert found == {MONDAY, NEXT_MONDAY}

@@ -63,7 +63,7 @@ class SharedStore:
             other.execute(f"EXPORT DATABASE '{self.outside}/exported'")
 
     def sql(self, text: str) -> str:
-        """Fill in the places of a statement, each as it stands within quotes."""
+        """Insert paths into a statement, escaped for use within quotes."""
         paths = (self.bar_file, self.layout.bars, self.layout.root, self.outside)
         for position, path in zip(PLACES, paths, strict=True):
             text = text.replace(position, str(path).replace("'", "''"))
@@ -167,7 +167,7 @@ ALLOWED: list[tuple[str, list[tuple[Any, ...]]]] = [
         "PIVOT (PIVOT bars ON symbol USING count(*) GROUP BY timeframe) ON timeframe USING sum(AAPL)",
         [(2, Decimal(3))],
     ),
-    # looking around
+    # descriptions of the catalog
     ("SELECT column_name FROM (DESCRIBE bars) LIMIT 1", [("symbol",)]),
     ("SELECT max FROM (SUMMARIZE SELECT close FROM bars)", [("1.0",)]),
     ("FROM (SHOW TABLES) SELECT count(*) > 5", [(True,)]),
@@ -443,18 +443,18 @@ def test_the_table_is_long_enough() -> None:
 
 
 @pytest.mark.parametrize(("sql", "rows"), ALLOWED, ids=[sql[:60] for sql, _ in ALLOWED])
-def test_what_reads_the_store_is_answered(
+def test_queries_of_the_store_are_answered(
     unchanged: SharedStore, sql: str, rows: list[tuple[Any, ...]]
 ) -> None:
-    """Each statement gives exactly these rows."""
+    """Each statement returns exactly these rows."""
     answer = query_catalog(unchanged.layout, unchanged.sql(sql))
     columns = [column.to_pylist() for column in answer.columns]
     assert list(zip(*columns, strict=True)) == rows
 
 
 @pytest.mark.parametrize("sql", ANSWERED)
-def test_whatever_looks_around_is_answered(unchanged: SharedStore, sql: str) -> None:
-    """Descriptions and plans have rows, in words that are DuckDB's own."""
+def test_descriptions_and_plans_are_answered(unchanged: SharedStore, sql: str) -> None:
+    """They have rows; their text is DuckDB's."""
     assert query_catalog(unchanged.layout, sql).num_rows > 0
 
 
@@ -513,7 +513,7 @@ def test_barriers_hold_without_the_check(
 
 
 def test_spilling_goes_to_a_private_folder_that_is_removed(unchanged: SharedStore) -> None:
-    """A query that needs more memory than it may take is answered; its folder is gone then."""
+    """A query that exceeds its memory limit is answered, and its folder is removed."""
     sql = (
         "SET memory_limit = '60MB'; SET threads = 1; "
         "SELECT count(*), current_setting('temp_directory') FROM (SELECT range, hash(range) AS h "
@@ -542,8 +542,8 @@ def test_the_folder_for_spilling_is_the_users_alone(
     assert modes == [0o700]
 
 
-def test_refusals_say_what_to_do(unchanged: SharedStore) -> None:
-    """Each kind of refusal names what it refuses and the way out."""
+def test_refusals_have_hints(unchanged: SharedStore) -> None:
+    """Each kind of refusal names what it refuses, and a hint."""
     for sql, reason, hint in (
         ("EXPLAIN ANALYZE COPY bars TO 'x'", "COPY could write", "Write SELECT"),
         ("UPDATE EXTENSIONS", "UPDATE could write", "Write SELECT"),
@@ -567,8 +567,8 @@ def test_the_check_runs_nothing(connection: duckdb.DuckDBPyConnection) -> None:
     assert (checked.query or "").strip().startswith("SELECT count(*)")
 
 
-def test_many_brackets_are_no_trouble(unchanged: SharedStore) -> None:
-    """Whether they are too many is for DuckDB's version to say."""
+def test_many_brackets_are_handled(unchanged: SharedStore) -> None:
+    """Whether they are too many depends on the version of DuckDB."""
     with contextlib.suppress(UsageError):
         query_catalog(unchanged.layout, "SELECT " + "(" * 5000 + "1" + ")" * 5000)
 

@@ -1,4 +1,4 @@
-"""Paths of the store at which something else stands than the file or folder that should."""
+"""Paths of the store at which something else lies than the expected file or folder."""
 
 import os
 import shutil
@@ -100,7 +100,7 @@ ODD_PATHS = [
 def test_what_cannot_be_used_is_quarantined_as_it_is(
     filled: StoreLayout, make: Any, name: str, kind: str
 ) -> None:
-    """A repair moves it into quarantine, tells of it, and leaves a store that can be used."""
+    """A repair quarantines and reports it, and leaves a store that can be used."""
     path = filled.root / name
     put(path, kind)
     before = path.lstat()
@@ -137,7 +137,7 @@ def test_the_logs_of_an_odd_ledger_are_quarantined_with_it(filled: StoreLayout, 
 
 
 @pytest.mark.parametrize("kind", ["link to nothing", "link to file", "folder", "pipe"])
-def test_an_odd_bar_file_is_named_by_whatever_reads_it(
+def test_an_odd_bar_file_is_named_by_every_reader(
     filled: StoreLayout, make: Any, kind: str
 ) -> None:
     """Reading, saving and counting give an error that names it; it stays where it is."""
@@ -161,10 +161,10 @@ def test_an_odd_bar_file_is_named_by_whatever_reads_it(
     ("name", "kind"),
     [(M1, "link to nothing"), (M1, "pipe"), ("bars/symbol=AAPL", "loop"), (M1, "link to file")],
 )
-def test_what_is_no_folder_of_bars_is_named(
+def test_an_odd_folder_of_bars_is_named(
     filled: StoreLayout, make: Any, name: str, kind: str
 ) -> None:
-    """Bars are neither read from it nor saved past it."""
+    """Bars are neither read from it nor saved into it."""
     put(filled.root / name, kind)
     series = make.series()
     layout = open_store(filled.root)
@@ -179,7 +179,7 @@ def test_what_is_no_folder_of_bars_is_named(
 
 @pytest.mark.parametrize("kind", NO_FILES)
 def test_an_odd_marker_is_to_be_moved_by_hand(layout: StoreLayout, kind: str) -> None:
-    """The error says what stands there and what the file should hold; nothing is written."""
+    """The error says what lies there and what the file should contain; nothing is written."""
     put(layout.marker, kind) if kind != "link to folder" else layout.marker.unlink()
     if kind == "link to folder":
         layout.marker.symlink_to("bars")
@@ -190,10 +190,8 @@ def test_an_odd_marker_is_to_be_moved_by_hand(layout: StoreLayout, kind: str) ->
     assert layout.marker.lstat().st_ino == before
 
 
-def test_bars_on_a_disk_that_is_not_mounted_are_not_given_up(
-    filled: StoreLayout, make: Any
-) -> None:
-    """A link to bars that are not there may be right again later: a repair changes nothing."""
+def test_a_link_to_missing_bars_is_not_quarantined(filled: StoreLayout, make: Any) -> None:
+    """Their disk may be mounted later: a repair changes nothing."""
     put(filled.bars, "link to nothing")
     layout = open_store(filled.root)
     with pytest.raises(OddPathError, match=r"bars.*[Mm]ount"):
@@ -204,7 +202,7 @@ def test_bars_on_a_disk_that_is_not_mounted_are_not_given_up(
 
 @pytest.mark.parametrize("name", ["bars", "state", "epochs", "bars/symbol=AAPL", M1])
 def test_folders_may_be_links_to_another_place(filled: StoreLayout, make: Any, name: str) -> None:
-    """Parts of a store, or the whole, may lie elsewhere: all of it goes on working."""
+    """Parts of a store, or all of it, may lie elsewhere."""
     folder = filled.root / name
     elsewhere = outside(filled.marker) / "moved"
     shutil.move(folder, elsewhere)
@@ -226,7 +224,7 @@ def test_folders_may_be_links_to_another_place(filled: StoreLayout, make: Any, n
 def test_a_link_into_a_store_is_no_folder_of_bars(
     filled: StoreLayout, make: Any, tmp_path: Path, name: str, is_other_store: bool
 ) -> None:
-    """Files that belong to another series or store are not touched through a link to them."""
+    """Files of another series or store are not changed through a link to them."""
     root = tmp_path / "copy" if is_other_store else filled.root
     if is_other_store:
         shutil.copytree(filled.root, root)
@@ -250,7 +248,7 @@ def test_a_link_into_a_store_is_no_folder_of_bars(
 def test_damage_of_bars_on_another_disk_is_quarantined(
     layout: StoreLayout, store: BarStore, make: Any
 ) -> None:
-    """Where nothing can be renamed into quarantine, it is copied and then removed."""
+    """Files that cannot be renamed into quarantine are copied and then removed."""
     shared = Path("/dev/shm")  # noqa: S108  (another disk than that of temporary folders)
     if not shared.is_dir() or shared.stat().st_dev == layout.root.stat().st_dev:
         pytest.skip("there is only one disk")
@@ -272,8 +270,8 @@ def test_damage_of_bars_on_another_disk_is_quarantined(
         shutil.rmtree(elsewhere)
 
 
-def test_a_file_in_quarantine_is_in_nothing_s_way(layout: StoreLayout) -> None:
-    """What is quarantined after a file of its folder's name goes beside that file."""
+def test_a_quarantined_file_with_the_name_of_a_folder_blocks_nothing(layout: StoreLayout) -> None:
+    """Files of that folder are quarantined beside it."""
     folder = layout.bars / "symbol=AAPL"
     put(folder, "file")
     first = quarantine(layout, folder, "odd", "nothing")
@@ -289,7 +287,7 @@ def test_a_file_in_quarantine_is_in_nothing_s_way(layout: StoreLayout) -> None:
 def test_folders_whose_names_are_no_symbols_hold_no_series(
     filled: StoreLayout, make: Any, name: bytes
 ) -> None:
-    """Their files are quarantined under their names; everything else goes on."""
+    """Their files are quarantined under their names."""
     folder = filled.bars / os.fsdecode(name) / "timeframe=1m"
     folder.mkdir(parents=True)
     source = filled.root / M1 / "2024.parquet"
@@ -303,7 +301,7 @@ def test_folders_whose_names_are_no_symbols_hold_no_series(
 
 @pytest.mark.parametrize("kind", ["loop", "folder", "pipe"])
 def test_an_odd_catalog_is_named(filled: StoreLayout, kind: str) -> None:
-    """A query does not wait for a pipe; the error names the catalog and the way out."""
+    """A query does not wait for a pipe; the error hints at repair."""
     put(filled.catalog, kind)
     with pytest.raises(StoreError, match=r"ktrdr\.duckdb.*ktrdr repair"):
         query_catalog(filled, "FROM bars")
