@@ -3,22 +3,15 @@
 import os
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.catalog_refresh import is_catalog_due
-from ktrdr_pipelines.store.layout import StoreLayout, create_store
+from ktrdr_pipelines.store.layout import StoreLayout
 from tests.support.fake_gateway import stock, utc
 
 NOW = utc(2024, 7, 1)
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> StoreLayout:
-    """Return a store without a catalog."""
-    return create_store(tmp_path / "data")
 
 
 def test_a_store_without_a_catalog_gets_one(layout: StoreLayout) -> None:

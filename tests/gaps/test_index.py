@@ -32,9 +32,10 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.index import GapIndex, Memory, SeriesGaps
 from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.store.bars.bar_store import BarStore
-from ktrdr_pipelines.store.layout import StoreLayout, create_store
+from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.attempts import AttemptKind
-from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from tests.support.complete_series import save_complete
 from tests.support.fake_gateway import bars_at, dense_keys, fx, stock, true_keys, utc
 from tests.support.older_files import make_older
 
@@ -43,18 +44,6 @@ GATEWAY = "fake:1"
 NOW = utc(2024, 3, 1, 12)
 
 START = date(2024, 1, 2)
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> StoreLayout:
-    """Return a new store."""
-    return create_store(tmp_path / "data")
-
-
-@pytest.fixture
-def store(layout: StoreLayout) -> BarStore:
-    """Return the bars of the new store."""
-    return BarStore(layout, Ledger(layout.ledger))
 
 
 @pytest.fixture
@@ -81,18 +70,8 @@ def _fill(
     *,
     without: tuple[date, ...] = (),
 ) -> None:
-    """Save and cover complete bars of session dates, except some dates."""
-    calendar = calendar_named(series.instrument.calendar)
-    keys = dense_keys(calendar.key, series.timeframe, first, end)
-    covered = IntervalSet([interval_between(calendar, series.timeframe, first, end)])
-    for day in without:
-        left_out = interval_between(calendar, series.timeframe, day, day + timedelta(days=1))
-        covered -= IntervalSet([left_out])
-        keys = keys[(keys < micros(left_out.start)) | (keys >= micros(left_out.end))]
-    bars = bars_at(keys, calendar, daily=not series.timeframe.is_intraday)
-    store.save(
-        series, identity_of(series, contract_id=1, origin=Origin.IB), bars, Coverage(covered)
-    )
+    """Save a complete series, by default to the end of February."""
+    save_complete(store, series, first, end, without=without)
 
 
 @pytest.mark.parametrize(
@@ -368,20 +347,13 @@ def _instrument(key: str, start: date) -> Instrument:
 class IndexedStore:
     """A store with its gap index."""
 
-    def __init__(self, folder: Path) -> None:
-        layout = create_store(folder)
-        self.store = BarStore(layout, Ledger(layout.ledger))
-        self.index = GapIndex(self.store, Calendars(), "fake:1")
+    def __init__(self, store: BarStore) -> None:
+        self.store = store
+        self.index = GapIndex(store, Calendars(), "fake:1")
 
     def fill(self, series: Series, first: date, end: date) -> Path:
-        """Save and cover every bar of some session dates."""
-        calendar = calendar_named(series.instrument.calendar)
-        keys = true_keys(calendar, series.timeframe, first, end)
-        interval = interval_between(calendar, series.timeframe, first, end)
-        bars = bars_at(keys, calendar, daily=not series.timeframe.is_intraday)
-        identity = identity_of(series, contract_id=1, origin=Origin.IB)
-        result = self.store.save(series, identity, bars, Coverage(IntervalSet([interval])))
-        return result.files[0]
+        """Save and cover every bar of some session dates; return the file."""
+        return save_complete(self.store, series, first, end)
 
     def series_gaps(self, series: Series, now: datetime = LATER) -> SeriesGaps:
         (found,) = self.index.series_gaps([series], now)
@@ -389,9 +361,9 @@ class IndexedStore:
 
 
 @pytest.fixture
-def indexed(tmp_path: Path) -> IndexedStore:
+def indexed(store: BarStore) -> IndexedStore:
     """Return an empty store with its gap index."""
-    return IndexedStore(tmp_path / "data")
+    return IndexedStore(store)
 
 
 def _keep(path: Path, table: pa.Table, kept: Iterable[bool]) -> None:

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, datetime, timedelta
-from pathlib import Path
+from functools import partial
 
 import pytest
 
-from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.coverage import Coverage, Emptiness
@@ -20,23 +19,16 @@ from ktrdr_pipelines.errors import CorruptFileError, StoreError
 from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.gaps.windows import Dates, WindowState, after_load
 from ktrdr_pipelines.store.bars.bar_store import BarStore
-from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.store.ledger.attempts import AttemptKind
-from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
-from tests.support.fake_gateway import bars_at, dense_keys, stock, utc
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from tests.support.complete_series import save_complete
+from tests.support.fake_gateway import bars_at, stock, utc
 
 GATEWAY = "fake:1"
 NOW = utc(2024, 3, 1, 12)
 START = date(2024, 1, 2)
 MONTHS = {f"2024-{one:02d}": (date(2024, one, 1), date(2024, one + 1, 1)) for one in (1, 2, 3)}
 Fill = Callable[..., None]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> BarStore:
-    """Return the bars of a new store."""
-    layout = create_store(tmp_path / "data")
-    return BarStore(layout, Ledger(layout.ledger))
 
 
 @pytest.fixture
@@ -48,20 +40,7 @@ def index(store: BarStore) -> GapIndex:
 @pytest.fixture
 def fill(store: BarStore) -> Fill:
     """Return a function that saves complete bars of session dates, except some."""
-
-    def save(series: Series, first: date, end: date, *, without: tuple[date, ...] = ()) -> None:
-        calendar = calendar_named(series.instrument.calendar)
-        keys = dense_keys(calendar.key, series.timeframe, first, end)
-        covered = IntervalSet([interval_between(calendar, series.timeframe, first, end)])
-        for day in without:
-            gone = interval_between(calendar, series.timeframe, day, day + timedelta(days=1))
-            covered -= IntervalSet([gone])
-            keys = keys[(keys < micros(gone.start)) | (keys >= micros(gone.end))]
-        bars = bars_at(keys, calendar, daily=not series.timeframe.is_intraday)
-        identity = identity_of(series, contract_id=1, origin=Origin.IB)
-        store.save(series, identity, bars, Coverage(covered))
-
-    return save
+    return partial(save_complete, store)
 
 
 def series_of(timeframe: Timeframe = Timeframe.H1, *, start: date = START) -> Series:
