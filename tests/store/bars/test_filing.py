@@ -1,13 +1,9 @@
 """Files that other programs changed: removed bars are missing again, and nothing else is."""
 
-# ruff: noqa: S608  (conditions are constants here)
-
-from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,43 +22,14 @@ from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.maintenance.repair import repair
 from tests.support.older_files import make_older
+from tests.support.rewriting import Rewrite, by_arrow, by_duckdb, by_pandas, where
 
 FIRST, END = date(2024, 6, 3), date(2024, 7, 1)
 GONE = (date(2024, 6, 12), date(2024, 6, 13), date(2024, 6, 25))
 DAY = timedelta(days=1)
 
-Rewrite = Callable[[Path, str], None]
-"""Keeps the bars of a file that meet an SQL condition."""
-
-
-def with_arrow(path: Path, condition: str) -> None:
-    """Rewrite a file as pyarrow does: the footer stays."""
-    held = pq.read_table(path, partitioning=None)
-    kept = duckdb.sql(f"SELECT ts FROM held WHERE {condition}").to_arrow_table()["ts"]
-    left = held.filter(pc.is_in(held["ts"], kept.combine_chunks().cast(held["ts"].type)))
-    pq.write_table(left, path)
-
-
-def with_pandas(path: Path, condition: str) -> None:
-    """Rewrite a file as pandas does: the footer is lost, and a column of its own may come."""
-    frame = pd.read_parquet(path, engine="pyarrow", partitioning=None)
-    kept = duckdb.sql(f"SELECT ts::VARCHAR AS ts FROM frame WHERE {condition}").df()["ts"]
-    frame[frame["ts"].isin(pd.to_datetime(kept, utc=True))].to_parquet(path)
-
-
-def with_duckdb(path: Path, condition: str) -> None:
-    """Rewrite a file as DuckDB does: the footer is lost, every column may be null."""
-    beside = path.with_suffix(".copy")
-    source = f"read_parquet('{path}', hive_partitioning = false)"
-    duckdb.sql(
-        f"COPY (SELECT * FROM {source} WHERE {condition} ORDER BY ts) TO '{beside}' "
-        "(FORMAT parquet)"
-    )
-    beside.replace(path)
-
-
 # Every program alters the schema in its own way; whether the footer stays decides what is believed.
-rewriting = pytest.mark.parametrize("rewrite", [with_arrow, with_duckdb])
+rewriting = pytest.mark.parametrize("rewrite", [by_arrow, by_duckdb])
 
 
 def _not_on(*days: date) -> str:
@@ -91,15 +58,15 @@ def _path(store: BarStore, series: Series) -> Path:
 @pytest.mark.parametrize(
     ("rewrite", "key", "timeframe"),
     [
-        (with_arrow, "XNYS.RTH", Timeframe.M5),
-        (with_arrow, "XNYS.ETH", Timeframe.H1),
-        (with_arrow, "FX", Timeframe.D1),
-        (with_pandas, "XNYS.RTH", Timeframe.H1),
-        (with_pandas, "XNYS.ETH", Timeframe.D1),
-        (with_pandas, "FX", Timeframe.M5),
-        (with_duckdb, "XNYS.RTH", Timeframe.D1),
-        (with_duckdb, "XNYS.ETH", Timeframe.M5),
-        (with_duckdb, "FX", Timeframe.H1),
+        (by_arrow, "XNYS.RTH", Timeframe.M5),
+        (by_arrow, "XNYS.ETH", Timeframe.H1),
+        (by_arrow, "FX", Timeframe.D1),
+        (by_pandas, "XNYS.RTH", Timeframe.H1),
+        (by_pandas, "XNYS.ETH", Timeframe.D1),
+        (by_pandas, "FX", Timeframe.M5),
+        (by_duckdb, "XNYS.RTH", Timeframe.D1),
+        (by_duckdb, "XNYS.ETH", Timeframe.M5),
+        (by_duckdb, "FX", Timeframe.H1),
     ],
 )
 def test_removed_days_are_uncovered_and_nothing_else(
@@ -108,7 +75,7 @@ def test_removed_days_are_uncovered_and_nothing_else(
     """With the footer kept or lost, exactly the removed days are no longer covered."""
     series = _month(make, store, timeframe, key)
     before = store.read(series)
-    rewrite(_path(store, series), _not_on(*GONE))
+    rewrite(_path(store, series), where(_not_on(*GONE)))
     gone = IntervalSet(_whole(series, day, day + DAY) for day in GONE)
     assert store.coverage(series).bars == IntervalSet([_whole(series)]) - gone
     left = before.filter(pc.invert(pc.is_in(before["session_date"], pa.array(GONE))))
@@ -122,7 +89,7 @@ def test_removed_days_are_uncovered_and_nothing_else(
 def test_a_removed_week_is_uncovered(store: BarStore, make: Any, rewrite: Rewrite) -> None:
     """A weekly bar stands for the seven days from its Monday."""
     series = _month(make, store, Timeframe.W1)
-    rewrite(_path(store, series), "ts <> TIMESTAMPTZ '2024-06-10 00:00:00Z'")
+    rewrite(_path(store, series), where("ts <> TIMESTAMPTZ '2024-06-10 00:00:00Z'"))
     week = _whole(series, date(2024, 6, 10), date(2024, 6, 17))
     assert store.coverage(series).bars == IntervalSet([_whole(series)]) - IntervalSet([week])
 
@@ -134,7 +101,7 @@ def test_removed_minutes_uncover_their_session(
     """In a file without digests, one removed bar uncovers its whole session."""
     series = _month(make, store, Timeframe.M1)
     make_older(store.layout, _path(store, series))
-    rewrite(_path(store, series), "ts <> TIMESTAMPTZ '2024-06-12 15:00:00Z'")
+    rewrite(_path(store, series), where("ts <> TIMESTAMPTZ '2024-06-12 15:00:00Z'"))
     day = IntervalSet([_whole(series, GONE[0], GONE[0] + DAY)])
     assert store.coverage(series).bars == IntervalSet([_whole(series)]) - day
     assert store.rows_per_session(series)[GONE[0]] == 389
@@ -146,7 +113,7 @@ def test_minutes_removed_from_a_file_with_digests_are_damage(
 ) -> None:
     """The remaining bars of the session cannot be checked: the file is refused."""
     series = _month(make, store, Timeframe.M1)
-    rewrite(_path(store, series), "ts <> TIMESTAMPTZ '2024-06-12 15:00:00Z'")
+    rewrite(_path(store, series), where("ts <> TIMESTAMPTZ '2024-06-12 15:00:00Z'"))
     with pytest.raises(CorruptFileError, match=r"bars of 2024-06-12 are gone.*ktrdr repair"):
         store.coverage(series)
 
@@ -158,7 +125,7 @@ def test_the_next_save_writes_the_true_coverage(
     """Filled days are covered, others stay missing, and the footer agrees."""
     series = _month(make, store, Timeframe.M5)
     before, path = store.read(series), _path(store, series)
-    rewrite(path, _not_on(*GONE))
+    rewrite(path, where(_not_on(*GONE)))
     for number, day in enumerate(GONE, start=1):
         ends = make.true_ends(series, day, day + DAY)
         part = Coverage(IntervalSet([_whole(series, day, day + DAY)]))
@@ -173,7 +140,7 @@ def test_the_next_save_writes_the_true_coverage(
 def test_a_save_recounts_a_changed_file(store: BarStore, make: Any, rewrite: Rewrite) -> None:
     """Even if nothing has read the file since it was changed."""
     series = _month(make, store, Timeframe.M5)
-    rewrite(_path(store, series), _not_on(*GONE))
+    rewrite(_path(store, series), where(_not_on(*GONE)))
     july = make.true_ends(series, END, date(2024, 7, 3))
     later = Coverage(IntervalSet([_whole(series, END, date(2024, 7, 3))]))
     store.save(series, make.identity(series), make.bars(series, july), later)
@@ -198,7 +165,7 @@ def test_a_file_without_bars_covers_no_session(
 ) -> None:
     """Only the time between sessions may stay covered."""
     series = _month(make, store, Timeframe.H1)
-    rewrite(_path(store, series), "false")
+    rewrite(_path(store, series), where("false"))
     calendar = calendar_named("XNYS.RTH")
     covered = store.coverage(series).bars
     for session in calendar.sessions(FIRST, END):
@@ -213,7 +180,7 @@ def test_a_proof_of_emptiness_outlives_a_recount(
     series = _month(make, store, Timeframe.H1)
     proof = make.empty(*_ends(_whole(series, END, date(2024, 7, 5))), store._clock())
     store.save(series, make.identity(series), make.bars(series, []), proof)
-    rewrite(_path(store, series), _not_on(*GONE))
+    rewrite(_path(store, series), where(_not_on(*GONE)))
     assert store.coverage(series).empty == tuple(
         Emptiness(one.interval, one.proved_at) for one in proof.empty
     )
@@ -228,7 +195,7 @@ def test_the_result_of_a_recount_is_recorded(store: BarStore, make: Any, rewrite
     """The file index has it, so that the file is read once."""
     series = _month(make, store, Timeframe.M5)
     path = _path(store, series)
-    rewrite(path, _not_on(*GONE))
+    rewrite(path, where(_not_on(*GONE)))
     found = store.coverage(series)
     (row,) = store.ledger.files.of("AAPL|5m").values()
     assert row.coverage == found
@@ -293,7 +260,7 @@ def test_without_its_calendar_no_removed_day_is_covered(
 ) -> None:
     """For a symbol outside the universe, the bars around a removed day bound it."""
     series = _month(make, store, Timeframe.M5)
-    rewrite(_path(store, series), _not_on(*GONE))
+    rewrite(_path(store, series), where(_not_on(*GONE)))
     covered = store.coverage_of("AAPL", Timeframe.M5).bars
     gone = IntervalSet(_whole(series, day, day + DAY) for day in GONE)
     assert not covered & gone
@@ -312,7 +279,7 @@ def test_without_its_calendar_a_short_pause_hides_nothing(
     Spot currencies pause from 17:00 to 17:15 in New York, and the bar before that began at 16:00.
     """
     series = _month(make, store, Timeframe.H4, "FX")
-    rewrite(_path(store, series), _not_on(*GONE))
+    rewrite(_path(store, series), where(_not_on(*GONE)))
     covered = store.coverage_of("EURUSD", Timeframe.H4).bars
     for session in calendar_named("FX").sessions(FIRST, END):
         inside = Interval(session.opens_at, session.closes_at)
@@ -326,7 +293,7 @@ def test_repair_corrects_the_footer(
     """It keeps every remaining bar and quarantines nothing."""
     series = _month(make, store, Timeframe.M5)
     path = _path(store, series)
-    rewrite(path, _not_on(*GONE))
+    rewrite(path, where(_not_on(*GONE)))
     bars = store.read(series)
     report = repair(layout, [series.instrument])
     assert (report.quarantined, report.fixed) == ((), (path,))

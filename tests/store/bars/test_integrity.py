@@ -3,14 +3,11 @@
 import json
 import random
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -40,11 +37,10 @@ from ktrdr_pipelines.store.maintenance.file_checks import (
 from ktrdr_pipelines.store.maintenance.inspection import Checked, check_file
 from ktrdr_pipelines.store.maintenance.repair import repair
 from tests.support.older_files import make_older
+from tests.support.rewriting import Rewrite, by_arrow, by_duckdb, by_pandas, unchanged
 
 NOW = datetime(2024, 8, 1, 12, tzinfo=UTC)
 FIRST, END = date(2024, 6, 3), date(2024, 6, 8)
-
-Rewrite = Callable[[Path, Callable[[pa.Table], pa.Table]], None]
 
 
 def saved(store: BarStore, make: Any, timeframe: Timeframe = Timeframe.M1) -> tuple[Series, Path]:
@@ -132,27 +128,6 @@ def test_a_file_that_is_no_parquet_is_named(store: BarStore, make: Any, junk: by
         store.coverage(series)
 
 
-def by_arrow(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Rewrite a file as pyarrow does: the footer stays."""
-    pq.write_table(change(pq.read_table(path, partitioning=None)), path)
-
-
-def by_pandas(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Rewrite a file as pandas does: the footer is lost."""
-    frame: pd.DataFrame = change(pq.read_table(path, partitioning=None)).to_pandas()
-    frame.to_parquet(path)
-
-
-def by_duckdb(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Rewrite a file as DuckDB does: the footer is lost."""
-    bars, beside = change(pq.read_table(path, partitioning=None)), path.with_suffix(".copy")
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.register("bars", bars)
-        connection.execute(f"COPY (FROM bars) TO '{beside}' (FORMAT parquet)")
-    beside.replace(path)
-
-
 rewriting = pytest.mark.parametrize("rewrite", [by_arrow, by_pandas, by_duckdb])
 
 
@@ -190,7 +165,7 @@ def test_a_rewritten_file_with_the_same_bars_is_written_anew(
     """Nothing is lost, but the bytes differ: a check reports that, and a repair fixes it."""
     series, path = saved(store, make)
     bars = read_bars(path)
-    rewrite(path, lambda same: same)
+    rewrite(path, unchanged)
     found = checked(store, series, path)
     assert (found.wrong, bool(found.altered)) == ("", True)
     assert store.coverage(series).bars == make.covering(series, bars).bars

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,6 +22,7 @@ from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.store.maintenance.rename import rename
 from ktrdr_pipelines.store.maintenance.repair import RepairReport, repair
 from tests.support.older_files import make_older
+from tests.support.rewriting import by_arrow, by_duckdb, by_pandas
 
 NOW = datetime(2024, 6, 4, tzinfo=UTC)
 OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
@@ -137,28 +137,6 @@ def test_a_bar_that_no_response_covers_is_no_finding(
     report = repaired(layout, make)
     assert (report.findings, report.distrusted) == (0, ())
     assert store.ledger.findings.of(KEY) == []
-
-
-def by_arrow(path: Path) -> None:
-    """Keep the footer, as pyarrow does."""
-    pq.write_table(pq.read_table(path, partitioning=None), path)
-
-
-def by_pandas(path: Path) -> None:
-    """Lose the footer, and keep the columns."""
-    pq.write_table(pq.read_table(path, partitioning=None).replace_schema_metadata(None), path)
-
-
-def by_duckdb(path: Path) -> None:
-    """Lose the footer."""
-    copy = path.with_name(".copy")
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute(
-            f"COPY (FROM read_parquet('{path}', hive_partitioning = false)) "
-            f"TO '{copy}' (FORMAT parquet)"
-        )
-    copy.replace(path)
 
 
 @pytest.mark.parametrize("rewrite", [by_arrow, by_pandas, by_duckdb])
