@@ -1,4 +1,4 @@
-"""Confirmed empty ranges in the files: what refutes them, and how they are retracted."""
+"""Proofs of empty ranges in the files: what refutes them, and how they are retracted."""
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
