@@ -28,21 +28,36 @@ HASH = hashlib.sha256(f"ktrdr-pipelines account:{ACCOUNT}".encode()).hexdigest()
 TEXT = f"321 Error for {ACCOUNT}: account {ACCOUNT.lower()} is not subscribed"
 DELETED = 2_000
 
+STEPS = (
+    *("BEGIN IMMEDIATE", "ALTER TABLE requests", "UPDATE requests", "PRAGMA user_version ="),
+    *("COMMIT", "DELETE FROM erasure_due", "VACUUM", "PRAGMA wal_checkpoint"),
+    "DROP TABLE erasure_due",
+)
+"""How the statements of a migration begin, in their order."""
+
 OPEN_AND_DIE = """
 import os, sys
 from pathlib import Path
 from ktrdr_pipelines.store.ledger import database
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 connect = database._connect
-def dying(path):
-    connection = connect(path)
-    die = lambda said: said.lstrip().startswith(sys.argv[2]) and os._exit(9)
-    connection.set_trace_callback(die)
-    return connection
-database._connect = dying
-Ledger(Path(sys.argv[1])).requests.newest(1)
+def open_and_die(path, step):
+    def dying(path):
+        connection = connect(path)
+        connection.set_trace_callback(lambda sql: sql.lstrip().startswith(step) and os._exit(9))
+        return connection
+    database._connect = dying
+    Ledger(path).requests.newest(1)
+for path, step in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+    child = os.fork()
+    if child == 0:
+        try:
+            open_and_die(Path(path), step)
+        finally:
+            os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-"""Opens a ledger, and exits at the first statement that begins with the given text."""
+"""Opens each ledger in a child process, which exits with 9 at the first statement of its step."""
 
 
 @pytest.fixture(params=[6, 7], ids="version {}".format)
@@ -135,35 +150,18 @@ def test_a_log_that_was_not_written_back_is_erased_too(layout: StoreLayout) -> N
     assert found(layout.root) == set()
 
 
-@pytest.mark.parametrize(
-    ("layout", "statement"),
-    [
-        (6, "BEGIN IMMEDIATE"),
-        (7, "ALTER TABLE requests"),
-        (6, "UPDATE requests"),
-        (7, "PRAGMA user_version ="),
-        (6, "COMMIT"),
-        (7, "DELETE FROM erasure_due"),
-        (6, "VACUUM"),
-        (7, "PRAGMA wal_checkpoint"),
-        (6, "DROP TABLE erasure_due"),
-    ],
-    indirect=["layout"],
-)
-def test_a_killed_migration_is_completed_by_the_next_opening(
-    layout: StoreLayout, statement: str
-) -> None:
+def test_a_killed_migration_is_completed_by_the_next_opening(layout: StoreLayout) -> None:
     """At whichever step it was killed."""
-    died = subprocess.run(
-        [sys.executable, "-c", OPEN_AND_DIE, str(layout.ledger), statement],
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
-    assert died.returncode == 9, died.stderr.decode()
-    open_and_close(layout.ledger)
-    assert found(layout.root) == set()
-    assert not is_due(layout.ledger)
+    roots = [layout.root.with_name(f"killed {number}") for number in range(len(STEPS))]
+    ledgers = [StoreLayout(shutil.copytree(layout.root, root)).ledger for root in roots]
+    arguments = [str(one) for pair in zip(ledgers, STEPS, strict=True) for one in pair]
+    command = [sys.executable, "-c", OPEN_AND_DIE, *arguments]
+    killed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert killed.stdout.split() == ["9"] * len(STEPS)
+    for root, ledger, step in zip(roots, ledgers, STEPS, strict=True):
+        open_and_close(ledger)
+        assert found(root) == set(), step
+        assert not is_due(ledger), step
 
 
 def test_a_reader_defers_the_erasure_and_blocks_nothing(layout: StoreLayout) -> None:
