@@ -167,6 +167,24 @@ def test_an_attempt_is_the_reason_of_a_gap(
     assert series_gaps(series).is_blocked
 
 
+def test_a_missing_permission_is_the_reason_before_newer_attempts(
+    store: BarStore, series_gaps: Callable[..., SeriesGaps]
+) -> None:
+    """It lasts longer than any other failure."""
+    series = _series(Timeframe.D1)
+    _fill(store, series, end=date(2024, 2, 1))
+    for number, kind in enumerate((AttemptKind.BLOCKED, AttemptKind.ERROR)):
+        store.ledger.attempts.record(
+            *(series_key(series), Interval(utc(2024, 2, 1), utc(2024, 3, 2)), kind),
+            error="refused",
+            code=None,
+            next_try_at=None,
+            at=NOW + timedelta(seconds=number),
+        )
+    (gap,) = series_gaps(series).gaps
+    assert gap.reason is GapReason.BLOCKED
+
+
 def test_a_proof_of_emptiness_explains_until_it_expires(
     store: BarStore, series_gaps: Callable[..., SeriesGaps]
 ) -> None:
