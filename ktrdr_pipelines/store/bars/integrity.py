@@ -49,7 +49,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class CheckedBars:
-    """Counts of odd bars among those checked; ``first_*`` is the first such bar, or None."""
+    """Counts of misplaced and implausible bars; ``first_*`` is the first such bar, or None."""
 
     rows: int = 0
     out_of_order: int = 0
@@ -210,9 +210,9 @@ def without_implausible(
 
     Returns: the same object where nothing changes.
     """
-    odd, _ = explained(bars, sec_type, known)
+    implausible, _ = explained(bars, sec_type, known)
     length = footer.identity.timeframe.length
-    keys = timestamps(bars)[odd].tolist()
+    keys = timestamps(bars)[implausible].tolist()
     positions = IntervalSet(Interval(moment(key), moment(key) + length) for key in keys)
     if not footer.coverage.bars & positions:
         return footer

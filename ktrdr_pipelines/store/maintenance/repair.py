@@ -330,11 +330,11 @@ def _derive_findings(
     new: list[Finding] = []
     for item in good:
         bars = read_bars(item.path)
-        odd, found = explained(bars, sec_type, known)
+        implausible, found = explained(bars, sec_type, known)
         stale -= {one.ts for one in found}
         if not item.needs_fix and item.footer is not None:
             covered = item.footer.coverage.bars
-            keys = [key for key in timestamps(bars)[odd].tolist() if moment(key) in covered]
+            keys = [key for key in timestamps(bars)[implausible].tolist() if moment(key) in covered]
             new += findings_of(bars, keys, sec_type)
     if stale:
         ledger.findings.clear(key, stale)
