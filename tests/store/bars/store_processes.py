@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,6 @@ START = datetime(2023, 12, 31, 21, tzinfo=UTC)
 NOW = datetime(2024, 6, 3, tzinfo=UTC)
 FX = make.series(Timeframe.M5, "EURUSD", "FX")
 STOCK = make.series(Timeframe.M1)
-WORKERS = 3
 
 
 def report(number: int) -> None:
@@ -35,24 +35,49 @@ def report(number: int) -> None:
     sys.stdout.flush()
 
 
+def in_workers(work: Callable[[int], None], count: int) -> None:
+    """Run work in several child processes at once, each with its number."""
+    make.run(FX, START, 1)  # children inherit the calendar: their time goes into the work
+    children = []
+    for number in range(count):
+        children.append(os.fork())
+        if children[-1] == 0:
+            try:
+                work(number)
+            except BaseException:  # noqa: BLE001  (the edge of the child process)
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+    for child in children:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def save(layout: StoreLayout, number: int) -> None:
-    """Save every third hour of a week, hour by hour."""
-    with closing(Ledger(layout.ledger)) as ledger:
-        store = BarStore(layout, ledger)
-        for hour in range(number, 90, WORKERS):
-            make.save(store, FX, make.run(FX, START + timedelta(hours=hour), 12, hour + 1.0))
+    """Save the hours of a week in several processes, each hour in one of them."""
+
+    def work(worker: int) -> None:
+        with closing(Ledger(layout.ledger)) as ledger:
+            store = BarStore(layout, ledger)
+            for hour in range(worker, 90, number):
+                make.save(store, FX, make.run(FX, START + timedelta(hours=hour), 12, hour + 1.0))
+
+    in_workers(work, number)
 
 
 def claim(layout: StoreLayout, number: int) -> None:
-    """Claim as many of the same intervals as possible, and report them."""
-    hours = list(range(200))
-    random.Random(number).shuffle(hours)
-    with closing(Ledger(layout.ledger)) as ledger:
-        for hour in hours:
-            start = START + timedelta(hours=hour)
-            wanted = [Interval(start, start + timedelta(hours=1))]
-            if ledger.claims.acquire(series_key(FX), wanted, f"worker {number}", NOW, 3600):
-                report(hour)
+    """Claim as many of the same intervals as possible in several processes, and report them."""
+
+    def work(worker: int) -> None:
+        hours = list(range(200))
+        random.Random(worker).shuffle(hours)
+        with closing(Ledger(layout.ledger)) as ledger:
+            for hour in hours:
+                start = START + timedelta(hours=hour)
+                wanted = [Interval(start, start + timedelta(hours=1))]
+                if ledger.claims.acquire(series_key(FX), wanted, f"worker {worker}", NOW, 3600):
+                    report(hour)
+
+    in_workers(work, number)
 
 
 def rewrite(layout: StoreLayout, number: int) -> None:

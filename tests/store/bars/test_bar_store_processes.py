@@ -45,8 +45,7 @@ def test_writers_of_several_processes_lose_nothing(
     layout: StoreLayout, store: BarStore, make: Any
 ) -> None:
     """Three processes save into the same two files; every bar is kept."""
-    for worker in [_start("save", layout, number) for number in range(3)]:
-        _end(worker)
+    _end(_start("save", layout, 3))
     series = make.series(Timeframe.M5, "EURUSD", "FX")
     expected = make.run(series, START, 90 * 12)
     bars = store.read(series)
@@ -61,9 +60,8 @@ def test_writers_of_several_processes_lose_nothing(
 
 def test_no_interval_is_claimed_twice(layout: StoreLayout) -> None:
     """Processes that want the same intervals divide them, in a new ledger too."""
-    workers = [_start("claim", layout, number) for number in range(3)]
-    granted = [int(hour) for worker in workers for hour in _end(worker)]
-    assert sorted(granted) == list(range(200))
+    granted = _end(_start("claim", layout, 3))
+    assert sorted(map(int, granted)) == list(range(200))
 
 
 def test_a_ledger_survives_a_fork(layout: StoreLayout) -> None:

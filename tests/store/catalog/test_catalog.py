@@ -119,10 +119,12 @@ def test_symbols_stay_as_written(layout: StoreLayout, store: BarStore, make: Any
     for source in ("bars_1m", "bars", "instruments", "coverage"):
         found = [row["symbol"] for row in _rows(layout, f"SELECT symbol FROM {source}")]
         assert set(found) == symbols
-    for symbol in symbols:
-        sql = f"SELECT DISTINCT symbol FROM series('{symbol}', '1m')"
-        assert _one(layout, sql) == symbol
-        assert _one(layout, f"SELECT count(*) FROM bars_1m WHERE symbol = '{symbol}'") == 2
+    for source, where in (("series('{0}', '1m')", "true"), ("bars_1m", "symbol = '{0}'")):
+        select = f"SELECT '{{0}}', symbol, count(*) FROM {source} WHERE {where} GROUP BY ALL"
+        rows = _rows(layout, " UNION ALL ".join(select.format(symbol) for symbol in symbols))
+        assert sorted(tuple(row.values()) for row in rows) == [
+            (symbol, symbol, 2) for symbol in sorted(symbols)
+        ]
 
 
 def test_coverage_has_the_kind_of_each_proof(

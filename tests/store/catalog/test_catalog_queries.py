@@ -220,13 +220,11 @@ def test_a_store_may_lie_in_any_folder(tmp_path: Path, make: Any, folder: str) -
         store = BarStore(layout, ledger)
         universe = [saved(store, make, symbol).instrument for symbol in ("AAPL", "NULL")]
     rebuild_catalog(layout, universe, NOW)
-    for source in ("bars", "bars_1m"):
-        found = query_catalog(
-            layout, f"SELECT symbol, timeframe, count(*) AS n FROM {source} GROUP BY ALL ORDER BY 1"
-        ).to_pylist()
-        assert [tuple(one.values()) for one in found] == [("AAPL", "1m", 20), ("NULL", "1m", 20)]
-        assert count(layout, source, "symbol = 'NULL'") == 20
-        assert count(layout, source, "ts >= '2024-01-01'") == 20
+    found = query_catalog(
+        layout, "SELECT symbol, timeframe, count(*) AS n FROM bars GROUP BY ALL ORDER BY 1"
+    ).to_pylist()
+    assert [tuple(one.values()) for one in found] == [("AAPL", "1m", 20), ("NULL", "1m", 20)]
+    assert count(layout, "bars", "symbol = 'NULL' AND ts >= '2024-01-01'") == 10
     assert count(layout, "series('NULL', '1m')") == 20
     copied_beside(layout)
     with pytest.raises(CorruptFileError, match=r"x\.parquet"):
@@ -238,7 +236,7 @@ def test_a_store_may_lie_in_any_folder(tmp_path: Path, make: Any, folder: str) -
 # --- names, links and leftovers ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", ["", "ktrdr.", "ktrdr.main.", "main."])
+@pytest.mark.parametrize("prefix", ["ktrdr.", "ktrdr.main.", "main."])
 def test_qualified_names_read_the_present_files(
     queried: StoreLayout, store: BarStore, make: Any, prefix: str
 ) -> None:

@@ -60,6 +60,25 @@ for path, step in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
 """Opens each ledger in a child process, which exits with 9 at the first statement of its step."""
 
 
+OPEN_AT_ONCE = """
+import os, sys
+from pathlib import Path
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+children = []
+for _ in range(3):
+    children.append(os.fork())
+    if children[-1] == 0:
+        try:
+            count = len(Ledger(Path(sys.argv[1])).requests.newest(1000))
+            os.write(1, f"{count}\\n".encode())
+        finally:
+            os._exit(0)
+for child in children:
+    os.waitpid(child, 0)
+"""
+"""Opens a ledger in three child processes, which write the number of its requests."""
+
+
 @pytest.fixture(params=[6, 7], ids="version {}".format)
 def layout(request: pytest.FixtureRequest, tmp_path: Path) -> StoreLayout:
     """Copy a store of an earlier version, and write an account into its ledger and catalog."""
@@ -179,26 +198,14 @@ def test_a_reader_defers_the_erasure_and_blocks_nothing(layout: StoreLayout) -> 
     assert found(layout.root) == set()
 
 
-@pytest.mark.parametrize("layout", [7], indirect=True)
 def test_processes_that_open_it_at_once_migrate_it_once(layout: StoreLayout) -> None:
     """Each of them can use it."""
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from ktrdr_pipelines.store.ledger.ledger import Ledger\n"
-        "sys.stdin.readline(); print(len(Ledger(Path(sys.argv[1])).requests.newest(1000)))"
-    )
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(layout.ledger)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    outputs = [one.communicate("go\n", timeout=120)[0] for one in workers]
-    assert len(set(outputs)) == 1
-    assert int(outputs[0]) > 0
+    command = [sys.executable, "-c", OPEN_AT_ONCE, str(layout.ledger)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    counts = done.stdout.split()
+    assert len(counts) == 3
+    assert len(set(counts)) == 1
+    assert int(counts[0]) > 0
     assert found(layout.root) == set()
 
 

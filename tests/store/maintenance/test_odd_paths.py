@@ -17,6 +17,7 @@ from ktrdr_pipelines.store.catalog.catalog import query_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
 from ktrdr_pipelines.store.maintenance.inspection import quarantine
+from ktrdr_pipelines.store.maintenance.odd_paths import quarantine_odd_paths
 from ktrdr_pipelines.store.maintenance.repair import repair
 from tests.support.oddities import PRECIOUS, outside, put
 
@@ -112,9 +113,8 @@ def test_what_cannot_be_used_is_quarantined_as_it_is(
     series = make.series()
     store = BarStore(layout, open_ledger(layout))
     make.save(store, series, make.run(series, OPEN, 20))
-    again = repair(layout, instruments(make), NOW)
-    assert again.quarantined == ()
-    assert query_catalog(layout, "FROM bars WHERE symbol = 'AAPL'").num_rows == 20
+    assert store.rows(series) == 20
+    assert quarantine_odd_paths(layout) == []
     for target in outside(path).glob("file"):
         assert target.read_text() == PRECIOUS
 
@@ -300,11 +300,13 @@ def test_folders_whose_names_are_no_symbols_hold_no_series(
 
 
 @pytest.mark.parametrize("kind", ["loop", "folder", "pipe"])
-def test_an_odd_catalog_is_named(filled: StoreLayout, kind: str) -> None:
-    """A query does not wait for a pipe; the error hints at repair."""
+def test_an_odd_catalog_is_named(filled: StoreLayout, make: Any, kind: str) -> None:
+    """A query does not wait for a pipe; the error hints at repair, which builds a catalog."""
     put(filled.catalog, kind)
     with pytest.raises(StoreError, match=r"ktrdr\.duckdb.*ktrdr repair"):
         query_catalog(filled, "FROM bars")
+    repair(filled, instruments(make), NOW)
+    assert query_catalog(filled, "FROM bars").num_rows == 20
 
 
 def test_bars_of_another_store_are_refused(layout: StoreLayout, tmp_path: Path, make: Any) -> None:

@@ -297,7 +297,6 @@ def test_a_ledger_with_invalid_values_is_quarantined(
     assert report.quarantined == ()
     assert repair(layout, [series.instrument], NOW).quarantined_ledger is None
     assert store.rows(series) == 30
-    assert query_catalog(layout, "FROM bars").num_rows == 30
 
 
 @pytest.mark.parametrize("count", [8, pytest.param(60, marks=pytest.mark.slow)])
