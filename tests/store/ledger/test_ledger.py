@@ -267,6 +267,21 @@ def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:
     assert ledger.claims.acquire(KEY, [_hours(0, 1)], "one", NOW, 60) == [_hours(0, 1)]
 
 
+def test_no_other_connection_writes_while_a_claim_is_made(ledger: Ledger) -> None:
+    """Checking the claims of others and recording one's own are one transaction."""
+    ledger.claims.live(KEY, NOW)
+
+    def intervals() -> Any:
+        with (
+            closing(sqlite3.connect(ledger.path, timeout=0, isolation_level=None)) as other,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            other.execute("BEGIN IMMEDIATE")
+        yield _hours(0, 1)
+
+    assert ledger.claims.acquire(KEY, intervals(), "one", NOW, 60) == [_hours(0, 1)]
+
+
 def test_every_thread_has_its_own_connection(ledger: Ledger) -> None:
     """Threads share the ledger, not the connection."""
 
