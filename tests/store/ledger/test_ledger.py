@@ -152,7 +152,7 @@ def test_the_audit_is_counted_and_pruned(ledger: Ledger) -> None:
 
 
 def test_heads_are_recorded_even_when_unknown(ledger: Ledger) -> None:
-    """A gateway without a head timestamp is not asked again at once."""
+    """A missing head timestamp is not requested again at once."""
     contract = (265598, "TRADES", "127.0.0.1:4002")
     assert ledger.heads.of(*contract) is None
     ledger.heads.record(*contract, head=None, asked_at=NOW)
