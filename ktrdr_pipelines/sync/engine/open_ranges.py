@@ -77,7 +77,7 @@ class OpenRanges:
             empty_before=self._state.empty_before,
             now=self._source_session.gateway_now(),
             contract_id=self._contract_id,
-            closed=self._schedules.calendars.told_closed(series.instrument),
+            closed=self._schedules.calendars.stated_closed(series.instrument),
         )
 
     def parts(self) -> list[Open]:

@@ -230,9 +230,9 @@ def test_the_book_gives_each_instrument_its_calendar() -> None:
     assert index.of(instrument(key, "B")).known is None
     first, second = (index.of(instrument("XNYS.RTH", symbol)) for symbol in "AB")
     assert first is second is NEW_YORK
-    assert index.told_closed(instrument("XNYS.RTH", "A")) == {date(2024, 2, 1)}
-    assert index.told_closed(instrument("XNYS.RTH", "B")) == frozenset()
-    assert index.told_closed(instrument(key, "A")) == frozenset()
+    assert index.stated_closed(instrument("XNYS.RTH", "A")) == {date(2024, 2, 1)}
+    assert index.stated_closed(instrument("XNYS.RTH", "B")) == frozenset()
+    assert index.stated_closed(instrument(key, "A")) == frozenset()
     assert Calendars().of(instrument("XNYS.RTH")) is NEW_YORK
     assert set(index.each([instrument("FX"), instrument(key, "A")])) == {"FX", f"{key} A"}
     assert repr(index) == "Calendars(5 days learned of 3 contracts)"
