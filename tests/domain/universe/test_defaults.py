@@ -120,7 +120,7 @@ def test_a_future_is_known_by_its_last_trade_date() -> None:
         "u.yaml",
     )
     told = universe.describe(universe.instrument("F"))
-    assert told["last_trade_date"] == "20250319 (said)"
+    assert told["last_trade_date"] == "20250319 (set)"
     assert told["end"] == "2025-03-20 (derived)"
 
 
@@ -157,8 +157,8 @@ def test_a_future_is_known_by_its_last_trade_date() -> None:
 )
 def test_exchange_codes_say_currency_and_sessions(entry: str, currency: str, calendar: str) -> None:
     """What is not said follows from the exchange, and only the gateway knows other hours."""
-    said = entry.replace(": G}", ": GATEWAY}").replace(": F}", ": GLOBEX.FX}")
-    found = one(said)
+    text = entry.replace(": G}", ": GATEWAY}").replace(": F}", ": GLOBEX.FX}")
+    found = one(text)
     assert (found.currency, found.calendar) == (currency, calendar)
     assert is_calendar(found.calendar)
 

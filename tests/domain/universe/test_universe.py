@@ -67,12 +67,12 @@ def test_describing_shows_each_field_and_its_origin() -> None:
         "what_to_show": "TRADES (derived)",
         "use_rth": "false (derived)",
         "calendar": "XNYS.ETH (derived)",
-        "timeframes": "1m, 5m (said)",
+        "timeframes": "1m, 5m (set)",
         "start": "2021-01-01 (defaults)",
         "end": "none (derived)",
         "backfill": "auto (derived)",
     }
-    assert Universe({"AAPL": AAPL}).describe(AAPL)["exchange"] == "SMART (said)"
+    assert Universe({"AAPL": AAPL}).describe(AAPL)["exchange"] == "SMART (set)"
 
 
 def test_the_example_is_a_good_universe() -> None:
