@@ -292,26 +292,6 @@ def test_the_wide_steps_are_the_current_table() -> None:
     assert steps("WIDE_STEPS") == lines(WIDE_STEPS)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "days"),
-    [
-        (60, 24_820),
-        (300, 24_820),
-        (900, 24_820),
-        (1_800, 24_820),
-        (3_600, 24_820),
-        (14_400, 24_820),
-        (86_400, 24_820),
-        (604_800, 365),
-        (30, 365),
-        (1, 1),
-    ],
-)
-def test_the_widest_span_follows_from_the_current_table(seconds: int, days: int) -> None:
-    """Up to a day 68 years of 365 days; the table has no week, so the safe 365 days stand."""
-    assert IbLimitsRegistry.wide_days(seconds) == days
-
-
 @pytest.mark.parametrize("code", CODES)
 def test_a_code_has_its_class_whatever_its_text(code: int) -> None:
     """A code that needs no text is classed without one, and every class is a known one."""
