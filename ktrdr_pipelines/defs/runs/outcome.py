@@ -160,17 +160,17 @@ def materialization(
     )
 
 
-def is_told(
+def is_reported(
     instance: dg.DagsterInstance, timeframe: Timeframe, partition: BarPartition, state: WindowState
 ) -> bool:
     """Return whether Dagster's latest event of a window agrees with its present state."""
-    return told_states(instance, timeframe, [partition]).get(partition) in _SATISFIES[state]
+    return reported_states(instance, timeframe, [partition]).get(partition) in _SATISFIES[state]
 
 
-def told_states(
+def reported_states(
     instance: dg.DagsterInstance, timeframe: Timeframe, partitions: Sequence[BarPartition]
 ) -> dict[BarPartition, WindowState | None]:
-    """Return the state in the latest materialization of each window that has one.
+    """Return the state that the latest materialization of each window has, if there is one.
 
     The value is None if that event has no state.
     """

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ktrdr_pipelines.defs.assets import has_left, refuse_lost_range
+from ktrdr_pipelines.defs.assets import is_range_gone, refuse_lost_range
 from ktrdr_pipelines.defs.resources import StoreResource
 from ktrdr_pipelines.defs.runs.tags import KIND, RANGE_END, RANGE_START, RunKind
 from ktrdr_pipelines.domain.planning.responses import BarRequest
@@ -237,5 +237,5 @@ def test_windows_that_begin_later_have_left(location: Any) -> None:
     instance, windows = location.instance, location.windows()
     for first, last, left in [("2019", "2024", True), ("2020", "2024", False)]:
         tags = {RANGE_START: f"AAPL|{first}", RANGE_END: f"AAPL|{last}"}
-        assert has_left(instance, tags, Timeframe.D1, windows) is left
-    assert not has_left(instance, {}, Timeframe.D1, windows)
+        assert is_range_gone(instance, tags, Timeframe.D1, windows) is left
+    assert not is_range_gone(instance, {}, Timeframe.D1, windows)
