@@ -101,8 +101,11 @@ def between_sessions(bars: pa.Table) -> Disagreement | None:
     return found[1] if found else None
 
 
-def is_told(found: Disagreement, known: Iterable[Disagreement]) -> bool:
-    """Return whether a jump is known: between two in one direction lies one in the other.
+def is_known(found: Disagreement, known: Iterable[Disagreement]) -> bool:
+    """Return whether a jump is recorded already.
+
+    Between two jumps in one direction lies one in the other: a jump is known if a recorded jump
+    beside it has the same direction.
 
     Args:
         found: a jump.

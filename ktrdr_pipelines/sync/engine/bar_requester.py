@@ -132,7 +132,7 @@ class BarRequester:
             return None
         if max(source_session.market_now(), source_session.gateway_now()) < until:
             return received
-        self.record(received, "nothing: it came when now meant another time")
+        self.record(received, "nothing: received when now meant another time")
         return None
 
     async def head(self) -> datetime | None:
@@ -174,7 +174,7 @@ class BarRequester:
         """Return whether there are daily bars in the month up to a moment, None for now."""
         received = await self.bars_of(Timeframe.D1, ends_at, _ALIVE_DURATION)
         self.record(
-            received, "alive" if isinstance(received.response, Response) else "no sign of life"
+            received, "alive" if isinstance(received.response, Response) else "no recent bars"
         )
         return isinstance(received.response, Response)
 

@@ -8,7 +8,7 @@
                 response = fetch(part)
                 change = evaluate(part, response, state)      # pure
                 apply(change)                                 # evidence, state, writer
-    for each change of the confirmation:                      # of what came without bars
+    for each change of the confirmation:                      # of responses without bars
         apply(change)
     once more, if some of it turned out to have bars
 
@@ -351,7 +351,7 @@ class SeriesRun:
                 )
                 proved = "no bars"
             else:
-                proved = "nothing, no sign of life"
+                proved = "nothing: the contract has no recent bars"
         finally:
             self.requester.record(fetched.received, proved)
         self._fetcher.done(fetched.rows)
