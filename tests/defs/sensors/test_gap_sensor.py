@@ -276,6 +276,13 @@ def test_market_time_decides_what_is_due(location: Any, tick: Ticker) -> None:
     assert date(2025, 6, 11) <= max(days) <= behind.date()
 
 
+def test_no_run_is_requested_for_windows_of_the_future(location: Any, tick: Ticker) -> None:
+    """Where market time is ahead, Dagster's windows still end with the one of real time."""
+    year_s = 365 * 86_400.0
+    location.settings = location.settings.model_copy(update={"ktrdr_clock_offset_s": year_s})
+    assert {name_of(request)[-4:] for request in tick.requests()} == {"2026"}
+
+
 def test_a_run_that_a_signal_ended_does_not_keep_its_series_waiting(
     location: Any, tick: Ticker, failing_ib: Callable[..., Any]
 ) -> None:
