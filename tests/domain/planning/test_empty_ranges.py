@@ -222,6 +222,22 @@ def test_responses_without_any_bar_alone_prove_something_only_when_they_are_many
     assert verdict(*few[:6], said(OLDER, 9 * DAY), neighbours=neighbours).is_proved
 
 
+def test_many_responses_without_any_bar_must_be_of_three_days() -> None:
+    """A gateway that hides dates for hours does so for every request; each day gets its share."""
+    for days in (1, 2, 3):
+        many = [said(EMPTY, n % days * DAY + n * MINUTE) for n in range(4 * MANY)]
+        found = verdict(*many, neighbours=THIN)
+        assert found.is_proved is (days == 3)
+        if not found.is_proved:
+            assert found.next_at == datetime(2024, 6, 10 + days, tzinfo=UTC)
+
+
+def test_a_day_without_its_share_of_many_responses_gets_another_soon() -> None:
+    """Twelve on three days are four a day."""
+    few = [said(EMPTY, n * MINUTE) for n in range(3)]
+    assert verdict(*few, neighbours=THIN).next_at == few[-1].said_at + CONFIRM_AFTER
+
+
 def test_a_part_of_a_session_waits_for_fewer() -> None:
     """The session has bars, and the one behind it covers the part in the end."""
     two = [said(EMPTY), said(EMPTY, 16 * MINUTE)]
