@@ -235,6 +235,22 @@ def test_responses_without_any_bar_alone_prove_something_only_when_they_are_many
     assert verdict(*few[:6], statement(OLDER, 9 * DAY), neighbours=neighbours).is_proved
 
 
+def test_many_responses_without_any_bar_must_be_of_three_days() -> None:
+    """A gateway may hide dates from all requests for hours, so each day needs its share."""
+    for days in (1, 2, 3):
+        many = [statement(EMPTY, n % days * DAY + n * MINUTE) for n in range(4 * MANY)]
+        found = verdict(*many, neighbours=THIN)
+        assert found.is_proved is (days == 3)
+        if not found.is_proved:
+            assert found.next_at == datetime(2024, 6, 10 + days, tzinfo=UTC)
+
+
+def test_a_day_with_too_few_of_many_responses_is_due_again_soon() -> None:
+    """Twelve responses on three days are four a day."""
+    few = [statement(EMPTY, n * MINUTE) for n in range(3)]
+    assert verdict(*few, neighbours=THIN).next_at == few[-1].said_at + CONFIRM_AFTER
+
+
 def test_a_part_of_a_session_needs_fewer_statements() -> None:
     """The session has bars, and those of the next session cover the part in the end."""
     two = [statement(EMPTY), statement(EMPTY, 16 * MINUTE)]
