@@ -243,13 +243,13 @@ class IbLimitsRegistry:
     )
     PACING_PAUSE_S: Final = Limit(
         Backoff(60.0, 600.0),
-        "seconds that every process pauses after a violation, while violations stay close",
+        "seconds that every process pauses after a pacing violation, longer after further ones",
         "client practice",
         "C",
     )
     BREAKER_PAUSE_S: Final = Limit(
         Backoff(30.0, 600.0),
-        "seconds that an open circuit breaker lets no request through, by failed probe",
+        "seconds for which an open circuit breaker blocks requests, longer after failed probes",
         "this project",
         "P",
     )
@@ -293,10 +293,10 @@ class IbLimitsRegistry:
     CLIENT_ID_ATTEMPTS: Final = Limit(
         3, "client ids tried before giving up", "live issue logs", "L"
     )
-    CLIENT_ID_PAUSE_S: Final = Limit(1.5, "seconds between those tries", "live issue logs", "L")
+    CLIENT_ID_PAUSE_S: Final = Limit(1.5, "seconds between those attempts", "live issue logs", "L")
     CONNECT_PAUSE_S: Final = Limit(
         Backoff(3.0, 60.0),
-        "seconds between tries to connect while a run waits for the gateway, which can hold the "
+        "seconds between attempts to connect while a run waits for the gateway, which can hold the "
         "ids of lost connections until it is restarted",
         "https://github.com/ib-api-reloaded/ib_async/issues/152",
         "C",

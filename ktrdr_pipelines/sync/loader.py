@@ -2,9 +2,9 @@
 
 A frame has one row a bar. Its index ``ts`` is the start of the bar in UTC (1d: midnight of the
 session date, 1w: of its Monday); its columns are ``session_date``, ``open``, ``high``, ``low``,
-``close``, ``volume``, ``average`` and ``bar_count``. Its ``attrs`` have the text ``bars``, which
-says what the bars are of, and ``missing``, a list of intervals of bar timestamps that are expected
-but not there.
+``close``, ``volume``, ``average`` and ``bar_count``. Its ``attrs`` have ``bars``, the identity of
+the bars as text, and ``missing``, a list of intervals of bar timestamps in which expected bars are
+missing.
 
 Not here: the run behind it, which commands and assets use (``sync.runner``).
 """

@@ -90,7 +90,7 @@ class SeriesReport:
         elif self.not_refreshed:
             state = "not all refreshed"
         elif self.deferred:
-            state = "the open session is missing"
+            state = "bars of the open session are missing"
         elif self.disagreements:
             state = "held bars were returned again at other prices"
         elif self.sparse:

@@ -142,8 +142,8 @@ class BarRequester:
             self.source_session, instrument, self.contract_id, self.note
         )
 
-    def has_bars(self) -> None:
-        """Record that the contract returned bars: it is alive."""
+    def mark_alive(self) -> None:
+        """Record that the contract is alive: it returned bars."""
         self._run.alive[self._contract] = True
 
     async def is_alive(self) -> bool:

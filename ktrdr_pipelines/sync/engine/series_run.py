@@ -362,7 +362,7 @@ class SeriesRun:
     ) -> str:
         """Apply what a response with bars means; return a short description of what it proved."""
         part, sent_at = fetched.chunk, fetched.sent_at
-        self.requester.has_bars()
+        self.requester.mark_alive()
         self._attempts.answered()
         need = self._need(part.interval, as_of=sent_at)
         before, at = need.gaps(), self._session.gateway_now()
