@@ -44,7 +44,7 @@ class Emptiness:
     """A range that was proved to hold no bars, when and by what; the proof expires.
 
     A range that was recent when it was proved must be proved again soon, an old one much later.
-    Each week expires by itself, so a proof that is cut or joined lasts neither longer nor shorter.
+    Each week expires separately, so cutting or joining proofs does not change how long they last.
     ``note`` is the note of the user who acknowledged it.
     """
 
@@ -82,7 +82,7 @@ class Emptiness:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The covered intervals of a series: ``bars`` for good, ``empty`` until their proofs expire."""
+    """The covered intervals of a series: ``bars`` permanently, ``empty`` until proofs expire."""
 
     bars: IntervalSet = field(default_factory=IntervalSet)
     empty: tuple[Emptiness, ...] = ()

@@ -112,10 +112,10 @@ def is_known(found: Disagreement, known: Iterable[Disagreement]) -> bool:
         known: the jumps of its series that are recorded.
     """
     before = [one for one in known if one.first <= found.last]
-    behind = [one for one in known if one.first > found.last]
+    after = [one for one in known if one.first > found.last]
     beside = (
         *sorted(before, key=lambda one: one.first)[-1:],
-        *sorted(behind, key=lambda one: one.first)[:1],
+        *sorted(after, key=lambda one: one.first)[:1],
     )
     return any((one.ratio > 1) == (found.ratio > 1) for one in beside)
 

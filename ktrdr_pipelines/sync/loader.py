@@ -137,7 +137,7 @@ class IbDataLoader:
             if identity is None or frame.attrs.get(_BARS) != str(identity):
                 raise UsageError(
                     what,
-                    reason=f"they are said to be {frame.attrs.get(_BARS) or 'of unknown source'}, "
+                    reason=f"the frame holds {frame.attrs.get(_BARS) or 'bars of unknown source'}, "
                     f"the store holds {identity or 'none'}",
                     hint="Merge only frames that IbDataLoader returned for this series and store",
                 )

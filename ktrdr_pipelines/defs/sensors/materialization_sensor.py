@@ -103,7 +103,7 @@ class WindowReporter:
     def report(
         self, listed: Sequence[Series], position: int, is_late: Callable[[], bool]
     ) -> tuple[int, int]:
-        """Report windows that Dagster does not know, by series from ``position`` on, while in time.
+        """Report windows, series by series from ``position`` on, until the time is over.
 
         Returns:
             The number of reported windows and the number of examined series.

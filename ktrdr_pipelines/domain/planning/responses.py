@@ -61,7 +61,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class NoData:
-    """The gateway said that it has no data for this request."""
+    """A response that reports no data for a request."""
 
     request: BarRequest
     message: str
@@ -124,5 +124,5 @@ class BarSource(Protocol):
         ...
 
     async def head(self, instrument: Instrument, *, sent: OnSent = unheard) -> datetime | None:
-        """Return the start of the oldest data, or None where the gateway does not know it."""
+        """Return the start of the oldest data, or None if the gateway has no head timestamp."""
         ...

@@ -39,7 +39,7 @@ class ReceivedResponse:
     """A response, and the audit of its request.
 
     ``sent_at`` is when the request was sent, by the earlier of the gateway's clock and this
-    machine's: the response says nothing about later moments.
+    machine's: the response proves nothing about later times.
     """
 
     response: Response | NoData
@@ -258,7 +258,7 @@ class Fetched:
     """The response to a chunk, and the chunk that it is evidence for.
 
     ``response`` is None where no row of two responses was a bar. ``sent_at`` is when the request
-    was sent: the response says nothing about bars that became due later.
+    was sent: the response proves nothing about bars that became due later.
     """
 
     received: ReceivedResponse

@@ -24,7 +24,7 @@ _WEEKS = timedelta(days=14)
 
 _TEXTS: Final = {
     Proof.UNCONFIRMED: "the gateway returned no bars once; a second response is due",
-    Proof.CONTRADICTED: "the gateway returned no bars though held data speak against it; three "
+    Proof.CONTRADICTED: "the gateway returned no bars, but held data contradict that; three "
     "responses on three days are needed",
 }
 _KINDS: Final = {

@@ -143,7 +143,7 @@ class SeriesRun:
     def _need(self, within: Interval | None = None, *, as_of: datetime | None = None) -> Need:
         """Return what planning needs of the state, for all of it or for one interval.
 
-        ``as_of`` is when a request was sent: its response says nothing about what is due later.
+        ``as_of`` is when a request was sent: its response proves nothing about what is due later.
         """
         now = self._session.now()
         need = self._state.need(
