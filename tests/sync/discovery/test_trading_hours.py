@@ -70,7 +70,7 @@ def sessions_of(bench: Bench, series: Series) -> set[date]:
     return {one.day for one in index.of(series.instrument).sessions(FIRST, END)}
 
 
-def stated_closed(bench: Bench, series: Series) -> frozenset[date]:
+def told_closed(bench: Bench, series: Series) -> frozenset[date]:
     """Give the dates that the contract of a series calls closed."""
     return bench.ledger.calendars().stated_closed(series.instrument)
 
@@ -96,7 +96,7 @@ def test_a_closed_day_that_no_library_knows_is_one_statement(closure: World) -> 
     assert [(one.duration, one.outcome, one.series) for one in audited] == [
         ("365 D", "schedule", "AAPL|1d")
     ]
-    assert stated_closed(closure.bench, closure.series) == GONE
+    assert told_closed(closure.bench, closure.series) == GONE
     assert sessions_of(closure.bench, closure.series) >= GONE
     assert empty_days(closure.bench, closure.series) == GONE
     asked = closure.bench.request_count
@@ -114,7 +114,7 @@ def test_a_closed_day_is_told_for_daily_bars_too(world: MakeWorld) -> None:
     assert made.load().is_complete
     made.check_complete()
     assert len(made.bench.gateway.schedule_requests) == 1
-    assert stated_closed(made.bench, made.series) == GONE
+    assert told_closed(made.bench, made.series) == GONE
     assert sessions_of(made.bench, made.series) >= GONE
 
 
@@ -125,11 +125,11 @@ def test_a_schedule_is_of_its_contract_alone(closure: World) -> None:
     gateway = closure.bench.gateway
     gateway.true_bars["MSFT", Timeframe.H1] = closure.bench.true_bars(closure.series)
     gateway.true_bars["MSFT", Timeframe.D1] = gateway.true_bars["AAPL", Timeframe.D1]
-    assert stated_closed(closure.bench, other) == frozenset()
+    assert told_closed(closure.bench, other) == frozenset()
     assert sessions_of(closure.bench, other) >= GONE
     assert closure.bench.load(other, closure.wanted).is_complete
     assert [symbol for symbol, _, _ in gateway.schedule_requests] == ["AAPL", "MSFT"]
-    assert stated_closed(closure.bench, other) == GONE
+    assert told_closed(closure.bench, other) == GONE
     assert empty_days(closure.bench, other) == GONE
 
 
@@ -191,7 +191,7 @@ def test_a_schedule_that_ends_early_closes_nothing(world: MakeWorld) -> None:
     ]
     check_needs_proof(made)
     assert sessions_of(made.bench, made.series) >= GONE
-    assert stated_closed(made.bench, made.series) == frozenset()
+    assert told_closed(made.bench, made.series) == frozenset()
 
 
 def test_a_day_with_bars_is_not_unlearned(world: MakeWorld) -> None:
