@@ -35,7 +35,7 @@ from ktrdr_pipelines.domain.planning.responses import (
     NoData,
     OnSent,
     Response,
-    unheard,
+    ignore_sent,
 )
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
@@ -72,7 +72,7 @@ class FailingSource:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
-    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Response | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = ignore_sent) -> Response | NoData:
         if error := self._fails(request):
             sent()
             raise error
