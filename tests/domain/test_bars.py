@@ -92,7 +92,7 @@ def test_merging_the_same_bars_again_changes_nothing(old: dict[int, Row]) -> Non
 
 
 @given(rows(), rows(), rows())
-def test_merging_does_not_depend_on_how_an_answer_was_cut(
+def test_merging_does_not_depend_on_how_a_response_was_split(
     old: dict[int, Row], one: dict[int, Row], other: dict[int, Row]
 ) -> None:
     """Saving two responses one after the other is saving both at once."""

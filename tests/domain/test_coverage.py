@@ -51,7 +51,7 @@ times = moments(MOST, MOST + 450)
 
 
 @given(coverages(), coverages())
-def test_merging_never_loses_a_interval_with_bars(old: Coverage, new: Coverage) -> None:
+def test_merging_never_loses_an_interval_with_bars(old: Coverage, new: Coverage) -> None:
     """What either side covered with bars stays covered with bars."""
     assert old.merged(new).bars == old.bars | new.bars
 
@@ -109,7 +109,7 @@ def test_emptiness_only_ever_expires(coverage: Coverage, one: datetime, other: d
 
 
 @given(coverages(), intervals(), st.sampled_from([REFUTABLE, VOIDABLE]), times)
-def test_only_proofs_of_the_named_kinds_are_taken_back_and_only_where_they_are_void(
+def test_only_void_proofs_of_the_named_kinds_are_removed(
     coverage: Coverage, part: Interval, kinds: frozenset[ProofKind], now: datetime
 ) -> None:
     """Bars, other kinds and other ranges are unchanged, to the time of their proof."""

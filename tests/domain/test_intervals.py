@@ -96,7 +96,7 @@ def test_equal_sets_are_equal_however_they_were_written(parts: list[Interval], r
 
 
 @given(lists())
-def test_the_bounds_reaches_from_the_first_to_the_last_moment(parts: list[Interval]) -> None:
+def test_the_bounds_reach_from_the_first_to_the_last_moment(parts: list[Interval]) -> None:
     """The bounds are the smallest interval around all; an empty set has none."""
     bounds = IntervalSet(parts).bounds
     if not parts:
@@ -374,7 +374,7 @@ def test_a_set_cannot_be_changed_through_its_arrays() -> None:
             made.ends[0] = 0
 
 
-def test_the_last_moment_is_exact() -> None:
+def test_the_first_and_the_last_moment_are_exact() -> None:
     """No microsecond is rounded away, however far from 1970."""
     ever = Interval(datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
     assert list(IntervalSet([ever])) == [ever]

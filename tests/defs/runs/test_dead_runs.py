@@ -73,7 +73,7 @@ def status_of(instance: dg.DagsterInstance, run_id: str) -> Status:
     return run.status
 
 
-CASES = [
+RUNS = [
     (Status.STARTING, GONE, Status.FAILURE),
     (Status.STARTED, GONE, Status.FAILURE),
     (Status.CANCELING, GONE, Status.CANCELED),
@@ -95,11 +95,11 @@ CASES = [
 
 def test_active_runs_without_a_process_are_ended(instance: dg.DagsterInstance) -> None:
     """Runs with a live process, queued runs and ended runs are unchanged."""
-    ids = [run_in(instance, status, pid) for status, pid, _ in CASES]
+    ids = [run_in(instance, status, pid) for status, pid, _ in RUNS]
     ended = end_dead_runs(instance, launched_before=time.time() + 1, start_of=start_of)
-    found = [(status, pid, status_of(instance, ids[n])) for n, (status, pid, _) in enumerate(CASES)]
-    assert found == CASES
-    dead = {ids[n] for n, (before, _, after) in enumerate(CASES) if before is not after}
+    found = [(status, pid, status_of(instance, ids[n])) for n, (status, pid, _) in enumerate(RUNS)]
+    assert found == RUNS
+    dead = {ids[n] for n, (before, _, after) in enumerate(RUNS) if before is not after}
     assert {one.run_id for one in ended} == dead
     assert len(ended) == len(dead)
     assert end_dead_runs(instance, launched_before=time.time() + 1, start_of=start_of) == []

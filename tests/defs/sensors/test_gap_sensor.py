@@ -187,7 +187,7 @@ def test_a_failing_symbol_does_not_delay_others(
 
 
 def test_runs_that_change_nothing_are_not_repeated_immediately(location: Any, tick: Ticker) -> None:
-    """Its series waits, although a run without an error records no attempt."""
+    """The series wait, although runs without an error record no attempt."""
     job = location.defs().resolve_implicit_global_asset_job_def()
     for request in tick.requests():
         location.instance.create_run_for_job(

@@ -138,7 +138,7 @@ def test_daily_spans_begin_at_midnight_utc_of_the_session_date() -> None:
 
 
 @given(keys, st.sampled_from(Timeframe), intervals())
-def test_spans_are_all_that_meet_a_interval_and_no_others(
+def test_spans_are_all_that_meet_an_interval_and_no_others(
     key: str, timeframe: Timeframe, wanted: Interval
 ) -> None:
     """The spans of an interval are all spans filtered by it."""
@@ -214,7 +214,7 @@ def test_every_timeframe_counts_the_same_sessions(key: str, wanted: Interval) ->
 
 
 @given(keys, intervals())
-def test_sessions_meeting_a_interval_share_real_time_with_it(key: str, wanted: Interval) -> None:
+def test_sessions_meeting_an_interval_share_real_time_with_it(key: str, wanted: Interval) -> None:
     """A session that only touches the interval is left out."""
     calendar = calendar_named(key)
     near = calendar.sessions(wanted.start.date() - 3 * DAY, wanted.end.date() + 4 * DAY)

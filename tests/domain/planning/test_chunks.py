@@ -166,7 +166,7 @@ def test_chunks_come_newest_first_and_do_not_share_sessions(need: Need) -> None:
 
 @examples(60)
 @given(needs(60))
-def test_there_are_as_few_chunks_as_can_be(need: Need) -> None:
+def test_there_are_as_few_chunks_as_possible(need: Need) -> None:
     """No other way of cutting needs fewer requests."""
     assert len(plan(need)) == fewest(tuple(spans_of(need)), need.most_days)
 
@@ -222,7 +222,7 @@ def test_a_duration_reaches_back_to_the_chunks_first_session(need: Need) -> None
 
 
 @given(needs())
-def test_durations_are_words_that_the_gateway_knows(need: Need) -> None:
+def test_durations_are_valid_for_the_gateway(need: Need) -> None:
     """Days are at most 365, weeks 52, and seconds no more than the safe table's longest."""
     most = {"S": 28_800, "D": 365, "W": 52, "Y": 68}
     for chunk in plan(need):
@@ -649,7 +649,7 @@ def returned(need: Need, chunk: Chunk) -> tuple[date, date]:
     days=st.integers(10, 2500),
 )
 @examples(120)
-def test_no_seam_leaves_a_session_out(
+def test_no_session_is_lost_between_two_chunks(
     key: str, timeframe: Timeframe, first: date, days: int
 ) -> None:
     """Every session lies in what a gateway returns for the chunk that is to cover it."""
@@ -765,7 +765,7 @@ def random_needs(draw: st.DrawFn) -> Need:
 
 @given(need=random_needs())
 @examples(300)
-def test_chunks_cover_exactly_what_lacks_and_nothing_twice(need: Need) -> None:
+def test_chunks_cover_exactly_what_is_missing_and_nothing_twice(need: Need) -> None:
     """Every gap lies in one chunk, no two chunks share a session, none is without a gap."""
     gaps, chunks = need.gaps(), plan(need)
     covered = IntervalSet(chunk.interval for chunk in chunks)
@@ -794,7 +794,7 @@ def test_no_chunk_is_wider_than_its_limits(need: Need) -> None:
 
 @given(need=random_needs())
 @examples(150)
-def test_what_a_plan_asks_for_leaves_nothing_to_plan(need: Need) -> None:
+def test_a_plan_that_is_carried_out_leaves_nothing_to_plan(need: Need) -> None:
     """Once all chunks are covered the plan is empty: no chunk requests less than it must."""
     chunks = plan(need)
     done = need.covered | IntervalSet(chunk.interval for chunk in chunks)

@@ -495,7 +495,7 @@ def test_a_proof_rests_on_two_requests_and_counts_its_days(
 
 @given(statements(), judged, st.randoms(use_true_random=False))
 @examples(200)
-def test_the_order_in_which_statements_are_given_says_nothing(
+def test_the_order_of_statements_does_not_matter(
     made: list[Statement], how: dict[str, bool], dice: random.Random
 ) -> None:
     """They are ordered by their own times."""

@@ -615,7 +615,7 @@ def test_only_sessions_between_bars_are_stated_to_be_empty(response: Response) -
 
 @given(response=responses())
 @examples(400)
-def test_data_begin_only_behind_a_whole_session_that_was_requested(response: Response) -> None:
+def test_data_begin_only_after_a_whole_session_that_was_requested(response: Response) -> None:
     """A beginning is the first bar of all, and a whole requested session lies before it."""
     found, requested = response.evaluated(), response.context.chunk.interval
     if found.begins_at is None:

@@ -147,10 +147,10 @@ def test_widening_cuts_no_session_and_wants_no_other(
     """A widened interval holds the given one and exactly the sessions that it met."""
     calendar = calendar_named(key)
     start = utc(2024, 10, 24) + timedelta(hours=start_h)
-    given_part = Interval(start, start + timedelta(hours=hours))
-    (wide,) = session_grid(calendar, timeframe).widened(IntervalSet([given_part]))
-    met = session_grid(calendar, timeframe).spans_in(given_part)
-    assert wide.covers(given_part)
+    part = Interval(start, start + timedelta(hours=hours))
+    (wide,) = session_grid(calendar, timeframe).widened(IntervalSet([part]))
+    met = session_grid(calendar, timeframe).spans_in(part)
+    assert wide.covers(part)
     assert session_grid(calendar, timeframe).spans_in(wide) == met
     assert all(wide.covers(span.interval) for span in met)
 

@@ -202,7 +202,7 @@ def test_tags_of_yaml_objects_are_not_constructed() -> None:
 
 
 @given(st.text(max_size=60) | st.text("sym bol:{}[]-\n\t'\"*&!%#?|>AZ.", max_size=60))
-def test_no_text_at_all_ends_in_a_traceback(text: str) -> None:
+def test_any_text_is_a_universe_or_an_error(text: str) -> None:
     """Any text is a universe or raises a UniverseError."""
     for candidate in (text, f"symbols: {text}", f"symbols:\n  A: {{{text}}}\n"):
         try:
