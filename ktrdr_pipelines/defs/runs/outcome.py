@@ -138,7 +138,7 @@ class LoadRun:
             self._context.instance.add_run_tags(self._context.run.run_id, tags)
 
 
-def named(lines: Sequence[str]) -> str:
+def first_lines(lines: Sequence[str]) -> str:
     """Return the first lines, and how many more there are."""
     more = len(lines) - _NAMED_AT_MOST
     return "\n".join(lines[:_NAMED_AT_MOST]) + (f"\nand {more} more" if more > 0 else "")

@@ -12,7 +12,7 @@ import pytest
 
 from ktrdr_pipelines.defs.resources import StoreResource
 from ktrdr_pipelines.defs.runs.tags import CAUSE, REQUESTS, SYMBOL, TIMEFRAME
-from ktrdr_pipelines.defs.sensors.alert_sensor import Ended, after, alert_sensor
+from ktrdr_pipelines.defs.sensors.alert_sensor import Ended, alert_sensor, outages_after
 
 
 @dg.op
@@ -167,7 +167,7 @@ def succeeded(job_name: str, *, used_gateway: bool = False) -> Ended:
 
 def test_failures_of_the_gateway_are_one_outage() -> None:
     """Whatever the job and the class of the error, they share one outage."""
-    change = after(
+    change = outages_after(
         {},
         [
             failed("bars/1m", "GatewayUnreachableError"),
@@ -177,36 +177,44 @@ def test_failures_of_the_gateway_are_one_outage() -> None:
     )
     [outage] = change.begun
     assert (outage.name, outage.since, outage.failures) == ("gateway", AT, 3)
-    again = after(change.open_outages, [failed("bars/1h", "GatewayUnreachableError", 3)])
+    again = outages_after(change.open_outages, [failed("bars/1h", "GatewayUnreachableError", 3)])
     assert again.begun == ()
     assert again.open_outages["gateway"].failures == 4
 
 
 def test_only_a_run_with_requests_ends_an_outage_of_the_gateway() -> None:
     """A successful run without requests does not end it."""
-    known = after({}, [failed("bars/1m", "GatewayUnreachableError")]).open_outages
-    assert after(known, [succeeded("bars/1m")]).over == ()
-    change = after(known, [succeeded("bars/1d", used_gateway=True)])
+    known = outages_after({}, [failed("bars/1m", "GatewayUnreachableError")]).open_outages
+    assert outages_after(known, [succeeded("bars/1m")]).over == ()
+    change = outages_after(known, [succeeded("bars/1d", used_gateway=True)])
     assert [one.name for one in change.over] == ["gateway"]
     assert change.open_outages == {}
 
 
 def test_another_outage_ends_with_a_success_of_its_own_job() -> None:
     """Successes of other jobs end neither unexplained windows nor a run without an error."""
-    known = after({}, [failed("bars/1d AAPL", "IncompleteError"), failed("tails", "")]).open_outages
+    known = outages_after(
+        {}, [failed("bars/1d AAPL", "IncompleteError"), failed("tails", "")]
+    ).open_outages
     assert set(known) == {"bars/1d AAPL", "tails"}
-    change = after(known, [succeeded("bars/1d MSFT", used_gateway=True), succeeded("tails")])
+    change = outages_after(
+        known, [succeeded("bars/1d MSFT", used_gateway=True), succeeded("tails")]
+    )
     assert [one.name for one in change.over] == ["tails"]
     assert set(change.open_outages) == {"bars/1d AAPL"}
 
 
 def test_an_outage_that_begins_and_ends_between_two_ticks_is_not_alerted() -> None:
     """It is neither begun nor over."""
-    change = after({}, [failed("bars/1d AAPL", "BadAnswerError"), succeeded("bars/1d AAPL")])
+    change = outages_after(
+        {}, [failed("bars/1d AAPL", "BadAnswerError"), succeeded("bars/1d AAPL")]
+    )
     assert (change.begun, change.over, change.open_outages) == ((), (), {})
 
 
 def test_error_classes_of_earlier_versions_belong_to_their_outage() -> None:
     """Runs from before an update are read after it."""
-    change = after({}, [failed("bars/1m", "GatewaySilentError"), failed("tails", "OutageError")])
+    change = outages_after(
+        {}, [failed("bars/1m", "GatewaySilentError"), failed("tails", "OutageError")]
+    )
     assert [one.name for one in change.begun] == ["gateway"]
