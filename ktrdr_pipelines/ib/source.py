@@ -26,7 +26,13 @@ from typing import TypeVar
 from ktrdr_pipelines.clock import boot_time_s
 from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay
 from ktrdr_pipelines.domain.instruments import Instrument, Origin
-from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, OnSent, Response, unheard
+from ktrdr_pipelines.domain.planning.responses import (
+    BarRequest,
+    NoData,
+    OnSent,
+    Response,
+    ignore_sent,
+)
 from ktrdr_pipelines.errors import (
     BadAnswerError,
     ConnectionLostError,
@@ -117,7 +123,7 @@ class Requester:
         self,
         query: HistoryQuery,
         *,
-        sent: OnSent = unheard,
+        sent: OnSent = ignore_sent,
         is_late: Callable[[], bool] = _never,
         probes: bool = False,
     ) -> HistoryReply:
@@ -137,7 +143,7 @@ class Requester:
         query: HistoryQuery | ContractQuery,
         call: Call[T],
         *,
-        sent: OnSent = unheard,
+        sent: OnSent = ignore_sent,
         is_late: Callable[[], bool] = _never,
         probes: bool = False,
     ) -> T:
@@ -408,7 +414,7 @@ class GatewaySource:
         """
         return (await self._contracts.contract(instrument)).contract_id
 
-    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Response | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = ignore_sent) -> Response | NoData:
         """Request bars, and return the response.
 
         Raises:
@@ -433,7 +439,7 @@ class GatewaySource:
                 self.notices.unknown_zone(zone, "the range that responses state")
             return _answer(request, history, self.now(), lacks_newest=reply.lacks_newest)
 
-    async def head(self, instrument: Instrument, *, sent: OnSent = unheard) -> datetime | None:
+    async def head(self, instrument: Instrument, *, sent: OnSent = ignore_sent) -> datetime | None:
         """Return the start of the oldest data, or None if the gateway does not know it.
 
         Raises:
@@ -471,7 +477,7 @@ class GatewaySource:
             return []
 
     async def schedule(
-        self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = unheard
+        self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = ignore_sent
     ) -> list[LearnedDay]:
         """Return the sessions of ``days`` days before ``ends_at``; empty if the gateway has none.
 
