@@ -144,14 +144,19 @@ class ScriptedGateway:
         """Give the frames of one kind."""
         return [fields for fields in self.received if fields[0] == str(kind)]
 
+    def wait_for(self, kind: int, count: int = 1) -> list[list[str]]:
+        """Wait until so many frames of one kind have arrived, and return those of that kind.
+
+        A frame that the gateway does not answer, such as a cancel, may arrive after the client
+        has ended.
+        """
+        with self._news:
+            assert self._news.wait_for(lambda: len(self.what(kind)) >= count, LONGEST_S)
+            return self.what(kind)
+
     async def until_asked(self, kind: int) -> None:
         """Wait for a frame of one kind."""
-
-        def wait() -> None:
-            with self._news:
-                assert self._news.wait_for(lambda: self.what(kind), LONGEST_S)
-
-        await asyncio.to_thread(wait)
+        await asyncio.to_thread(self.wait_for, kind)
 
     def begin(self) -> None:
         ready = threading.Event()

@@ -102,5 +102,5 @@ def test_a_farm_that_leaves_a_query_is_an_outage_of_that_query(
     answer = bench(lambda source: source.bars(minute_request), bars=bars)
     assert answer.bars.num_rows == 2
     first, _ = bench.gateway.what(20)
-    assert bench.gateway.what(25) == [["25", "1", first[1]]]
+    assert bench.gateway.wait_for(25) == [["25", "1", first[1]]]
     assert bench.gateway.connects == 1

@@ -48,7 +48,7 @@ def test_open_requests_are_asked_again_after_an_outage(
     first, second = bench.gateway.what(20)
     assert first[1] != second[1]
     assert first[2:] == second[2:]
-    assert bench.gateway.what(25) == [["25", "1", first[1]]]
+    assert bench.gateway.wait_for(25) == [["25", "1", first[1]]]
     assert bench.gateway.connects == 1
 
 

@@ -381,7 +381,7 @@ def test_a_gateway_whose_bars_never_come_is_left_alone(
 
     reason = [asyncio.run(once(days)) for days in range(1, MOST_FAILURES + 3)]
     assert reason == ["GatewayTimeoutError"] * MOST_FAILURES + ["GatewayRestingError"] * 2
-    assert len(gateway.what(20)) == MOST_FAILURES
+    assert len(gateway.wait_for(20, MOST_FAILURES)) == MOST_FAILURES
 
 
 def test_health_says_how_the_data_path_is(bench: Any, minute_request: Any) -> None:

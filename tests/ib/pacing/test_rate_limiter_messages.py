@@ -92,6 +92,7 @@ def test_a_load_with_timeouts_and_cancels_keeps_the_rate(
         return sum(await asyncio.gather(client(0), client(1000)))
 
     missing = asyncio.run(run())
+    gateway.wait_for(25, missing)
     kinds = Counter(fields[0] for fields in gateway.received)
     sent = timestamps(there)
     assert kinds["25"] == missing >= 240 // ONE_IN // 2
@@ -115,6 +116,7 @@ def test_head_timestamps_and_their_cancels_count(
             await source.head(aapl)
 
     asyncio.run(run())
+    gateway.wait_for(90)
     kinds = Counter(fields[0] for fields in gateway.received)
     assert (kinds["87"], kinds["90"], kinds["9"]) == (1, 1, 1)
     assert len(timestamps(there)) == len(gateway.received) + gateway.connects
