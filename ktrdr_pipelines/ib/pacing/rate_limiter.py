@@ -343,7 +343,7 @@ class RateLimiter:
                 elif request.kind is RequestKind.HEAD:
                     waits(_FEW_HEADS, entry.send_time.at - self._clock())
                 await self._wait(entry, request)
-        except BaseException:
+        except BaseException:  # a cancelled request must leave the queue, too
             if number is not None:
                 with suppress(RecordBusyError):
                     self._record.withdraw(number)

@@ -156,7 +156,7 @@ class SharedFile:
             if not self._is_current(database):
                 _set_up(database)
             database.execute("PRAGMA synchronous = NORMAL")
-        except BaseException:
+        except (sqlite3.Error, DiskError):
             database.close()
             raise
         return database
