@@ -89,11 +89,13 @@ def is_english(frame: ErrorFrame) -> bool:
 
     A gateway translates the text before the words of IB's servers: ``Mensaje de error de los
     servicios de datos de mercado históricos:invalid step: 1`` (162), ``Es wurde keine
-    Wertpapierdefinition zu der Anfrage gefunden`` (200).
+    Wertpapierdefinition zu der Anfrage gefunden`` (200). An empty text shows no language.
 
     Source: https://github.com/wrighter/ib-scripts/issues/1 and
     https://github.com/pst-group/pysystemtrade/issues/1270 (grade L).
     """
+    if not frame.text.strip():
+        return True
     if (beginning := _ENGLISH_BEGINNINGS.get(frame.code)) is not None:
         return frame.text.casefold().startswith(beginning)
     return frame.code not in _IN_ENGLISH or bool(_ENGLISH.search(frame.text))

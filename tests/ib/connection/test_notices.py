@@ -96,6 +96,8 @@ def test_no_data_is_known_by_its_form(bench: Any, minute_request: BarRequest, te
         (2107, "HMDS data farm connection is inactive but should be available upon demand."),
         (2158, "Sec-def data farm connection is OK:secdefnj"),
         (9999, "was auch immer"),
+        (162, ""),
+        (200, " "),
     ],
 )
 def test_english_texts_are_known_as_such(code: int, text: str) -> None:
