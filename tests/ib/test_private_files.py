@@ -30,7 +30,7 @@ from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 os.environ["KTRDR_STATE"] = sys.argv[1]
 config = GatewayConfig(state_dir=Path(sys.argv[1]))
 pacer = RateLimiter.of(config)
-pacer.note_trouble(ill_with="a test")
+pacer.note_trouble(failure="a test")
 pacer.vitals()
 leases = ClientIdLeases(config.folder)
 lease = leases.lease((201, 210))

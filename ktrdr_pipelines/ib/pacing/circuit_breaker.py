@@ -23,8 +23,8 @@ MOST_FAILURES = 5
 """Consecutive failures, of requests sent one after another, that open the breaker."""
 
 BELIEVED = timedelta(minutes=10)
-"""How long an absence stops other runs, unless the gateway sensor confirms it: no run waits for a
-sensor that was switched off."""
+"""How long an absence stops other runs unless the gateway sensor confirms it: a sensor that was
+switched off must not block them for longer."""
 
 DEFERS_FOR = timedelta(days=1)
 """How long after an absence it may still be what defers requests: failures wait a day at most."""

@@ -4,7 +4,7 @@ A refusal concerns one exchange, security type and what_to_show, and is retried 
 another session of the login receives the data, or a disclaimer must be accepted, it concerns every
 request, and only for minutes.
 
-Not here: telling such errors from others (``ib.protocol.error_codes``), the record
+Not here: recognizing such errors (``ib.protocol.error_codes``), the record
 (``ib.pacing.shared_state``).
 """
 

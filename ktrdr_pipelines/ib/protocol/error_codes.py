@@ -131,11 +131,14 @@ def lasting_outage(what: str, lost_link: str) -> OutageError:
     )
 
 
-def lasting_farm_outage(what: str, told: str) -> OutageError:
-    """Return the error of a request whose route's probes got no response."""
+def lasting_farm_outage(what: str, trouble: str) -> OutageError:
+    """Return the error of a request whose route got no response to its probes.
+
+    ``trouble`` is the gateway's message about its data farm.
+    """
     return OutageError(
         what,
-        reason=f"no response to the probes of its route, and the gateway says: {told}",
+        reason=f"no response to the probes of its route, and the gateway says: {trouble}",
         hint="It is requested again when the farm is connected, or a probe gets a response.",
     )
 

@@ -1,6 +1,6 @@
-"""Faults on demand: what can go wrong, when, and which fault a request meets.
+"""The faults that can be injected, when each happens, and which one a request meets.
 
-Not here: reading the fault file (``fault_file``), carrying faults out (``effects``).
+Not here: reading the fault file (``fault_file``), the effects of faults (``effects``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class Occasion(StrEnum):
 
 
 class Fault(StrEnum):
-    """Everything that can be made to go wrong."""
+    """The faults, by their names in a fault file."""
 
     NO_RESPONSE = "silence"
     HANG_UP = "hang_up"
@@ -62,7 +62,7 @@ OUTAGES = frozenset(
         Fault.FARM_UNNAMED,
     }
 )
-"""Faults of the gateway as a whole; the request that is chosen begins them."""
+"""Faults of the gateway as a whole; the request that meets one begins the outage."""
 
 RESPONSE_MUTATIONS = frozenset(
     {
@@ -175,7 +175,7 @@ class FaultRule:
 
 @dataclass(slots=True)
 class _Tally:
-    """How often a rule was met and did happen, and its own chance."""
+    """How often a rule was met and how often it happened, and its own random numbers."""
 
     chance: Random
     met: int = 0

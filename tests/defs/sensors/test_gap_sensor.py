@@ -310,9 +310,9 @@ def test_open_circuit_breaker_stops_runs_as_an_absence_does(location: Any, tick:
     """They would fail at once; the answer says when the next one may try."""
     with closing(RateLimiter.of(GatewayConfig.from_settings(location.settings))) as budget:
         for _ in range(MOST_FAILURES):
-            budget.note_trouble(ill_with="it hung up")
+            budget.note_trouble(failure="it hung up")
         assert "circuit breaker open after 5 consecutive failures" in tick.text()
-        budget.note_life(Depth.DATA)
+        budget.note_response(Depth.DATA)
     assert tick.requests()
 
 

@@ -270,7 +270,7 @@ def test_a_farm_that_is_fixed_ends_its_own_trouble_alone() -> None:
     status = recorded(BROKEN, (2105, "HMDS data farm connection is broken:euhmds"))
     over = status.take(ErrorFrame(-1, *MENDED))
     assert over == ((2105, "ushmds"),)
-    assert status.cost(pending(1), over)
+    assert status.was_affected(pending(1), over)
     assert status.obstacle(Topic.BARS, "STK SMART USD").endswith("euhmds")
 
 

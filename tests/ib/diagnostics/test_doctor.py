@@ -309,7 +309,7 @@ def test_looking_closes_the_breaker(config: GatewayConfig, gateways: Any, words:
     there = replace(config, port=gateway.port)
     rate_limiter = RateLimiter.of(there)
     for number in range(MOST_FAILURES):
-        rate_limiter.note_trouble(1e9 + number, ill_with="silence")
+        rate_limiter.note_trouble(1e9 + number, failure="silence")
     assert rate_limiter.vitals().breaker.state == "open"
     checks = asyncio.run(diagnose(there))
     assert all(check.verdict is not CheckVerdict.WRONG for check in checks)

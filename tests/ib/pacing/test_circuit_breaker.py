@@ -226,7 +226,7 @@ def test_what_one_process_records_every_process_reads(rate_limiter: Any) -> None
     assert (told.may_try, told.since) == (False, NOW)
     assert str(told) == "the gateway is away since 2026-06-12 12:00:00Z: no response"
     for _ in range(MOST_FAILURES):
-        one.note_trouble(ill_with="it hung up")
+        one.note_trouble(failure="it hung up")
     other.note_recovery(NOW + timedelta(minutes=4))
     assert one.availability(NOW + timedelta(minutes=4)) == Availability()
     assert one.vitals().breaker.state is BreakerState.CLOSED
@@ -243,7 +243,7 @@ def test_an_absence_outlasts_a_restart_of_the_machine_and_an_open_breaker_does_n
     before.note_absence(NOW, "nothing listens")
     for _ in range(MOST_FAILURES):
         time.now += 1
-        before.note_trouble(ill_with="it hung up")
+        before.note_trouble(failure="it hung up")
     assert "circuit breaker open" in str(before.availability(NOW + timedelta(hours=1)))
     time.now = 30.0
     after = rate_limiter(boot="today")
@@ -344,7 +344,7 @@ def test_one_process_attempts_and_the_others_wait_for_it(tmp_path: Path) -> None
     async def run() -> Any:
         for _ in range(MOST_FAILURES):
             time.now += 1
-            one.note_trouble(ill_with="it hung up")
+            one.note_trouble(failure="it hung up")
         with pytest.raises(GatewayRestingError) as caught:
             await other.admit("bars", probe_s=45)
         assert "(last: it hung up)" in str(caught.value)
@@ -354,7 +354,7 @@ def test_one_process_attempts_and_the_others_wait_for_it(tmp_path: Path) -> None
         await asyncio.sleep(0)
         assert other.vitals().breaker.state is BreakerState.HALF_OPEN
         assert not waiting.done()
-        one.note_life()
+        one.note_response()
         await waiting
         return caught.value.retry_in_s
 

@@ -179,7 +179,7 @@ def test_a_person_who_looks_makes_it_forget(tmp_path: Path) -> None:
     """After a look by a person everything may be asked again."""
     rate_limiter = RateLimiter(tmp_path)
     Entitlements(rate_limiter).note(NASDAQ, EntitlementError("bars", code=354))
-    rate_limiter.remember(lambda memory, database: memory.forgive(database))
+    rate_limiter.remember(lambda memory, database: memory.reset(database))
     assert not is_blocked(Entitlements(rate_limiter), NASDAQ)
     rate_limiter.close()
 
@@ -216,7 +216,7 @@ def test_a_process_that_runs_heeds_a_person_who_looked(tmp_path: Path) -> None:
     running = Entitlements(one)
     running.note(NASDAQ, EntitlementError("bars", code=354))
     assert is_blocked(running, NASDAQ)
-    doctor.remember(lambda memory, database: memory.forgive(database))
+    doctor.remember(lambda memory, database: memory.reset(database))
     assert not is_blocked(running, NASDAQ)
     one.close()
     doctor.close()

@@ -77,7 +77,7 @@ def test_the_try_of_another_process_is_told(rate_limiter: Any, time: Time, told:
         one, other = rate_limiter(), rate_limiter()
         for _ in range(MOST_FAILURES):
             time.now += 1
-            one.note_trouble(ill_with="silence")
+            one.note_trouble(failure="silence")
         time.now += 31
         await one.admit("bars", probe_s=45)
         await other.admit("bars", probe_s=45, waits=telling(told))

@@ -44,7 +44,7 @@ def test_timestamps_of_the_future_are_of_another_start_without_a_name(
         before.pause_after_violation()
         for _ in range(MOST_FAILURES):
             time.now += 1
-            before.note_trouble(ill_with="silence")
+            before.note_trouble(failure="silence")
         before._record.withdraw = lambda _: None
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
@@ -71,7 +71,7 @@ def test_any_timestamp_of_the_future_shows_another_start(
             before._record.attempt(bars(1), None, unsent, hold_s=45)
         before.remember(lambda _, database: database.execute("DELETE FROM requests WHERE number=1"))
     else:
-        before.note_trouble(ill_with="silence" if mark == "breaker" else None)
+        before.note_trouble(failure="silence" if mark == "breaker" else None)
     time.now = 30.0
     after = rate_limiter()
     assert after.vitals().paused_s == 0.0
