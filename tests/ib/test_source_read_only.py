@@ -1,4 +1,4 @@
-"""The connection to the gateway is read-only for ever."""
+"""The connection to the gateway sends no orders."""
 
 import ast
 from pathlib import Path
@@ -25,8 +25,8 @@ SENDING = {
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
-def test_only_questions_are_sent(path: Path) -> None:
-    """No module names a method of ib_async's client that sends anything but these questions."""
+def test_only_requests_are_sent(path: Path) -> None:
+    """No module names a sending method of ib_async's client other than these requests."""
     names = {
         node.attr
         for node in ast.walk(ast.parse(path.read_text()))
@@ -36,8 +36,8 @@ def test_only_questions_are_sent(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
-def test_nothing_that_knows_orders_is_imported(path: Path) -> None:
-    """Neither ib_async's order module nor its IB class, which can place them, is used."""
+def test_no_module_with_orders_is_imported(path: Path) -> None:
+    """ib_async's order module and its IB class are not imported."""
     imported = {
         f"{node.module}.{alias.name}"
         for node in ast.walk(ast.parse(path.read_text()))
@@ -49,5 +49,5 @@ def test_nothing_that_knows_orders_is_imported(path: Path) -> None:
 
 
 def test_the_list_of_sending_methods_is_not_empty() -> None:
-    """The client still has the methods that are forbidden, under the names looked for."""
+    """The client still has the forbidden methods under these names."""
     assert {"placeOrder", "cancelOrder", "reqGlobalCancel", "exerciseOptions"} <= SENDING

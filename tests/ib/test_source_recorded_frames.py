@@ -1,8 +1,4 @@
-"""Frames that others published of real gateways, read by the product to the right values.
-
-Each literal is short and has its source; logs join fields by commas or bars. Their text forms of
-moments are those of formatDate 1; the product asks for epoch seconds and reads both.
-"""
+"""Published frames of live gateways, read to the right values."""
 
 import asyncio
 from dataclasses import replace
@@ -74,21 +70,23 @@ SIZES = (
 
 
 def at(text: str) -> datetime:
-    """Read a moment in UTC."""
+    """Return a moment in UTC."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def of(instrument: Instrument, calendar: str, what: WhatToShow, sec_type: SecType) -> Instrument:
-    """Make an instrument of a calendar."""
+def instrument_of(
+    instrument: Instrument, calendar: str, what: WhatToShow, sec_type: SecType
+) -> Instrument:
+    """Return an instrument of a calendar."""
     return replace(
         instrument, calendar=calendar, what_to_show=what, sec_type=sec_type, use_rth=False
     )
 
 
-def test_a_whole_answer_of_daily_bars(aapl: Instrument) -> None:
-    """8 D to a Sunday are 8 sessions; the stated start lies behind three of them."""
+def test_a_complete_response_of_daily_bars(aapl: Instrument) -> None:
+    """8 D to a Sunday are 8 sessions, of which three lie before the stated start."""
     history = history_of(BOND.split(","))
-    pair = of(aapl, "XNYS.RTH", WhatToShow.MIDPOINT, SecType.CASH)
+    pair = instrument_of(aapl, "XNYS.RTH", WhatToShow.MIDPOINT, SecType.CASH)
     found = bars_of(history, Series(pair, Timeframe.D1))
     days = found.bars["session_date"].to_pylist()
     assert (days[0], days[-1], len(days)) == (date(2025, 4, 2), date(2025, 4, 11), 8)
@@ -102,7 +100,7 @@ def test_hours_of_a_currency_begin_at_a_quarter_past(aapl: Instrument) -> None:
     """Moments in text form name their zone."""
     history = history_of(EURUSD.split(","))
     found = bars_of(
-        history, Series(of(aapl, "FX", WhatToShow.MIDPOINT, SecType.CASH), Timeframe.H1)
+        history, Series(instrument_of(aapl, "FX", WhatToShow.MIDPOINT, SecType.CASH), Timeframe.H1)
     )
     assert [f"{one:%Y-%m-%d %H:%M}" for one in found.bars["ts"].to_pylist()] == [
         "2022-12-29 22:15",
@@ -115,8 +113,8 @@ def test_hours_of_a_currency_begin_at_a_quarter_past(aapl: Instrument) -> None:
     assert found.bars["ts"].to_pylist()[0] < reach.start
 
 
-def test_volume_in_lots_is_kept_as_it_comes(aapl: Instrument) -> None:
-    """Older gateways tell hundreds of shares, with a fraction; no zone means no reach."""
+def test_volume_in_lots_is_kept(aapl: Instrument) -> None:
+    """Older gateways send hundreds of shares; without a zone there is no range."""
     history = history_of(TESLA.split("|"))
     found = bars_of(history, Series(aapl, Timeframe.D1))
     assert found.bars["volume"].to_pylist() == [948837.22, 810998.27]
@@ -142,7 +140,7 @@ def test_flat_bars_of_untraded_minutes_are_bars(aapl: Instrument) -> None:
 
 
 def test_details_of_a_stock(aapl: Instrument) -> None:
-    """Closed days, all hours and regular ones; the lists hold commas."""
+    """Closed days, all hours and regular ones; the lists contain commas."""
     found = candidate_of(TESLA_DETAILS.split("|"), 178)
     assert (found.contract_id, found.primary_exchange, found.zone) == (
         76792991,
@@ -213,10 +211,10 @@ def test_details_of_a_stock(aapl: Instrument) -> None:
 def test_trading_hours(
     aapl: Instrument, calendar: str, zone: str, hours: str, expected: list[str]
 ) -> None:
-    """Each session has the date that the market gives it."""
+    """Each session has the date of its market."""
     known = candidate_of(TESLA_DETAILS.split("|"), 178)
-    told = replace(known, zone=zone, trading_hours=hours)
-    days = details_days(replace(aapl, calendar=calendar, use_rth=False), told)
+    candidate = replace(known, zone=zone, trading_hours=hours)
+    days = details_days(replace(aapl, calendar=calendar, use_rth=False), candidate)
     assert [
         f"{one.day} "
         + ("".join(f"{part.start:%d %H:%M}-{part.end:%d %H:%M}" for part in one.parts) or "closed")
@@ -254,17 +252,19 @@ def test_refusals(code: int, text: str) -> None:
         b"20260107 09:00:00 China Standard Time",
     ],
 )
-def test_greetings_with_names_of_the_system(bench: Any, aapl: Instrument, greeting: bytes) -> None:
-    """A connection comes about; the zone of the greeting is not needed."""
+def test_greetings_with_names_of_the_system(
+    harness: Any, aapl: Instrument, greeting: bytes
+) -> None:
+    """The zone of the greeting is not needed."""
 
-    def greet(talk: Any) -> None:
+    def greet(client: Any) -> None:
         body = b"173\0" + greeting + b"\0"
-        talk.raw(len(body).to_bytes(4) + body)
+        client.raw(len(body).to_bytes(4) + body)
 
-    assert bench(lambda source: source.contract_id(aapl), greet=greet) == 265598
+    assert harness(lambda source: source.contract_id(aapl), greet=greet) == 265598
 
 
-def test_a_list_of_accounts_ends_with_a_comma(bench: Any, aapl: Instrument) -> None:
+def test_a_list_of_accounts_ends_with_a_comma(harness: Any, aapl: Instrument) -> None:
     """https://github.com/wrighter/ib-scripts/issues/9: nothing follows it."""
     known = AccountFilter()
     account = "DU" + "0" * 7
@@ -274,8 +274,8 @@ def test_a_list_of_accounts_ends_with_a_comma(bench: Any, aapl: Instrument) -> N
     assert origin_of(known.announced) is Origin.IB
     assert origin_of(("SIM" + "0" * 7,)) is Origin.SIMULATED
 
-    async def series_gaps(source: Any) -> Origin:
+    async def ask(source: Any) -> Origin:
         await asyncio.sleep(0)
         return source.origin
 
-    assert bench(series_gaps, account="SIM" + "0" * 7 + ",") is Origin.SIMULATED
+    assert harness(ask, account="SIM" + "0" * 7 + ",") is Origin.SIMULATED

@@ -43,7 +43,7 @@ class Client(Protocol):
     def live(self, contract: dict[str, Any], size: str, move: Callable[[], None]) -> Response: ...
 
 
-def described(found: Any) -> Row:
+def details_row(found: Any) -> Row:
     """Return the fields of contract details that both clients know."""
     contract = [getattr(found.contract, name) for name in CONTRACT + MORE_CONTRACT]
     rest = [getattr(found, name) for name in DETAILS + MORE_DETAILS]
@@ -51,7 +51,7 @@ def described(found: Any) -> Row:
     return (*contract, *rest, *sizes, float(found.contract.strike))
 
 
-def plain(bar: Any) -> Row:
+def bar_row(bar: Any) -> Row:
     """Return a bar with its date as epoch seconds or eight digits."""
     date = bar.date
     if isinstance(date, datetime):
@@ -67,7 +67,7 @@ def plain(bar: Any) -> Row:
     return (date, *prices, float(bar.volume), float(average), bar.barCount)
 
 
-def wanted(other: dict[str, Any]) -> dict[str, Any]:
+def with_defaults(other: dict[str, Any]) -> dict[str, Any]:
     """Fill in what a test does not say of a request for bars."""
     return {"end": "", "what": "TRADES", "rth": True, "format": 2} | other
 

@@ -48,7 +48,7 @@ def frames_of(data: bytes) -> list[list[str]]:
 
 
 @dataclass
-class Told:
+class DecodedResponse:
     """A decoded answer: bars as lists of texts, or an error."""
 
     start: str = ""
@@ -67,9 +67,9 @@ class Told:
         return list(dict.fromkeys(date[:8] for date in self.dates))
 
 
-def told(data: bytes) -> Told:
+def decode_response(data: bytes) -> DecodedResponse:
     """Decode the frames of an answer."""
-    result = Told()
+    result = DecodedResponse()
     for fields in frames_of(data):
         if fields[0] == "4":
             result.errors.append((int(fields[3]), fields[4]))
@@ -93,7 +93,9 @@ class Requester:
         now_s = int(datetime.fromisoformat(self.now).timestamp())
         return Setting(self.market, version=178, now_s=now_s)
 
-    def bars(self, key: str, size: str, duration: str, end: str = "", **other: object) -> Told:
+    def bars(
+        self, key: str, size: str, duration: str, end: str = "", **other: object
+    ) -> DecodedResponse:
         values: dict[str, object] = {
             "request_id": 7,
             "contract": contract_fields(key),
@@ -106,11 +108,13 @@ class Requester:
             "keep_up_to_date": False,
         }
         request = HistoryRequest(**(values | other))  # type: ignore[arg-type]
-        return told(answer(self.setting(), request).data)
+        return decode_response(answer(self.setting(), request).data)
 
-    def head(self, key: str, what: str, *, use_rth: bool = True, format_date: int = 1) -> Told:
+    def head(
+        self, key: str, what: str, *, use_rth: bool = True, format_date: int = 1
+    ) -> DecodedResponse:
         request = HeadRequest(7, contract_fields(key), use_rth, what, format_date)
-        return told(answer(self.setting(), request).data)
+        return decode_response(answer(self.setting(), request).data)
 
 
 @pytest.fixture(scope="session")
@@ -120,13 +124,13 @@ def synthetic() -> SyntheticMarket:
 
 
 @pytest.fixture
-def ask(synthetic: SyntheticMarket) -> Requester:
+def requester(synthetic: SyntheticMarket) -> Requester:
     """Ask that market at ``NOW``."""
     return Requester(synthetic)
 
 
 @pytest.fixture
-def asker() -> type[Requester]:
+def new_requester() -> type[Requester]:
     """Ask any market at any time."""
     return Requester
 
@@ -138,7 +142,7 @@ def fields_of() -> Callable[..., ContractFields]:
 
 
 @pytest.fixture(scope="session")
-def unframe() -> Callable[[bytes], list[list[str]]]:
+def split_frames() -> Callable[[bytes], list[list[str]]]:
     """Cut frames into fields."""
     return frames_of
 

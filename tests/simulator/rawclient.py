@@ -32,8 +32,8 @@ class RawClient:
 
     def bars(self, number: int, *, size: str = "1 hour", end: str = END, **other: str) -> None:
         """Ask for bars."""
-        asked = {"duration": "1 D", "what": "TRADES", "rth": "1"} | other
-        texts = (end, size, asked["duration"], asked["rth"], asked["what"], "2", "0", "")
+        options = {"duration": "1 D", "what": "TRADES", "rth": "1"} | other
+        texts = (end, size, options["duration"], options["rth"], options["what"], "2", "0", "")
         self.send(20, number, *AAPL, 0, *texts)
 
     def head(self, number: int, what: str = "TRADES") -> None:
@@ -74,7 +74,7 @@ class RawClient:
             return True
         return True
 
-    def quiet(self, *kinds: int) -> bool:
+    def receives_none_of(self, *kinds: int) -> bool:
         """Say whether none of some messages comes before the time is told."""
         self.send(49, 1)
         before = len(self.seen)

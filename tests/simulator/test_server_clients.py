@@ -86,9 +86,9 @@ def both(closed: SimulatorServer) -> Iterator[Both]:
         yield clients
 
 
-def same(both: Both, ask: Any) -> Response:
+def same(both: Both, request: Any) -> Response:
     """Ask both, check that they were told the same, and return it."""
-    one, other = (ask(client) for client in both)
+    one, other = (request(client) for client in both)
     assert one == other
     assert isinstance(one, Response)
     return one
@@ -127,8 +127,8 @@ def test_every_bar_size_gets_the_same_bars(both: Both, *, named: dict[str, Any],
     seconds = SIZE_BY_TEXT[size].seconds
     duration = "600 S" if seconds < 60 else "1 D" if seconds < 86_400 else "3 M"
     what = "AGGTRADES" if named is BTC else "TRADES"
-    asked = {"end": END, "what": what, "rth": False}
-    found = same(both, lambda client: client.bars(named, size, duration, **asked))
+    options = {"end": END, "what": what, "rth": False}
+    found = same(both, lambda client: client.bars(named, size, duration, **options))
     dates = [row[0] for row in found.rows]
     assert dates == sorted(set(dates))
     if seconds < 60:
@@ -142,9 +142,9 @@ def test_texts_with_a_zone_mean_the_same_moments(
 ) -> None:
     """Format 1, as programs ask unless told otherwise: in the exchange's zone, days as dates."""
     what = {"CASH": "MIDPOINT", "CRYPTO": "AGGTRADES"}.get(named["secType"], "TRADES")
-    asked = {"end": END, "what": what}
-    texts = same(both, lambda client: client.bars(named, size, "1 D", format=1, **asked))
-    epochs = same(both, lambda client: client.bars(named, size, "1 D", **asked))
+    options = {"end": END, "what": what}
+    texts = same(both, lambda client: client.bars(named, size, "1 D", format=1, **options))
+    epochs = same(both, lambda client: client.bars(named, size, "1 D", **options))
     assert texts == epochs
     assert texts.rows
 
@@ -244,8 +244,8 @@ def test_refusals_are_told_alike(
     both: Both, *, named: dict[str, Any], changes: dict[str, Any], code: int, text: str
 ) -> None:
     """Whatever is wrong, both are told the same code and text, and nothing else."""
-    asked = {"size": "1 hour", "duration": "1 D"} | changes
-    found = same(both, lambda client: client.bars(named, **asked))
+    options = {"size": "1 hour", "duration": "1 D"} | changes
+    found = same(both, lambda client: client.bars(named, **options))
     assert found.rows == []
     assert len(found.errors) == 1
     assert found.errors[0][0] == code
@@ -305,7 +305,7 @@ def test_live_bars_are_replaced_and_followed(synthetic: SyntheticMarket) -> None
         for client in clients:
             server.clock.set(start)
             live = client.live(AAPL, "1 min", lambda: server.clock.set(later))
-            plain = client.bars(AAPL, "1 min", "1 D")
-            assert live.rows[:-1] == plain.rows[: len(live.rows) - 1]
-            assert live.rows[-1][0] in {row[0] for row in plain.rows[-3:]}
+            later_bars = client.bars(AAPL, "1 min", "1 D")
+            assert live.rows[:-1] == later_bars.rows[: len(live.rows) - 1]
+            assert live.rows[-1][0] in {row[0] for row in later_bars.rows[-3:]}
         assert all(not record.is_open for record in server.requests)

@@ -22,8 +22,8 @@ from ktrdr_pipelines.simulator.requests.request_limits import Kind
 from ktrdr_pipelines.simulator.server import ServerThread, SimulatorServer, running_simulator
 from ktrdr_pipelines.simulator.serving import OpenRequest, follow
 from ktrdr_pipelines.simulator.simulated_gateway import Behaviour, SimClock
+from tests.simulator.ib_async_session import AAPL, client, history, run_session
 from tests.simulator.rawclient import raw_client
-from tests.simulator.talking import AAPL, client, history, talk
 
 NOW = "2024-01-10T20:00:30+00:00"
 
@@ -56,7 +56,7 @@ def raw(server: SimulatorServer, data: bytes) -> bytes:
 
 
 def test_a_malformed_client_is_closed_and_others_go_on(
-    gateway: SimulatorServer, unframe: Any
+    gateway: SimulatorServer, split_frames: Any
 ) -> None:
     """Garbage ends the connection it came on and no other."""
 
@@ -64,7 +64,7 @@ def test_a_malformed_client_is_closed_and_others_go_on(
         async with client(gateway, 11) as ib:
             started = b"API\0\0\0\0\tv157..178\0\0\0\x0971\x002\x0012\0\0"
             answer = await asyncio.to_thread(raw, gateway, started + b"\xff\xff\xff\xff")
-            assert unframe(answer)[-1][2:4] == ["-1", "507"]
+            assert split_frames(answer)[-1][2:4] == ["-1", "507"]
             assert await asyncio.to_thread(raw, gateway, b"GET / HTTP/1.1\r\n\r\n") == b""
             assert await asyncio.to_thread(raw, gateway, b"API\0\0\0\0\x03v99") == b""
             assert len(await history(ib, AAPL, "1 day", "1 D")) == 1
@@ -224,12 +224,12 @@ def test_live_bars_wait_for_a_client_that_does_not_read() -> None:
     class Full:
         """An outbox that nobody empties."""
 
-        asked = 0
+        waits = 0
 
         async def drained(self) -> None:
-            self.asked += 1
+            self.waits += 1
             call.cancelled.set()
-            if self.asked > 1:
+            if self.waits > 1:
                 raise AssertionError("an update was made")
 
         def send(self, _: bytes) -> None:
@@ -237,14 +237,14 @@ def test_live_bars_wait_for_a_client_that_does_not_read() -> None:
 
     outbox = Full()
     asyncio.run(asyncio.wait_for(follow(gateway, outbox, call), 60))  # type: ignore[arg-type]
-    assert outbox.asked == 1
+    assert outbox.waits == 1
 
 
 def test_the_oldest_requests_are_forgotten() -> None:
     """Of a gateway that serves for days only so many requests are kept, the newest."""
     request = HeadRequest(1, ContractFields(0, "AAPL", *[""] * 10), True, "TRADES", 2)
-    told: list[int] = []
-    log = RequestLog(lambda place, _: told.append(place), most_kept=3)
+    changed: list[int] = []
+    log = RequestLog(lambda place, _: changed.append(place), most_kept=3)
     now = datetime(2024, 1, 10, tzinfo=UTC)
     for number in range(5):
         log.add(record_of(request, client_id=number, kind=Kind.HEAD, received=now))
@@ -252,7 +252,7 @@ def test_the_oldest_requests_are_forgotten() -> None:
     log.finish(0, count=1, error_code=None)
     log.finish(4, count=1, error_code=None)
     assert [log.is_open(place) for place in (0, 3, 4)] == [False, True, False]
-    assert told == [0, 1, 2, 3, 4, 4]
+    assert changed == [0, 1, 2, 3, 4, 4]
 
 
 def test_an_answer_that_fails_ends_its_connection(caplog: pytest.LogCaptureFixture) -> None:
@@ -262,12 +262,12 @@ def test_an_answer_that_fails_ends_its_connection(caplog: pytest.LogCaptureFixtu
         def bars(self, *_: Any) -> Any:
             raise RuntimeError("broken market")
 
-    async def conversation(ib: IB) -> None:
+    async def session(ib: IB) -> None:
         with pytest.raises((ConnectionError, RequestError)):
             await history(ib, AAPL, "1 day", "1 D")
 
     with running_simulator(Broken()) as server:
-        talk(server, conversation)
+        run_session(server, session)
     assert "broken market" in caplog.text
 
 
@@ -337,10 +337,10 @@ def test_a_gateway_closes_with_clients_connected(synthetic: SyntheticMarket) -> 
 def test_clocks_stand_or_run() -> None:
     """A clock starts where it is set; one without a zone is refused."""
     start = datetime(2024, 1, 10, tzinfo=UTC)
-    standing = SimClock(start, runs=False)
-    assert standing.now() == start
-    standing.set(start + timedelta(hours=1))
-    assert standing.now() == start + timedelta(hours=1)
+    fixed = SimClock(start, runs=False)
+    assert fixed.now() == start
+    fixed.set(start + timedelta(hours=1))
+    assert fixed.now() == start + timedelta(hours=1)
     assert start <= SimClock(start).now() < start + timedelta(minutes=1)
     with pytest.raises(ValueError, match="no time zone"):
         SimClock(datetime(2024, 1, 10))  # noqa: DTZ001 - this is what is refused

@@ -103,7 +103,7 @@ def test_a_farm_that_1102_does_not_list_is_well_all_the_same(synthetic: Syntheti
         assert client.until(17)[1] == "2"
         with raw_client(server, client_id=2) as other:
             other.until(2158)
-            assert other.quiet(4)
+            assert other.receives_none_of(4)
 
 
 def test_who_connects_in_the_middle_hears_what_is_broken(synthetic: SyntheticMarket) -> None:
@@ -159,12 +159,12 @@ def test_violations_come_one_by_one(synthetic: SyntheticMarket) -> None:
             client.bars(number, duration=f"{number} D")
         service = "Historical Market Data Service error message:"
         text = f"{service}Historical data request pacing violation"
-        answered = [client.frame() for _ in range(9)]
-        told = {frame[2] if frame[0] == "4" else frame[1]: frame for frame in answered if frame}
-        refused = {number for number, frame in told.items() if frame[0] == "4"}
+        frames = [client.frame() for _ in range(9)]
+        by_request = {frame[2] if frame[0] == "4" else frame[1]: frame for frame in frames if frame}
+        refused = {number for number, frame in by_request.items() if frame[0] == "4"}
         assert refused == {"3", "6", "9"}
-        assert all(told[number][3:5] == ["162", text] for number in refused)
-        assert {told[str(number)][0] for number in (1, 2, 4, 5, 7, 8)} == {"17"}
+        assert all(by_request[number][3:5] == ["162", text] for number in refused)
+        assert {by_request[str(number)][0] for number in (1, 2, 4, 5, 7, 8)} == {"17"}
 
 
 @pytest.mark.parametrize(

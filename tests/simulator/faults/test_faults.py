@@ -106,7 +106,7 @@ def test_bars_after_a_cancel(synthetic: SyntheticMarket) -> None:
     faults = "{fault: bars_after_cancel, seconds: 0.01}"
     with faulty(synthetic, faults) as (server, client):
         client.bars(1)
-        assert client.quiet(17)
+        assert client.receives_none_of(17)
         client.cancel(1)
         client.until(162)
         assert client.until(17)[1] == "1"
@@ -232,13 +232,13 @@ def test_the_link_is_lost_and_restored(synthetic: SyntheticMarket, code: int) ->
         client.until(1100)
         client.bars(2)
         other.until(1100)
-        assert client.quiet(17)
+        assert client.receives_none_of(17)
         server.lift_faults()
         other.until(code)
         client.until(code)
         client.bars(3)
         assert client.until(17)[1] == "3"
-        assert client.quiet(17)
+        assert client.receives_none_of(17)
 
 
 def test_live_bars_hang_like_all_that_is_open(synthetic: SyntheticMarket) -> None:
@@ -254,10 +254,10 @@ def test_live_bars_hang_like_all_that_is_open(synthetic: SyntheticMarket) -> Non
         client.until(1100)
         for minutes in range(1, 20):
             server.clock.set(datetime.fromisoformat(NOW) + timedelta(minutes=minutes))
-            assert client.quiet(90)
+            assert client.receives_none_of(90)
         server.lift_faults()
         client.until(1102)
-        assert client.quiet(17, 90)
+        assert client.receives_none_of(17, 90)
 
 
 def test_an_outage_ends_by_itself(synthetic: SyntheticMarket) -> None:
@@ -278,7 +278,7 @@ def test_who_comes_during_an_outage_is_told(synthetic: SyntheticMarket) -> None:
         with raw_client(server, 2) as other:
             other.until(2105)
             other.bars(1)
-            assert other.quiet(17)
+            assert other.receives_none_of(17)
             server.lift_faults()
             other.until(2106)
             other.bars(2)
@@ -310,11 +310,11 @@ def test_a_clock_that_is_off(synthetic: SyntheticMarket) -> None:
     with faulty(synthetic, "{fault: clock_off, minutes: -10}") as (server, client):
         before = server.clock.now().timestamp()
         client.send(49, 1)
-        told = int(client.until(49)[2])
+        stated = int(client.until(49)[2])
         client.bars(1, size="1 min", end="")
         newest = int(dates(client.until(17))[-1])
         after = server.clock.now().timestamp()
-    assert int(before) - 600 <= told <= after - 600
+    assert int(before) - 600 <= stated <= after - 600
     assert before - 60 < newest <= after
 
 
@@ -327,8 +327,8 @@ def test_selectors_choose_what_is_hit() -> None:
         "faults",
     )
     aapl, msft = frozenset({"AAPL"}), frozenset({"MSFT"})
-    asked = [plan.choose(Met(Occasion.HISTORY, name)) for name in (aapl, msft, aapl, aapl, aapl)]
-    assert [rule is not None for rule in asked] == [False, False, True, False, False]
+    chosen = [plan.choose(Met(Occasion.HISTORY, name)) for name in (aapl, msft, aapl, aapl, aapl)]
+    assert [rule is not None for rule in chosen] == [False, False, True, False, False]
     days = [datetime(2024, 1, day, tzinfo=UTC) for day in (1, 2, 3)]
     heads = [plan.choose(Met(Occasion.HEAD, aapl, day)) for day in days]
     assert [rule is not None for rule in heads] == [False, True, False]
@@ -356,10 +356,10 @@ def test_a_pair_is_named_by_both_currencies(synthetic: SyntheticMarket) -> None:
     """EURUSD in a file means EUR against USD."""
     with faulty(synthetic, "{fault: no_data, symbol: EURUSD}") as (_, client):
         pair = ("0", "EUR", "CASH", "", "0.0", "", "", "IDEALPRO", "", "USD", "", "")
-        asked = ("20240109-21:00:00", "1 hour", "1 D", "1", "MIDPOINT", "2", "0", "")
-        client.send(20, 1, *pair, 0, *asked)
+        chosen = ("20240109-21:00:00", "1 hour", "1 D", "1", "MIDPOINT", "2", "0", "")
+        client.send(20, 1, *pair, 0, *chosen)
         assert client.until(162)[2] == "1"
-        client.send(20, 2, *AAPL, 0, *asked)
+        client.send(20, 2, *AAPL, 0, *chosen)
         assert client.until(17)[1] == "2"
 
 

@@ -24,7 +24,7 @@ from ktrdr_pipelines.simulator.protocol.messages import ContractRequest, HeadReq
 from ktrdr_pipelines.simulator.protocol.replies import ApiError
 from ktrdr_pipelines.simulator.requests.request_limits import GatewayRules
 
-Unframe = Callable[[bytes], list[list[str]]]
+SplitFrames = Callable[[bytes], list[list[str]]]
 
 NOW = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
 CONTRACT = ("0", "AAPL", "STK", "", "0.0", "", "", "SMART", "", "USD", "", "")
@@ -55,9 +55,9 @@ def started(rules: GatewayRules | None = None, client_id: int = 5) -> ClientSess
     return session
 
 
-def sent(actions: list[Action], unframe: Unframe) -> list[list[str]]:
+def sent(actions: list[Action], split_frames: SplitFrames) -> list[list[str]]:
     """Return the fields of everything that is to be sent."""
-    return unframe(b"".join(action.data for action in actions if isinstance(action, Send)))
+    return split_frames(b"".join(action.data for action in actions if isinstance(action, Send)))
 
 
 def history(request_id: int) -> bytes:
@@ -65,9 +65,9 @@ def history(request_id: int) -> bytes:
     return framed(20, request_id, *CONTRACT, 0, *HISTORY)
 
 
-def test_the_handshake_answers_version_and_time_and_nothing_more(unframe: Unframe) -> None:
+def test_the_handshake_answers_version_and_time_and_nothing_more(split_frames: SplitFrames) -> None:
     """One frame of two fields follows the greeting; the rest waits for startApi."""
-    assert sent(new_session().receive(hello()), unframe) == [["178", "20240110 15:00:30 EST"]]
+    assert sent(new_session().receive(hello()), split_frames) == [["178", "20240110 15:00:30 EST"]]
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,11 @@ def test_a_client_of_other_versions_is_turned_away(offer: bytes) -> None:
     assert new_session().receive(hello(offer)) == [Close()]
 
 
-def test_start_up_replies_come_in_a_real_gateways_order(unframe: Unframe) -> None:
+def test_start_up_replies_come_in_a_real_gateways_order(split_frames: SplitFrames) -> None:
     """Accounts, next id, then the three farms; 15 and 9 have exactly three fields."""
     session = new_session()
     session.receive(hello())
-    frames = sent(session.receive(framed(71, 2, 5, "")), unframe)
+    frames = sent(session.receive(framed(71, 2, 5, "")), split_frames)
     assert frames[:2] == [["15", "1", "SIM000001"], ["9", "1", "1"]]
     assert [fields[3] for fields in frames[2:]] == ["2104", "2106", "2158"]
     assert all(len(fields) == 6 for fields in frames[2:])
@@ -104,14 +104,14 @@ def test_requests_before_start_api_are_passed_over() -> None:
     assert session.receive(framed(49, 1) + history(1)) == []
 
 
-def test_a_client_id_in_use_is_326_and_then_closed(unframe: Unframe) -> None:
+def test_a_client_id_in_use_is_326_and_then_closed(split_frames: SplitFrames) -> None:
     """The second client of an id is told 326 after startApi, and its socket closed."""
     rules = GatewayRules()
     started(rules)
     second = new_session(rules)
     second.receive(hello())
     actions = second.receive(framed(71, 2, 5, ""))
-    assert sent(actions, unframe)[0][2:4] == ["-1", "326"]
+    assert sent(actions, split_frames)[0][2:4] == ["-1", "326"]
     assert actions[-1] == Close()
 
 
@@ -122,7 +122,7 @@ def test_a_client_id_is_free_again_once_its_holder_left() -> None:
     assert started(rules).stage is Stage.READY
 
 
-def test_at_most_32_clients_are_connected(unframe: Unframe) -> None:
+def test_at_most_32_clients_are_connected(split_frames: SplitFrames) -> None:
     """The 33rd client is told so and closed."""
     rules = GatewayRules()
     sessions = [started(rules, client_id) for client_id in range(33)]
@@ -197,11 +197,11 @@ def test_cancelling_in_flight_is_162_and_afterwards_366() -> None:
     """A cancelled request is abandoned and echoed; there is nothing to cancel twice."""
     session = started()
     session.receive(history(4))
-    concurrency = (
+    cancelled = (
         "Historical Market Data Service error message:API historical data query cancelled: 4"
     )
     nothing = "No historical data query found for ticker id:4"
-    assert session.receive(framed(25, 1, 4)) == [Abandon(4, ApiError(162, concurrency, 4))]
+    assert session.receive(framed(25, 1, 4)) == [Abandon(4, ApiError(162, cancelled, 4))]
     assert session.receive(framed(25, 1, 4)) == [Abandon(4, ApiError(366, nothing, 4))]
 
 
@@ -221,9 +221,11 @@ def test_cancelling_in_flight_is_162_and_afterwards_366() -> None:
         (framed(49, 1), ["49", "1", str(int(NOW.timestamp()))]),
     ],
 )
-def test_small_talk_is_answered(message: bytes, reply: list[str], unframe: Unframe) -> None:
+def test_small_talk_is_answered(
+    message: bytes, reply: list[str], split_frames: SplitFrames
+) -> None:
     """What clients ask while they connect is answered at once."""
-    assert sent(started().receive(message), unframe) == [reply]
+    assert sent(started().receive(message), split_frames) == [reply]
 
 
 @pytest.mark.parametrize(
@@ -239,10 +241,10 @@ def test_small_talk_is_answered(message: bytes, reply: list[str], unframe: Unfra
     ],
 )
 def test_the_account_is_told_row_by_row(
-    message: bytes, row: list[str], end: list[str], unframe: Unframe
+    message: bytes, row: list[str], end: list[str], split_frames: SplitFrames
 ) -> None:
     """Updates, summary and updates by model hold the asked values and then their end."""
-    *rows, last = sent(started().receive(message), unframe)
+    *rows, last = sent(started().receive(message), split_frames)
     values = [fields for fields in rows if "NetLiquidation" in fields]
     assert [fields[: len(row)] for fields in values] == [row]
     at = values[0].index("NetLiquidation")
@@ -257,63 +259,67 @@ def test_the_account_is_told_row_by_row(
         *(framed(6, 2, 0, ""), framed(63, 1, 3), framed(64, 1), framed(75, 1, 4), framed(77, 1, 5)),
     ],
 )
-def test_settings_and_what_is_given_up_are_taken_silently(message: bytes, unframe: Unframe) -> None:
+def test_settings_and_what_is_given_up_are_taken_silently(
+    message: bytes, split_frames: SplitFrames
+) -> None:
     """Log level, order binding, market data type; and the ends of account updates."""
-    assert sent(started().receive(message), unframe) == []
+    assert sent(started().receive(message), split_frames) == []
 
 
 @pytest.mark.parametrize("message", [framed(3, 11, "x"), framed(4, 1, 11), framed(21, 2, 11)])
-def test_orders_are_refused_as_read_only(message: bytes, unframe: Unframe) -> None:
+def test_orders_are_refused_as_read_only(message: bytes, split_frames: SplitFrames) -> None:
     """No order is ever accepted."""
-    (error,) = sent(started().receive(message), unframe)
+    (error,) = sent(started().receive(message), split_frames)
     assert error[2:4] == ["11", "321"]
     assert "Read-Only" in error[4]
 
 
-def test_an_unknown_message_type_is_an_error_and_no_more(unframe: Unframe) -> None:
+def test_an_unknown_message_type_is_an_error_and_no_more(split_frames: SplitFrames) -> None:
     """The conversation goes on after a message of no known type."""
     session = started()
-    (error,) = sent(session.receive(framed(1234, "x")), unframe)
+    (error,) = sent(session.receive(framed(1234, "x")), split_frames)
     assert error[3] == "321"
     assert session.stage is Stage.READY
 
 
 @pytest.mark.parametrize("message", [framed("abc"), framed(20, "x"), framed(25, 1), framed(9)])
-def test_an_unreadable_message_is_320_and_no_more(message: bytes, unframe: Unframe) -> None:
+def test_an_unreadable_message_is_320_and_no_more(
+    message: bytes, split_frames: SplitFrames
+) -> None:
     """A frame whose fields make no sense is refused; the conversation goes on."""
     session = started()
-    (error,) = sent(session.receive(message), unframe)
+    (error,) = sent(session.receive(message), split_frames)
     assert error[3] == "320"
     assert session.stage is Stage.READY
 
 
 @pytest.mark.parametrize("message", [b"\0\0\0\0", b"\x7f\0\0\0", struct.pack(">I", 3) + b"abc"])
-def test_a_malformed_frame_is_507_and_closed(message: bytes, unframe: Unframe) -> None:
+def test_a_malformed_frame_is_507_and_closed(message: bytes, split_frames: SplitFrames) -> None:
     """After bytes that are no frame nothing of that client can be trusted."""
     actions = started().receive(message)
-    assert sent(actions, unframe)[0][2:4] == ["-1", "507"]
+    assert sent(actions, split_frames)[0][2:4] == ["-1", "507"]
     assert actions[-1] == Close()
 
 
-def test_errors_have_five_fields_for_clients_before_166(unframe: Unframe) -> None:
+def test_errors_have_five_fields_for_clients_before_166(split_frames: SplitFrames) -> None:
     """The sixth field came with server version 166."""
     session = new_session()
     session.receive(hello(b"v100..157"))
-    frames = sent(session.receive(framed(71, 2, 5, "")), unframe)
+    frames = sent(session.receive(framed(71, 2, 5, "")), split_frames)
     assert {len(fields) for fields in frames[2:]} == {5}
 
 
-def test_a_conversation_may_arrive_byte_by_byte(unframe: Unframe) -> None:
+def test_a_conversation_may_arrive_byte_by_byte(split_frames: SplitFrames) -> None:
     """However the stream is split, the same is said."""
     stream = hello() + framed(71, 2, 5, "") + framed(61, 1) + framed(25, 1, 9)
     whole = new_session().receive(stream)
     session = new_session()
     pieces = [action for byte in stream for action in session.receive(bytes([byte]))]
-    assert sent(pieces, unframe) == sent(whole, unframe)
+    assert sent(pieces, split_frames) == sent(whole, split_frames)
     for at in range(len(stream)):
         split = new_session()
         actions = split.receive(stream[:at]) + split.receive(stream[at:])
-        assert sent(actions, unframe) == sent(whole, unframe)
+        assert sent(actions, split_frames) == sent(whole, split_frames)
 
 
 @given(FUZZ)

@@ -34,7 +34,7 @@ def framed(type_id: int, fields: list[str]) -> bytes:
     return struct.pack(">I", len(payload)) + payload
 
 
-def said(stream: bytes, cuts: list[int]) -> list[object]:
+def actions_of(stream: bytes, cuts: list[int]) -> list[object]:
     """Feed a stream in the pieces that some cuts make, and return what is to be done."""
     session = ClientSession(GatewayRules(), account="SIM000001", now=lambda: NOW)
     positions = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
@@ -58,12 +58,12 @@ def test_a_stream_means_the_same_however_it_is_split(
     hello = b"API\0" + struct.pack(">I", 9) + b"v100..226"
     start = framed(71, ["2", "5", ""])
     stream = hello + start + b"".join(framed(*each) for each in sent) + tail
-    assert said(stream, cuts) == said(stream, [])
+    assert actions_of(stream, cuts) == actions_of(stream, [])
 
 
 @given(
     fields=st.lists(texts, min_size=10, max_size=10),
-    asked=st.tuples(
+    texts_of_request=st.tuples(
         st.sampled_from(["", "20240109-21:00:00", "20240109 21:00:00", "x"]),
         st.sampled_from(["1 min", "1 hour", "1 day", "1W", "x"]),
         st.sampled_from(["1 D", "3 D", "1 M", "60", "0 D", "9999 Y"]),
@@ -74,13 +74,19 @@ def test_a_stream_means_the_same_however_it_is_split(
 )
 @examples(120)
 def test_any_request_gets_one_answer(
-    fields_of: Any, unframe: Any, *, fields: list[str], asked: Any, flags: Any, con_id: int
+    fields_of: Any,
+    split_frames: Any,
+    *,
+    fields: list[str],
+    texts_of_request: Any,
+    flags: Any,
+    con_id: int,
 ) -> None:
     """Whatever a request says, it is answered in whole frames that carry its id."""
     names = ("symbol", "sec_type", "last_trade_date", "multiplier", "exchange", "currency")
     chosen = dict(zip(names, fields, strict=False))
     contract = fields_of("AAPL", **(chosen if con_id % 2 else {"con_id": con_id}))
-    end, size, duration, what = asked
+    end, size, duration, what = texts_of_request
     use_rth, keep, style = flags
     setting = Setting(MARKET, 178, int(NOW.timestamp()))
     requests = (
@@ -91,6 +97,6 @@ def test_any_request_gets_one_answer(
         ),
     )
     for request in requests:
-        frames = unframe(answer(setting, request).data)
+        frames = split_frames(answer(setting, request).data)
         assert frames
         assert all("7" in frame[1:4] for frame in frames)

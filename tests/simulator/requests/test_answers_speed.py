@@ -44,7 +44,7 @@ def _assert_fast(speeds: list[float], capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize("key", ["AAPL", "EURUSD"])
 def test_a_year_of_minutes_is_made_about_as_fast_as_python_writes(
-    ask: Any, fields_of: Any, key: str, capsys: pytest.CaptureFixture[str]
+    requester: Any, fields_of: Any, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From the request to the frame, the best of a few tries."""
     request = HistoryRequest(
@@ -61,7 +61,7 @@ def test_a_year_of_minutes_is_made_about_as_fast_as_python_writes(
     speeds = []
     for _ in range(ATTEMPTS):
         started = time.process_time()
-        found = answer(ask.setting(), request)
+        found = answer(requester.setting(), request)
         speeds.append(found.count / (time.process_time() - started))
     assert found.count > 90_000
     _assert_fast(speeds, capsys)

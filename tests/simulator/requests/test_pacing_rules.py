@@ -3,8 +3,8 @@
 import json
 import socket
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,10 @@ from ktrdr_pipelines.simulator.simulated_gateway import Behaviour, SimClock
 from tests.simulator.rawclient import END, RawClient, raw_client
 
 START = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
-SeriesStatus = Callable[..., AbstractContextManager[tuple[SimulatorServer, SimClock]]]
 
 
 @contextmanager
-def standing(
+def fixed_clock_gateway(
     market: SyntheticMarket, mode: SimulatedPacing, **other: Any
 ) -> Iterator[tuple[SimulatorServer, SimClock]]:
     """Run a gateway whose clock stands until it is moved."""
@@ -53,13 +52,13 @@ def codes(client: RawClient) -> list[int]:
     return [int(frame[3]) for frame in client.seen if frame[0] == "4" and frame[2] != "-1"]
 
 
-def ask(client: RawClient, number: int, **asked: str) -> int:
+def request_bars(client: RawClient, number: int, **options: str) -> int:
     """Ask for bars; give the number of bars, or the code of an error as a negative number."""
-    client.bars(number, **asked)
-    return result(client, number)
+    client.bars(number, **options)
+    return outcome(client, number)
 
 
-def result(client: RawClient, number: int) -> int:
+def outcome(client: RawClient, number: int) -> int:
     """Wait for what becomes of a request."""
     while True:
         frame = client.frame()
@@ -80,26 +79,29 @@ def end_of(minute: int) -> str:
 
 def test_an_identical_request_within_15_s_is_a_violation(synthetic: SyntheticMarket) -> None:
     """The same again is 162 with IB's text, from whichever client, until 15 s have passed."""
-    with standing(synthetic, SimulatedPacing.HARD) as (server, clock):
+    with fixed_clock_gateway(synthetic, SimulatedPacing.HARD) as (server, clock):
         with raw_client(server, 1) as one, raw_client(server, 2) as other:
-            assert ask(one, 1) == 7
-            assert ask(other, 1) == -162
+            assert request_bars(one, 1) == 7
+            assert request_bars(other, 1) == -162
             assert "Historical data request pacing violation" in other.seen[-1][4]
-            assert ask(other, 2, duration="2 D") == 14
+            assert request_bars(other, 2, duration="2 D") == 14
             after(clock, 14.999)
-            assert ask(one, 2) == -162
+            assert request_bars(one, 2) == -162
             after(clock, 0.001)
-            assert ask(one, 3) == 7
+            assert request_bars(one, 3) == 7
         assert server.violations == {PacingRule.IDENTICAL: 2}
 
 
 def test_both_clients_ways_of_writing_no_strike_are_identical(synthetic: SyntheticMarket) -> None:
     """Where ib_async writes 0.0 ibapi writes nothing: the request is the same."""
     fields = ("0", "AAPL", "STK", "", "", "", "", "SMART", "", "USD", "", "")
-    with standing(synthetic, SimulatedPacing.HARD) as (server, _), raw_client(server) as client:
-        assert ask(client, 1) == 7
+    with (
+        fixed_clock_gateway(synthetic, SimulatedPacing.HARD) as (server, _),
+        raw_client(server) as client,
+    ):
+        assert request_bars(client, 1) == 7
         client.send(20, 2, *fields, 0, END, "1 hour", "1 D", "1", "TRADES", "2", "0", "")
-        assert result(client, 2) == -162
+        assert outcome(client, 2) == -162
 
 
 def test_the_sixth_request_of_a_contract_within_2_s_is_a_violation(
@@ -107,19 +109,19 @@ def test_the_sixth_request_of_a_contract_within_2_s_is_a_violation(
 ) -> None:
     """Five of one contract, exchange and tick type pass, whoever asks; another type is another."""
     with (
-        standing(synthetic, SimulatedPacing.HARD) as (server, clock),
+        fixed_clock_gateway(synthetic, SimulatedPacing.HARD) as (server, clock),
         raw_client(server, 1) as one,
         raw_client(server, 2) as other,
     ):
         for at in range(5):
-            assert ask((one, other)[at % 2], at, end=end_of(at)) > 0
+            assert request_bars((one, other)[at % 2], at, end=end_of(at)) > 0
         for client in (one, other):
-            assert ask(client, 5, end=end_of(5)) == -162
-        assert ask(other, 6, end=end_of(6), what="MIDPOINT") > 0
+            assert request_bars(client, 5, end=end_of(5)) == -162
+        assert request_bars(other, 6, end=end_of(6), what="MIDPOINT") > 0
         after(clock, 1.999)
-        assert ask(one, 7, end=end_of(5)) == -162
+        assert request_bars(one, 7, end=end_of(5)) == -162
         after(clock, 0.001)
-        assert ask(one, 8, end=end_of(5)) > 0
+        assert request_bars(one, 8, end=end_of(5)) > 0
         assert server.violations == {PacingRule.SAME_CONTRACT: 3}
 
 
@@ -127,35 +129,35 @@ def test_the_sixth_request_of_a_contract_within_2_s_is_a_violation(
 def test_the_window_of_ten_minutes(synthetic: SyntheticMarket, what: str, fit: int) -> None:
     """Sixty fit into 10 min, whoever asks, half as many of BID_ASK; then the oldest must pass."""
     with (
-        standing(synthetic, SimulatedPacing.HARD) as (server, clock),
+        fixed_clock_gateway(synthetic, SimulatedPacing.HARD) as (server, clock),
         raw_client(server, 1) as one,
         raw_client(server, 2) as other,
     ):
         for at in range(fit):
-            assert ask((one, other)[at % 2], at, end=end_of(at), what=what) > 0
+            assert request_bars((one, other)[at % 2], at, end=end_of(at), what=what) > 0
             after(clock, 3)
         for client in (one, other):
-            assert ask(client, 100, what=what) == -162
+            assert request_bars(client, 100, what=what) == -162
         after(clock, 600 - 3 * fit - 0.001)
-        assert ask(one, 101, what=what) == -162
+        assert request_bars(one, 101, what=what) == -162
         assert server.violations == {PacingRule.WINDOW: 3}
         after(clock, 0.001)
-        assert ask(one, 102, what=what) > 0
-        assert ask(one, 103, what=what, duration="2 D") == -162
+        assert request_bars(one, 102, what=what) > 0
+        assert request_bars(one, 103, what=what, duration="2 D") == -162
 
 
 def test_documented_pacing_binds_small_bars_and_heads_only(synthetic: SyntheticMarket) -> None:
     """Hours may be asked as often as one likes; bars of 30 s and head timestamps may not."""
     with (
-        standing(synthetic, SimulatedPacing.DOCUMENTED) as (server, _),
+        fixed_clock_gateway(synthetic, SimulatedPacing.DOCUMENTED) as (server, _),
         raw_client(server) as client,
     ):
-        assert [ask(client, at) for at in range(8)] == [7] * 8
-        assert ask(client, 10, size="30 secs", duration="1800 S") == 60
-        assert ask(client, 11, size="30 secs", duration="1800 S") == -162
+        assert [request_bars(client, at) for at in range(8)] == [7] * 8
+        assert request_bars(client, 10, size="30 secs", duration="1800 S") == 60
+        assert request_bars(client, 11, size="30 secs", duration="1800 S") == -162
         for number, expected in ((12, 1), (13, -162)):
             client.head(number)
-            assert result(client, number) == expected
+            assert outcome(client, number) == expected
 
 
 @pytest.mark.parametrize(
@@ -168,17 +170,20 @@ def test_small_bars_are_those_of_30_s_or_less(size: str, small: bool) -> None:
 
 def test_without_pacing_nothing_is_counted(synthetic: SyntheticMarket) -> None:
     """Mode off: identical requests, bursts of messages, all are answered."""
-    with standing(synthetic, SimulatedPacing.OFF) as (server, _), raw_client(server) as client:
+    with (
+        fixed_clock_gateway(synthetic, SimulatedPacing.OFF) as (server, _),
+        raw_client(server) as client,
+    ):
         for _ in range(200):
             client.send(49, 1)
-        assert ask(client, 1, size="30 secs", duration="1800 S") == 60
-        assert ask(client, 2, size="30 secs", duration="1800 S") == 60
+        assert request_bars(client, 1, size="30 secs", duration="1800 S") == 60
+        assert request_bars(client, 2, size="30 secs", duration="1800 S") == 60
         assert server.violations == {}
 
 
 def test_too_many_messages_are_error_100_and_three_strikes(synthetic: SyntheticMarket) -> None:
     """The 51st message within a second is refused; the third such burst ends the session."""
-    with standing(synthetic, SimulatedPacing.DOCUMENTED) as (server, clock):
+    with fixed_clock_gateway(synthetic, SimulatedPacing.DOCUMENTED) as (server, clock):
         with raw_client(server) as client:
             client.until(2158)
             for strike in range(1, 3):
@@ -193,13 +198,13 @@ def test_too_many_messages_are_error_100_and_three_strikes(synthetic: SyntheticM
             client.until(100)
             assert client.is_ended()
         with raw_client(server, 2) as other:
-            assert ask(other, 1) == 7
+            assert request_bars(other, 1) == 7
 
 
 def test_the_id_of_a_killed_client_stays_taken(synthetic: SyntheticMarket) -> None:
     """A client that dies with a request open holds its id; one that hangs up properly does not."""
     held = {"hold_s": 30.0}
-    with standing(synthetic, SimulatedPacing.DOCUMENTED, **held) as (server, clock):
+    with fixed_clock_gateway(synthetic, SimulatedPacing.DOCUMENTED, **held) as (server, clock):
         with raw_client(server, 7) as proper:
             proper.until(2158)
         with raw_client(server, 7) as killed:
@@ -218,7 +223,7 @@ def test_the_id_of_a_killed_client_stays_taken(synthetic: SyntheticMarket) -> No
 
 def test_the_33rd_client_is_refused(synthetic: SyntheticMarket) -> None:
     """Thirty-two are connected at most."""
-    with standing(synthetic, SimulatedPacing.DOCUMENTED) as (server, _):
+    with fixed_clock_gateway(synthetic, SimulatedPacing.DOCUMENTED) as (server, _):
         clients = [raw_client(server, number) for number in range(33)]
         opened = [client.__enter__() for client in clients]
         for client in opened[:32]:
@@ -249,19 +254,19 @@ def test_requests_with_an_end_wait_under_soft_pacing(synthetic: SyntheticMarket)
     """A request without an end is answered while the one before it, which has one, still waits."""
     speed = Speed(workers=2, request_s=3_600.0, bar_s=0.0, end_factor=3_600_000.0)
     with (
-        standing(synthetic, SimulatedPacing.SOFT, speed=speed) as (server, _),
+        fixed_clock_gateway(synthetic, SimulatedPacing.SOFT, speed=speed) as (server, _),
         raw_client(server) as client,
     ):
         client.bars(1)
         client.bars(2, end="")
         assert client.until(17)[1] == "2"
-        assert client.quiet(17)
+        assert client.receives_none_of(17)
 
 
 def test_an_overloaded_gateway_hangs_up(synthetic: SyntheticMarket) -> None:
     """Beyond the queue the client is cut off, and that is counted."""
     speed = Speed(workers=1, request_s=60.0, most_waiting=1)
-    with standing(synthetic, SimulatedPacing.SOFT, speed=speed) as (server, _):
+    with fixed_clock_gateway(synthetic, SimulatedPacing.SOFT, speed=speed) as (server, _):
         with raw_client(server) as client:
             for number in range(3):
                 client.bars(number, duration=f"{number + 1} D")
@@ -275,8 +280,8 @@ def test_the_log_tells_everything_as_json_lines(tmp_path: Path) -> None:
     behaviour = Behaviour(pacing=SimulatedPacing.HARD, log=log)
     with running_simulator(now=START, behaviour=behaviour) as server:
         with raw_client(server, 3) as client:
-            ask(client, 1)
-            ask(client, 2)
+            request_bars(client, 1)
+            request_bars(client, 2)
         counts = server.counts
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     events = [line["event"] for line in lines]
