@@ -1,4 +1,8 @@
-"""Published frames of live gateways, read to the right values."""
+"""Published frames of live gateways, read to the right values.
+
+Each literal has its source; the published logs join fields by commas or bars. The moments in text
+form are those of formatDate 1; the product requests epoch seconds and reads both.
+"""
 
 import asyncio
 from dataclasses import replace

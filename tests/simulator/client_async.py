@@ -1,4 +1,4 @@
-"""ib_async as one of both clients, with its event loop run while something is asked."""
+"""The ib_async client, with its event loop run during each request."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from tests.simulator.clients import (
 
 
 class AsyncClient:
-    """ib_async, with its event loop run while something is asked."""
+    """ib_async, with its event loop run during each request."""
 
     name = "ib_async"
 
@@ -123,7 +123,7 @@ class AsyncClient:
     async def _response_or_error(
         self, request: Callable[[], Any]
     ) -> tuple[Any, list[tuple[int, str]]]:
-        """Wait for an answer or an error: 321 alone would leave ib_async waiting for ever."""
+        """Wait for a response or an error: after 321 alone ib_async would wait without end."""
         errors: list[tuple[int, str]] = []
         refused = asyncio.Event()
 
@@ -148,5 +148,5 @@ class AsyncClient:
 
 
 def of_async(contract: dict[str, Any]) -> ib_async.Contract:
-    """Describe a contract to ib_async."""
+    """Return a contract of ib_async."""
     return ib_async.Contract(**contract)

@@ -1,4 +1,4 @@
-"""IB's own ibapi as one of both clients, reading in a thread as IB's samples do."""
+"""IB's own ibapi client, which reads in a thread as IB's samples do."""
 
 import queue
 import threading
@@ -127,7 +127,7 @@ class OfficialClient(EWrapper, EClient):  # type: ignore[misc]
         return number
 
     def _until(self, last: str = "") -> list[tuple[Any, ...]]:
-        """Return everything that is told until some message, or until an error."""
+        """Return all messages up to one of a kind, or up to an error."""
         messages = [self._messages.get(timeout=WAIT_S)]
         while messages[-1][0] not in {last, "error"}:
             messages.append(self._messages.get(timeout=WAIT_S))
@@ -182,12 +182,12 @@ class OfficialClient(EWrapper, EClient):  # type: ignore[misc]
 
 
 def errors_in(messages: list[tuple[Any, ...]]) -> list[tuple[int, str]]:
-    """Return code and text of the errors among what was told."""
+    """Return code and text of the errors among messages."""
     return [each[1] for each in messages if each[0] == "error"]
 
 
 def official(contract: dict[str, Any]) -> Contract:
-    """Describe a contract to ibapi."""
+    """Return a contract of ibapi."""
     made = Contract()
     for name, value in contract.items():
         setattr(made, name, value)

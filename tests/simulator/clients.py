@@ -1,4 +1,4 @@
-"""What both clients of the API are asked and tell, in plain values that can be compared."""
+"""The common interface of both API clients, with plain values that can be compared."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,14 +18,14 @@ MORE_CONTRACT = ("exchange", "primaryExchange", "currency", "localSymbol", "trad
 
 @dataclass
 class Response:
-    """What came of one request: rows of plain values, or errors."""
+    """The response to one request: rows of plain values, or errors."""
 
     rows: list[Row] = field(default_factory=list)
     errors: list[tuple[int, str]] = field(default_factory=list)
 
 
 class Client(Protocol):
-    """What both can be asked for; contracts are dictionaries of IB's fields."""
+    """The requests that both clients can send; contracts are dictionaries of IB's fields."""
 
     name: str
     version: int
@@ -68,7 +68,7 @@ def bar_row(bar: Any) -> Row:
 
 
 def with_defaults(other: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what a test does not say of a request for bars."""
+    """Return the options of a request for bars, completed by defaults."""
     return {"end": "", "what": "TRADES", "rth": True, "format": 2} | other
 
 

@@ -1,4 +1,4 @@
-"""Helpers of the simulator's tests: answers without a socket, frames, and running gateways."""
+"""Helpers of the simulator's tests: responses without a socket, frames, running gateways."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ NOW = "2024-01-10T20:00:30+00:00"
 
 
 def contract_fields(key: str, **other: object) -> ContractFields:
-    """Name an instrument as ib_async would: six letters are a pair, anything else a stock."""
+    """Return an instrument's fields as ib_async sends them; six letters are a currency pair."""
     is_pair = len(key) == 6
     values: dict[str, object] = {
         "con_id": 0,
@@ -38,7 +38,7 @@ def contract_fields(key: str, **other: object) -> ContractFields:
 
 
 def frames_of(data: bytes) -> list[list[str]]:
-    """Cut frames apart without the code under test."""
+    """Return the fields of frames, without the code under test."""
     frames = []
     while data:
         (length,) = struct.unpack(">I", data[:4])
@@ -49,7 +49,7 @@ def frames_of(data: bytes) -> list[list[str]]:
 
 @dataclass
 class DecodedResponse:
-    """A decoded answer: bars as lists of texts, or an error."""
+    """A decoded response: bars as lists of texts, or errors."""
 
     start: str = ""
     end: str = ""
@@ -68,7 +68,7 @@ class DecodedResponse:
 
 
 def decode_response(data: bytes) -> DecodedResponse:
-    """Decode the frames of an answer."""
+    """Decode the frames of a response."""
     result = DecodedResponse()
     for fields in frames_of(data):
         if fields[0] == "4":
@@ -84,7 +84,7 @@ def decode_response(data: bytes) -> DecodedResponse:
 
 @dataclass
 class Requester:
-    """Ask a market for history without a socket."""
+    """Requests historical data of a market without a socket."""
 
     market: Market
     now: str = NOW
@@ -119,31 +119,31 @@ class Requester:
 
 @pytest.fixture(scope="session")
 def synthetic() -> SyntheticMarket:
-    """Give the market that all tests of a run share."""
+    """Return the synthetic market that all tests of a run share."""
     return SyntheticMarket(seed=1)
 
 
 @pytest.fixture
 def requester(synthetic: SyntheticMarket) -> Requester:
-    """Ask that market at ``NOW``."""
+    """Return a requester of that market at ``NOW``."""
     return Requester(synthetic)
 
 
 @pytest.fixture
 def new_requester() -> type[Requester]:
-    """Ask any market at any time."""
+    """Return the class of requesters, for any market and time."""
     return Requester
 
 
 @pytest.fixture(scope="session")
 def fields_of() -> Callable[..., ContractFields]:
-    """Name instruments."""
+    """Return a function that makes the fields of an instrument."""
     return contract_fields
 
 
 @pytest.fixture(scope="session")
 def split_frames() -> Callable[[bytes], list[list[str]]]:
-    """Cut frames into fields."""
+    """Return a function that splits frames into fields."""
     return frames_of
 
 

@@ -1,4 +1,4 @@
-"""The unmodified ib_async client in an event loop of its own, and what it asks."""
+"""The unmodified ib_async client in an event loop of its own."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +18,7 @@ END = datetime(2024, 1, 9, 21, tzinfo=UTC)
 def run_session(
     server: SimulatorServer, session: Callable[[IB], Awaitable[Any]], **connect: Any
 ) -> Any:
-    """Connect, hold a conversation and disconnect, in an event loop of its own."""
+    """Connect, run a session and disconnect, in an event loop of its own."""
 
     async def run() -> Any:
         async with client(server, **connect) as ib:
@@ -41,7 +41,7 @@ async def client(server: SimulatorServer, client_id: int = 5, **connect: Any) ->
 
 
 def history(ib: IB, contract: Any, size: str, duration: str, **other: Any) -> Awaitable[Any]:
-    """Ask for bars with epoch dates."""
+    """Request bars with epoch dates."""
     what = "MIDPOINT" if contract.secType == "CASH" else "TRADES"
     options = {"endDateTime": END, "whatToShow": what, "useRTH": True, "formatDate": 2}
     return ib.reqHistoricalDataAsync(

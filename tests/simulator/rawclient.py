@@ -1,4 +1,4 @@
-"""A client by hand: frames over a plain socket, for what no real client would do."""
+"""A client that sends frames over a plain socket, also those that no real client sends."""
 
 import socket
 import struct
@@ -22,7 +22,7 @@ def framed(*fields: object) -> bytes:
 
 @dataclass
 class RawClient:
-    """A connected socket; what is read and not asked for is kept in ``seen``."""
+    """A connected socket; frames that were read on the way to another one are in ``seen``."""
 
     sock: socket.socket
     seen: list[Frame] = field(default_factory=list)
@@ -31,17 +31,17 @@ class RawClient:
         self.sock.sendall(framed(*fields))
 
     def bars(self, number: int, *, size: str = "1 hour", end: str = END, **other: str) -> None:
-        """Ask for bars."""
+        """Request bars."""
         options = {"duration": "1 D", "what": "TRADES", "rth": "1"} | other
         texts = (end, size, options["duration"], options["rth"], options["what"], "2", "0", "")
         self.send(20, number, *AAPL, 0, *texts)
 
     def head(self, number: int, what: str = "TRADES") -> None:
-        """Ask for the oldest data."""
+        """Request a head timestamp."""
         self.send(87, number, *AAPL, 0, 1, what, 2)
 
     def cancel(self, number: int) -> None:
-        """Give up a request for bars."""
+        """Cancel a request for bars."""
         self.send(25, 1, number)
 
     def frame(self) -> Frame | None:
@@ -55,7 +55,7 @@ class RawClient:
         return None if header is None else self._exactly(struct.unpack(">I", header)[0])
 
     def until(self, kind: int, number: int | None = None) -> Frame:
-        """Read until a message of a kind, or error of a code, comes; errors by their code."""
+        """Read until a message of a kind, or an error of a code, arrives."""
         while (frame := self.frame()) is not None:
             self.seen.append(frame)
             is_error = frame[0] == "4"
@@ -66,7 +66,7 @@ class RawClient:
         raise AssertionError(f"closed before {kind}: {self.seen[-5:]}")
 
     def is_ended(self) -> bool:
-        """Read to the end of the connection; it must end."""
+        """Read to the end of the connection."""
         try:
             while (frame := self.frame()) is not None:
                 self.seen.append(frame)
@@ -75,7 +75,7 @@ class RawClient:
         return True
 
     def receives_none_of(self, *kinds: int) -> bool:
-        """Say whether none of some messages comes before the time is told."""
+        """Return whether no message of some kinds arrives before the response to a time request."""
         self.send(49, 1)
         before = len(self.seen)
         self.until(49)
@@ -101,10 +101,10 @@ def raw_client(server: SimulatorServer, client_id: int = 1) -> Iterator[RawClien
 
 
 def closes(frame: Frame) -> list[str]:
-    """Give the closing prices of message 17."""
+    """Return the closing prices of message 17."""
     return frame[9::8]
 
 
 def dates(frame: Frame) -> list[str]:
-    """Give the timestamps of message 17."""
+    """Return the timestamps of message 17."""
     return frame[5::8]

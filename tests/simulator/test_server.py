@@ -1,4 +1,4 @@
-"""The gateway over a real socket, asked by the unmodified ib_async client."""
+"""The gateway over a real socket, with the unmodified ib_async client."""
 
 import asyncio
 import threading
@@ -22,7 +22,7 @@ from tests.simulator.ib_async_session import AAPL, EURUSD, client, history, run_
     [{}, {"readonly": True}, {"fetchFields": StartupFetchNONE}, {"clientId": 0}],
 )
 def test_ib_async_connects_promptly(gateway: SimulatorServer, connect: dict[str, Any]) -> None:
-    """Every way of connecting completes: an unanswered start-up request would raise."""
+    """Every way of connecting completes: a start-up request without a response would raise."""
     options = {"client_id": connect.pop("clientId", 5), "raiseSyncErrors": True} | connect
 
     async def session(ib: IB) -> tuple[list[str], int]:
@@ -75,7 +75,7 @@ def test_all_eight_sizes_are_served(
 
 
 def test_both_date_formats_mean_the_same(gateway: SimulatorServer) -> None:
-    """Format 1 carries the exchange's zone, format 2 UTC; days are dates in both."""
+    """Format 1 has the exchange's zone, format 2 UTC; days are dates in both."""
 
     async def session(ib: IB) -> None:
         for size in ("1 min", "1 hour"):
@@ -92,7 +92,7 @@ def test_both_date_formats_mean_the_same(gateway: SimulatorServer) -> None:
 
 
 def test_head_timestamp_and_time(gateway: SimulatorServer) -> None:
-    """Both moments arrive aware, and the time is the simulator's."""
+    """Both are aware moments, and the time is the simulator's."""
 
     async def session(ib: IB) -> None:
         head = await ib.reqHeadTimeStampAsync(AAPL, "TRADES", useRTH=True, formatDate=2)
@@ -105,7 +105,7 @@ def test_head_timestamp_and_time(gateway: SimulatorServer) -> None:
 
 
 def test_errors_reach_the_client(gateway: SimulatorServer) -> None:
-    """Refusals raise in ib_async with code and text, and nothing else is disturbed."""
+    """Refusals raise in ib_async with code and text, and do not affect other requests."""
 
     async def session(ib: IB) -> None:
         with pytest.raises(RequestError, match="HMDS query returned no data") as empty:
@@ -120,7 +120,7 @@ def test_errors_reach_the_client(gateway: SimulatorServer) -> None:
 
 
 def test_321_counts_as_a_warning_in_ib_async(gateway: SimulatorServer) -> None:
-    """A bad bar size reaches errorEvent alone: the request itself is never answered."""
+    """A bad bar size reaches errorEvent only: the request itself gets no response."""
 
     async def session(ib: IB) -> tuple[int, str]:
         refusal: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
@@ -136,7 +136,7 @@ def test_321_counts_as_a_warning_in_ib_async(gateway: SimulatorServer) -> None:
 
 
 def test_requests_in_flight_can_be_cancelled(slow_gateway: SimulatorServer) -> None:
-    """A cancelled request is echoed by 162, a second cancel finds nothing."""
+    """162 confirms a cancel, and a second cancel finds no request."""
 
     async def session(ib: IB) -> list[int]:
         codes: asyncio.Queue[int] = asyncio.Queue()
@@ -155,7 +155,7 @@ def test_requests_in_flight_can_be_cancelled(slow_gateway: SimulatorServer) -> N
 
 
 def test_fifty_requests_may_be_open(slow_gateway: SimulatorServer) -> None:
-    """The 51st open request of a gateway is refused with 322, whichever client asks."""
+    """The 51st open request over all clients is refused with 322."""
 
     async def run() -> None:
         async with client(slow_gateway, 1) as one, client(slow_gateway, 2) as other:
@@ -176,8 +176,8 @@ def test_fifty_requests_may_be_open(slow_gateway: SimulatorServer) -> None:
     assert [record.error_code for record in slow_gateway.requests] == [None] * 50 + [322]
 
 
-def test_requests_of_one_client_are_served_side_by_side() -> None:
-    """An answer that takes long does not hold up one that was asked later."""
+def test_requests_of_one_client_are_served_concurrently() -> None:
+    """A slow response does not delay a later request."""
     goes_on = threading.Event()
 
     class SlowPairs(SyntheticMarket):
@@ -201,7 +201,7 @@ def test_requests_of_one_client_are_served_side_by_side() -> None:
 
 
 def test_every_request_is_recorded(synthetic: SyntheticMarket) -> None:
-    """The record says who asked what and what became of it; other messages leave none."""
+    """The log holds client, request and outcome; other messages are not logged."""
 
     async def session(ib: IB) -> None:
         await ib.reqContractDetailsAsync(AAPL)
@@ -224,5 +224,5 @@ def test_every_request_is_recorded(synthetic: SyntheticMarket) -> None:
 
 
 def test_the_client_is_the_one_of_the_project() -> None:
-    """These tests speak for ib_async 2."""
+    """These tests apply to ib_async 2."""
     assert ib_async.__version_info__[0] == 2

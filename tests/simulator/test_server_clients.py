@@ -1,4 +1,4 @@
-"""The same questions to both clients get the same answers: ib_async and IB's own ibapi."""
+"""The same requests of both clients, ib_async and IB's own ibapi, get the same responses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,14 +28,14 @@ Both = tuple[Client, Client]
 
 
 def contract(symbol: str, sec_type: str, exchange: str, **other: Any) -> dict[str, Any]:
-    """Name an instrument by IB's own fields."""
+    """Return an instrument by IB's own fields."""
     fields = {"symbol": symbol, "secType": sec_type, "exchange": exchange, "currency": "USD"}
     return fields | other
 
 
 @contextmanager
 def both_clients(server: SimulatorServer) -> Iterator[tuple[Client, Client]]:
-    """Connect one of each, and disconnect them at the end."""
+    """Connect one client of each kind, and disconnect them at the end."""
     one = AsyncClient(server.port, 31)
     try:
         other = OfficialClient(server.port, 32)
@@ -87,7 +87,7 @@ def both(closed: SimulatorServer) -> Iterator[Both]:
 
 
 def same(both: Both, request: Any) -> Response:
-    """Ask both, check that they were told the same, and return it."""
+    """Send a request from both clients, check that the responses are equal, and return one."""
     one, other = (request(client) for client in both)
     assert one == other
     assert isinstance(one, Response)
@@ -95,12 +95,12 @@ def same(both: Both, request: Any) -> Response:
 
 
 def name_of(value: Any) -> str:
-    """Name a contract or a text in a test's id."""
+    """Return the id of a test parameter."""
     return f"{value['secType']}-{value['symbol']}" if isinstance(value, dict) else str(value)
 
 
 def test_both_speak_version_178(both: Both) -> None:
-    """Ibapi offers up to 226 and ib_async up to 178: the gateway answers 178."""
+    """The gateway takes 178, although ibapi offers up to 226."""
     assert [(client.name, client.version) for client in both] == [("ib_async", 178), ("ibapi", 178)]
 
 
@@ -108,7 +108,7 @@ def test_both_speak_version_178(both: Both) -> None:
 def test_every_what_of_every_type_gets_the_same_bars(
     both: Both, *, named: dict[str, Any], what: str
 ) -> None:
-    """Each type of instrument with all that can be shown of it, hours and days."""
+    """Each type of instrument with all its values of whatToShow, hours and days."""
     end = "" if (named, what) in WITHOUT_END else END
     end = "20231214-21:00:00" if named is ESZ3 else end
     hours = same(both, lambda client: client.bars(named, "1 hour", "2 D", end=end, what=what))
@@ -140,7 +140,7 @@ def test_every_bar_size_gets_the_same_bars(both: Both, *, named: dict[str, Any],
 def test_texts_with_a_zone_mean_the_same_moments(
     both: Both, *, named: dict[str, Any], size: str
 ) -> None:
-    """Format 1, as programs ask unless told otherwise: in the exchange's zone, days as dates."""
+    """Format 1, the usual default: the exchange's zone, and dates for days."""
     what = {"CASH": "MIDPOINT", "CRYPTO": "AGGTRADES"}.get(named["secType"], "TRADES")
     options = {"end": END, "what": what}
     texts = same(both, lambda client: client.bars(named, size, "1 D", format=1, **options))
@@ -151,14 +151,14 @@ def test_texts_with_a_zone_mean_the_same_moments(
 
 @pytest.mark.parametrize("named", [AAPL, EURUSD, ESH4, ESZ3, CLG4, ES, SPX, BTC, ETH], ids=name_of)
 def test_every_type_is_described_alike(both: Both, named: dict[str, Any]) -> None:
-    """Both decode the details of each type into the same fields."""
+    """Both clients decode the details of each type into the same fields."""
     found = same(both, lambda client: client.details(named))
     (row,) = found.rows
     assert row[1:3] == (named["symbol"], named["secType"])
 
 
 def test_futures_state_their_last_trade_date(both: Both) -> None:
-    """Date, time and zone arrive in fields of their own; the chain has its front's id."""
+    """Date, time and zone are separate fields; the chain has the id of its front contract."""
     (row,) = both[1].details(ESH4).rows
     (front,) = both[1].details(ES).rows
     assert (row[3], row[5], row[9]) == ("20240315", "50", "ESH4")
@@ -187,7 +187,7 @@ def test_futures_state_their_last_trade_date(both: Both) -> None:
 def test_schedules_are_in_the_exchanges_zone(
     both: Both, *, named: dict[str, Any], zone: str, last: tuple[str, str, str]
 ) -> None:
-    """Sessions back from Saturday noon, in spite of the dash in local time."""
+    """Sessions back from Saturday noon, in local time although the texts have a dash."""
     end = "20240113-00:00:00"
     found = same(both, lambda client: client.schedule(named, 5, end))
     assert found.rows[0][0] == zone
@@ -240,10 +240,10 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("named", "changes", "code", "text"), REFUSED)
-def test_refusals_are_told_alike(
+def test_refusals_are_the_same(
     both: Both, *, named: dict[str, Any], changes: dict[str, Any], code: int, text: str
 ) -> None:
-    """Whatever is wrong, both are told the same code and text, and nothing else."""
+    """Both clients get the same code and text, and nothing else."""
     options = {"size": "1 hour", "duration": "1 D"} | changes
     found = same(both, lambda client: client.bars(named, **options))
     assert found.rows == []
@@ -261,16 +261,16 @@ def test_refusals_are_told_alike(
     ],
     ids=name_of,
 )
-def test_details_list_everything_that_fits(
+def test_details_list_every_match(
     both: Both, *, named: dict[str, Any], listed: list[tuple[str, str]]
 ) -> None:
-    """An ambiguous contract is told once for each, with different ids."""
+    """An ambiguous contract is listed once for each match, with different ids."""
     found = same(both, lambda client: client.details(named))
     assert [(row[7], row[8]) for row in found.rows] == listed
     assert len({row[0] for row in found.rows}) == len(listed)
 
 
-def test_what_makes_a_contract_unambiguous(both: Both) -> None:
+def test_currency_or_primary_exchange_decide(both: Both) -> None:
     """Currency or primary exchange decide; Toronto's bars are not New York's."""
     toronto = AAPL | {"symbol": "SHOP", "currency": "CAD"}
     amex = AAPL | {"symbol": "TWIN", "primaryExchange": "AMEX"}
@@ -281,21 +281,21 @@ def test_what_makes_a_contract_unambiguous(both: Both) -> None:
 
 
 def test_the_account_has_money_and_no_positions(both: Both) -> None:
-    """Summary, account updates and positions end for both clients, which read the same."""
+    """Summary, account updates and positions end for both clients, with the same values."""
     for client in both:
         assert client.summary()["NetLiquidation"] == "1000000.00"
         assert client.values() == VALUES
         assert client.positions() == 0
 
 
-def test_cancelling_is_echoed_to_both(slow_gateway: SimulatorServer) -> None:
-    """A request in flight is cancelled by 162, a second time there is none: 366."""
+def test_both_clients_can_cancel(slow_gateway: SimulatorServer) -> None:
+    """162 confirms the cancel of an open request; a second cancel gets 366."""
     with both_clients(slow_gateway) as clients:
         assert [client.cancelled(AAPL) for client in clients] == [[162, 366]] * 2
 
 
 def test_live_bars_are_replaced_and_followed(synthetic: SyntheticMarket) -> None:
-    """As time goes, the newest bar becomes what a later request has, and a new one begins."""
+    """The newest bar becomes final, and a new one begins."""
     start = datetime.fromisoformat("2024-01-10T20:00:30+00:00")
     later = datetime.fromisoformat("2024-01-10T20:02:20+00:00")
     with (

@@ -1,4 +1,4 @@
-"""Starting, closing and surviving: sockets, threads and clients that end in bad ways."""
+"""Starting, closing, and clients that disconnect in any way."""
 
 import asyncio
 import socket
@@ -28,8 +28,8 @@ from tests.simulator.rawclient import raw_client
 NOW = "2024-01-10T20:00:30+00:00"
 
 
-def test_an_id_in_use_is_told_and_freed_with_its_socket(gateway: SimulatorServer) -> None:
-    """326 reaches a listener added before connecting; once the holder left the id is free."""
+def test_an_id_in_use_is_326_and_freed_with_its_socket(gateway: SimulatorServer) -> None:
+    """A listener added before connecting gets 326; the id is free after its client left."""
 
     async def run() -> None:
         async with client(gateway, 9):
@@ -58,7 +58,7 @@ def raw(server: SimulatorServer, data: bytes) -> bytes:
 def test_a_malformed_client_is_closed_and_others_go_on(
     gateway: SimulatorServer, split_frames: Any
 ) -> None:
-    """Garbage ends the connection it came on and no other."""
+    """Invalid bytes end their own connection only."""
 
     async def run() -> None:
         async with client(gateway, 11) as ib:
@@ -73,7 +73,7 @@ def test_a_malformed_client_is_closed_and_others_go_on(
 
 
 def test_a_client_that_vanishes_frees_its_id_and_requests(slow_gateway: SimulatorServer) -> None:
-    """A socket that is cut with requests in flight leaves nothing behind."""
+    """A socket that is cut with open requests leaves nothing behind."""
 
     async def run() -> None:
         async with client(slow_gateway, 3) as ib:
@@ -90,8 +90,8 @@ def test_a_client_that_vanishes_frees_its_id_and_requests(slow_gateway: Simulato
     assert not slow_gateway._gateway.rules.open_requests
 
 
-def test_a_taken_port_is_named_with_its_remedy(gateway: SimulatorServer) -> None:
-    """The error says which address, what is wrong and what to do; nothing stays open."""
+def test_a_taken_port_is_named_with_a_hint(gateway: SimulatorServer) -> None:
+    """The error names the address, the reason and the option."""
     with (
         pytest.raises(SimulatorError, match=rf"127\.0\.0\.1:{gateway.port}.*--port"),
         running_simulator(port=gateway.port),
@@ -101,13 +101,13 @@ def test_a_taken_port_is_named_with_its_remedy(gateway: SimulatorServer) -> None
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "example.org"])  # noqa: S104
 def test_only_loopback_is_served(synthetic: SyntheticMarket, host: str) -> None:
-    """A gateway without login must not be reachable from elsewhere."""
+    """A gateway without a login must not be reachable from other machines."""
     with pytest.raises(SimulatorError, match="not a loopback address"):
         asyncio.run(SimulatorServer(synthetic, host=host).start())
 
 
 def test_localhost_is_one_address_and_port(synthetic: SyntheticMarket) -> None:
-    """Under that name too there is one port, whatever it resolves to."""
+    """The name has one port, whatever it resolves to."""
 
     async def run() -> None:
         server = await SimulatorServer(synthetic, host="localhost").start()
@@ -119,7 +119,7 @@ def test_localhost_is_one_address_and_port(synthetic: SyntheticMarket) -> None:
     asyncio.run(run())
 
 
-def test_a_client_that_does_not_read_holds_up_nothing(synthetic: SyntheticMarket) -> None:
+def test_a_client_that_does_not_read_does_not_block_closing(synthetic: SyntheticMarket) -> None:
     """Closing cuts a socket whose buffers are full."""
     with running_simulator(synthetic, now=NOW) as server:
         with raw_client(server) as client:
@@ -132,7 +132,7 @@ def test_a_client_that_does_not_read_holds_up_nothing(synthetic: SyntheticMarket
 def test_a_client_that_half_closes_and_does_not_read_is_cut_off(
     synthetic: SyntheticMarket,
 ) -> None:
-    """The rest of its answers is not kept for ever, nor are its id and socket."""
+    """Its unsent responses, id and socket are released."""
     behaviour = Behaviour(linger_s=0.05)
     with running_simulator(synthetic, now=NOW, behaviour=behaviour) as server:
         with raw_client(server) as client:
@@ -145,8 +145,8 @@ def test_a_client_that_half_closes_and_does_not_read_is_cut_off(
         assert not server._gateway.rules.clients
 
 
-def test_a_client_that_says_nothing_holds_up_no_listener(synthetic: SyntheticMarket) -> None:
-    """Nor does one that says half a greeting, or half a frame; closing ends them too."""
+def test_a_client_that_sends_nothing_blocks_no_other(synthetic: SyntheticMarket) -> None:
+    """Half a greeting or half a frame blocks no other client, and closing ends them."""
     with running_simulator(synthetic, now=NOW) as server, ExitStack() as stack:
         address = ("127.0.0.1", server.port)
         empty = [
@@ -162,12 +162,12 @@ def test_a_client_that_says_nothing_holds_up_no_listener(synthetic: SyntheticMar
 
 
 def open_files() -> int:
-    """Count the files and sockets of this process."""
+    """Return the number of open files and sockets of this process."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def test_connections_of_every_end_leave_nothing_behind(synthetic: SyntheticMarket) -> None:
-    """Whether they hang up, die, or end half-way: no socket, id or open request is left."""
+    """However a connection ends, no socket, id or open request is left."""
     off = Behaviour(pacing=SimulatedPacing.OFF)
     with running_simulator(synthetic, now=NOW, latency_s=3_600.0, behaviour=off) as server:
         before = open_files()
@@ -187,8 +187,10 @@ def test_connections_of_every_end_leave_nothing_behind(synthetic: SyntheticMarke
         assert not server._gateway.rules.open_requests
 
 
-def test_for_a_client_that_does_not_read_few_answers_are_made(synthetic: SyntheticMarket) -> None:
-    """What it does not read lies in memory: the rest is made when it reads again."""
+def test_few_responses_are_computed_for_a_client_that_does_not_read(
+    synthetic: SyntheticMarket,
+) -> None:
+    """Unread responses use memory, so only a few are computed in advance."""
     count = 10
     unpaced = Behaviour(pacing=SimulatedPacing.OFF)
     year = {"size": "1 min", "duration": "1 Y", "end": "20240101-00:00:00"}
@@ -213,7 +215,7 @@ def test_for_a_client_that_does_not_read_few_answers_are_made(synthetic: Synthet
 
 
 def test_live_bars_wait_for_a_client_that_does_not_read() -> None:
-    """No update is made before the last one could be sent."""
+    """No update is computed before the last one could be sent."""
     market = SyntheticMarket(seed=1)
     gateway = SimulatorServer(market, behaviour=Behaviour(update_s=0.0))._gateway
     fields = (0, "AAPL", "STK", "", "", "", "", "SMART", "", "USD", "", "")
@@ -240,8 +242,8 @@ def test_live_bars_wait_for_a_client_that_does_not_read() -> None:
     assert outbox.waits == 1
 
 
-def test_the_oldest_requests_are_forgotten() -> None:
-    """Of a gateway that serves for days only so many requests are kept, the newest."""
+def test_the_log_drops_the_oldest_requests() -> None:
+    """The log keeps the newest requests only."""
     request = HeadRequest(1, ContractFields(0, "AAPL", *[""] * 10), True, "TRADES", 2)
     changed: list[int] = []
     log = RequestLog(lambda place, _: changed.append(place), most_kept=3)
@@ -255,8 +257,8 @@ def test_the_oldest_requests_are_forgotten() -> None:
     assert changed == [0, 1, 2, 3, 4, 4]
 
 
-def test_an_answer_that_fails_ends_its_connection(caplog: pytest.LogCaptureFixture) -> None:
-    """A defect of a market is logged, and no client waits for an answer in vain."""
+def test_a_failing_market_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception of a market is logged, and the client's connection ends."""
 
     class Broken(SyntheticMarket):
         def bars(self, *_: Any) -> Any:
@@ -272,7 +274,7 @@ def test_an_answer_that_fails_ends_its_connection(caplog: pytest.LogCaptureFixtu
 
 
 def test_a_gateway_listens_until_it_is_closed(synthetic: SyntheticMarket) -> None:
-    """Its port answers with its time while it is up, and nobody once it is closed."""
+    """The port responds with the gateway's time, and is closed afterwards."""
 
     async def run() -> int:
         clock = SimClock(datetime(2024, 1, 10, tzinfo=UTC))
@@ -289,10 +291,10 @@ def test_a_gateway_listens_until_it_is_closed(synthetic: SyntheticMarket) -> Non
 
 
 @pytest.mark.parametrize("host", ["example.org", "127.0.0.1"])
-def test_a_gateway_that_cannot_start_lets_go_of_its_log(
+def test_a_gateway_that_cannot_start_closes_its_log(
     gateway: SimulatorServer, synthetic: SyntheticMarket, tmp_path: Path, host: str
 ) -> None:
-    """A bad address or a taken port leaves no file open."""
+    """After a bad address or a taken port no file is open."""
     behaviour = Behaviour(log=tmp_path / "log")
     server = SimulatorServer(synthetic, host=host, port=gateway.port, behaviour=behaviour)
     with pytest.raises(SimulatorError):
@@ -301,8 +303,8 @@ def test_a_gateway_that_cannot_start_lets_go_of_its_log(
     assert server._gateway.journal._file.closed
 
 
-def test_whatever_keeps_a_thread_from_serving_is_raised() -> None:
-    """An error that nobody expected ends the wait too, instead of a gateway on no port."""
+def test_an_error_of_the_server_thread_is_raised() -> None:
+    """An unexpected error ends the wait for the server, too."""
 
     async def start() -> None:
         raise RuntimeError("unexpected")
@@ -317,7 +319,7 @@ def test_whatever_keeps_a_thread_from_serving_is_raised() -> None:
 
 
 def test_a_gateway_closes_with_clients_connected(synthetic: SyntheticMarket) -> None:
-    """Closing ends every connection, so a client sees the loss at once."""
+    """Closing ends every connection, which a client notices at once."""
 
     async def run() -> None:
         server = await SimulatorServer(synthetic, latency_s=3_600.0).start()
@@ -334,8 +336,8 @@ def test_a_gateway_closes_with_clients_connected(synthetic: SyntheticMarket) -> 
     asyncio.run(run())
 
 
-def test_clocks_stand_or_run() -> None:
-    """A clock starts where it is set; one without a zone is refused."""
+def test_clocks_are_fixed_or_run() -> None:
+    """A clock begins at its start; one without a zone is refused."""
     start = datetime(2024, 1, 10, tzinfo=UTC)
     fixed = SimClock(start, runs=False)
     assert fixed.now() == start

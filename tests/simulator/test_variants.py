@@ -1,4 +1,4 @@
-"""In what gateways differ, one variant after the other; each default is a test of its own."""
+"""The variants of gateways, one after the other; each default has a test of its own."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ _LAST_TRADE, _REAL_EXPIRY, _ZONE, _TRADING, _LIQUID = 4, -5, 25, 26, 27
 
 @dataclass
 class VariantRequester:
-    """Ask a gateway with variants for details and bars, without a socket."""
+    """Requests details and bars of a gateway with variants, without a socket."""
 
     new_requester: Any
     market: SyntheticMarket
@@ -72,7 +72,7 @@ def _payloads(data: bytes) -> Iterator[bytes]:
 
 @pytest.fixture
 def requester(new_requester: Any, synthetic: SyntheticMarket, fields_of: Any) -> VariantRequester:
-    """Ask the market that all tests share."""
+    """Return a requester of the market that all tests share."""
     return VariantRequester(new_requester, synthetic, fields_of)
 
 
@@ -119,7 +119,7 @@ OIL = {"symbol": "CL", "sec_type": "FUT", "exchange": "NYMEX"}
         ("Hongkong", "2024-01-05T12:00:00Z", ("ES", "202403"), "20240315 21:30:00 Hongkong", ""),
     ],
 )
-def test_last_trade_dates_are_told_in_the_zone_of_the_login(
+def test_last_trade_dates_are_in_the_zone_of_the_login(
     requester: VariantRequester,
     *,
     zone: str,
@@ -128,7 +128,7 @@ def test_last_trade_dates_are_told_in_the_zone_of_the_login(
     last_trade: str,
     real_expiry: str,
 ) -> None:
-    """With the time, and maybe on another date; the real expiration date is the exchange's."""
+    """With a time, and possibly on another date; the real expiration date is the exchange's."""
     symbol, month = contract
     named = (OIL if symbol == "CL" else FUTURE) | {"symbol": symbol, "last_trade_date": month}
     (details,) = requester.details(Variants(zone=zone), now, **named)
@@ -137,8 +137,8 @@ def test_last_trade_dates_are_told_in_the_zone_of_the_login(
     assert details[_ZONE] in {"US/Central", "US/Eastern"}
 
 
-def test_a_last_trade_date_far_ahead_may_come_without_a_time(requester: VariantRequester) -> None:
-    """``20251219`` alone, where the contract ends later than so many days from now."""
+def test_a_distant_last_trade_date_may_have_no_time(requester: VariantRequester) -> None:
+    """Contracts that end later than a number of days have a plain date."""
     variants = Variants(zone="Asia/Shanghai", plain_expiry_days=100)
     texts = sorted(row[_LAST_TRADE] for row in requester.details(variants, symbol="MES", **FUTURE))
     assert texts[0] == "20240315 21:30:00 Asia/Shanghai"
@@ -146,8 +146,8 @@ def test_a_last_trade_date_far_ahead_may_come_without_a_time(requester: VariantR
     assert all(text.isdigit() and len(text) == 8 for text in texts[1:])
 
 
-def test_contracts_of_a_future_come_in_no_order_of_their_ends(requester: VariantRequester) -> None:
-    """As gold came from a live gateway: February, December, January."""
+def test_contracts_of_a_future_are_not_ordered_by_expiry(requester: VariantRequester) -> None:
+    """A live gateway sent gold as February, December, January."""
     contract = {"symbol": "GC", "sec_type": "FUT", "exchange": "COMEX"}
     rows = requester.details(Variants(), **contract)
     ends = [row[_REAL_EXPIRY] for row in rows]
@@ -165,10 +165,10 @@ def test_contracts_of_a_future_come_in_no_order_of_their_ends(requester: Variant
         ("GB-Eire", "20250405 22:56:00 GB-Eire", "20250413 22:56:00 GB-Eire"),
     ],
 )
-def test_the_stated_reach_is_told_in_the_zone_of_the_login(
+def test_the_stated_range_is_in_the_zone_of_the_login(
     requester: VariantRequester, zone: str, start: str, end: str
 ) -> None:
-    """The end as it was asked, the start so many calendar days before; bars reach further back."""
+    """The requested end, and the start in calendar days; bars may be older."""
     variants = Variants(zone=zone)
     arguments = ("AAPL", "1 day", "8 D", "20250413-21:56:00")
     response = requester.bars(variants, *arguments, now="2025-04-13T21:56:00+00:00")
@@ -181,8 +181,8 @@ def test_the_stated_reach_is_told_in_the_zone_of_the_login(
     ]
 
 
-def test_days_of_a_stated_reach_are_those_of_the_login(requester: VariantRequester) -> None:
-    """A change of the clock in its zone lies between: the same wall time all the same."""
+def test_days_of_a_stated_range_are_those_of_the_login(requester: VariantRequester) -> None:
+    """Over a change of clocks in its zone the wall time stays the same."""
     arguments = ("AAPL", "1 day", "3 D", "20240402-16:00:00")
     response = requester.bars(
         Variants(zone="Europe/Zurich"), *arguments, now="2024-04-03T00:00:00+00:00"
@@ -194,7 +194,7 @@ def test_days_of_a_stated_reach_are_those_of_the_login(requester: VariantRequest
 
 
 def test_an_end_without_a_zone_is_in_that_of_the_login(requester: VariantRequester) -> None:
-    """With a warning, as everywhere."""
+    """Warning 2174 precedes the bars."""
     response = requester.bars(
         Variants(zone="Asia/Tokyo"), "AAPL", "1 day", "1 D", "20240110 01:00:00"
     )
@@ -213,16 +213,14 @@ def test_an_end_without_a_zone_is_in_that_of_the_login(requester: VariantRequest
         ("America/Sao_Paulo", False, "20240110 17:00:30 GMT-03:00"),
     ],
 )
-def test_the_greeting_is_told_in_the_zone_of_the_login(
-    zone: str, *, summer: bool, greeted: str
-) -> None:
-    """By its short name where it has one."""
+def test_the_greeting_is_in_the_zone_of_the_login(zone: str, *, summer: bool, greeted: str) -> None:
+    """By the zone's short name, if it has one."""
     now = datetime.fromisoformat(NOW.replace("-01-", "-07-") if summer else NOW)
     assert server_text(now, zone) == greeted
 
 
-def test_every_zone_that_is_known_is_taken() -> None:
-    """Old names as new ones; what is no zone is refused."""
+def test_every_known_zone_is_accepted() -> None:
+    """Old and new names are accepted, unknown ones refused."""
     names = available_timezones()
     assert {"GB", "GB-Eire", "MET", "Japan", "Hongkong", "EST", "EST5EDT", "US/Eastern"} <= names
     assert all(Variants(zone=name).login_zone == name for name in names)
@@ -234,7 +232,7 @@ def test_every_zone_that_is_known_is_taken() -> None:
 
 
 def test_hours_keep_the_zone_of_the_exchange(requester: VariantRequester) -> None:
-    """Beside a login in Zurich, as a live gateway tells MES."""
+    """A login in Zurich does not change the hours of MES."""
     (row,) = requester.details(
         Variants(zone="Europe/Zurich"),
         "2025-12-23T18:00:00Z",
@@ -253,8 +251,8 @@ def test_hours_keep_the_zone_of_the_exchange(requester: VariantRequester) -> Non
     )
 
 
-def test_hours_may_be_told_in_the_zone_of_the_login(requester: VariantRequester) -> None:
-    """A session of New York ends on the date after in Shanghai."""
+def test_hours_may_be_in_the_zone_of_the_login(requester: VariantRequester) -> None:
+    """A New York session ends on the next date in Shanghai."""
     variants = Variants(zone="Asia/Shanghai", hours_zone=HoursZone.LOGIN)
     (row,) = requester.details(variants, "2024-01-11T12:00:00Z", symbol="AAPL")
     assert row[_ZONE] == "Asia/Shanghai"
@@ -280,7 +278,7 @@ def test_hours_may_be_told_in_the_zone_of_the_login(requester: VariantRequester)
 def test_zones_have_old_names_or_new_ones(
     requester: VariantRequester, names: ZoneNames, contract: dict[str, str], zone: str
 ) -> None:
-    """The new ones were seen in 2026, beside old ones."""
+    """New names were seen in 2026, beside old ones."""
     (row,) = requester.details(Variants(zone_names=names), **contract)
     assert row[_ZONE] == zone
 
@@ -292,19 +290,19 @@ FLAT = MarketVariants(flat_bars=frozenset({"THIN", "LATE"}))
 
 @pytest.fixture(scope="module")
 def flat_market() -> SyntheticMarket:
-    """Give a market in which two stocks have flat bars."""
+    """Return a market in which two stocks have flat bars."""
     return SyntheticMarket(1, FLAT)
 
 
 @pytest.mark.parametrize(("size", "length_s"), [("1 min", 60), ("30 secs", 30), ("5 mins", 300)])
-def test_intervals_without_a_trade_come_as_flat_bars(
+def test_intervals_without_a_trade_are_flat_bars(
     new_requester: Any,
     synthetic: SyntheticMarket,
     flat_market: SyntheticMarket,
     size: str,
     length_s: int,
 ) -> None:
-    """From a day's first trade to its close every interval is there; traded ones are the same."""
+    """From the first trade of a day every interval has a bar; traded ones are unchanged."""
     arguments = ("THIN", size, "1 D", "20240109-21:00:00")
     response = new_requester(flat_market).bars(*arguments, format_date=2).bars
     traded = {bar[0]: bar for bar in new_requester(synthetic).bars(*arguments, format_date=2).bars}
@@ -327,7 +325,7 @@ def test_intervals_without_a_trade_come_as_flat_bars(
 def test_flat_bars_begin_with_a_days_first_trade(
     new_requester: Any, flat_market: SyntheticMarket
 ) -> None:
-    """In extended hours that may be hours after the open, at another minute every day."""
+    """In extended hours it may be hours after the open, and differs by day."""
     requester = new_requester(flat_market)
     arguments = ("LATE", "1 min", "10 D", "20240110-01:00:00")
     response = requester.bars(*arguments, use_rth=False)
@@ -337,10 +335,10 @@ def test_flat_bars_begin_with_a_days_first_trade(
     assert all("04:00" < first <= "09:30" for first in firsts.values())
 
 
-def test_a_request_inside_a_session_knows_its_price_before(
+def test_flat_bars_at_the_start_have_the_last_price_before(
     new_requester: Any, flat_market: SyntheticMarket
 ) -> None:
-    """The flat bars at its beginning carry the last price, also of what lies before."""
+    """The first flat bars have the last price before the window."""
     requester = new_requester(flat_market)
     whole = requester.bars("THIN", "1 min", "1 D", "20240109-20:00:00").bars
     part = requester.bars("THIN", "1 min", "7200 S", "20240109-20:00:00").bars
@@ -351,7 +349,7 @@ def test_a_request_inside_a_session_knows_its_price_before(
 def test_a_flat_bar_that_the_start_cuts_has_the_last_price_before(
     new_requester: Any, flat_market: SyntheticMarket
 ) -> None:
-    """Wherever a window begins: what is left of its first bar may have no trade."""
+    """The rest of a first bar may have no trade."""
     requester, end = new_requester(flat_market), "20240109-20:00:00"
     whole = {bar[0]: bar for bar in requester.bars("THIN", "5 mins", "1 D", end).bars}
     minutes = {bar[0]: bar for bar in requester.bars("THIN", "1 min", "1 D", end).bars}
@@ -376,7 +374,7 @@ def test_only_trades_of_the_named_have_flat_bars(
     key: str,
     what: str,
 ) -> None:
-    """Quotes and other instruments are as in the market without them."""
+    """Quotes and other instruments are unchanged."""
     arguments = {"key": key, "size": "1 min", "duration": "1 D", "end": "20240109-21:00:00"}
     one, other = (
         new_requester(each).bars(**arguments, what=what) for each in (synthetic, flat_market)
@@ -385,7 +383,7 @@ def test_only_trades_of_the_named_have_flat_bars(
 
 
 def test_days_have_no_flat_bars(new_requester: Any, synthetic: SyntheticMarket) -> None:
-    """They come from the same trades, whatever their minutes look like."""
+    """Daily bars do not depend on the variant."""
     market = SyntheticMarket(1, MarketVariants(flat_bars=frozenset({"all"})))
     one, other = (new_requester(each).bars("THIN", "1 day", "20 D") for each in (synthetic, market))
     assert one.bars == other.bars
@@ -422,7 +420,7 @@ def test_an_end_before_a_first_trade(
     clock: str,
     is_empty: bool,
 ) -> None:
-    """One day is 162, or the session before, before the open and after it."""
+    """One day is 162 or the previous session, before the open and after it."""
     day, _ = _first_trade(new_requester, requester.market)
     arguments = ("LATE", "1 min", "1 D", f"{day} {clock}{NEW_YORK}")
     response = requester.bars(Variants(before_first_trade=variant), *arguments, use_rth=False)
@@ -437,7 +435,7 @@ def test_an_end_before_a_first_trade(
 def test_the_day_of_an_end_may_count_as_a_session_from_midnight(
     requester: VariantRequester,
 ) -> None:
-    """Two days hold one session with bars then; on a weekend nothing changes."""
+    """Two days then hold one session with bars; weekends do not change."""
     variants = Variants(before_first_trade=BeforeFirstTrade.NO_DATA_FROM_MIDNIGHT)
     two = requester.bars(variants, "AAPL", "1 hour", "2 D", "20240109 08:00:00" + NEW_YORK)
     assert two.days == ["20240108"]
@@ -459,7 +457,7 @@ def test_the_day_of_an_end_may_count_as_a_session_from_midnight(
 
 @pytest.fixture
 def in_sessions(new_requester: Any, fields_of: Any) -> VariantRequester:
-    """Ask a market in which crypto has sessions."""
+    """Return a requester of a market in which crypto has sessions."""
     return VariantRequester(
         new_requester, SyntheticMarket(1, MarketVariants(crypto_zone="US/Eastern")), fields_of
     )
@@ -478,15 +476,15 @@ def test_crypto_trades_in_sessions_of_its_own(in_sessions: VariantRequester) -> 
     assert row[_TRADING] == row[_LIQUID]
 
 
-def test_crypto_round_the_clock_is_as_before(requester: VariantRequester) -> None:
-    """Without a zone of its own it trades in UTC days."""
+def test_crypto_trades_round_the_clock_by_default(requester: VariantRequester) -> None:
+    """Without a zone of its own crypto trades in UTC days."""
     (row,) = requester.details(Variants(), "2026-05-08T12:00:00Z", symbol="BTC", **BTC)
     assert row[_ZONE] == "UTC"
     assert row[_TRADING].startswith("20260508:0000-20260509:0000;20260509:0000-20260510:0000;")
 
 
 def test_days_of_crypto_follow_its_sessions(in_sessions: VariantRequester) -> None:
-    """They are dated by their close; hours begin at 16:01 and then on the hour."""
+    """They have the date of their close; hours begin at 16:01, then on the hour."""
     contract = in_sessions.fields_of("BTC", **BTC)
     arguments: dict[str, Any] = {"contract": contract, "what": "AGGTRADES", "use_rth": False}
     end = "20240109 16:00:00" + NEW_YORK
@@ -499,7 +497,7 @@ def test_days_of_crypto_follow_its_sessions(in_sessions: VariantRequester) -> No
 
 
 def test_trades_of_crypto_are_refused(in_sessions: VariantRequester) -> None:
-    """The text names what is to be used instead."""
+    """The text names the supported whatToShow."""
     contract = in_sessions.fields_of("BTC", **BTC)
     response = in_sessions.bars(
         Variants(), "BTC", "1 hour", "1 D", contract=contract, what="TRADES"
@@ -511,8 +509,8 @@ def test_trades_of_crypto_are_refused(in_sessions: VariantRequester) -> None:
 # --- texts -------------------------------------------------------------------------------------
 
 
-def test_errors_are_told_in_the_language_of_the_gateway(synthetic: SyntheticMarket) -> None:
-    """Spanish before a suffix that stays English, German 200; nothing else is known in them."""
+def test_errors_are_in_the_language_of_the_gateway(synthetic: SyntheticMarket) -> None:
+    """Spanish before an English suffix, German for 200; other texts stay English."""
     with served(
         synthetic, Variants(language=Language.SPANISH), "{fault: pacing, nth: 2}"
     ) as client:
@@ -533,8 +531,8 @@ def test_errors_are_told_in_the_language_of_the_gateway(synthetic: SyntheticMark
         assert client.until(162)[4].endswith("error message:invalid step: 1")
 
 
-def test_a_foreign_gateway_says_no_word_that_is_known(synthetic: SyntheticMarket) -> None:
-    """Codes are all that is left, of answers, refusals, notices and faults."""
+def test_a_foreign_gateway_uses_no_known_text(synthetic: SyntheticMarket) -> None:
+    """Responses, refusals, notices and faults have codes only."""
     variants = Variants(language=Language.FOREIGN)
     lost = "{fault: link_lost, nth: 4, seconds: 0.01}"
     faults = f"{{fault: no_data, nth: 1}}, {{fault: newest_missing, nth: 2}}, {lost}"
@@ -563,7 +561,7 @@ def test_a_foreign_gateway_says_no_word_that_is_known(synthetic: SyntheticMarket
     ],
 )
 def test_names_of_weeks(requester: VariantRequester, name: WeekName, accepted: set[str]) -> None:
-    """What is not accepted is refused with the list; months are accepted by both names."""
+    """An unaccepted name is refused with the list; months have both names."""
     variants = Variants(week_name=name)
     for size in ("1 week", "1W"):
         response = requester.bars(variants, "AAPL", size, "1 M")
@@ -592,7 +590,7 @@ def test_names_of_weeks(requester: VariantRequester, name: WeekName, accepted: s
 def test_long_names_of_zones_in_the_greeting(
     synthetic: SyntheticMarket, named: str, raw: bytes
 ) -> None:
-    """Chinese ones are not UTF-8."""
+    """Chinese names are not UTF-8."""
     with served(synthetic, Variants(greeting_zone=named)) as client:
         response = client.payload() or b""
         clock = slice(13, 21)
@@ -601,7 +599,7 @@ def test_long_names_of_zones_in_the_greeting(
 
 
 def test_a_list_of_accounts_may_end_with_a_comma(synthetic: SyntheticMarket) -> None:
-    """At the start and where it is asked for; other messages name the account alone."""
+    """At the start and on request; other messages name the account without it."""
     with served(synthetic, Variants(account_comma=True)) as client:
         assert client.until(15) == ["15", "1", "SIM000001,"]
         client.until(2158)

@@ -1,9 +1,9 @@
-"""Frames that live gateways sent, against the simulator's for the same question, field by field.
+"""Published frames of live gateways against the simulator's for the same requests.
 
-Numbers (prices, ids, counts) are told apart by their form alone: every number is ``#`` but ``-1``,
-which stands for "not available". Everything else is compared as it is: codes, texts, zones, dates,
-hours. Above each literal stands where it was published. What a published frame lacks (it is cut, or
-a client decoded it) is not compared.
+Numbers (prices, ids, counts) are compared by their form: every number is ``#`` but ``-1``, which
+means "not available". Codes, texts, zones, dates and hours are compared as they are. A comment names
+the source of each literal. Fields that a published frame lacks (it is cut, or decoded) are not
+compared.
 """
 
 import re
@@ -58,7 +58,7 @@ def response_to(
     variants: Variants = Variants(),  # noqa: B008 - immutable
     market: SyntheticMarket | None = None,
 ) -> list[Frame]:
-    """Return what the simulator answers to the fields of a client's message."""
+    """Return the simulator's response to the fields of a client's message."""
     now_s = int(datetime.fromisoformat(now).timestamp())
     setting = Setting(market or SyntheticMarket(1), 178, now_s, variants=variants)
     request = decode([str(field) for field in fields])
@@ -66,14 +66,14 @@ def response_to(
 
 
 def details(contract: tuple[object, ...], now: str, **other: Any) -> Frame:
-    """Return message 10 of the only contract that fits."""
+    """Return message 10 of the only contract that matches."""
     found, end = response_to(9, 8, 7, *contract, 0, "", "", "", now=now, **other)
     assert end == ["52", "1", "7"]
     return found
 
 
 def contract_texts(symbol: str, sec_type: str, exchange: str, **other: str) -> tuple[object, ...]:
-    """Return the twelve fields of a contract as ib_async writes them."""
+    """Return the twelve fields of a contract as ib_async sends them."""
     known = {"month": "", "currency": "USD"} | other
     kind = (0, symbol, sec_type, known["month"], "0.0", "", "", exchange)
     return (*kind, "", known["currency"], "", "")
@@ -87,7 +87,7 @@ def connected(
     variants: Variants = Variants(),  # noqa: B008 - immutable
     faults: str = "",
 ) -> Iterator[tuple[bytes, RawClient]]:
-    """Connect to a gateway; give the bytes of its greeting, and the client."""
+    """Connect to a gateway; yield the bytes of its greeting, and the client."""
     plan = parse_faults(f"faults: [{faults}]", "faults")
     behaviour = Behaviour(variants=variants, faults=plan)
     with (
@@ -122,7 +122,7 @@ RESPONSE_BOND = (
 
 
 def test_eight_days_of_quotes_to_a_sunday() -> None:
-    """The whole frame: eight sessions, of which three lie before the stated start."""
+    """The complete frame: eight sessions, of which three lie before the stated start."""
     request = REQUEST_BOND.replace("US912797PA95,BOND", "AAPL,STK").split(",")
     (found,) = response_to(*request, now="2025-04-13T21:56:00+00:00")
     assert shape(found) == shape(RESPONSE_BOND.split(","))
@@ -207,7 +207,7 @@ MES = (
 
 
 def test_a_future_in_the_days_of_christmas() -> None:
-    """Date, time and zone of the login; hours in the zone of the exchange, 12:15 on the 24th."""
+    """The date is in the zone of the login, the hours are in that of the exchange."""
     literal = MES.split(",")
     contract = contract_texts("MES", "FUT", "CME", month="202603")
     variants = Variants(zone="Europe/Zurich")
@@ -249,7 +249,7 @@ def test_contracts_of_gold(frame: str) -> None:
     ],
 )
 def test_last_trade_dates(text: str, ends: str) -> None:
-    """The moment of the end in the zone of the login, by the name that this has there."""
+    """The end in the zone of the login, under the login's name of the zone."""
     zone = text.rpartition(" ")[2]
     moment = datetime.fromisoformat(ends)
     expiry = Expiry("", f"{moment:%Y%m%d}", f"{moment:%H:%M:%S}", 0, int(moment.timestamp()))
@@ -280,7 +280,7 @@ TSLA = (
 
 
 def test_a_stock_over_new_year() -> None:
-    """All fields but the industry and the ISIN, which the simulator's stocks have not."""
+    """All fields but the industry and the ISIN, which the simulator's stocks do not have."""
     literal = TSLA.split("|")
     found = details(contract_texts("TSLA", "STK", "SMART"), "2022-12-29T12:00:00+00:00")
     industry, exchanges = slice(22, 25), 16
@@ -332,7 +332,7 @@ INDEX_HOURS = (
     ],
 )
 def test_trading_hours(contract: tuple[object, ...], now: str, zone: str, hours: str) -> None:
-    """A day that a session touches is not told as closed."""
+    """A day that a session touches is not CLOSED."""
     found = details(contract, now)
     assert found[25] == zone
     assert found[26].startswith(hours)
@@ -426,7 +426,7 @@ LEGAL_SIZES = (
     ids=["321", "162 Spanish", "200 German", "162 no data", "10339", "10299"],
 )
 def test_refusals(fields: tuple[object, ...], variants: Variants, code: str, text: str) -> None:
-    """Code and text are the very ones, and the sixth field is empty."""
+    """Code and text are the published ones, and the sixth field is empty."""
     assert response_to(*fields, now=NOW, variants=variants) == [["4", "2", "7", code, text, ""]]
 
 
@@ -438,15 +438,15 @@ BAD_END = (
 )
 
 
-def test_an_end_that_is_none() -> None:
-    """Today's words are the older ones, but for one letter more of the zone."""
+def test_an_invalid_end() -> None:
+    """Today's text is the older one, but for one letter more of the zone."""
     (found,) = response_to(*history(STOCK, end="2026-03-02"), now=NOW)
     assert found[3] == "10314"
     assert found[4].replace("xx/xxxx", "xx/xxx").startswith(BAD_END)
 
 
-def test_what_a_client_asks_is_read_as_it_was_sent() -> None:
-    """The fields of ib_async's request, of which the end has a zone."""
+def test_a_request_is_read_as_it_was_sent() -> None:
+    """The fields of ib_async's request, whose end has a zone."""
     request = decode(REQUEST_BOND.split(","))
     assert isinstance(request, HistoryRequest)
     assert (request.contract.symbol, request.contract.sec_type) == ("US912797PA95", "BOND")

@@ -1,6 +1,6 @@
-"""The gateway as a whole: farms that flap, a link that is lost for long, ids that are held.
+"""Outages of the whole gateway: flapping farms, a lost link, held client ids.
 
-The notices come over a socket, in the order of published logs; their times are those of the rules.
+The notices arrive in the order of published logs, at the times of the rules.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ KEPT = "Connectivity between IBKR and Trader Workstation has been restored - dat
 
 @contextmanager
 def faulty(market: SyntheticMarket, faults: str) -> Iterator[tuple[SimulatorServer, RawClient]]:
-    """Run a gateway with faults, and a client that has read its welcome."""
+    """Run a gateway with faults, and a client that has read the start-up messages."""
     behaviour = Behaviour(faults=parse_faults(f"faults: [{faults}]", "faults"))
     with (
         running_simulator(market, now=NOW, behaviour=behaviour) as server,
@@ -35,7 +35,7 @@ def faulty(market: SyntheticMarket, faults: str) -> Iterator[tuple[SimulatorServ
 
 
 def notices(client: RawClient) -> list[tuple[str, str]]:
-    """Return code and text of what was said about no request so far."""
+    """Return code and text of the received notices that concern no request."""
     return [_notice(frame) for frame in client.seen if frame[0] == "4" and frame[2] == "-1"]
 
 
@@ -43,8 +43,8 @@ def _notice(frame: Frame) -> tuple[str, str]:
     return frame[3], frame[4]
 
 
-def test_1100_comes_again_and_again(synthetic: SyntheticMarket) -> None:
-    """Then one 1102, which may list the farms that are connected; until it requests hang."""
+def test_notice_1100_is_repeated(synthetic: SyntheticMarket) -> None:
+    """The last notice, 1102, may list the connected farms; requests hang until then."""
     farms = "eufarmnj; usfarm; ushmds; secdefnj"
     fault = f"{{fault: link_lost, seconds: 0.05, repeats: 4, farms: {farms}, nth: 1}}"
     with faulty(synthetic, fault) as (_, client):
@@ -57,7 +57,7 @@ def test_1100_comes_again_and_again(synthetic: SyntheticMarket) -> None:
 
 
 def test_a_farm_of_market_data_flaps(synthetic: SyntheticMarket) -> None:
-    """It breaks and is well again within a moment; no request is lost over it."""
+    """It breaks and is restored, and no request is lost."""
     with faulty(synthetic, "{fault: farm_flaps, seconds: 0.01, repeats: 2, nth: 1}") as (_, client):
         client.bars(1)
         client.until(2104)
@@ -69,8 +69,8 @@ def test_a_farm_of_market_data_flaps(synthetic: SyntheticMarket) -> None:
             assert client.until(17)[1] == "1"
 
 
-def test_a_night_goes_as_it_was_logged(synthetic: SyntheticMarket) -> None:
-    """A farm flaps, the link is lost for long, and in the end two farms are broken.
+def test_a_night_follows_the_published_log(synthetic: SyntheticMarket) -> None:
+    """A farm flaps, the link is lost, and in the end two farms are broken.
 
     Source: https://github.com/IbcAlpha/IBC/issues/143 (grade L).
     """
@@ -91,8 +91,8 @@ def test_a_night_goes_as_it_was_logged(synthetic: SyntheticMarket) -> None:
         assert server.counts["fault"] == 1
 
 
-def test_a_farm_that_1102_does_not_list_is_well_all_the_same(synthetic: SyntheticMarket) -> None:
-    """No message says so: bars come, and a client that connects now hears of no trouble."""
+def test_a_farm_that_1102_omits_is_restored(synthetic: SyntheticMarket) -> None:
+    """No notice reports it: bars are returned, and a new client gets no trouble."""
     with faulty(synthetic, "{fault: farm_unnamed, seconds: 0.01, nth: 1}") as (server, client):
         client.bars(1)
         client.until(1102)
@@ -106,8 +106,8 @@ def test_a_farm_that_1102_does_not_list_is_well_all_the_same(synthetic: Syntheti
             assert other.receives_none_of(4)
 
 
-def test_who_connects_in_the_middle_hears_what_is_broken(synthetic: SyntheticMarket) -> None:
-    """Each trouble once, however often it was told; lifting the faults ends it with a notice."""
+def test_a_client_that_connects_in_an_outage_gets_the_notices(synthetic: SyntheticMarket) -> None:
+    """Each trouble once; lifting the faults sends a notice of its end."""
     fault = "{fault: farm_unnamed, seconds: 3600, repeats: 720, nth: 1}"
     with faulty(synthetic, fault) as (server, client):
         client.bars(1)
@@ -122,7 +122,7 @@ def test_who_connects_in_the_middle_hears_what_is_broken(synthetic: SyntheticMar
 
 
 def test_every_id_is_held_for_a_while(synthetic: SyntheticMarket) -> None:
-    """From one connection on every id is refused, by 326; who is connected stays so."""
+    """Every new id is refused by 326; connected clients stay."""
     plan = parse_faults("faults: [{fault: ids_held, seconds: 60, nth: 2}]", "faults")
     behaviour = Behaviour(faults=plan)
     with (
@@ -143,7 +143,7 @@ def test_every_id_is_held_for_a_while(synthetic: SyntheticMarket) -> None:
 
 
 def test_ids_may_be_held_until_the_gateway_restarts(synthetic: SyntheticMarket) -> None:
-    """Where every connection meets it there is no end of it."""
+    """If every connection meets the fault, the ids stay held."""
     behaviour = Behaviour(faults=parse_faults("faults: [{fault: ids_held}]", ""))
     with running_simulator(synthetic, now=NOW, behaviour=behaviour) as server:
         for hour in (21, 22, 23):
@@ -152,8 +152,8 @@ def test_ids_may_be_held_until_the_gateway_restarts(synthetic: SyntheticMarket) 
                 assert refused.until(326)[2] == "-1"
 
 
-def test_violations_come_one_by_one(synthetic: SyntheticMarket) -> None:
-    """Each refused request gets its own 162, those beside it their bars."""
+def test_violations_are_single(synthetic: SyntheticMarket) -> None:
+    """Each refused request gets a 162, the others their bars."""
     with faulty(synthetic, "{fault: pacing, every: 3}") as (_, client):
         for number in range(1, 10):
             client.bars(number, duration=f"{number} D")
@@ -177,7 +177,7 @@ def test_violations_come_one_by_one(synthetic: SyntheticMarket) -> None:
     ],
 )
 def test_every_selects_beside_nth(selectors: dict[str, object], hit: list[int]) -> None:
-    """One of so many, and those that are named by their number."""
+    """Both selectors apply: one of so many, and numbered ones."""
     plan = FaultPlan([FaultRule(Fault.NO_RESPONSE, **selectors)])  # type: ignore[arg-type]
     chosen = [plan.choose(Met(Occasion.HISTORY)) is not None for _ in range(7)]
     assert [number for number, is_hit in enumerate(chosen, 1) if is_hit] == hit
@@ -194,7 +194,7 @@ def test_every_selects_beside_nth(selectors: dict[str, object], hit: list[int]) 
         ("{fault: ids_held, symbol: AAPL}", "of no effect with kind connect"),
     ],
 )
-def test_a_file_says_what_it_cannot_mean(entry: str, named: str) -> None:
+def test_a_meaningless_entry_is_refused(entry: str, named: str) -> None:
     """Key and reason are named."""
     with pytest.raises(SimulatorError, match=named):
         parse_faults(f"faults: [{entry}]", "faults")

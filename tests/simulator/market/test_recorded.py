@@ -1,4 +1,4 @@
-"""The replay market: recorded bars bit for bit, and what it makes of missing ones."""
+"""The replay market: recorded bars bit for bit, and the treatment of missing ones."""
 
 import logging
 import math
@@ -23,7 +23,7 @@ Row = tuple[datetime | date, float, float, float, float, float]
 
 
 def write(folder: Path, key: str, size: str, rows: list[Row]) -> None:
-    """Record bars as the project's sample data are."""
+    """Record bars in the format of the project's sample data."""
     names = ("ts", "open", "high", "low", "close", "volume")
     columns = list(zip(*rows, strict=True))
     ts = pa.timestamp("us", tz="UTC") if isinstance(rows[0][0], datetime) else pa.date32()
@@ -36,13 +36,13 @@ def write(folder: Path, key: str, size: str, rows: list[Row]) -> None:
 
 
 def future_of(local_symbol: str) -> ContractFields:
-    """Name an expired future by its local symbol."""
+    """Return the fields of an expired future, by its local symbol."""
     texts = ["", "FUT", "", "", "", "", "CME", "", "USD", local_symbol, ""]
     return ContractFields(0, *texts, include_expired=True)
 
 
 def minutes(start: str, count: int, level: float = 100.0) -> list[Row]:
-    """Make minutes whose prices have no short decimals."""
+    """Return minutes whose prices have no short decimals."""
     first = datetime.fromisoformat(start)
     rows: list[Row] = []
     for at in range(count):
@@ -64,12 +64,12 @@ def shown(response: Any) -> list[list[float]]:
 
 @pytest.fixture
 def replay(new_requester: Any, tmp_path: Path) -> Any:
-    """Ask a folder that is opened when the first question comes."""
+    """Return a function that opens the folder and returns a requester."""
     return lambda now=LATER: new_requester(ReplayMarket(tmp_path), now=now)
 
 
-def test_recorded_bars_are_answered_bit_for_bit(replay: Any, tmp_path: Path) -> None:
-    """Every float64 arrives as it was recorded, in the order of time."""
+def test_recorded_bars_are_returned_bit_for_bit(replay: Any, tmp_path: Path) -> None:
+    """Every float64 is returned as recorded, ordered by time."""
     rows = minutes("2024-01-09T14:30:00+00:00", 390)
     write(tmp_path, "AAPL", "1m", rows[::-1])
     response = replay().bars("AAPL", "1 min", "1 D", "20240109-21:00:00", format_date=2)
@@ -79,7 +79,7 @@ def test_recorded_bars_are_answered_bit_for_bit(replay: Any, tmp_path: Path) -> 
 
 
 def test_the_file_of_a_size_comes_before_aggregates(replay: Any, tmp_path: Path) -> None:
-    """A recorded hour is answered even where the minutes say otherwise."""
+    """A recorded hour is returned even if the minutes differ."""
     hour = datetime(2024, 1, 9, 15, tzinfo=UTC)
     write(tmp_path, "AAPL", "1h", [(hour, 1.0, 2.0, 0.5, 1.5, 7.0)])
     write(tmp_path, "AAPL", "1m", minutes("2024-01-09T14:30:00+00:00", 390))
@@ -90,7 +90,7 @@ def test_the_file_of_a_size_comes_before_aggregates(replay: Any, tmp_path: Path)
 def test_a_size_without_a_file_is_built_of_the_longest_shorter_one(
     replay: Any, tmp_path: Path
 ) -> None:
-    """Four hours come from the recorded hours, not from the minutes."""
+    """Four hours are built from the recorded hours, not from the minutes."""
     hours = [datetime(2024, 1, 9, hour, tzinfo=UTC) for hour in (15, 16)]
     rows: list[Row] = [(hour, 1.0, 2.0, 0.5, 1.5, 7.0) for hour in hours]
     write(tmp_path, "AAPL", "1h", rows)
@@ -103,7 +103,7 @@ def test_a_size_without_a_file_is_built_of_the_longest_shorter_one(
 
 
 def test_regular_hours_leave_out_the_rest(replay: Any, tmp_path: Path) -> None:
-    """useRTH=1 gives the regular session alone, useRTH=0 everything recorded."""
+    """useRTH=1 returns the regular session only, useRTH=0 everything."""
     write(tmp_path, "AAPL", "1m", minutes("2024-01-09T13:00:00+00:00", 10 * 60))
     arguments = ("AAPL", "1 min", "1 D", "20240109-23:30:00")
     assert len(replay().bars(*arguments, use_rth=True).bars) == 390
@@ -111,7 +111,7 @@ def test_regular_hours_leave_out_the_rest(replay: Any, tmp_path: Path) -> None:
 
 
 def test_missing_bars_stay_missing(replay: Any, tmp_path: Path) -> None:
-    """Holes are not filled, and a day without bars still counts as a session."""
+    """Gaps are not filled, and a day without bars counts as a session."""
     first, last = minutes("2024-01-08T14:30:00+00:00", 5), minutes("2024-01-10T14:32:00+00:00", 3)
     write(tmp_path, "AAPL", "1m", first + last)
     requester = replay()
@@ -133,7 +133,7 @@ def test_a_bar_cut_by_the_end_is_left_out(replay: Any, tmp_path: Path) -> None:
 
 
 def test_a_bar_cut_by_the_end_is_built_of_recorded_minutes(replay: Any, tmp_path: Path) -> None:
-    """Where minutes were recorded too, the last hour holds those before the end."""
+    """If there are recorded minutes, the last hour holds those before the end."""
     hours = [datetime(2024, 1, 9, hour, tzinfo=UTC) for hour in (15, 16)]
     write(tmp_path, "AAPL", "1h", [(hour, 1.0, 2.0, 0.5, 1.5, 7.0) for hour in hours])
     rows = minutes("2024-01-09T16:00:00+00:00", 60)
@@ -145,7 +145,7 @@ def test_a_bar_cut_by_the_end_is_built_of_recorded_minutes(replay: Any, tmp_path
 
 
 def test_a_recorded_day_is_not_known_before_its_close(replay: Any, tmp_path: Path) -> None:
-    """A daily bar needs the close of its session, also when now is the end."""
+    """A daily bar needs the close of its session, also if the end is now."""
     days = [date(2024, 1, 8), date(2024, 1, 9)]
     write(tmp_path, "AAPL", "1d", [(day, 1.0, 2.0, 0.5, 1.5, 7.0) for day in days])
     arguments = ("AAPL", "1 day", "5 D")
@@ -154,7 +154,7 @@ def test_a_recorded_day_is_not_known_before_its_close(replay: Any, tmp_path: Pat
 
 
 def test_weeks_are_built_of_recorded_days(replay: Any, tmp_path: Path) -> None:
-    """A week is dated by its last recorded day and adds up their volume."""
+    """A week has the date of its last recorded day, and the sum of the volumes."""
     days = [date(2024, 1, day) for day in (2, 3, 4, 5, 8, 9)]
     write(tmp_path, "AAPL", "1d", [(day, 1.0, 2.0, 0.5, 1.5, 7.0) for day in days])
     response = replay().bars("AAPL", "1 week", "2 W", "20240109-21:00:00")
@@ -163,7 +163,7 @@ def test_weeks_are_built_of_recorded_days(replay: Any, tmp_path: Path) -> None:
 
 
 def test_a_volume_that_was_not_recorded_is_not_available(replay: Any, tmp_path: Path) -> None:
-    """Null is told as -1, never as a number that nobody saw, also in what is built of it."""
+    """Null is sent as -1, also for bars built from it."""
     rows: list[Any] = minutes("2021-01-05T14:30:00+00:00", 10)
     rows[3] = (*rows[3][:5], None)
     write(tmp_path, "AAPL", "1m", rows)
@@ -187,7 +187,7 @@ def test_a_volume_that_was_not_recorded_is_not_available(replay: Any, tmp_path: 
 def test_bars_without_a_time_or_price_are_refused(
     tmp_path: Path, number: int, value: Any, reason: str
 ) -> None:
-    """No bar is served with something else in their place; the file is named."""
+    """The error names the file and the column."""
     rows: list[Any] = minutes("2021-01-05T14:30:00+00:00", 3)
     rows[1] = (*rows[1][:number], value, *rows[1][number + 1 :])
     write(tmp_path, "AAPL", "1m", rows)
@@ -196,7 +196,7 @@ def test_bars_without_a_time_or_price_are_refused(
 
 
 def test_a_pair_has_midpoints_without_volume(replay: Any, tmp_path: Path) -> None:
-    """Volume 0 in the file of a pair is -1 on the wire; there are no other quotes."""
+    """Volume 0 in the file of a pair is sent as -1; there are no other quotes."""
     rows: list[Row] = [(*row[:5], 0.0) for row in minutes("2024-01-09T15:00:00+00:00", 60, 1.1)]
     write(tmp_path, "EURUSD", "1m", rows)
     requester = replay()
@@ -208,7 +208,7 @@ def test_a_pair_has_midpoints_without_volume(replay: Any, tmp_path: Path) -> Non
 
 
 def test_bars_outside_known_sessions_belong_to_the_next_one(replay: Any, tmp_path: Path) -> None:
-    """An hour recorded in the break from 17:00 is answered with the session after it."""
+    """An hour recorded in the break from 17:00 belongs to the session after it."""
     hours = [datetime(2024, 1, 9, hour, tzinfo=UTC) for hour in (21, 22, 23)]
     write(tmp_path, "EURUSD", "1h", [(hour, 1.0, 2.0, 0.5, 1.5, 0.0) for hour in hours])
     requester = replay()
@@ -218,7 +218,7 @@ def test_bars_outside_known_sessions_belong_to_the_next_one(replay: Any, tmp_pat
 
 
 def test_heads_are_the_oldest_recorded_bars(replay: Any, tmp_path: Path) -> None:
-    """The head is the oldest bar of any size in the asked hours; a day starts at its open."""
+    """The head is the oldest bar of any size; a day starts at its open."""
     write(tmp_path, "AAPL", "1m", minutes("2024-01-09T13:00:00+00:00", 10 * 60))
     requester = replay()
     assert requester.head("AAPL", "TRADES").head == "20240109-14:30:00"
@@ -229,13 +229,13 @@ def test_heads_are_the_oldest_recorded_bars(replay: Any, tmp_path: Path) -> None
 
 
 def test_unknown_symbols_are_200(replay: Any, tmp_path: Path) -> None:
-    """What was not recorded does not exist, whatever the synthetic market knows."""
+    """An instrument that was not recorded is unknown."""
     write(tmp_path, "AAPL", "1m", minutes("2024-01-09T14:30:00+00:00", 5))
     assert replay().bars("MSFT", "1 min", "1 D").errors[0][0] == 200
 
 
 def test_now_is_a_midnight_after_the_newest_bar(tmp_path: Path) -> None:
-    """The default clock stands a day after everything that was recorded, at a midnight."""
+    """The default clock starts at a midnight, a day after the newest bar."""
     write(tmp_path, "AAPL", "1m", minutes("2024-01-09T14:30:00+00:00", 5))
     write(tmp_path, "SPY", "1d", [(date(2024, 1, 10), 1.0, 2.0, 0.5, 1.5, 7.0)])
     assert ReplayMarket(tmp_path).default_now() == datetime(2024, 1, 12, tzinfo=UTC)
@@ -244,7 +244,7 @@ def test_now_is_a_midnight_after_the_newest_bar(tmp_path: Path) -> None:
 def test_unknown_names_are_skipped_with_a_note(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A folder that is no stock, pair or future is named in the log and passed over."""
+    """A folder that is no stock, pair or future is skipped with a warning."""
     write(tmp_path, "1INCH", "1m", minutes("2024-01-09T14:30:00+00:00", 5))
     write(tmp_path, "AAPL", "1m", minutes("2024-01-09T14:30:00+00:00", 5))
     with caplog.at_level(logging.WARNING):
@@ -253,7 +253,7 @@ def test_unknown_names_are_skipped_with_a_note(
 
 
 def test_a_recorded_future_is_never_forgotten(replay: Any, tmp_path: Path, fields_of: Any) -> None:
-    """The year of its name is that of the newest bar, its bars are there ten years later."""
+    """The year of its name is that of the newest bar, and its bars stay available."""
     rows = minutes("2013-12-19T23:00:00+00:00", 90, 1_810.0)
     write(tmp_path, "ESZ3", "1m", rows)
     requester = replay()
@@ -269,7 +269,7 @@ def test_a_recorded_future_is_never_forgotten(replay: Any, tmp_path: Path, field
 
 
 def test_folders_that_hold_no_bars_are_refused(tmp_path: Path) -> None:
-    """A missing folder, an empty one and a malformed file are named with the hint."""
+    """A missing folder, an empty one and a malformed file are named."""
     with pytest.raises(SimulatorError, match="no such folder"):
         ReplayMarket(tmp_path / "none")
     with pytest.raises(SimulatorError, match="no recorded stock"):
@@ -284,7 +284,7 @@ def test_folders_that_hold_no_bars_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_opens_a_replay_and_none_the_synthetic_market(tmp_path: Path) -> None:
-    """What a gateway answers from is decided by whether there is a folder."""
+    """The folder decides which market is served."""
     write(tmp_path, "AAPL", "1m", minutes("2024-01-09T14:30:00+00:00", 5))
     assert isinstance(open_market(tmp_path, 1), ReplayMarket)
     market = open_market(None, 3)
@@ -304,10 +304,10 @@ def test_a_folder_opens_a_replay_and_none_the_synthetic_market(tmp_path: Path) -
         ("ESZ3", "1m", "1 min", "120 D", "20131222-00:00:00"),
     ],
 )
-def test_the_sample_bars_come_back_as_they_are(
+def test_the_sample_bars_are_returned_unchanged(
     new_requester: Any, *, key: str, size: str, text: str, duration: str, end: str
 ) -> None:
-    """Real recorded bars survive the way over the wire unchanged."""
+    """Real recorded bars are returned unchanged."""
     recorded = pq.read_table(SHARED / key / f"{size}.parquet").to_pydict()
     requester = new_requester(open_market(SHARED, 1), now=LATER)
     named = {"contract": future_of(key)} if key == "ESZ3" else {}

@@ -1,4 +1,4 @@
-"""One client's conversation, joined by hand instead of by a socket."""
+"""One client's session, without a socket."""
 
 import struct
 import subprocess
@@ -33,39 +33,39 @@ FUZZ = st.lists(st.binary(max_size=40), max_size=8)
 
 
 def framed(*fields: object) -> bytes:
-    """Frame a message without the code under test."""
+    """Return the bytes of a message, without the code under test."""
     payload = "".join(f"{value}\0" for value in fields).encode()
     return struct.pack(">I", len(payload)) + payload
 
 
 def hello(offer: bytes = b"v157..178") -> bytes:
-    """Greet and offer versions."""
+    """Return a greeting and an offer of versions."""
     return b"API\0" + struct.pack(">I", len(offer)) + offer
 
 
 def new_session(rules: GatewayRules | None = None) -> ClientSession:
-    """Begin a conversation."""
+    """Return a session before its greeting."""
     return ClientSession(rules or GatewayRules(), account="SIM000001", now=lambda: NOW)
 
 
 def started(rules: GatewayRules | None = None, client_id: int = 5) -> ClientSession:
-    """Begin a conversation and name a client id."""
+    """Return a session after startApi."""
     session = new_session(rules)
     session.receive(hello() + framed(71, 2, client_id, ""))
     return session
 
 
 def sent(actions: list[Action], split_frames: SplitFrames) -> list[list[str]]:
-    """Return the fields of everything that is to be sent."""
+    """Return the fields of all frames to send."""
     return split_frames(b"".join(action.data for action in actions if isinstance(action, Send)))
 
 
 def history(request_id: int) -> bytes:
-    """Frame a historical request."""
+    """Return the bytes of a historical request."""
     return framed(20, request_id, *CONTRACT, 0, *HISTORY)
 
 
-def test_the_handshake_answers_version_and_time_and_nothing_more(split_frames: SplitFrames) -> None:
+def test_the_handshake_sends_version_and_time_only(split_frames: SplitFrames) -> None:
     """One frame of two fields follows the greeting; the rest waits for startApi."""
     assert sent(new_session().receive(hello()), split_frames) == [["178", "20240110 15:00:30 EST"]]
 
@@ -75,20 +75,20 @@ def test_the_handshake_answers_version_and_time_and_nothing_more(split_frames: S
     [(b"v157..178", 178), (b"v100..226", 178), (b"v100..157", 157), (b"v160..163", 163)],
 )
 def test_the_highest_common_version_is_spoken(offer: bytes, version: int) -> None:
-    """The gateway speaks 157 to 178 and takes the highest that the client offers."""
+    """The gateway supports 157 to 178, and takes the highest offered."""
     session = new_session()
     session.receive(hello(offer))
     assert session.version == version
 
 
 @pytest.mark.parametrize("offer", [b"v100..156", b"v179..226"])
-def test_a_client_of_other_versions_is_turned_away(offer: bytes) -> None:
+def test_a_client_without_a_common_version_is_closed(offer: bytes) -> None:
     """Without a common version the gateway closes."""
     assert new_session().receive(hello(offer)) == [Close()]
 
 
 def test_start_up_replies_come_in_a_real_gateways_order(split_frames: SplitFrames) -> None:
-    """Accounts, next id, then the three farms; 15 and 9 have exactly three fields."""
+    """Accounts, next id, then three farms; 15 and 9 have exactly three fields."""
     session = new_session()
     session.receive(hello())
     frames = sent(session.receive(framed(71, 2, 5, "")), split_frames)
@@ -97,15 +97,15 @@ def test_start_up_replies_come_in_a_real_gateways_order(split_frames: SplitFrame
     assert all(len(fields) == 6 for fields in frames[2:])
 
 
-def test_requests_before_start_api_are_passed_over() -> None:
-    """Nothing is answered before the client named its id."""
+def test_requests_before_start_api_are_ignored() -> None:
+    """No request gets a response before the client names its id."""
     session = new_session()
     session.receive(hello())
     assert session.receive(framed(49, 1) + history(1)) == []
 
 
 def test_a_client_id_in_use_is_326_and_then_closed(split_frames: SplitFrames) -> None:
-    """The second client of an id is told 326 after startApi, and its socket closed."""
+    """The second client of an id gets 326 after startApi, and its socket is closed."""
     rules = GatewayRules()
     started(rules)
     second = new_session(rules)
@@ -116,21 +116,21 @@ def test_a_client_id_in_use_is_326_and_then_closed(split_frames: SplitFrames) ->
 
 
 def test_a_client_id_is_free_again_once_its_holder_left() -> None:
-    """The id belongs to the socket that holds it."""
+    """The id belongs to the connected socket."""
     rules = GatewayRules()
     started(rules).leave()
     assert started(rules).stage is Stage.READY
 
 
 def test_at_most_32_clients_are_connected(split_frames: SplitFrames) -> None:
-    """The 33rd client is told so and closed."""
+    """The 33rd client is refused and closed."""
     rules = GatewayRules()
     sessions = [started(rules, client_id) for client_id in range(33)]
     assert [session.stage for session in sessions] == [Stage.READY] * 32 + [Stage.CLOSED]
 
 
-def test_data_requests_become_work() -> None:
-    """Contract, head and historical requests are decoded and handed out."""
+def test_data_requests_are_served() -> None:
+    """Contract, head and historical requests are decoded and returned to be served."""
     session = started()
     contract = session.receive(framed(9, 8, 1, *CONTRACT, 0, "", "", ""))
     head = session.receive(framed(87, 2, *CONTRACT, 0, 1, "TRADES", 2))
@@ -147,7 +147,7 @@ def test_data_requests_become_work() -> None:
 
 
 def test_the_51st_open_request_is_322_over_all_clients() -> None:
-    """Historical and head requests of every client share fifty places."""
+    """Historical and head requests of all clients share fifty slots."""
     rules = GatewayRules()
     clients = [started(rules, client_id) for client_id in (1, 2)]
     for number in range(50):
@@ -159,8 +159,8 @@ def test_the_51st_open_request_is_322_over_all_clients() -> None:
     assert "Only 50 simultaneous API historical data requests allowed." in refused.error.text
 
 
-def test_a_head_request_keeps_its_place_until_it_is_cancelled() -> None:
-    """An answered head timestamp still counts as open; message 90 frees it."""
+def test_a_head_request_keeps_its_slot_until_it_is_cancelled() -> None:
+    """A served head timestamp counts as open until message 90."""
     rules = GatewayRules()
     session = started(rules)
     (serve,) = session.receive(framed(87, 1, *CONTRACT, 0, 1, "TRADES", 2))
@@ -172,7 +172,7 @@ def test_a_head_request_keeps_its_place_until_it_is_cancelled() -> None:
 
 
 def test_leaving_frees_open_requests() -> None:
-    """The requests of a client that is gone do not count any more."""
+    """The requests of a disconnected client do not count."""
     rules = GatewayRules()
     session = started(rules)
     session.receive(history(1))
@@ -185,7 +185,7 @@ def test_leaving_frees_open_requests() -> None:
     [(history(1), 386), (framed(87, 1, *CONTRACT, 0, 1, "TRADES", 2), 322)],
 )
 def test_a_ticker_id_in_flight_cannot_be_used_again(message: bytes, code: int) -> None:
-    """A second request under an open id is refused: 386 for history, 322 for others."""
+    """A second request with an open id is refused: 386 for history, 322 for others."""
     session = started()
     session.receive(history(1))
     (refused,) = session.receive(message)
@@ -194,7 +194,7 @@ def test_a_ticker_id_in_flight_cannot_be_used_again(message: bytes, code: int) -
 
 
 def test_cancelling_in_flight_is_162_and_afterwards_366() -> None:
-    """A cancelled request is abandoned and echoed; there is nothing to cancel twice."""
+    """A cancel is confirmed once; a second one finds no request."""
     session = started()
     session.receive(history(4))
     cancelled = (
@@ -221,10 +221,10 @@ def test_cancelling_in_flight_is_162_and_afterwards_366() -> None:
         (framed(49, 1), ["49", "1", str(int(NOW.timestamp()))]),
     ],
 )
-def test_small_talk_is_answered(
+def test_account_requests_get_a_response(
     message: bytes, reply: list[str], split_frames: SplitFrames
 ) -> None:
-    """What clients ask while they connect is answered at once."""
+    """Requests of a client's start-up get a response at once."""
     assert sent(started().receive(message), split_frames) == [reply]
 
 
@@ -240,10 +240,10 @@ def test_small_talk_is_answered(
         ),
     ],
 )
-def test_the_account_is_told_row_by_row(
+def test_the_account_is_sent_row_by_row(
     message: bytes, row: list[str], end: list[str], split_frames: SplitFrames
 ) -> None:
-    """Updates, summary and updates by model hold the asked values and then their end."""
+    """Updates, summary and updates by model hold the requested values, then their end."""
     *rows, last = sent(started().receive(message), split_frames)
     values = [fields for fields in rows if "NetLiquidation" in fields]
     assert [fields[: len(row)] for fields in values] == [row]
@@ -259,23 +259,23 @@ def test_the_account_is_told_row_by_row(
         *(framed(6, 2, 0, ""), framed(63, 1, 3), framed(64, 1), framed(75, 1, 4), framed(77, 1, 5)),
     ],
 )
-def test_settings_and_what_is_given_up_are_taken_silently(
+def test_settings_and_ended_subscriptions_get_no_response(
     message: bytes, split_frames: SplitFrames
 ) -> None:
-    """Log level, order binding, market data type; and the ends of account updates."""
+    """Log level, order binding and market data type, and the ends of account updates."""
     assert sent(started().receive(message), split_frames) == []
 
 
 @pytest.mark.parametrize("message", [framed(3, 11, "x"), framed(4, 1, 11), framed(21, 2, 11)])
 def test_orders_are_refused_as_read_only(message: bytes, split_frames: SplitFrames) -> None:
-    """No order is ever accepted."""
+    """No order is accepted."""
     (error,) = sent(started().receive(message), split_frames)
     assert error[2:4] == ["11", "321"]
     assert "Read-Only" in error[4]
 
 
-def test_an_unknown_message_type_is_an_error_and_no_more(split_frames: SplitFrames) -> None:
-    """The conversation goes on after a message of no known type."""
+def test_an_unknown_message_type_is_an_error(split_frames: SplitFrames) -> None:
+    """The session continues after a message of an unknown type."""
     session = started()
     (error,) = sent(session.receive(framed(1234, "x")), split_frames)
     assert error[3] == "321"
@@ -283,10 +283,8 @@ def test_an_unknown_message_type_is_an_error_and_no_more(split_frames: SplitFram
 
 
 @pytest.mark.parametrize("message", [framed("abc"), framed(20, "x"), framed(25, 1), framed(9)])
-def test_an_unreadable_message_is_320_and_no_more(
-    message: bytes, split_frames: SplitFrames
-) -> None:
-    """A frame whose fields make no sense is refused; the conversation goes on."""
+def test_an_unreadable_message_is_320(message: bytes, split_frames: SplitFrames) -> None:
+    """Invalid fields are refused, and the session continues."""
     session = started()
     (error,) = sent(session.receive(message), split_frames)
     assert error[3] == "320"
@@ -295,22 +293,22 @@ def test_an_unreadable_message_is_320_and_no_more(
 
 @pytest.mark.parametrize("message", [b"\0\0\0\0", b"\x7f\0\0\0", struct.pack(">I", 3) + b"abc"])
 def test_a_malformed_frame_is_507_and_closed(message: bytes, split_frames: SplitFrames) -> None:
-    """After bytes that are no frame nothing of that client can be trusted."""
+    """After an invalid frame the stream cannot be read."""
     actions = started().receive(message)
     assert sent(actions, split_frames)[0][2:4] == ["-1", "507"]
     assert actions[-1] == Close()
 
 
 def test_errors_have_five_fields_for_clients_before_166(split_frames: SplitFrames) -> None:
-    """The sixth field came with server version 166."""
+    """Server version 166 added the sixth field."""
     session = new_session()
     session.receive(hello(b"v100..157"))
     frames = sent(session.receive(framed(71, 2, 5, "")), split_frames)
     assert {len(fields) for fields in frames[2:]} == {5}
 
 
-def test_a_conversation_may_arrive_byte_by_byte(split_frames: SplitFrames) -> None:
-    """However the stream is split, the same is said."""
+def test_a_stream_may_arrive_byte_by_byte(split_frames: SplitFrames) -> None:
+    """However the stream is split, the responses are the same."""
     stream = hello() + framed(71, 2, 5, "") + framed(61, 1) + framed(25, 1, 9)
     whole = new_session().receive(stream)
     session = new_session()
@@ -324,7 +322,7 @@ def test_a_conversation_may_arrive_byte_by_byte(split_frames: SplitFrames) -> No
 
 @given(FUZZ)
 def test_garbage_instead_of_a_greeting_never_raises(pieces: list[bytes]) -> None:
-    """Whatever a stranger sends, the conversation only ends."""
+    """Any bytes in place of a greeting at most end the session."""
     session = new_session()
     for piece in pieces:
         session.receive(piece)
@@ -332,7 +330,7 @@ def test_garbage_instead_of_a_greeting_never_raises(pieces: list[bytes]) -> None
 
 @given(FUZZ)
 def test_garbage_after_start_api_never_raises(pieces: list[bytes]) -> None:
-    """Whatever a started client sends, framed or not, is answered or closed."""
+    """Any bytes after startApi get a response, or end the session."""
     session = started()
     for piece in pieces:
         session.receive(struct.pack(">I", len(piece)) + piece)
@@ -349,7 +347,7 @@ def test_known_messages_of_any_fields_never_raise(type_id: int, fields: list[str
 
 
 def test_the_protocol_needs_no_calendar_library() -> None:
-    """Wire, messages and session stay free of pandas, so that they import quickly."""
+    """Frames, messages and session do not import pandas, so that they import quickly."""
     code = (
         "import sys, ktrdr_pipelines.simulator.protocol.client_session as _; "
         "assert not {'pandas', 'exchange_calendars', 'pyarrow', 'asyncio'} & set(sys.modules)"

@@ -1,4 +1,4 @@
-"""The gateway fed with what no client sends: any bytes, any fields, in any pieces."""
+"""Arbitrary bytes and fields from a client, in any pieces."""
 
 import struct
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ def framed(type_id: int, fields: list[str]) -> bytes:
 
 
 def actions_of(stream: bytes, cuts: list[int]) -> list[object]:
-    """Feed a stream in the pieces that some cuts make, and return what is to be done."""
+    """Return the actions after a stream in the pieces that some cuts make."""
     session = ClientSession(GatewayRules(), account="SIM000001", now=lambda: NOW)
     positions = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
     actions = [

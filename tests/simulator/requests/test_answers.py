@@ -1,4 +1,4 @@
-"""Which requests are refused, and how the rest is clipped, dated and written."""
+"""Which requests are refused, and how the bars of the others are cut, dated and written."""
 
 from datetime import datetime
 from typing import Any
@@ -35,10 +35,10 @@ SERVICE = "Historical Market Data Service error message:"
         ({"bar_size": "1 min", "duration": "68 Y", "use_rth": False}, 162, "Time length exceed"),
     ],
 )
-def test_requests_are_refused_in_the_gateways_words(
+def test_requests_are_refused_with_the_gateways_text(
     requester: Any, changes: dict[str, Any], code: int, text: str
 ) -> None:
-    """Each bad request gets the code of a real gateway, and a text that begins like its."""
+    """Each invalid request gets code and text of a live gateway."""
     arguments = {"key": "AAPL", "size": "1 hour", "duration": "1 D"}
     names = {"bar_size": "size"}
     response = requester.bars(
@@ -50,7 +50,7 @@ def test_requests_are_refused_in_the_gateways_words(
 
 
 def test_trades_of_a_pair_are_refused(requester: Any) -> None:
-    """FX has no trades: 162 names the pair as its data farm does."""
+    """FX has no trades; the text names the pair as the data farm does."""
     response = requester.bars("EURUSD", "5 mins", "1 D", what="TRADES")
     assert response.errors == [
         (
@@ -78,7 +78,7 @@ def test_trades_of_a_pair_are_refused(requester: Any) -> None:
 def test_unknown_and_ambiguous_contracts_get_no_bars(
     requester: Any, fields_of: Any, *, changes: dict[str, Any], code: int, text: str
 ) -> None:
-    """A request for data must name one instrument."""
+    """A request for data must match one instrument."""
     contract = fields_of("AAPL", **changes)
     response = requester.bars("AAPL", "1 hour", "1 D", contract=contract)
     assert response.errors[0][0] == code
@@ -88,7 +88,7 @@ def test_unknown_and_ambiguous_contracts_get_no_bars(
 def test_details_of_several_fitting_contracts_are_all_listed(
     requester: Any, fields_of: Any, split_frames: Any
 ) -> None:
-    """A contract request answers every fit, then the end."""
+    """A contract request returns every match, then the end."""
     contract = fields_of("EURUSD", currency="")
     frames = split_frames(answer(requester.setting(), ContractRequest(3, contract)).data)
     assert [fields[8] for fields in frames[:-1]] == ["USD", "GBP", "JPY", "CHF"]
@@ -96,22 +96,22 @@ def test_details_of_several_fitting_contracts_are_all_listed(
 
 
 def test_a_contract_id_alone_names_an_instrument(requester: Any, fields_of: Any) -> None:
-    """A pinned id and an exchange are enough."""
+    """An id and an exchange are enough."""
     (apple,) = [each for each in requester.market.instruments() if each.key == "AAPL"]
     contract = fields_of("", con_id=apple.con_id)
     assert len(requester.bars("AAPL", "1 hour", "1 D", contract=contract).bars) == 7
 
 
 def test_contract_ids_are_unique_and_the_same_in_every_market(synthetic: SyntheticMarket) -> None:
-    """Ids depend on kind and symbol alone and fit 32 bits."""
+    """Ids depend on type and symbol only, and fit 32 bits."""
     ids = [each.con_id for each in synthetic.instruments()]
     assert len(set(ids)) == len(ids) > 50
     assert max(ids) < 2**31
     assert ids == [each.con_id for each in SyntheticMarket(seed=2).instruments()]
 
 
-def test_an_end_without_zone_is_in_the_gateways_and_warned_of(requester: Any) -> None:
-    """2174 comes first, then the bars until 11:00 in New York, where this gateway is."""
+def test_an_end_without_a_zone_is_in_the_gateways_zone(requester: Any) -> None:
+    """Warning 2174 is first, then the bars until 11:00 New York, the gateway's zone."""
     response = requester.bars("AAPL", "1 hour", "1 D", "20240109 11:00:00")
     assert [code for code, _ in response.errors] == [2174]
     assert [text[9:14] for text in response.dates] == ["09:30", "10:00"]
@@ -119,7 +119,7 @@ def test_an_end_without_zone_is_in_the_gateways_and_warned_of(requester: Any) ->
 
 
 def test_an_end_without_a_date_is_today(requester: Any) -> None:
-    """Today of the named zone, as the gateway's own text about ends says."""
+    """Today in the named zone, as the gateway's text about ends says."""
     response = requester.bars("AAPL", "1 hour", "1 D", "11:00:00 US/Eastern")
     assert (response.end, response.errors) == ("20240110 11:00:00 US/Eastern", [])
     assert requester.bars("AAPL", "1 hour", "1 D", "09:00:00 Asia/Tokyo").end.startswith(
@@ -142,15 +142,15 @@ def test_the_forms_of_an_end_agree(requester: Any) -> None:
 
 
 def test_no_bar_is_later_than_now(requester: Any) -> None:
-    """An end in the future is answered up to now; message 17 still states the asked end."""
+    """An end in the future returns bars up to now; message 17 states the requested end."""
     response = requester.bars("AAPL", "1 hour", "1 D", "20240120-21:00:00")
     assert response.dates[-1] == "20240110 15:00:00 US/Eastern"
     assert response.end == "20240120 16:00:00 US/Eastern"
     assert response.bars == requester.bars("AAPL", "1 hour", "1 D").bars
 
 
-def test_the_newest_bar_holds_what_there_is_so_far(requester: Any) -> None:
-    """Thirty seconds into an hour its bar is the first half of its first minute."""
+def test_the_newest_bar_is_partial(requester: Any) -> None:
+    """Thirty seconds into an hour its bar holds half a minute."""
     newest = requester.bars("AAPL", "1 hour", "1 D").bars[-1]
     minute = requester.bars("AAPL", "1 min", "1 D").bars[-1]
     assert newest == minute
@@ -161,8 +161,8 @@ def test_the_newest_bar_holds_what_there_is_so_far(requester: Any) -> None:
     assert float(half[5]) < float(whole[5])
 
 
-def test_the_last_bar_is_clipped_at_the_asked_end(requester: Any) -> None:
-    """A bar that the end cuts is made of the minutes before the end alone."""
+def test_the_last_bar_is_cut_at_the_requested_end(requester: Any) -> None:
+    """A bar that the end cuts holds only the minutes before it."""
     hour = requester.bars("AAPL", "1 hour", "1 D", "20240109 11:20:00 US/Eastern").bars[-1]
     minutes = requester.bars("AAPL", "1 min", "1 D", "20240109 11:20:00 US/Eastern").bars[-20:]
     assert (hour[0][9:14], minutes[0][0][9:14]) == ("11:00", "11:00")
@@ -173,8 +173,8 @@ def test_the_last_bar_is_clipped_at_the_asked_end(requester: Any) -> None:
     assert int(hour[5]) == sum(int(bar[5]) for bar in minutes)
 
 
-def test_the_first_bar_is_clipped_at_the_start_of_the_duration(requester: Any) -> None:
-    """A bar that the start cuts keeps its stamp and holds what comes after."""
+def test_the_first_bar_is_cut_at_the_start_of_the_duration(requester: Any) -> None:
+    """A bar that the start cuts keeps its timestamp."""
     cut = requester.bars("AAPL", "1 hour", "2400 S", "20240109 12:00:00 US/Eastern").bars
     whole = requester.bars("AAPL", "1 hour", "3600 S", "20240109 12:00:00 US/Eastern").bars
     assert [bar[0] for bar in cut] == [bar[0] for bar in whole]
@@ -182,8 +182,8 @@ def test_the_first_bar_is_clipped_at_the_start_of_the_duration(requester: Any) -
     assert cut[0][4] == whole[0][4]
 
 
-def test_dates_are_written_as_asked(requester: Any) -> None:
-    """Format 2 is epoch seconds, any other has the exchange's zone; days are always dates."""
+def test_dates_have_the_requested_format(requester: Any) -> None:
+    """Format 2 is epoch seconds, others have the exchange's zone; days are always dates."""
     texts = requester.bars("AAPL", "1 hour", "1 D", "20240109-21:00:00").dates
     epochs = requester.bars("AAPL", "1 hour", "1 D", "20240109-21:00:00", format_date=2).dates
     assert texts[0] == "20240109 09:30:00 US/Eastern"
@@ -195,14 +195,14 @@ def test_dates_are_written_as_asked(requester: Any) -> None:
 
 
 def test_fx_volume_average_and_count_are_minus_one(requester: Any) -> None:
-    """What FX does not have is -1, not 0; so it is for quotes of stocks."""
+    """Values that FX and quotes do not have are -1, not 0."""
     assert {tuple(bar[5:]) for bar in requester.bars("EURUSD", "1 hour", "1 D").bars} == {
         ("-1", "-1", "-1")
     }
     assert requester.bars("AAPL", "1 hour", "1 D", what="BID").bars[0][5:] == ["-1", "-1", "-1"]
 
 
-def test_head_timestamps_are_written_as_asked(requester: Any) -> None:
+def test_head_timestamps_have_the_requested_format(requester: Any) -> None:
     """Format 1 is UTC with a dash, format 2 epoch seconds."""
     assert requester.head("AAPL", "TRADES").head == "19801212-14:30:00"
     assert requester.head("AAPL", "TRADES", use_rth=False).head == "19801212-09:00:00"
@@ -212,7 +212,7 @@ def test_head_timestamps_are_written_as_asked(requester: Any) -> None:
 
 
 def test_the_head_is_the_first_bar_of_every_size(requester: Any) -> None:
-    """A request over the listing date starts with the head, and before it there is nothing."""
+    """A request over the listing date starts with the head."""
     for key in ("META", "THIN", "GBPUSD"):
         what = "MIDPOINT" if len(key) == 6 else "TRADES"
         head = int(requester.head(key, what, format_date=2).head)

@@ -27,7 +27,7 @@ LATER = "2024-12-31T00:00:00+00:00"
 
 @pytest.fixture
 def requester(new_requester: Any, synthetic: SyntheticMarket) -> Any:
-    """Ask on the last day of 2024, so that no end of these tests is in the future."""
+    """Return a requester on the last day of 2024, so that no end is in the future."""
     return new_requester(synthetic, now=LATER)
 
 
@@ -75,7 +75,7 @@ def test_durations_of_a_stock_count_sessions(
 def test_months_and_years_reach_to_the_same_day(
     requester: Any, *, end: str, duration: str, first: str, last: str
 ) -> None:
-    """The first session is the one after the same day a month or year before."""
+    """The first session is after the same day a month or year before."""
     days = requester.bars("SPY", "1 day", duration, end + NEW_YORK).days
     assert (days[0], days[-1]) == (first, last)
 
@@ -99,7 +99,7 @@ def test_months_and_years_reach_to_the_same_day(
 def test_seconds_are_those_of_trading(
     requester: Any, *, end: str, seconds: int, first: str, bars: int
 ) -> None:
-    """S passes over closed hours, and cuts the first bar at its start."""
+    """S skips closed hours, and cuts the first bar at its start."""
     response = requester.bars("AAPL", "30 mins", f"{seconds} S", end + NEW_YORK)
     assert (response.dates[0][:14], len(response.bars)) == (first, bars)
 
@@ -107,7 +107,7 @@ def test_seconds_are_those_of_trading(
 def test_a_first_bar_that_seconds_cut_holds_only_its_rest(
     new_requester: Any, synthetic: SyntheticMarket
 ) -> None:
-    """One second of a half hour is there, and no more."""
+    """One second of the half hour is left."""
     requester = new_requester(synthetic, now="2024-01-17T00:00:00+00:00")
     response = requester.bars("AAPL", "30 mins", "23401 S", "20240116 16:00:00" + NEW_YORK)
     second = requester.bars("AAPL", "1 secs", "1 S", "20240112 16:00:00" + NEW_YORK)
@@ -138,10 +138,10 @@ def test_a_day_of_seconds_reaches_back_almost_four_sessions(
         ),
     ],
 )
-def test_what_is_too_long_for_its_unit_is_refused(
+def test_a_duration_too_long_for_its_unit_is_refused(
     requester: Any, duration: str, cause: str
 ) -> None:
-    """The refusal is one that a client can tell for what it is."""
+    """A client classifies the refusal as too long."""
     response = requester.bars("AAPL", "1 hour", duration)
     (error,) = response.errors
     assert error == (321, f"Error validating request.-'bK' : cause - {cause}")
@@ -149,7 +149,7 @@ def test_what_is_too_long_for_its_unit_is_refused(
 
 
 def test_a_half_day_has_four_hourly_bars(requester: Any) -> None:
-    """The day after Thanksgiving ends at 13:00; the holiday before it does not count."""
+    """The day after Thanksgiving ends at 13:00; the holiday does not count."""
     response = requester.bars("AAPL", "1 hour", "2 D", "20231124 16:00:00" + NEW_YORK)
     assert response.days == ["20231122", "20231124"]
     on_friday = [text[9:14] for text in response.dates if text.startswith("20231124")]
@@ -157,7 +157,7 @@ def test_a_half_day_has_four_hourly_bars(requester: Any) -> None:
 
 
 def test_extended_hours_of_a_half_day_end_at_17(requester: Any) -> None:
-    """With all hours a day goes from 04:00 to 20:00, and to 17:00 on a half day."""
+    """All hours are 04:00 to 20:00, and to 17:00 on a half day."""
     response = requester.bars("AAPL", "1 min", "2 D", "20231124 23:00:00" + NEW_YORK, use_rth=False)
     times = {day: [d[9:14] for d in response.dates if d.startswith(day)] for day in response.days}
     assert (times["20231122"][0], times["20231122"][-1]) == ("04:00", "19:59")
@@ -217,13 +217,13 @@ def test_an_fx_session_starts_at_1715(requester: Any) -> None:
 
 
 def test_weeks_are_dated_by_their_last_session(requester: Any) -> None:
-    """A week before Good Friday is dated Thursday; one that lasts by its latest session."""
+    """The week before Good Friday has the date of Thursday, a current week its latest one."""
     response = requester.bars("AAPL", "1 week", "3 W", "20240403 16:00:00" + NEW_YORK)
     assert response.dates == ["20240315", "20240322", "20240328", "20240403"]
 
 
 def test_message_17_states_calendar_time(requester: Any) -> None:
-    """The stated reach is the asked end and that minus the duration, whatever the sessions."""
+    """The stated range is the requested end and the duration in calendar time."""
     response = requester.bars("AAPL", "1 day", "3 D", "20240116-21:00:00")
     assert response.end == "20240116 16:00:00 US/Eastern"
     assert response.start == "20240113 16:00:00 US/Eastern"
@@ -279,13 +279,13 @@ TOO_LONG = "Time length exceed max."
     ],
 )
 def test_tables_allow_and_refuse(table: str, duration: str, size: str, refusal: str | None) -> None:
-    """A bar too small for its duration is an invalid step, a duration in no row is too long."""
+    """A bar too small for its duration is an invalid step; a duration in no row is too long."""
     read = parse_duration(duration)
     assert step_refusal(DurationTable(table), read, SIZE_BY_TEXT[size]) == refusal
 
 
 def test_every_legal_size_is_served() -> None:
-    """The sizes are those that IB documents, and the gateway's list of them is IB's own text."""
+    """The sizes are those that IB documents, and the list of them is IB's own text."""
     minutes = {f"{count} mins" for count in (2, 3, 5, 10, 15, 20, 30)}
     hours = {f"{count} hours" for count in (2, 3, 4, 8)}
     seconds = {f"{count} secs" for count in (1, 5, 10, 15, 30)}
@@ -299,7 +299,7 @@ def test_every_legal_size_is_served() -> None:
 
 
 def test_small_bars_end_six_months_ago(new_requester: Any, synthetic: SyntheticMarket) -> None:
-    """Bars of 30 s are there for 180 days, of a minute for ever."""
+    """Bars of 30 s are available for 180 days, minutes without limit."""
     requester = new_requester(synthetic)
     old, newer = "20230712-15:00:00", "20230717-21:00:00"
     assert (
