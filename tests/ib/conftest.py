@@ -5,13 +5,12 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
-from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series, WhatToShow
+from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.ib.config import GatewayConfig
@@ -20,6 +19,7 @@ from ktrdr_pipelines.ib.pacing.rules import Pacing, pacing_of
 from ktrdr_pipelines.ib.source import GatewaySource, open_source
 from tests.ib.pacing_support import FakeClock
 from tests.ib.scripted_gateway import Replies, Script, ScriptedGateway
+from tests.support.universes import AAPL
 
 T = TypeVar("T")
 
@@ -63,18 +63,7 @@ def config(tmp_path: Path) -> GatewayConfig:
 @pytest.fixture
 def aapl() -> Instrument:
     """Return a stock in regular hours."""
-    return Instrument(
-        symbol="AAPL",
-        ib_symbol="AAPL",
-        sec_type=SecType.STK,
-        exchange="SMART",
-        currency="USD",
-        what_to_show=WhatToShow.TRADES,
-        use_rth=True,
-        calendar="XNYS.RTH",
-        timeframes=tuple(Timeframe),
-        start=date(2020, 1, 1),
-    )
+    return replace(AAPL, timeframes=tuple(Timeframe))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from ktrdr_pipelines.errors import (
     ContractUnknownError,
     RequestExpiredError,
 )
+from ktrdr_pipelines.ib.pacing.circuit_breaker import BreakerState
 from ktrdr_pipelines.ib.source import GatewaySource
 
 
@@ -398,19 +399,25 @@ def test_bars_survive_the_connection(harness: Any, minute_request: BarRequest) -
     assert pa.Table.from_pylist(answer.bars.to_pylist(), schema=BAR_SCHEMA).equals(answer.bars)
 
 
-def test_health_knows_the_age_of_the_last_answer(harness: Any, aapl: Instrument) -> None:
-    """An answer about data counts, the time does not."""
+def test_health_combines_the_connection_and_the_shared_record(
+    harness: Any, aapl: Instrument, minute_request: BarRequest
+) -> None:
+    """Only data responses have an age; breaker and concurrency are those of all processes."""
 
     async def ask(source: GatewaySource) -> Any:
-        before, begun_s = await source.health(), boot_time_s()
+        begun_s, states = boot_time_s(), [await source.health()]
         await source.contract_id(aapl)
-        after = await source.health()
-        return before, after, boot_time_s() - begun_s
+        states.append(await source.health())
+        await source.bars(minute_request)
+        return *states, await source.health(), boot_time_s() - begun_s
 
-    before, after, took_s = harness(ask)
+    before, after_contract, after_bars, took_s = harness(ask)
     assert before.last_answer_age_s is None
-    assert 0 <= after.last_answer_age_s <= took_s
-    assert after.is_good
+    assert 0 < before.round_trip_s <= took_s
+    for state in (after_contract, after_bars):
+        assert 0 <= state.last_answer_age_s <= took_s
+        assert state.is_good
+        assert (state.breaker, state.concurrency) == (BreakerState.CLOSED, 6)
 
 
 def test_contracts_of_older_versions_are_read(harness: Any, aapl: Instrument, replies: Any) -> None:

@@ -1,7 +1,7 @@
 """Published frames of live gateways, read to the right values.
 
-Each literal has its source; the published logs join fields by commas or bars. The moments in text
-form are those of formatDate 1; the product requests epoch seconds and reads both.
+The moments in text form are those of formatDate 1; the product requests epoch seconds and reads
+both.
 """
 
 import asyncio
@@ -20,57 +20,14 @@ from ktrdr_pipelines.ib.protocol.bar_messages import bars_of, history_of, reach_
 from ktrdr_pipelines.ib.protocol.contract_messages import candidate_of
 from ktrdr_pipelines.ib.protocol.error_codes import ErrorFrame, error_for
 from ktrdr_pipelines.ib.protocol.schedule_messages import details_days
-
-BOND = (
-    "17,1,20250405 17:56:00 US/Eastern,20250413 17:56:00 US/Eastern,8,"
-    "20250402,99.77543,99.77636,99.77543,99.77609,-1,-1,-1,"
-    "20250403,99.78744,99.78857,99.78743,99.78763,-1,-1,-1,"
-    "20250404,99.82271,99.82334,99.82270,99.82302,-1,-1,-1,"
-    "20250407,99.83579,99.83619,99.83287,99.83338,-1,-1,-1,"
-    "20250408,99.84500,99.84518,99.84427,99.84454,-1,-1,-1,"
-    "20250409,99.85642,99.85809,99.85616,99.85808,-1,-1,-1,"
-    "20250410,99.86980,99.86998,99.86929,99.86941,-1,-1,-1,"
-    "20250411,99.90509,99.90547,99.90508,99.90522,-1,-1,-1"
+from tests.support.recorded_frames import (
+    BAR_SIZE_REFUSED,
+    BOND,
+    EURUSD_HOURS,
+    MES_DETAILS,
+    TESLA_DAYS,
+    TESLA_DETAILS,
 )
-"""https://github.com/ib-api-reloaded/ib_async/issues/140: 8 D to 20250413 21:56:00 UTC."""
-
-EURUSD = (
-    "17,3,20230112 20:19:28 US/Eastern,20230211 20:19:28 US/Eastern,3,"
-    "20221229 17:15:00 US/Eastern,1.06665,1.06665,1.06600,1.06615,-1,-1,-1,"
-    "20221229 18:00:00 US/Eastern,1.06615,1.06620,1.06545,1.06605,-1,-1,-1,"
-    "20221229 19:00:00 US/Eastern,1.06605,1.06685,1.06590,1.06685,-1,-1,-1"
-)
-"""https://github.com/erdewit/ib_insync/issues/555: its beginning, 3 of 718 bars."""
-
-TESLA = (
-    "17|9000|20230413  16:31:22|20230415  16:31:22|2|"
-    "20230413|182.9400|186.5000|180.9400|185.9000|948837.22|184.869|324891|"
-    "20230414|183.8800|186.2800|182.0100|185.0000|810998.27|183.9865|277547"
-)
-"""https://github.com/wboayue/rust-ibapi: a test's fixture; volume in lots."""
-
-TESLA_DETAILS = (
-    "10|9001|TSLA|STK||0||SMART|USD|TSLA|NMS|NMS|76792991|0.01||ACTIVETIM,AD|SMART,AMEX|1|0|"
-    "TESLA INC|NASDAQ||Consumer, Cyclical|Auto Manufacturers|Auto-Cars/Light Trucks|US/Eastern|"
-    "20221229:0400-20221229:2000;20221230:0400-20221230:2000;20221231:CLOSED;20230101:CLOSED;"
-    "20230102:CLOSED;20230103:0400-20230103:2000|"
-    "20221229:0930-20221229:1600;20221230:0930-20221230:1600;20221231:CLOSED;20230101:CLOSED;"
-    "20230102:CLOSED;20230103:0930-20230103:1600|||1|ISIN|US88160R1014|1|||26,26||COMMON|1|1|100|"
-)
-"""The same repository, lists shortened."""
-
-MES_HOURS = (
-    "20251222:1700-20251223:1600;20251223:1700-20251224:1215;20251225:1700-20251226:1600;"
-    "20251227:CLOSED"
-)
-"""https://github.com/ib-api-reloaded/ib_async/issues/128."""
-
-SIZES = (
-    "Error validating request.-'bK' : cause - Historical data bar size setting is invalid. Legal "
-    "ones are: 1 secs, 5 secs, 10 secs, 15 secs, 30 secs, 1 min, 2 mins, 3 mins, 5 mins, 10 mins, "
-    "15 mins, 20 mins, 30 mins, 1 hour, 2 hours, 3 hours, 4 hours, 8 hours, 1 day, 1W, 1M"
-)
-"""https://github.com/wboayue/rust-ibapi/pull/245: for '1 sec'."""
 
 
 def at(text: str) -> datetime:
@@ -102,7 +59,7 @@ def test_a_complete_response_of_daily_bars(aapl: Instrument) -> None:
 
 def test_hours_of_a_currency_begin_at_a_quarter_past(aapl: Instrument) -> None:
     """Moments in text form name their zone."""
-    history = history_of(EURUSD.split(","))
+    history = history_of(EURUSD_HOURS.replace(",718,", ",3,").split(","))
     found = bars_of(
         history, Series(instrument_of(aapl, "FX", WhatToShow.MIDPOINT, SecType.CASH), Timeframe.H1)
     )
@@ -119,7 +76,7 @@ def test_hours_of_a_currency_begin_at_a_quarter_past(aapl: Instrument) -> None:
 
 def test_volume_in_lots_is_kept(aapl: Instrument) -> None:
     """Older gateways send hundreds of shares; without a zone there is no range."""
-    history = history_of(TESLA.split("|"))
+    history = history_of(TESLA_DAYS.split("|"))
     found = bars_of(history, Series(aapl, Timeframe.D1))
     assert found.bars["volume"].to_pylist() == [948837.22, 810998.27]
     assert found.bars["bar_count"].to_pylist() == [324891, 277547]
@@ -181,12 +138,13 @@ def test_details_of_a_stock(aapl: Instrument) -> None:
         (
             "GLOBEX.EQUITY",
             "US/Central",
-            MES_HOURS,
+            MES_DETAILS.split(",")[26],
             [
                 "2025-12-23 22 23:00-23 22:00",
                 "2025-12-24 23 23:00-24 18:15",
                 "2025-12-26 25 23:00-26 22:00",
                 "2025-12-27 closed",
+                "2025-12-29 28 23:00-29 22:00",
             ],
         ),
         # E4A, nautilus_trader's stubs (2024-07-20).
@@ -229,7 +187,7 @@ def test_trading_hours(
 @pytest.mark.parametrize(
     ("code", "text"),
     [
-        (321, SIZES),
+        (321, BAR_SIZE_REFUSED),
         # https://github.com/nautechsystems/nautilus_trader/issues/2616
         (10339, "Setting end date/time for continuous future security type is not allowed."),
         # https://github.com/QuantConnect/Lean.Brokerages.InteractiveBrokers/pull/260

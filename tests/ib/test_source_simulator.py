@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, timestamps
-from ktrdr_pipelines.domain.instruments import Instrument, Origin, SecType, Series, WhatToShow
+from ktrdr_pipelines.domain.instruments import Instrument, Origin, Series
 from ktrdr_pipelines.domain.planning.responses import BarRequest, Response
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ContractUnknownError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.source import open_source
 from ktrdr_pipelines.simulator.server import running_simulator
+from tests.support.universes import EURUSD
 
 NOW = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
 
@@ -49,19 +50,9 @@ def test_every_timeframe_gives_a_table(ask: Any, aapl: Instrument, timeframe: Ti
     assert answer.reach.end == request.ends_at
 
 
-def test_currencies_have_no_volume(ask: Any, aapl: Instrument) -> None:
+def test_currencies_have_no_volume(ask: Any) -> None:
     """Midpoint bars have prices; everything else is null."""
-    pair = replace(
-        aapl,
-        symbol="EURUSD",
-        ib_symbol="EUR",
-        sec_type=SecType.CASH,
-        exchange="IDEALPRO",
-        what_to_show=WhatToShow.MIDPOINT,
-        use_rth=False,
-        calendar="FX",
-    )
-    request = BarRequest(Series(pair, Timeframe.H1), NOW, "2 D")
+    request = BarRequest(Series(EURUSD, Timeframe.H1), NOW, "2 D")
     answer = ask(lambda source: source.bars(request))
     assert answer.bars["volume"].null_count == answer.bars.num_rows > 0
     assert answer.bars["close"].null_count == 0

@@ -1,9 +1,8 @@
 """Published frames of live gateways against the simulator's for the same requests.
 
 Numbers (prices, ids, counts) are compared by their form: every number is ``#`` but ``-1``, which
-means "not available". Codes, texts, zones, dates and hours are compared as they are. A comment names
-the source of each literal. Fields that a published frame lacks (it is cut, or decoded) are not
-compared.
+means "not available". Codes, texts, zones, dates and hours are compared as they are. Fields that a
+published frame lacks (it is cut, or decoded) are not compared.
 """
 
 import re
@@ -34,6 +33,14 @@ from ktrdr_pipelines.simulator.variants import (
 )
 from tests.simulator.conftest import frames_of
 from tests.simulator.rawclient import AAPL, Frame, RawClient
+from tests.support.recorded_frames import (
+    BAR_SIZE_REFUSED,
+    BOND,
+    BOND_REQUEST,
+    EURUSD_HOURS,
+    MES_DETAILS,
+    TESLA_DETAILS,
+)
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 _DATE = re.compile(r"20[0-9]{6}")
@@ -104,42 +111,17 @@ def connected(
 
 # --- message 17 --------------------------------------------------------------------------------
 
-# https://github.com/ib-api-reloaded/ib_async/issues/140
-REQUEST_BOND = (
-    "20,1,0,US912797PA95,BOND,,0.0,,,SMART,,USD,,,0,20250413 21:56:00 UTC,1 day,8 D,1,MIDPOINT,1,0,"
-)
-RESPONSE_BOND = (
-    "17,1,20250405 17:56:00 US/Eastern,20250413 17:56:00 US/Eastern,8,"
-    "20250402,99.77543,99.77636,99.77543,99.77609,-1,-1,-1,"
-    "20250403,99.78744,99.78857,99.78743,99.78763,-1,-1,-1,"
-    "20250404,99.82271,99.82334,99.82270,99.82302,-1,-1,-1,"
-    "20250407,99.83579,99.83619,99.83287,99.83338,-1,-1,-1,"
-    "20250408,99.84500,99.84518,99.84427,99.84454,-1,-1,-1,"
-    "20250409,99.85642,99.85809,99.85616,99.85808,-1,-1,-1,"
-    "20250410,99.86980,99.86998,99.86929,99.86941,-1,-1,-1,"
-    "20250411,99.90509,99.90547,99.90508,99.90522,-1,-1,-1"
-)
-
 
 def test_eight_days_of_quotes_to_a_sunday() -> None:
     """The complete frame: eight sessions, of which three lie before the stated start."""
-    request = REQUEST_BOND.replace("US912797PA95,BOND", "AAPL,STK").split(",")
+    request = BOND_REQUEST.replace("US912797PA95,BOND", "AAPL,STK").split(",")
     (found,) = response_to(*request, now="2025-04-13T21:56:00+00:00")
-    assert shape(found) == shape(RESPONSE_BOND.split(","))
-
-
-# https://github.com/erdewit/ib_insync/issues/555
-RESPONSE_HOURS = (
-    "17,3,20230112 20:19:28 US/Eastern,20230211 20:19:28 US/Eastern,718,"
-    "20221229 17:15:00 US/Eastern,1.06665,1.06665,1.06600,1.06615,-1,-1,-1,"
-    "20221229 18:00:00 US/Eastern,1.06615,1.06620,1.06545,1.06605,-1,-1,-1,"
-    "20221229 19:00:00 US/Eastern,1.06605,1.06685,1.06590,1.06685,-1,-1,-1"
-)
+    assert shape(found) == shape(BOND.split(","))
 
 
 def test_hours_of_a_pair_begin_at_a_quarter_past() -> None:
     """Beginning of the frame; the days over New Year are not those of the simulator's calendar."""
-    literal = RESPONSE_HOURS.split(",")
+    literal = EURUSD_HOURS.split(",")
     pair = contract_texts("EUR", "CASH", "IDEALPRO")
     end = "20230211 20:19:28 US/Eastern"
     request = (20, 3, *pair, 0, end, "1 hour", "30 D", 1, "MIDPOINT", 1, 0, "")
@@ -196,19 +178,10 @@ def test_a_minute_without_a_trade() -> None:
 
 # --- message 10 --------------------------------------------------------------------------------
 
-# https://github.com/ib-api-reloaded/ib_async/issues/128; the log joins fields by commas, and is cut
-MES = (
-    "10,7,MES,FUT,20260320 14:30:00 Europe/Zurich,0,,CME,USD,MESH6,MES,MES,750150186,0.25,5,"
-    "(order types),CME,1,362673777,Micro E-Mini S&P 500 Stock Price Index,,202603,,,,US/Central,"
-    "20251222:1700-20251223:1600;20251223:1700-20251224:1215;20251225:1700-20251226:1600;"
-    "20251227:CLOSED;20251228:1700-20251229:1600,"
-    "20251223:0830-20251223:1600;20251224:0830-20251224:1215;20251225:CLOSED;202"
-)
-
 
 def test_a_future_in_the_days_of_christmas() -> None:
     """The date is in the zone of the login, the hours are in that of the exchange."""
-    literal = MES.split(",")
+    literal = MES_DETAILS.split(",")
     contract = contract_texts("MES", "FUT", "CME", month="202603")
     variants = Variants(zone="Europe/Zurich")
     found = details(contract, "2025-12-23T23:30:00+00:00", variants=variants)
@@ -217,7 +190,7 @@ def test_a_future_in_the_days_of_christmas() -> None:
     assert found[27].startswith(literal[27])
 
 
-# the same log; contracts came in another order than that of their ends
+# https://github.com/ib-api-reloaded/ib_async/issues/128; not in the order of their ends
 GOLD = (
     "10,9,GC,FUT,20260225 19:30:00 Europe/Zurich,0,,COMEX,USD,GCG6,GC,GC,693609539,0.1,100",
     "10,9,GC,FUT,20251229 19:30:00 Europe/Zurich,0,,COMEX,USD,GCZ5,GC,GC,397594951,0.1,100",
@@ -268,20 +241,9 @@ def test_a_last_trade_date_far_ahead() -> None:
     assert found[4] == found[-5] == "20251219"
 
 
-# https://github.com/wboayue/rust-ibapi, test fixture of its older commits
-TSLA = (
-    "10|9001|TSLA|STK||0||SMART|USD|TSLA|NMS|NMS|76792991|0.01||(order types)|SMART,AMEX|1|0|"
-    "TESLA INC|NASDAQ||Consumer, Cyclical|Auto Manufacturers|Auto-Cars/Light Trucks|US/Eastern|"
-    "20221229:0400-20221229:2000;20221230:0400-20221230:2000;20221231:CLOSED;20230101:CLOSED;"
-    "20230102:CLOSED;20230103:0400-20230103:2000|"
-    "20221229:0930-20221229:1600;20221230:0930-20221230:1600;20221231:CLOSED;20230101:CLOSED;"
-    "20230102:CLOSED;20230103:0930-20230103:1600|||1|ISIN|US88160R1014|1|||26,26||COMMON|1|1|100"
-)
-
-
 def test_a_stock_over_new_year() -> None:
     """All fields but the industry and the ISIN, which the simulator's stocks do not have."""
-    literal = TSLA.split("|")
+    literal = TESLA_DETAILS.removesuffix("|").split("|")
     found = details(contract_texts("TSLA", "STK", "SMART"), "2022-12-29T12:00:00+00:00")
     industry, exchanges = slice(22, 25), 16
     assert found[industry] == [""] * 3
@@ -370,11 +332,6 @@ def history(contract: tuple[object, ...], **other: object) -> tuple[object, ...]
 
 
 STOCK = contract_texts("AAPL", "STK", "SMART")
-LEGAL_SIZES = (
-    "Error validating request.-'bK' : cause - Historical data bar size setting is invalid. Legal "
-    "ones are: 1 secs, 5 secs, 10 secs, 15 secs, 30 secs, 1 min, 2 mins, 3 mins, 5 mins, 10 mins, "
-    "15 mins, 20 mins, 30 mins, 1 hour, 2 hours, 3 hours, 4 hours, 8 hours, 1 day, 1W, 1M"
-)
 
 
 @pytest.mark.parametrize(
@@ -385,7 +342,7 @@ LEGAL_SIZES = (
             history(STOCK, size="1 sec"),
             Variants(),
             "321",
-            LEGAL_SIZES,
+            BAR_SIZE_REFUSED,
         ),
         # https://github.com/wrighter/ib-scripts/issues/1
         (
@@ -447,7 +404,7 @@ def test_an_invalid_end() -> None:
 
 def test_a_request_is_read_as_it_was_sent() -> None:
     """The fields of ib_async's request, whose end has a zone."""
-    request = decode(REQUEST_BOND.split(","))
+    request = decode(BOND_REQUEST.split(","))
     assert isinstance(request, HistoryRequest)
     assert (request.contract.symbol, request.contract.sec_type) == ("US912797PA95", "BOND")
     assert (request.end, request.bar_size, request.duration) == (

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.clock import boot_time_s
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.errors import (
     GatewayError,
@@ -368,19 +367,3 @@ def test_bars_without_a_response_open_the_breaker(
     outcomes = [asyncio.run(once(days)) for days in range(1, MOST_FAILURES + 3)]
     assert outcomes == ["GatewayTimeoutError"] * MOST_FAILURES + ["GatewayRestingError"] * 2
     assert len(gateway.wait_for_frames(20, MOST_FAILURES)) == MOST_FAILURES
-
-
-def test_health_says_how_the_data_path_is(harness: Any, minute_request: Any) -> None:
-    """Round trip, age of the last bars by anyone, breaker and width come in one value."""
-
-    async def ask(source: Any) -> Any:
-        before, begun_s = await source.health(), boot_time_s()
-        await source.bars(minute_request)
-        after = await source.health()
-        return before, after, boot_time_s() - begun_s
-
-    before, after, took_s = harness(ask)
-    assert before.last_answer_age_s is None
-    assert 0 <= after.last_answer_age_s <= took_s
-    assert 0 < after.round_trip_s <= took_s
-    assert (after.breaker, after.concurrency) == (BreakerState.CLOSED, 6)

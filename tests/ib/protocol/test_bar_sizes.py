@@ -16,16 +16,13 @@ from ktrdr_pipelines.ib.protocol.bar_sizes import BarSizes
 from ktrdr_pipelines.ib.protocol.requests import HistoryQuery
 from tests.ib.pacing_support import bars, send
 from tests.ib.scripted_gateway import HMDS, SPANISH_HMDS
+from tests.support.recorded_frames import BAR_SIZE_REFUSED
 
-LISTED = (
-    "1 secs, 5 secs, 10 secs, 15 secs, 30 secs, 1 min, 2 mins, 3 mins, 5 mins, 10 mins, 15 mins, "
-    "20 mins, 30 mins, 1 hour, 2 hours, 3 hours, 4 hours, 8 hours, 1 day, 1W, 1M"
-)
+LISTED = BAR_SIZE_REFUSED.rpartition("Legal ones are: ")[2]
 INVALID = "Historical data bar size setting is invalid."
-REFUSED = (321, f"Error validating request.-'bK' : cause - {INVALID} Legal ones are: {LISTED}")
-"""From https://github.com/wboayue/rust-ibapi/pull/245 (2025-05-13)."""
+REFUSED = (321, BAR_SIZE_REFUSED)
 
-REFUSED_IN_OTHER_WORDS = [
+REFUSALS = [
     REFUSED,
     (321, f"Error validating request.-'bK' : cause - {INVALID}"),
     (162, f"{HMDS}{INVALID}"),
@@ -59,7 +56,7 @@ def accepting(replies: Any, *accepted: str, refusal: tuple[int, str] = REFUSED) 
     return bars
 
 
-@pytest.mark.parametrize("refusal", REFUSED_IN_OTHER_WORDS)
+@pytest.mark.parametrize("refusal", REFUSALS)
 def test_a_week_is_requested_by_the_other_string_after_a_refusal(
     harness: Any, aapl: Instrument, replies: Any, refusal: Any
 ) -> None:

@@ -15,21 +15,15 @@ import pytest
 from ktrdr_pipelines.domain.instruments import Instrument, SecType
 from ktrdr_pipelines.errors import BadAnswerError, ContractAmbiguousError
 from ktrdr_pipelines.ib.protocol.contract_messages import candidate_of, chosen
+from tests.support.recorded_frames import MES_DETAILS
 
-MES = (
-    "10,7,MES,FUT,20260320 14:30:00 Europe/Zurich,0,,CME,USD,MESH6,MES,MES,750150186,0.25,5,"
-    "ACTIVETIM;AD,CME,1,362673777,Micro E-Mini S&P 500 Stock Price Index,,202603,,,,US/Central,"
-    "20251222:1700-20251223:1600;20251223:1700-20251224:1215;20251225:1700-20251226:1600;"
-    "20251227:CLOSED;20251228:1700-20251229:1600,"
-    "20251223:0830-20251223:1600;20251224:0830-20251224:1215;20251225:CLOSED"
-)
 TAIL = (*("", "0", "0", "2147483647", "MES", "IND", "67", "20260320", "", "1", "1", "1"),)
 """What follows the hours: rules, no tags, group, underlying, market rule, real expiration date."""
 
 
 def mes(last_trade: str | None = None, *, expires: str | None = None) -> list[str]:
     """Return the fields of MES, with another last trade date or real expiration date."""
-    fields = [*MES.split(","), *TAIL]
+    fields = [*MES_DETAILS.split(","), *TAIL]
     if last_trade is not None:
         fields[4] = last_trade
     if expires is not None:
