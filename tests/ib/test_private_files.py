@@ -60,7 +60,7 @@ def use_state(folder: Path, umask: str) -> dict[str, str]:
     return {name: f"{mode} {is_folder}" for mode, is_folder, name in lines}
 
 
-@pytest.mark.parametrize("umask", ["000", "022", "077", "777"])
+@pytest.mark.parametrize("umask", ["000", "777"])
 def test_a_new_state_folder_is_private(tmp_path: Path, umask: str) -> None:
     """All folders and files, including the side files of SQLite."""
     folder = tmp_path / "deep" / "state"

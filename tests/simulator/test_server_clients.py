@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -120,8 +121,9 @@ def test_every_what_of_every_type_gets_the_same_bars(
     assert all((row[5] > 0) == has_volume for row in hours.rows)
 
 
-@pytest.mark.parametrize("size", SIZE_BY_TEXT)
-@pytest.mark.parametrize("named", [AAPL, ESH4, BTC], ids=name_of)
+@pytest.mark.parametrize(
+    ("named", "size"), list(zip(cycle([AAPL, ESH4, BTC]), SIZE_BY_TEXT, strict=False)), ids=name_of
+)
 def test_every_bar_size_gets_the_same_bars(both: Both, *, named: dict[str, Any], size: str) -> None:
     """All sizes from a second to a month, in all hours."""
     seconds = SIZE_BY_TEXT[size].seconds
@@ -135,8 +137,11 @@ def test_every_bar_size_gets_the_same_bars(both: Both, *, named: dict[str, Any],
         assert len(dates) == 600 // seconds
 
 
-@pytest.mark.parametrize("named", [AAPL, EURUSD, ESH4, SPX, BTC], ids=name_of)
-@pytest.mark.parametrize("size", ["1 min", "1 hour", "1 day"])
+@pytest.mark.parametrize(
+    ("named", "size"),
+    [(AAPL, "1 min"), (EURUSD, "1 hour"), (ESH4, "1 min"), (SPX, "1 day"), (BTC, "1 hour")],
+    ids=name_of,
+)
 def test_texts_with_a_zone_mean_the_same_moments(
     both: Both, *, named: dict[str, Any], size: str
 ) -> None:

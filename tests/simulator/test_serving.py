@@ -191,19 +191,19 @@ def test_few_responses_are_computed_for_a_client_that_does_not_read(
     synthetic: SyntheticMarket,
 ) -> None:
     """Unread responses use memory, so only a few are computed in advance."""
-    count = 10
+    count = 12
     unpaced = Behaviour(pacing=SimulatedPacing.OFF)
-    year = {"size": "1 min", "duration": "1 Y", "end": "20240101-00:00:00"}
+    half_year = {"size": "1 min", "duration": "6 M", "end": "20240101-00:00:00"}
     with (
         running_simulator(synthetic, now=NOW, behaviour=unpaced) as server,
         raw_client(server, 1) as idle,
         raw_client(server, 2) as reading,
     ):
         for number in range(count):
-            idle.bars(number, **year)
+            idle.bars(number, **half_year)
         for number in range(3):
-            reading.bars(number, **year)
-            assert int(reading.until(17, number)[4]) > 90_000
+            reading.bars(number, **half_year)
+            assert int(reading.until(17, number)[4]) > 45_000
             reading.seen.clear()
         made = [record for record in server.requests if record.client_id == 1 and record.bars]
         assert len(made) < count

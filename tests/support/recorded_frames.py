@@ -53,8 +53,8 @@ MES_DETAILS = (
     "20251227:CLOSED;20251228:1700-20251229:1600,"
     "20251223:0830-20251223:1600;20251224:0830-20251224:1215;20251225:CLOSED"
 )
-"""https://github.com/ib-api-reloaded/ib_async/issues/128: the fields up to the hours, with fewer order
-types; the log cuts the last hours."""
+"""https://github.com/ib-api-reloaded/ib_async/issues/128: the fields up to the hours, with
+fewer order types; the log cuts the last hours."""
 
 BAR_SIZE_REFUSED = (
     "Error validating request.-'bK' : cause - Historical data bar size setting is invalid. Legal "

@@ -103,7 +103,7 @@ def test_a_lasting_outage_fails_the_request(harness: Any, minute_request: BarReq
         client.later(0.05, lambda: client.error(-1, *MAINTAINED))
 
     with pytest.raises(OutageError) as caught:
-        harness(lambda source: source.bars(minute_request), outage_s=WAITED_S, bars=flap)
+        harness(lambda source: source.bars(minute_request), outage_s=1.0, bars=flap)
     assert caught.value.code == 1102
     assert caught.value.retry
     assert len(harness.gateway.frames(20)) > 2
@@ -594,13 +594,13 @@ def test_a_permit_in_an_outage_is_not_used(
         replies.send_bars(client, fields)
         if len(gateway.frames(20)) == 1:
             client.later(0.1, lambda: lose(client))
-            client.later(3.0, lambda: restore(client))
+            client.later(1.6, lambda: restore(client))
 
     gateway = gateways(bars=bars)
     gateway_config = replace(config, port=gateway.port)
 
     async def run() -> None:
-        rate_limiter = RateLimiter(gateway_config.folder, pacing=pacing_of().scaled(0.1))
+        rate_limiter = RateLimiter(gateway_config.folder, pacing=pacing_of().scaled(0.05))
         async with open_source(gateway_config, rate_limiter=rate_limiter) as source:
             await source.bars(minute_request)
             await source.bars(minute_request)

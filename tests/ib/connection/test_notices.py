@@ -10,9 +10,7 @@ from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, Response
 from ktrdr_pipelines.errors import (
     BadAnswerError,
-    ContractAmbiguousError,
     ContractUnclearError,
-    ContractUnknownError,
     GatewayError,
     PacingError,
     RequestRejectedError,
@@ -42,8 +40,6 @@ END = datetime(2026, 1, 6, tzinfo=UTC)
         (162, f"{HMDS}HMDS is busy: AAPL@SMART Trades", BadAnswerError),
         (200, GERMAN, ContractUnclearError),
         (200, "Die Kontraktbeschreibung f\u00fcr AAPL ist mehrdeutig", ContractUnclearError),
-        (200, "No security definition has been found for the request", ContractUnknownError),
-        (200, "The contract description specified for AAPL is ambiguous.", ContractAmbiguousError),
         (200, "Invalid destination or exchange selected for the order", ContractUnclearError),
         (321, "Fehler beim Pr\u00fcfen der Anfrage.-'bK' : Grund - unbekannt", None),
     ],

@@ -39,7 +39,7 @@ def test_many_connections_leave_nothing(config: GatewayConfig, gateways: Any) ->
     asyncio.run(connect(1))
     gc.collect()
     before = open_files(), threading.active_count()
-    assert asyncio.run(connect(1000)) == 1
+    assert asyncio.run(connect(100)) == 1
     gc.collect()
     assert (open_files(), threading.active_count()) == before
     assert {fields[2] for fields in gateway.frames(71)} == {"201"}

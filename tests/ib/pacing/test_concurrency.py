@@ -72,8 +72,10 @@ class LoadedGateway:
         return self.workers / self.service_s
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-@pytest.mark.parametrize("workers", [1, 2, 4, 8, 16, 30, 44, 200])
+@pytest.mark.parametrize(
+    ("workers", "noise"),
+    [(1, 0.0), (2, 0.3), (4, 0.3), (8, 0.0), (16, 0.3), (30, 0.0), (44, 0.3), (200, 0.0)],
+)
 def test_the_rate_is_near_the_best(workers: int, noise: float) -> None:
     """The rate is near the gateway's best, and fewer than 50 requests are open."""
     gateway = LoadedGateway(workers, noise=noise)
@@ -85,8 +87,7 @@ def test_the_rate_is_near_the_best(workers: int, noise: float) -> None:
     assert gateway.most_open <= 45
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-@pytest.mark.parametrize("workers", [4, 8, 12])
+@pytest.mark.parametrize(("workers", "noise"), [(4, 0.3), (8, 0.0), (12, 0.3)])
 def test_requests_do_not_queue_for_long(workers: int, noise: float) -> None:
     """The latency stays below about 2.5 times that of an idle gateway."""
     gateway = LoadedGateway(workers, noise=noise)
