@@ -261,7 +261,7 @@ class GatewayConnection:
             if not self.is_up:
                 raise TransportError(self._transport.disconnect_reason or DisconnectReason.CLOSED)
             raise GatewayTimeoutError(
-                f"time of {self.gateway}",
+                f"request the time of {self.gateway}",
                 reason=f"connected, but no answer in {self._timeout_s:g} s",
                 hint="Check the gateway's window; during its nightly reset, try again later",
             )

@@ -368,7 +368,7 @@ class RateLimiter:
 
     def _stuck(self) -> DiskError:
         return DiskError(
-            f"request record in {self._folder}",
+            f"use the request record in {self._folder}",
             reason="another process keeps it locked",
             hint="Stop the process that hangs.",
         )

@@ -190,7 +190,7 @@ class SharedFile:
             successor.replace(self.path)
 
     def _disk_error(self, reason: str, hint: str) -> DiskError:
-        return DiskError(f"request record {self.path}", reason=reason, hint=hint)
+        return DiskError(f"use the request record {self.path}", reason=reason, hint=hint)
 
 
 def _hint(error: OSError) -> str:

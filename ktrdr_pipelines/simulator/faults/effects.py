@@ -159,15 +159,15 @@ def reaches_past_oldest(setting: Setting, request: DataRequest) -> bool:
     if not isinstance(request, HistoryRequest):
         return False
     try:
-        asked = read_history(setting, request)
+        parsed = read_history(setting, request)
     except RefusedError:
         return False
-    head = setting.market.head(asked.instrument, asked.what, use_rth=request.use_rth)
+    head = setting.market.head(parsed.instrument, parsed.what, use_rth=request.use_rth)
     if head is None:
         return False
-    hours = setting.market.hours(asked.instrument, use_rth=request.use_rth)
+    hours = setting.market.hours(parsed.instrument, use_rth=request.use_rth)
     first = max(0, hours.last_opened_before(head + 1))
-    window = window_of(asked.duration, min(asked.end.seconds, setting.now_s), hours)
+    window = window_of(parsed.duration, min(parsed.end.seconds, setting.now_s), hours)
     return window.start_s < hours.reaches_back_from(first)
 
 
