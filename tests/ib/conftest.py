@@ -18,7 +18,7 @@ from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import Pacing, pacing_of
 from ktrdr_pipelines.ib.source import GatewaySource, open_source
 from tests.ib.pacing_support import FakeClock
-from tests.ib.scripted_gateway import Replies, Script, ScriptedGateway
+from tests.ib.scripted_gateway import Replies, Script, ScriptedGateway, history
 from tests.support.universes import AAPL
 
 T = TypeVar("T")
@@ -122,6 +122,23 @@ class SourceHarness:
 def harness(config: GatewayConfig, gateways: Callable[..., ScriptedGateway]) -> SourceHarness:
     """Return a harness for one scripted gateway."""
     return SourceHarness(config, gateways)
+
+
+@pytest.fixture
+def response_of(harness: SourceHarness, minute_request: BarRequest) -> Callable[..., Any]:
+    """Return a function that returns the source's response to a message 17 of some rows."""
+
+    def respond(
+        *rows: tuple[object, ...],
+        request: BarRequest | None = None,
+        reach: tuple[str, str] = ("", ""),
+    ) -> Any:
+        return harness(
+            lambda source: source.bars(request or minute_request),
+            bars=lambda client, fields: client.raw(history(fields[1], *rows, reach=reach)),
+        )
+
+    return respond
 
 
 @pytest.fixture

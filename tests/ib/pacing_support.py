@@ -10,8 +10,8 @@ from ktrdr_pipelines.ib.pacing.rules import PacedRequest, RequestKind
 class FakeClock:
     """A clock that advances only by its own ``sleep``."""
 
-    def __init__(self) -> None:
-        self.now = 5000.0
+    def __init__(self, now: float = 5000.0) -> None:
+        self.now = now
 
     def __call__(self) -> float:
         return self.now

@@ -104,6 +104,17 @@ def send_contract(client: Client, fields: list[str]) -> None:
     client.send(52, 1, fields[2])
 
 
+def details_with(changes: dict[int, str]) -> Handler:
+    """Return a handler that sends the contract details with other texts at some positions."""
+
+    def respond(client: Client, fields: list[str]) -> None:
+        texts = [changes.get(at, text) for at, text in enumerate(DETAILS)]
+        client.send(*(text.format(id=fields[2]) for text in texts))
+        client.send(52, 1, fields[2])
+
+    return respond
+
+
 def history(number: object, *bars: tuple[object, ...], reach: tuple[str, str] = ("", "")) -> bytes:
     """Return the bytes of message 17."""
     texts = [value for bar in bars for value in bar]
@@ -252,6 +263,7 @@ class Replies:
 
     first = FIRST
     details = DETAILS
+    details_with = staticmethod(details_with)
     frame = staticmethod(frame)
     history = staticmethod(history)
     bar = staticmethod(bar)

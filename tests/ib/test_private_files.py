@@ -131,6 +131,16 @@ def test_locks_of_an_open_database_survive(tmp_path: Path) -> None:
     assert mode(path) == 0o600
 
 
+def test_the_side_files_of_a_database_become_private(tmp_path: Path) -> None:
+    """SQLite creates them with the mode of the database, and keeps that of existing ones."""
+    paths = [tmp_path / f"a.sqlite{suffix}" for suffix in ("", "-wal", "-shm")]
+    for path in paths:
+        path.write_bytes(b"")
+        path.chmod(0o644)
+    make_private_database(paths[0])
+    assert {mode(path) for path in paths} == {0o600}
+
+
 def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     """No temporary file is left, even after a failure."""
     path = tmp_path / "a"

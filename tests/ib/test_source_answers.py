@@ -76,18 +76,13 @@ def test_a_request_whose_now_has_passed_is_not_sent(
     assert [sent[15] for sent in harness.gateway.frames(20)] == [""]
 
 
-def test_values_that_are_not_available_are_null(
-    harness: Any, minute_request: BarRequest, replies: Any
-) -> None:
+def test_values_that_are_not_available_are_null(response_of: Any, replies: Any) -> None:
     """-1 for volume, average and count is null, not zero."""
     bars = [
         replies.bar(replies.first, volume=-1, average=-1, count=-1),
         replies.bar(replies.first + 60),
     ]
-    answer = harness(
-        lambda source: source.bars(minute_request),
-        bars=lambda client, fields: client.raw(replies.history(fields[1], *bars)),
-    )
+    answer = response_of(*bars)
     assert answer.bars["volume"].to_pylist() == [None, 100.0]
     assert answer.bars["average"].to_pylist() == [None, 10.25]
     assert answer.bars["bar_count"].to_pylist() == [None, 7]
@@ -96,101 +91,62 @@ def test_values_that_are_not_available_are_null(
 @pytest.mark.parametrize(
     "unset", ["", "2147483647", "9223372036854775807", "1.7976931348623157E308", str(2**127 - 1)]
 )
-def test_values_that_are_unset_are_null(
-    harness: Any, minute_request: BarRequest, replies: Any, unset: str
-) -> None:
+def test_values_that_are_unset_are_null(response_of: Any, replies: Any, unset: str) -> None:
     """The protocol's values for "not set" are null, as in the official client."""
     row = replies.bar(replies.first, volume=unset, average=unset, count=unset)
-    answer = harness(
-        lambda source: source.bars(minute_request),
-        bars=lambda client, fields: client.raw(replies.history(fields[1], row)),
-    )
+    answer = response_of(row)
     assert [answer.bars[name].to_pylist() for name in ("volume", "average", "bar_count")] == [
         [None]
     ] * 3
     assert answer.bars["close"].to_pylist() == [10.5]
 
 
-def test_an_average_below_zero_is_kept(
-    harness: Any, minute_request: BarRequest, replies: Any
-) -> None:
+def test_an_average_below_zero_is_kept(response_of: Any, replies: Any) -> None:
     """Negative prices, such as crude oil's in April 2020, have a negative average."""
     prices = (-37.5, -36.0, -40.0, -37.0)
     row = (replies.first, *prices, 100, -37.63, 7)
-    answer = harness(
-        lambda source: source.bars(minute_request),
-        bars=lambda client, fields: client.raw(replies.history(fields[1], row)),
-    )
+    answer = response_of(row)
     assert answer.bars["average"].to_pylist() == [-37.63]
     assert answer.bars["low"].to_pylist() == [-40.0]
 
 
-def test_java_notation_of_large_volumes_is_read(
-    harness: Any, minute_request: BarRequest, replies: Any
-) -> None:
+def test_java_notation_of_large_volumes_is_read(response_of: Any, replies: Any) -> None:
     """A volume in scientific notation is a number."""
-    answer = harness(
-        lambda source: source.bars(minute_request),
-        bars=lambda client, fields: client.raw(
-            replies.history(fields[1], replies.bar(replies.first, volume="1.2345678E7"))
-        ),
-    )
+    answer = response_of(replies.bar(replies.first, volume="1.2345678E7"))
     assert answer.bars["volume"].to_pylist() == [12_345_678.0]
 
 
 def test_daily_bars_stand_at_midnight_of_their_date(
-    harness: Any, aapl: Instrument, minute_request: BarRequest, replies: Any
+    response_of: Any, aapl: Instrument, minute_request: BarRequest, replies: Any
 ) -> None:
     """A daily bar keeps its date; its timestamp is midnight UTC."""
     request = replace(minute_request, series=Series(aapl, Timeframe.D1), duration="2 D")
-    answer = harness(
-        lambda source: source.bars(request),
-        bars=lambda client, fields: client.raw(
-            replies.history(fields[1], replies.bar("20260105"), replies.bar("20260106"))
-        ),
-    )
+    answer = response_of(replies.bar("20260105"), replies.bar("20260106"), request=request)
     assert answer.bars["session_date"].to_pylist() == [date(2026, 1, 5), date(2026, 1, 6)]
     assert timestamps(answer.bars)[0] == micros(datetime(2026, 1, 5, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("given", ["20260102", "20260101", "20251229"])
 def test_weekly_bars_stand_at_their_monday(
-    harness: Any, aapl: Instrument, minute_request: BarRequest, replies: Any, *, given: str
+    response_of: Any, aapl: Instrument, minute_request: BarRequest, replies: Any, *, given: str
 ) -> None:
     """Whichever session dates a week, its timestamp is Monday, and the date is kept."""
     request = replace(minute_request, series=Series(aapl, Timeframe.W1), duration="1 W")
-    answer = harness(
-        lambda source: source.bars(request),
-        bars=lambda client, fields: client.raw(replies.history(fields[1], replies.bar(given))),
-    )
+    answer = response_of(replies.bar(given), request=request)
     assert timestamps(answer.bars).tolist() == [micros(datetime(2025, 12, 29, tzinfo=UTC))]
     assert answer.bars["session_date"].to_pylist()[0].strftime("%Y%m%d") == given
 
 
-def test_unordered_bars_are_sorted(harness: Any, minute_request: BarRequest, replies: Any) -> None:
+def test_unordered_bars_are_sorted(response_of: Any, replies: Any) -> None:
     """The order of the rows does not matter."""
     order = [120, 0, 60]
-    answer = harness(
-        lambda source: source.bars(minute_request),
-        bars=lambda client, fields: client.raw(
-            replies.history(
-                fields[1], *(replies.bar(replies.first + s, close=10 + s) for s in order)
-            )
-        ),
-    )
+    answer = response_of(*(replies.bar(replies.first + s, close=10 + s) for s in order))
     assert answer.bars["close"].to_pylist() == [10.0, 70.0, 130.0]
 
 
-def test_exact_duplicates_are_one_bar(
-    harness: Any, minute_request: BarRequest, replies: Any
-) -> None:
+def test_exact_duplicates_are_one_bar(response_of: Any, replies: Any) -> None:
     """The same bar twice is one bar."""
-    answer = harness(
-        lambda source: source.bars(minute_request),
-        bars=lambda client, fields: client.raw(
-            replies.history(fields[1], replies.bar(replies.first), replies.bar(replies.first))
-        ),
-    )
+    answer = response_of(replies.bar(replies.first), replies.bar(replies.first))
     assert answer.bars.num_rows == 1
 
 
@@ -203,17 +159,10 @@ def test_equal_values_at_two_timestamps_are_two_bars(
     assert len(set(answer.bars["close"].to_pylist())) == 1
 
 
-def test_the_reach_of_an_answer_is_kept(
-    harness: Any, minute_request: BarRequest, replies: Any
-) -> None:
+def test_the_stated_range_is_kept(response_of: Any, replies: Any) -> None:
     """The range that message 17 states is part of the response."""
     reach = ("20260104-16:00:00", "20260105-16:00:00")
-    answer = harness(
-        lambda source: source.bars(minute_request),
-        bars=lambda client, fields: client.raw(
-            replies.history(fields[1], replies.bar(replies.first), reach=reach)
-        ),
-    )
+    answer = response_of(replies.bar(replies.first), reach=reach)
     end = datetime(2026, 1, 5, 16, tzinfo=UTC)
     assert answer.reach == Interval(end - timedelta(days=1), end)
 
@@ -229,14 +178,9 @@ def test_no_data_is_a_value(harness: Any, minute_request: BarRequest) -> None:
     assert "returned no data" in answer.message
 
 
-def test_a_response_of_zero_bars_is_no_data(
-    harness: Any, minute_request: BarRequest, replies: Any
-) -> None:
+def test_a_response_of_zero_bars_is_no_data(response_of: Any) -> None:
     """Zero bars in message 17 differ from the gateway's text of no data."""
-    answer = harness(
-        lambda source: source.bars(minute_request),
-        bars=lambda client, fields: client.raw(replies.history(fields[1])),
-    )
+    answer = response_of()
     assert isinstance(answer, NoData)
     assert answer.message == "the gateway answered with 0 bars"
 

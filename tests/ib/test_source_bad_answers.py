@@ -82,19 +82,15 @@ def test_a_response_of_another_shape_is_invalid(
         [(1_767_623_400, 10, 11, 9, 10, 1, 1, 1.5)],
         [(1_767_623_401, 10, 11, 9, 10, 1, 1, 1)],
         [("20260105", 10, 11, 9, 10, 1, 1, 1)],
+        [(0, 10, 11, 9, 10, 1, 1, 1)],
         [(1_767_623_400_000, 10, 11, 9, 10, 1, 1, 1)],
         [(1_767_623_400, 10, 11, 9, 10, 1, 1, 1), (1_767_623_400, 10, 11, 9, 10.5, 1, 1, 1)],
     ],
 )
-def test_a_response_without_a_valid_bar_is_an_error(
-    harness: Any, minute_request: BarRequest, replies: Any, bars: Any
-) -> None:
+def test_a_response_without_a_valid_bar_is_an_error(response_of: Any, bars: Any) -> None:
     """Without a valid bar the response is an error, and covers nothing."""
     with pytest.raises(BadAnswerError, match="an invalid response") as caught:
-        harness(
-            lambda source: source.bars(minute_request),
-            bars=lambda client, fields: client.raw(replies.history(fields[1], *bars)),
-        )
+        response_of(*bars)
     assert caught.value.retry
 
 
@@ -119,15 +115,10 @@ _GOOD = [(1_767_623_400 + 60 * n, 10, 11, 9, 10, 1, 1, 1) for n in range(6)]
         (1_767_623_520, 10, 11, 9, 10, 1, 1, "1.5"),
     ],
 )
-def test_an_invalid_row_is_reported_as_an_impossible_range(
-    harness: Any, minute_request: BarRequest, replies: Any, row: Any
-) -> None:
+def test_an_invalid_row_is_reported_as_an_impossible_range(response_of: Any, row: Any) -> None:
     """The other rows are returned, with the interval in which the bar may lie."""
     rows = [*_GOOD[:2], row, *_GOOD[3:]]
-    answer = harness(
-        lambda source: source.bars(minute_request),
-        bars=lambda client, fields: client.raw(replies.history(fields[1], *rows)),
-    )
+    answer = response_of(*rows)
     assert answer.bars.num_rows == 5
     (gap,) = answer.impossible
     assert gap.start.timestamp() == 1_767_623_520
@@ -148,19 +139,6 @@ def impossible_ranges(answer: Any) -> list[tuple[float, float]]:
     return [(seconds(part.start), seconds(part.end)) for part in answer.impossible]
 
 
-@pytest.fixture
-def answer_of(harness: Any, minute_request: BarRequest, replies: Any) -> Any:
-    """Return a function that returns the source's response for rows."""
-
-    def ask(*rows: Any, request: BarRequest | None = None) -> Any:
-        return harness(
-            lambda source: source.bars(request or minute_request),
-            bars=lambda client, fields: client.raw(replies.history(fields[1], *rows)),
-        )
-
-    return ask
-
-
 def at(minute: int, *, of: int | None = None) -> tuple[Any, ...]:
     """Return a good bar of a minute, with the values of another one if given."""
     close = 10 + (minute if of is None else of) / 100
@@ -172,16 +150,16 @@ def minutes_of(answer: Any) -> list[int]:
     return [(int(key) // 1_000_000 - _GOOD[0][0]) // 60 for key in timestamps(answer.bars)]
 
 
-def test_different_bars_of_one_timestamp_are_dropped(answer_of: Any) -> None:
+def test_different_bars_of_one_timestamp_are_dropped(response_of: Any) -> None:
     """Neither is returned; the other bars are."""
-    answer = answer_of(*_GOOD, (_GOOD[2][0], 10, 11, 9, 10.5, 1, 1, 1), _GOOD[4])
+    answer = response_of(*_GOOD, (_GOOD[2][0], 10, 11, 9, 10.5, 1, 1, 1), _GOOD[4])
     assert minutes_of(answer) == [0, 1, 3, 4, 5]
     assert impossible_ranges(answer) == [(120, 180), (360, math.inf)]
 
 
-def test_a_repeated_timestamp_leaves_both_minutes_open(answer_of: Any) -> None:
+def test_a_repeated_timestamp_leaves_both_minutes_open(response_of: Any) -> None:
     """One of two rows with one timestamp belongs to another minute: neither is covered."""
-    answer = answer_of(at(0), at(1), at(2), at(2, of=3), at(4), at(5))
+    answer = response_of(at(0), at(1), at(2), at(2, of=3), at(4), at(5))
     assert minutes_of(answer) == [0, 1, 4, 5]
     assert impossible_ranges(answer) == [(120, 240)]
 
@@ -197,103 +175,114 @@ def test_a_repeated_timestamp_leaves_both_minutes_open(answer_of: Any) -> None:
     ],
 )
 def test_a_timestamp_out_of_order_is_dropped(
-    answer_of: Any, rows: Any, left: list[int], expected: Any
+    response_of: Any, rows: Any, left: list[int], expected: Any
 ) -> None:
     """The row is dropped, and its position in the response is not covered."""
-    answer = answer_of(*rows)
+    answer = response_of(*rows)
     assert minutes_of(answer)[: len(left)] == left
     assert set(minutes_of(answer)) <= set(range(8))
     assert impossible_ranges(answer) == expected
 
 
 def test_one_row_far_older_than_requested_is_dropped(
-    answer_of: Any, minute_request: BarRequest
+    response_of: Any, minute_request: BarRequest
 ) -> None:
     """The other bars are kept; everything before them stays open."""
     ends_at = datetime.fromtimestamp(_GOOD[0][0], UTC) + timedelta(hours=1)
     request = replace(minute_request, ends_at=ends_at)
     ancient = (_GOOD[0][0] - 400 * 86_400, *_GOOD[0][1:])
-    answer = answer_of(ancient, *_GOOD[1:], request=request)
+    answer = response_of(ancient, *_GOOD[1:], request=request)
     assert minutes_of(answer) == [1, 2, 3, 4, 5]
     assert impossible_ranges(answer) == [(-math.inf, 60)]
 
 
-def test_only_older_bars_are_normal(answer_of: Any, minute_request: BarRequest) -> None:
+def test_only_older_bars_are_normal(response_of: Any, minute_request: BarRequest) -> None:
     """A contract without recent trades returns its last bars, however old."""
     ends_at = datetime.fromtimestamp(_GOOD[0][0], UTC) + timedelta(days=900)
-    answer = answer_of(*_GOOD, request=replace(minute_request, ends_at=ends_at))
+    answer = response_of(*_GOOD, request=replace(minute_request, ends_at=ends_at))
     assert minutes_of(answer) == [0, 1, 2, 3, 4, 5]
     assert impossible_ranges(answer) == []
 
 
 def test_a_timestamp_after_the_requested_end_covers_nothing_before_it(
-    answer_of: Any, minute_request: BarRequest
+    response_of: Any, minute_request: BarRequest
 ) -> None:
     """Bars that continue without a pause after the end are accepted."""
     ends_at = datetime.fromtimestamp(_GOOD[0][0], UTC) + timedelta(minutes=4)
     request = replace(minute_request, ends_at=ends_at)
-    assert impossible_ranges(answer_of(*_GOOD, request=request)) == []
-    answer = answer_of(at(0), at(1), at(2), at(90, of=3), request=request)
+    assert impossible_ranges(response_of(*_GOOD, request=request)) == []
+    answer = response_of(at(0), at(1), at(2), at(90, of=3), request=request)
     assert impossible_ranges(answer) == [(180, 5400)]
 
 
-def test_newest_first_is_an_order_too(answer_of: Any) -> None:
+def test_a_timestamp_a_day_after_the_requested_end_is_dropped(
+    response_of: Any, minute_request: BarRequest
+) -> None:
+    """No bar begins so late, so the row is invalid."""
+    ends_at = datetime.fromtimestamp(_GOOD[0][0], UTC) + timedelta(minutes=4)
+    request = replace(minute_request, ends_at=ends_at)
+    answer = response_of(at(0), at(1), at(2), at(2 * 1440, of=3), request=request)
+    assert minutes_of(answer) == [0, 1, 2]
+    assert impossible_ranges(answer) == [(180, math.inf)]
+
+
+def test_newest_first_is_an_order_too(response_of: Any) -> None:
     """The range of an invalid row lies between its neighbours."""
     bad = (at(3)[0], "nan", *at(3)[2:])
-    answer = answer_of(at(5), at(4), bad, at(2), at(1), at(0))
+    answer = response_of(at(5), at(4), bad, at(2), at(1), at(0))
     assert minutes_of(answer) == [0, 1, 2, 4, 5]
     assert impossible_ranges(answer) == [(180, 240)]
 
 
-def test_unordered_rows_with_an_invalid_one_cover_nothing(answer_of: Any) -> None:
+def test_unordered_rows_with_an_invalid_one_cover_nothing(response_of: Any) -> None:
     """In unordered rows an invalid one leaves everything open."""
     bad = (at(3)[0], "nan", *at(3)[2:])
-    answer = answer_of(at(5), at(1), bad, at(4), at(0), at(2))
+    answer = response_of(at(5), at(1), bad, at(4), at(0), at(2))
     assert minutes_of(answer) == [0, 1, 2, 4, 5]
     assert impossible_ranges(answer) == [(-math.inf, math.inf)]
 
 
-def test_one_good_row_of_many_is_returned(answer_of: Any) -> None:
+def test_one_good_row_of_many_is_returned(response_of: Any) -> None:
     """Only a response without any valid row is refused."""
     bad = [(at(minute)[0], "ten", *at(minute)[2:]) for minute in range(6)]
-    answer = answer_of(*bad[:3], at(3), *bad[4:])
+    answer = response_of(*bad[:3], at(3), *bad[4:])
     assert minutes_of(answer) == [3]
     assert impossible_ranges(answer) == [(-math.inf, 180), (240, math.inf)]
     with pytest.raises(BadAnswerError, match="none of 6 rows is a bar"):
-        answer_of(*bad)
+        response_of(*bad)
 
 
-def test_a_bad_value_among_thousands_is_found_fast(answer_of: Any) -> None:
+def test_a_bad_value_among_thousands_is_found_fast(response_of: Any) -> None:
     """Reading a column is linear in its length."""
     rows = [(_GOOD[0][0] + 60 * n, *["12345"] * 4, "67890", 12345, 123) for n in range(5000)]
     rows[-1] = (rows[-1][0], "12345x", *rows[-1][2:])
     begun = process_time()
-    assert answer_of(*rows).bars.num_rows == 4999
+    assert response_of(*rows).bars.num_rows == 4999
     assert process_time() - begun < 20
 
 
 def test_a_week_may_have_a_date_in_the_future(
-    answer_of: Any, aapl: Instrument, minute_request: BarRequest
+    response_of: Any, aapl: Instrument, minute_request: BarRequest
 ) -> None:
     """On a Tuesday the current week may have the date of its Friday."""
     series = Series(aapl, Timeframe.W1)
     tuesday = datetime(2026, 1, 6, 20, tzinfo=UTC)
     request = replace(minute_request, series=series, ends_at=tuesday, duration="2 W")
-    answer = answer_of(("20260102", *_GOOD[0][1:]), ("20260109", *_GOOD[0][1:]), request=request)
+    answer = response_of(("20260102", *_GOOD[0][1:]), ("20260109", *_GOOD[0][1:]), request=request)
     assert answer.bars.num_rows == 2
     assert not answer.impossible
 
 
 @pytest.mark.parametrize("given", ["20260113", "2026010", "20260231", "\u0662\u0660260107", "x"])
 def test_an_invalid_date_is_an_impossible_range(
-    answer_of: Any, aapl: Instrument, minute_request: BarRequest, given: str
+    response_of: Any, aapl: Instrument, minute_request: BarRequest, given: str
 ) -> None:
     """An invalid date of a daily bar is an impossible range, too."""
     series = Series(aapl, Timeframe.D1)
     thursday = datetime(2026, 1, 8, 22, tzinfo=UTC)
     request = replace(minute_request, series=series, ends_at=thursday, duration="3 D")
     dates = "20260106", given, "20260108"
-    answer = answer_of(*((one, *_GOOD[0][1:]) for one in dates), request=request)
+    answer = response_of(*((one, *_GOOD[0][1:]) for one in dates), request=request)
     (gap,) = answer.impossible
     assert gap.start == datetime(2026, 1, 7, tzinfo=UTC)
     assert gap.end == datetime(2026, 1, 8, tzinfo=UTC)
@@ -326,14 +315,11 @@ def test_only_a_future_may_have_a_price_below_zero(aapl: Instrument, sec_type: S
     ],
 )
 def test_an_implausible_bar_is_kept_and_reported(
-    harness: Any, minute_request: BarRequest, replies: Any, *, row: Any, column: str, kept: Any
+    response_of: Any, *, row: Any, column: str, kept: Any
 ) -> None:
     """No value is changed, and a count that is too large refuses no response."""
     rows = [*_GOOD[:2], (_GOOD[2][0], *row), *_GOOD[3:]]
-    answer = harness(
-        lambda source: source.bars(minute_request),
-        bars=lambda client, fields: client.raw(replies.history(fields[1], *rows)),
-    )
+    answer = response_of(*rows)
     assert answer.bars.num_rows == 6
     assert answer.bars[column].to_pylist()[2] == kept
     assert answer.implausible == (_GOOD[2][0] * 1_000_000,)
@@ -341,32 +327,24 @@ def test_an_implausible_bar_is_kept_and_reported(
 
 
 @pytest.mark.parametrize("column", ["volume", "average", "bar_count"])
-def test_minus_one_is_not_available(
-    harness: Any, minute_request: BarRequest, replies: Any, column: str
-) -> None:
+def test_minus_one_is_not_available(response_of: Any, column: str) -> None:
     """-1 is null, and plausible."""
     row = [10, 11, 9, 10, 1, 1, 1]
     row[{"volume": 4, "average": 5, "bar_count": 6}[column]] = -1
     rows = [*_GOOD[:2], (_GOOD[2][0], *row), *_GOOD[3:]]
-    answer = harness(
-        lambda source: source.bars(minute_request),
-        bars=lambda client, fields: client.raw(replies.history(fields[1], *rows)),
-    )
+    answer = response_of(*rows)
     assert answer.bars[column].to_pylist()[2] is None
     assert answer.implausible == ()
 
 
 def test_bars_of_a_smaller_size_are_an_error(
-    harness: Any, minute_request: BarRequest, replies: Any
+    response_of: Any, minute_request: BarRequest, replies: Any
 ) -> None:
     """Minutes in response to a request for hours are refused."""
     request = replace(minute_request, series=Series(minute_request.series.instrument, Timeframe.H1))
     minutes = [replies.bar(1_767_623_400 + 60 * index) for index in range(5)]
     with pytest.raises(BadAnswerError, match="sooner than 1h after another"):
-        harness(
-            lambda source: source.bars(request),
-            bars=lambda client, fields: client.raw(replies.history(fields[1], *minutes)),
-        )
+        response_of(*minutes, request=request)
 
 
 @pytest.mark.parametrize(("index", "other"), [(2, "MSFT"), (8, "MXN")])
@@ -374,15 +352,10 @@ def test_another_contract_is_an_error(
     harness: Any, aapl: Instrument, replies: Any, *, index: int, other: str
 ) -> None:
     """Another symbol or currency is refused."""
-
-    def respond(client: Any, fields: list[str]) -> None:
-        texts = [text.format(id=fields[2]) for text in replies.details]
-        texts[index] = other
-        client.send(*texts)
-        client.send(52, 1, fields[2])
-
     with pytest.raises(BadAnswerError, match=other):
-        harness(lambda source: source.contract_id(aapl), contract=respond)
+        harness(
+            lambda source: source.contract_id(aapl), contract=replies.details_with({index: other})
+        )
 
 
 def test_a_pinned_contract_is_identified_by_its_id(harness: Any, aapl: Instrument) -> None:
@@ -396,15 +369,12 @@ def test_a_pinned_contract_is_identified_by_its_id(harness: Any, aapl: Instrumen
 
 @pytest.mark.parametrize("given", ["1767571200", "2026-01-05", "20261301", "", "2026010"])
 def test_a_daily_bar_needs_a_date(
-    harness: Any, aapl: Instrument, minute_request: BarRequest, replies: Any, *, given: str
+    response_of: Any, aapl: Instrument, minute_request: BarRequest, replies: Any, *, given: str
 ) -> None:
     """Any text but yyyymmdd is invalid."""
     request = replace(minute_request, series=Series(aapl, Timeframe.D1))
     with pytest.raises(BadAnswerError):
-        harness(
-            lambda source: source.bars(request),
-            bars=lambda client, fields: client.raw(replies.history(fields[1], replies.bar(given))),
-        )
+        response_of(replies.bar(given), request=request)
 
 
 def test_a_response_of_another_kind_is_an_error(harness: Any, minute_request: BarRequest) -> None:
@@ -438,15 +408,8 @@ def test_a_head_in_the_future_is_an_error(harness: Any, aapl: Instrument, text: 
 
 def test_an_invalid_contract_id_is_an_error(harness: Any, aapl: Instrument, replies: Any) -> None:
     """Contract details without a positive id are refused."""
-
-    def without_id(client: Any, fields: list[str]) -> None:
-        texts = [text.format(id=fields[2]) for text in replies.details]
-        texts[12] = "0"
-        client.send(*texts)
-        client.send(52, 1, fields[2])
-
     with pytest.raises(BadAnswerError, match="contract id 0"):
-        harness(lambda source: source.contract_id(aapl), contract=without_id)
+        harness(lambda source: source.contract_id(aapl), contract=replies.details_with({12: "0"}))
 
 
 @pytest.mark.parametrize("epoch", [0, -5, 1_767_623_400_000, 10**30])

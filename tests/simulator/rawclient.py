@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ktrdr_pipelines.simulator.server import SimulatorServer
+from ktrdr_pipelines.simulator.faults.fault_file import parse_faults
+from ktrdr_pipelines.simulator.market.market import Market
+from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
+from ktrdr_pipelines.simulator.variants import Variants
 
 Frame = list[str]
 
@@ -98,6 +102,23 @@ def raw_client(server: SimulatorServer, client_id: int = 1) -> Iterator[RawClien
         sock.sendall(b"API\0\0\0\0\tv157..178" + framed(71, 2, client_id, ""))
         client = RawClient(sock)
         yield client
+
+
+@contextmanager
+def faulty_gateway(
+    market: Market,
+    faults: str,
+    *,
+    now: str,
+    variants: Variants = Variants(),  # noqa: B008 - immutable
+) -> Iterator[tuple[SimulatorServer, RawClient]]:
+    """Run a gateway with the entries of a fault file, and a client of it."""
+    behaviour = Behaviour(faults=parse_faults(f"faults: [{faults}]", "faults"), variants=variants)
+    with (
+        running_simulator(market, now=now, behaviour=behaviour) as server,
+        raw_client(server) as client,
+    ):
+        yield server, client
 
 
 def closes(frame: Frame) -> list[str]:

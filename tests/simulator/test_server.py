@@ -14,6 +14,7 @@ from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars
 from ktrdr_pipelines.simulator.market.simulated_instruments import SimulatedInstrument
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from tests.simulator.conftest import NOW
 from tests.simulator.ib_async_session import AAPL, EURUSD, client, history, run_session
 
 
@@ -193,7 +194,7 @@ def test_requests_of_one_client_are_served_concurrently() -> None:
         goes_on.set()
         return len(short), len(await long)
 
-    with running_simulator(SlowPairs(), now="2024-01-10T20:00:30+00:00") as server:
+    with running_simulator(SlowPairs(), now=NOW) as server:
         try:
             assert run_session(server, session) == (1, 2)
         finally:
@@ -210,7 +211,7 @@ def test_every_request_is_recorded(synthetic: SyntheticMarket) -> None:
         with pytest.raises(RequestError):
             await history(ib, EURUSD, "1 day", "3 D", whatToShow="TRADES")
 
-    with running_simulator(synthetic, now="2024-01-10T20:00:30+00:00") as server:
+    with running_simulator(synthetic, now=NOW) as server:
         run_session(server, session, client_id=77)
         details, bars, head, refused = server.requests
     assert {record.client_id for record in server.requests} == {77}

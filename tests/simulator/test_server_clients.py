@@ -19,7 +19,7 @@ from tests.simulator.client_official import OfficialClient
 from tests.simulator.clients import Client, Response
 
 SATURDAY = "2024-01-13T12:00:00+00:00"
-"""Everything but crypto is closed: what has no end is the same whenever it is asked."""
+"""Everything but crypto is closed: a response without an end does not depend on the moment."""
 
 UNPACED = Behaviour(pacing=SimulatedPacing.OFF)
 """Two clients that ask the same break the rule of identical requests."""

@@ -22,10 +22,9 @@ from ktrdr_pipelines.simulator.requests.request_limits import Kind
 from ktrdr_pipelines.simulator.server import ServerThread, SimulatorServer, running_simulator
 from ktrdr_pipelines.simulator.serving import OpenRequest, follow
 from ktrdr_pipelines.simulator.simulated_gateway import Behaviour, SimClock
+from tests.simulator.conftest import NOW
 from tests.simulator.ib_async_session import AAPL, client, history, run_session
 from tests.simulator.rawclient import raw_client
-
-NOW = "2024-01-10T20:00:30+00:00"
 
 
 def test_an_id_in_use_is_326_and_freed_with_its_socket(gateway: SimulatorServer) -> None:
@@ -224,7 +223,7 @@ def test_live_bars_wait_for_a_client_that_does_not_read() -> None:
     call.answered_at = gateway.setting(178)
 
     class Full:
-        """An outbox that nobody empties."""
+        """An outbox whose client does not read."""
 
         waits = 0
 

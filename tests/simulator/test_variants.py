@@ -12,7 +12,6 @@ from zoneinfo import available_timezones
 import pytest
 
 from ktrdr_pipelines.errors import SimulatorError
-from ktrdr_pipelines.simulator.faults.fault_file import parse_faults
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol.languages import (
     FOREIGN,
@@ -22,8 +21,6 @@ from ktrdr_pipelines.simulator.protocol.languages import (
 from ktrdr_pipelines.simulator.protocol.messages import ContractFields, ContractRequest
 from ktrdr_pipelines.simulator.protocol.time_texts import server_text
 from ktrdr_pipelines.simulator.requests.answers import Setting, answer
-from ktrdr_pipelines.simulator.server import running_simulator
-from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
 from ktrdr_pipelines.simulator.variants import (
     BeforeFirstTrade,
     HoursZone,
@@ -33,9 +30,9 @@ from ktrdr_pipelines.simulator.variants import (
     WeekName,
     ZoneNames,
 )
-from tests.simulator.rawclient import RawClient, raw_client
+from tests.simulator.conftest import NOW, frames_of
+from tests.simulator.rawclient import RawClient, faulty_gateway
 
-NOW = "2024-01-10T20:00:30+00:00"
 NEW_YORK = " US/Eastern"
 _LAST_TRADE, _REAL_EXPIRY, _ZONE, _TRADING, _LIQUID = 4, -5, 25, 26, 27
 
@@ -53,21 +50,13 @@ class VariantRequester:
         fields = self.fields_of(contract.pop("symbol"), **contract)
         setting = Setting(self.market, 178, now_s, variants=variants)
         data = answer(setting, ContractRequest(7, fields)).data
-        frames = [frame.decode().split("\0")[:-1] for frame in _payloads(data)]
-        return [frame for frame in frames if frame[0] == "10"]
+        return [frame for frame in frames_of(data) if frame[0] == "10"]
 
     def bars(self, variants: Variants, *arguments: str, now: str = NOW, **other: Any) -> Any:
         requester = self.new_requester(self.market, now=now)
         plain = requester.setting
         requester.setting = lambda: Setting(plain().market, 178, plain().now_s, variants=variants)
         return requester.bars(*arguments, **other)
-
-
-def _payloads(data: bytes) -> Iterator[bytes]:
-    while data:
-        length = int.from_bytes(data[:4])
-        yield data[4 : 4 + length]
-        data = data[4 + length :]
 
 
 @pytest.fixture
@@ -79,12 +68,7 @@ def requester(new_requester: Any, synthetic: SyntheticMarket, fields_of: Any) ->
 @contextmanager
 def served(market: SyntheticMarket, variants: Variants, faults: str = "") -> Iterator[RawClient]:
     """Run a gateway with variants and faults, and a client of it."""
-    plan = parse_faults(f"faults: [{faults}]", "faults")
-    behaviour = Behaviour(variants=variants, faults=plan)
-    with (
-        running_simulator(market, now=NOW, behaviour=behaviour) as server,
-        raw_client(server) as client,
-    ):
+    with faulty_gateway(market, faults, now=NOW, variants=variants) as (_, client):
         yield client
 
 

@@ -18,16 +18,7 @@ from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.client_ids import QUARANTINE_S, ClientIdLeases
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> Any:
-        return self.now
+from tests.ib.pacing_support import FakeClock
 
 
 def test_ids_are_leased_from_the_lowest(tmp_path: Path) -> None:
@@ -102,7 +93,7 @@ def test_an_exhausted_range_names_itself(tmp_path: Path) -> None:
 
 def test_a_refused_id_is_avoided_until_its_quarantine_ends(tmp_path: Path) -> None:
     """The quarantine of a refused id ends after QUARANTINE_S."""
-    clock = Clock()
+    clock = FakeClock()
     leases = ClientIdLeases(tmp_path, clock=clock)
     first = leases.lease((1, 9))
     leases.quarantine(1)
@@ -118,7 +109,7 @@ def test_a_refused_id_is_avoided_until_its_quarantine_ends(tmp_path: Path) -> No
 
 def test_the_oldest_refusal_is_retried_if_no_other_id_is_left(tmp_path: Path) -> None:
     """Refused ids are retried after 30 s, the oldest refusal first, after all others."""
-    clock = Clock()
+    clock = FakeClock()
     leases = ClientIdLeases(tmp_path, clock=clock)
     leases.lease((1, 3)).release()
     for client_id in (2, 1, 3):
@@ -138,7 +129,7 @@ def test_the_oldest_refusal_is_retried_if_no_other_id_is_left(tmp_path: Path) ->
 
 def test_a_quarantine_ends_with_the_boot(tmp_path: Path) -> None:
     """After a restart of the machine, times of the earlier boot mean nothing."""
-    clock = Clock()
+    clock = FakeClock()
     tmp_path.mkdir(exist_ok=True)
     before = ClientIdLeases(tmp_path, clock=clock, boot=lambda: "one")
     before.quarantine(1)

@@ -1,6 +1,5 @@
 """Notices for the user about a gateway: unknown time zones, and other languages."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -169,40 +168,22 @@ def test_an_unknown_zone_of_responses_is_reported_once(
 
 
 @pytest.mark.parametrize("zone", ["GB", "GB-Eire", "MET", "Japan", "Hongkong", "EST5EDT", "PRC"])
-def test_old_zone_names_keep_the_reach(
-    harness: Any, minute_request: BarRequest, replies: Any, zone: str
-) -> None:
+def test_old_zone_names_keep_the_reach(response_of: Any, replies: Any, zone: str) -> None:
     """The range in a zone with an old name is read."""
     reach = (f"20260104 16:00:00 {zone}", f"20260105 16:00:00 {zone}")
-    answer = harness(
-        lambda source: source.bars(minute_request),
-        bars=lambda client, fields: client.raw(
-            replies.history(fields[1], replies.bar(replies.first), reach=reach)
-        ),
-    )
+    answer = response_of(replies.bar(replies.first), reach=reach)
     assert answer.reach is not None
     assert (answer.reach.end - answer.reach.start).days == 1
 
 
-@pytest.fixture
-def with_zone(replies: Any) -> Callable[[str], Any]:
-    """Return a function that makes a reply with AAPL's details, whose hours are in a zone."""
-
-    def make(zone: str) -> Any:
-        def respond(client: Any, fields: list[str]) -> None:
-            texts = [text.format(id=fields[2]) for text in replies.details]
-            texts[25] = zone
-            texts[26] = texts[27] = "20260105:0930-20260105:1600"
-            client.send(*texts)
-            client.send(52, 1, fields[2])
-
-        return respond
-
-    return make
+def hours_in(zone: str, replies: Any) -> Any:
+    """Return a handler that sends the details of AAPL with hours in a zone."""
+    hours = "20260105:0930-20260105:1600"
+    return replies.details_with({25: zone, 26: hours, 27: hours})
 
 
 def test_hours_in_an_unknown_zone_are_empty_and_reported_once(
-    harness: Any, aapl: Instrument, with_zone: Any
+    harness: Any, aapl: Instrument, replies: Any
 ) -> None:
     """They are empty, and cost neither a request nor a retry."""
     notices: list[str] = []
@@ -211,10 +192,10 @@ def test_hours_in_an_unknown_zone_are_empty_and_reported_once(
         source.notices.listen(notices.append)
         return [await source.hours(aapl) for _ in range(2)]
 
-    assert harness(ask, contract=with_zone("CST")) == [[], []]
+    assert harness(ask, contract=hours_in("CST", replies)) == [[], []]
     assert len(notices) == 1
     assert "trading hours" in notices[0]
-    [days] = harness(lambda source: source.hours(aapl), contract=with_zone("EST5EDT"))
+    [days] = harness(lambda source: source.hours(aapl), contract=hours_in("EST5EDT", replies))
     assert f"{days.parts[0].start:%H:%M}" == "14:30"
 
 

@@ -11,6 +11,7 @@ from ktrdr_pipelines.domain.planning.responses import BarRequest, Response
 from ktrdr_pipelines.errors import EntitlementError
 from ktrdr_pipelines.ib.pacing.entitlements import Entitlement, Entitlements
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
+from tests.ib.pacing_support import FakeClock
 from tests.ib.scripted_gateway import HMDS
 
 REFUSED = (162, f"{HMDS}No market data permissions for ISLAND STK. Requested")
@@ -116,14 +117,7 @@ def test_a_refused_head_blocks_bars(
     assert harness.gateway.frames(20) == []
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_767_623_400.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
+MORNING_S = 1_767_623_400.0
 NASDAQ = Entitlement("NASDAQ", "STK", "TRADES")
 NYSE = Entitlement("NYSE", "STK", "TRADES")
 
@@ -139,7 +133,11 @@ def is_blocked(entitlements: Entitlements, entitlement: Entitlement) -> bool:
 
 def test_refusals_are_shared_by_processes_and_probed_once_a_day(tmp_path: Path) -> None:
     """A new process and a new boot respect a refusal for the rest of the day."""
-    clock, one, other = Clock(), RateLimiter(tmp_path, boot="1"), RateLimiter(tmp_path, boot="2")
+    clock, one, other = (
+        FakeClock(MORNING_S),
+        RateLimiter(tmp_path, boot="1"),
+        RateLimiter(tmp_path, boot="2"),
+    )
     Entitlements(one, clock=clock).note(NASDAQ, EntitlementError("bars", reason="no", code=354))
     later = Entitlements(other, clock=clock)
     assert is_blocked(later, NASDAQ)
@@ -154,7 +152,7 @@ def test_refusals_are_shared_by_processes_and_probed_once_a_day(tmp_path: Path) 
 
 def test_a_refusal_recorded_by_a_wrong_clock_does_not_last(tmp_path: Path) -> None:
     """A refusal recorded by a clock in the future does not count after it is set back."""
-    clock, rate_limiter = Clock(), RateLimiter(tmp_path)
+    clock, rate_limiter = FakeClock(MORNING_S), RateLimiter(tmp_path)
     clock.now += 30 * 86_400
     Entitlements(rate_limiter, clock=clock).note(
         NASDAQ, EntitlementError("bars", reason="no", code=354)
@@ -166,7 +164,7 @@ def test_a_refusal_recorded_by_a_wrong_clock_does_not_last(tmp_path: Path) -> No
 
 def test_a_competing_session_is_forgotten_after_minutes(tmp_path: Path) -> None:
     """It blocks everything for five minutes."""
-    clock, rate_limiter = Clock(), RateLimiter(tmp_path)
+    clock, rate_limiter = FakeClock(MORNING_S), RateLimiter(tmp_path)
     entitlements = Entitlements(rate_limiter, clock=clock)
     entitlements.note(NASDAQ, EntitlementError("bars", reason="competing", code=10197))
     assert is_blocked(entitlements, NYSE)
@@ -186,7 +184,7 @@ def test_a_reset_removes_refusals(tmp_path: Path) -> None:
 
 def test_a_probe_ignores_refusals_of_other_runs(tmp_path: Path) -> None:
     """It ignores refusals of other runs; its own count, and a response clears all."""
-    clock, rate_limiter = Clock(), RateLimiter(tmp_path)
+    clock, rate_limiter = FakeClock(MORNING_S), RateLimiter(tmp_path)
 
     def run() -> Entitlements:
         return Entitlements(rate_limiter, clock=clock)

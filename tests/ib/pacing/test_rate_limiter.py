@@ -292,9 +292,8 @@ def test_a_due_cancel_does_not_join_the_queue(
 
         def slow(*given: Any, **named: Any) -> Any:
             entry = attempt(*given, **named)
-            clock.now = max(
-                clock.now, entry.send_time.at
-            )  # the turn comes while the process is busy
+            # The send time passes while the process is busy.
+            clock.now = max(clock.now, entry.send_time.at)
             return entry
 
         monkeypatch.setattr(one._record, "attempt", slow)

@@ -39,7 +39,7 @@ CODES = [
     (162, f"{HMDS}Time length exceed max.", RequestTooLongError),
     (162, f"{HMDS}invalid step: 1 sec", RequestTooLongError),
     (162, f"{HMDS}No historical market data for EUR/CASH@FXSUBPIP Last 300", RequestRejectedError),
-    (162, f"{HMDS}something that nobody has seen", BadAnswerError),
+    (162, f"{HMDS}something unknown", BadAnswerError),
     (
         165,
         "Historical Market Data Service query message:HMDS server disconnect occurred.",

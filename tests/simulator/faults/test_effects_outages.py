@@ -14,9 +14,9 @@ from ktrdr_pipelines.simulator.faults.faults import Fault, FaultPlan, FaultRule,
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
-from tests.simulator.rawclient import Frame, RawClient, raw_client
+from tests.simulator.conftest import NOW
+from tests.simulator.rawclient import Frame, RawClient, faulty_gateway, raw_client
 
-NOW = "2024-01-10T20:00:30+00:00"
 LOST = "Connectivity between IBKR and Trader Workstation has been lost."
 KEPT = "Connectivity between IBKR and Trader Workstation has been restored - data maintained."
 
@@ -24,11 +24,7 @@ KEPT = "Connectivity between IBKR and Trader Workstation has been restored - dat
 @contextmanager
 def faulty(market: SyntheticMarket, faults: str) -> Iterator[tuple[SimulatorServer, RawClient]]:
     """Run a gateway with faults, and a client that has read the start-up messages."""
-    behaviour = Behaviour(faults=parse_faults(f"faults: [{faults}]", "faults"))
-    with (
-        running_simulator(market, now=NOW, behaviour=behaviour) as server,
-        raw_client(server) as client,
-    ):
+    with faulty_gateway(market, faults, now=NOW) as (server, client):
         client.until(2158)
         client.seen.clear()
         yield server, client

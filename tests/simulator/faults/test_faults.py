@@ -1,8 +1,8 @@
 """Every fault, over a real socket."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -15,21 +15,15 @@ from ktrdr_pipelines.simulator.protocol.messages import ContractFields, HistoryR
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.simulator.serving import OpenRequest, follow
 from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
-from tests.simulator.rawclient import AAPL, RawClient, closes, dates, raw_client
-
-NOW = "2024-01-10T20:00:30+00:00"
-Faulty = Callable[[str], SimulatorServer]
+from tests.simulator.conftest import NOW
+from tests.simulator.rawclient import AAPL, RawClient, closes, dates, faulty_gateway, raw_client
 
 
-@contextmanager
-def faulty(market: SyntheticMarket, faults: str) -> Iterator[tuple[SimulatorServer, RawClient]]:
+def faulty(
+    market: SyntheticMarket, faults: str
+) -> AbstractContextManager[tuple[SimulatorServer, RawClient]]:
     """Run a gateway with faults, and a client of it."""
-    behaviour = Behaviour(faults=parse_faults(f"faults: [{faults}]", "faults"))
-    with (
-        running_simulator(market, now=NOW, behaviour=behaviour) as server,
-        raw_client(server) as client,
-    ):
-        yield server, client
+    return faulty_gateway(market, faults, now=NOW)
 
 
 def good_and_bad(market: SyntheticMarket, fault: str) -> tuple[list[str], list[str]]:

@@ -27,7 +27,7 @@ def session(hours: Hours, day: str, zone: ZoneInfo) -> str:
 @pytest.mark.parametrize(
     ("venue", "day", "expected"),
     [
-        # MES as a live gateway told it, https://github.com/ib-api-reloaded/ib_async/issues/128
+        # MES at a live gateway, https://github.com/ib-api-reloaded/ib_async/issues/128
         (Venue.CME, "2025-12-23", "22 17:00 to 23 16:00"),
         (Venue.CME, "2025-12-24", "23 17:00 to 24 12:15"),
         (Venue.CME, "2025-12-25", ""),

@@ -23,6 +23,7 @@ from ktrdr_pipelines.simulator.protocol.client_session import (
 from ktrdr_pipelines.simulator.protocol.messages import ContractRequest, HeadRequest, HistoryRequest
 from ktrdr_pipelines.simulator.protocol.replies import ApiError
 from ktrdr_pipelines.simulator.requests.request_limits import GatewayRules
+from tests.simulator.rawclient import framed
 
 SplitFrames = Callable[[bytes], list[list[str]]]
 
@@ -30,12 +31,6 @@ NOW = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
 CONTRACT = ("0", "AAPL", "STK", "", "0.0", "", "", "SMART", "", "USD", "", "")
 HISTORY = ("20240110-20:00:00", "1 hour", "1 D", "1", "TRADES", "2", "0", "")
 FUZZ = st.lists(st.binary(max_size=40), max_size=8)
-
-
-def framed(*fields: object) -> bytes:
-    """Return the bytes of a message, without the code under test."""
-    payload = "".join(f"{value}\0" for value in fields).encode()
-    return struct.pack(">I", len(payload)) + payload
 
 
 def hello(offer: bytes = b"v157..178") -> bytes:

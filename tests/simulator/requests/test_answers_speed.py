@@ -16,9 +16,9 @@ from ktrdr_pipelines.simulator.requests.answers import answer
 from ktrdr_pipelines.simulator.requests.pacing_rules import SimulatedPacing
 from ktrdr_pipelines.simulator.server import running_simulator
 from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
+from tests.simulator.conftest import NOW
 from tests.simulator.rawclient import raw_client
 
-NOW = "2024-01-10T20:00:30+00:00"
 LEAST_OF_PLAIN = 0.45
 ATTEMPTS = 3
 
