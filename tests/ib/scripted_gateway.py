@@ -264,11 +264,9 @@ class Replies:
     first = FIRST
     details = DETAILS
     details_with = staticmethod(details_with)
-    frame = staticmethod(frame)
     history = staticmethod(history)
     bar = staticmethod(bar)
     start = staticmethod(start)
-    greet = staticmethod(greet)
     send_bars = staticmethod(send_bars)
     send_time = staticmethod(send_time)
     ignore = staticmethod(ignore)

@@ -2,7 +2,8 @@
 
 import socket
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ Frame = list[str]
 
 AAPL = ("0", "AAPL", "STK", "", "0.0", "", "", "SMART", "", "USD", "", "")
 END = "20240109-21:00:00"
+WAIT_S = 60.0
 
 
 def framed(*fields: object) -> bytes:
@@ -95,10 +97,18 @@ class RawClient:
         return bytes(data)
 
 
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait until a condition of a server in another thread holds."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @contextmanager
 def raw_client(server: SimulatorServer, client_id: int = 1) -> Iterator[RawClient]:
     """Connect, shake hands and name a client id."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S) as sock:
         sock.sendall(b"API\0\0\0\0\tv157..178" + framed(71, 2, client_id, ""))
         client = RawClient(sock)
         yield client

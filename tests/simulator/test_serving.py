@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import struct
-import time
 from contextlib import ExitStack, closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -24,7 +23,7 @@ from ktrdr_pipelines.simulator.serving import OpenRequest, follow
 from ktrdr_pipelines.simulator.simulated_gateway import Behaviour, SimClock
 from tests.simulator.conftest import NOW
 from tests.simulator.ib_async_session import AAPL, client, history, run_session
-from tests.simulator.rawclient import raw_client
+from tests.simulator.rawclient import raw_client, wait_until
 
 
 def test_an_id_in_use_is_326_and_freed_with_its_socket(gateway: SimulatorServer) -> None:
@@ -83,8 +82,7 @@ def test_a_client_that_vanishes_frees_its_id_and_requests(slow_gateway: Simulato
 
     for _ in range(3):
         asyncio.run(run())
-        while slow_gateway._connections:
-            time.sleep(0.01)
+        wait_until(lambda: not slow_gateway._connections)
     assert not slow_gateway._gateway.rules.clients
     assert not slow_gateway._gateway.rules.open_requests
 
@@ -123,8 +121,7 @@ def test_a_client_that_does_not_read_does_not_block_closing(synthetic: Synthetic
     with running_simulator(synthetic, now=NOW) as server:
         with raw_client(server) as client:
             client.bars(1, size="1 min", duration="1 Y", end="", rth="0")
-            while not server.requests or server.requests[0].is_open:
-                time.sleep(0.01)
+            wait_until(lambda: server.requests and not server.requests[0].is_open)
         assert server.requests[0].bars > 200_000
 
 
@@ -136,11 +133,9 @@ def test_a_client_that_half_closes_and_does_not_read_is_cut_off(
     with running_simulator(synthetic, now=NOW, behaviour=behaviour) as server:
         with raw_client(server) as client:
             client.bars(1, size="1 min", duration="1 Y", end="", rth="0")
-            while not server.requests or server.requests[0].is_open:
-                time.sleep(0.01)
+            wait_until(lambda: server.requests and not server.requests[0].is_open)
             client.sock.shutdown(socket.SHUT_WR)
-            while server._connections:
-                time.sleep(0.01)
+            wait_until(lambda: not server._connections)
         assert not server._gateway.rules.clients
 
 
@@ -179,8 +174,7 @@ def test_connections_of_every_end_leave_nothing_behind(synthetic: SyntheticMarke
                 if number % 4 == 3:
                     linger = struct.pack("ii", 1, 0)
                     client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        while server._connections:
-            time.sleep(0.01)
+        wait_until(lambda: not server._connections)
         assert open_files() == before
         assert not server._gateway.rules.clients
         assert not server._gateway.rules.open_requests

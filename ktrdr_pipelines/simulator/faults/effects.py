@@ -197,7 +197,6 @@ FARM_OK = ApiError(2106, "HMDS data farm connection is OK:ushmds")
 FARMS = "eufarmnj; usfarm; ushmds; secdefnj"
 FARMS_WITHOUT_HISTORY = "eufarmnj; usfarm; secdefnj"
 
-_BREAKS = frozenset({1100, 2103, 2105})
 _ENDS = frozenset({1101, 1102, 2104, 2106})
 
 
