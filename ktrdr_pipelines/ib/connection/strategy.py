@@ -176,6 +176,7 @@ class IbConnectionStrategy:
         Raises:
             UsageError: there is no such operation, or the batch is empty.
             GatewayError: on entering: no connection was made.
+            DiskError: on entering: the state folder cannot be used.
         """
         if operation_type not in set(Operation) or batch_size < 1:
             raise UsageError(

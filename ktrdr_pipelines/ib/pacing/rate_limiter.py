@@ -193,6 +193,7 @@ class RateLimiter:
 
         Raises:
             GatewayRestingError: the circuit breaker is open after consecutive failures.
+            DiskError: the shared record cannot be used.
         """
         while True:
             decision = self.remember(
@@ -240,15 +241,27 @@ class RateLimiter:
         return self.remember(lambda memory, database: memory.absence(database))
 
     def note_absence(self, real_now: datetime, text: str) -> None:
-        """Record that a run could not reach the gateway, so that no other run tries for a while."""
+        """Record that a run could not reach the gateway, so that no other run tries for a while.
+
+        Raises:
+            DiskError: the shared record cannot be used.
+        """
         self.remember(lambda memory, database: memory.absent(database, real_now, text))
 
     def note_recovery(self, real_now: datetime) -> None:
-        """Record that runs can reach the gateway again; this closes the circuit breaker."""
+        """Record that runs can reach the gateway again; this closes the circuit breaker.
+
+        Raises:
+            DiskError: the shared record cannot be used.
+        """
         self.remember(lambda memory, database: memory.recovered(database, real_now))
 
     def note_response(self, depth: Depth = Depth.CONNECTION) -> None:
-        """Record that the gateway responded at a depth."""
+        """Record that the gateway responded at a depth.
+
+        Raises:
+            DiskError: the shared record cannot be used.
+        """
         self.remember(lambda memory, database: memory.responded(database, depth))
 
     def note_trouble(
@@ -264,6 +277,9 @@ class RateLimiter:
             sent_at_s: when the failed request was sent; None is now.
             failure: how the gateway failed to respond at all; None if it reported overload.
             depth: how deep into the gateway the failure reached.
+
+        Raises:
+            DiskError: the shared record cannot be used.
         """
         now = self._clock()
         sent_at = now if sent_at_s is None else sent_at_s
@@ -321,6 +337,9 @@ class RateLimiter:
         """Make every process pause after a pacing violation; return the seconds from now.
 
         They double while violations stay close.
+
+        Raises:
+            DiskError: the shared record cannot be used.
         """
         pause_s = self._retrying(self._record.pause)
         _log.warning("pacing violation: every process pauses for %.0f s", pause_s)
