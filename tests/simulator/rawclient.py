@@ -21,7 +21,7 @@ WAIT_S = 60.0
 
 
 def framed(*fields: object) -> bytes:
-    """Frame a message without the code under test."""
+    """Return the bytes of a message, without the code under test."""
     payload = "".join(f"{value}\0" for value in fields).encode()
     return struct.pack(">I", len(payload)) + payload
 
@@ -107,7 +107,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 @contextmanager
 def raw_client(server: SimulatorServer, client_id: int = 1) -> Iterator[RawClient]:
-    """Connect, shake hands and name a client id."""
+    """Connect, complete the handshake and start the API with a client id."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S) as sock:
         sock.sendall(b"API\0\0\0\0\tv157..178" + framed(71, 2, client_id, ""))
         client = RawClient(sock)

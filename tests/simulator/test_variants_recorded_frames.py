@@ -231,7 +231,7 @@ def test_last_trade_dates(text: str, ends: str) -> None:
 
 
 def test_a_last_trade_date_far_ahead() -> None:
-    """``20251219`` without a time, from the gateway that tells others with one.
+    """``20251219`` without a time, from a gateway that states others with one.
 
     Source: https://github.com/erdewit/ib_insync/issues/605.
     """
@@ -419,7 +419,7 @@ def test_a_request_is_read_as_it_was_sent() -> None:
 
 
 def test_a_greeting_with_a_long_name() -> None:
-    """The very bytes: https://github.com/wboayue/rust-ibapi/issues/233."""
+    """The exact bytes: https://github.com/wboayue/rust-ibapi/issues/233."""
     variants = Variants(zone="GB", greeting_zone="British Summer Time")
     now = "2025-04-08T00:25:20+00:00"
     with connected(now, versions="v157..173", variants=variants) as (greeting, _):

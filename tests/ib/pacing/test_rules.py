@@ -146,7 +146,7 @@ def breaks(rules: tuple[Rule, ...], sent: list[SentRequest]) -> list[str]:
 def test_sending_at_the_earliest_time_breaks_no_rule(
     requested: list[tuple[PacedRequest, float]], conservative: bool
 ) -> None:
-    """Whatever is asked and when, no window holds more than its rule allows."""
+    """For any requests at any times, no window holds more than its rule allows."""
     rules = (
         *pacing_of(conservative=conservative).rules,
         Rule("few", 5, 40.0, small_only=not conservative, weighted=True),
@@ -160,10 +160,10 @@ def test_sending_at_the_earliest_time_breaks_no_rule(
 
 
 @given(st.lists(st.tuples(requests(), st.floats(0, 60)), max_size=30), st.randoms())
-def test_the_order_of_the_hits_does_not_matter(
+def test_the_order_of_sent_requests_does_not_matter(
     placed: list[tuple[PacedRequest, float]], random: Any
 ) -> None:
-    """A request fits behind hits that lie in the future too."""
+    """The earliest time is the same for any order of sent requests, future ones included."""
     sent = [SentRequest(at, request) for request, at in placed]
     shuffled = random.sample(sent, len(sent))
     assert earliest(STRICT, sent, small()) == earliest(STRICT, shuffled, small())

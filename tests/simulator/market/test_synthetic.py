@@ -30,7 +30,7 @@ spans = st.integers(1, 20 * 24 * 60).map(lambda minutes: minutes * 60)
 
 
 def bars(key: str, size: str, start_s: int, end_s: int, **other: Any) -> PricedBars:
-    """Return the bars of a window: regular hours of ``MARKET`` unless told otherwise."""
+    """Return the bars of a window: by default in regular hours of ``MARKET``."""
     what = other.get("what", What.MIDPOINT if BY_KEY[key].venue is Venue.FX else What.TRADES)
     window, use_rth = Window(start_s, end_s), other.get("use_rth", True)
     market: SyntheticMarket = other.get("market", MARKET)
@@ -126,7 +126,7 @@ def test_weeks_and_months_aggregate_their_days_exactly(
 def test_a_bar_does_not_depend_on_the_request(
     key: str, start_s: int, before_s: int, after_s: int
 ) -> None:
-    """Minutes asked in one request or in two, in a new market or a used one, are the same."""
+    """Minutes are the same in one request or two, and in a new market or a used one."""
     end_s = start_s + after_s
     whole = bars(key, "1m", start_s - before_s, end_s, market=SyntheticMarket(seed=1))
     parts = [bars(key, "1m", *cut) for cut in ((start_s - before_s, start_s), (start_s, end_s))]
@@ -237,7 +237,7 @@ def test_a_thin_stock_has_minutes_without_trades() -> None:
 @given(moments, st.integers(1, 59), st.sampled_from(["AAPL", "EURUSD"]))
 @examples(30)
 def test_a_cut_minute_lies_within_the_whole_one(minute_s: int, seconds: int, key: str) -> None:
-    """What there is of a minute so far agrees with what it becomes."""
+    """The part of a minute so far is consistent with the whole minute."""
     whole = bars(key, "1m", minute_s, minute_s + 60)
     so_far = bars(key, "1m", minute_s, minute_s + seconds)
     assert column(so_far, "start") == column(whole, "start")

@@ -29,7 +29,7 @@ noise = st.binary(max_size=24)
 
 
 def framed(type_id: int, fields: list[str]) -> bytes:
-    """Frame a message without the code under test."""
+    """Return the bytes of a message, without the code under test."""
     payload = "".join(f"{value}\0" for value in (type_id, *fields)).encode()
     return struct.pack(">I", len(payload)) + payload
 
@@ -54,7 +54,7 @@ def actions_of(stream: bytes, cuts: list[int]) -> list[object]:
 def test_a_stream_means_the_same_however_it_is_split(
     sent: list[tuple[int, list[str]]], tail: bytes, cuts: list[int]
 ) -> None:
-    """A greeted client may send anything at all, and pieces change nothing."""
+    """After a greeting any bytes give the same actions, whatever their pieces."""
     hello = b"API\0" + struct.pack(">I", 9) + b"v100..226"
     start = framed(71, ["2", "5", ""])
     stream = hello + start + b"".join(framed(*each) for each in sent) + tail
@@ -73,7 +73,7 @@ def test_a_stream_means_the_same_however_it_is_split(
     con_id=st.integers(-(2**40), 2**40),
 )
 @examples(120)
-def test_any_request_gets_one_answer(
+def test_any_request_gets_one_response(
     fields_of: Any,
     split_frames: Any,
     *,
@@ -82,7 +82,7 @@ def test_any_request_gets_one_answer(
     flags: Any,
     con_id: int,
 ) -> None:
-    """Whatever a request says, it is answered in whole frames that carry its id."""
+    """Every request gets complete frames that carry its id."""
     names = ("symbol", "sec_type", "last_trade_date", "multiplier", "exchange", "currency")
     chosen = dict(zip(names, fields, strict=False))
     contract = fields_of("AAPL", **(chosen if con_id % 2 else {"con_id": con_id}))

@@ -18,7 +18,7 @@ def test_a_frame_is_its_length_and_nul_terminated_fields() -> None:
 
 @given(st.lists(FIELDS, min_size=1, max_size=5), st.integers(1, 7))
 def test_frames_survive_any_splitting(messages: list[list[str]], piece: int) -> None:
-    """Frames fed in pieces of any size come out whole and in order."""
+    """Frames in pieces of any size are returned complete and in order."""
     stream = b"".join(framing.message(fields) for fields in messages)
     reader = framing.FrameReader()
     payloads = [

@@ -117,7 +117,7 @@ def test_a_first_bar_that_seconds_cut_holds_only_its_rest(
 def test_a_day_of_seconds_reaches_back_almost_four_sessions(
     new_requester: Any, synthetic: SyntheticMarket
 ) -> None:
-    """86400 s are 3.69 sessions of 23,400 s: as a live gateway answered.
+    """86400 s are 3.69 sessions of 23,400 s, as at a live gateway.
 
     Source: https://github.com/wboayue/rust-ibapi/issues/835 (grade L).
     """
