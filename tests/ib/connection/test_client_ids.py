@@ -18,6 +18,7 @@ from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.client_ids import QUARANTINE_S, ClientIdLeases
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
+from tests.ib.lease_processes import lease_and_wait, lease_in_another_process
 from tests.ib.pacing_support import FakeClock
 
 
@@ -37,23 +38,15 @@ def test_other_objects_and_processes_see_a_lease(tmp_path: Path) -> None:
     """A lease is a lock of the system, which every process sees."""
     lease = ClientIdLeases(tmp_path).lease((1, 2))
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(_leased_elsewhere, (tmp_path,)) == 2
+        assert pool.apply(lease_in_another_process, (tmp_path,)) == 2
     lease.release()
-
-
-def _leased_elsewhere(folder: Path) -> int:
-    lease = ClientIdLeases(folder).lease((1, 2))
-    try:
-        return lease.client_id
-    finally:
-        lease.release()
 
 
 def test_a_killed_process_frees_its_id(tmp_path: Path) -> None:
     """SIGKILL releases the lock at once."""
     parent, child = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(
-        target=_lease_and_wait, args=(tmp_path, child)
+        target=lease_and_wait, args=(tmp_path, child)
     )
     process.start()
     assert parent.recv() == 7
@@ -66,12 +59,6 @@ def test_a_killed_process_frees_its_id(tmp_path: Path) -> None:
     parent.close()
     child.close()
     ClientIdLeases(tmp_path).lease((7, 7)).release()
-
-
-def _lease_and_wait(folder: Path, pipe: Any) -> None:
-    lease = ClientIdLeases(folder).lease((7, 7))
-    pipe.send(lease.client_id)
-    signal.pause()
 
 
 def test_zero_is_never_leased(tmp_path: Path) -> None:

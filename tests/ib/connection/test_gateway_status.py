@@ -19,8 +19,8 @@ from ktrdr_pipelines.ib.pacing.rules import pacing_of
 from ktrdr_pipelines.ib.protocol.error_codes import ErrorFrame
 from ktrdr_pipelines.ib.source import Requester, open_source
 
-WAITED_S = 2.0
-"""A deadline that is waited for: what does not wait for it takes a small part of it."""
+WAITED_S = 1.0
+"""A deadline that tests wait for; calls that do not wait take a small part of it."""
 
 LOST = (1100, "Connectivity between IBKR and Trader Workstation has been lost.")
 BROKEN = (2105, "HMDS data farm connection is broken:ushmds")
@@ -103,7 +103,7 @@ def test_a_lasting_outage_fails_the_request(harness: Any, minute_request: BarReq
         client.later(0.05, lambda: client.error(-1, *MAINTAINED))
 
     with pytest.raises(OutageError) as caught:
-        harness(lambda source: source.bars(minute_request), outage_s=1.0, bars=flap)
+        harness(lambda source: source.bars(minute_request), outage_s=WAITED_S, bars=flap)
     assert caught.value.code == 1102
     assert caught.value.retry
     assert len(harness.gateway.frames(20)) > 2
@@ -570,7 +570,7 @@ def test_a_farm_that_stays_broken_fails_the_requests(
         tasks = (source.bars(request) for request in requests)
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    errors = harness(ask, timeout_s=1.0, outage_s=1.5, start=start, bars=replies.ignore)
+    errors = harness(ask, timeout_s=0.5, outage_s=0.8, start=start, bars=replies.ignore)
     assert {type(error) for error in errors} == {OutageError}
     assert all(BROKEN[1] in error.reason for error in errors)
     assert len(harness.gateway.frames(20)) <= 3

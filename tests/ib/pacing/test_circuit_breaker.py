@@ -354,7 +354,7 @@ def test_bars_without_a_response_open_the_breaker(
 ) -> None:
     """Connections and contracts do not reset the failures of bars."""
     gateway = gateways(bars=replies.ignore)
-    gateway_config = replace(config, port=gateway.port, timeout_s=1.0)
+    gateway_config = replace(config, port=gateway.port, timeout_s=0.5)
 
     async def once(days: int) -> str:
         try:
