@@ -36,6 +36,9 @@ STORE = ROOT / "tests" / "fixtures" / "store_v9.tar.gz"
 MOST_LINES = 150
 """Lines of the README up to the section for developers."""
 
+MOST_BYTES = 200 * 1024
+"""Size of a picture."""
+
 NO_SETTINGS = {"IB_READONLY", "IB_CLIENT_ID", "LIVE_REPORT"}
 """Variables that pages name and that are no settings: refused ones, and one of the live tests."""
 
@@ -146,6 +149,19 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 def test_every_picture_is_there(page: Path) -> None:
     """The files lie where the pages look for them."""
     assert broken_links(page, pictures=True) == []
+
+
+def test_every_picture_is_shown_and_small() -> None:
+    """No picture is committed that no page shows, and a reader loads each quickly."""
+    shown = {
+        (page.parent / match[1]).resolve()
+        for page in PAGES
+        for match in _LINK.finditer(prose(page.read_text("utf-8")))
+        if match[0].startswith("!")
+    }
+    pictures = {*(DOCS / "pictures").glob("*.png")}
+    assert pictures == shown
+    assert {path.name for path in pictures if path.stat().st_size > MOST_BYTES} == set()
 
 
 def test_a_broken_link_is_found(tmp_path: Path) -> None:
