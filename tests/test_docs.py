@@ -24,6 +24,8 @@ from ktrdr_pipelines.domain.universe.fields import READERS
 from ktrdr_pipelines.errors import ExitCode
 from ktrdr_pipelines.gaps.windows import WindowState
 from ktrdr_pipelines.settings import Settings
+from ktrdr_pipelines.simulator.market.listings import listings
+from ktrdr_pipelines.simulator.market.simulated_instruments import SecurityType
 from ktrdr_pipelines.store.catalog.sql import TABLES
 from ktrdr_pipelines.store.ledger.schema import LEDGER_VERSION
 
@@ -304,6 +306,14 @@ def test_what_dagster_shows_is_documented(tmp_path: Path) -> None:
         *checks,
     }
     assert names - ticked((DOCS / "dagster.md").read_text("utf-8")) == set()
+
+
+def test_every_symbol_of_the_simulated_gateway_is_documented() -> None:
+    """So that a newcomer's own universe has no symbol that it refuses."""
+    named = ticked(section(DOCS / "commands.md", "ktrdr simulate"))
+    keys = {one.key for one in listings() if one.sec_type is SecurityType.FX}
+    keys |= {one.symbol for one in listings() if one.sec_type is not SecurityType.FX}
+    assert keys - named == set()
 
 
 def test_every_table_and_column_of_the_catalog_is_documented() -> None:
