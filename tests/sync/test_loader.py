@@ -34,7 +34,7 @@ def loader_of(made: World) -> IbDataLoader:
     """Return a loader over the store and the gateway of a world."""
     instrument = made.series.instrument
     universe = Universe({instrument.symbol: instrument})
-    return IbDataLoader(made.bench.manager(), made.bench.store, universe)
+    return IbDataLoader(made.harness.manager(), made.harness.store, universe)
 
 
 def keys_in(frame: pd.DataFrame) -> list[int]:
@@ -49,14 +49,14 @@ def test_a_range_is_loaded_once_and_returned_whole(world: MakeWorld, timeframe: 
     made = world(RTH, timeframe, FIRST, END)
     frame = loader_of(made).load_data_range("AAPL", str(timeframe), FIRST, END)
     made.check_complete()
-    stored = made.bench.store.read(made.series, made.wanted)
+    stored = made.harness.store.read(made.series, made.wanted)
     assert keys_in(frame) == timestamps(stored).tolist()
     assert frame["close"].tolist() == stored["close"].to_pylist()
     assert frame.attrs["missing"] == []
-    requests = made.bench.request_count
+    requests = made.harness.request_count
     again = loader_of(made).load_data_range("AAPL", str(timeframe), "2024-06-03", "2024-06-15")
     pd.testing.assert_frame_equal(again, frame)
-    assert made.bench.request_count == requests
+    assert made.harness.request_count == requests
 
 
 def test_a_range_may_be_bounded_by_instants(world: MakeWorld) -> None:
@@ -80,10 +80,10 @@ def test_years_are_loaded_newest_first(world: MakeWorld) -> None:
             ends.append(request.ends_at)
         return bars
 
-    made.bench.gateway.mutate = mutate
+    made.harness.gateway.mutate = mutate
     frame = loader_of(made).load_progressive("AAPL", "1d", "2021-03-01", "2024-03-01")
     made.check_complete()
-    assert keys_in(frame) == timestamps(made.bench.store.read(made.series, made.wanted)).tolist()
+    assert keys_in(frame) == timestamps(made.harness.store.read(made.series, made.wanted)).tolist()
     assert [end.year for end in ends] == sorted((end.year for end in ends), reverse=True)
     assert len({end.year for end in ends}) >= 3
 
@@ -91,14 +91,14 @@ def test_years_are_loaded_newest_first(world: MakeWorld) -> None:
 def test_what_is_missing_is_said(world: MakeWorld) -> None:
     """A refused range is named as missing; what keeps a series from loading at all is raised."""
     made = world(RTH, Timeframe.H1, FIRST, END)
-    made.bench.gateway.mutate = lambda *_: EntitlementError("no permission")
+    made.harness.gateway.mutate = lambda *_: EntitlementError("no permission")
     frame = loader_of(made).load_data_range("AAPL", "1h", FIRST, END)
     assert len(frame) == 0
     assert frame.attrs["missing"]
     report = loader_of(made).load_report("AAPL", "1h", FIRST, END)
     assert report.failures
     assert not report.is_complete
-    made.bench.gateway.contract_ids["AAPL"] = 1
+    made.harness.gateway.contract_ids["AAPL"] = 1
     assert loader_of(made).load_report("AAPL", "1h", FIRST, END).error is not None
     with pytest.raises(ForeignIdentityError):
         loader_of(made).load_data_range("AAPL", "1h", FIRST, END)
@@ -119,17 +119,17 @@ def test_newer_bars_replace_older_ones_and_the_older_are_kept(world: MakeWorld) 
     made = world(RTH, Timeframe.H1, FIRST, END)
     loader = loader_of(made)
     frame = loader.load_data_range("AAPL", "1h", FIRST, END)
-    covered = made.bench.store.coverage(made.series)
+    covered = made.harness.store.coverage(made.series)
     newer = frame.iloc[-3:].copy()
     newer.loc[newer.index[0], "volume"] += 1
     merged = loader.merge_and_save_data("AAPL", "1h", frame, newer)
     assert len(merged) == len(frame)
     assert merged["volume"].tolist()[-3] == frame["volume"].tolist()[-3] + 1
-    stored = made.bench.store.read(made.series, made.wanted)
+    stored = made.harness.store.read(made.series, made.wanted)
     assert stored["volume"].to_pylist() == merged["volume"].tolist()
-    revisions = made.bench.ledger.revisions.of(series_key(made.series))
+    revisions = made.harness.ledger.revisions.of(series_key(made.series))
     assert [one.volume for one in revisions] == [frame["volume"].iloc[-3]]
-    assert made.bench.store.coverage(made.series) == covered
+    assert made.harness.store.coverage(made.series) == covered
     alone = loader.merge_and_save_data("AAPL", "1h", None, newer)
     assert keys_in(alone) == keys_in(newer)
 
@@ -141,10 +141,10 @@ def test_merged_bars_cover_nothing(world: MakeWorld) -> None:
     loader = loader_of(made)
     loader.load_data_range("AAPL", "1h", FIRST, date(2024, 6, 4))
     loader.merge_and_save_data("AAPL", "1h", None, frame)
-    assert made.bench.store.rows(made.series) == len(frame)
-    requests = made.bench.request_count
+    assert made.harness.store.rows(made.series) == len(frame)
+    requests = made.harness.request_count
     assert loader.load_report("AAPL", "1h", FIRST, END).is_complete
-    assert made.bench.request_count > requests
+    assert made.harness.request_count > requests
     made.check_complete()
 
 
@@ -153,7 +153,7 @@ def test_bars_of_another_source_never_mix_in(world: MakeWorld) -> None:
     made = world(RTH, Timeframe.H1, FIRST, END)
     loader = loader_of(made)
     frame = loader.load_data_range("AAPL", "1h", FIRST, END)
-    before = made.bench.store.read(made.series)
+    before = made.harness.store.read(made.series)
     unknown, odd, no_zone, moved, newer = (frame.copy() for _ in range(5))
     unknown.attrs = {}
     odd.loc[odd.index[0], "high"] = odd["low"].iloc[0] - 1
@@ -173,7 +173,7 @@ def test_bars_of_another_source_never_mix_in(world: MakeWorld) -> None:
         for pair in ((frame, one), (one, newer)):
             with pytest.raises(UsageError):
                 loader.merge_and_save_data("AAPL", "1h", *pair)
-    assert made.bench.store.read(made.series).equals(before)
+    assert made.harness.store.read(made.series).equals(before)
 
 
 @pytest.mark.parametrize("timeframe", ["1d", "1w"])
@@ -201,7 +201,7 @@ def test_odd_bars_that_the_gateway_insists_on_merge_unchanged(world: MakeWorld) 
         volumes = [5e18, *bars["volume"].to_pylist()[1:]]
         return bars.set_column(place, bars.schema.field("volume"), pa.array(volumes))
 
-    made.bench.gateway.mutate = mutate
+    made.harness.gateway.mutate = mutate
     loader = loader_of(made)
     frame = loader.load_data_range("AAPL", "1h", FIRST, END)
     assert frame["volume"].max() == 5e18
@@ -218,7 +218,7 @@ def test_what_is_missing_of_every_year_is_said(world: MakeWorld) -> None:
     loader = loader_of(made)
     january = loader.load_data_range("AAPL", "1h", "2024-01-02", "2024-01-10")
     assert january.attrs["missing"] == []
-    made.bench.gateway.mutate = lambda *_: EntitlementError("no permission")
+    made.harness.gateway.mutate = lambda *_: EntitlementError("no permission")
     frame = loader.load_progressive("AAPL", "1h", "2023-12-01", "2024-02-01")
     years = {start[:4] for start, _ in frame.attrs["missing"]}
     assert years == {"2023", "2024"}
@@ -235,7 +235,7 @@ def test_an_interrupt_in_a_notebook_ends_the_load(world: MakeWorld) -> None:
         requested.set()
         await asyncio.Event().wait()
 
-    made.bench.gateway.before_response = never
+    made.harness.gateway.before_response = never
     main = threading.main_thread().ident
     assert main is not None
 
@@ -268,4 +268,4 @@ def test_bad_arguments_are_refused_before_anything_is_requested(world: MakeWorld
         loader.load_data_range("AAPL", "1h", FIRST, date(2031, 1, 1))
     with pytest.raises(UsageError, match="no bar of this timeframe begins"):
         loader.load_report("AAPL", "1w", "2024-06-04", "2024-06-06")
-    assert made.bench.request_count == 0
+    assert made.harness.request_count == 0

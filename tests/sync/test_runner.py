@@ -39,7 +39,7 @@ from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
 from ktrdr_pipelines.sync.runner import REPORTED_FROM_S, LoadManager, Waits
 from tests.support.fake_gateway import NO_DATA_TEXT, FakeGateway, utc
-from tests.support.loading import Bench, World, no_sleep
+from tests.support.loading import Harness, World, no_sleep
 
 MakeWorld = Callable[..., World]
 
@@ -54,7 +54,7 @@ def test_two_loaders_at_once_request_nothing_twice(world: MakeWorld) -> None:
         for _turn in range(5):
             await asyncio.sleep(0)
 
-    made.bench.gateway.before_response = linger
+    made.harness.gateway.before_response = linger
     reports: list[SeriesReport] = []
     start = threading.Barrier(2)
     saved = threading.Semaphore(0)
@@ -67,10 +67,10 @@ def test_two_loaders_at_once_request_nothing_twice(world: MakeWorld) -> None:
             saved.release(2)
 
     def load() -> None:
-        gateway = made.bench.gateway
+        gateway = made.harness.gateway
         retry_policy = RetryPolicy(max_retries=1, delay_s=0, sleep=until_saved, clock=gateway.now)
         manager = LoadManager(
-            made.bench.layout, gateway.open, gateway.gateway, retry_policy, SavedNotes()
+            made.harness.layout, gateway.open, gateway.gateway, retry_policy, SavedNotes()
         )
         start.wait()
         job = Job(made.series, wanted=IntervalSet([made.wanted]))
@@ -83,7 +83,7 @@ def test_two_loaders_at_once_request_nothing_twice(world: MakeWorld) -> None:
     for thread in threads:
         thread.join()
     assert [report.is_complete for report in reports] == [True, True]
-    ends = [request.ends_at for request in made.bench.gateway.requests]
+    ends = [request.ends_at for request in made.harness.gateway.requests]
     assert len(ends) == len(set(ends)) == 19
     made.check_complete()
 
@@ -91,8 +91,8 @@ def test_two_loaders_at_once_request_nothing_twice(world: MakeWorld) -> None:
 def test_a_chunk_that_another_run_saved_is_not_requested(world: MakeWorld) -> None:
     """A chunk that was planned, and that another run saved before its turn, is skipped."""
     made = world("XNYS.RTH", Timeframe.M1, *JUNE)
-    other = Bench(
-        made.bench.layout, FakeGateway(made.bench.gateway.true_bars, made.bench.gateway.time)
+    other = Harness(
+        made.harness.layout, FakeGateway(made.harness.gateway.true_bars, made.harness.gateway.time)
     )
     oldest = Interval(made.wanted.start, made.wanted.start.replace(day=8))
 
@@ -100,7 +100,7 @@ def test_a_chunk_that_another_run_saved_is_not_requested(world: MakeWorld) -> No
         if not other.request_count:
             await other.manager().run([Job(made.series, wanted=IntervalSet([oldest]))])
 
-    made.bench.gateway.before_response = let_other_load
+    made.harness.gateway.before_response = let_other_load
     assert made.load().requests == 19 - 5
     assert other.request_count == 5
     made.check_complete()
@@ -122,7 +122,7 @@ def test_the_claims_of_a_killed_process_are_dropped_at_once(
     made = world("XNYS.RTH", Timeframe.H1, *JUNE)
     ready = next(folders)
     context = multiprocessing.get_context("fork")
-    args = (made.bench.layout.root, made.series, made.wanted, ready)
+    args = (made.harness.layout.root, made.series, made.wanted, ready)
     process = context.Process(target=_claim_and_wait, args=args)
     process.start()
     never = threading.Event()
@@ -130,7 +130,7 @@ def test_the_claims_of_a_killed_process_are_dropped_at_once(
         assert process.is_alive(), "the claiming process has died"
         never.wait(0.02)
     clock = made.wanted.end
-    made.bench.gateway.time = clock
+    made.harness.gateway.time = clock
     slept: list[float] = []
 
     async def kill_at_first_sleep(seconds: float) -> None:
@@ -141,11 +141,11 @@ def test_the_claims_of_a_killed_process_are_dropped_at_once(
         slept.append(seconds)
         await no_sleep(seconds)
 
-    gateway = made.bench.gateway
+    gateway = made.harness.gateway
     retry_policy = RetryPolicy(
         max_retries=1, delay_s=0, sleep=kill_at_first_sleep, clock=gateway.now
     )
-    manager = LoadManager(made.bench.layout, gateway.open, gateway.gateway, retry_policy)
+    manager = LoadManager(made.harness.layout, gateway.open, gateway.gateway, retry_policy)
     wanted = IntervalSet([made.wanted])
     (report,) = asyncio.run(manager.run([Job(made.series, wanted=wanted)]))
     assert report.is_complete
@@ -158,14 +158,14 @@ def test_claims_and_locks_are_given_back_at_the_end(world: MakeWorld) -> None:
     made = world("XNYS.RTH", Timeframe.M1, *JUNE)
     made.load()
     key = series_key(made.series)
-    assert made.bench.ledger.claims.live(key, made.bench.gateway.time) == []
-    assert not list(made.bench.layout.locks.glob("owner-*"))
+    assert made.harness.ledger.claims.live(key, made.harness.gateway.time) == []
+    assert not list(made.harness.layout.locks.glob("owner-*"))
 
 
 def test_what_killed_owners_left_is_cleared_away(world: MakeWorld) -> None:
     """Lock files of owners that died long ago go; those of the living and of the young stay."""
     made = world("XNYS.RTH", Timeframe.H1, *JUNE)
-    locks = made.bench.layout.locks
+    locks = made.harness.layout.locks
     dead, living, young = (locks / f"owner-{name}.lock" for name in ("dead", "living", "young"))
     for path in (dead, living, young):
         path.touch()
@@ -309,9 +309,9 @@ DAY = date(2024, 6, 11)
 
 def gaps_of(made: World) -> list[tuple[GapReason, Interval, datetime | None]]:
     """Return what the gap index says of the series."""
-    bench = made.bench
-    index = GapIndex(bench.store, bench.ledger.calendars(), bench.gateway.gateway)
-    (found,) = index.series_gaps([made.series], bench.gateway.time)
+    harness = made.harness
+    index = GapIndex(harness.store, harness.ledger.calendars(), harness.gateway.gateway)
+    (found,) = index.series_gaps([made.series], harness.gateway.time)
     return [
         (gap.reason, gap.interval, gap.next_try_at)
         for gap in found.gaps
@@ -341,22 +341,22 @@ def no_data(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
 def test_ranges_without_bars_are_unconfirmed_until_a_time(world: MakeWorld) -> None:
     """The report, the gap index and a load without requests name the ranges and the time."""
     made = made_of(world)
-    made.bench.gateway.mutate = no_data
+    made.harness.gateway.mutate = no_data
     report = made.load()
     assert not report.is_complete
     assert report.unconfirmed
     assert report.unexplained.covers(session())
     assert report.unconfirmed.covers(session())
     assert report.confirmed_at is not None
-    later = report.confirmed_at - made.bench.gateway.time
+    later = report.confirmed_at - made.harness.gateway.time
     assert timedelta(minutes=14) < later < timedelta(days=2)
     found = [one for one in gaps_of(made) if session().start in one[1]]
     assert [reason for reason, _, _ in found] in ([GapReason.UNCONFIRMED], [GapReason.CONTRADICTED])
     assert found[0][2] == report.confirmed_at
-    request_count = made.bench.request_count
+    request_count = made.harness.request_count
     job = Job(made.series, wanted=IntervalSet([made.wanted]), requested_by=RequestedBy.SENSOR)
-    (again,) = made.bench.run(job)
-    assert made.bench.request_count == request_count
+    (again,) = made.harness.run(job)
+    assert made.harness.request_count == request_count
     assert (again.confirmed_at, again.unconfirmed) == (report.confirmed_at, report.unconfirmed)
 
 
@@ -379,13 +379,13 @@ def test_a_sparse_session_reaches_the_gap_book_with_its_time(world: MakeWorld) -
         ends = pa.concat_tables([few.slice(0, 1), few.slice(max(few.num_rows - 1, 1))])
         return pa.concat_tables([bars.filter(pc.invert(of_day)), ends]).sort_by("ts")
 
-    made.bench.gateway.mutate = thin
+    made.harness.gateway.mutate = thin
     report = made.load()
     assert [part.start.date() for part in report.sparse] == [DAY]
     assert not report.is_complete
     ((reason, interval, due),) = gaps_of(made)
     assert (reason, interval) == (GapReason.SPARSE, session())
     assert due is not None
-    assert due >= made.bench.gateway.time + timedelta(minutes=14)
+    assert due >= made.harness.gateway.time + timedelta(minutes=14)
     assert report.next_try_at == due
     assert f"requested once more at {due:%Y-%m-%d %H:%MZ}" in report.summary

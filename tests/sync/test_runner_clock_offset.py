@@ -63,19 +63,19 @@ def load(
     retry_policy = RetryPolicy(
         max_retries=0, delay_s=0.0, sleep=no_sleep, clock=real, clock_offset_s=offset_s
     )
-    gateway = made.bench.gateway
-    manager = LoadManager(made.bench.layout, gateway.open, gateway.gateway, retry_policy)
+    gateway = made.harness.gateway
+    manager = LoadManager(made.harness.layout, gateway.open, gateway.gateway, retry_policy)
     job = Job(made.series, bounds=Bounds(made.wanted.start), requested_by=by)
     return asyncio.run(manager.run([job]))[0]
 
 
 def gaps_at(made: World, now: datetime) -> list[str]:
     """Name the first session dates of the gaps that are seen at a moment."""
-    gateway = made.bench.gateway.gateway
+    gateway = made.harness.gateway.gateway
     series = replace(
         made.series, instrument=replace(made.series.instrument, start=made.wanted.start.date())
     )
-    (found,) = GapIndex(made.bench.store, Calendars(), gateway).series_gaps([series], now)
+    (found,) = GapIndex(made.harness.store, Calendars(), gateway).series_gaps([series], now)
     return [str(gap.interval.start.date()) for gap in found.gaps]
 
 
@@ -113,20 +113,20 @@ def test_a_load_that_is_complete_leaves_no_gap_at_market_time(june: World, real:
 def test_requests_are_audited_by_real_time_with_the_offset(june: World, real: RealClock) -> None:
     """The row says when it was sent, and where market time stood."""
     load(june, real)
-    rows = june.bench.ledger.requests.newest(100)
+    rows = june.harness.ledger.requests.newest(100)
     assert {row.clock_offset_s for row in rows} == {OFFSET_S}
     assert {row.sent_at for row in rows} == {REAL}
 
 
 def test_failed_attempts_are_tried_again_by_real_time(june: World, real: RealClock) -> None:
     """Market time that moves brings nothing forward."""
-    june.bench.gateway.mutate = lambda request, _: RequestRejectedError(str(request))
+    june.harness.gateway.mutate = lambda request, _: RequestRejectedError(str(request))
     load(june, real, by=RequestedBy.SENSOR)
-    [attempt] = june.bench.ledger.attempts.of(series_key(june.series))
+    [attempt] = june.harness.ledger.attempts.of(series_key(june.series))
     assert attempt.kind is AttemptKind.ERROR
     assert attempt.last_at == REAL
     assert attempt.next_try_at == REAL + timedelta(minutes=5)
-    june.bench.gateway.mutate = None
+    june.harness.gateway.mutate = None
     assert load(june, real, offset_s=OFFSET_S + 3600, by=RequestedBy.SENSOR).requests == 0
     real.now += timedelta(minutes=5)
     assert load(june, real, by=RequestedBy.SENSOR).is_complete
@@ -137,13 +137,13 @@ def test_claims_run_out_by_real_time(june: World, real: RealClock) -> None:
     taken: list[tuple[int, int]] = []
 
     async def series_gaps(_: BarRequest) -> None:
-        ledger, key = june.bench.ledger, series_key(june.series)
+        ledger, key = june.harness.ledger, series_key(june.series)
         hour = timedelta(hours=1, seconds=1)
         taken.append(
             (len(ledger.claims.live(key, real.now)), len(ledger.claims.live(key, real.now + hour)))
         )
 
-    june.bench.gateway.before_response = series_gaps
+    june.harness.gateway.before_response = series_gaps
     load(june, real)
     assert taken
     assert all(live and not later for live, later in taken), taken
@@ -158,7 +158,7 @@ def test_confirmed_empty_ranges_are_dated_by_market_time(world: MakeWorld, real:
     for _ in range(4):
         load(made, real)
         real.now += timedelta(days=1)
-        made.bench.gateway.time += timedelta(days=1)
-    proofs = made.bench.store.coverage(made.series).empty
+        made.harness.gateway.time += timedelta(days=1)
+    proofs = made.harness.store.coverage(made.series).empty
     assert proofs
     assert all(MARKET - timedelta(hours=1) <= one.proved_at < REAL for one in proofs), proofs

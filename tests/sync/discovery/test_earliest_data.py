@@ -33,14 +33,14 @@ def world_of(world: MakeWorld, first: date = LISTED) -> World:
     for kind in (Timeframe.H1, Timeframe.D1, Timeframe.W1):
         keys = dense_keys(RTH, kind, first, date(2024, 9, 1))
         true_bars = true_bars_of(keys, kind, calendar_named(RTH))
-        made.bench.gateway.true_bars[made.series.symbol, kind] = true_bars
+        made.harness.gateway.true_bars[made.series.symbol, kind] = true_bars
     return made
 
 
 def ask(made: World, *, refresh: bool = False, start: date = date(2000, 1, 3)) -> EarliestData:
     """Discover the start of the world's instrument."""
     instrument = replace(made.series.instrument, start=start)
-    manager = made.bench.manager()
+    manager = made.harness.manager()
     (found,) = asyncio.run(manager.discover([instrument], refresh=refresh))
     return found
 
@@ -49,24 +49,24 @@ def test_a_head_is_asked_once_a_day(world: MakeWorld) -> None:
     """The gateway's word counts for a day; a refresh asks at once."""
     made = world_of(world)
     made.load()
-    made.bench.gateway.head_at = utc(2016, 5, 17, 13, 30)
-    asked = made.bench.request_count
+    made.harness.gateway.head_at = utc(2016, 5, 17, 13, 30)
+    asked = made.harness.request_count
     found = ask(made)
     assert (found.how, found.oldest, found.head) == (
         HowFound.HEAD,
         LISTED,
         utc(2016, 5, 17, 13, 30),
     )
-    assert made.bench.gateway.head_requests == 1
-    made.bench.gateway.time += timedelta(hours=23)
+    assert made.harness.gateway.head_requests == 1
+    made.harness.gateway.time += timedelta(hours=23)
     assert ask(made).asked_at == NOW
-    assert made.bench.gateway.head_requests == 1
-    made.bench.gateway.time += timedelta(hours=2)
+    assert made.harness.gateway.head_requests == 1
+    made.harness.gateway.time += timedelta(hours=2)
     ask(made)
-    assert made.bench.gateway.head_requests == 2
+    assert made.harness.gateway.head_requests == 2
     ask(made, refresh=True)
-    assert made.bench.gateway.head_requests == 3
-    assert made.bench.request_count == asked
+    assert made.harness.gateway.head_requests == 3
+    assert made.harness.request_count == asked
 
 
 def test_without_a_head_the_oldest_bar_is_found_by_few_requests(world: MakeWorld) -> None:
@@ -74,16 +74,16 @@ def test_without_a_head_the_oldest_bar_is_found_by_few_requests(world: MakeWorld
     made = world_of(world)
     found = ask(made)
     assert (found.how, found.oldest, found.head) == (HowFound.PROBED, LISTED, None)
-    first = made.bench.request_count
+    first = made.harness.request_count
     assert first <= 45
     assert found.empty
     assert all(end <= date(2016, 6, 1) for _, end in found.empty)
-    made.bench.gateway.time += timedelta(days=29)
+    made.harness.gateway.time += timedelta(days=29)
     assert ask(made).oldest == LISTED
-    assert made.bench.request_count == first
-    made.bench.gateway.time += timedelta(days=2)
+    assert made.harness.request_count == first
+    made.harness.gateway.time += timedelta(days=2)
     ask(made)
-    assert made.bench.request_count > first
+    assert made.harness.request_count > first
 
 
 def test_years_that_discovery_found_empty_excuse_nothing(world: MakeWorld) -> None:
@@ -91,7 +91,7 @@ def test_years_that_discovery_found_empty_excuse_nothing(world: MakeWorld) -> No
     made = world_of(world)
     ask(made)
     wanted = Interval(utc(2002, 1, 2), made.wanted.end)
-    report = made.bench.load(made.series, wanted)
+    report = made.harness.load(made.series, wanted)
     assert report.is_complete
     assert report.requests <= 120
 
@@ -100,7 +100,7 @@ def test_a_head_that_bars_contradict_is_probed(world: MakeWorld) -> None:
     """A start later than a bar held is told as contradicted, and the oldest bar looked for."""
     made = world_of(world)
     made.load()
-    made.bench.gateway.head_at = utc(2024, 6, 3, 13, 30)
+    made.harness.gateway.head_at = utc(2024, 6, 3, 13, 30)
     found = ask(made)
     assert (found.how, found.oldest, found.contradicted) == (HowFound.PROBED, LISTED, True)
 
@@ -108,25 +108,25 @@ def test_a_head_that_bars_contradict_is_probed(world: MakeWorld) -> None:
 def test_an_instrument_that_never_answers_is_not_known(world: MakeWorld) -> None:
     """Neither a head nor a bar: nothing is claimed, for two requests."""
     made = world_of(world)
-    made.bench.gateway.true_bars.clear()
+    made.harness.gateway.true_bars.clear()
     found = ask(made)
     assert (found.how, found.oldest) == (HowFound.UNKNOWN, None)
-    assert made.bench.request_count == 1
+    assert made.harness.request_count == 1
 
 
 def test_one_that_cannot_be_asked_about_does_not_stop_the_others(world: MakeWorld) -> None:
     """Its result has the error, and the others their start."""
     made = world_of(world)
-    made.bench.gateway.head_at = utc(2016, 5, 17, 13, 30)
-    known = made.bench.gateway.contract_id
+    made.harness.gateway.head_at = utc(2016, 5, 17, 13, 30)
+    known = made.harness.gateway.contract_id
 
     async def contract_id(instrument: object) -> int:
         if str(instrument) == "GONE":
             raise ContractUnknownError("contract of GONE", reason="200", code=200)
         return await known(instrument)  # type: ignore[arg-type]
 
-    made.bench.gateway.contract_id = contract_id  # type: ignore[method-assign]
-    manager = made.bench.manager()
+    made.harness.gateway.contract_id = contract_id  # type: ignore[method-assign]
+    manager = made.harness.manager()
     gone, apple = asyncio.run(manager.discover([stock("GONE"), made.series.instrument]))
     assert isinstance(gone.error, ContractUnknownError)
     assert gone.how is HowFound.UNKNOWN
@@ -137,12 +137,12 @@ def test_bars_that_are_held_are_told_where_nothing_else_is_known(world: MakeWorl
     """Before anybody asked, the oldest bar held is what is known."""
     made = world_of(world)
     made.load()
-    manager = made.bench.manager()
+    manager = made.harness.manager()
 
     async def failing(_: object, *, sent: object) -> None:
         raise ContractUnknownError("head", reason="200", code=200)
 
-    made.bench.gateway.head = failing  # type: ignore[method-assign]
+    made.harness.gateway.head = failing  # type: ignore[method-assign]
     (found,) = asyncio.run(manager.discover([made.series.instrument]))
     assert found.how is HowFound.HELD
     assert found.oldest == date(2024, 5, 1)
@@ -160,7 +160,7 @@ def listed_late(
     made = world(RTH, timeframe, FIRST, END, keys=_keys(timeframe, gap), now=utc(2024, 7, 1, 12))
     for other in (Timeframe.D1, Timeframe.W1):
         true_bars = true_bars_of(_keys(other, gap), other, calendar_named(RTH))
-        made.bench.gateway.true_bars[made.series.symbol, other] = true_bars
+        made.harness.gateway.true_bars[made.series.symbol, other] = true_bars
     return made
 
 
@@ -182,7 +182,7 @@ def test_years_before_a_listing_cost_a_few_requests_each(
 ) -> None:
     """Nine silent years take four requests each at most, not seven for each month of them."""
     made = listed_late(world, timeframe)
-    made.bench.gateway.nothing_past_oldest = nothing_past_oldest
+    made.harness.gateway.nothing_past_oldest = nothing_past_oldest
     report = made.load()
     assert report.requests <= most
     assert report.is_complete is not nothing_past_oldest, report.summary
@@ -197,16 +197,19 @@ def test_a_new_listing_costs_two_requests_more_than_its_bars(
 ) -> None:
     """With a head timestamp the response that begins at it ends the search for older bars."""
     made = listed_late(world, timeframe)
-    made.bench.gateway.concurrency = 1
-    made.bench.gateway.head_at = utc(2023, 5, 16, 13, 30)
+    made.harness.gateway.concurrency = 1
+    made.harness.gateway.head_at = utc(2023, 5, 16, 13, 30)
     report = made.load()
     assert report.is_complete, report.summary
     assert report.before_listing
     made.check_complete()
     with_bars = [
-        one for one in made.bench.gateway.requests if made.bench.gateway.unmutated(one).num_rows
+        one for one in made.harness.gateway.requests if made.harness.gateway.unmutated(one).num_rows
     ]
-    assert len(made.bench.gateway.requests) + made.bench.gateway.head_requests <= len(with_bars) + 2
+    assert (
+        len(made.harness.gateway.requests) + made.harness.gateway.head_requests
+        <= len(with_bars) + 2
+    )
 
 
 def test_what_was_proved_serves_every_timeframe(world: MakeWorld) -> None:
@@ -215,11 +218,11 @@ def test_what_was_proved_serves_every_timeframe(world: MakeWorld) -> None:
     made.load()
     hours4 = series_of(made.series.instrument, Timeframe.H4)
     true_bars = true_bars_of(_keys(Timeframe.H4, None), Timeframe.H4, calendar_named(RTH))
-    made.bench.gateway.true_bars[made.series.symbol, Timeframe.H4] = true_bars
-    asked = made.bench.request_count
-    report = made.bench.load(hours4, made.wanted)
+    made.harness.gateway.true_bars[made.series.symbol, Timeframe.H4] = true_bars
+    asked = made.harness.request_count
+    report = made.harness.load(hours4, made.wanted)
     assert report.is_complete
-    daily = [one for one in made.bench.gateway.requests[asked:] if one.duration.endswith("Y")]
+    daily = [one for one in made.harness.gateway.requests[asked:] if one.duration.endswith("Y")]
     assert daily == []
     assert report.requests <= 35
 
@@ -230,9 +233,9 @@ def test_a_hole_of_a_year_inside_is_not_taken_for_the_beginning(world: MakeWorld
     made = listed_late(world, Timeframe.H1, gap=gap)
     report = made.load()
     made.check()
-    true_bars = made.bench.true_bars(made.series).bars
+    true_bars = made.harness.true_bars(made.series).bars
     assert (
-        made.bench.store.rows(made.series, made.wanted)
+        made.harness.store.rows(made.series, made.wanted)
         == bars_between(true_bars, made.wanted.start, made.wanted.end).num_rows
     )
     report = made.load_until_confirmed()
@@ -240,7 +243,7 @@ def test_a_hole_of_a_year_inside_is_not_taken_for_the_beginning(world: MakeWorld
     made.check_complete()
     before = Interval(made.wanted.start, utc(2017, 3, 6, 14))
     assert all(before.covers(part) for part in report.before_listing)
-    empty = IntervalSet(one.interval for one in made.bench.store.coverage(made.series).empty)
+    empty = IntervalSet(one.interval for one in made.harness.store.coverage(made.series).empty)
     inside = Interval(utc(2019, 1, 2, 14, 30), utc(2019, 12, 31, 21))
     sessions = calendar_named(RTH).sessions(*gap)
     assert all(empty.clip(inside).covers(Interval(s.opens_at, s.closes_at)) for s in sessions)
@@ -250,8 +253,8 @@ def test_a_hole_of_a_year_inside_is_not_taken_for_the_beginning(world: MakeWorld
 def test_a_head_that_held_bars_contradict_excuses_nothing(world: MakeWorld) -> None:
     """A gateway that names a late start hides no bar before it."""
     made = listed_late(world, Timeframe.H1)
-    made.bench.gateway.head_at = utc(2024, 1, 3, 14, 30)
-    made.bench.load(made.series, Interval(utc(2023, 6, 1), utc(2023, 7, 1)))
+    made.harness.gateway.head_at = utc(2024, 1, 3, 14, 30)
+    made.harness.load(made.series, Interval(utc(2023, 6, 1), utc(2023, 7, 1)))
     report = made.load()
     assert report.is_complete
     made.check_complete()
@@ -260,14 +263,14 @@ def test_a_head_that_held_bars_contradict_excuses_nothing(world: MakeWorld) -> N
 def test_a_backfill_ends_where_the_data_begin(world: MakeWorld) -> None:
     """With a head timestamp a backfill asks from the oldest bar to it, and nothing before."""
     made = listed_late(world, Timeframe.H1)
-    made.bench.gateway.head_at = utc(2023, 5, 16, 13, 30)
-    made.bench.load(made.series, Interval(utc(2024, 1, 2), utc(2024, 2, 1)))
-    asked = made.bench.request_count
+    made.harness.gateway.head_at = utc(2023, 5, 16, 13, 30)
+    made.harness.load(made.series, Interval(utc(2024, 1, 2), utc(2024, 2, 1)))
+    asked = made.harness.request_count
     bounds = Bounds(start=made.wanted.start)
-    (report,) = made.bench.run(Job(made.series, Mode.BACKFILL, bounds))
+    (report,) = made.harness.run(Job(made.series, Mode.BACKFILL, bounds))
     assert report.is_complete
-    oldest = min(request.ends_at for request in made.bench.gateway.requests[asked:])
-    assert oldest > made.bench.gateway.head_at - timedelta(days=31)
+    oldest = min(request.ends_at for request in made.harness.gateway.requests[asked:])
+    assert oldest > made.harness.gateway.head_at - timedelta(days=31)
     assert report.requests <= 9 + 7
 
 
@@ -276,11 +279,11 @@ def test_the_first_day_of_a_listing_is_whole(world: MakeWorld) -> None:
     keys = _keys(Timeframe.M1, None)
     keys = keys[keys >= micros(utc(2023, 5, 16, 16))]
     made = world(RTH, Timeframe.M1, date(2023, 5, 8), date(2023, 5, 27), keys=keys)
-    made.bench.gateway.head_at = utc(2023, 5, 16, 16, 0, 12)
+    made.harness.gateway.head_at = utc(2023, 5, 16, 16, 0, 12)
     report = made.load()
     assert report.is_complete
     made.check_complete()
-    assert made.bench.store.read(made.series)["ts"][0].as_py() == utc(2023, 5, 16, 16)
+    assert made.harness.store.read(made.series)["ts"][0].as_py() == utc(2023, 5, 16, 16)
     assert report.before_listing
 
 
@@ -292,11 +295,11 @@ def test_the_index_explains_what_a_load_excuses_in_the_first_session(world: Make
     keys = _keys(Timeframe.M1, None)
     keys = keys[keys >= micros(utc(2023, 5, 16, 16))]
     made = world(RTH, Timeframe.M1, date(2023, 5, 8), date(2023, 5, 27), keys=keys)
-    made.bench.gateway.head_at = utc(2023, 5, 16, 16, 0, 12)
+    made.harness.gateway.head_at = utc(2023, 5, 16, 16, 0, 12)
     instrument = replace(made.series.instrument, start=date(2023, 5, 8), end=date(2023, 5, 27))
     series = series_of(instrument, Timeframe.M1)
-    index = GapIndex(made.bench.store, Calendars(), made.bench.gateway.gateway)
-    now = made.bench.gateway.time
+    index = GapIndex(made.harness.store, Calendars(), made.harness.gateway.gateway)
+    now = made.harness.gateway.time
     assert made.load().is_complete
     assert index.series_gaps([series], now)[0].gaps == ()
     counts = index.completeness(series, now)
@@ -308,11 +311,11 @@ def test_the_gap_book_knows_silent_years(world: MakeWorld) -> None:
     """After a complete load it tells no gap, so that no sensor comes back to silent years."""
     made = listed_late(world, Timeframe.H1)
     series = series_of(replace(made.series.instrument, start=FIRST), Timeframe.H1)
-    index = GapIndex(made.bench.store, Calendars(), made.bench.gateway.gateway)
-    assert index.series_gaps([series], made.bench.gateway.time)[0].gaps
-    made.bench.load(series, made.wanted)
-    assert index.series_gaps([series], made.bench.gateway.time)[0].gaps == ()
-    later = made.bench.gateway.time + timedelta(days=366)
+    index = GapIndex(made.harness.store, Calendars(), made.harness.gateway.gateway)
+    assert index.series_gaps([series], made.harness.gateway.time)[0].gaps
+    made.harness.load(series, made.wanted)
+    assert index.series_gaps([series], made.harness.gateway.time)[0].gaps == ()
+    later = made.harness.gateway.time + timedelta(days=366)
     assert index.series_gaps([series], later)[0].gaps
 
 
@@ -333,7 +336,7 @@ def test_no_bar_near_the_edge_of_a_silent_year_is_excused(
     for other in (Timeframe.D1, Timeframe.W1):
         keys = dense_keys(RTH, other, first, date(2024, 9, 1))
         true_bars = true_bars_of(keys, other, calendar_named(RTH))
-        made.bench.gateway.true_bars[made.series.symbol, other] = true_bars
+        made.harness.gateway.true_bars[made.series.symbol, other] = true_bars
     assert made.load_until_confirmed().is_complete
     made.check_complete()
-    assert made.bench.store.rows(made.series) > 0
+    assert made.harness.store.rows(made.series) > 0

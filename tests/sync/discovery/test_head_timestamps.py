@@ -95,7 +95,7 @@ def test_a_hole_of_a_year_is_not_taken_for_the_beginning(hole_years: int) -> Non
     history = History([(date(1996, 3, 4), gap[0]), (gap[1], TODAY)])
     found, made = search(history)
     assert found == date(1996, 3, 4)
-    empty = {cell for cell, is_silent in made.empty.items() if is_silent}
+    empty = {cell for cell, is_empty in made.empty.items() if is_empty}
     for cell in empty:
         assert cell.end <= found.replace(day=1) or (gap[0] <= cell.first and cell.end <= gap[1])
 
@@ -107,7 +107,7 @@ def test_nothing_older_than_the_floor_is_looked_for() -> None:
     assert min(end for _, end, _ in history.asked) > FLOOR
 
 
-def test_a_year_is_silent_only_when_its_end_is_too() -> None:
+def test_a_year_is_empty_only_when_its_end_is_too() -> None:
     """A wide "no data" may come of reaching past the oldest bar; its newest week tells."""
     history = History([(date(2010, 12, 28), TODAY)], nothing_past_oldest=True)
     empty = asyncio.run(oldest_in(history.ask, year_of(date(2009, 5, 1))))
@@ -128,7 +128,7 @@ def test_a_year_is_silent_only_when_its_end_is_too() -> None:
 def test_whatever_the_history_nothing_false_is_claimed(
     first: date, joined_gaps: list[tuple[int, int]], nothing_past_oldest: bool
 ) -> None:
-    """The found date has a bar, a silent interval has none, and the requests stay few."""
+    """The found date has a bar, an empty interval has none, and the requests are limited."""
     intervals = [(first, TODAY)]
     for after, length in sorted(joined_gaps):
         start, end = intervals[-1]
@@ -138,8 +138,8 @@ def test_whatever_the_history_nothing_false_is_claimed(
     history = History(intervals, nothing_past_oldest)
     found, made = search(history)
     assert found == TODAY or any(low <= found < high for low, high in intervals)
-    for cell, is_silent in made.empty.items():
-        if is_silent and not nothing_past_oldest:
+    for cell, is_empty in made.empty.items():
+        if is_empty and not nothing_past_oldest:
             assert not any(
                 day.weekday() < 5 and cell.first <= day < cell.end
                 for low, high in intervals

@@ -29,7 +29,7 @@ from tests.support.fake_gateway import (
     stock,
     true_bars_of,
 )
-from tests.support.loading import Bench, Make, World
+from tests.support.loading import Harness, MakeHarness, World
 from tests.sync.discovery.test_trading_hours import Notes
 
 RTH = "XNYS.RTH"
@@ -81,7 +81,7 @@ ESX6, ESH7 = future("ESX6", EXPIRY), future("ESH7", date(2027, 3, 19))
 
 
 @pytest.fixture
-def futures(bench: Make) -> Bench:
+def futures(harness: MakeHarness) -> Harness:
     """Make a market of two contracts, on the evening of the day on which one expires.
 
     Its trading hours end at 08:30 in Chicago on that day, and so do its bars.
@@ -98,13 +98,13 @@ def futures(bench: Make) -> Bench:
         "ESX6": (LearnedDay(EXPIRY, (last,)),),
         "ESH7": (LearnedDay(EXPIRY, (session_of(globex, EXPIRY),)),),
     }
-    return bench(gateway)
+    return harness(gateway)
 
 
 @pytest.mark.parametrize("order", [(ESX6, ESH7), (ESH7, ESX6)], ids=["before", "after"])
 @pytest.mark.parametrize("together", [False, True])
 def test_an_expiring_contract_shortens_no_others_day(
-    futures: Bench, order: tuple[Instrument, Instrument], *, together: bool
+    futures: Harness, order: tuple[Instrument, Instrument], *, together: bool
 ) -> None:
     """Whoever is heard last: every five-minute bar of the living contract is requested and kept."""
     globex = calendar_named("GLOBEX.EQUITY")
@@ -134,34 +134,34 @@ SYMBOLS = ("AAA", "BBB", "CCC", "DDD")
 
 
 @pytest.fixture
-def exchange(bench: Make) -> Bench:
+def exchange(harness: MakeHarness) -> Harness:
     """Make a store of four stocks that hold ten weeks of daily bars, on the evening of the last."""
     true_bars = true_bars_by_series(SYMBOLS, H1, RTH, date(2024, 4, 1), date(2024, 7, 20))
-    made = bench(FakeGateway(true_bars, at("2024-06-14T23:00Z")))
+    made = harness(FakeGateway(true_bars, at("2024-06-14T23:00Z")))
     wanted = IntervalSet([interval_between(NEW_YORK, D1, date(2024, 4, 2), TODAY)])
     reports = made.run(*(Job(Series(stock(one), D1), wanted=wanted) for one in SYMBOLS))
     assert all(report.is_complete for report in reports)
     return made
 
 
-def hear(bench: Bench, symbol: str, day: date, *told: Interval) -> list[str]:
+def hear(harness: Harness, symbol: str, day: date, *told: Interval) -> list[str]:
     """Load an hour of a symbol whose details tell of a date; give what was noted."""
-    bench.gateway.details_of[symbol] = (LearnedDay(day, told),)
+    harness.gateway.details_of[symbol] = (LearnedDay(day, told),)
     notes = Notes()
-    last = bench.store.rows(Series(stock(symbol), H1)) // 7
+    last = harness.store.rows(Series(stock(symbol), H1)) // 7
     first = [one.day for one in NEW_YORK.sessions(date(2024, 4, 2), TODAY)][last]
     wanted = interval_between(NEW_YORK, H1, first, first + DAY)
-    bench.run_with(notes, Series(stock(symbol), H1), wanted)
+    harness.run_with(notes, Series(stock(symbol), H1), wanted)
     return notes.texts
 
 
-def shared_session(bench: Bench, day: date, symbol: str = "ZZZ") -> list[Interval]:
+def shared_session(harness: Harness, day: date, symbol: str = "ZZZ") -> list[Interval]:
     """Give the hours of a date for a symbol that was never heard."""
-    sessions = bench.ledger.calendars().of(stock(symbol)).sessions(day, day + DAY)
+    sessions = harness.ledger.calendars().of(stock(symbol)).sessions(day, day + DAY)
     return [Interval(one.opens_at, one.closes_at) for one in sessions]
 
 
-def test_three_contracts_change_the_calendar_of_all(exchange: Bench) -> None:
+def test_three_contracts_change_the_calendar_of_all(exchange: Harness) -> None:
     """The third one does, that is noted, and one that is told otherwise by itself is not closed."""
     known = session_of(NEW_YORK, EARLY)
     early = Interval(known.start, known.end - 3 * HOUR)
@@ -182,7 +182,7 @@ def test_three_contracts_change_the_calendar_of_all(exchange: Bench) -> None:
     assert shared_session(exchange, EARLY) == [known]
 
 
-def test_contracts_with_hours_of_their_own_have_no_vote(exchange: Bench) -> None:
+def test_contracts_with_hours_of_their_own_have_no_vote(exchange: Harness) -> None:
     """Two that live, one without bars, and one that has an end change nothing."""
     for symbol in SYMBOLS[:2]:
         hear(exchange, symbol, EARLY)
@@ -198,7 +198,7 @@ def test_contracts_with_hours_of_their_own_have_no_vote(exchange: Bench) -> None
     assert shared_session(exchange, EARLY) == [session_of(NEW_YORK, EARLY)]
 
 
-def test_a_date_of_which_any_symbol_holds_bars_is_never_closed(exchange: Bench) -> None:
+def test_a_date_of_which_any_symbol_holds_bars_is_never_closed(exchange: Harness) -> None:
     """Nor do hours shrink in which bars are held, though the three that tell it hold none."""
     held = date(2024, 6, 13)
     known = session_of(NEW_YORK, held)
@@ -213,7 +213,7 @@ def test_a_date_of_which_any_symbol_holds_bars_is_never_closed(exchange: Bench) 
     assert shared_session(exchange, held) == [known]
 
 
-def test_bars_take_back_what_contracts_agreed_on(exchange: Bench) -> None:
+def test_bars_take_back_what_contracts_agreed_on(exchange: Harness) -> None:
     """A future day that three called closed is expected again when a bar of it comes."""
     for symbol in SYMBOLS[:3]:
         hear(exchange, symbol, EARLY)
@@ -254,14 +254,14 @@ def days_between(first: date, end: date) -> list[date]:
 
 
 @pytest.fixture
-def vix(bench: Make) -> Callable[[Iterable[date]], tuple[Bench, Series]]:
+def vix(harness: MakeHarness) -> Callable[[Iterable[date]], tuple[Harness, Series]]:
     """Make an index with bars until 16:15 on some days; ten sessions are held until 16:00."""
 
-    def make(days: Iterable[date]) -> tuple[Bench, Series]:
+    def make(days: Iterable[date]) -> tuple[Harness, Series]:
         series = Series(stock("VIX"), M5)
         true_bars = true_bars_by_series(("VIX",), M5, RTH, FIRST - 60 * DAY, END + 20 * DAY)
         true_bars["VIX", M5] = late_true_bars(M5, days)
-        made = bench(FakeGateway(true_bars, at("2024-06-14T23:00Z")))
+        made = harness(FakeGateway(true_bars, at("2024-06-14T23:00Z")))
         hours = [session_of(NEW_YORK, day) for day in days_between(FIRST, date(2024, 6, 12))]
         held = true_bars["VIX", M5].bars
         identity = identity_of(series, contract_id=265598, origin=Origin.IB)
@@ -278,44 +278,46 @@ ALL_DAYS = interval_between(NEW_YORK, M5, FIRST, END)
 
 
 def test_three_days_of_late_bars_make_earlier_days_due(
-    vix: Callable[[Iterable[date]], tuple[Bench, Series]],
+    vix: Callable[[Iterable[date]], tuple[Harness, Series]],
 ) -> None:
     """What no tail ever requested is a gap then, and the next load fills it."""
-    bench, series = vix(days_between(FIRST, END))
-    assert bench.load(series, Interval(ALL_DAYS.start, NEW_DAYS.start)).is_complete
+    harness, series = vix(days_between(FIRST, END))
+    assert harness.load(series, Interval(ALL_DAYS.start, NEW_DAYS.start)).is_complete
     notes = Notes()
-    [report] = bench.run_with(notes, series, NEW_DAYS)
+    [report] = harness.run_with(notes, series, NEW_DAYS)
     assert report.is_complete
     [text] = notes.texts
     assert text.startswith("sessions of VIX last until 16:15 instead of 16:00 ")
     assert text.endswith("bars after the close on 2024-06-12, 2024-06-13, 2024-06-14")
-    index = bench.ledger.calendars()
+    index = harness.ledger.calendars()
     wanted = Series(replace(series.instrument, start=FIRST), M5)
-    [found] = GapIndex(bench.store, index, bench.gateway.gateway).series_gaps(
-        [wanted], bench.gateway.time
+    [found] = GapIndex(harness.store, index, harness.gateway.gateway).series_gaps(
+        [wanted], harness.gateway.time
     )
     assert sum(gap.bars for gap in found.gaps) == 7 * 3
-    asked = bench.request_count
-    assert bench.load(series, ALL_DAYS).is_complete
-    bench.check_complete(series, ALL_DAYS)
-    assert bench.request_count - asked <= 2
-    asked = bench.request_count
-    assert bench.load(series, ALL_DAYS).is_complete
-    assert bench.request_count == asked
-    assert bench.ledger.calendars().of(stock("SPX")) is NEW_YORK
+    asked = harness.request_count
+    assert harness.load(series, ALL_DAYS).is_complete
+    harness.check_complete(series, ALL_DAYS)
+    assert harness.request_count - asked <= 2
+    asked = harness.request_count
+    assert harness.load(series, ALL_DAYS).is_complete
+    assert harness.request_count == asked
+    assert harness.ledger.calendars().of(stock("SPX")) is NEW_YORK
 
 
 def test_earlier_days_are_filled_in_the_load_that_shows_them(
-    vix: Callable[[Iterable[date]], tuple[Bench, Series]],
+    vix: Callable[[Iterable[date]], tuple[Harness, Series]],
 ) -> None:
     """Where they are wanted too."""
-    bench, series = vix(days_between(FIRST, END))
-    assert bench.load(series, ALL_DAYS).is_complete
-    bench.check_complete(series, ALL_DAYS)
+    harness, series = vix(days_between(FIRST, END))
+    assert harness.load(series, ALL_DAYS).is_complete
+    harness.check_complete(series, ALL_DAYS)
 
 
 @pytest.mark.parametrize("after", [2, 20, 32], ids=["at once", "soon", "half an hour"])
-def test_an_index_kept_by_tails_after_each_close_lacks_no_bar(bench: Make, after: int) -> None:
+def test_an_index_kept_by_tails_after_each_close_lacks_no_bar(
+    harness: MakeHarness, after: int
+) -> None:
     """However soon after the known close tails come: the last quarter of an hour is there.
 
     What the first tails cannot know is due once three sessions have shown it.
@@ -323,7 +325,7 @@ def test_an_index_kept_by_tails_after_each_close_lacks_no_bar(bench: Make, after
     series = Series(stock("VIX"), M5)
     true_bars = true_bars_by_series(("VIX",), M5, RTH, FIRST - 60 * DAY, END + 20 * DAY)
     true_bars["VIX", M5] = late_true_bars(M5, days_between(FIRST - 60 * DAY, END + 20 * DAY))
-    made = bench(FakeGateway(true_bars, at("2024-06-03T12:00Z")))
+    made = harness(FakeGateway(true_bars, at("2024-06-03T12:00Z")))
     for day in days_between(FIRST, END):
         close = session_of(NEW_YORK, day).end
         for minutes in (-120, after):
@@ -340,72 +342,72 @@ def test_an_index_kept_by_tails_after_each_close_lacks_no_bar(bench: Make, after
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_stray_bars_extend_nothing(
-    vix: Callable[[Iterable[date]], tuple[Bench, Series]], count: int
+    vix: Callable[[Iterable[date]], tuple[Harness, Series]], count: int
 ) -> None:
     """They are kept, and no other day becomes due."""
-    bench, series = vix(days_between(date(2024, 6, 12), END)[:count])
-    assert bench.load(series, NEW_DAYS).is_complete
-    assert bench.ledger.calendars().of(series.instrument) is NEW_YORK
-    assert len(bench.ledger.late_bars.all()["VIX"]) == count
-    asked = bench.request_count
-    assert bench.load(series, ALL_DAYS).is_complete
-    assert bench.request_count == asked
+    harness, series = vix(days_between(date(2024, 6, 12), END)[:count])
+    assert harness.load(series, NEW_DAYS).is_complete
+    assert harness.ledger.calendars().of(series.instrument) is NEW_YORK
+    assert len(harness.ledger.late_bars.all()["VIX"]) == count
+    asked = harness.request_count
+    assert harness.load(series, ALL_DAYS).is_complete
+    assert harness.request_count == asked
 
 
 def test_responses_without_late_bars_do_not_open_the_ledger(
-    vix: Callable[[Iterable[date]], tuple[Bench, Series]],
+    vix: Callable[[Iterable[date]], tuple[Harness, Series]],
 ) -> None:
     """Nor do late bars that add nothing to what is known."""
-    bench, series = vix(())
-    assert bench.load(series, NEW_DAYS).is_complete
-    assert bench.ledger.late_bars.all() == {}
-    bench, series = vix(days_between(FIRST - 30 * DAY, END))
-    assert bench.load(series, NEW_DAYS).is_complete
-    assert bench.load(series, interval_between(NEW_YORK, M5, FIRST - 20 * DAY, FIRST)).is_complete
-    assert set(bench.ledger.late_bars.all()["VIX"]) == set(days_between(date(2024, 6, 12), END))
-    bench.ledger.move_symbol("VIX", "VIX2")
-    assert set(bench.ledger.late_bars.all()) == {"VIX2"}
+    harness, series = vix(())
+    assert harness.load(series, NEW_DAYS).is_complete
+    assert harness.ledger.late_bars.all() == {}
+    harness, series = vix(days_between(FIRST - 30 * DAY, END))
+    assert harness.load(series, NEW_DAYS).is_complete
+    assert harness.load(series, interval_between(NEW_YORK, M5, FIRST - 20 * DAY, FIRST)).is_complete
+    assert set(harness.ledger.late_bars.all()["VIX"]) == set(days_between(date(2024, 6, 12), END))
+    harness.ledger.move_symbol("VIX", "VIX2")
+    assert set(harness.ledger.late_bars.all()) == {"VIX2"}
 
 
-# --- one contract that tells falsehoods ------------------------------------------------------
+# --- one contract that states false hours ----------------------------------------------------
 
 
-class Liar:
-    """Tells wrong hours of one contract, by a seed."""
+class FalseHours:
+    """Generates wrong trading hours of one contract, from a seed."""
 
     KINDS = ("closed", "short", "late open", "long", "saturday", "other market")
 
     def __init__(self, seed: int) -> None:
-        self.dice = np.random.default_rng(seed)
+        self.rng = np.random.default_rng(seed)
 
     def details(self, days: list[LearnedDay]) -> tuple[LearnedDay, ...]:
-        """Tell sessions falsely: one of them, which is believed as far as can be, or many."""
+        """Return false hours of one of the first two sessions, which few checks reject, or many."""
         chosen = np.zeros(len(days), dtype=bool)
-        chosen[self.dice.integers(0, min(2, len(days)))] = True
-        if self.dice.random() < 0.2:
-            chosen |= self.dice.random(len(days)) < 0.5
-        return tuple(self._told(days, chosen))
+        chosen[self.rng.integers(0, min(2, len(days)))] = True
+        if self.rng.random() < 0.2:
+            chosen |= self.rng.random(len(days)) < 0.5
+        return tuple(self._mutated(days, chosen))
 
     def schedule(self, days: list[LearnedDay]) -> list[LearnedDay]:
-        """Tell a year falsely: a few of its sessions, or all."""
-        share = float(self.dice.choice([0.02, 0.08, 1.0]))
-        return self._told(days, self.dice.random(len(days)) < share)
+        """Return a year's schedule of which a few sessions, or all, are false."""
+        share = float(self.rng.choice([0.02, 0.08, 1.0]))
+        return self._mutated(days, self.rng.random(len(days)) < share)
 
-    def _told(self, days: list[LearnedDay], chosen: np.ndarray) -> list[LearnedDay]:
-        kind = str(self.dice.choice(self.KINDS))
+    def _mutated(self, days: list[LearnedDay], chosen: np.ndarray) -> list[LearnedDay]:
+        kind = str(self.rng.choice(self.KINDS))
         found = {one.day: one for one in days}
         for one, is_chosen in zip(days, chosen, strict=True):
             if is_chosen:
-                told = self._lie(kind, one)
-                found[told.day] = told
+                false = self._false(kind, one)
+                found[false.day] = false
         return [found[day] for day in sorted(found)]
 
-    def _lie(self, kind: str, one: LearnedDay) -> LearnedDay:
-        """Tell one session falsely."""
+    def _false(self, kind: str, one: LearnedDay) -> LearnedDay:
+        """Return a false version of one session."""
         if not one.parts or kind == "closed":
             return LearnedDay(one.day, ())
         hours = Interval(one.parts[0].start, one.parts[-1].end)
-        by = timedelta(minutes=int(self.dice.integers(1, 200)))
+        by = timedelta(minutes=int(self.rng.integers(1, 200)))
         if kind == "short":
             return LearnedDay(one.day, (Interval(hours.start, hours.end - by),))
         if kind == "late open":
@@ -420,26 +422,28 @@ class Liar:
 
 @examples(12, phases=UNSHRUNK)
 @given(seed=st.integers(0, 2**32 - 1), gone=st.sampled_from([0.0, 0.1]))
-def test_falsehoods_of_one_contract_never_hide_a_bar(bench: Make, seed: int, gone: float) -> None:
-    """Day by day, whatever it tells: complete means that every bar is there, of all symbols."""
-    liar = Liar(seed)
+def test_falsehoods_of_one_contract_never_hide_a_bar(
+    harness: MakeHarness, seed: int, gone: float
+) -> None:
+    """Loads that report complete have stored every bar, whatever hours one contract states."""
+    wrong = FalseHours(seed)
     true_bars = true_bars_by_series(("AAA", "BBB"), H1, RTH, FIRST - 60 * DAY, END + 40 * DAY)
     days = np.array(days_between(FIRST - 60 * DAY, END), dtype="datetime64[D]")
-    missing = days[liar.dice.random(len(days)) < gone]
+    missing = days[wrong.rng.random(len(days)) < gone]
     for kind in (H1, D1):
         bars = true_bars["AAA", kind].bars
         dates = bars["session_date"].to_numpy().astype("datetime64[D]")
         true_bars["AAA", kind] = true_bars_of(
             timestamps(bars)[~np.isin(dates, missing)], kind, NEW_YORK
         )
-    made = bench(FakeGateway(true_bars, at("2024-06-03T12:00Z")))
+    made = harness(FakeGateway(true_bars, at("2024-06-03T12:00Z")))
     gateway, complete = made.gateway, 0
-    gateway.mutate_schedule = lambda at, count: liar.schedule(schedule_of(NEW_YORK, at, count))
+    gateway.mutate_schedule = lambda at, count: wrong.schedule(schedule_of(NEW_YORK, at, count))
     for day in days_between(FIRST, END):
         gateway.time = max(gateway.time, session_of(NEW_YORK, day).end + 40 * MINUTE)
         wanted = interval_between(NEW_YORK, H1, FIRST, day + DAY)
         coming = schedule_of(NEW_YORK, session_of(NEW_YORK, day).start + 7 * DAY, 7)
-        gateway.details_of["AAA"] = liar.details(coming)
+        gateway.details_of["AAA"] = wrong.details(coming)
         for symbol in ("AAA", "BBB"):
             series = Series(stock(symbol), H1)
             report = made.load(series, wanted)

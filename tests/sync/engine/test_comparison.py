@@ -41,7 +41,7 @@ class Market:
         self.made, self.unit = made, 1.0
         self._volumes = volumes
         self._trades = trades or (lambda keys: np.full(len(keys), 70))
-        made.bench.gateway.mutate = self._shaped
+        made.harness.gateway.mutate = self._shaped
 
     def _shaped(self, _: BarRequest, bars: pa.Table) -> pa.Table:
         keys = timestamps(bars)
@@ -58,13 +58,13 @@ class Market:
 
     def run(self, mode: Mode, now: datetime, start: datetime | None = None) -> SeriesReport:
         """Load by a mode at a moment."""
-        self.made.bench.gateway.time = now
+        self.made.harness.gateway.time = now
         bounds = Bounds(start=start or self.made.wanted.start)
-        return self.made.bench.run(Job(self.made.series, mode, bounds))[0]
+        return self.made.harness.run(Job(self.made.series, mode, bounds))[0]
 
     def jumps(self) -> list[float]:
         """Return the jumps that the ledger knows."""
-        known = self.made.bench.ledger.disagreements.of(
+        known = self.made.harness.ledger.disagreements.of(
             series_key(self.made.series), DisagreementKind.VOLUME
         )
         return [one.ratio for one in known]
@@ -79,20 +79,20 @@ def test_held_bars_returned_in_another_unit_are_one_volume_jump(
     market = Market(world(RTH, timeframe, *JUNE))
     market.unit = 1.0 if to_lots else 100.0
     market.run(Mode.FULL, BEFORE)
-    held = market.made.bench.store.read(market.made.series)
+    held = market.made.harness.store.read(market.made.series)
     market.unit = 100.0 if to_lots else 1.0
     report = market.run(Mode.TAIL, AFTER)
     [jump] = report.volume_jumps
     assert jump.ratio == pytest.approx(0.01 if to_lots else 100.0)
     assert report.is_complete
     assert report.disagreements == ()
-    stored = market.made.bench.store.read(market.made.series)
+    stored = market.made.harness.store.read(market.made.series)
     assert stored.slice(0, held.num_rows).equals(held)
     for days in range(1, 15):
         report = market.run(Mode.TAIL, AFTER + timedelta(days=days))
     assert len(report.volume_jumps) == len(market.jumps()) == 1
-    bench = market.made.bench
-    index = GapIndex(bench.store, bench.ledger.calendars(), bench.gateway.gateway)
+    harness = market.made.harness
+    index = GapIndex(harness.store, harness.ledger.calendars(), harness.gateway.gateway)
     [found] = index.series_gaps([market.made.series], AFTER)
     assert (found.volume_jumps, found.disagreements) == ((jump,), ())
 
@@ -132,7 +132,7 @@ def test_a_refresh_as_a_whole_ends_it(world: MakeWorld) -> None:
     market.run(Mode.TAIL, AFTER)
     bounds = Bounds(start=market.made.wanted.start)
     job = Job(market.made.series, Mode.FULL, bounds, refresh=True)
-    report = market.made.bench.run(job)[0]
+    report = market.made.harness.run(job)[0]
     assert report.volume_jumps
     assert market.jumps() == []
     assert market.run(Mode.TAIL, AFTER + timedelta(days=1)).volume_jumps == ()

@@ -31,7 +31,7 @@ from tests.support.fake_gateway import (
     true_daily_bars,
     utc,
 )
-from tests.support.loading import Bench
+from tests.support.loading import Harness
 
 RTH = "XNYS.RTH"
 NOW = utc(2024, 11, 4, 15)
@@ -48,7 +48,7 @@ class Market:
     first: date = date(2024, 1, 2)
     begins: date = date(2023, 6, 1)
     end: date = date(2024, 11, 2)
-    bench: Bench = field(init=False)
+    harness: Harness = field(init=False)
 
     def __post_init__(self) -> None:
         calendar = calendar_named(RTH)
@@ -65,7 +65,7 @@ class Market:
             true_bars[symbol, Timeframe.W1] = true_bars_of(weeks, Timeframe.W1, calendar)
         gateway = FakeGateway(true_bars, NOW)
         gateway.contract_ids = {symbol: place + 1 for place, symbol in enumerate(self.symbols)}
-        self.bench = Bench(create_store(self.folder), gateway)
+        self.harness = Harness(create_store(self.folder), gateway)
 
     def series(self, timeframe: Timeframe) -> list[Series]:
         """Return the series of one timeframe, of every symbol."""
@@ -78,7 +78,7 @@ class Market:
             for timeframe in timeframes
             for one in self.series(timeframe)
         ]
-        reports = self.bench.run(*jobs)
+        reports = self.harness.run(*jobs)
         for report in reports:
             if report.is_complete:
                 assert not self.missing(report.series), report.summary
@@ -91,8 +91,8 @@ class Market:
     def missing(self, series: Series) -> int:
         """Count the bars that the gateway has and the store lacks."""
         part = self.wanted(series.timeframe)
-        true = bars_between(self.bench.true_bars(series).bars, part.start, part.end)
-        return true.num_rows - self.bench.store.read(series, part).num_rows
+        true = bars_between(self.harness.true_bars(series).bars, part.start, part.end)
+        return true.num_rows - self.harness.store.read(series, part).num_rows
 
     def lacks(self, *timeframes: Timeframe) -> int:
         """Count what is missing of all symbols."""
@@ -114,7 +114,7 @@ def burst(market: Market, first: int, last: int, text: str) -> None:
         request_count += 1
         return NoData(request, text) if first <= request_count <= last else bars
 
-    market.bench.gateway.mutate = mutate
+    market.harness.gateway.mutate = mutate
 
 
 @pytest.mark.parametrize("text", [NO_DATA_TEXT, ZERO_BARS])
@@ -127,7 +127,7 @@ def test_a_burst_of_empty_responses_over_sixteen_series(
     reports = made.load(Timeframe.H1)
     assert not made.lacks(Timeframe.H1) or exit_code_of(reports) is ExitCode.INCOMPLETE
     for _ in range(3):
-        made.bench.gateway.time += timedelta(minutes=16)
+        made.harness.gateway.time += timedelta(minutes=16)
         reports = made.load(Timeframe.H1)
     assert exit_code_of(reports) is ExitCode.DONE
     assert not made.lacks(Timeframe.H1)
@@ -149,12 +149,12 @@ def test_empty_responses_for_one_session_hide_it_for_no_load(
         kept = pa.concat_tables(left) if request.series.timeframe is Timeframe.H1 else bars
         return kept if kept.num_rows else NoData(request, text)
 
-    made.bench.gateway.mutate = mutate
+    made.harness.gateway.mutate = mutate
     for minutes in (0, 1, 16, 16, 60):
-        made.bench.gateway.time += timedelta(minutes=minutes)
+        made.harness.gateway.time += timedelta(minutes=minutes)
         assert exit_code_of(made.load(Timeframe.H1)) is ExitCode.INCOMPLETE
-    made.bench.gateway.mutate = None
-    made.bench.gateway.time += timedelta(days=1)
+    made.harness.gateway.mutate = None
+    made.harness.gateway.time += timedelta(days=1)
     assert exit_code_of(made.load(Timeframe.H1)) is ExitCode.DONE
     assert not made.lacks(Timeframe.H1)
 
@@ -164,11 +164,11 @@ def test_the_week_of_a_listing_is_not_empty_where_days_of_it_are_held(
 ) -> None:
     """A gateway without bars for requests past its oldest one hides no week."""
     made = market(begins=date(2024, 5, 15))
-    made.bench.gateway.nothing_past_oldest = True
+    made.harness.gateway.nothing_past_oldest = True
     for _ in range(5):
         made.load(Timeframe.D1, Timeframe.W1)
-        made.bench.gateway.time += timedelta(minutes=16)
-    week = made.bench.store.read(made.series(Timeframe.W1)[0])["session_date"][0].as_py()
+        made.harness.gateway.time += timedelta(minutes=16)
+    week = made.harness.store.read(made.series(Timeframe.W1)[0])["session_date"][0].as_py()
     assert week == date(2024, 5, 13)
     assert not made.lacks(Timeframe.D1, Timeframe.W1)
 
@@ -177,13 +177,13 @@ def test_the_week_of_a_listing_is_not_empty_where_days_of_it_are_held(
 def test_a_wrong_head_hides_no_bar(market: Callable[..., Market], is_asked_first: bool) -> None:
     """A head three years late, with days held from before it: hours come from where days begin."""
     made = market(first=date(2021, 1, 4), begins=date(2021, 3, 1))
-    made.bench.gateway.head_at = utc(2024, 6, 3, 13, 30)
+    made.harness.gateway.head_at = utc(2024, 6, 3, 13, 30)
     if is_asked_first:
         made.load(Timeframe.H1)
     for _ in range(3):
         made.load(Timeframe.D1)
         reports = made.load(Timeframe.H1)
-        made.bench.gateway.time += timedelta(minutes=16)
+        made.harness.gateway.time += timedelta(minutes=16)
     assert exit_code_of(reports) is ExitCode.DONE
     assert not made.lacks(Timeframe.D1, Timeframe.H1)
 
@@ -204,19 +204,19 @@ def test_a_permanent_falsehood_ends_disputed_and_says_by_what(
 ) -> None:
     """One date that no response ever has, among full ones: three days, and then it is listed."""
     made = market()
-    made.bench.gateway.mutate = hidden_for_good(date(2024, 10, 9))
+    made.harness.gateway.mutate = hidden_for_good(date(2024, 10, 9))
     codes = []
     for _ in range(6):
-        codes.append(exit_code_of(made.bench.run(*_jobs(made))))
-        made.bench.gateway.time += timedelta(days=1, minutes=1)
+        codes.append(exit_code_of(made.harness.run(*_jobs(made))))
+        made.harness.gateway.time += timedelta(days=1, minutes=1)
     assert codes[:2] == [ExitCode.INCOMPLETE] * 2
     assert codes[-1] is ExitCode.DONE
     (hours,) = made.series(Timeframe.H1)
-    proofs = made.bench.store.coverage(hours).empty
+    proofs = made.harness.store.coverage(hours).empty
     assert {proof.kind for proof in proofs} == {ProofKind.DISPUTED}
     around = [
         one
-        for one in made.bench.ledger.statements.of(hours.symbol)
+        for one in made.harness.ledger.statements.of(hours.symbol)
         if one.interval.start <= utc(2024, 10, 9, 13, 30) < one.interval.end
     ]
     assert len({one.said_at.date() for one in around}) >= 3

@@ -81,7 +81,7 @@ def test_a_halt_of_one_day_is_explained_within_three_days(
     made = year_of(world, timeframe, days_from(date(2023, 6, 7), 1))
     for _ in range(3):
         report = made.load()
-        made.bench.gateway.time += timedelta(days=1, minutes=1)
+        made.harness.gateway.time += timedelta(days=1, minutes=1)
     assert report.is_complete
     made.check_complete()
 
@@ -99,7 +99,9 @@ def test_a_gateway_that_returns_a_tenth_of_each_range_is_given_up(
 ) -> None:
     """One load takes no more requests than a few for each chunk; it ends with what came."""
     made = year_of(world, Timeframe.H1, none_of)
-    made.bench.gateway.mutate = lambda _, bars: bars.slice(bars.num_rows - bars.num_rows // 10 - 1)
+    made.harness.gateway.mutate = lambda _, bars: bars.slice(
+        bars.num_rows - bars.num_rows // 10 - 1
+    )
     report = made.load()
     assert not report.is_complete
     assert report.requests <= 250

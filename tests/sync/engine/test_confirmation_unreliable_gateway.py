@@ -35,7 +35,7 @@ from tests.support.fake_gateway import (
     true_daily_bars,
     utc,
 )
-from tests.support.loading import Bench, World
+from tests.support.loading import Harness, World
 
 RTH = "XNYS.RTH"
 FIRST, END = date(2024, 9, 2), date(2024, 11, 1)
@@ -130,14 +130,14 @@ patterns = st.builds(
 class Store:
     """A store of a small universe whose gateway follows a pattern."""
 
-    bench: Bench
+    harness: Harness
     wanted: IntervalSet
     series: list[Series]
 
     def load(self) -> list[SeriesReport]:
         """Load everything, and see that nothing is called complete that is not."""
         jobs = [Job(one, wanted=self.wanted_of(one)) for one in self.series]
-        reports = self.bench.run(*jobs)
+        reports = self.harness.run(*jobs)
         for report in reports:
             if report.is_complete:
                 assert self.missing(report.series) == 0, report.summary
@@ -150,14 +150,14 @@ class Store:
     def missing(self, one: Series) -> int:
         """Count the bars that the gateway has and the store lacks."""
         (part,) = self.wanted_of(one)
-        true_bars = bars_between(self.bench.true_bars(one).bars, part.start, part.end)
-        stored = self.bench.store.read(one, part)
+        true_bars = bars_between(self.harness.true_bars(one).bars, part.start, part.end)
+        stored = self.harness.store.read(one, part)
         return true_bars.num_rows - stored.num_rows
 
     def series_gaps(self) -> None:
         """See that neither the gap index nor a window says complete over a missing bar."""
-        now = self.bench.gateway.time
-        index = GapIndex(self.bench.store, self.bench_calendars(), self.bench.gateway.gateway)
+        now = self.harness.gateway.time
+        index = GapIndex(self.harness.store, self.calendars(), self.harness.gateway.gateway)
         for found in index.series_gaps(self.series, now):
             (part,) = self.wanted_of(found.series)
             if self.missing(found.series):
@@ -165,9 +165,8 @@ class Store:
                 state = index.windows(found.series, {"all": (FIRST, END)}, now)
                 assert state["all"].state is WindowState.UNEXPLAINED
 
-    def bench_calendars(self) -> object:
-
-        return self.bench.ledger.calendars()
+    def calendars(self) -> object:
+        return self.harness.ledger.calendars()
 
 
 def store_of(folder: Path, pattern: Pattern, market: Market = MARKETS[0]) -> Store:
@@ -191,7 +190,7 @@ def store_of(folder: Path, pattern: Pattern, market: Market = MARKETS[0]) -> Sto
 
     gateway.mutate = mutate
     wanted = IntervalSet([interval_between(calendar_named(RTH), Timeframe.H1, FIRST, END)])
-    return Store(Bench(create_store(folder), gateway), wanted, series)
+    return Store(Harness(create_store(folder), gateway), wanted, series)
 
 
 def true_weekly_bars(daily: pa.Table) -> TrueBars:
@@ -211,12 +210,12 @@ HIDES_TEN_DAYS = Pattern("session", 9869, 0.35, 14)
 def test_nothing_is_called_complete_over_a_missing_bar(
     pattern: Pattern, market: Market, folders: Iterator[Path]
 ) -> None:
-    """Whatever pattern of empty responses lasts less than a day, or is random, or of one timeframe.
+    """Empty responses for less than a day, at random or for one timeframe never hide a bar.
 
-    After the gateway is well again every bar is there.
+    Once the gateway has recovered, every bar is stored.
     """
     store = store_of(next(folders), pattern, market)
-    gateway = store.bench.gateway
+    gateway = store.harness.gateway
     for step in (0, 1, 16, 20, 45, 240, 900, 1500, 1500, 1500):
         gateway.time += timedelta(minutes=step)
         store.load()
@@ -240,7 +239,7 @@ def test_a_session_with_a_late_bar_alone_is_not_called_empty(
     keys = np.union1d(keys[calendar.days_of(keys) != np.datetime64(day)], late)
     made = world("XNYS.RTH", Timeframe.M30, first, end, keys=keys)
     made.load()
-    assert made.bench.store.rows_per_session(made.series)[day] == 1
+    assert made.harness.store.rows_per_session(made.series)[day] == 1
     session = calendar.sessions(day, day + timedelta(days=1))[0]
-    said = made.bench.ledger.statements.of(made.series.symbol)
+    said = made.harness.ledger.statements.of(made.series.symbol)
     assert [one for one in said if session.opens_at in one.interval] == []

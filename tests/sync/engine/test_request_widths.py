@@ -70,16 +70,16 @@ def test_a_width_that_works_is_found_and_kept(
 ) -> None:
     """Each timeout halves the width once; a width that works is used for the rest of the run."""
     made = world(RTH, timeframe, date(2024, 1, 2), date(2024, 6, 29))
-    made.bench.gateway.mutate = times_out_beyond(days)
-    made.bench.gateway.concurrency = 1
-    (report,) = made.bench.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))
+    made.harness.gateway.mutate = times_out_beyond(days)
+    made.harness.gateway.concurrency = 1
+    (report,) = made.harness.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))
     assert report.is_complete, report.summary
     assert report.failures == ()
     made.check_complete()
-    unmutated = made.bench.gateway.unmutated
+    unmutated = made.harness.gateway.unmutated
     wide = [
         request
-        for request in made.bench.gateway.requests
+        for request in made.harness.gateway.requests
         if reaches_over_days(request, unmutated(request)) > days
     ]
     assert len(wide) <= 6
@@ -90,7 +90,7 @@ def test_a_width_that_works_is_found_and_kept(
 def test_requests_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> None:
     """Six timeouts of the same width halve it once."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
-    made.bench.gateway.mutate = times_out_beyond(15)
+    made.harness.gateway.mutate = times_out_beyond(15)
     report = made.load()
     assert report.is_complete
     assert report.requests <= 6 + 38 + 16
@@ -108,13 +108,13 @@ def test_one_session_that_always_times_out_stays_a_failure(world: MakeWorld) -> 
         hit = start < poison[1] and poison[0] < request.ends_at
         return GatewayTimeoutError("bars") if hit else bars
 
-    made.bench.gateway.mutate = mutate
+    made.harness.gateway.mutate = mutate
     report = made.load()
     assert [part.start.day for part in report.unexplained] == [12]
     assert report.unexplained.length.total_seconds() == 6.5 * 3600
     assert len(report.failures) == 1
     made.check()
-    made.bench.gateway.mutate = None
+    made.harness.gateway.mutate = None
     assert made.load().requests == 1
     made.check_complete()
 
@@ -137,10 +137,10 @@ def test_the_wait_of_an_identical_request_is_reported(world: MakeWorld) -> None:
     made = world(RTH, Timeframe.M1, date(2024, 6, 12), date(2024, 6, 13))
     notes: list[str] = []
     failing = iter([True])
-    made.bench.gateway.mutate = lambda _, bars: (
+    made.harness.gateway.mutate = lambda _, bars: (
         GatewayTimeoutError("bars") if next(failing, False) else bars
     )
-    manager = replace(made.bench.manager(), progress=Notes(notes))
+    manager = replace(made.harness.manager(), progress=Notes(notes))
     asyncio.run(manager.run([Job(made.series, wanted=IntervalSet([made.wanted]))]))
     assert any("IB accepts identical requests only every 15 s" in text for text in notes)
 
@@ -154,20 +154,20 @@ def quarter(number: int) -> Interval:
 
 def too_wide(made: World, number: int, days: int) -> int:
     """Load a quarter of a year, and count the requests that were too wide for a response."""
-    request_count, unmutated = made.bench.request_count, made.bench.gateway.unmutated
-    assert made.bench.load(made.series, quarter(number)).is_complete
-    new = made.bench.gateway.requests[request_count:]
+    request_count, unmutated = made.harness.request_count, made.harness.gateway.unmutated
+    assert made.harness.load(made.series, quarter(number)).is_complete
+    new = made.harness.gateway.requests[request_count:]
     return sum(reaches_over_days(one, unmutated(one)) > days for one in new)
 
 
 def test_a_width_that_two_runs_learned_holds_for_a_day(world: MakeWorld) -> None:
     """One timeout may be chance; after two runs no request is too wide until a day later."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
-    made.bench.gateway.mutate = times_out_beyond(15)
-    made.bench.gateway.concurrency = 1
+    made.harness.gateway.mutate = times_out_beyond(15)
+    made.harness.gateway.concurrency = 1
     found = [too_wide(made, number, 15) > 0 for number in (1, 2, 3, 4)]
     assert found == [True, True, False, False]
-    made.bench.gateway.time += timedelta(days=1, minutes=1)
+    made.harness.gateway.time += timedelta(days=1, minutes=1)
     assert [too_wide(made, number, 15) > 0 for number in (5, 6)] == [True, False]
 
 
@@ -176,26 +176,26 @@ def test_a_single_timeout_is_forgotten_after_a_response_to_a_wide_request(
 ) -> None:
     """Runs with one timeout each, and one without between them, narrow nothing."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
-    made.bench.gateway.concurrency = 1
+    made.harness.gateway.concurrency = 1
     for number in (1, 3):
         empty_ranges = iter([True])
-        made.bench.gateway.mutate = lambda _, bars, empty_ranges=empty_ranges: (
+        made.harness.gateway.mutate = lambda _, bars, empty_ranges=empty_ranges: (
             GatewayTimeoutError("bars") if next(empty_ranges, False) else bars
         )
-        made.bench.load(made.series, quarter(number))
-        assert made.bench.ledger.widths.of("fake:1")[Timeframe.H1].runs == 1
-        made.bench.gateway.mutate = None
-        made.bench.load(made.series, quarter(number + 1))
-        assert made.bench.ledger.widths.of("fake:1") == {}
-    assert made.bench.load(made.series, quarter(5)).requests == 3
+        made.harness.load(made.series, quarter(number))
+        assert made.harness.ledger.widths.of("fake:1")[Timeframe.H1].runs == 1
+        made.harness.gateway.mutate = None
+        made.harness.load(made.series, quarter(number + 1))
+        assert made.harness.ledger.widths.of("fake:1") == {}
+    assert made.harness.load(made.series, quarter(5)).requests == 3
 
 
 def test_timeouts_of_every_width_narrow_nothing(world: MakeWorld) -> None:
     """A width is too wide only if a narrower request got a response."""
     made = world(RTH, Timeframe.H1, *(date(2023, 1, 3), date(2023, 6, 29)))
-    made.bench.gateway.mutate = lambda *_: GatewayTimeoutError("bars")
+    made.harness.gateway.mutate = lambda *_: GatewayTimeoutError("bars")
     assert not made.load().is_complete
-    assert made.bench.ledger.widths.of("fake:1") == {}
+    assert made.harness.ledger.widths.of("fake:1") == {}
 
 
 def refused_beyond(sessions: int) -> Callable[[BarRequest, pa.Table], pa.Table | GatewayError]:
@@ -214,38 +214,38 @@ def refused_beyond(sessions: int) -> Callable[[BarRequest, pa.Table], pa.Table |
 def test_a_refusal_for_length_narrows_and_is_remembered(world: MakeWorld) -> None:
     """It costs one refused request in the first run, none in the next, and one after a month."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
-    made.bench.gateway.mutate = refused_beyond(5)
-    made.bench.gateway.concurrency = 1
+    made.harness.gateway.mutate = refused_beyond(5)
+    made.harness.gateway.concurrency = 1
 
     def refused(number: int) -> int:
-        request_count = made.bench.request_count
-        assert made.bench.load(made.series, quarter(number)).is_complete
-        new = made.bench.gateway.requests[request_count:]
+        request_count = made.harness.request_count
+        assert made.harness.load(made.series, quarter(number)).is_complete
+        new = made.harness.gateway.requests[request_count:]
         return sum(int(one.duration.split()[0]) > 5 for one in new)
 
     assert [refused(number) > 0 for number in (1, 2, 3)] == [True, False, False]
-    made.bench.gateway.time += timedelta(days=31)
+    made.harness.gateway.time += timedelta(days=31)
     assert [refused(number) > 0 for number in (4, 5)] == [True, False]
 
 
 def test_refusals_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> None:
     """Six refusals of one width are one finding."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
-    made.bench.gateway.mutate = refused_beyond(11)
+    made.harness.gateway.mutate = refused_beyond(11)
     report = made.load()
     assert report.is_complete
-    assert made.bench.ledger.widths.of("fake:1")[Timeframe.H1].most >= 10
+    assert made.harness.ledger.widths.of("fake:1")[Timeframe.H1].most >= 10
     made.check_complete()
 
 
 def test_requests_that_were_open_when_it_narrowed_narrow_it_no_more(world: MakeWorld) -> None:
     """What was sent before the first refusal came is wider than what is known by then."""
     made = world(RTH, Timeframe.H1, date(2024, 1, 2), date(2024, 3, 1))
-    widths = Widths(made.bench.ledger, "fake:1", lambda: datetime(2024, 6, 1, tzinfo=UTC))
+    widths = Widths(made.harness.ledger, "fake:1", lambda: datetime(2024, 6, 1, tzinfo=UTC))
     for sessions in (22, 21, 15, 22):
         assert widths.narrow(Timeframe.H1, sessions, refused=f"{sessions} D")
         assert widths.most(Timeframe.H1) == 11
-        assert made.bench.ledger.widths.of("fake:1")[Timeframe.H1].most == 11
+        assert made.harness.ledger.widths.of("fake:1")[Timeframe.H1].most == 11
     assert widths.narrow(Timeframe.H1, 11, refused="11 D")
     assert widths.most(Timeframe.H1) == 5
 
@@ -265,13 +265,13 @@ def only_by_the_year(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayE
 def test_days_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorld) -> None:
     """A refused month of days costs no request for every two of them, in no later run either."""
     made = world(RTH, Timeframe.D1, date(2010, 1, 4), date(2024, 6, 29))
-    made.bench.gateway.mutate = only_by_the_year
+    made.harness.gateway.mutate = only_by_the_year
     first = date(2014, 5, 5)
-    assert made.bench.load(made.series, wanted_days(date(2014, 4, 1), first)).is_complete
-    request_count = made.bench.request_count
+    assert made.harness.load(made.series, wanted_days(date(2014, 4, 1), first)).is_complete
+    request_count = made.harness.request_count
     assert request_count <= 4
-    assert made.bench.load(made.series, wanted_days(first, date(2024, 4, 1))).is_complete
-    new = made.bench.gateway.requests[request_count:]
+    assert made.harness.load(made.series, wanted_days(first, date(2024, 4, 1))).is_complete
+    new = made.harness.gateway.requests[request_count:]
     assert len(new) <= 15, "ten years, and seams where this gateway's year has 365 days"
     assert not any(one.duration.endswith("D") and int(one.duration.split()[0]) > 2 for one in new)
 
@@ -290,7 +290,7 @@ def test_refusals_of_days_that_were_open_at_once_are_one_finding(
 ) -> None:
     """Whichever comes last, the finding stays; a refused year narrows it to counted days."""
     made = world(RTH, Timeframe.D1, date(2024, 1, 2), date(2024, 3, 1))
-    widths = Widths(made.bench.ledger, "fake:1", lambda: datetime(2024, 6, 1, tzinfo=UTC))
+    widths = Widths(made.harness.ledger, "fake:1", lambda: datetime(2024, 6, 1, tzinfo=UTC))
     for count in counts:
         assert widths.narrow(timeframe, count, refused=f"{count} {unit}")
         assert widths.most(timeframe) == BY_THE_YEAR
@@ -303,18 +303,18 @@ def test_refusals_of_days_that_were_open_at_once_are_one_finding(
 def test_weeks_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorld) -> None:
     """A refused month of weeks does not make every week of ten years a request."""
     made = world(RTH, Timeframe.W1, date(2010, 1, 4), date(2024, 6, 29))
-    made.bench.gateway.mutate = lambda request, bars: (
+    made.harness.gateway.mutate = lambda request, bars: (
         RequestTooLongError("bars", reason="162 Time length exceed max.")
         if request.duration.endswith("W") and request.duration != "1 W"
         else bars
     )
     newest = interval_between(calendar_named(RTH), Timeframe.W1, date(2024, 3, 4), date(2024, 4, 1))
-    assert made.bench.load(made.series, newest).is_complete
-    request_count = made.bench.request_count
+    assert made.harness.load(made.series, newest).is_complete
+    request_count = made.harness.request_count
     assert request_count <= 4
     older = interval_between(calendar_named(RTH), Timeframe.W1, date(2014, 3, 3), date(2024, 4, 1))
-    assert made.bench.load(made.series, older).is_complete
-    new = made.bench.gateway.requests[request_count:]
+    assert made.harness.load(made.series, older).is_complete
+    new = made.harness.gateway.requests[request_count:]
     assert len(new) <= 15
     assert not any(one.duration.endswith("W") and one.duration != "1 W" for one in new)
 
@@ -322,6 +322,6 @@ def test_weeks_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorl
 def test_another_refusal_narrows_nothing(world: MakeWorld) -> None:
     """A wrong what_to_show is wrong at every width."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2023, 3, 1))
-    made.bench.gateway.mutate = lambda *_: RequestRejectedError("bars", reason="162 No such data")
+    made.harness.gateway.mutate = lambda *_: RequestRejectedError("bars", reason="162 No such data")
     assert not made.load().is_complete
-    assert made.bench.ledger.widths.of("fake:1") == {}
+    assert made.harness.ledger.widths.of("fake:1") == {}

@@ -38,27 +38,27 @@ NOTHING = IntervalSet()
 def refresh(made: World, interval: Interval | None = None) -> SeriesReport:
     """Ask again for an interval."""
     wanted = IntervalSet([interval or made.wanted])
-    return made.bench.run(Job(made.series, wanted=wanted, refresh=True))[0]
+    return made.harness.run(Job(made.series, wanted=wanted, refresh=True))[0]
 
 
 def restate(made: World, first: date, end: date) -> None:
     """Let the gateway give other volumes for some dates from now on."""
     key = made.series.symbol, made.series.timeframe
-    true_bars = made.bench.gateway.true_bars[key]
+    true_bars = made.harness.gateway.true_bars[key]
     days = true_bars.bars["session_date"].to_numpy().astype("datetime64[D]")
     changed = (days >= np.datetime64(first)) & (days < np.datetime64(end))
     volume = np.where(changed, 7.0, true_bars.bars["volume"].to_numpy())
     place = true_bars.bars.schema.get_field_index("volume")
     bars = true_bars.bars.set_column(place, true_bars.bars.schema.field("volume"), pa.array(volume))
-    made.bench.gateway.true_bars[key] = replace(true_bars, bars=bars)
+    made.harness.gateway.true_bars[key] = replace(true_bars, bars=bars)
 
 
 def take_away(made: World, day: date) -> int:
     """Let the gateway know nothing of a date any more, and count the bars."""
     key = made.series.symbol, made.series.timeframe
-    true_bars = made.bench.gateway.true_bars[key]
+    true_bars = made.harness.gateway.true_bars[key]
     kept = true_bars.bars["session_date"].to_numpy().astype("datetime64[D]") != np.datetime64(day)
-    made.bench.gateway.true_bars[key] = replace(
+    made.harness.gateway.true_bars[key] = replace(
         true_bars,
         bars=true_bars.bars.filter(pa.array(kept)),
         opens=true_bars.opens[kept],
@@ -74,21 +74,21 @@ def test_a_refresh_requests_each_chunk_once_and_keeps_what_changed(
     """The same requests as the first load; changed bars stand, their old values are revisions."""
     made = world(RTH, timeframe, *JUNE)
     first = made.load()
-    before = list(made.bench.gateway.requests)
+    before = list(made.harness.gateway.requests)
     restate(made, date(2024, 6, 10), date(2024, 6, 17))
-    coverage = made.bench.store.coverage(made.series)
+    coverage = made.harness.store.coverage(made.series)
     report = refresh(made)
-    again = made.bench.gateway.requests[len(before) :]
+    again = made.harness.gateway.requests[len(before) :]
     assert {(one.ends_at, one.duration) for one in again} == {
         (one.ends_at, one.duration) for one in before
     }
     assert len(again) == len(before) == first.requests
     assert report.is_complete
     assert report.added == 0
-    revisions = made.bench.ledger.revisions.of(series_key(made.series))
+    revisions = made.harness.ledger.revisions.of(series_key(made.series))
     assert len(revisions) == report.revised > 0
     assert {one.volume for one in revisions} == {100.0}
-    assert made.bench.store.coverage(made.series) == coverage
+    assert made.harness.store.coverage(made.series) == coverage
     made.check_complete()
 
 
@@ -96,16 +96,20 @@ def test_a_refresh_of_a_part_requests_that_part(world: MakeWorld) -> None:
     """Only the sessions of the named interval are requested."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
-    request_count = made.bench.request_count
+    request_count = made.harness.request_count
     report = refresh(made, Interval(utc(2024, 6, 11, 4), utc(2024, 6, 14, 4)))
     assert report.requests == 3
-    assert [one.ends_at.day for one in made.bench.gateway.requests[request_count:]] == [14, 13, 12]
+    assert [one.ends_at.day for one in made.harness.gateway.requests[request_count:]] == [
+        14,
+        13,
+        12,
+    ]
 
 
 def test_a_refresh_fills_what_was_missing_too(world: MakeWorld) -> None:
     """What was never covered is requested once, with the rest."""
     made = world(RTH, Timeframe.M1, *JUNE)
-    made.bench.load(made.series, Interval(made.wanted.start, utc(2024, 6, 12, 4)))
+    made.harness.load(made.series, Interval(made.wanted.start, utc(2024, 6, 12, 4)))
     assert refresh(made).is_complete
     made.check_complete()
 
@@ -114,13 +118,13 @@ def test_a_refresh_that_fails_takes_nothing_back(world: MakeWorld) -> None:
     """Coverage and bars stand as they were; what could not be had is said, and is no gap."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
-    coverage, bars = made.bench.store.coverage(made.series), made.bench.store.read(made.series)
+    coverage, bars = made.harness.store.coverage(made.series), made.harness.store.read(made.series)
 
     def fail(request: BarRequest, answer: pa.Table) -> pa.Table | GatewayError:
         ends_at = utc(2024, 6, 13, 13, 30)
         return RequestRejectedError("bars") if request.ends_at == ends_at else answer
 
-    made.bench.gateway.mutate = fail
+    made.harness.gateway.mutate = fail
     report = refresh(made)
     assert not report.is_complete
     assert not report.unexplained
@@ -128,9 +132,9 @@ def test_a_refresh_that_fails_takes_nothing_back(world: MakeWorld) -> None:
         [Interval(utc(2024, 6, 12, 13, 30), utc(2024, 6, 12, 20))]
     )
     assert "not all refreshed" in report.summary
-    assert made.bench.store.coverage(made.series) == coverage
-    assert made.bench.store.read(made.series).equals(bars)
-    made.bench.gateway.mutate = None
+    assert made.harness.store.coverage(made.series) == coverage
+    assert made.harness.store.read(made.series).equals(bars)
+    made.harness.gateway.mutate = None
     assert made.load().requests == 0
 
 
@@ -141,38 +145,38 @@ def test_bars_that_the_gateway_no_longer_returns_stay_and_are_counted(
     """A refresh deletes nothing: what has vanished is kept, and reported as not refreshed."""
     made = world(RTH, timeframe, *JUNE)
     made.load()
-    bars = made.bench.store.read(made.series)
+    bars = made.harness.store.read(made.series)
     assert take_away(made, date(2024, 6, 12)) > 0
     report = refresh(made)
     assert not report.unexplained
     assert [part.start.date() for part in report.not_refreshed] == [date(2024, 6, 12)]
-    assert made.bench.store.read(made.series).equals(bars)
-    assert made.bench.store.coverage(made.series).empty == ()
+    assert made.harness.store.read(made.series).equals(bars)
+    assert made.harness.store.coverage(made.series).empty == ()
 
 
 def stop_a_refresh(made: World) -> None:
     """Restate the market, and cancel a refresh of it at its twelfth request."""
-    request_count = made.bench.request_count
+    request_count = made.harness.request_count
     restate(made, *JUNE)
 
     async def stop(_: BarRequest) -> None:
-        if made.bench.request_count == request_count + 12:
-            await made.bench.cancel()
+        if made.harness.request_count == request_count + 12:
+            await made.harness.cancel()
 
-    made.bench.gateway.before_response = stop
+    made.harness.gateway.before_response = stop
     with pytest.raises(asyncio.CancelledError):
         refresh(made)
-    made.bench.gateway.before_response = None
+    made.harness.gateway.before_response = None
 
 
 def test_a_stop_in_the_middle_of_a_refresh_loses_nothing(world: MakeWorld) -> None:
     """What was answered before the stop is stored; all else stands as it was."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
-    coverage = made.bench.store.coverage(made.series)
+    coverage = made.harness.store.coverage(made.series)
     stop_a_refresh(made)
-    assert made.bench.store.coverage(made.series) == coverage
-    volumes = made.bench.store.read(made.series, made.wanted)["volume"].to_numpy()
+    assert made.harness.store.coverage(made.series) == coverage
+    volumes = made.harness.store.read(made.series, made.wanted)["volume"].to_numpy()
     assert 390 * 5 <= int((volumes == 7.0).sum()) < 390 * 19
     assert refresh(made).is_complete
     made.check_complete()
@@ -185,7 +189,7 @@ def test_a_refresh_that_was_stopped_goes_on_and_one_that_ended_begins_anew(
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
     stop_a_refresh(made)
-    volumes = made.bench.store.read(made.series, made.wanted)["volume"].to_numpy()
+    volumes = made.harness.store.read(made.series, made.wanted)["volume"].to_numpy()
     rest = int((volumes != 7.0).sum()) // 390
     assert 0 < rest < 19
     assert refresh(made).requests == rest
@@ -202,12 +206,12 @@ def test_a_refresh_that_failed_in_part_requests_that_part_next(world: MakeWorld)
         ends_at = utc(2024, 6, 13, 13, 30)
         return RequestRejectedError("bars") if request.ends_at == ends_at else answer
 
-    made.bench.gateway.mutate = fail
+    made.harness.gateway.mutate = fail
     assert len(refresh(made).not_refreshed) == 1
     assert len(refresh(made).not_refreshed) == 1
-    assert made.bench.request_count == 19 + 19 + 1
-    made.bench.gateway.time += timedelta(days=REFRESH_KEPT_DAYS, minutes=1)
-    made.bench.gateway.mutate = None
+    assert made.harness.request_count == 19 + 19 + 1
+    made.harness.gateway.time += timedelta(days=REFRESH_KEPT_DAYS, minutes=1)
+    made.harness.gateway.mutate = None
     assert refresh(made).requests == 19
 
 
@@ -215,7 +219,7 @@ def test_a_load_between_two_halves_of_a_refresh_requests_nothing(world: MakeWorl
     """What a refresh has not had yet is covered all the while."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
-    made.bench.gateway.mutate = lambda *_: RequestRejectedError("bars")
+    made.harness.gateway.mutate = lambda *_: RequestRejectedError("bars")
     assert not refresh(made).is_complete
     assert made.load().requests == 0
 
@@ -224,7 +228,7 @@ def test_two_loads_of_which_one_refreshes_both_end(world: MakeWorld) -> None:
     """A refresh also requests what another run has saved."""
     made = world(RTH, Timeframe.M1, *JUNE)
     wanted = IntervalSet([made.wanted])
-    first, second = made.bench.run(
+    first, second = made.harness.run(
         Job(made.series, wanted=wanted), Job(made.series, wanted=wanted, refresh=True)
     )
     assert (first.requests, second.requests) == (19, 19)
@@ -247,7 +251,7 @@ def cut_short(made: World, day: date, minutes: int, *, times: int = 1000) -> Non
         left -= int(is_cut.any())
         return bars.filter(pa.array(~is_cut)) if left >= 0 else bars
 
-    made.bench.gateway.mutate = leave_out
+    made.harness.gateway.mutate = leave_out
 
 
 def hide(made: World, day: date, *, times: int) -> None:
@@ -260,7 +264,7 @@ def hide(made: World, day: date, *, times: int) -> None:
         left -= int(pc.any(is_cut).as_py() or False)
         return bars.filter(pc.invert(is_cut)) if left >= 0 else bars
 
-    made.bench.gateway.mutate = leave_out
+    made.harness.gateway.mutate = leave_out
 
 
 class Notes(Quiet):
@@ -277,7 +281,7 @@ class Notes(Quiet):
 def sensor(made: World) -> SeriesReport:
     """Fill gaps as automatic work does."""
     wanted = IntervalSet([made.wanted])
-    return made.bench.run(Job(made.series, wanted=wanted, requested_by=RequestedBy.SENSOR))[0]
+    return made.harness.run(Job(made.series, wanted=wanted, requested_by=RequestedBy.SENSOR))[0]
 
 
 def test_a_sparse_session_is_requested_once_more_and_made_whole(world: MakeWorld) -> None:
@@ -287,9 +291,9 @@ def test_a_sparse_session_is_requested_once_more_and_made_whole(world: MakeWorld
     report = made.load()
     assert (report.requests, report.added) == (20, 19 * 390 - 290)
     assert exit_code_of([report]) is ExitCode.INCOMPLETE
-    made.bench.gateway.time += timedelta(minutes=14)
+    made.harness.gateway.time += timedelta(minutes=14)
     assert made.load().requests == sensor(made).requests == 0
-    made.bench.gateway.time += timedelta(minutes=2)
+    made.harness.gateway.time += timedelta(minutes=2)
     report = sensor(made)
     assert (report.requests, report.added) == (1, 290)
     assert exit_code_of([report]) is ExitCode.DONE
@@ -306,7 +310,7 @@ def test_a_session_without_bars_among_full_ones_is_requested_once_more(
     hide(made, date(2024, 4, 11), times=3)
     for _ in range(3):
         report = made.load()
-        made.bench.gateway.time += timedelta(days=1, minutes=1)
+        made.harness.gateway.time += timedelta(days=1, minutes=1)
     assert exit_code_of([report]) is ExitCode.DONE
     made.check_complete()
     assert sensor(made).requests == 0
@@ -321,9 +325,9 @@ def test_a_session_that_stays_empty_is_confirmed(world: MakeWorld) -> None:
         assert [part.start.date() for part in report.unexplained] == [date(2024, 6, 13)], day
         assert report.confirmed_at is not None
         assert sensor(made).requests == 0
-        made.bench.gateway.time = report.confirmed_at + timedelta(minutes=1)
+        made.harness.gateway.time = report.confirmed_at + timedelta(minutes=1)
     assert made.load().is_complete
-    (proof,) = made.bench.store.coverage(made.series).empty
+    (proof,) = made.harness.store.coverage(made.series).empty
     assert proof.kind is ProofKind.DISPUTED
     assert sensor(made).requests == 0
 
@@ -333,9 +337,9 @@ def forget_bars(made: World, since: datetime, until: datetime) -> None:
     instrument = made.series.instrument
     for timeframe in (made.series.timeframe, Timeframe.D1):
         key = instrument.symbol, timeframe
-        true_bars = made.bench.gateway.true_bars[key]
+        true_bars = made.harness.gateway.true_bars[key]
         kept = (true_bars.closes <= micros(since)) | (true_bars.opens >= micros(until))
-        made.bench.gateway.true_bars[key] = replace(
+        made.harness.gateway.true_bars[key] = replace(
             true_bars,
             bars=true_bars.bars.filter(pa.array(kept)),
             opens=true_bars.opens[kept],
@@ -358,15 +362,15 @@ def test_a_refresh_that_returns_the_same_ends(
     made = world(RTH, Timeframe.M1, *JUNE)
     forget_bars(made, since, until)
     made.load_until_confirmed()
-    made.bench.gateway.time += timedelta(minutes=16)
+    made.harness.gateway.time += timedelta(minutes=16)
     assert made.load().is_complete  # a sparse session was requested once more
-    made.bench.gateway.time += timedelta(days=2)
-    coverage = made.bench.store.coverage(made.series)
+    made.harness.gateway.time += timedelta(days=2)
+    coverage = made.harness.store.coverage(made.series)
     report = refresh(made)
     assert report.not_refreshed == NOTHING
     assert report.is_complete
-    assert made.bench.store.coverage(made.series).covered(made.bench.gateway.time) == (
-        coverage.covered(made.bench.gateway.time)
+    assert made.harness.store.coverage(made.series).covered(made.harness.gateway.time) == (
+        coverage.covered(made.harness.gateway.time)
     )
     assert made.load().requests == 0
     made.check_complete()
@@ -384,7 +388,7 @@ def test_a_sparse_session_with_an_empty_beginning_is_confirmed(
     forget_bars(made, utc(2024, 6, 11, 13), utc(2024, 6, 13, 17))
     report = made.load_until_confirmed()
     for _ in range(2):
-        made.bench.gateway.time += timedelta(minutes=16)
+        made.harness.gateway.time += timedelta(minutes=16)
         report = made.load()
     assert report.is_complete, report.summary
     assert sensor(made).requests == 0
@@ -397,10 +401,10 @@ def test_loads_in_between_neither_hasten_nor_delay_the_second_request(world: Mak
     cut_short(made, date(2024, 6, 13), 100, times=9)
     made.load()
     for minutes, mode in ((3, Mode.TAIL), (3, Mode.FULL), (8, Mode.TAIL)):
-        made.bench.gateway.time += timedelta(minutes=minutes)
-        made.bench.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))
+        made.harness.gateway.time += timedelta(minutes=minutes)
+        made.harness.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))
         assert sensor(made).requests == 0
-    made.bench.gateway.time += timedelta(minutes=2)
+    made.harness.gateway.time += timedelta(minutes=2)
     assert sensor(made).requests > 0
     assert sensor(made).requests == 0
 
@@ -410,14 +414,14 @@ def test_a_sparse_session_returned_unchanged_is_confirmed(world: MakeWorld) -> N
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100)
     assert made.load().sparse
-    made.bench.gateway.time += timedelta(minutes=16)
+    made.harness.gateway.time += timedelta(minutes=16)
     report = made.load()
     assert report.is_complete
     assert not report.sparse
-    assert made.bench.ledger.confirmed.of(series_key(made.series)) == {date(2024, 6, 13): 100}
+    assert made.harness.ledger.confirmed.of(series_key(made.series)) == {date(2024, 6, 13): 100}
     for mode in Mode:
         assert (
-            made.bench.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))[0].requests
+            made.harness.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))[0].requests
             == 0
         )
 
@@ -426,7 +430,7 @@ def test_a_sparse_session_that_fails_is_deferred(world: MakeWorld) -> None:
     """The second request fails: the bars stay covered, and the next attempt is deferred."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100)
-    leave_out, request_count = made.bench.gateway.mutate, 0
+    leave_out, request_count = made.harness.gateway.mutate, 0
     assert leave_out is not None
 
     def then_fail(request: BarRequest, bars: pa.Table) -> pa.Table | NoData | GatewayError:
@@ -434,19 +438,19 @@ def test_a_sparse_session_that_fails_is_deferred(world: MakeWorld) -> None:
         request_count += 1
         return leave_out(request, bars) if request_count <= 20 else RequestRejectedError("bars")
 
-    made.bench.gateway.mutate = then_fail
+    made.harness.gateway.mutate = then_fail
     notes = Notes()
-    (report,) = made.bench.run_with(notes, made.series, made.wanted)
+    (report,) = made.harness.run_with(notes, made.series, made.wanted)
     assert "far fewer bars than in the sessions around: 2024-06-13 (100 bars)" in notes.texts[-1]
     assert (report.requests, report.added, report.unexplained) == (20, 19 * 390 - 290, NOTHING)
     assert [part.start.date() for part in report.sparse] == [date(2024, 6, 13)]
     assert exit_code_of([report]) is ExitCode.INCOMPLETE
     assert sensor(made).requests == 0
-    made.bench.gateway.time += timedelta(minutes=16)
+    made.harness.gateway.time += timedelta(minutes=16)
     assert exit_code_of([sensor(made)]) is ExitCode.INCOMPLETE
     assert sensor(made).requests == 0
-    made.bench.gateway.time += timedelta(minutes=6)
-    made.bench.gateway.mutate = None
+    made.harness.gateway.time += timedelta(minutes=6)
+    made.harness.gateway.mutate = None
     assert sensor(made).added == 290
     made.check_complete()
 
@@ -463,8 +467,8 @@ def test_the_last_session_of_a_contract_is_not_sparse(world: MakeWorld) -> None:
     cut_short(made, last, 100)
     assert made.load_until_confirmed().is_complete
     assert sensor(made).requests == 0
-    index = GapIndex(made.bench.store, Calendars(), made.bench.gateway.gateway)
-    (found,) = index.series_gaps([made.series], made.bench.gateway.time)
+    index = GapIndex(made.harness.store, Calendars(), made.harness.gateway.gateway)
+    (found,) = index.series_gaps([made.series], made.harness.gateway.time)
     assert not found.missing.clip(made.wanted)
 
 
@@ -475,22 +479,22 @@ def test_one_response_does_not_end_a_contracts_last_session(world: MakeWorld) ->
     instrument = replace(made.series.instrument, last_trade_date=last, end=date(2024, 6, 29))
     made = replace(made, series=Series(instrument, Timeframe.M1))
     made.load()
-    held = made.bench.store.rows(made.series)
-    made.bench.gateway.time = utc(2024, 6, 28, 22)
+    held = made.harness.store.rows(made.series)
+    made.harness.gateway.time = utc(2024, 6, 28, 22)
     morning = utc(2024, 6, 28, 15)
-    request_count = made.bench.request_count
+    request_count = made.harness.request_count
 
     def mutate(_: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
-        if made.bench.request_count > request_count + 1:
+        if made.harness.request_count > request_count + 1:
             return RequestRejectedError("bars", reason="321")
         return bars_between(bars, utc(2020, 1, 1), morning)
 
-    made.bench.gateway.mutate = mutate
+    made.harness.gateway.mutate = mutate
     report = made.load()
-    assert made.bench.store.rows(made.series) >= held
+    assert made.harness.store.rows(made.series) >= held
     assert not report.is_complete
-    made.bench.gateway.mutate = None
-    made.bench.gateway.time += timedelta(minutes=16)
+    made.harness.gateway.mutate = None
+    made.harness.gateway.time += timedelta(minutes=16)
     assert made.load_until_confirmed().is_complete
     made.check_complete()
 
@@ -501,7 +505,7 @@ def test_a_tail_requests_no_sparse_session(world: MakeWorld) -> None:
     cut_short(made, date(2024, 6, 13), 100)
     made.load()
     wanted = IntervalSet([made.wanted])
-    assert made.bench.run(Job(made.series, Mode.TAIL, wanted=wanted))[0].requests == 0
+    assert made.harness.run(Job(made.series, Mode.TAIL, wanted=wanted))[0].requests == 0
 
 
 def test_a_thin_market_has_no_sparse_sessions(world: MakeWorld) -> None:
@@ -515,5 +519,5 @@ def test_a_thin_market_has_no_sparse_sessions(world: MakeWorld) -> None:
     true_bars = true_bars_of(keys, Timeframe.M1, calendar_named(RTH)).bars
     ends = made.wanted.start, made.wanted.end
     assert (
-        made.bench.store.rows(made.series, made.wanted) == bars_between(true_bars, *ends).num_rows
+        made.harness.store.rows(made.series, made.wanted) == bars_between(true_bars, *ends).num_rows
     )

@@ -115,10 +115,10 @@ def test_a_run_fails_and_writes_nothing_into_another_store(
 ) -> None:
     """Before the first save, between saves, at the end: what is at the path stays as it is."""
     made = world(RTH, Timeframe.M1, *JUNE)
-    layout = made.bench.layout
+    layout = made.harness.layout
     act = before_response(layout, number, way)
-    made.bench.gateway.before_response = act
-    made.bench.gateway.concurrency = 1
+    made.harness.gateway.before_response = act
+    made.harness.gateway.concurrency = 1
     with pytest.raises(StoreReplacedError, match=r"is not the one that was opened") as caught:
         made.load()
     assert str(layout.root) in str(caught.value)
@@ -134,18 +134,18 @@ def test_what_was_saved_stays_in_the_store_that_was_opened(
     """The moved store is whole and goes on where the load ended."""
     monkeypatch.setattr("ktrdr_pipelines.sync.engine.writer._EVERY_S", 0.0)
     made = world(RTH, Timeframe.M1, *JUNE)
-    made.bench.gateway.before_response = before_response(made.bench.layout, 8, way)
-    made.bench.gateway.concurrency = 1
+    made.harness.gateway.before_response = before_response(made.harness.layout, 8, way)
+    made.harness.gateway.concurrency = 1
     with pytest.raises(StoreReplacedError):
         made.load()
-    moved = open_store(made.bench.layout.root.with_name("moved"))
+    moved = open_store(made.harness.layout.root.with_name("moved"))
     assert repair(moved).quarantined == ()
-    made.bench.layout = moved
-    made.bench.ledger = open_ledger(moved)
-    held = made.bench.store.rows(made.series)
+    made.harness.layout = moved
+    made.harness.ledger = open_ledger(moved)
+    held = made.harness.store.rows(made.series)
     assert held > 0
     made.check()
-    made.bench.gateway.before_response = None
+    made.harness.gateway.before_response = None
     assert made.load().is_complete
     made.check_complete()
 
@@ -153,9 +153,9 @@ def test_what_was_saved_stays_in_the_store_that_was_opened(
 def test_an_old_store_without_an_id_is_watched_too(world: MakeWorld) -> None:
     """It is not written anew for that, and one that takes its place is another store."""
     made = world(RTH, Timeframe.D1, *JUNE)
-    layout = made.bench.layout
+    layout = made.harness.layout
     layout.marker.write_text('{"format_version": 1, "origin": "ib"}')
-    made.bench.layout = open_store(layout.root)
+    made.harness.layout = open_store(layout.root)
     made.load()
     assert layout.marker.read_text() == '{"format_version": 1, "origin": "ib"}'
 
@@ -164,9 +164,9 @@ def test_an_old_store_without_an_id_is_watched_too(world: MakeWorld) -> None:
         delete_and_create(layout)
         layout.marker.write_text(text)
 
-    made = World(made.bench, made.series, made.wanted)
+    made = World(made.harness, made.series, made.wanted)
     (layout.bars / "symbol=AAPL" / "timeframe=1d" / "all.parquet").unlink()
-    made.bench.gateway.before_response = before_response(layout, 1, replace_by_old)
+    made.harness.gateway.before_response = before_response(layout, 1, replace_by_old)
     with pytest.raises(StoreReplacedError):
         made.load()
     assert list(layout.bars.rglob("*.parquet")) == []
@@ -176,14 +176,14 @@ def test_a_store_that_no_listener_has_open_may_be_moved(world: MakeWorld) -> Non
     """A load in the new place knows all that was held; two paths to one store are one store."""
     made = world(RTH, Timeframe.D1, *JUNE)
     made.load()
-    moved = move_away(made.bench.layout)
+    moved = move_away(made.harness.layout)
     alias = moved.with_name("alias")
     alias.symlink_to(moved)
     for root in (moved, alias):
-        made.bench.layout = open_store(root)
-        made.bench.ledger = open_ledger(made.bench.layout)
+        made.harness.layout = open_store(root)
+        made.harness.ledger = open_ledger(made.harness.layout)
         assert made.load().requests == 0
-    made.bench.layout.root.unlink()
+    made.harness.layout.root.unlink()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -193,7 +193,7 @@ def test_no_other_work_goes_on_in_another_store(
     """Repairs, renames, catalogs and gap indexes of an open store refuse what is at its path."""
     made = world(RTH, Timeframe.D1, *JUNE)
     made.load()
-    layout = made.bench.layout
+    layout = made.harness.layout
     layout.universe.write_text("symbols: {AAPL: {}}\n")
     ledger = open_ledger(layout)
     store = BarStore(layout, ledger)
@@ -201,7 +201,7 @@ def test_no_other_work_goes_on_in_another_store(
     identity, bars = store.identity(made.series), store.read(made.series)
     way(layout)
     before = everything(layout.root), dump(layout)
-    instruments, now = [made.series.instrument], made.bench.gateway.time
+    instruments, now = [made.series.instrument], made.harness.gateway.time
     if way is not switch_bars:  # a person may have put that in order
         with pytest.raises(StoreReplacedError):
             repair(layout, instruments, now)
@@ -219,10 +219,10 @@ def test_no_other_work_goes_on_in_another_store(
 def test_an_open_ledger_leaves_the_log_of_another_alone(world: MakeWorld) -> None:
     """Closing a ledger whose file was moved deletes nothing that stands at its old path."""
     made = world(RTH, Timeframe.D1, *JUNE)
-    layout = made.bench.layout
+    layout = made.harness.layout
     ledger = open_ledger(layout)
     ledger.kept_fresh.record("AAPL|1d", MARK)
-    made.bench.ledger.close()
+    made.harness.ledger.close()
     replace(layout)
     other = sqlite3.connect(layout.ledger)
     with closing(other):
