@@ -1,4 +1,4 @@
-"""A store, a fake gateway and a load manager, for the tests of loading."""
+"""A store, a fake gateway and a load manager, for tests of loads."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.reports import Progress, SeriesReport
+from ktrdr_pipelines.domain.planning.reports import Progress, Quiet, SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
@@ -116,12 +116,22 @@ class Harness:
         assert self.store.read(series, wanted).equals(true_bars)
 
 
+class NotedTexts(Quiet):
+    """Progress that keeps the texts that a load notes."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def noted(self, series: Series, text: str) -> None:
+        self.texts.append(text)
+
+
 MakeHarness = Callable[[FakeGateway], Harness]
 
 
 @dataclass(frozen=True)
 class World:
-    """One series, its true bars and the interval that is wanted of it."""
+    """One series, its true bars and the wanted interval."""
 
     harness: Harness
     series: Series

@@ -1,4 +1,4 @@
-"""What tests of the universe share: one entry read, and the plainest instrument of all."""
+"""Helpers of universe tests: a parser for one entry, and a plain instrument."""
 
 from datetime import date
 
@@ -22,7 +22,7 @@ AAPL = Instrument(
 
 
 def one(entry: str, defaults: str = "{}") -> Instrument:
-    """Read a universe of one entry and give its instrument."""
+    """Parse a universe of one entry and return its instrument."""
     text = f"defaults: {defaults}\nsymbols:\n  {entry}\n"
     (found,) = parse_universe(text, "u.yaml").instruments.values()
     return found

@@ -71,7 +71,7 @@ def test_a_range_may_be_bounded_by_instants(world: MakeWorld) -> None:
 
 
 def test_years_are_loaded_newest_first(world: MakeWorld) -> None:
-    """The progressive load has the bars of the whole range, and begins with the newest year."""
+    """A progressive load returns the whole range, and begins with the newest year."""
     made = world(RTH, Timeframe.D1, date(2021, 3, 1), date(2024, 3, 1))
     ends: list[datetime] = []
 
@@ -88,8 +88,8 @@ def test_years_are_loaded_newest_first(world: MakeWorld) -> None:
     assert len({end.year for end in ends}) >= 3
 
 
-def test_what_is_missing_is_said(world: MakeWorld) -> None:
-    """A refused range is named as missing; what keeps a series from loading at all is raised."""
+def test_missing_ranges_are_reported(world: MakeWorld) -> None:
+    """A refused range is listed as missing; an error of the whole series is raised."""
     made = world(RTH, Timeframe.H1, FIRST, END)
     made.harness.gateway.mutate = lambda *_: EntitlementError("no permission")
     frame = loader_of(made).load_data_range("AAPL", "1h", FIRST, END)
@@ -104,8 +104,8 @@ def test_what_is_missing_is_said(world: MakeWorld) -> None:
         loader_of(made).load_data_range("AAPL", "1h", FIRST, END)
 
 
-def test_it_works_inside_a_running_event_loop(world: MakeWorld) -> None:
-    """As in a notebook, whose cells run in a loop."""
+def test_loads_work_inside_a_running_event_loop(world: MakeWorld) -> None:
+    """A load works in a notebook, whose cells run in an event loop."""
     made = world(RTH, Timeframe.D1, FIRST, END)
 
     async def cell() -> pd.DataFrame:
@@ -148,8 +148,8 @@ def test_merged_bars_cover_nothing(world: MakeWorld) -> None:
     made.check_complete()
 
 
-def test_bars_of_another_source_never_mix_in(world: MakeWorld) -> None:
-    """Frames of unknown source, other series or odd rows are refused, on either side; all stays."""
+def test_bars_of_another_source_are_refused(world: MakeWorld) -> None:
+    """Frames of unknown source, other series or invalid rows are refused on either side."""
     made = world(RTH, Timeframe.H1, FIRST, END)
     loader = loader_of(made)
     frame = loader.load_data_range("AAPL", "1h", FIRST, END)
@@ -180,7 +180,7 @@ def test_bars_of_another_source_never_mix_in(world: MakeWorld) -> None:
 def test_days_and_weeks_are_merged_at_their_own_timestamps(
     world: MakeWorld, timeframe: str
 ) -> None:
-    """A frame of days or weeks merges with itself; moved by a day, a week's bar is none."""
+    """A frame of days or weeks merges with itself; one whose bars are moved by a day is refused."""
     made = world(RTH, Timeframe(timeframe), date(2024, 5, 6), date(2024, 6, 15))
     loader = loader_of(made)
     frame = loader.load_data_range("AAPL", timeframe, "2024-05-06", "2024-06-15")
@@ -192,8 +192,8 @@ def test_days_and_weeks_are_merged_at_their_own_timestamps(
         loader.merge_and_save_data("AAPL", timeframe, None, moved)
 
 
-def test_odd_bars_that_the_gateway_insists_on_merge_unchanged(world: MakeWorld) -> None:
-    """One that was returned twice is held and merges; with another odd value it is refused."""
+def test_implausible_bars_that_the_gateway_repeats_merge_unchanged(world: MakeWorld) -> None:
+    """A bar that was returned twice is held and merges; with another odd value it is refused."""
     made = world(RTH, Timeframe.H1, FIRST, END)
 
     def mutate(_: BarRequest, bars: pa.Table) -> pa.Table:
@@ -212,8 +212,8 @@ def test_odd_bars_that_the_gateway_insists_on_merge_unchanged(world: MakeWorld) 
         loader.merge_and_save_data("AAPL", "1h", frame, odd)
 
 
-def test_what_is_missing_of_every_year_is_said(world: MakeWorld) -> None:
-    """Of several years, and of both frames of a merge."""
+def test_missing_ranges_of_every_year_are_reported(world: MakeWorld) -> None:
+    """They are those of several years, and of both frames of a merge."""
     made = world(RTH, Timeframe.H1, date(2023, 12, 1), date(2024, 2, 1))
     loader = loader_of(made)
     january = loader.load_data_range("AAPL", "1h", "2024-01-02", "2024-01-10")
@@ -227,7 +227,7 @@ def test_what_is_missing_of_every_year_is_said(world: MakeWorld) -> None:
 
 
 def test_an_interrupt_in_a_notebook_ends_the_load(world: MakeWorld) -> None:
-    """The load is cancelled in its thread; what it had is on disk, and it does not run on."""
+    """An interrupt of the main thread cancels the load, which runs in a thread of its own."""
     made = world(RTH, Timeframe.H1, FIRST, END)
     requested = threading.Event()
 
@@ -255,7 +255,7 @@ def test_an_interrupt_in_a_notebook_ends_the_load(world: MakeWorld) -> None:
 
 
 def test_bad_arguments_are_refused_before_anything_is_requested(world: MakeWorld) -> None:
-    """Symbols, timeframes and bounds are checked first, and each error says what is allowed."""
+    """Symbols, timeframes and bounds are checked first, and each error states the reason."""
     made = world(RTH, Timeframe.H1, FIRST, END)
     loader = loader_of(made)
     with pytest.raises(UnknownSymbolError):

@@ -1,4 +1,4 @@
-"""Several loaders of one series request nothing twice, also if one of them is killed."""
+"""Loads by several runners: claims, reported waits, and ranges that are due later."""
 
 import asyncio
 import multiprocessing
@@ -62,7 +62,7 @@ def test_two_loaders_at_once_request_nothing_twice(world: MakeWorld) -> None:
     async def until_saved(_: float) -> None:
         await asyncio.to_thread(saved.acquire)
 
-    class SavedNotes(Quiet):
+    class SavedSignal(Quiet):
         def saved(self, series: Series) -> None:
             saved.release(2)
 
@@ -70,7 +70,7 @@ def test_two_loaders_at_once_request_nothing_twice(world: MakeWorld) -> None:
         gateway = made.harness.gateway
         retry_policy = RetryPolicy(max_retries=1, delay_s=0, sleep=until_saved, clock=gateway.now)
         manager = LoadManager(
-            made.harness.layout, gateway.open, gateway.gateway, retry_policy, SavedNotes()
+            made.harness.layout, gateway.open, gateway.gateway, retry_policy, SavedSignal()
         )
         start.wait()
         job = Job(made.series, wanted=IntervalSet([made.wanted]))
@@ -89,7 +89,7 @@ def test_two_loaders_at_once_request_nothing_twice(world: MakeWorld) -> None:
 
 
 def test_a_chunk_that_another_run_saved_is_not_requested(world: MakeWorld) -> None:
-    """A chunk that was planned, and that another run saved before its turn, is skipped."""
+    """A chunk that another run saved after it was planned is skipped."""
     made = world("XNYS.RTH", Timeframe.M1, *JUNE)
     other = Harness(
         made.harness.layout, FakeGateway(made.harness.gateway.true_bars, made.harness.gateway.time)
@@ -153,8 +153,8 @@ def test_the_claims_of_a_killed_process_are_dropped_at_once(
     made.check_complete()
 
 
-def test_claims_and_locks_are_given_back_at_the_end(world: MakeWorld) -> None:
-    """A finished load leaves no claim and no file of its owner."""
+def test_claims_and_locks_are_released_at_the_end(world: MakeWorld) -> None:
+    """A finished load leaves no claim and no lock file of its owner."""
     made = world("XNYS.RTH", Timeframe.M1, *JUNE)
     made.load()
     key = series_key(made.series)
@@ -162,8 +162,8 @@ def test_claims_and_locks_are_given_back_at_the_end(world: MakeWorld) -> None:
     assert not list(made.harness.layout.locks.glob("owner-*"))
 
 
-def test_what_killed_owners_left_is_cleared_away(world: MakeWorld) -> None:
-    """Lock files of owners that died long ago go; those of the living and of the young stay."""
+def test_lock_files_of_killed_owners_are_removed(world: MakeWorld) -> None:
+    """Old lock files of dead owners are removed; those of live owners and new ones stay."""
     made = world("XNYS.RTH", Timeframe.H1, *JUNE)
     locks = made.harness.layout.locks
     dead, living, young = (locks / f"owner-{name}.lock" for name in ("dead", "living", "young"))
@@ -176,12 +176,12 @@ def test_what_killed_owners_left_is_cleared_away(world: MakeWorld) -> None:
         assert set(locks.glob("owner-*")) == {living, young}
 
 
-def test_a_claim_outlives_the_longest_wait_for_a_turn() -> None:
+def test_a_claim_outlasts_the_longest_wait_for_a_permit() -> None:
     """A claim lasts longer than an owner can wait for a permit through a pacing pause."""
     limits = IbLimitsRegistry
     longest_pause_s = limits.PACING_PAUSE_S.value.longest_s
-    a_turn_each_s = limits.SAFE_DELAY_S.value * limits.MAX_OPEN_HISTORICAL.value
-    assert 2 * (longest_pause_s + a_turn_each_s) < CLAIM_S
+    a_permit_each_s = limits.SAFE_DELAY_S.value * limits.MAX_OPEN_HISTORICAL.value
+    assert 2 * (longest_pause_s + a_permit_each_s) < CLAIM_S
 
 
 NOW = utc(2026, 1, 5, 14, 30)
@@ -218,38 +218,44 @@ def waits(reported: Any, clock: Clock) -> Waits:
 def test_a_shared_wait_is_reported_once(waits: Waits, reported: Any, clock: Clock) -> None:
     """Several requests wait one after another for the same reason."""
     for _ in range(45):
-        waits("it rests", 300)
+        waits("circuit breaker open", 300)
         clock.now += timedelta(seconds=1)
-    assert reported == [("it rests", 300)]
+    assert reported == [("circuit breaker open", 300)]
 
 
 def test_a_wait_that_takes_longer_or_begins_again_is_reported_again(
     waits: Waits, reported: Any, clock: Clock
 ) -> None:
-    """The end that was reported is not the end any more."""
-    waits("it rests", 30)
-    waits("it rests", 120)
+    """A wait is reported again when its end moves or when it starts again."""
+    waits("circuit breaker open", 30)
+    waits("circuit breaker open", 120)
     clock.now += timedelta(seconds=150)
-    waits("it rests", 15)
-    assert reported == [("it rests", 30), ("it rests", 120), ("it rests", 165)]
+    waits("circuit breaker open", 15)
+    assert reported == [
+        ("circuit breaker open", 30),
+        ("circuit breaker open", 120),
+        ("circuit breaker open", 165),
+    ]
 
 
 def test_two_reasons_are_two_waits(waits: Waits, reported: Any) -> None:
-    """Each is reported."""
-    waits("it rests", 60)
+    """Waits for two reasons are both reported."""
+    waits("circuit breaker open", 60)
     waits("the link is lost", 60)
-    assert [why for why, _ in reported] == ["it rests", "the link is lost"]
+    assert [why for why, _ in reported] == ["circuit breaker open", "the link is lost"]
 
 
 def test_a_short_wait_is_not_reported(waits: Waits, reported: Any) -> None:
-    """It is over before a user notices."""
+    """A wait below the reporting threshold is not reported."""
     waits("a moment", REPORTED_FROM_S - 1)
     assert reported == []
 
 
 def test_a_wait_for_an_open_circuit_breaker_is_reported(reported: Any, waits: Waits) -> None:
     """A load reports the wait for the circuit breaker before it waits, and no short retry."""
-    resting = GatewayRestingError("connect", reason="it failed 5 times in a row and is left alone")
+    resting = GatewayRestingError(
+        "connect", reason="circuit breaker open after 5 failures in a row"
+    )
     resting.retry_in_s = 540.0
     errors = [GatewayTimeoutError("bars", reason="no answer in 30 s"), resting]
     slept: list[tuple[float, int]] = []
@@ -272,12 +278,12 @@ def test_a_wait_for_an_open_circuit_breaker_is_reported(reported: Any, waits: Wa
             return await source_session.ask(request)
 
     assert asyncio.run(run()) == "bars"
-    assert reported == [("connect: it failed 5 times in a row and is left alone", 540.0)]
+    assert reported == [("connect: circuit breaker open after 5 failures in a row", 540.0)]
     assert slept == [(2.0, 0), (540.0, 1)]
 
 
 def test_alternating_reasons_are_reported_once_each() -> None:
-    """Connections time out, are refused for a client id, and time out again while a run waits."""
+    """Timeouts and refused client ids that alternate while a run waits are reported once each."""
     clock = Clock()
     reasons: list[str] = []
     kinds = cycle([GatewayTimeoutError, ClientIdInUseError])
@@ -308,7 +314,7 @@ DAY = date(2024, 6, 11)
 
 
 def gaps_of(made: World) -> list[tuple[GapReason, Interval, datetime | None]]:
-    """Return what the gap index says of the series."""
+    """Return the gaps of the series in the gap index."""
     harness = made.harness
     index = GapIndex(harness.store, harness.ledger.calendars(), harness.gateway.gateway)
     (found,) = index.series_gaps([made.series], harness.gateway.time)
@@ -320,19 +326,19 @@ def gaps_of(made: World) -> list[tuple[GapReason, Interval, datetime | None]]:
 
 
 def session() -> Interval:
-    """Return the timestamps of the session that goes wrong."""
+    """Return the interval of the session under test."""
     (one,) = calendar_named(RTH).sessions(DAY, DAY + timedelta(days=1))
     return Interval(one.opens_at, one.closes_at)
 
 
 def made_of(world: MakeWorld) -> World:
-    """Make three weeks of hours."""
+    """Make a world of five weeks of hourly bars."""
     now = datetime(2024, 7, 1, 15, tzinfo=UTC)
     return world(RTH, Timeframe.H1, date(2024, 5, 20), date(2024, 6, 22), now=now)
 
 
 def no_data(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
-    """Return no data for hours of the newest week."""
+    """Return no data for requests of hours of the newest week."""
     if request.series.timeframe is Timeframe.H1 and request.ends_at > session().start:
         return NoData(request, NO_DATA_TEXT)
     return bars
@@ -360,15 +366,15 @@ def test_ranges_without_bars_are_unconfirmed_until_a_time(world: MakeWorld) -> N
     assert (again.confirmed_at, again.unconfirmed) == (report.confirmed_at, report.unconfirmed)
 
 
-def test_a_complete_load_confirms_nothing(world: MakeWorld) -> None:
-    """Without a range without bars there is no time to wait for."""
+def test_a_complete_load_has_nothing_to_confirm(world: MakeWorld) -> None:
+    """Without unconfirmed ranges there is no time of the next confirmation."""
     report = made_of(world).load()
     assert report.is_complete
     assert (report.confirmed_at, report.unconfirmed) == (None, IntervalSet())
 
 
-def test_a_sparse_session_reaches_the_gap_book_with_its_time(world: MakeWorld) -> None:
-    """The session is covered, counts as missing, and says when it is requested once more."""
+def test_the_gap_index_has_a_sparse_session_with_its_time(world: MakeWorld) -> None:
+    """The session is covered, counts as missing, and states when it is requested once more."""
     made = made_of(world)
 
     def thin(request: BarRequest, bars: pa.Table) -> pa.Table:

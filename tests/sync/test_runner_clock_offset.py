@@ -1,4 +1,4 @@
-"""Loads under an offset: what happens between machines keeps real time, the market has its own."""
+"""Loads under a clock offset: processes coordinate by real time, the market has its own."""
 
 import asyncio
 from collections.abc import Callable
@@ -27,11 +27,11 @@ JUNE = date(2024, 6, 3), date(2024, 6, 29)
 MARKET = datetime(2024, 6, 28, 12, tzinfo=UTC)
 OFFSET_S = -2 * 365 * 86_400.0
 REAL = MARKET - timedelta(seconds=OFFSET_S)
-"""Two years after the gateway's time; a load of a person who forgot that would see two years."""
+"""Two years after the gateway's time, which a load without the offset would take for a gap."""
 
 
 class RealClock:
-    """Real time, which a test moves."""
+    """A clock of real time, which a test sets."""
 
     def __init__(self) -> None:
         self.now = REAL
@@ -42,13 +42,13 @@ class RealClock:
 
 @pytest.fixture
 def real() -> RealClock:
-    """Return the real time of the test."""
+    """Return the clock of real time."""
     return RealClock()
 
 
 @pytest.fixture
 def june(world: MakeWorld) -> World:
-    """Make a series of hours, at a gateway whose clock is two years behind."""
+    """Make a series of hourly bars, at a gateway whose clock is two years behind."""
     return world("XNYS.RTH", Timeframe.H1, *JUNE, now=MARKET)
 
 
@@ -59,7 +59,7 @@ def load(
     offset_s: float = OFFSET_S,
     by: RequestedBy = RequestedBy.PERSON,
 ) -> SeriesReport:
-    """Load all from the start on, to now, by a clock with an offset."""
+    """Load everything from the start to now, under a clock offset."""
     retry_policy = RetryPolicy(
         max_retries=0, delay_s=0.0, sleep=no_sleep, clock=real, clock_offset_s=offset_s
     )
@@ -70,7 +70,7 @@ def load(
 
 
 def gaps_at(made: World, now: datetime) -> list[str]:
-    """Name the first session dates of the gaps that are seen at a moment."""
+    """Return the first session dates of the gaps that the index finds at a moment."""
     gateway = made.harness.gateway.gateway
     series = replace(
         made.series, instrument=replace(made.series.instrument, start=made.wanted.start.date())
@@ -79,16 +79,16 @@ def gaps_at(made: World, now: datetime) -> list[str]:
     return [str(gap.interval.start.date()) for gap in found.gaps]
 
 
-def test_patience_with_one_clock_has_one_time() -> None:
-    """An injected clock is both, unless an offset is given too."""
+def test_a_retry_policy_with_one_clock_has_one_time() -> None:
+    """An injected clock gives real and market time, unless an offset is given too."""
     assert RetryPolicy(clock=lambda: REAL).market_clock() == REAL
     assert RetryPolicy(clock=lambda: REAL, clock_offset_s=-60).market_clock() == REAL - timedelta(
         minutes=1
     )
 
 
-def test_the_gateways_time_is_cut_at_market_time() -> None:
-    """A gateway that is ahead of the market's time makes no bar final, one behind counts."""
+def test_the_gateways_time_is_capped_at_market_time() -> None:
+    """A gateway ahead of market time makes no bar final; the time of one behind is used."""
     gateway = FakeGateway({}, MARKET)
 
     async def now_with(offset_s: float) -> datetime:
@@ -104,22 +104,22 @@ def test_the_gateways_time_is_cut_at_market_time() -> None:
 
 
 def test_a_load_that_is_complete_leaves_no_gap_at_market_time(june: World, real: RealClock) -> None:
-    """Without the offset the two years after the gateway's clock are gaps."""
+    """Without the offset, the two years after the gateway's time are gaps."""
     assert load(june, real).is_complete
     assert gaps_at(june, MARKET) == []
     assert gaps_at(june, REAL) != []
 
 
 def test_requests_are_audited_by_real_time_with_the_offset(june: World, real: RealClock) -> None:
-    """The row says when it was sent, and where market time stood."""
+    """A row states when its request was sent, and the offset of market time."""
     load(june, real)
     rows = june.harness.ledger.requests.newest(100)
     assert {row.clock_offset_s for row in rows} == {OFFSET_S}
     assert {row.sent_at for row in rows} == {REAL}
 
 
-def test_failed_attempts_are_tried_again_by_real_time(june: World, real: RealClock) -> None:
-    """Market time that moves brings nothing forward."""
+def test_failed_attempts_are_retried_by_real_time(june: World, real: RealClock) -> None:
+    """A change of market time does not bring the next attempt forward."""
     june.harness.gateway.mutate = lambda request, _: RequestRejectedError(str(request))
     load(june, real, by=RequestedBy.SENSOR)
     [attempt] = june.harness.ledger.attempts.of(series_key(june.series))
@@ -132,25 +132,25 @@ def test_failed_attempts_are_tried_again_by_real_time(june: World, real: RealClo
     assert load(june, real, by=RequestedBy.SENSOR).is_complete
 
 
-def test_claims_run_out_by_real_time(june: World, real: RealClock) -> None:
+def test_claims_expire_by_real_time(june: World, real: RealClock) -> None:
     """A claim lasts an hour of real time after it was made."""
     taken: list[tuple[int, int]] = []
 
-    async def series_gaps(_: BarRequest) -> None:
+    async def count_claims(_: BarRequest) -> None:
         ledger, key = june.harness.ledger, series_key(june.series)
         hour = timedelta(hours=1, seconds=1)
         taken.append(
             (len(ledger.claims.live(key, real.now)), len(ledger.claims.live(key, real.now + hour)))
         )
 
-    june.harness.gateway.before_response = series_gaps
+    june.harness.gateway.before_response = count_claims
     load(june, real)
     assert taken
     assert all(live and not later for live, later in taken), taken
 
 
 def test_confirmed_empty_ranges_are_dated_by_market_time(world: MakeWorld, real: RealClock) -> None:
-    """They expire by market time, so that is what says when they were given."""
+    """They expire by market time, so their proofs are dated by it."""
     calendar, gone = "XNYS.RTH", np.datetime64("2024-06-11")
     keys = dense_keys(calendar, Timeframe.H1, date(2024, 5, 1), date(2024, 7, 10))
     traded = calendar_named(calendar).days_of(keys) != gone

@@ -21,7 +21,7 @@ LISTED = date(2024, 10, 28)
 
 @pytest.fixture
 def listed_later(world: Callable[..., World]) -> World:
-    """Make an interval that lies before the contract was listed, as the head timestamp says."""
+    """Make an interval before the listing of the contract, as its head timestamp states."""
     keys = dense_keys(RTH, Timeframe.D1, LISTED, date(2025, 6, 1))
     made = world(RTH, Timeframe.D1, date(2024, 10, 7), LISTED, keys=keys, now=utc(2025, 6, 1, 3))
     made.harness.gateway.head_at = utc(2024, 10, 28, 13, 30)
@@ -31,7 +31,7 @@ def listed_later(world: Callable[..., World]) -> World:
 def test_an_interval_before_the_listing_is_explained_before_the_store_has_bars(
     listed_later: World,
 ) -> None:
-    """Neither the report nor the gap index waits for the first bars to name the contract."""
+    """Neither the report nor the gap index needs stored bars to identify the contract."""
     assert listed_later.load_until_confirmed().is_complete
     assert listed_later.harness.store.read(listed_later.series).num_rows == 0
     again = listed_later.load()
@@ -45,7 +45,7 @@ def test_an_interval_before_the_listing_is_explained_before_the_store_has_bars(
 def test_contracts_that_differ_by_origin_are_not_known_before_the_first_bars(
     listed_later: World,
 ) -> None:
-    """The first bars decide: until then a contract counts that gateways of all origins name."""
+    """Until bars are stored, a contract counts if the gateways of all origins name it."""
     store, series = listed_later.harness.store, listed_later.series
     pin = store.ledger.contracts.pin
     assert known_contract(store, series) is None

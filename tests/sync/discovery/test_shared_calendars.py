@@ -1,4 +1,4 @@
-"""What one contract says holds for that contract, and bars after the close extend its sessions."""
+"""Trading hours of one contract hold for it alone; bars after the close extend sessions."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -29,8 +29,7 @@ from tests.support.fake_gateway import (
     stock,
     true_bars_of,
 )
-from tests.support.loading import Harness, MakeHarness, World
-from tests.sync.discovery.test_trading_hours import Notes
+from tests.support.loading import Harness, MakeHarness, NotedTexts, World
 
 RTH = "XNYS.RTH"
 NEW_YORK = calendar_named(RTH)
@@ -40,14 +39,14 @@ M5, H1, D1 = Timeframe.M5, Timeframe.H1, Timeframe.D1
 
 
 def at(text: str) -> datetime:
-    """Read a moment."""
+    """Parse a moment."""
     return datetime.fromisoformat(text)
 
 
 def true_bars_by_series(
     symbols: Iterable[str], timeframe: Timeframe, calendar: str, first: date, end: date
 ) -> dict[tuple[str, Timeframe], TrueBars]:
-    """Make what markets truly did that have every bar of a calendar, daily ones too."""
+    """Return the bars of markets that trade at every expected time, daily bars included."""
     sessions = calendar_named(calendar)
     made = {
         kind: true_bars_of(dense_keys(calendar, kind, first, end), kind, sessions)
@@ -57,16 +56,16 @@ def true_bars_by_series(
 
 
 def session_of(calendar: SessionCalendar, day: date) -> Interval:
-    """Give the hours of a session."""
+    """Return the hours of a session."""
     [session] = calendar.sessions(day, day + DAY)
     return Interval(session.opens_at, session.closes_at)
 
 
-# --- item 3: an expiring contract ------------------------------------------------------------
+# --- an expiring contract --------------------------------------------------------------------
 
 
 def future(symbol: str, last: date) -> Instrument:
-    """Make a contract of the equity futures."""
+    """Return a contract of the equity futures."""
     return replace(
         stock(symbol, "GLOBEX.EQUITY"),
         sec_type=SecType.FUT,
@@ -84,7 +83,7 @@ ESX6, ESH7 = future("ESX6", EXPIRY), future("ESH7", date(2027, 3, 19))
 def futures(harness: MakeHarness) -> Harness:
     """Make a market of two contracts, on the evening of the day on which one expires.
 
-    Its trading hours end at 08:30 in Chicago on that day, and so do its bars.
+    Its trading hours and its bars end at 08:30 in Chicago on that day.
     """
     globex = calendar_named("GLOBEX.EQUITY")
     true_bars = true_bars_by_series(
@@ -103,18 +102,18 @@ def futures(harness: MakeHarness) -> Harness:
 
 @pytest.mark.parametrize("order", [(ESX6, ESH7), (ESH7, ESX6)], ids=["before", "after"])
 @pytest.mark.parametrize("together", [False, True])
-def test_an_expiring_contract_shortens_no_others_day(
+def test_an_expiring_contract_does_not_shorten_the_day_of_another(
     futures: Harness, order: tuple[Instrument, Instrument], *, together: bool
 ) -> None:
-    """Whoever is heard last: every five-minute bar of the living contract is requested and kept."""
+    """Every five-minute bar of the other contract is stored, whichever is loaded last."""
     globex = calendar_named("GLOBEX.EQUITY")
     wanted = interval_between(globex, M5, date(2026, 11, 16), EXPIRY + DAY)
     jobs = [Job(Series(one, M5), wanted=IntervalSet([wanted])) for one in order]
     reports = futures.run(*jobs) if together else [futures.run(job)[0] for job in jobs]
-    living = next(one for one in reports if one.series.symbol == "ESH7")
-    assert living.is_complete
-    futures.check_complete(living.series, wanted)
-    after = bars_between(futures.store.read(living.series), at("2026-11-20T14:30Z"), wanted.end)
+    other = next(one for one in reports if one.series.symbol == "ESH7")
+    assert other.is_complete
+    futures.check_complete(other.series, wanted)
+    after = bars_between(futures.store.read(other.series), at("2026-11-20T14:30Z"), wanted.end)
     assert after.num_rows == 7.5 * 12
     index = futures.ledger.calendars()
     assert index.of(ESH7) is index.of(ESX6) is globex
@@ -144,32 +143,32 @@ def exchange(harness: MakeHarness) -> Harness:
     return made
 
 
-def hear(harness: Harness, symbol: str, day: date, *told: Interval) -> list[str]:
-    """Load an hour of a symbol whose details tell of a date; give what was noted."""
-    harness.gateway.details_of[symbol] = (LearnedDay(day, told),)
-    notes = Notes()
+def load_with_hours(harness: Harness, symbol: str, day: date, *hours: Interval) -> list[str]:
+    """Load an hour of a symbol whose details state hours of a date; return the noted texts."""
+    harness.gateway.details_of[symbol] = (LearnedDay(day, hours),)
+    noted = NotedTexts()
     last = harness.store.rows(Series(stock(symbol), H1)) // 7
     first = [one.day for one in NEW_YORK.sessions(date(2024, 4, 2), TODAY)][last]
     wanted = interval_between(NEW_YORK, H1, first, first + DAY)
-    harness.run_with(notes, Series(stock(symbol), H1), wanted)
-    return notes.texts
+    harness.run_with(noted, Series(stock(symbol), H1), wanted)
+    return noted.texts
 
 
 def shared_session(harness: Harness, day: date, symbol: str = "ZZZ") -> list[Interval]:
-    """Give the hours of a date for a symbol that was never heard."""
+    """Return the hours of a date for a symbol whose details were never received."""
     sessions = harness.ledger.calendars().of(stock(symbol)).sessions(day, day + DAY)
     return [Interval(one.opens_at, one.closes_at) for one in sessions]
 
 
 def test_three_contracts_change_the_calendar_of_all(exchange: Harness) -> None:
-    """The third one does, that is noted, and one that is told otherwise by itself is not closed."""
+    """The third contract changes it, with a note; when one withdraws, the library applies again."""
     known = session_of(NEW_YORK, EARLY)
     early = Interval(known.start, known.end - 3 * HOUR)
     for symbol in SYMBOLS[:2]:
-        assert hear(exchange, symbol, EARLY, early) == []
+        assert load_with_hours(exchange, symbol, EARLY, early) == []
         assert shared_session(exchange, EARLY) == [known]
-    notes = hear(exchange, "CCC", EARLY, early)
-    [text] = notes
+    noted = load_with_hours(exchange, "CCC", EARLY, early)
+    [text] = noted
     assert text.startswith("XNYS.RTH 2024-06-20: 09:30-13:00 instead of 09:30-16:00 ")
     assert text.endswith("according to 3 contracts: AAA, BBB, CCC")
     assert shared_session(exchange, EARLY) == [early]
@@ -177,18 +176,18 @@ def test_three_contracts_change_the_calendar_of_all(exchange: Harness) -> None:
     assert index.of(stock("AAA")) is index.of(stock("ZZZ"))
     [changed] = index.changed()[RTH]
     assert (changed.told.day, changed.symbols) == (EARLY, SYMBOLS[:3])
-    # One of the three takes it back: the library counts again.
-    assert "no longer agree" in hear(exchange, "AAA", EARLY, known)[0]
+    # One of the three withdraws it: the library's hours apply again.
+    assert "no longer agree" in load_with_hours(exchange, "AAA", EARLY, known)[0]
     assert shared_session(exchange, EARLY) == [known]
 
 
-def test_contracts_with_hours_of_their_own_have_no_vote(exchange: Harness) -> None:
-    """Two that live, one without bars, and one that has an end change nothing."""
+def test_contracts_with_hours_of_their_own_do_not_count(exchange: Harness) -> None:
+    """Two valid contracts, one without bars, and one that has an end change nothing."""
     for symbol in SYMBOLS[:2]:
-        hear(exchange, symbol, EARLY)
+        load_with_hours(exchange, symbol, EARLY)
     exchange.gateway.true_bars["NEW", H1] = exchange.gateway.true_bars["AAA", H1]
     exchange.gateway.true_bars["NEW", D1] = exchange.gateway.true_bars["AAA", D1]
-    hear(exchange, "NEW", EARLY)
+    load_with_hours(exchange, "NEW", EARLY)
     ended = Series(replace(stock("DDD"), end=date(2024, 12, 1)), H1)
     exchange.gateway.details_of["DDD"] = (LearnedDay(EARLY, ()),)
     exchange.load(ended, interval_between(NEW_YORK, H1, date(2024, 5, 1), date(2024, 5, 2)))
@@ -199,42 +198,42 @@ def test_contracts_with_hours_of_their_own_have_no_vote(exchange: Harness) -> No
 
 
 def test_a_date_of_which_any_symbol_holds_bars_is_never_closed(exchange: Harness) -> None:
-    """Nor do hours shrink in which bars are held, though the three that tell it hold none."""
+    """Nor are hours with held bars shortened, though the three contracts hold none of them."""
     held = date(2024, 6, 13)
     known = session_of(NEW_YORK, held)
-    hear(exchange, "DDD", EARLY, session_of(NEW_YORK, EARLY))
+    load_with_hours(exchange, "DDD", EARLY, session_of(NEW_YORK, EARLY))
     exchange.load(Series(stock("DDD"), H1), interval_between(NEW_YORK, H1, held, TODAY))
     for symbol in SYMBOLS[:3]:
-        hear(exchange, symbol, held, Interval(known.start, known.end - 2 * HOUR))
+        load_with_hours(exchange, symbol, held, Interval(known.start, known.end - 2 * HOUR))
     assert shared_session(exchange, held) == [known]
     assert exchange.ledger.calendars().changed() == {}
     for symbol in SYMBOLS[:3]:
-        hear(exchange, symbol, held)
+        load_with_hours(exchange, symbol, held)
     assert shared_session(exchange, held) == [known]
 
 
-def test_bars_take_back_what_contracts_agreed_on(exchange: Harness) -> None:
-    """A future day that three called closed is expected again when a bar of it comes."""
+def test_bars_override_what_contracts_agreed_on(exchange: Harness) -> None:
+    """A future date that three contracts call closed is expected again once a bar of it arrives."""
     for symbol in SYMBOLS[:3]:
-        hear(exchange, symbol, EARLY)
+        load_with_hours(exchange, symbol, EARLY)
     assert shared_session(exchange, EARLY) == []
     exchange.gateway.time = at("2024-06-21T23:00Z")
     exchange.gateway.details_of = {}
-    notes = Notes()
+    noted = NotedTexts()
     around = interval_between(NEW_YORK, H1, date(2024, 6, 18), date(2024, 6, 22))
     series = Series(stock("DDD"), H1)
-    exchange.run_with(notes, series, around)
-    assert any("bars of DDD lie outside the hours" in text for text in notes.texts)
+    exchange.run_with(noted, series, around)
+    assert any("bars of DDD lie outside the hours" in text for text in noted.texts)
     assert shared_session(exchange, EARLY) == [session_of(NEW_YORK, EARLY)]
     assert exchange.load(series, around).is_complete
     exchange.check_complete(series, around)
 
 
-# --- item 4: bars after the close ------------------------------------------------------------
+# --- bars after the close --------------------------------------------------------------------
 
 
 def late_true_bars(timeframe: Timeframe, days: Iterable[date], minutes: int = 15) -> TrueBars:
-    """Make a market that goes on after the close on some days."""
+    """Return the bars of a market that trades past the close on some days."""
     chosen = np.array(sorted(days), dtype="datetime64[D]")
     longer = NEW_YORK.closes + np.where(np.isin(NEW_YORK.days, chosen), minutes * 60_000_000, 0)
     calendar = SessionCalendar(
@@ -249,7 +248,7 @@ def late_true_bars(timeframe: Timeframe, days: Iterable[date], minutes: int = 15
 
 
 def days_between(first: date, end: date) -> list[date]:
-    """Give session dates."""
+    """Return session dates."""
     return [one.day for one in NEW_YORK.sessions(first, end)]
 
 
@@ -280,13 +279,13 @@ ALL_DAYS = interval_between(NEW_YORK, M5, FIRST, END)
 def test_three_days_of_late_bars_make_earlier_days_due(
     vix: Callable[[Iterable[date]], tuple[Harness, Series]],
 ) -> None:
-    """What no tail ever requested is a gap then, and the next load fills it."""
+    """Ranges after the close that no tail requested become gaps, and the next load fills them."""
     harness, series = vix(days_between(FIRST, END))
     assert harness.load(series, Interval(ALL_DAYS.start, NEW_DAYS.start)).is_complete
-    notes = Notes()
-    [report] = harness.run_with(notes, series, NEW_DAYS)
+    noted = NotedTexts()
+    [report] = harness.run_with(noted, series, NEW_DAYS)
     assert report.is_complete
-    [text] = notes.texts
+    [text] = noted.texts
     assert text.startswith("sessions of VIX last until 16:15 instead of 16:00 ")
     assert text.endswith("bars after the close on 2024-06-12, 2024-06-13, 2024-06-14")
     index = harness.ledger.calendars()
@@ -295,20 +294,20 @@ def test_three_days_of_late_bars_make_earlier_days_due(
         [wanted], harness.gateway.time
     )
     assert sum(gap.bars for gap in found.gaps) == 7 * 3
-    asked = harness.request_count
+    request_count = harness.request_count
     assert harness.load(series, ALL_DAYS).is_complete
     harness.check_complete(series, ALL_DAYS)
-    assert harness.request_count - asked <= 2
-    asked = harness.request_count
+    assert harness.request_count - request_count <= 2
+    request_count = harness.request_count
     assert harness.load(series, ALL_DAYS).is_complete
-    assert harness.request_count == asked
+    assert harness.request_count == request_count
     assert harness.ledger.calendars().of(stock("SPX")) is NEW_YORK
 
 
 def test_earlier_days_are_filled_in_the_load_that_shows_them(
     vix: Callable[[Iterable[date]], tuple[Harness, Series]],
 ) -> None:
-    """Where they are wanted too."""
+    """The load in which three days show later bars also fills the earlier days that it wants."""
     harness, series = vix(days_between(FIRST, END))
     assert harness.load(series, ALL_DAYS).is_complete
     harness.check_complete(series, ALL_DAYS)
@@ -318,9 +317,9 @@ def test_earlier_days_are_filled_in_the_load_that_shows_them(
 def test_an_index_kept_by_tails_after_each_close_lacks_no_bar(
     harness: MakeHarness, after: int
 ) -> None:
-    """However soon after the known close tails come: the last quarter of an hour is there.
+    """Tails at any time after the known close store the last quarter of an hour.
 
-    What the first tails cannot know is due once three sessions have shown it.
+    What the first tails cannot know becomes due once three sessions have shown it.
     """
     series = Series(stock("VIX"), M5)
     true_bars = true_bars_by_series(("VIX",), M5, RTH, FIRST - 60 * DAY, END + 20 * DAY)
@@ -344,20 +343,20 @@ def test_an_index_kept_by_tails_after_each_close_lacks_no_bar(
 def test_stray_bars_extend_nothing(
     vix: Callable[[Iterable[date]], tuple[Harness, Series]], count: int
 ) -> None:
-    """They are kept, and no other day becomes due."""
+    """Late bars on one or two days are kept, and no other day becomes due."""
     harness, series = vix(days_between(date(2024, 6, 12), END)[:count])
     assert harness.load(series, NEW_DAYS).is_complete
     assert harness.ledger.calendars().of(series.instrument) is NEW_YORK
     assert len(harness.ledger.late_bars.all()["VIX"]) == count
-    asked = harness.request_count
+    request_count = harness.request_count
     assert harness.load(series, ALL_DAYS).is_complete
-    assert harness.request_count == asked
+    assert harness.request_count == request_count
 
 
-def test_responses_without_late_bars_do_not_open_the_ledger(
+def test_late_bars_are_recorded_only_if_they_add_something(
     vix: Callable[[Iterable[date]], tuple[Harness, Series]],
 ) -> None:
-    """Nor do late bars that add nothing to what is known."""
+    """Responses without late bars, and late bars that are already known, add no row."""
     harness, series = vix(())
     assert harness.load(series, NEW_DAYS).is_complete
     assert harness.ledger.late_bars.all() == {}

@@ -1,4 +1,4 @@
-"""Coins: a contract's own hours in place of the assumption that trading never ends.
+"""Cryptocurrencies: the hours of the contract replace the assumption of continuous trading.
 
 Hours as seen: ``20260507:1601-20260508:1600;20260509:CLOSED``, taken to be New York's.
 """
@@ -45,7 +45,7 @@ WANTED = Interval(utc(2026, 4, 20), utc(2026, 5, 8, 20))
 
 
 def own_day(day: date) -> LearnedDay:
-    """Tell the hours of a date: closed on Saturdays and Sundays, else from 16:01 to 16:00."""
+    """Return the hours of a date: closed on Saturdays and Sundays, else from 16:01 to 16:00."""
     if day.weekday() >= 5:
         return LearnedDay(day, ())
     opens = datetime.combine(day - DAY, datetime.min.time(), NEW_YORK).replace(hour=16, minute=1)
@@ -58,7 +58,7 @@ def _close(day: date) -> datetime:
 
 
 def own_days(first: date, end: date) -> list[LearnedDay]:
-    """Tell the hours of dates."""
+    """Return the hours of dates."""
     return [own_day(first + place * DAY) for place in range((end - first).days)]
 
 
@@ -67,7 +67,7 @@ TRUE = with_own_hours(calendar_named("CRYPTO"), own_days(date(2025, 1, 1), date(
 
 @pytest.fixture
 def bitcoin() -> Instrument:
-    """Give a coin."""
+    """Return a cryptocurrency."""
     return replace(
         stock("BTC"),
         sec_type=SecType.CRYPTO,
@@ -79,7 +79,7 @@ def bitcoin() -> Instrument:
 
 
 def true_bars_in(calendar: SessionCalendar, timeframe: Timeframe) -> TrueBars:
-    """Make a market that trades in the sessions of a calendar."""
+    """Return the bars of a market that trades in the sessions of a calendar."""
     first, end = FIRST - 30 * DAY, END + 30 * DAY
     keys = true_keys(calendar, timeframe, first, end)
     bars = bars_at(keys, calendar, daily=not timeframe.is_intraday)
@@ -101,7 +101,7 @@ def true_bars_in(calendar: SessionCalendar, timeframe: Timeframe) -> TrueBars:
 
 @dataclass
 class CoinGateway(FakeGateway):
-    """Counts the sessions of a calendar of its own."""
+    """A fake gateway that counts the sessions of its own calendar."""
 
     sessions: SessionCalendar = field(default_factory=lambda: TRUE)
 
@@ -119,9 +119,9 @@ class CoinGateway(FakeGateway):
 
 @pytest.fixture
 def harness_of(harness: MakeHarness) -> Callable[..., Harness]:
-    """Make a store beside a gateway whose contract tells its own hours."""
+    """Return a function that makes a harness whose contract states its own hours."""
 
-    def begin(calendar: SessionCalendar = TRUE) -> Harness:
+    def make(calendar: SessionCalendar = TRUE) -> Harness:
         kinds = (Timeframe.D1, Timeframe.H1, Timeframe.M15)
         true_bars = {("BTC", kind): true_bars_in(calendar, kind) for kind in kinds}
         gateway = CoinGateway(true_bars, NOW, sessions=calendar)
@@ -133,14 +133,14 @@ def harness_of(harness: MakeHarness) -> Callable[..., Harness]:
         ]
         return harness(gateway)
 
-    return begin
+    return make
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1, Timeframe.M15])
 def test_a_coin_is_complete_by_its_own_hours(
     harness_of: Callable[..., Harness], bitcoin: Instrument, timeframe: Timeframe
 ) -> None:
-    """Closed weekends are no gaps, sessions cross midnight, daily bars follow them."""
+    """Closed weekends are no gaps, sessions cross midnight, and daily bars follow them."""
     harness, series = harness_of(), Series(bitcoin, timeframe)
     report = harness.load(series, WANTED)
     assert report.is_complete, report.summary
@@ -151,9 +151,9 @@ def test_a_coin_is_complete_by_its_own_hours(
     assert [
         (one.day, one.opens_at, one.closes_at) for one in calendar.sessions(FIRST, END + DAY)
     ] == expected
-    asked = harness.request_count
+    request_count = harness.request_count
     assert harness.load(series, WANTED).is_complete
-    assert harness.request_count == asked
+    assert harness.request_count == request_count
 
 
 def test_a_running_session_gives_no_daily_bar(
@@ -161,8 +161,8 @@ def test_a_running_session_gives_no_daily_bar(
 ) -> None:
     """The session ends in the afternoon; its bar is due when the UTC day is over too.
 
-    Whether daily bars are of sessions or of UTC days is not proved: one that is requested before
-    both are over may be half a bar.
+    It is not proved whether daily bars span sessions or UTC days: one that is requested before both
+    are over may be partial.
     """
     harness, series = harness_of(), Series(bitcoin, Timeframe.D1)
     wanted = Interval(utc(2026, 5, 4), utc(2026, 5, 13))
@@ -179,10 +179,10 @@ def test_a_running_session_gives_no_daily_bar(
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1])
-def test_bars_take_back_what_was_told_to_be_closed(
+def test_bars_override_days_that_were_stated_as_closed(
     harness_of: Callable[..., Harness], bitcoin: Instrument, timeframe: Timeframe
 ) -> None:
-    """A coin that trades round the clock, whatever its contract tells, is loaded whole."""
+    """A coin that trades continuously is loaded whole, whatever hours its contract states."""
     whole = calendar_named("CRYPTO")
     harness, series = harness_of(whole), Series(bitcoin, timeframe)
     harness.load(series, WANTED)
@@ -201,16 +201,16 @@ def test_bars_take_back_what_was_told_to_be_closed(
 @pytest.mark.parametrize("calendar", [TRUE, calendar_named("CRYPTO")])
 @pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.W1])
 @pytest.mark.parametrize("mode", [Mode.TAIL, Mode.FULL])
-def test_no_half_day_is_stored_whichever_days_the_bars_are_of(
+def test_no_partial_day_is_stored_whichever_days_the_bars_span(
     harness_of: Callable[..., Harness],
     bitcoin: Instrument,
     timeframe: Timeframe,
     calendar: SessionCalendar,
     mode: Mode,
 ) -> None:
-    """Bars of sessions, or of UTC days, load after load at any hour: none is cut.
+    """Repeated loads at any hour store no partial bar, of sessions or of UTC days.
 
-    Nor is one that came before the contract told its hours.
+    Nor does a load before the contract states its hours.
     """
     harness, series = harness_of(calendar), Series(bitcoin, timeframe)
     details, harness.gateway.details = harness.gateway.details, ()
@@ -228,10 +228,10 @@ def test_no_half_day_is_stored_whichever_days_the_bars_are_of(
     assert bars_between(harness.store.read(series), wanted.start, utc(2026, 5, 18)).equals(true)
 
 
-def test_a_gateway_that_tells_no_schedule_leaves_the_assumption(
+def test_without_a_schedule_continuous_trading_is_assumed(
     harness_of: Callable[..., Harness], bitcoin: Instrument
 ) -> None:
-    """Of dates that are not told nothing is assumed away: they wait to be proved empty."""
+    """Dates without stated hours stay expected, and need confirmation."""
     harness, series = harness_of(), Series(bitcoin, Timeframe.H1)
     harness.gateway.mutate_schedule = lambda *_: []
     report = harness.load(series, WANTED)
@@ -245,33 +245,33 @@ def test_a_gateway_that_tells_no_schedule_leaves_the_assumption(
     assert not report.unexplained.clip(Interval(utc(2026, 5, 8, 0), utc(2026, 5, 8, 20)))
 
 
-def dated_by_open(told: list[LearnedDay]) -> list[LearnedDay]:
-    """Tell sessions under the dates on which they open."""
-    return [LearnedDay(one.day - DAY, one.parts) for one in told]
+def dated_by_open(days: list[LearnedDay]) -> list[LearnedDay]:
+    """Return sessions dated by their opens."""
+    return [LearnedDay(one.day - DAY, one.parts) for one in days]
 
 
-def by_the_week(told: list[LearnedDay]) -> list[LearnedDay]:
-    """Tell one session from Sunday to Friday, dated Friday."""
-    fridays = (one for one in told if one.day.weekday() == 4)
+def by_the_week(days: list[LearnedDay]) -> list[LearnedDay]:
+    """Return one session from Sunday to Friday for each week, dated Friday."""
+    fridays = (one for one in days if one.day.weekday() == 4)
     return [
         LearnedDay(one.day, (Interval(one.parts[0].end - 5.5 * DAY, one.parts[0].end),))
         for one in fridays
     ]
 
 
-@pytest.mark.parametrize("retold", [dated_by_open, by_the_week])
+@pytest.mark.parametrize("redated", [dated_by_open, by_the_week])
 @pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1])
-def test_a_schedule_that_dates_sessions_in_its_own_way_loses_no_bar(
+def test_a_schedule_with_other_session_dates_loses_no_bar(
     harness_of: Callable[..., Harness],
     bitcoin: Instrument,
     timeframe: Timeframe,
-    retold: Callable[[list[LearnedDay]], list[LearnedDay]],
+    redated: Callable[[list[LearnedDay]], list[LearnedDay]],
 ) -> None:
     """Details and schedule are dated alike, so that each date has its own session."""
     harness, series = harness_of(), Series(bitcoin, timeframe)
     unmutated = harness.gateway.mutate_schedule
     assert unmutated is not None
-    harness.gateway.mutate_schedule = lambda ends_at, days: retold(unmutated(ends_at, days))
+    harness.gateway.mutate_schedule = lambda ends_at, days: redated(unmutated(ends_at, days))
     for _ in range(3):
         report = harness.load(series, WANTED)
         harness.gateway.time += DAY
@@ -299,25 +299,25 @@ def test_details_of_another_zone_are_dated_as_the_schedule(
     )
 
 
-def test_a_gateway_that_fails_to_tell_a_schedule_is_not_asked_for_each_year(
+def test_a_failed_schedule_request_is_not_repeated_for_each_year(
     harness_of: Callable[..., Harness], bitcoin: Instrument
 ) -> None:
-    """Ten years of them would be ten deadlines: the next run asks for the next year."""
+    """Ten years would take ten deadlines: the next run requests the next year."""
     harness, series = harness_of(), Series(bitcoin, Timeframe.D1)
 
-    def empty_range(ends_at: datetime, days: int) -> list[LearnedDay]:
+    def refuse(ends_at: datetime, days: int) -> list[LearnedDay]:
         raise GatewayTimeoutError("the schedule", reason="no answer")
 
-    harness.gateway.mutate_schedule = empty_range
+    harness.gateway.mutate_schedule = refuse
     years = IntervalSet([Interval(utc(2016, 5, 1), WANTED.end)])
     harness.run(Job(series, wanted=years), Job(Series(bitcoin, Timeframe.H1), wanted=years))
     assert len(harness.gateway.schedule_requests) == harness.retries + 1
 
 
-def test_a_day_of_a_coin_is_told_to_be_complete_when_any_of_its_days_is(
+def test_a_daily_bar_of_a_coin_closes_at_the_end_of_its_utc_day(
     harness_of: Callable[..., Harness], bitcoin: Instrument
 ) -> None:
-    """A join on closes_at looks at no hour that the bar may hold and that is not over."""
+    """A join on closes_at sees no bar before all hours that it may span are over."""
     harness, series = harness_of(), Series(bitcoin, Timeframe.D1)
     harness.load(series, WANTED)
     index = harness.ledger.calendars()
@@ -329,16 +329,16 @@ def test_a_day_of_a_coin_is_told_to_be_complete_when_any_of_its_days_is(
         assert all(row["closes_at"] == row["ts"] + DAY for row in rows)
 
 
-def test_late_bars_leave_a_coin_its_days() -> None:
-    """A calendar that bars after the close extend says the same of daily bars."""
+def test_an_extended_calendar_keeps_that_days_may_differ() -> None:
+    """Extending a calendar by late bars does not change what is known of its daily bars."""
     longer = Extension(None, by_us=60_000_000, starts_us=0, sessions=(date(2026, 5, 1),))
     assert extended(TRUE, (longer,)).days_may_differ
 
 
-def test_flat_bars_that_are_held_speak_for_no_session(
+def test_held_flat_bars_are_no_evidence_of_a_session(
     harness_of: Callable[..., Harness], bitcoin: Instrument
 ) -> None:
-    """A gateway that fills closed weekends, loaded before the contract told its hours."""
+    """Closed weekends that the gateway fills, loaded before the hours were known, stay closed."""
     whole = calendar_named("CRYPTO")
     harness, series = harness_of(whole), Series(bitcoin, Timeframe.H1)
     true_bars = harness.true_bars(series)

@@ -10,11 +10,9 @@ import pytest
 
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
-from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import BY_THE_YEAR, narrower
 from ktrdr_pipelines.domain.planning.jobs import Mode
-from ktrdr_pipelines.domain.planning.reports import Quiet
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
@@ -26,20 +24,10 @@ from ktrdr_pipelines.errors import (
 from ktrdr_pipelines.sync.engine.request_widths import Widths
 from ktrdr_pipelines.sync.runner import Job
 from tests.support.fake_gateway import start_of, utc
-from tests.support.loading import World
+from tests.support.loading import NotedTexts, World
 
 MakeWorld = Callable[..., World]
 RTH = "XNYS.RTH"
-
-
-class Notes(Quiet):
-    """Keeps the notes of a load."""
-
-    def __init__(self, notes: list[str]) -> None:
-        self._notes = notes
-
-    def noted(self, series: Series, text: str) -> None:
-        self._notes.append(text)
 
 
 def reaches_over_days(request: BarRequest, bars: pa.Table) -> int:
@@ -135,14 +123,14 @@ def test_a_narrower_width_is_always_less(timeframe: Timeframe) -> None:
 def test_the_wait_of_an_identical_request_is_reported(world: MakeWorld) -> None:
     """IB's rule of identical requests makes a retry wait, and the reason is reported."""
     made = world(RTH, Timeframe.M1, date(2024, 6, 12), date(2024, 6, 13))
-    notes: list[str] = []
+    noted = NotedTexts()
     failing = iter([True])
     made.harness.gateway.mutate = lambda _, bars: (
         GatewayTimeoutError("bars") if next(failing, False) else bars
     )
-    manager = replace(made.harness.manager(), progress=Notes(notes))
+    manager = replace(made.harness.manager(), progress=noted)
     asyncio.run(manager.run([Job(made.series, wanted=IntervalSet([made.wanted]))]))
-    assert any("IB accepts identical requests only every 15 s" in text for text in notes)
+    assert any("IB accepts identical requests only every 15 s" in text for text in noted.texts)
 
 
 def quarter(number: int) -> Interval:

@@ -17,7 +17,7 @@ from ktrdr_pipelines.domain.coverage import ProofKind
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
-from ktrdr_pipelines.domain.planning.reports import Quiet, SeriesReport
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ExitCode, GatewayError, RequestRejectedError
@@ -26,7 +26,7 @@ from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.store.ledger.marks import REFRESH_KEPT_DAYS
 from ktrdr_pipelines.sync.runner import Job
 from tests.support.fake_gateway import dense_keys, true_bars_of, utc
-from tests.support.loading import World
+from tests.support.loading import NotedTexts, World
 
 MakeWorld = Callable[..., World]
 RTH = "XNYS.RTH"
@@ -267,17 +267,6 @@ def hide(made: World, day: date, *, times: int) -> None:
     made.harness.gateway.mutate = leave_out
 
 
-class Notes(Quiet):
-    """Keeps the notes of a load."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def noted(self, series: Series, text: str) -> None:
-        """Keep a text."""
-        self.texts.append(f"{series}: {text}")
-
-
 def sensor(made: World) -> SeriesReport:
     """Fill gaps as automatic work does."""
     wanted = IntervalSet([made.wanted])
@@ -439,9 +428,9 @@ def test_a_sparse_session_that_fails_is_deferred(world: MakeWorld) -> None:
         return leave_out(request, bars) if request_count <= 20 else RequestRejectedError("bars")
 
     made.harness.gateway.mutate = then_fail
-    notes = Notes()
-    (report,) = made.harness.run_with(notes, made.series, made.wanted)
-    assert "far fewer bars than in the sessions around: 2024-06-13 (100 bars)" in notes.texts[-1]
+    noted = NotedTexts()
+    (report,) = made.harness.run_with(noted, made.series, made.wanted)
+    assert "far fewer bars than in the sessions around: 2024-06-13 (100 bars)" in noted.texts[-1]
     assert (report.requests, report.added, report.unexplained) == (20, 19 * 390 - 290, NOTHING)
     assert [part.start.date() for part in report.sparse] == [date(2024, 6, 13)]
     assert exit_code_of([report]) is ExitCode.INCOMPLETE
