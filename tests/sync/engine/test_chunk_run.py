@@ -33,14 +33,14 @@ def made(world: MakeWorld) -> World:
 
 
 def without_row(request: BarRequest, bars: pa.Table, row: int) -> Response:
-    """Return a response of which one row was no bar."""
+    """Return a response of which one row is impossible."""
     at = moment(int(timestamps(bars)[row]))
     kept = pa.array(np.arange(bars.num_rows) != row)
     place = IntervalSet([Interval(at, at + LENGTH)])
     return Response(request, bars.filter(kept), None, impossible=place)
 
 
-def test_an_impossible_row_once_costs_one_request(made: World) -> None:
+def test_an_impossible_row_takes_one_more_request(made: World) -> None:
     """The second response is whole, and is kept."""
     first = iter([True])
     made.harness.gateway.mutate = lambda request, bars: (
@@ -148,8 +148,10 @@ def test_a_response_with_an_impossible_row_does_not_state_that_its_day_is_empty(
     made.check_complete()
 
 
-def as_read(request: BarRequest, bars: pa.Table, bad: set[int]) -> Response | pa.Table | NoData:
-    """Return the response as it is read when the rows at some timestamps are no bars."""
+def parsed_without(
+    request: BarRequest, bars: pa.Table, bad: set[int]
+) -> Response | pa.Table | NoData:
+    """Return the response as it is parsed when the rows at some timestamps are no bars."""
     keys = timestamps(bars)
     is_bad = np.isin(keys, list(bad))
     if not is_bad.any():
@@ -184,7 +186,7 @@ def days(*dates: date) -> set[int]:
 def test_a_daily_row_that_is_no_bar_makes_no_day_empty(world: MakeWorld, bad: set[int]) -> None:
     """Bars on both sides, or none before, are no statement about a date whose row is impossible."""
     made = world("XNYS.RTH", Timeframe.D1, date(2024, 3, 1), date(2024, 3, 29))
-    made.harness.gateway.mutate = lambda request, bars: as_read(request, bars, bad)
+    made.harness.gateway.mutate = lambda request, bars: parsed_without(request, bars, bad)
     report = made.load()
     assert not report.is_complete, report.summary
     missing = report.unexplained
@@ -201,7 +203,7 @@ def test_a_session_of_rows_that_are_no_bars_is_not_empty(world: MakeWorld) -> No
     made = world("XNYS.RTH", Timeframe.H1, date(2024, 3, 1), date(2024, 3, 29))
     opens = datetime(2024, 3, 13, tzinfo=UTC)
     whole = {micros(opens + timedelta(minutes=n)) for n in range(0, 1440, 30)}
-    made.harness.gateway.mutate = lambda request, bars: as_read(
+    made.harness.gateway.mutate = lambda request, bars: parsed_without(
         request, bars, whole | days(date(2024, 3, 13))
     )
     report = made.load()
@@ -220,7 +222,7 @@ def test_a_daily_row_that_is_no_bar_confirms_no_empty_session(world: MakeWorld) 
 
     def mutate(request: BarRequest, bars: pa.Table) -> Response | pa.Table | NoData:
         if request.series.timeframe is Timeframe.D1:
-            return as_read(request, bars, days(date(2024, 3, 13)))
+            return parsed_without(request, bars, days(date(2024, 3, 13)))
         keys = timestamps(bars)
         return bars.filter(pa.array((keys < low) | (keys >= high)))
 
@@ -239,8 +241,8 @@ def test_a_daily_row_that_is_no_bar_confirms_no_empty_session(world: MakeWorld) 
     ]
 
 
-def test_one_bar_that_is_never_the_same_is_no_response(made: World) -> None:
-    """Where nothing is left of a response its range is requested by another run."""
+def test_a_single_bar_that_changes_each_time_is_no_response(made: World) -> None:
+    """If no bar of a response is valid, another run requests its range."""
     closes = iter(range(10**9, 10**9 + 1000))
 
     def changing(request: BarRequest, bars: pa.Table) -> Response:
@@ -259,7 +261,7 @@ def test_one_bar_that_is_never_the_same_is_no_response(made: World) -> None:
     made.check_complete()
 
 
-def test_no_bars_at_the_second_request_leave_what_was_implausible_open(made: World) -> None:
+def test_an_empty_second_response_leaves_an_implausible_bar_missing(made: World) -> None:
     """The bars of the first response are kept but for the implausible one."""
     key = 1_717_508_220_000_000
 
@@ -280,7 +282,7 @@ def test_no_bars_at_the_second_request_leave_what_was_implausible_open(made: Wor
 
 
 def test_a_failure_of_the_second_request_loses_nothing(made: World) -> None:
-    """Nothing of the first is kept then; the next run requests all of it."""
+    """The first response is not kept then; the next run requests all of it."""
     made.harness.gateway.mutate = lambda request, bars: (
         without_row(request, bars, 7)
         if made.harness.request_count == 1
@@ -294,8 +296,8 @@ def test_a_failure_of_the_second_request_loses_nothing(made: World) -> None:
     made.check_complete()
 
 
-def test_a_bar_that_came_right_again_has_no_finding(made: World) -> None:
-    """A refresh replaces the bar, and its finding is forgotten with it."""
+def test_a_corrected_bar_has_no_finding(made: World) -> None:
+    """A refresh replaces the bar and deletes its finding."""
 
     def always(request: BarRequest, bars: pa.Table) -> Response:
         return Response(request, odd(bars, 7, 1e9), None, implausible=(int(timestamps(bars)[7]),))
@@ -313,7 +315,7 @@ def test_a_bar_that_came_right_again_has_no_finding(made: World) -> None:
 def test_a_short_first_bar_alone_is_covered(
     world: Callable[..., World], timeframe: Timeframe
 ) -> None:
-    """Where the bars after it are covered, 09:30 to 10:00 needs no next bar to be whole."""
+    """The bar from 09:30 to 10:00 is whole if the bars after it are covered."""
     made = world("XNYS.RTH", timeframe, date(2024, 6, 4), date(2024, 6, 5))
     first = made.harness.true_bars(made.series).bars["ts"].to_pylist()
     opening = next(moment for moment in first if moment >= made.wanted.start)

@@ -1,4 +1,4 @@
-"""Intervals without a trade that come as flat bars, and days that begin with their first trade."""
+"""Flat bars for intervals without a trade, and days that begin with their first trade."""
 
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
@@ -29,7 +29,7 @@ SPRING = date(2024, 3, 1), date(2024, 6, 1)
 SWITCH = date(2024, 4, 15)
 CUT = date(2024, 4, 25)
 SHARE = 0.7
-"""Of the intervals that have no trade."""
+"""The share of intervals that have no trade."""
 
 
 def filled(keys: np.ndarray, dense: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ def filled(keys: np.ndarray, dense: np.ndarray) -> np.ndarray:
 
 
 def with_flat(bars: pa.Table, traded: np.ndarray) -> pa.Table:
-    """Make the bars of a table flat at which nothing was traded."""
+    """Return bars of which those at timestamps without a trade are flat."""
     flat = ~np.isin(timestamps(bars), traded)
     close = bars["close"]
     for name in ("open", "high", "low", "average"):
@@ -60,7 +60,7 @@ def with_flat(bars: pa.Table, traded: np.ndarray) -> pa.Table:
 
 
 class Market:
-    """A thin stock in extended hours, of which some sessions come filled."""
+    """A thin stock in extended hours; some of its sessions are filled with flat bars."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Market:
         true_bars[key] = TrueBars(with_flat(true.bars, self.traded), true.opens, true.closes)
 
     def cut(self, day: date, after_hours: int) -> None:
-        """Let the gateway leave out the end of one session."""
+        """Omit the end of one session from the responses."""
         harness, calendar = self.made.harness, calendar_named(ETH)
         [session] = calendar.sessions(day, day + timedelta(days=1))
         low = micros(session.opens_at + timedelta(hours=after_hours))
@@ -141,10 +141,10 @@ def sparse_of(harness: Harness, report: SeriesReport) -> tuple[set[date], set[da
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_thin_stock_is_loaded_with_its_flat_bars_and_none_is_odd(
+def test_a_thin_stock_is_loaded_with_its_flat_bars(
     world: MakeWorld, way: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    """Filled, not filled, and filled for a while: every bar is kept, no session is sparse."""
+    """Whichever sessions are filled, every bar is kept, and none is implausible or sparse."""
     market = Market(world, way)
     report = market.made.load_until_confirmed()
     assert not report.unexplained
@@ -156,10 +156,10 @@ def test_a_thin_stock_is_loaded_with_its_flat_bars_and_none_is_odd(
 
 
 @pytest.mark.parametrize("way", [always, before, since])
-def test_a_session_that_breaks_off_among_filled_ones_is_found(
+def test_a_truncated_session_among_filled_ones_is_sparse(
     world: MakeWorld, way: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    """Whether its neighbours are filled as it is, or older or newer ones are not."""
+    """It is found whether all neighbours are filled, or only the older or the newer ones."""
     market = Market(world, way)
     day = CUT if way is not before else date(2024, 4, 4)
     market.cut(day, 4)
@@ -172,8 +172,8 @@ def test_a_session_that_breaks_off_among_filled_ones_is_found(
     market.made.check_complete()
 
 
-def test_a_steady_stock_that_breaks_off_is_found_across_the_switch(world: MakeWorld) -> None:
-    """Right behind the switch, most neighbours are not filled: traded bars are compared."""
+def test_a_truncated_session_is_sparse_right_after_the_switch(world: MakeWorld) -> None:
+    """Most of its neighbours are not filled: the numbers of traded bars are compared."""
     calendar = calendar_named(ETH)
     dense = true_keys(calendar, Timeframe.M5, date(2024, 1, 20), date(2024, 6, 21))
     market = Market(world, since, traded=thinned(dense, 0.3))
@@ -183,8 +183,8 @@ def test_a_steady_stock_that_breaks_off_is_found_across_the_switch(world: MakeWo
     assert found == ({date(2024, 4, 16)}, {date(2024, 4, 16)})
 
 
-def test_flat_bars_of_a_ledger_that_has_not_counted_them_are_counted(world: MakeWorld) -> None:
-    """A ledger that was rebuilt from the files knows no counts until the store is looked at."""
+def test_a_ledger_without_counts_of_flat_bars_counts_them(world: MakeWorld) -> None:
+    """A ledger that is rebuilt from the files has no counts until the store is read."""
     market = Market(world, before)
     report = market.made.load_until_confirmed()
     harness = market.made.harness
@@ -198,14 +198,14 @@ def test_flat_bars_of_a_ledger_that_has_not_counted_them_are_counted(world: Make
 
 
 FIRST_TRADES = [5.25, 5.0, 5.1, 8.0, 1.0, 7.5, 0.0, 3.0]
-"""Hours after the open of extended hours at which days begin: 09:16, 09:00, 09:06, 12:00 ..."""
+"""Hours after the open of extended hours at which days begin: 09:15, 09:00, 09:06, 12:00 ..."""
 
 
 @pytest.mark.parametrize("way", [always, never])
 def test_days_that_begin_with_their_first_trade_are_complete(
     world: MakeWorld, way: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    """No bar comes before it, and the bars on both sides explain that."""
+    """The time before the first trade is explained by the bars on both sides."""
     calendar = calendar_named(ETH)
     dense = true_keys(calendar, Timeframe.M5, date(2024, 1, 20), date(2024, 6, 21))
     place = np.searchsorted(calendar.opens, dense, side="right") - 1
@@ -219,10 +219,10 @@ def test_days_that_begin_with_their_first_trade_are_complete(
 
 
 @pytest.mark.parametrize("way", [always, never])
-def test_tails_of_days_that_begin_late_wait_for_nothing_and_cover_nothing_early(
+def test_tails_cover_nothing_of_a_day_before_its_first_trade(
     world: MakeWorld, way: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    """Before the first trade nothing of the session is covered; later tails bring all of it."""
+    """Later tails load and cover the whole session."""
     calendar = calendar_named(ETH)
     dense = true_keys(calendar, Timeframe.M5, date(2024, 1, 20), date(2024, 6, 21))
     place = np.searchsorted(calendar.opens, dense, side="right") - 1
@@ -252,7 +252,7 @@ def test_tails_of_days_that_begin_late_wait_for_nothing_and_cover_nothing_early(
 
 
 def test_a_flat_bar_refutes_no_response_without_bars(world: MakeWorld) -> None:
-    """What a gateway fills one day and not the other was no false statement."""
+    """A response without the flat bars that another one has was no false statement."""
     market = Market(world, never)
     harness, series = market.made.harness, market.made.series
     day = date(2024, 5, 2)
@@ -281,7 +281,7 @@ def test_a_flat_bar_refutes_no_response_without_bars(world: MakeWorld) -> None:
 
 
 def test_the_documented_filter_leaves_out_flat_bars(world: MakeWorld) -> None:
-    """In SQL and in pandas; a bar without a known volume stays, as does one that counts a trade."""
+    """In SQL and pandas it keeps a bar of unknown volume, and one that counts a trade."""
     text = (Path(ktrdr_pipelines.__file__).parent / "docs" / "bars.md").read_text("utf-8")
     market = Market(world, before)
     market.made.load()
@@ -307,8 +307,8 @@ def test_the_documented_filter_leaves_out_flat_bars(world: MakeWorld) -> None:
     assert len(names["traded"]) == len(kept)
 
 
-def test_flat_bars_after_the_close_move_no_session(world: MakeWorld) -> None:
-    """They show no trading after hours; they are kept."""
+def test_flat_bars_after_the_close_extend_no_session(world: MakeWorld) -> None:
+    """They are kept, but are no evidence of trading after hours."""
     made = world("XNYS.RTH", Timeframe.M5, *SPRING)
     calendar = calendar_named("XNYS.RTH")
 

@@ -97,8 +97,8 @@ def test_held_bars_returned_in_another_unit_are_one_volume_jump(
     assert (found.volume_jumps, found.disagreements) == ((jump,), ())
 
 
-def test_a_switch_and_a_switch_back_are_two(world: MakeWorld) -> None:
-    """Each is reported when it comes."""
+def test_a_switch_and_a_switch_back_are_two_volume_jumps(world: MakeWorld) -> None:
+    """Each is reported when it occurs."""
     market = Market(world(RTH, Timeframe.H1, *JUNE))
     market.run(Mode.FULL, BEFORE)
     for days, unit in ((3, 100.0), (4, 100.0), (5, 1.0), (6, 1.0), (7, 100.0)):
@@ -124,8 +124,8 @@ def test_adjoining_bars_in_another_unit_are_a_volume_jump(
     assert report.is_complete
 
 
-def test_a_refresh_as_a_whole_ends_it(world: MakeWorld) -> None:
-    """All bars are in one unit then; that load still says that it was another one."""
+def test_a_refresh_of_the_whole_series_removes_the_jump(world: MakeWorld) -> None:
+    """All bars are then in one unit; the refresh itself still reports the jump."""
     market = Market(world(RTH, Timeframe.D1, *JUNE))
     market.run(Mode.FULL, BEFORE)
     market.unit = 100.0
@@ -148,7 +148,7 @@ def busy_from(day: datetime, times: float, days: int = 90) -> Shape:
     return shape
 
 
-def nothing(keys: np.ndarray) -> np.ndarray:
+def no_volume(keys: np.ndarray) -> np.ndarray:
     """Return no volume at all."""
     return np.zeros(len(keys))
 
@@ -164,7 +164,7 @@ QUIET = {
     "two busy days": (busy_from(utc(2024, 6, 17), 100.0, 2), None),
     "a listing": (busy_from(utc(2024, 5, 3), 0.01), None),
     "ten times as much": (busy_from(utc(2024, 6, 17), 10.0), None),
-    "no volume": (nothing, nothing),
+    "no volume": (no_volume, no_volume),
     "a sparse stock": (sparse, None),
     "much more trading": (
         busy_from(utc(2024, 6, 17), 100.0),
@@ -205,8 +205,8 @@ def test_volumes_rounded_to_whole_lots_are_a_volume_jump(world: MakeWorld) -> No
     assert market.jumps() == [pytest.approx(0.01, rel=0.02)]
 
 
-def test_the_text_says_which_unit_is_which(world: MakeWorld) -> None:
-    """The text says which unit is which, that nothing changed, and what to do."""
+def test_the_text_of_a_jump_names_both_units(world: MakeWorld) -> None:
+    """The text also states that nothing was changed, and what to do."""
     market = Market(world(RTH, Timeframe.D1, *JUNE))
     market.run(Mode.FULL, BEFORE)
     market.unit = 100.0

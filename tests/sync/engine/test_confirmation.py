@@ -1,4 +1,4 @@
-"""What responses without bars confirm as empty, and what they do not."""
+"""Which ranges responses without bars confirm as empty, and which they do not."""
 
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
@@ -60,7 +60,7 @@ def no_data_at(*numbers: int) -> Mutation:
 
 
 def test_a_wide_empty_response_covers_nothing_by_itself(world: MakeWorld) -> None:
-    """A spurious "no data" for a month is found out: all bars are stored, nothing is empty."""
+    """A spurious "no data" for a month is refuted: all bars are stored, nothing is empty."""
     made = world(RTH, Timeframe.H1, date(2024, 6, 3), date(2024, 6, 29))
     made.harness.gateway.mutate = no_data_at(1)
     assert made.load().is_complete
@@ -86,8 +86,8 @@ def test_sessions_missing_inside_a_response_are_requested_once_more(world: MakeW
     assert {proof.kind for proof in empty} == {ProofKind.DISPUTED}
 
 
-def test_days_of_a_confirmation_are_refused_for_their_number_once(world: MakeWorld) -> None:
-    """Daily bars are then requested by the year; the confirmation ends all the same."""
+def test_daily_bars_of_a_confirmation_are_refused_as_too_long_once(world: MakeWorld) -> None:
+    """They are then requested by the year, and the confirmation is completed."""
     first, end = date(2024, 6, 3), date(2024, 6, 22)
     keys = without(first, end, Timeframe.H1, {date(2024, 6, 11), date(2024, 6, 12)})
     made = world(RTH, Timeframe.H1, first, end, keys=keys)
@@ -107,8 +107,10 @@ def test_days_of_a_confirmation_are_refused_for_their_number_once(world: MakeWor
     made.check_complete()
 
 
-def test_a_quiet_edge_is_requested_once_more_and_never_expires(world: MakeWorld) -> None:
-    """Minutes without a trade at an open or a close take a request at most and never expire."""
+def test_an_empty_end_of_a_session_is_requested_once_more_and_never_expires(
+    world: MakeWorld,
+) -> None:
+    """Minutes without a trade at an open or a close take one more request at most."""
     first, end = date(2024, 6, 4), date(2024, 6, 5)
     keys = dense_keys(RTH, Timeframe.M1, first - timedelta(days=9), end + timedelta(days=9))
     minutes = (keys - micros(utc(2024, 6, 4, 13, 30))) // 60_000_000
@@ -176,7 +178,7 @@ def test_an_open_session_is_never_covered_as_empty(world: MakeWorld) -> None:
 def test_data_that_begin_inside_a_chunk_are_all_found(
     world: MakeWorld, timeframe: Timeframe, has_head: bool
 ) -> None:
-    """A gateway without a response past its oldest bar gets narrower requests."""
+    """A gateway without bars for requests past its oldest bar gets narrower requests."""
     first, end = date(2024, 1, 2), date(2024, 7, 1)
     keys = dense_keys(RTH, timeframe, date(2024, 5, 14), date(2026, 6, 1))
     made = world(RTH, timeframe, first, end, keys=keys)
@@ -194,8 +196,8 @@ def test_data_that_begin_inside_a_chunk_are_all_found(
     assert made.load().requests == 0
 
 
-def test_what_lies_before_the_head_is_excused_at_no_further_request(world: MakeWorld) -> None:
-    """Once the gateway says where its data begin, years before it cost nothing."""
+def test_time_before_the_head_timestamp_takes_no_further_request(world: MakeWorld) -> None:
+    """Once the gateway has stated where its data begin, the years before are explained."""
     keys = dense_keys(RTH, Timeframe.H1, date(2024, 6, 3), date(2024, 9, 1))
     made = world(RTH, Timeframe.H1, date(2014, 1, 2), date(2024, 7, 1), keys=keys)
     made.harness.gateway.head_at = utc(2024, 6, 3, 13, 30)
@@ -275,7 +277,7 @@ def test_a_confirmed_empty_range_expires_by_the_clock_of_this_machine() -> None:
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.M5, Timeframe.H1])
 def test_bars_that_lag_behind_a_close_are_not_empty(world: MakeWorld, timeframe: Timeframe) -> None:
-    """The last bars of a session that a gateway gives twenty minutes late are waited for."""
+    """The last bars of a session that a gateway returns twenty minutes late are waited for."""
     first, end = date(2024, 6, 3), date(2024, 6, 5)
     close = utc(2024, 6, 4, 20)
     made = world(RTH, timeframe, first, end, now=close + timedelta(minutes=2))
@@ -300,7 +302,7 @@ FIRST, END = date(2024, 6, 4), date(2024, 6, 6)
 
 
 def short_then_empty(made: World, *, bars: int) -> None:
-    """Return too few bars at first, then none, and then what is true."""
+    """Return too few bars at first, then none, then the true ones."""
     request_count = 0
 
     def mutate(request: BarRequest, found: pa.Table) -> pa.Table | NoData:
@@ -314,8 +316,8 @@ def short_then_empty(made: World, *, bars: int) -> None:
 
 
 @pytest.mark.parametrize("bars", [1, 200, 380])
-def test_a_part_that_came_short_and_then_empty_is_loaded(world: MakeWorld, bars: int) -> None:
-    """Every minute of it comes in the end, and the store is never called complete before."""
+def test_a_range_returned_short_and_then_empty_is_loaded(world: MakeWorld, bars: int) -> None:
+    """Every minute is stored in the end, and no load reports complete before."""
     made = world(RTH, Timeframe.M1, FIRST, END)
     short_then_empty(made, bars=bars)
     report = made.load()
@@ -326,8 +328,8 @@ def test_a_part_that_came_short_and_then_empty_is_loaded(world: MakeWorld, bars:
 
 
 @pytest.mark.parametrize("bars", [1, 200, 380])
-def test_a_part_of_the_newest_session_is_loaded_too(world: MakeWorld, bars: int) -> None:
-    """There is no session behind it yet that could have bars on its other side."""
+def test_a_short_range_of_the_newest_session_is_loaded_too(world: MakeWorld, bars: int) -> None:
+    """No later session has bars on the other side of the range yet."""
     made = world(RTH, Timeframe.M1, date(2024, 6, 5), END, now=utc(2024, 6, 5, 21))
     short_then_empty(made, bars=bars)
     report = made.load()
@@ -337,8 +339,8 @@ def test_a_part_of_the_newest_session_is_loaded_too(world: MakeWorld, bars: int)
     made.check_complete()
 
 
-def test_two_empty_responses_of_a_bad_hour_hide_no_half_day(world: MakeWorld) -> None:
-    """A tail of the morning, then a gateway that returns nothing of today for some hours."""
+def test_empty_responses_for_some_hours_hide_no_half_day(world: MakeWorld) -> None:
+    """After a tail of the morning the gateway returns nothing of today for some hours."""
     made = world(RTH, Timeframe.M1, FIRST, END, now=utc(2024, 6, 5, 16))
     made.load()
     gateway = made.harness.gateway
@@ -358,7 +360,7 @@ def test_two_empty_responses_of_a_bad_hour_hide_no_half_day(world: MakeWorld) ->
 
 
 def test_a_response_cut_short_does_not_show_where_data_begin(world: MakeWorld) -> None:
-    """A response that began late proves nothing where older bars came since then."""
+    """A response that began late proves nothing once older bars have been returned."""
     made = world(RTH, Timeframe.H1, FIRST, date(2024, 6, 15), now=utc(2024, 6, 20))
     gateway = made.harness.gateway
     key = made.series.symbol, Timeframe.D1

@@ -1,4 +1,4 @@
-"""False responses of a gateway that once made a load report complete."""
+"""False responses of a gateway that made an earlier version report a load as complete."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ Mutation = Callable[[BarRequest, pa.Table], "pa.Table | NoData"]
 
 @dataclass
 class Market:
-    """Some symbols, all with hours, days and weeks from a first date on, and what is wanted."""
+    """Symbols with hourly, daily and weekly bars from a first date on, and a wanted range."""
 
     folder: Path
     symbols: tuple[str, ...] = ("AAPL",)
@@ -72,7 +72,7 @@ class Market:
         return [Series(stock(symbol), timeframe) for symbol in self.symbols]
 
     def load(self, *timeframes: Timeframe) -> list[SeriesReport]:
-        """Load in one run; what is reported complete is compared with the true bars."""
+        """Load in one run, and compare what is reported complete with the true bars."""
         jobs = [
             Job(one, wanted=IntervalSet([self.wanted(timeframe)]))
             for timeframe in timeframes
@@ -95,18 +95,18 @@ class Market:
         return true.num_rows - self.harness.store.read(series, part).num_rows
 
     def lacks(self, *timeframes: Timeframe) -> int:
-        """Count what is missing of all symbols."""
+        """Count the missing bars of all symbols."""
         return sum(self.missing(one) for timeframe in timeframes for one in self.series(timeframe))
 
 
 @pytest.fixture
 def market(folders: Iterator[Path]) -> Callable[..., Market]:
-    """Make markets."""
+    """Return a function that makes markets."""
     return lambda **given: Market(next(folders), **given)
 
 
 def burst(market: Market, first: int, last: int, text: str) -> None:
-    """Answer some requests in a row without bars."""
+    """Respond to some consecutive requests without bars."""
     request_count = 0
 
     def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
@@ -121,7 +121,7 @@ def burst(market: Market, first: int, last: int, text: str) -> None:
 def test_a_burst_of_empty_responses_over_sixteen_series(
     market: Callable[..., Market], text: str
 ) -> None:
-    """60 in a row: the load ends with 3, and the next ones bring every bar."""
+    """After 60 in a row the load is incomplete (exit code 3), and the next ones get every bar."""
     made = market(symbols=tuple(f"S{place:02}" for place in range(16)))
     burst(made, 10, 69, text)
     reports = made.load(Timeframe.H1)
@@ -134,10 +134,10 @@ def test_a_burst_of_empty_responses_over_sixteen_series(
 
 
 @pytest.mark.parametrize("text", [NO_DATA_TEXT, ZERO_BARS])
-def test_empty_responses_for_one_session_hide_it_for_no_load(
+def test_empty_responses_within_a_day_never_hide_a_session(
     market: Callable[..., Market], text: str
 ) -> None:
-    """However often one session is said to be empty within a day, it stays missing."""
+    """However often a session is returned empty within a day, it stays missing."""
     made = market()
     hidden = utc(2024, 10, 9, 13, 30), utc(2024, 10, 9, 20)
 
@@ -173,12 +173,12 @@ def test_the_week_of_a_listing_is_not_empty_where_days_of_it_are_held(
     assert not made.lacks(Timeframe.D1, Timeframe.W1)
 
 
-@pytest.mark.parametrize("is_asked_first", [False, True])
-def test_a_wrong_head_hides_no_bar(market: Callable[..., Market], is_asked_first: bool) -> None:
-    """A head three years late, with days held from before it: hours come from where days begin."""
+@pytest.mark.parametrize("is_loaded_first", [False, True])
+def test_a_wrong_head_hides_no_bar(market: Callable[..., Market], is_loaded_first: bool) -> None:
+    """The head is three years late, and older daily bars are held: hours begin with the days."""
     made = market(first=date(2021, 1, 4), begins=date(2021, 3, 1))
     made.harness.gateway.head_at = utc(2024, 6, 3, 13, 30)
-    if is_asked_first:
+    if is_loaded_first:
         made.load(Timeframe.H1)
     for _ in range(3):
         made.load(Timeframe.D1)
@@ -188,8 +188,8 @@ def test_a_wrong_head_hides_no_bar(market: Callable[..., Market], is_asked_first
     assert not made.lacks(Timeframe.D1, Timeframe.H1)
 
 
-def hidden_for_good(day: date) -> Mutation:
-    """Return no bar of one date, whatever is requested."""
+def always_without(day: date) -> Mutation:
+    """Return a mutation that omits the bars of one date from every response."""
 
     def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
         dates = bars["session_date"].to_numpy().astype("datetime64[D]")
@@ -199,12 +199,12 @@ def hidden_for_good(day: date) -> Mutation:
     return mutate
 
 
-def test_a_permanent_falsehood_ends_disputed_and_says_by_what(
+def test_a_date_that_is_always_returned_empty_ends_disputed(
     market: Callable[..., Market],
 ) -> None:
-    """One date that no response ever has, among full ones: three days, and then it is listed."""
+    """A date without bars among full ones takes statements on three days."""
     made = market()
-    made.harness.gateway.mutate = hidden_for_good(date(2024, 10, 9))
+    made.harness.gateway.mutate = always_without(date(2024, 10, 9))
     codes = []
     for _ in range(6):
         codes.append(exit_code_of(made.harness.run(*_jobs(made))))

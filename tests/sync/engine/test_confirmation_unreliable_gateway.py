@@ -46,7 +46,7 @@ TIMEFRAMES = (Timeframe.D1, Timeframe.H1)
 
 @dataclass(frozen=True)
 class Market:
-    """What is traded: in every session, or, where it is thin, in some, and a few bars in those."""
+    """A market that trades in every session or, if it is thin, in some, with few bars each."""
 
     is_thin: bool = False
     timeframes: tuple[Timeframe, ...] = TIMEFRAMES
@@ -73,7 +73,7 @@ MARKETS = (
 
 @dataclass
 class Pattern:
-    """Says by a seeded rule which requests come back without bars.
+    """A seeded rule for which requests return no bars.
 
     ``kind`` is burst (some requests in a row), window (a time of hours), share (by chance), symbol
     (of one symbol for hours), session (that reach some dates, for hours) or timeframe (of one
@@ -87,19 +87,19 @@ class Pattern:
     request_count: int = field(default=0)
 
     def __post_init__(self) -> None:
-        self.dice = random.Random(self.seed)
-        self.first = self.dice.randrange(1, 12)
-        self.length = self.dice.randrange(5, 60)
+        self.rng = random.Random(self.seed)
+        self.first = self.rng.randrange(1, 12)
+        self.length = self.rng.randrange(5, 60)
         days = calendar_named(RTH).sessions(FIRST, END)
-        place = self.dice.randrange(0, len(days) - 3)
-        few = days[place : place + self.dice.randrange(1, 8)]
+        place = self.rng.randrange(0, len(days) - 3)
+        few = days[place : place + self.rng.randrange(1, 8)]
         self.dates = Interval(few[0].opens_at, few[-1].closes_at)
 
     def hides(self, request: BarRequest, now: datetime) -> bool:
-        """Whether a request comes back without bars."""
+        """Return whether a request returns no bars."""
         self.request_count += 1
         is_on = BEGIN <= now < BEGIN + timedelta(hours=self.hours)
-        chance = self.dice.random() < self.share
+        chance = self.rng.random() < self.share
         match self.kind:
             case "burst":
                 return self.first <= self.request_count < self.first + self.length
@@ -135,13 +135,13 @@ class Store:
     series: list[Series]
 
     def load(self) -> list[SeriesReport]:
-        """Load everything, and see that nothing is called complete that is not."""
+        """Load everything, and check that no series with missing bars is reported complete."""
         jobs = [Job(one, wanted=self.wanted_of(one)) for one in self.series]
         reports = self.harness.run(*jobs)
         for report in reports:
             if report.is_complete:
                 assert self.missing(report.series) == 0, report.summary
-        self.series_gaps()
+        self.check_gap_index()
         return reports
 
     def wanted_of(self, one: Series) -> IntervalSet:
@@ -154,8 +154,8 @@ class Store:
         stored = self.harness.store.read(one, part)
         return true_bars.num_rows - stored.num_rows
 
-    def series_gaps(self) -> None:
-        """See that neither the gap index nor a window says complete over a missing bar."""
+    def check_gap_index(self) -> None:
+        """Check that neither the gap index nor a window is complete over a missing bar."""
         now = self.harness.gateway.time
         index = GapIndex(self.harness.store, self.calendars(), self.harness.gateway.gateway)
         for found in index.series_gaps(self.series, now):
@@ -170,7 +170,7 @@ class Store:
 
 
 def store_of(folder: Path, pattern: Pattern, market: Market = MARKETS[0]) -> Store:
-    """Make a store whose gateway hides by a pattern."""
+    """Make a store whose gateway follows a pattern."""
     true_bars = {}
     series = []
     finest = market.timeframes[-1]
@@ -194,14 +194,14 @@ def store_of(folder: Path, pattern: Pattern, market: Market = MARKETS[0]) -> Sto
 
 
 def true_weekly_bars(daily: pa.Table) -> TrueBars:
-    """Make the weekly bars of the weeks in which there are daily ones."""
+    """Return the weekly bars of the weeks in which there are daily ones."""
     days = np.unique([monday_of(day) for day in daily["session_date"].to_pylist()])
     keys = days.astype("datetime64[us]").astype(np.int64)
     return true_bars_of(keys, Timeframe.W1, calendar_named(RTH))
 
 
 HIDES_TEN_DAYS = Pattern("session", 9869, 0.35, 14)
-"""Requests for the oldest days come back without bars for 14 hours, and many are sent."""
+"""For 14 hours requests for the oldest days return no bars, and many are sent."""
 
 
 @given(pattern=patterns, market=st.sampled_from(MARKETS))
@@ -230,7 +230,7 @@ def test_nothing_is_called_complete_over_a_missing_bar(
 def test_a_session_with_a_late_bar_alone_is_not_called_empty(
     world: Callable[..., World],
 ) -> None:
-    """Bars after the close extend sessions before it is judged which of them have none."""
+    """Bars after the close extend sessions before those without bars are determined."""
     first, end, day = date(2024, 6, 3), date(2024, 6, 22), date(2024, 6, 12)
     calendar = calendar_named("XNYS.RTH")
     around = first - timedelta(days=40), end + timedelta(days=20)

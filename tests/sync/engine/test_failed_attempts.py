@@ -34,13 +34,13 @@ HOUR = timedelta(hours=1)
 
 
 def sensor(made: World, mode: Mode = Mode.FULL) -> SeriesReport:
-    """Load as automatic work does."""
+    """Load as a sensor does."""
     bounds = Bounds(start=made.wanted.start, end=made.wanted.end)
     return made.harness.run(Job(made.series, mode, bounds, requested_by=RequestedBy.SENSOR))[0]
 
 
 def person(made: World) -> SeriesReport:
-    """Load as a person does."""
+    """Load as a user does."""
     return made.harness.run(Job(made.series, bounds=Bounds(made.wanted.start, made.wanted.end)))[0]
 
 
@@ -50,12 +50,12 @@ def attempts_of(made: World) -> list[Attempt]:
 
 
 def always(error: GatewayError) -> Callable[..., GatewayError]:
-    """Fail every request."""
+    """Return a mutation that fails every request."""
     return lambda *_: error
 
 
 def failed_at(made: World, count: int) -> list[datetime]:
-    """Return the times of so many failed attempts of automatic work.
+    """Return the times of so many failed attempts of a sensor.
 
     Loads in between, the last a minute before the next attempt is due, request nothing and leave
     its time as it is.
@@ -79,7 +79,7 @@ def failed_at(made: World, count: int) -> list[datetime]:
 
 
 def requested_at(made: World, *, days: int, every: timedelta) -> list[datetime]:
-    """Return the times at which automatic work made requests, of loads at regular times."""
+    """Return the times at which a sensor made requests, of loads at regular times."""
     times = []
     for _ in range(timedelta(days=days) // every):
         request_count = made.harness.request_count
@@ -100,8 +100,8 @@ def test_the_delay_doubles_with_each_failure_up_to_a_day(world: MakeWorld) -> No
     assert attempts_of(made)[0].failures == len(times)
 
 
-def test_a_person_is_not_deferred(world: MakeWorld) -> None:
-    """A load by a user requests at once what automatic work defers."""
+def test_a_user_is_not_deferred(world: MakeWorld) -> None:
+    """A load by a user immediately requests what is deferred for sensors."""
     made = world(RTH, Timeframe.H1, *JUNE)
     made.harness.gateway.mutate = always(RequestRejectedError("bars"))
     sensor(made)
@@ -117,7 +117,7 @@ def test_a_person_is_not_deferred(world: MakeWorld) -> None:
 
 
 def test_a_failure_defers_its_own_interval_alone(world: MakeWorld) -> None:
-    """Other missing ranges are requested meanwhile."""
+    """Other missing ranges are still requested."""
     made = world(RTH, Timeframe.M1, *JUNE)
     failed = iter([False, True])
     made.harness.gateway.mutate = lambda _, bars: (
@@ -153,7 +153,7 @@ def test_an_open_session_that_fails_is_not_requested_for_each_new_minute(world: 
     assert attempts_of(made) == []
 
 
-def test_a_success_begins_the_count_anew(world: MakeWorld) -> None:
+def test_a_success_resets_the_count(world: MakeWorld) -> None:
     """An interval that fails again after it was loaded is retried after five minutes."""
     made = world(RTH, Timeframe.H1, *JUNE)
     made.harness.gateway.mutate = always(RequestRejectedError("bars"))
@@ -174,8 +174,8 @@ def test_a_success_begins_the_count_anew(world: MakeWorld) -> None:
     assert attempt.next_try_at == made.harness.gateway.time + timedelta(minutes=5)
 
 
-def test_a_load_elsewhere_leaves_attempts_as_they_are(world: MakeWorld) -> None:
-    """That an interval is not wanted now does not mean that it is covered."""
+def test_a_load_of_another_range_keeps_attempts(world: MakeWorld) -> None:
+    """An interval that a load does not want is not thereby covered."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.harness.gateway.mutate = lambda request, bars: (
         RequestRejectedError("bars") if request.ends_at.day == 12 else bars
@@ -190,7 +190,7 @@ def test_a_load_elsewhere_leaves_attempts_as_they_are(world: MakeWorld) -> None:
 def test_a_contract_without_any_bar_is_not_requested_every_session(
     world: MakeWorld,
 ) -> None:
-    """A day, doubled up to thirty: 120 days of new sessions cost a handful of attempts."""
+    """A day, doubled up to thirty: 120 days of new sessions take a handful of attempts."""
     made = world(RTH, Timeframe.D1, date(2024, 1, 2), date(2024, 12, 31), keys=np.empty(0, int))
     made.harness.gateway.time = utc(2024, 6, 3, 22)
     times = requested_at(made, days=120, every=timedelta(days=1))
@@ -201,7 +201,7 @@ def test_a_contract_without_any_bar_is_not_requested_every_session(
 
 
 def test_a_missing_permission_is_probed_once_a_day(world: MakeWorld) -> None:
-    """Automatic work makes one request a day until the first response."""
+    """Sensors make one request a day until the first response."""
     made = world(RTH, Timeframe.H1, *JUNE)
     made.harness.gateway.mutate = always(EntitlementError("bars", code=162))
     times = requested_at(made, days=5, every=HOUR)
@@ -213,8 +213,8 @@ def test_a_missing_permission_is_probed_once_a_day(world: MakeWorld) -> None:
     assert attempts_of(made) == []
 
 
-def test_only_a_person_goes_past_a_remembered_refusal(world: MakeWorld) -> None:
-    """A person's requests are marked as probes, a sensor's are not."""
+def test_only_a_user_overrides_a_remembered_refusal(world: MakeWorld) -> None:
+    """A user's requests are marked as probes, a sensor's are not."""
     made = world(RTH, Timeframe.D1, *JUNE)
     sent: list[BarRequest] = made.harness.gateway.requests
     sensor(made)
@@ -224,7 +224,7 @@ def test_only_a_person_goes_past_a_remembered_refusal(world: MakeWorld) -> None:
 
 
 def test_a_refusal_that_lasts_minutes_is_deferred_for_minutes(world: MakeWorld) -> None:
-    """Another session of the login takes the data: that is over sooner than a subscription."""
+    """A competing session of the login ends sooner than a missing subscription."""
     made = world(RTH, Timeframe.H1, *JUNE)
     error = EntitlementError("bars", reason="Trading TWS session from a different IP address")
     error.retry_in_s = 300.0
@@ -235,7 +235,7 @@ def test_a_refusal_that_lasts_minutes_is_deferred_for_minutes(world: MakeWorld) 
 
 
 def test_the_delay_of_an_unknown_contract_doubles_up_to_a_week(world: MakeWorld) -> None:
-    """A pinned contract that is unknown by now: an hour, doubled up to a week, and what to do."""
+    """The delay begins at an hour, and the attempt states what to do."""
     made = world(RTH, Timeframe.D1, *JUNE, now=utc(2024, 6, 20, 22))
     assert sensor(made).is_complete
     request_count = made.harness.request_count
@@ -256,8 +256,8 @@ def test_the_delay_of_an_unknown_contract_doubles_up_to_a_week(world: MakeWorld)
     assert made.harness.request_count == request_count
     (attempt,) = attempts_of(made)
     assert attempt.kind is AttemptKind.UNKNOWN
-    for words in ("contract 265598 before", "`end:`", "ktrdr universe retire AAPL"):
-        assert words in attempt.error
+    for text in ("contract 265598 before", "`end:`", "ktrdr universe retire AAPL"):
+        assert text in attempt.error
     assert not report.is_complete
     del made.harness.gateway.contract_id
     made.harness.gateway.time += timedelta(days=7)
@@ -265,8 +265,8 @@ def test_the_delay_of_an_unknown_contract_doubles_up_to_a_week(world: MakeWorld)
     assert attempts_of(made) == []
 
 
-def test_a_whole_series_is_deferred_by_what_concerns_all_of_it(world: MakeWorld) -> None:
-    """What is deferred is the interval of a failure, and everything for what is series-wide."""
+def test_a_blocked_attempt_defers_the_whole_series(world: MakeWorld) -> None:
+    """Other attempts defer their own interval alone."""
     made = world(RTH, Timeframe.H1, *JUNE)
     now, ledger, key = utc(2024, 7, 1), made.harness.ledger, series_key(made.series)
     part = type(made.wanted)(utc(2024, 6, 4), utc(2024, 6, 5))
@@ -285,8 +285,8 @@ def test_a_whole_series_is_deferred_by_what_concerns_all_of_it(world: MakeWorld)
 
 
 @pytest.mark.parametrize("kind", AttemptKind)
-def test_every_kind_has_its_times(kind: AttemptKind) -> None:
-    """However often it was tried, a next time is known, and never sooner than the last."""
+def test_delays_of_every_kind_grow_within_limits(kind: AttemptKind) -> None:
+    """They never decrease, begin at five minutes or more and end at thirty days or less."""
     times = [retry_in(kind, attempts) for attempts in (*range(1, 60), 10**6)]
     assert times == sorted(times)
     assert times[0] >= timedelta(minutes=5)

@@ -1,4 +1,4 @@
-"""Tails whose end is empty: the same bars as with an end, and nothing that is not proved."""
+"""Tails with an empty end: the same bars as with an end, and no coverage without proof."""
 
 import asyncio
 from collections.abc import Callable
@@ -28,7 +28,7 @@ SUNDAY = utc(2024, 6, 30, 18)
 
 @dataclass
 class SlowGateway(FakeGateway):
-    """A gateway that responds to requests of a tail only some time after they were sent."""
+    """A fake gateway that responds to requests of tails with a delay."""
 
     takes: timedelta = timedelta(seconds=7)
 
@@ -80,10 +80,10 @@ def test_a_tail_in_an_open_session_is_one_request_with_an_empty_end(
 
 @pytest.mark.parametrize("now", [EVENING, utc(2024, 6, 28, 11), SUNDAY])
 @pytest.mark.parametrize("timeframe", [*Timeframe])
-def test_a_tail_at_night_or_on_a_sunday_brings_the_same_with_an_empty_end(
+def test_a_tail_at_night_or_on_a_sunday_may_have_an_empty_end(
     world: MakeWorld, timeframe: Timeframe, now: datetime
 ) -> None:
-    """Between now and the last session nothing is expected, so now is as good as its close."""
+    """No bar is expected between the last close and now, so that both ends are equivalent."""
     made = slow(world(RTH, timeframe, *JUNE))
     report = tail_after(made, utc(2024, 6, 24, 16, 0, 30), now)
     assert all(end is None for end in ends(made)[-1:])
@@ -95,14 +95,14 @@ def test_a_tail_at_night_or_on_a_sunday_brings_the_same_with_an_empty_end(
 
 @pytest.mark.parametrize("mode", [Mode.FULL, Mode.BACKFILL])
 def test_other_loads_keep_their_ends(world: MakeWorld, mode: Mode) -> None:
-    """A load of history sends ends, also where it reaches to now."""
+    """A load of history sends ends, even where it reaches to now."""
     made = world(RTH, Timeframe.M5, *JUNE, now=OPEN)
     assert run(made, mode).requests
     assert None not in ends(made)
 
 
 def test_only_the_newest_chunk_of_a_tail_ends_now(world: MakeWorld) -> None:
-    """Older ones, behind which bars are expected, are requested with their ends."""
+    """Older chunks, after which bars are expected, are requested with their ends."""
     made = slow(world(RTH, Timeframe.M1, *JUNE))
     report = tail_after(made, utc(2024, 6, 24, 16, 0, 30), EVENING)
     assert report.is_complete
@@ -111,7 +111,7 @@ def test_only_the_newest_chunk_of_a_tail_ends_now(world: MakeWorld) -> None:
     assert None not in ends(made)[:-1]
 
 
-def test_a_held_day_behind_the_chunk_keeps_its_end(world: MakeWorld) -> None:
+def test_a_chunk_of_days_before_an_open_session_has_an_end(world: MakeWorld) -> None:
     """Daily bars of yesterday, while today's session is open, are requested with their end."""
     made = world(RTH, Timeframe.D1, *JUNE)
     tail_after(made, utc(2024, 6, 25, 23), OPEN)
@@ -120,8 +120,8 @@ def test_a_held_day_behind_the_chunk_keeps_its_end(world: MakeWorld) -> None:
 
 
 @pytest.mark.parametrize("hours", [0.2, 30])
-def test_a_request_that_goes_out_late_has_an_end(world: MakeWorld, hours: float) -> None:
-    """Minutes after its planning, or hours, now would mean less than is wanted: an end is sent."""
+def test_a_request_that_is_sent_late_has_an_end(world: MakeWorld, hours: float) -> None:
+    """Minutes or hours after planning, an empty end would reach less far back than is wanted."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.harness.gateway.time = OPEN - timedelta(hours=2)
     run(made, Mode.FULL)
@@ -142,8 +142,8 @@ def test_a_request_that_goes_out_late_has_an_end(world: MakeWorld, hours: float)
     assert [one.asked_end for one in reversed(sent)] == ends(made)[1:]
 
 
-def test_a_response_after_the_next_open_is_not_taken(world: MakeWorld) -> None:
-    """The gateway may have counted its sessions from there: the same is requested with its end."""
+def test_a_response_after_the_next_open_is_discarded(world: MakeWorld) -> None:
+    """The gateway may have counted sessions from that open: the request is sent with its end."""
     made = slow(world(RTH, Timeframe.H1, *JUNE), timedelta(minutes=20))
     report = tail_after(made, utc(2024, 6, 26, 23), utc(2024, 6, 28, 13, 15))
     assert ends(made)[:2] == [None, utc(2024, 6, 28, 13, 15)]
@@ -155,7 +155,7 @@ def test_a_response_after_the_next_open_is_not_taken(world: MakeWorld) -> None:
 def test_a_session_that_ends_while_the_gateway_responds_is_not_final(
     world: MakeWorld, timeframe: Timeframe
 ) -> None:
-    """Sent a minute before the close counts as final, answered a minute after it."""
+    """A request that is sent before the session is final covers none of its end."""
     final = utc(2024, 6, 27, 20, 30)
     made = slow(world(RTH, timeframe, *JUNE), timedelta(minutes=2))
     made.harness.gateway.time = utc(2024, 6, 26, 23)
@@ -173,7 +173,7 @@ def test_a_session_that_ends_while_the_gateway_responds_is_not_final(
 
 
 def test_no_more_is_covered_than_the_response_reaches_over(world: MakeWorld) -> None:
-    """A gateway that is a quarter of an hour behind says so, and the rest stays due."""
+    """A gateway that is a quarter of an hour behind states so, and the rest stays due."""
     made = world(RTH, Timeframe.M1, *JUNE)
     reach_end = OPEN - timedelta(minutes=15, seconds=30)
 
@@ -212,7 +212,7 @@ def test_an_empty_end_is_no_statement_about_a_closed_session(world: MakeWorld) -
 
 
 def test_a_quiet_open_session_is_requested_once(world: MakeWorld) -> None:
-    """No trade for some minutes is no statement, and no reason to ask with an end."""
+    """Some minutes without a trade are no statement, and no reason to request with an end."""
     made = slow(world(RTH, Timeframe.M1, *JUNE))
     made.harness.gateway.time = OPEN
     run(made, Mode.FULL)
@@ -226,7 +226,7 @@ def test_a_quiet_open_session_is_requested_once(world: MakeWorld) -> None:
 
 
 def test_newest_bars_that_are_held_back_stay_due(world: MakeWorld) -> None:
-    """With notice 2188 the end of the response means nothing, as with an end."""
+    """With notice 2188 the end of a response proves nothing, whatever end was requested."""
     made = world(RTH, Timeframe.M1, *JUNE)
 
     def held_back(request: BarRequest, bars: object) -> Response:
@@ -271,7 +271,7 @@ def test_bars_of_a_session_that_no_calendar_knows_make_the_reach_unknown(world: 
 
 
 def test_a_tail_every_minute_makes_one_request_each(world: MakeWorld) -> None:
-    """A day of tails on a clock that goes on: one request each, and every bar is there."""
+    """Half an hour of tails on a moving clock: one request each, and every bar is stored."""
     made = slow(world(RTH, Timeframe.M1, *JUNE), timedelta(seconds=1.5))
     made.harness.gateway.time = utc(2024, 6, 27, 13, 0)
     run(made, Mode.FULL)
@@ -284,8 +284,8 @@ def test_a_tail_every_minute_makes_one_request_each(world: MakeWorld) -> None:
     made.check()
 
 
-def test_what_would_wait_for_the_rule_of_identical_requests_has_an_end(world: MakeWorld) -> None:
-    """Implausible bars are requested once more at once: with an end that is another request."""
+def test_a_request_repeated_at_once_has_an_end(world: MakeWorld) -> None:
+    """Implausible bars are requested once more: with an end that is no identical request."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.harness.gateway.time = OPEN - timedelta(hours=2)
     run(made, Mode.FULL)
@@ -304,8 +304,8 @@ def test_what_would_wait_for_the_rule_of_identical_requests_has_an_end(world: Ma
     made.check()
 
 
-def test_the_audit_says_which_ends_were_empty(world: MakeWorld) -> None:
-    """A request with an empty end has none in the audit; others have theirs."""
+def test_the_audit_has_no_end_for_an_empty_end(world: MakeWorld) -> None:
+    """The rows of other requests have their ends."""
     made = world(RTH, Timeframe.M1, *JUNE)
     tail_after(made, OPEN - timedelta(hours=2), OPEN)
     newest, *older = made.harness.ledger.requests.newest(50)
@@ -331,8 +331,10 @@ def test_a_clock_that_is_wrong_makes_no_bar_final(world: MakeWorld, behind: time
 
 
 @pytest.mark.parametrize("takes", [timedelta(seconds=70), timedelta(minutes=6)])
-def test_a_gateway_slower_than_a_bar_keeps_no_tail_busy(world: MakeWorld, takes: timedelta) -> None:
-    """It is not followed bar by bar until the close: the newest are left to the next tail."""
+def test_a_tail_ends_though_the_gateway_is_slower_than_a_bar(
+    world: MakeWorld, takes: timedelta
+) -> None:
+    """It does not follow each new bar until the close: the next tail requests the newest."""
     made = slow(world(RTH, Timeframe.M1, *JUNE), takes)
     report = tail_after(made, OPEN - timedelta(minutes=90), OPEN)
     assert len(ends(made)) <= 8

@@ -75,7 +75,7 @@ def test_a_width_that_works_is_found_and_kept(
     assert made.load().requests == 0
 
 
-def test_requests_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> None:
+def test_concurrent_timeouts_narrow_the_width_once(world: MakeWorld) -> None:
     """Six timeouts of the same width halve it once."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
     made.harness.gateway.mutate = times_out_beyond(15)
@@ -86,15 +86,15 @@ def test_requests_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> Non
 
 
 def test_one_session_that_always_times_out_stays_a_failure(world: MakeWorld) -> None:
-    """The rest of the chunk comes; the poisoned session alone is left, with a try."""
+    """The rest of the chunk is loaded; the failing session alone is left, with an attempt."""
     made = world(RTH, Timeframe.H1, date(2024, 6, 3), date(2024, 6, 29))
-    poison = utc(2024, 6, 12, 14), utc(2024, 6, 12, 15)
+    failing = utc(2024, 6, 12, 14), utc(2024, 6, 12, 15)
 
     def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         assert request.ends_at is not None
         start = start_of(request, request.ends_at)
-        hit = start < poison[1] and poison[0] < request.ends_at
-        return GatewayTimeoutError("bars") if hit else bars
+        overlaps = start < failing[1] and failing[0] < request.ends_at
+        return GatewayTimeoutError("bars") if overlaps else bars
 
     made.harness.gateway.mutate = mutate
     report = made.load()
@@ -109,7 +109,7 @@ def test_one_session_that_always_times_out_stays_a_failure(world: MakeWorld) -> 
 
 @pytest.mark.parametrize("timeframe", Timeframe)
 def test_a_narrower_width_is_always_less(timeframe: Timeframe) -> None:
-    """From any width one session is reached, and below it there is nothing."""
+    """Narrowing any width ends at one session."""
     width: int | None = 300
     seen = []
     while width is not None:
@@ -121,7 +121,7 @@ def test_a_narrower_width_is_always_less(timeframe: Timeframe) -> None:
 
 
 def test_the_wait_of_an_identical_request_is_reported(world: MakeWorld) -> None:
-    """IB's rule of identical requests makes a retry wait, and the reason is reported."""
+    """IB's rule of identical requests delays a retry, and the reason is reported."""
     made = world(RTH, Timeframe.M1, date(2024, 6, 12), date(2024, 6, 13))
     noted = NotedTexts()
     failing = iter([True])
@@ -166,9 +166,9 @@ def test_a_single_timeout_is_forgotten_after_a_response_to_a_wide_request(
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
     made.harness.gateway.concurrency = 1
     for number in (1, 3):
-        empty_ranges = iter([True])
-        made.harness.gateway.mutate = lambda _, bars, empty_ranges=empty_ranges: (
-            GatewayTimeoutError("bars") if next(empty_ranges, False) else bars
+        failing = iter([True])
+        made.harness.gateway.mutate = lambda _, bars, failing=failing: (
+            GatewayTimeoutError("bars") if next(failing, False) else bars
         )
         made.harness.load(made.series, quarter(number))
         assert made.harness.ledger.widths.of("fake:1")[Timeframe.H1].runs == 1
@@ -200,7 +200,7 @@ def refused_beyond(sessions: int) -> Callable[[BarRequest, pa.Table], pa.Table |
 
 
 def test_a_refusal_for_length_narrows_and_is_remembered(world: MakeWorld) -> None:
-    """It costs one refused request in the first run, none in the next, and one after a month."""
+    """It takes one refused request in the first run, none in the next, and one after a month."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
     made.harness.gateway.mutate = refused_beyond(5)
     made.harness.gateway.concurrency = 1
@@ -216,7 +216,7 @@ def test_a_refusal_for_length_narrows_and_is_remembered(world: MakeWorld) -> Non
     assert [refused(number) > 0 for number in (4, 5)] == [True, False]
 
 
-def test_refusals_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> None:
+def test_concurrent_refusals_narrow_the_width_once(world: MakeWorld) -> None:
     """Six refusals of one width are one finding."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
     made.harness.gateway.mutate = refused_beyond(11)
@@ -226,8 +226,8 @@ def test_refusals_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> Non
     made.check_complete()
 
 
-def test_requests_that_were_open_when_it_narrowed_narrow_it_no_more(world: MakeWorld) -> None:
-    """What was sent before the first refusal came is wider than what is known by then."""
+def test_requests_sent_before_a_narrowing_do_not_narrow_further(world: MakeWorld) -> None:
+    """Requests sent before the first refusal arrived are wider than the width known since."""
     made = world(RTH, Timeframe.H1, date(2024, 1, 2), date(2024, 3, 1))
     widths = Widths(made.harness.ledger, "fake:1", lambda: datetime(2024, 6, 1, tzinfo=UTC))
     for sessions in (22, 21, 15, 22):
@@ -251,7 +251,7 @@ def only_by_the_year(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayE
 
 
 def test_days_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorld) -> None:
-    """A refused month of days costs no request for every two of them, in no later run either."""
+    """A refused month of days does not lead to requests of two days, in later runs either."""
     made = world(RTH, Timeframe.D1, date(2010, 1, 4), date(2024, 6, 29))
     made.harness.gateway.mutate = only_by_the_year
     first = date(2014, 5, 5)
@@ -268,7 +268,7 @@ def test_days_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorld
     ("timeframe", "unit", "counts", "whole", "fewer"),
     [(Timeframe.D1, "D", (30, 20, 40), 252, 60), (Timeframe.W1, "W", (3, 2, 4), 52, 26)],
 )
-def test_refusals_of_days_that_were_open_at_once_are_one_finding(
+def test_concurrent_refusals_of_days_are_one_finding(
     world: MakeWorld,
     timeframe: Timeframe,
     unit: str,
@@ -276,7 +276,7 @@ def test_refusals_of_days_that_were_open_at_once_are_one_finding(
     whole: int,
     fewer: int,
 ) -> None:
-    """Whichever comes last, the finding stays; a refused year narrows it to counted days."""
+    """The finding holds in any order of refusals; a refused year narrows it to counted days."""
     made = world(RTH, Timeframe.D1, date(2024, 1, 2), date(2024, 3, 1))
     widths = Widths(made.harness.ledger, "fake:1", lambda: datetime(2024, 6, 1, tzinfo=UTC))
     for count in counts:
@@ -308,7 +308,7 @@ def test_weeks_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorl
 
 
 def test_another_refusal_narrows_nothing(world: MakeWorld) -> None:
-    """A wrong what_to_show is wrong at every width."""
+    """An invalid what_to_show is refused at every width."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2023, 3, 1))
     made.harness.gateway.mutate = lambda *_: RequestRejectedError("bars", reason="162 No such data")
     assert not made.load().is_complete

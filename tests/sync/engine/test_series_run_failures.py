@@ -1,4 +1,4 @@
-"""Errors cover nothing, stop only what they concern, and are recorded as attempts."""
+"""Errors cover nothing, stop only the series that they concern, and are recorded."""
 
 import asyncio
 from collections.abc import Callable
@@ -42,7 +42,7 @@ JUNE = date(2024, 6, 3), date(2024, 6, 29)
 
 
 def failing_at(error: GatewayError, *numbers: int) -> Mutation:
-    """Fail the n-th requests, from 1; all of them where none is named."""
+    """Return a mutation that fails the n-th requests, from 1; all if none is named."""
     count = iter(range(1, 10_000))
 
     def mutate(_: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
@@ -55,7 +55,7 @@ def failing_at(error: GatewayError, *numbers: int) -> Mutation:
     "kind", [GatewayTimeoutError, PacingError, RequestRejectedError, ConnectionLostError]
 )
 def test_an_error_covers_nothing(world: MakeWorld, kind: type[GatewayError]) -> None:
-    """A series whose requests all fail stays unexplained, with attempts, and soon ends."""
+    """A series whose requests all fail stays unexplained, has attempts, and its load ends."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.harness.gateway.mutate = failing_at(kind("bars", code=1))
     report = made.load()
@@ -67,8 +67,8 @@ def test_an_error_covers_nothing(world: MakeWorld, kind: type[GatewayError]) -> 
     assert attempts[0].next_try_at == made.harness.gateway.time + timedelta(minutes=5)
 
 
-def test_attempts_are_forgotten_when_their_interval_is_covered(world: MakeWorld) -> None:
-    """A range that is loaded after a failure has no attempt any more."""
+def test_attempts_are_deleted_when_their_interval_is_covered(world: MakeWorld) -> None:
+    """A range that is loaded after a failure has no attempt left."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.harness.gateway.mutate = failing_at(RequestRejectedError("bars"), 3)
     report = made.load()
@@ -83,8 +83,8 @@ def test_attempts_are_forgotten_when_their_interval_is_covered(world: MakeWorld)
     made.check_complete()
 
 
-def test_no_permission_stops_its_series_alone(world: MakeWorld) -> None:
-    """An entitlement error is recorded as blocked for a day; other series go on."""
+def test_a_missing_permission_stops_its_series_alone(world: MakeWorld) -> None:
+    """An entitlement error is recorded as blocked for a day; other series continue."""
     made = world(RTH, Timeframe.M1, *JUNE)
     other = Series(stock("SPY"), Timeframe.H1)
     keys = dense_keys(RTH, Timeframe.H1, *JUNE)
@@ -105,8 +105,8 @@ def test_no_permission_stops_its_series_alone(world: MakeWorld) -> None:
     assert attempts[0].next_try_at == gateway.time + timedelta(days=1)
 
 
-def test_a_lost_connection_is_opened_anew(world: MakeWorld) -> None:
-    """A connection lost in the middle of a load costs a request, and no bar."""
+def test_a_lost_connection_is_reopened(world: MakeWorld) -> None:
+    """A connection lost during a load takes one more request, and loses no bar."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.harness.gateway.mutate = failing_at(ConnectionLostError("bars"), 7)
     report = made.load()
@@ -120,18 +120,18 @@ def test_a_request_cancelled_inside_a_lost_connection_is_retried(world: MakeWorl
     """A request cancelled by its connection neither ends the load nor hangs."""
     made = world(RTH, Timeframe.M1, *JUNE)
 
-    async def die_once(_: BarRequest) -> None:
+    async def cancel_once(_: BarRequest) -> None:
         if made.harness.request_count == 5:
             raise asyncio.CancelledError
 
-    made.harness.gateway.before_response = die_once
+    made.harness.gateway.before_response = cancel_once
     assert made.load().is_complete
     assert made.harness.gateway.opened == 2
     made.check_complete()
 
 
-def test_a_gateway_that_goes_away_leaves_what_was_saved(world: MakeWorld) -> None:
-    """An unreachable gateway ends the run with its error; earlier responses are stored."""
+def test_an_unreachable_gateway_keeps_what_was_saved(world: MakeWorld) -> None:
+    """The run ends with the error; bars of earlier responses are stored."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.harness.gateway.mutate = failing_at(GatewayUnreachableError("bars"), *range(8, 99))
     with pytest.raises(GatewayUnreachableError):
@@ -144,7 +144,7 @@ def test_a_gateway_that_goes_away_leaves_what_was_saved(world: MakeWorld) -> Non
 
 
 def test_a_full_disk_ends_the_run_and_harms_no_file(world: MakeWorld) -> None:
-    """A save that the system refuses is raised; the files before it stay whole."""
+    """A save that the system refuses is raised; existing files are unchanged."""
     made = world(RTH, Timeframe.D1, *JUNE)
     made.load()
     folder = made.harness.layout.series_folder("AAPL", Timeframe.D1)
@@ -161,8 +161,8 @@ def test_a_full_disk_ends_the_run_and_harms_no_file(world: MakeWorld) -> None:
     assert made.load().requests == 0
 
 
-def test_a_write_that_failed_waits_for_the_next() -> None:
-    """Bars of a failed write are written with the next one: no response is lost."""
+def test_bars_of_a_failed_write_are_saved_by_the_next() -> None:
+    """No response is lost."""
     keys = dense_keys(RTH, Timeframe.D1, *JUNE)
     bars = true_bars_of(keys, Timeframe.D1, calendar_named(RTH)).bars
     saved: list[int] = []
@@ -204,7 +204,7 @@ def test_another_contract_is_refused_before_any_request(world: MakeWorld) -> Non
 
 @pytest.mark.parametrize("what", ["origin", "hours"])
 def test_foreign_bars_are_refused_before_any_request(world: MakeWorld, what: str) -> None:
-    """Simulated bars, or bars of other hours, do not go into the files of others."""
+    """Simulated bars, or bars of other hours, are not saved into the files of a series."""
     made = world(RTH, Timeframe.D1, *JUNE)
     made.load()
     request_count = made.harness.request_count
@@ -218,8 +218,8 @@ def test_foreign_bars_are_refused_before_any_request(world: MakeWorld, what: str
     assert made.harness.request_count == request_count
 
 
-def test_a_restated_bar_replaces_the_older_one_and_is_remembered(world: MakeWorld) -> None:
-    """If an overlapping response has another value, the older one is kept as a revision."""
+def test_a_restated_bar_replaces_the_older_one_which_becomes_a_revision(world: MakeWorld) -> None:
+    """An overlapping response has other volumes."""
     made = world(RTH, Timeframe.H1, *JUNE)
     days = [made.wanted.start + timedelta(days=n) for n in (0, 8, 10, 26)]
     for start, end in ((days[1], days[2]), (days[0], days[3])):
@@ -240,7 +240,7 @@ def test_a_restated_bar_replaces_the_older_one_and_is_remembered(world: MakeWorl
 
 
 def test_two_jobs_of_one_series_both_report(world: MakeWorld) -> None:
-    """Intervals of one series that are named twice are worked on one after the other, once."""
+    """Jobs of one series run one after the other, and request each range once."""
     made = world(RTH, Timeframe.H1, *JUNE)
     wanted = IntervalSet([made.wanted])
     first, second = made.harness.run(
@@ -268,7 +268,7 @@ def test_a_refusal_without_a_sent_request_is_no_request(world: MakeWorld) -> Non
 def test_as_many_requests_are_open_as_the_gateway_allows(
     world: MakeWorld, concurrency: int, later: int
 ) -> None:
-    """The number of workers follows the gateway's concurrency, and all is loaded."""
+    """The number of workers follows the gateway's concurrency, and everything is loaded."""
     made = world(RTH, Timeframe.M1, *JUNE)
     gateway = made.harness.gateway
     gateway.concurrency = concurrency
@@ -293,7 +293,7 @@ def test_as_many_requests_are_open_as_the_gateway_allows(
 
 @pytest.mark.parametrize("mode", [Mode.FULL, Mode.TAIL])
 @pytest.mark.parametrize("kind", [GatewayTimeoutError, EntitlementError, RequestRejectedError])
-def test_an_open_session_that_could_not_be_had_is_not_complete(
+def test_an_open_session_that_failed_is_not_complete(
     world: MakeWorld, kind: type[GatewayError], mode: Mode
 ) -> None:
     """Failed ranges of an open session are unexplained, and deferred ones are missing."""
@@ -320,7 +320,7 @@ def test_an_open_session_that_could_not_be_had_is_not_complete(
 def test_an_instrument_without_data_is_not_complete_while_its_session_is_open(
     world: MakeWorld,
 ) -> None:
-    """Where the gateway has no data at all, an open session is no excuse."""
+    """A gateway without any data leaves an open session unexplained."""
     made = world(RTH, Timeframe.M1, date(2024, 6, 28), date(2024, 6, 29), keys=np.empty(0, int))
     made.harness.gateway.true_bars[made.series.symbol, Timeframe.D1] = made.harness.true_bars(
         made.series

@@ -1,4 +1,4 @@
-"""Months of updates: ranges that are covered or were attempted are hardly requested again."""
+"""Months of updates: ranges that are covered or were attempted are rarely requested again."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ DAYS = 120
 
 
 def thin(keys: np.ndarray) -> np.ndarray:
-    """Leave out most bars, and every bar of some sessions."""
+    """Return timestamps without most bars, and without every bar of some sessions."""
     days = calendar_named("XNYS.RTH").days_of(keys)
     empty = {np.datetime64(day) for day in ("2024-04-11", "2024-05-15", "2024-07-10")}
     chance = np.random.default_rng(3)
@@ -50,7 +50,7 @@ def thin(keys: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Months:
-    """A store, five series, and a count of the requests whose interval was known already."""
+    """A store, five series, and counts of the requests whose intervals were known already."""
 
     harness: Harness
     series: list[Series]
@@ -58,7 +58,7 @@ class Months:
     known: dict[Series, IntervalSet] = field(default_factory=dict)
 
     def evening(self, *modes: Mode) -> None:
-        """Let automatic work look once, as sensors do, and judge what it asks."""
+        """Load once as sensors do, and count which requests repeat known intervals."""
         for mode in modes:
             for series in self.series:
                 self.known[series] = self._known(series)
@@ -70,7 +70,7 @@ class Months:
                 self.sent["again" if self._was_known(request) else "new"] += 1
 
     def _known(self, series: Series) -> IntervalSet:
-        """Return what was ever covered, or tried."""
+        """Return the intervals that were covered or attempted."""
         coverage = self.harness.store.coverage(series)
         attempts = self.harness.ledger.attempts.of(series_key(series))
         return (
@@ -121,15 +121,15 @@ def months(folders: Iterator[Path]) -> Months:
     return Months(Harness(create_store(next(folders)), gateway, retries=0), series)
 
 
-def failing_now_and_then(seed: int) -> Callable[..., object]:
-    """Leave one request in forty unanswered."""
+def failing_at_random(seed: int) -> Callable[..., object]:
+    """Return a mutation that lets one request in forty time out."""
     chance = np.random.default_rng(seed)
     return lambda _, bars: GatewayTimeoutError("bars") if chance.random() < 1 / 40 else bars
 
 
 @pytest.mark.slow
-def test_covered_ranges_are_hardly_ever_requested_again(months: Months) -> None:
-    """120 days of tails and gap filling: re-requests stay under 1 % a month, and nothing lacks."""
+def test_covered_ranges_are_rarely_requested_again(months: Months) -> None:
+    """In 120 days of tails and gap filling, less than 1 % a month is requested again."""
     for _ in range(DAYS):
         months.evening(Mode.TAIL, Mode.FULL)
         months.harness.gateway.time += timedelta(days=1)
@@ -145,12 +145,12 @@ def test_covered_ranges_are_hardly_ever_requested_again(months: Months) -> None:
 
 
 @pytest.mark.slow
-def test_failures_do_not_make_it_ask_for_ever(months: Months) -> None:
+def test_failures_do_not_lead_to_endless_requests(months: Months) -> None:
     """One request in forty fails; failed ranges are requested again when due, until all is stored.
 
     Two sessions without a bar among full ones take statements on two more days each.
     """
-    months.harness.gateway.mutate = failing_now_and_then(11)  # type: ignore[assignment]
+    months.harness.gateway.mutate = failing_at_random(11)  # type: ignore[assignment]
     for _ in range(40):
         _evening_of(months)
         months.harness.gateway.time += timedelta(days=1)

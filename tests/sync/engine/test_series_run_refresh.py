@@ -36,13 +36,13 @@ NOTHING = IntervalSet()
 
 
 def refresh(made: World, interval: Interval | None = None) -> SeriesReport:
-    """Ask again for an interval."""
+    """Refresh an interval."""
     wanted = IntervalSet([interval or made.wanted])
     return made.harness.run(Job(made.series, wanted=wanted, refresh=True))[0]
 
 
 def restate(made: World, first: date, end: date) -> None:
-    """Let the gateway give other volumes for some dates from now on."""
+    """Let the gateway return other volumes for some dates from now on."""
     key = made.series.symbol, made.series.timeframe
     true_bars = made.harness.gateway.true_bars[key]
     days = true_bars.bars["session_date"].to_numpy().astype("datetime64[D]")
@@ -53,8 +53,8 @@ def restate(made: World, first: date, end: date) -> None:
     made.harness.gateway.true_bars[key] = replace(true_bars, bars=bars)
 
 
-def take_away(made: World, day: date) -> int:
-    """Let the gateway know nothing of a date any more, and count the bars."""
+def remove_day(made: World, day: date) -> int:
+    """Remove a date from the gateway's bars, and return the number of bars removed."""
     key = made.series.symbol, made.series.timeframe
     true_bars = made.harness.gateway.true_bars[key]
     kept = true_bars.bars["session_date"].to_numpy().astype("datetime64[D]") != np.datetime64(day)
@@ -71,7 +71,7 @@ def take_away(made: World, day: date) -> int:
 def test_a_refresh_requests_each_chunk_once_and_keeps_what_changed(
     world: MakeWorld, timeframe: Timeframe
 ) -> None:
-    """The same requests as the first load; changed bars stand, their old values are revisions."""
+    """The requests equal those of the first load; values before a change become revisions."""
     made = world(RTH, timeframe, *JUNE)
     first = made.load()
     before = list(made.harness.gateway.requests)
@@ -107,22 +107,22 @@ def test_a_refresh_of_a_part_requests_that_part(world: MakeWorld) -> None:
 
 
 def test_a_refresh_fills_what_was_missing_too(world: MakeWorld) -> None:
-    """What was never covered is requested once, with the rest."""
+    """Ranges that were never covered are requested once, with the rest."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.harness.load(made.series, Interval(made.wanted.start, utc(2024, 6, 12, 4)))
     assert refresh(made).is_complete
     made.check_complete()
 
 
-def test_a_refresh_that_fails_takes_nothing_back(world: MakeWorld) -> None:
-    """Coverage and bars stand as they were; what could not be had is said, and is no gap."""
+def test_a_failed_refresh_keeps_coverage_and_bars(world: MakeWorld) -> None:
+    """The failed range is reported as not refreshed, and is no gap."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
     coverage, bars = made.harness.store.coverage(made.series), made.harness.store.read(made.series)
 
-    def fail(request: BarRequest, answer: pa.Table) -> pa.Table | GatewayError:
+    def fail(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         ends_at = utc(2024, 6, 13, 13, 30)
-        return RequestRejectedError("bars") if request.ends_at == ends_at else answer
+        return RequestRejectedError("bars") if request.ends_at == ends_at else bars
 
     made.harness.gateway.mutate = fail
     report = refresh(made)
@@ -139,14 +139,14 @@ def test_a_refresh_that_fails_takes_nothing_back(world: MakeWorld) -> None:
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.H1])
-def test_bars_that_the_gateway_no_longer_returns_stay_and_are_counted(
+def test_bars_that_the_gateway_no_longer_returns_are_kept(
     world: MakeWorld, timeframe: Timeframe
 ) -> None:
-    """A refresh deletes nothing: what has vanished is kept, and reported as not refreshed."""
+    """They are reported as not refreshed."""
     made = world(RTH, timeframe, *JUNE)
     made.load()
     bars = made.harness.store.read(made.series)
-    assert take_away(made, date(2024, 6, 12)) > 0
+    assert remove_day(made, date(2024, 6, 12)) > 0
     report = refresh(made)
     assert not report.unexplained
     assert [part.start.date() for part in report.not_refreshed] == [date(2024, 6, 12)]
@@ -170,7 +170,7 @@ def stop_a_refresh(made: World) -> None:
 
 
 def test_a_stop_in_the_middle_of_a_refresh_loses_nothing(world: MakeWorld) -> None:
-    """What was answered before the stop is stored; all else stands as it was."""
+    """Bars returned before the stop are stored; everything else is unchanged."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
     coverage = made.harness.store.coverage(made.series)
@@ -182,10 +182,10 @@ def test_a_stop_in_the_middle_of_a_refresh_loses_nothing(world: MakeWorld) -> No
     made.check_complete()
 
 
-def test_a_refresh_that_was_stopped_goes_on_and_one_that_ended_begins_anew(
+def test_a_stopped_refresh_is_continued_and_a_finished_one_repeated(
     world: MakeWorld,
 ) -> None:
-    """What was saved before the stop is not requested a second time; after the end all is again."""
+    """Chunks saved before the stop are not requested again; after the end all of them are."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
     stop_a_refresh(made)
@@ -202,9 +202,9 @@ def test_a_refresh_that_failed_in_part_requests_that_part_next(world: MakeWorld)
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
 
-    def fail(request: BarRequest, answer: pa.Table) -> pa.Table | GatewayError:
+    def fail(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         ends_at = utc(2024, 6, 13, 13, 30)
-        return RequestRejectedError("bars") if request.ends_at == ends_at else answer
+        return RequestRejectedError("bars") if request.ends_at == ends_at else bars
 
     made.harness.gateway.mutate = fail
     assert len(refresh(made).not_refreshed) == 1
@@ -215,8 +215,8 @@ def test_a_refresh_that_failed_in_part_requests_that_part_next(world: MakeWorld)
     assert refresh(made).requests == 19
 
 
-def test_a_load_between_two_halves_of_a_refresh_requests_nothing(world: MakeWorld) -> None:
-    """What a refresh has not had yet is covered all the while."""
+def test_a_load_after_an_unfinished_refresh_requests_nothing(world: MakeWorld) -> None:
+    """Ranges that are not yet refreshed stay covered."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
     made.harness.gateway.mutate = lambda *_: RequestRejectedError("bars")
@@ -224,7 +224,7 @@ def test_a_load_between_two_halves_of_a_refresh_requests_nothing(world: MakeWorl
     assert made.load().requests == 0
 
 
-def test_two_loads_of_which_one_refreshes_both_end(world: MakeWorld) -> None:
+def test_a_load_and_a_refresh_in_one_run_both_end(world: MakeWorld) -> None:
     """A refresh also requests what another run has saved."""
     made = world(RTH, Timeframe.M1, *JUNE)
     wanted = IntervalSet([made.wanted])
@@ -238,7 +238,7 @@ def test_two_loads_of_which_one_refreshes_both_end(world: MakeWorld) -> None:
 
 
 def cut_short(made: World, day: date, minutes: int, *, times: int = 1000) -> None:
-    """Leave out the end of a session from so many responses that have it."""
+    """Omit the end of a session from so many responses that have it."""
     opens = calendar_named(RTH).sessions(day, day + timedelta(days=1))[0].opens_at
     low, high = micros(opens) + minutes * 60_000_000, micros(opens) + 390 * 60_000_000
 
@@ -254,8 +254,8 @@ def cut_short(made: World, day: date, minutes: int, *, times: int = 1000) -> Non
     made.harness.gateway.mutate = leave_out
 
 
-def hide(made: World, day: date, *, times: int) -> None:
-    """Leave out all of a session from so many responses that have it."""
+def omit_session(made: World, day: date, *, times: int) -> None:
+    """Omit all of a session from so many responses that have it."""
     left = times
 
     def leave_out(_: BarRequest, bars: pa.Table) -> pa.Table:
@@ -268,13 +268,13 @@ def hide(made: World, day: date, *, times: int) -> None:
 
 
 def sensor(made: World) -> SeriesReport:
-    """Fill gaps as automatic work does."""
+    """Fill gaps as a sensor does."""
     wanted = IntervalSet([made.wanted])
     return made.harness.run(Job(made.series, wanted=wanted, requested_by=RequestedBy.SENSOR))[0]
 
 
-def test_a_sparse_session_is_requested_once_more_and_made_whole(world: MakeWorld) -> None:
-    """A session that came with half its bars is requested once more a quarter of an hour later."""
+def test_a_sparse_session_is_requested_once_more_and_completed(world: MakeWorld) -> None:
+    """A session with far fewer bars than others is requested again a quarter of an hour later."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100, times=2)
     report = made.load()
@@ -296,7 +296,7 @@ def test_a_session_without_bars_among_full_ones_is_requested_once_more(
 ) -> None:
     """One empty session among full ones is contradicted, and requested again on another day."""
     made = world(RTH, timeframe, *SPRING)
-    hide(made, date(2024, 4, 11), times=3)
+    omit_session(made, date(2024, 4, 11), times=3)
     for _ in range(3):
         report = made.load()
         made.harness.gateway.time += timedelta(days=1, minutes=1)
@@ -306,7 +306,7 @@ def test_a_session_without_bars_among_full_ones_is_requested_once_more(
 
 
 def test_a_session_that_stays_empty_is_confirmed(world: MakeWorld) -> None:
-    """Among full sessions it takes three days, and is disputed then, until that expires."""
+    """Among full sessions that takes three days, and the range is disputed until it expires."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 0)
     for day in range(2):
@@ -321,8 +321,8 @@ def test_a_session_that_stays_empty_is_confirmed(world: MakeWorld) -> None:
     assert sensor(made).requests == 0
 
 
-def forget_bars(made: World, since: datetime, until: datetime) -> None:
-    """Let the gateway have no bars of a range, of days neither."""
+def remove_bars(made: World, since: datetime, until: datetime) -> None:
+    """Remove a range from the gateway's bars, daily ones too."""
     instrument = made.series.instrument
     for timeframe in (made.series.timeframe, Timeframe.D1):
         key = instrument.symbol, timeframe
@@ -344,12 +344,12 @@ def forget_bars(made: World, since: datetime, until: datetime) -> None:
         pytest.param(utc(2024, 6, 3, 13), utc(2024, 6, 3, 17), id="where the range begins"),
     ],
 )
-def test_a_refresh_that_returns_the_same_ends(
+def test_a_refresh_of_confirmed_empty_ranges_is_complete(
     world: MakeWorld, since: datetime, until: datetime
 ) -> None:
-    """What was proved to be empty and came without bars again is refreshed, at any edge."""
+    """Ranges that are confirmed empty and return no bars again are refreshed, wherever they lie."""
     made = world(RTH, Timeframe.M1, *JUNE)
-    forget_bars(made, since, until)
+    remove_bars(made, since, until)
     made.load_until_confirmed()
     made.harness.gateway.time += timedelta(minutes=16)
     assert made.load().is_complete  # a sparse session was requested once more
@@ -369,12 +369,12 @@ def test_a_refresh_that_returns_the_same_ends(
 def test_a_sparse_session_with_an_empty_beginning_is_confirmed(
     world: MakeWorld, timeframe: Timeframe
 ) -> None:
-    """A second response covers it though no bar lies on the other side of its beginning.
+    """A second response covers it though no bars precede its beginning.
 
-    The first one had bars on both sides where it was wide.
+    The first response had bars on both sides where it was wide.
     """
     made = world(RTH, timeframe, *JUNE)
-    forget_bars(made, utc(2024, 6, 11, 13), utc(2024, 6, 13, 17))
+    remove_bars(made, utc(2024, 6, 11, 13), utc(2024, 6, 13, 17))
     report = made.load_until_confirmed()
     for _ in range(2):
         made.harness.gateway.time += timedelta(minutes=16)
@@ -384,7 +384,7 @@ def test_a_sparse_session_with_an_empty_beginning_is_confirmed(
     made.check_complete()
 
 
-def test_loads_in_between_neither_hasten_nor_delay_the_second_request(world: MakeWorld) -> None:
+def test_loads_in_between_do_not_change_the_time_of_the_second_request(world: MakeWorld) -> None:
     """A tail and an early load leave the time of a sparse session as it is."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100, times=9)
@@ -399,7 +399,7 @@ def test_loads_in_between_neither_hasten_nor_delay_the_second_request(world: Mak
 
 
 def test_a_sparse_session_returned_unchanged_is_confirmed(world: MakeWorld) -> None:
-    """Requested once more with the same outcome it is confirmed, and never requested again."""
+    """A session that returns the same bars twice is confirmed, and never requested again."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100)
     assert made.load().sparse
@@ -447,7 +447,7 @@ def test_a_sparse_session_that_fails_is_deferred(world: MakeWorld) -> None:
 def test_the_last_session_of_a_contract_is_not_sparse(world: MakeWorld) -> None:
     """A future that expires in the morning is complete with the bars of that morning.
 
-    Nothing comes behind them, so two responses must say so.
+    No later bars exist, so two responses must confirm it.
     """
     made = world(RTH, Timeframe.M1, *JUNE)
     last = date(2024, 6, 28)
@@ -462,7 +462,7 @@ def test_the_last_session_of_a_contract_is_not_sparse(world: MakeWorld) -> None:
 
 
 def test_one_response_does_not_end_a_contracts_last_session(world: MakeWorld) -> None:
-    """The morning is held; one response of older bars alone is no proof that it was all."""
+    """The morning is held; one response of older bars alone does not prove that it was all."""
     made = world(RTH, Timeframe.M1, *JUNE, now=utc(2024, 6, 28, 15))
     last = date(2024, 6, 28)
     instrument = replace(made.series.instrument, last_trade_date=last, end=date(2024, 6, 29))
@@ -489,7 +489,7 @@ def test_one_response_does_not_end_a_contracts_last_session(world: MakeWorld) ->
 
 
 def test_a_tail_requests_no_sparse_session(world: MakeWorld) -> None:
-    """A tail requests new bars only."""
+    """A tail only requests new bars."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100)
     made.load()
