@@ -1,4 +1,4 @@
-"""Loads by several runners: claims, reported waits, and ranges that are due later."""
+"""Loads by several runners: claims, reported waits, ranges due later, and clock offsets."""
 
 import asyncio
 import multiprocessing
@@ -7,29 +7,33 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from filelock import FileLock
 
-from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.gaps import GapReason
-from ktrdr_pipelines.domain.planning.jobs import Job, RequestedBy
+from ktrdr_pipelines.domain.planning.jobs import Bounds, Job, RequestedBy
 from ktrdr_pipelines.domain.planning.reports import Quiet, SeriesReport
 from ktrdr_pipelines.domain.planning.responses import BarRequest, BarSource, NoData
+from ktrdr_pipelines.domain.planning.retry_schedule import AttemptKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     GatewayError,
     GatewayRestingError,
     GatewayTimeoutError,
+    RequestRejectedError,
 )
 from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.limits import IbLimitsRegistry
@@ -38,7 +42,7 @@ from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
 from ktrdr_pipelines.sync.runner import REPORTED_FROM_S, LoadManager, Waits
-from tests.support.fake_gateway import NO_DATA_TEXT, FakeGateway, utc
+from tests.support.fake_gateway import NO_DATA_TEXT, FakeGateway, dense_keys, utc
 from tests.support.loading import Harness, World, no_sleep
 
 MakeWorld = Callable[..., World]
@@ -190,8 +194,8 @@ NOW = utc(2026, 1, 5, 14, 30)
 class Clock:
     """A clock that a test sets."""
 
-    def __init__(self) -> None:
-        self.now = NOW
+    def __init__(self, now: datetime = NOW) -> None:
+        self.now = now
 
     def __call__(self) -> datetime:
         return self.now
@@ -395,3 +399,136 @@ def test_the_gap_index_has_a_sparse_session_with_its_time(world: MakeWorld) -> N
     assert due >= made.harness.gateway.time + timedelta(minutes=14)
     assert report.next_try_at == due
     assert f"requested once more at {due:%Y-%m-%d %H:%MZ}" in report.summary
+
+
+# --- loads under a clock offset ---------------------------------------------------------------
+
+
+MARKET = datetime(2024, 6, 28, 12, tzinfo=UTC)
+OFFSET_S = -2 * 365 * 86_400.0
+REAL = MARKET - timedelta(seconds=OFFSET_S)
+"""Two years after the gateway's time, which a load without the offset would take for a gap."""
+
+
+@pytest.fixture
+def real() -> Clock:
+    """Return the clock of real time."""
+    return Clock(REAL)
+
+
+@pytest.fixture
+def june(world: MakeWorld) -> World:
+    """Make a series of hourly bars, at a gateway whose clock is two years behind."""
+    return world("XNYS.RTH", Timeframe.H1, *JUNE, now=MARKET)
+
+
+def load_at(
+    made: World,
+    real: Clock,
+    *,
+    offset_s: float = OFFSET_S,
+    by: RequestedBy = RequestedBy.PERSON,
+) -> SeriesReport:
+    """Load everything from the start to now, under a clock offset."""
+    retry_policy = RetryPolicy(
+        max_retries=0, delay_s=0.0, sleep=no_sleep, clock=real, clock_offset_s=offset_s
+    )
+    gateway = made.harness.gateway
+    manager = LoadManager(made.harness.layout, gateway.open, gateway.gateway, retry_policy)
+    job = Job(made.series, bounds=Bounds(made.wanted.start), requested_by=by)
+    return asyncio.run(manager.run([job]))[0]
+
+
+def gaps_at(made: World, now: datetime) -> list[str]:
+    """Return the first session dates of the gaps that the index finds at a moment."""
+    gateway = made.harness.gateway.gateway
+    series = replace(
+        made.series, instrument=replace(made.series.instrument, start=made.wanted.start.date())
+    )
+    (found,) = GapIndex(made.harness.store, Calendars(), gateway).series_gaps([series], now)
+    return [str(gap.interval.start.date()) for gap in found.gaps]
+
+
+def test_a_retry_policy_with_one_clock_has_one_time() -> None:
+    """An injected clock gives real and market time, unless an offset is given too."""
+    assert RetryPolicy(clock=lambda: REAL).market_clock() == REAL
+    assert RetryPolicy(clock=lambda: REAL, clock_offset_s=-60).market_clock() == REAL - timedelta(
+        minutes=1
+    )
+
+
+def test_the_gateways_time_is_capped_at_market_time() -> None:
+    """A gateway ahead of market time makes no bar final; the time of one behind is used."""
+    gateway = FakeGateway({}, MARKET)
+
+    async def now_with(offset_s: float) -> datetime:
+        retry_policy = RetryPolicy(clock=lambda: REAL, clock_offset_s=offset_s)
+        async with SourceSession(gateway.open, retry_policy) as source_session:
+            assert source_session.now() == REAL + timedelta(seconds=offset_s)
+            await source_session.source()
+            return source_session.now()
+
+    assert asyncio.run(now_with(0.0)) == MARKET
+    assert asyncio.run(now_with(OFFSET_S)) == MARKET
+    assert asyncio.run(now_with(OFFSET_S - 60)) == MARKET - timedelta(minutes=1)
+
+
+def test_a_load_that_is_complete_leaves_no_gap_at_market_time(june: World, real: Clock) -> None:
+    """Without the offset, the two years after the gateway's time are gaps."""
+    assert load_at(june, real).is_complete
+    assert gaps_at(june, MARKET) == []
+    assert gaps_at(june, REAL) != []
+
+
+def test_requests_are_audited_by_real_time_with_the_offset(june: World, real: Clock) -> None:
+    """A row states when its request was sent, and the offset of market time."""
+    load_at(june, real)
+    rows = june.harness.ledger.requests.newest(100)
+    assert {row.clock_offset_s for row in rows} == {OFFSET_S}
+    assert {row.sent_at for row in rows} == {REAL}
+
+
+def test_failed_attempts_are_retried_by_real_time(june: World, real: Clock) -> None:
+    """A change of market time does not bring the next attempt forward."""
+    june.harness.gateway.mutate = lambda request, _: RequestRejectedError(str(request))
+    load_at(june, real, by=RequestedBy.SENSOR)
+    [attempt] = june.harness.ledger.attempts.of(series_key(june.series))
+    assert attempt.kind is AttemptKind.ERROR
+    assert attempt.last_at == REAL
+    assert attempt.next_try_at == REAL + timedelta(minutes=5)
+    june.harness.gateway.mutate = None
+    assert load_at(june, real, offset_s=OFFSET_S + 3600, by=RequestedBy.SENSOR).requests == 0
+    real.now += timedelta(minutes=5)
+    assert load_at(june, real, by=RequestedBy.SENSOR).is_complete
+
+
+def test_claims_expire_by_real_time(june: World, real: Clock) -> None:
+    """A claim lasts an hour of real time after it was made."""
+    taken: list[tuple[int, int]] = []
+
+    async def count_claims(_: BarRequest) -> None:
+        ledger, key = june.harness.ledger, series_key(june.series)
+        hour = timedelta(hours=1, seconds=1)
+        taken.append(
+            (len(ledger.claims.live(key, real.now)), len(ledger.claims.live(key, real.now + hour)))
+        )
+
+    june.harness.gateway.before_response = count_claims
+    load_at(june, real)
+    assert taken
+    assert all(live and not later for live, later in taken), taken
+
+
+def test_confirmed_empty_ranges_are_dated_by_market_time(world: MakeWorld, real: Clock) -> None:
+    """They expire by market time, so their proofs are dated by it."""
+    calendar, gone = "XNYS.RTH", np.datetime64("2024-06-11")
+    keys = dense_keys(calendar, Timeframe.H1, date(2024, 5, 1), date(2024, 7, 10))
+    traded = calendar_named(calendar).days_of(keys) != gone
+    made = world(calendar, Timeframe.H1, *JUNE, now=MARKET, keys=keys[traded])
+    for _ in range(4):
+        load_at(made, real)
+        real.now += timedelta(days=1)
+        made.harness.gateway.time += timedelta(days=1)
+    proofs = made.harness.store.coverage(made.series).empty
+    assert proofs
+    assert all(MARKET - timedelta(hours=1) <= one.proved_at < REAL for one in proofs), proofs
