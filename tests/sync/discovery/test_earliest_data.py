@@ -230,7 +230,7 @@ def test_years_proved_empty_hold_for_every_timeframe(world: MakeWorld) -> None:
 
 
 def test_a_gap_of_a_year_inside_is_not_taken_for_the_beginning(world: MakeWorld) -> None:
-    """Bars before an empty year are all loaded; the year is confirmed empty, not unlisted."""
+    """Bars before an empty year are all loaded, and the year is confirmed empty."""
     gap = date(2019, 1, 1), date(2020, 1, 1)
     made = listed_late(world, Timeframe.H1, gap=gap)
     report = made.load()

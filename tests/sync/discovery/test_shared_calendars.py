@@ -182,7 +182,7 @@ def test_three_contracts_change_the_calendar_of_all(exchange: Harness) -> None:
 
 
 def test_contracts_with_hours_of_their_own_do_not_count(exchange: Harness) -> None:
-    """Two valid contracts, one without bars, and one that has an end change nothing."""
+    """Two active contracts, one without bars, and one that has an end change nothing."""
     for symbol in SYMBOLS[:2]:
         load_with_hours(exchange, symbol, EARLY)
     exchange.gateway.true_bars["NEW", H1] = exchange.gateway.true_bars["AAA", H1]

@@ -78,7 +78,7 @@ def odd(bars: pa.Table, row: int, close: float) -> pa.Table:
     return bars.set_column(place, bars.schema.field("close"), pa.array(values))
 
 
-def test_an_implausible_bar_that_comes_twice_is_kept_with_a_finding(made: World) -> None:
+def test_an_implausible_bar_that_is_returned_twice_is_kept_with_a_finding(made: World) -> None:
     """It is stored as the gateway returned it, with a finding in the ledger."""
 
     def always(request: BarRequest, bars: pa.Table) -> Response:
@@ -229,12 +229,12 @@ def test_a_daily_row_that_is_no_bar_confirms_no_empty_session(world: MakeWorld) 
     made.harness.gateway.mutate = mutate
     made.load()
     symbol = made.series.symbol
-    said = made.harness.ledger.statements.of(symbol)
+    statements = made.harness.ledger.statements.of(symbol)
     assert any(one.series.timeframe is Timeframe.D1 for one in made.harness.gateway.requests)
     noon = datetime(2024, 3, 13, 15, tzinfo=UTC)
     assert not [
         one
-        for one in said
+        for one in statements
         if one.timeframe == Timeframe.D1.value
         and noon in one.interval
         and one.kind is not StatementKind.TRADED

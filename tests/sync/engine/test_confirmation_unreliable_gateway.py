@@ -241,5 +241,5 @@ def test_a_session_with_a_late_bar_alone_is_not_called_empty(
     made.load()
     assert made.harness.store.rows_per_session(made.series)[day] == 1
     session = calendar.sessions(day, day + timedelta(days=1))[0]
-    said = made.harness.ledger.statements.of(made.series.symbol)
-    assert [one for one in said if session.opens_at in one.interval] == []
+    statements = made.harness.ledger.statements.of(made.series.symbol)
+    assert [one for one in statements if session.opens_at in one.interval] == []

@@ -73,7 +73,7 @@ def test_a_tail_in_an_open_session_is_one_request_with_an_empty_end(
     report = tail_after(made, OPEN - timedelta(hours=2), OPEN)
     assert ends(made) == [None]
     assert report.requests == 1
-    began = 1 if timeframe is Timeframe.H1 else 0  # the half hour before ten is no whole bar then
+    began = 1 if timeframe is Timeframe.H1 else 0  # the bar from 9:30 to 10:00 is not whole then
     assert report.added == 7200 // timeframe.seconds + began
     made.check()
 
@@ -155,7 +155,7 @@ def test_a_response_after_the_next_open_is_discarded(world: MakeWorld) -> None:
 def test_a_session_that_ends_while_the_gateway_responds_is_not_final(
     world: MakeWorld, timeframe: Timeframe
 ) -> None:
-    """A request that is sent before the session is final covers none of its end."""
+    """A request that is sent before the session is final does not cover its end."""
     final = utc(2024, 6, 27, 20, 30)
     made = slow(world(RTH, timeframe, *JUNE), timedelta(minutes=2))
     made.harness.gateway.time = utc(2024, 6, 26, 23)
