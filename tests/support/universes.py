@@ -1,4 +1,4 @@
-"""Helpers of universe tests: a parser for one entry, and a plain instrument."""
+"""What tests of the universe share: one entry read, and the plainest instrument of all."""
 
 from datetime import date
 
@@ -22,7 +22,7 @@ AAPL = Instrument(
 
 
 def one(entry: str, defaults: str = "{}") -> Instrument:
-    """Parse a universe of one entry and return its instrument."""
+    """Read a universe of one entry and give its instrument."""
     text = f"defaults: {defaults}\nsymbols:\n  {entry}\n"
     (found,) = parse_universe(text, "u.yaml").instruments.values()
     return found
