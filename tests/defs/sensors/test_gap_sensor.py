@@ -328,9 +328,9 @@ def test_open_circuit_breaker_stops_runs(location: Any, tick: Ticker) -> None:
     """They would fail immediately; the tick is skipped with the reason."""
     with closing(RateLimiter.of(GatewayConfig.from_settings(location.settings))) as budget:
         for _ in range(MOST_FAILURES):
-            budget.note_trouble(ill_with="it hung up")
+            budget.note_trouble(failure="it hung up")
         assert "circuit breaker open after 5 consecutive failures" in tick.text()
-        budget.note_life(Depth.DATA)
+        budget.note_response(Depth.DATA)
     assert tick.requests()
 
 

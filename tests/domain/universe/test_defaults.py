@@ -10,20 +10,7 @@ from ktrdr_pipelines.domain.instruments import Backfill, Instrument, SecType, Wh
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.ib_exchanges import INDEX_EXCHANGES, STOCK_EXCHANGES
 from ktrdr_pipelines.domain.universe.universe import parse_universe
-from tests.support.universes import AAPL, one
-
-EURUSD = Instrument(
-    symbol="EURUSD",
-    ib_symbol="EUR",
-    sec_type=SecType.CASH,
-    exchange="IDEALPRO",
-    currency="USD",
-    what_to_show=WhatToShow.MIDPOINT,
-    use_rth=False,
-    calendar="FX",
-    timeframes=(Timeframe.M1, Timeframe.H1, Timeframe.D1),
-    start=date(2020, 1, 1),
-)
+from tests.support.universes import AAPL, EURUSD, one
 
 
 def test_a_stock_needs_only_its_symbol() -> None:

@@ -84,6 +84,49 @@ def test_rename_changes_no_instrument(text: str, symbol: str) -> None:
     ) - {symbol}
 
 
+EMPTY = """\
+symbols:
+  MSFT: {end: 2049-01-03}
+  SPY:   # no value
+
+  # Another one.
+  AAPL : ~
+  QQQ:
+
+# the end
+"""
+
+
+@pytest.mark.parametrize(
+    ("symbol", "without", "renamed"),
+    [
+        ("SPY", ("  SPY:   # no value\n", ""), ("  SPY:", "  NEW: {symbol: SPY}")),
+        ("AAPL", ("  AAPL : ~\n", ""), ("  AAPL : ~", "  NEW : {symbol: AAPL}")),
+        ("QQQ", ("  QQQ:\n", ""), ("  QQQ:", "  NEW: {symbol: QQQ}")),
+    ],
+)
+def test_an_entry_without_a_value_ends_behind_its_colon(
+    symbol: str, without: tuple[str, str], renamed: tuple[str, str]
+) -> None:
+    """The comments and blank lines that follow are not its own."""
+    assert remove_symbol(EMPTY, "u.yaml", symbol) == EMPTY.replace(*without)
+    assert rename_symbol(EMPTY, "u.yaml", symbol, "NEW") == EMPTY.replace(*renamed)
+
+
+@pytest.mark.parametrize(
+    ("text", "symbol", "rest"),
+    [
+        ("symbols: {A:, B: ,C:}", "C", "symbols: {A:, B:}"),
+        ("symbols: {A:, B: ,C:}", "B", "symbols: {A:, C:}"),
+        ("symbols: {A, B:{}, C}  # c", "C", "symbols: {A, B:{}}  # c"),
+        ("symbols: {A, B }", "B", "symbols: {A }"),
+    ],
+)
+def test_entries_in_braces_need_neither_value_nor_space(text: str, symbol: str, rest: str) -> None:
+    """A comma or a brace behind a key or its colon ends the entry."""
+    assert remove_symbol(text, "u.yaml", symbol) == rest
+
+
 def test_rename_and_remove_refuse_a_symbol_that_another_depends_on() -> None:
     """AAPL.ETH takes its contract from the entry of AAPL."""
     text = "symbols:\n  AAPL: {primary_exchange: NASDAQ}\n  AAPL.ETH: {}\n"

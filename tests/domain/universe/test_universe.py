@@ -50,6 +50,30 @@ def test_the_error_of_an_unknown_symbol_names_similar_ones_and_the_file() -> Non
         universe.instrument("ZZZZZZ")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "symbols: {NO: {}, ON: {}, 1E5: {}}",
+        "symbols: {NO:{}, ON:, 1E5:}",
+        "symbols: {NO:,ON,1E5}",
+        "symbols: {NO:\n, ON:{ }\n, 1E5: }",
+        "symbols:\n  NO:\n  ON: ~\n  1E5: {}\n",
+        "symbols:\n  NO: &a {}\n  ON: &a {}\n  1E5: *a\n",
+        "%YAML 1.2\n---\nsymbols:\n  'NO': {}\n  \"ON\": {}\n  ? 1E5\n  : {}\n...\n",
+    ],
+)
+def test_keys_are_words_as_written(text: str) -> None:
+    """No key is a boolean or a number, whatever the notation, with or without a space."""
+    assert list(parse_universe(text, "u.yaml").instruments) == ["NO", "ON", "1E5"]
+
+
+@pytest.mark.parametrize("word", ["true", "yes", "on", "On", "YES", "True"])
+def test_flags_are_words_of_yaml_1_1(word: str) -> None:
+    """A file of an earlier version means what it meant."""
+    universe = parse_universe(f"symbols: {{AAPL: {{use_rth: {word}}}}}", "u.yaml")
+    assert universe.instrument("AAPL").use_rth
+
+
 def test_describing_shows_each_field_and_its_origin() -> None:
     """A field is set, a default, as in the base symbol, or derived."""
     text = (
