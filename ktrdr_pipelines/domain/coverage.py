@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -75,7 +76,7 @@ class Emptiness:
 
     @property
     def _recent_from(self) -> datetime:
-        """The Monday from which the interval was recent, at midnight so that no day is cut."""
+        """The Monday from which the interval was recent, at midnight so that no date is cut."""
         day = (self.proved_at - _RECENT).replace(hour=0, minute=0, second=0, microsecond=0)
         return day - timedelta(days=day.weekday())
 
@@ -90,10 +91,9 @@ class Coverage:
     def __bool__(self) -> bool:
         return bool(self.bars) or bool(self.empty)
 
-    def covered(self, now: datetime) -> IntervalSet:
-        """Return everything that is covered at ``now``."""
-        valid = (proof.valid_part(now) for proof in self.empty)
-        return self.bars | IntervalSet(part for part in valid if part)
+    def covered(self, now: datetime, grid: SessionGrid | None = None) -> IntervalSet:
+        """Return everything that is covered at ``now``; see ``valid_emptiness``."""
+        return self.bars | valid_emptiness(self.empty, now, grid)
 
     def merged(self, newer: "Coverage") -> "Coverage":
         """Return it merged with newer coverage: bars replace proofs, newer proofs older ones."""
@@ -113,6 +113,22 @@ class Coverage:
         kept = [proof for proof in self.empty if proof.kind not in kinds]
         cut = _without((proof for proof in self.empty if proof.kind in kinds), taken)
         return Coverage(self.bars, tuple(sorted((*kept, *cut))))
+
+
+def valid_emptiness(
+    proofs: Iterable[Emptiness], now: datetime, grid: SessionGrid | None = None
+) -> IntervalSet:
+    """Return what proofs that are valid at ``now`` show to hold no bars.
+
+    With the sessions of the series, a session of which a part has expired expires as a whole: some
+    sessions begin on a Sunday and contain the midnight before which a proof lasts longer.
+    """
+    known = tuple(proofs)
+    parts = ((proof, proof.valid_part(now)) for proof in known)
+    valid, expired = IntervalSet(part for _, part in parts if part), IntervalSet()
+    if grid is not None and any(now >= proof.expires_at for proof in known):
+        expired = grid.widened(IntervalSet(proof.interval for proof in known) - valid)
+    return valid - expired
 
 
 def _without(proofs: Iterable[Emptiness], taken: IntervalSet) -> list[Emptiness]:

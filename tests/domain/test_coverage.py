@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.coverage import REFUTABLE, VOIDABLE, Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.timeframes import Timeframe
 
 ORIGIN = datetime(2023, 1, 2, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -197,3 +200,18 @@ def test_coverage_of_nothing_is_false() -> None:
     assert not Coverage()
     assert Coverage(IntervalSet([span(0, 1)]))
     assert Coverage(empty=(Emptiness(span(0, 1), day(2)),))
+
+
+def test_a_session_across_the_monday_expires_as_a_whole() -> None:
+    """Sessions of currencies begin on Sunday evening; half of one can never be proved empty."""
+    grid = session_grid(calendar_named("FX"), Timeframe.M1)
+    week = grid.spans_in(
+        Interval(datetime(2023, 2, 12, tzinfo=UTC), datetime(2023, 2, 18, tzinfo=UTC))
+    )
+    proved = IntervalSet(one.interval for one in week)
+    at = datetime(2023, 3, 18, tzinfo=UTC)
+    coverage = Coverage(empty=tuple(Emptiness(part, at) for part in proved))
+    assert coverage.covered(at + 29 * DAY, grid) == proved
+    monday = week[0].interval
+    assert coverage.covered(at + 31 * DAY).clip(monday)
+    assert not coverage.covered(at + 31 * DAY, grid).clip(monday)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -190,7 +190,21 @@ def test_any_market_is_stored_as_it_was(case: Case, folders: Iterator[Path]) -> 
     assert world.harness.request_count == request_count
 
 
+EXPIRES_ON_MONDAY = Case(
+    calendar="FX",
+    timeframe=Timeframe.M1,
+    days=40,
+    dropped_sessions=frozenset({6, 8, 11, 16, 20, 21, 24, 30, 32, 33, 37, 38}),
+    now=datetime(2024, 11, 30, 10, 9, 36, tzinfo=UTC),
+    seed=279,
+    density=0.05,
+    skip=20,
+)
+"""A session from Sunday evening on, confirmed empty; only from Monday midnight on it was recent."""
+
+
 @given(case=cases(open_session=True))
+@example(case=EXPIRES_ON_MONDAY)
 @examples(40, phases=UNSHRUNK)
 def test_an_open_session_is_never_taken_for_done(case: Case, folders: Iterator[Path]) -> None:
     """At any moment of a session only whole bars are stored, and later ones still come."""
