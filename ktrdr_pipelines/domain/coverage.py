@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -44,7 +45,7 @@ class Emptiness:
     """A range that was proved to hold no bars, when and by what; the proof expires.
 
     A range that was recent when it was proved must be proved again soon, an old one much later.
-    Each week expires by itself, so a proof that is cut or joined lasts neither longer nor shorter.
+    Each week expires separately, so cutting or joining proofs does not change how long they last.
     ``note`` is the note of the user who acknowledged it.
     """
 
@@ -75,14 +76,14 @@ class Emptiness:
 
     @property
     def _recent_from(self) -> datetime:
-        """The Monday from which the interval was recent, at midnight so that no day is cut."""
+        """The Monday from which the interval was recent, at midnight so that no date is cut."""
         day = (self.proved_at - _RECENT).replace(hour=0, minute=0, second=0, microsecond=0)
         return day - timedelta(days=day.weekday())
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The covered intervals of a series: ``bars`` for good, ``empty`` until their proofs expire."""
+    """The covered intervals of a series: ``bars`` permanently, ``empty`` until proofs expire."""
 
     bars: IntervalSet = field(default_factory=IntervalSet)
     empty: tuple[Emptiness, ...] = ()
@@ -90,13 +91,12 @@ class Coverage:
     def __bool__(self) -> bool:
         return bool(self.bars) or bool(self.empty)
 
-    def covered(self, now: datetime) -> IntervalSet:
-        """Return everything that is covered at ``now``."""
-        valid = (proof.valid_part(now) for proof in self.empty)
-        return self.bars | IntervalSet(part for part in valid if part)
+    def covered(self, now: datetime, grid: SessionGrid | None = None) -> IntervalSet:
+        """Return everything that is covered at ``now``; see ``valid_emptiness``."""
+        return self.bars | valid_emptiness(self.empty, now, grid)
 
     def merged(self, newer: "Coverage") -> "Coverage":
-        """Return it with newer coverage; bars replace proofs, newer proofs replace older ones."""
+        """Return it merged with newer coverage: bars replace proofs, newer proofs older ones."""
         bars = self.bars | newer.bars
         fresh = IntervalSet(proof.interval for proof in newer.empty)
         older = _without(self.empty, fresh)
@@ -109,14 +109,30 @@ class Coverage:
         return Coverage(self.bars.clip(interval), empty)
 
     def without_proofs(self, taken: IntervalSet, kinds: Container[ProofKind]) -> "Coverage":
-        """Return it without the proofs of some kinds in some intervals, which are void."""
+        """Return this coverage without void proofs: those of some kinds in some intervals."""
         kept = [proof for proof in self.empty if proof.kind not in kinds]
         cut = _without((proof for proof in self.empty if proof.kind in kinds), taken)
         return Coverage(self.bars, tuple(sorted((*kept, *cut))))
 
 
+def valid_emptiness(
+    proofs: Iterable[Emptiness], now: datetime, grid: SessionGrid | None = None
+) -> IntervalSet:
+    """Return what proofs that are valid at ``now`` show to hold no bars.
+
+    With the sessions of the series, a session of which a part has expired expires as a whole: some
+    sessions begin on a Sunday and contain the midnight before which a proof lasts longer.
+    """
+    known = tuple(proofs)
+    parts = ((proof, proof.valid_part(now)) for proof in known)
+    valid, expired = IntervalSet(part for _, part in parts if part), IntervalSet()
+    if grid is not None and any(now >= proof.expires_at for proof in known):
+        expired = grid.widened(IntervalSet(proof.interval for proof in known) - valid)
+    return valid - expired
+
+
 def _without(proofs: Iterable[Emptiness], taken: IntervalSet) -> list[Emptiness]:
-    """Return proofs without some intervals; adjoining ones of one moment and kind are joined."""
+    """Return proofs without some intervals; adjoining proofs of one moment and kind are joined."""
     alike: dict[tuple[datetime, ProofKind, str], list[Interval]] = {}
     for proof in proofs:
         alike.setdefault((proof.proved_at, proof.kind, proof.note), []).append(proof.interval)

@@ -140,7 +140,7 @@ class Due:
         return bounds.end
 
     @property
-    def print(self) -> str:
+    def fingerprint(self) -> str:
         """A short fingerprint of the intervals, to detect whether anything has changed."""
         return hashlib.sha256(repr(self.intervals).encode()).hexdigest()[:12]
 

@@ -17,7 +17,7 @@ import numpy as np
 from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
-from ktrdr_pipelines.domain.coverage import Emptiness
+from ktrdr_pipelines.domain.coverage import Emptiness, valid_emptiness
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.sparse_sessions import (
@@ -43,14 +43,16 @@ _Rows = Mapping[str, IndexedFile]
 class SeriesFiles:
     """What the files of one series hold.
 
-    ``prints`` are the fingerprints of the files by name relative to the data folder; ``bars`` is
-    what is covered with bars; ``oldest_bar`` the timestamp, in microseconds since 1970 UTC, at
-    which the oldest span begins that has a bar; ``sparse_sessions`` are index in the calendar,
-    session date and bars of the sessions that have far fewer bars than their neighbours.
+    ``prints`` are the fingerprints of the files by name relative to the data folder; ``grid`` are
+    the sessions of ``calendar``; ``bars`` is what is covered with bars; ``oldest_bar`` the
+    timestamp, in microseconds since 1970 UTC, at which the oldest span begins that has a bar;
+    ``sparse_sessions`` are index in the calendar, session date and bars of the sessions that have
+    far fewer bars than their neighbours.
     """
 
     prints: _Prints
     calendar: SessionCalendar
+    grid: SessionGrid
     bars: IntervalSet
     proofs: tuple[Emptiness, ...]
     rows: int
@@ -68,8 +70,7 @@ class SeriesFiles:
 
     def empty(self, now: datetime) -> IntervalSet:
         """Return what is confirmed empty by a proof that is valid at ``now``."""
-        valid = (proof.valid_part(now) for proof in self.proofs)
-        return IntervalSet(part for part in valid if part)
+        return valid_emptiness(self.proofs, now, self.grid)
 
     def expired(self, now: datetime) -> Iterator[tuple[Interval, datetime]]:
         """Yield the intervals of expired proofs, and when each was proved empty."""
@@ -158,6 +159,7 @@ class AllSeriesFiles:
         return SeriesFiles(
             prints=prints,
             calendar=calendar,
+            grid=spans,
             bars=covered,
             proofs=proofs,
             rows=sum(row.rows for row in rows),

@@ -12,7 +12,7 @@ from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
+from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, Span, session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.coverage import REFUTABLE, Coverage
 from ktrdr_pipelines.domain.instruments import Series
@@ -86,11 +86,11 @@ class SeriesState:
     ) -> None:
         self.series = series
         self.calendar = calendar
-        self.wanted = session_grid(self.calendar, series.timeframe).widened(wanted)
+        self.wanted = self._grid.widened(wanted)
         self.bars = coverage.bars
         self.empty = IntervalSet()
         self.begins: date | None = None
-        self.again = session_grid(self.calendar, series.timeframe).widened(again or IntervalSet())
+        self.again = self._grid.widened(again or IntervalSet())
         self.sparse_sessions = sparse_sessions
         self.proved = IntervalSet()
         self.unconfirmed = self.without_bars = IntervalSet()
@@ -154,7 +154,7 @@ class SeriesState:
         What was covered before the run stays covered, even if requesting it again fails.
         ``proof_now`` is this machine's time, as in ``need``.
         """
-        before = self._stored.covered(proof_now)
+        before = self._stored.covered(proof_now, self._grid)
         return due_gaps(
             need.calendar,
             need.timeframe,
@@ -181,7 +181,9 @@ class SeriesState:
 
     def unconfirmed_again(self, proof_now: datetime) -> IntervalSet:
         """Return what was covered and requested again, but not proved by the responses."""
-        return (self.again & self._answered & self._stored.covered(proof_now)) - self.proved
+        return (
+            self.again & self._answered & self._stored.covered(proof_now, self._grid)
+        ) - self.proved
 
     def is_left_to_daily_bars(self, interval: Interval) -> bool:
         """Return whether this run left an interval unrequested because daily bars can decide."""
@@ -260,13 +262,15 @@ class SeriesState:
     def learn_saved(self, stored: Coverage, proof_now: datetime) -> None:
         """Add what any run has saved on disk by now; it does not count as requested again."""
         self.bars |= stored.bars
-        self._covered = self._known(proof_now) | (stored.covered(proof_now) - self.again)
+        self._covered = self._known(proof_now) | (
+            stored.covered(proof_now, self._grid) - self.again
+        )
 
     def learn_calendar(self, calendar: SessionCalendar) -> None:
         """Replace the expected sessions; what was wanted stays wanted."""
         if calendar is not self.calendar:
             self.calendar = calendar
-            self.wanted |= session_grid(calendar, self.series.timeframe).widened(self.wanted)
+            self.wanted |= self._grid.widened(self.wanted)
 
     def defer_whole(self, interval: Interval) -> None:
         """Defer all of an interval to another run, also what becomes due in it meanwhile."""
@@ -282,9 +286,13 @@ class SeriesState:
         """Excuse what lies before the session date at which the contract's data begin."""
         self.begins = day
 
+    @property
+    def _grid(self) -> SessionGrid:
+        return session_grid(self.calendar, self.series.timeframe)
+
     def _known(self, proof_now: datetime) -> IntervalSet:
         if self._covered is None:
-            self._covered = self._stored.covered(proof_now) - self.again
+            self._covered = self._stored.covered(proof_now, self._grid) - self.again
         return self._covered
 
 

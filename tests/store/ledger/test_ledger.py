@@ -355,7 +355,7 @@ def test_votes_are_counted_withdrawn_and_moved(ledger: Ledger) -> None:
         ledger.votes.record("XNYS.RTH", symbol, [LearnedDay(day, ())], NOW)
     ledger.votes.record("NOT.THERE", "AAA", [LearnedDay(day, ())], NOW)
     [shared] = ledger.votes.agreed()["XNYS.RTH"]
-    assert (shared.told, shared.symbols) == (LearnedDay(day, ()), ("AAA", "BBB", "CCC"))
+    assert (shared.stated, shared.symbols) == (LearnedDay(day, ()), ("AAA", "BBB", "CCC"))
     assert set(ledger.votes.agreed()) == {"XNYS.RTH"}
     ledger.move_symbol("AAA", "ZZZ")
     assert set(ledger.votes.of("XNYS.RTH")[day]) == {"BBB", "CCC", "ZZZ"}
