@@ -226,7 +226,7 @@ def test_a_footer_rewritten_to_another_origin_is_refused(
         assert found.wrong
         with pytest.raises(CorruptFileError):
             store.coverage(series)
-    else:  # the ledger knows that it had digests, and what it held
+    else:  # the ledger has its digests and its identity
         assert found.footer is not None
         assert found.footer.identity.origin == held
     store.ledger.files.remove([store.layout.relative(path)])

@@ -152,7 +152,7 @@ def test_the_audit_is_counted_and_pruned(ledger: Ledger) -> None:
 
 
 def test_heads_are_recorded_even_when_unknown(ledger: Ledger) -> None:
-    """A gateway without a head timestamp is not asked again at once."""
+    """A missing head timestamp is not requested again at once."""
     contract = (265598, "TRADES", "127.0.0.1:4002")
     assert ledger.heads.of(*contract) is None
     ledger.heads.record(*contract, head=None, asked_at=NOW)
@@ -265,6 +265,21 @@ def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:
         ledger.claims.acquire(KEY, intervals(), "one", NOW, 60)
     assert ledger.claims.live(KEY, NOW) == []
     assert ledger.claims.acquire(KEY, [_hours(0, 1)], "one", NOW, 60) == [_hours(0, 1)]
+
+
+def test_no_other_connection_writes_while_a_claim_is_made(ledger: Ledger) -> None:
+    """Checking the claims of others and recording one's own are one transaction."""
+    ledger.claims.live(KEY, NOW)
+
+    def intervals() -> Any:
+        with (
+            closing(sqlite3.connect(ledger.path, timeout=0, isolation_level=None)) as other,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            other.execute("BEGIN IMMEDIATE")
+        yield _hours(0, 1)
+
+    assert ledger.claims.acquire(KEY, intervals(), "one", NOW, 60) == [_hours(0, 1)]
 
 
 def test_every_thread_has_its_own_connection(ledger: Ledger) -> None:
