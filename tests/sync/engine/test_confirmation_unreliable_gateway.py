@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -204,6 +205,7 @@ HIDES_TEN_DAYS = Pattern("session", 9869, 0.35, 14)
 """For 14 hours requests for the oldest days return no bars, and many are sent."""
 
 
+@pytest.mark.timeout(900)  # 60 examples take six minutes on a busy machine
 @given(pattern=patterns, market=st.sampled_from(MARKETS))
 @example(pattern=HIDES_TEN_DAYS, market=MARKETS[2])
 @examples(60, phases=UNSHRUNK)
