@@ -1,3 +1,5 @@
+"""Errors: their tree, exit codes, texts, and how they are pickled."""
+
 import inspect
 import pickle
 import re
@@ -58,7 +60,7 @@ RETRIED = {
 
 
 class OddError(KtrdrError):
-    """An error whose construction is unlike that of its base."""
+    """An error whose signature differs from that of its base."""
 
     def __init__(self, symbol: str, count: int) -> None:
         super().__init__(f"{symbol}: {count} bars")
@@ -66,8 +68,8 @@ class OddError(KtrdrError):
         self.count = count
 
 
-def drawn() -> dict[str, str]:
-    """Read the tree at the top of the module: each name with the one above it."""
+def documented_tree() -> dict[str, str]:
+    """Return the tree in the docstring of the module: the base of each name."""
     above: dict[str, str] = {}
     path: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -78,12 +80,12 @@ def drawn() -> dict[str, str]:
     return above
 
 
-def test_the_tree_at_the_top_is_the_tree_there_is() -> None:
-    """The drawing names every error and its base."""
-    assert drawn() == {kind.__name__: kind.__base__.__name__ for kind in KINDS}
+def test_the_documented_tree_is_complete() -> None:
+    """The docstring has every error and its base."""
+    assert documented_tree() == {kind.__name__: kind.__base__.__name__ for kind in KINDS}
 
 
-def test_exit_codes_are_the_four_that_are_promised() -> None:
+def test_there_are_four_exit_codes() -> None:
     """0 done, 1 failed, 2 bad usage, 3 incomplete."""
     assert [(code.name, int(code)) for code in ExitCode] == [
         ("DONE", 0),
@@ -95,13 +97,13 @@ def test_exit_codes_are_the_four_that_are_promised() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_error_ends_a_command_with_its_exit_code(kind: type[KtrdrError]) -> None:
-    """What a person did wrong is 2, unfinished work is 3, all else is 1."""
+    """A user's mistake is 2, incomplete work is 3, every other error is 1."""
     assert int(kind("something").exit_code) == EXITS[kind.__name__]
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if issubclass(k, GatewayError)], ids=str)
-def test_only_passing_troubles_are_worth_another_try(kind: type[GatewayError]) -> None:
-    """The same request may be sent again after these, and after no others."""
+def test_only_temporary_errors_are_retried(kind: type[GatewayError]) -> None:
+    """The same request is sent again after these errors alone."""
     assert kind("a request").retry is (kind.__name__ in RETRIED)
 
 
@@ -114,23 +116,21 @@ def test_only_passing_troubles_are_worth_another_try(kind: type[GatewayError]) -
         ({"reason": "nothing", "hint": "Try later"}, "loading AAPL 1m: nothing. Hint: Try later"),
     ],
 )
-def test_the_text_says_what_was_asked_what_came_and_what_to_do(
-    fields: dict[str, str], text: str
-) -> None:
-    """Parts that are not given leave no trace."""
+def test_the_text_has_the_attempt_the_reason_and_a_hint(fields: dict[str, str], text: str) -> None:
+    """Missing parts are left out with their punctuation."""
     assert str(KtrdrError("loading AAPL 1m", **fields)) == text
 
 
 def test_a_gateway_error_keeps_the_gateways_code() -> None:
-    """The code is there for logs and for the audit; without one it is None."""
+    """Logs and the audit record it; without one it is None."""
     assert GatewayError("a request", code=162).code == 162
     assert GatewayError("a request").code is None
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_an_error_survives_the_way_to_another_process(kind: type[KtrdrError]) -> None:
-    """Type, fields and text come out as they went in."""
-    error = kind("asking", reason="silence", hint="Restart it")
+def test_an_unpickled_error_is_equal(kind: type[KtrdrError]) -> None:
+    """Type, fields and text are unchanged in another process."""
+    error = kind("requesting the time", reason="no response", hint="Restart it")
     if isinstance(error, GatewayError):
         error.code = 504
     copied = pickle.loads(pickle.dumps(error))  # noqa: S301  (made a line above)
@@ -139,8 +139,8 @@ def test_an_error_survives_the_way_to_another_process(kind: type[KtrdrError]) ->
     assert str(copied) == str(error)
 
 
-def test_an_error_of_another_signature_survives_it_too() -> None:
-    """A subclass may take whatever it likes."""
+def test_an_error_with_another_signature_can_be_unpickled() -> None:
+    """A subclass may have any signature."""
     copied = pickle.loads(pickle.dumps(OddError("AAPL", 3)))  # noqa: S301  (made here)
     assert (copied.symbol, copied.count) == ("AAPL", 3)
     assert str(copied) == "AAPL: 3 bars"

@@ -13,6 +13,8 @@ from ktrdr_pipelines.domain.universe.universe import Universe, parse_universe
 from ktrdr_pipelines.errors import UniverseError
 from ktrdr_pipelines.store.files import write_atomically
 
+FILE_DESCRIPTORS = ("/dev/fd", "/dev/stdin", "/proc")
+
 
 @dataclass(frozen=True, slots=True)
 class UniverseFile:
@@ -73,7 +75,7 @@ def _text_of(path: Path) -> str:
 def _refuse_odd(path: Path) -> None:
     """Refuse to open anything but a file: a named pipe would block this process forever.
 
-    Below /dev and /proc the shell offers the output of a command as a file.
+    Exempt are open file descriptors, by which a shell offers the output of a command as a file.
     """
     try:
         mode = path.stat().st_mode
@@ -82,7 +84,7 @@ def _refuse_odd(path: Path) -> None:
             return
         reason = f"cannot be read: it is a link that leads nowhere ({error.strerror})"
     else:
-        if stat.S_ISREG(mode) or path.is_relative_to("/dev") or path.is_relative_to("/proc"):
+        if stat.S_ISREG(mode) or any(path.is_relative_to(one) for one in FILE_DESCRIPTORS):
             return
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
         reason = f"cannot be read: it is {kind}, not a file"

@@ -4,16 +4,17 @@ Not here: many series in one run (``sync.runner``), the rounds of requests
 (``sync.engine.series_run``), the rules (``domain.planning``).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
 from ktrdr_pipelines.domain.instruments import Identity, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Job, LoadOptions
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
-from ktrdr_pipelines.domain.planning.retry_schedule import TO_CONFIRM
+from ktrdr_pipelines.domain.planning.retry_schedule import TO_CONFIRM, AttemptKind
 from ktrdr_pipelines.domain.plausibility import DisagreementKind
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
@@ -24,9 +25,10 @@ from ktrdr_pipelines.errors import (
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.claim_owners import Claimant
 from ktrdr_pipelines.store.evidence import Evidence
+from ktrdr_pipelines.store.ledger.attempts import Attempt
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 from ktrdr_pipelines.sync.discovery.contracts import learn_identity
-from ktrdr_pipelines.sync.discovery.trading_hours import Schedules, is_to_be_told
+from ktrdr_pipelines.sync.discovery.trading_hours import Schedules, must_learn_sessions
 from ktrdr_pipelines.sync.engine.bar_requester import Fetcher, Requests
 from ktrdr_pipelines.sync.engine.confirmation import Confirmation
 from ktrdr_pipelines.sync.engine.failed_attempts import FailedAttempts, next_try
@@ -119,7 +121,7 @@ class SeriesLoader:
                 identity = await learn_identity(self._session, self._store, series)
             self._states.recall_beginning(state, identity.contract_id)
             note = partial(self._note, series)
-            await self._schedules.hear_hours(series.instrument, note)
+            await self._schedules.learn_stated_hours(series.instrument, note)
             if (bounds := state.wanted.bounds) is not None:
                 await self._schedules.learn_own_hours(series, bounds, note)
             state.learn_calendar(self._schedules.calendars.of(series.instrument))
@@ -136,14 +138,14 @@ class SeriesLoader:
             await series_run.run()
         found = () if options.tail else self._states.sparse_sessions(series, state.begins)
         sparse = IntervalSet(one.interval for one in found)
-        report = _report(
-            state, series_run, sparse=sparse, ledger=self._store.ledger, session=self._session
-        )
         if series_run is not None and not options.tail:
             attempts = _attempts(self._requests, series)
             attempts.sparse(sparse, wanted=state.wanted, answered=state.proved)
-            if report.sparse:
-                self._report_sparse(series)
+        report = _report(
+            state, series_run, sparse=sparse, ledger=self._store.ledger, session=self._session
+        )
+        if series_run is not None and report.sparse:
+            self._report_sparse(series)
         return report
 
     def _report_sparse(self, series: Series) -> None:
@@ -161,7 +163,7 @@ class SeriesLoader:
     async def _learn_sessions(self, series: Series, wanted: IntervalSet) -> None:
         """Learn the sessions from the gateway first if no library knows them."""
         bounds = wanted.bounds
-        if bounds is None or not is_to_be_told(series.instrument, self._session.now()):
+        if bounds is None or not must_learn_sessions(series.instrument, self._session.now()):
             return
         with _failures_recorded(self._requests, series, bounds):
             await self._schedules.ensure(series, bounds, partial(self._note, series))
@@ -287,10 +289,12 @@ def _report(
     waiting = of_open_session(need, gaps) - not_received
     again = need.gaps() - gaps - refreshed
     unexplained = gaps - waiting
+    attempts, clock = ledger.attempts.of(key), session.retry_policy.clock()
     to_confirm = [
-        attempt
-        for attempt in ledger.attempts.of(key)
-        if attempt.kind in TO_CONFIRM and unexplained.clip(attempt.interval)
+        one for one in attempts if one.kind in TO_CONFIRM and unexplained.clip(one.interval)
+    ]
+    at_sparse = [
+        one for one in attempts if one.kind is AttemptKind.SPARSE and sparse.clip(one.interval)
     ]
     return SeriesReport(
         series=series,
@@ -304,12 +308,17 @@ def _report(
         failures=tuple(series_run.failures) if series_run else (),
         now=need.now,
         deferred=state.skipped & gaps,
-        next_try_at=state.next_try_at,
+        next_try_at=state.next_try_at or _first_due(at_sparse, clock),
         not_refreshed=again - of_open_session(need, again),
         sparse=sparse & state.wanted,
         unconfirmed=unexplained & IntervalSet(one.interval for one in to_confirm),
-        confirmed_at=next_try(to_confirm, session.retry_policy.clock())
-        or min((one.next_try_at for one in to_confirm if one.next_try_at), default=None),
+        confirmed_at=_first_due(to_confirm, clock),
         disagreements=tuple(ledger.disagreements.of(key, DisagreementKind.PRICE)),
         volume_jumps=tuple(ledger.disagreements.of(key, DisagreementKind.VOLUME)),
     )
+
+
+def _first_due(attempts: Sequence[Attempt], now: datetime) -> datetime | None:
+    """Return when the first of some attempts is due; one already due only if none is later."""
+    times = (one.next_try_at for one in attempts if one.next_try_at is not None)
+    return next_try(attempts, now) or min(times, default=None)

@@ -1,5 +1,6 @@
 """The universe's file: read as people and systems write it, and its last good state kept."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,24 @@ def test_a_folder_in_place_of_the_file_is_told(tmp_path: Path) -> None:
     """What cannot be read is an error and no traceback."""
     with pytest.raises(UniverseError, match="cannot be read"):
         load_universe(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="the system has no /dev/fd")
+def test_the_output_of_a_command_is_read_as_a_file() -> None:
+    """A shell passes it as an open pipe below /dev/fd; a pipe with a name is refused."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb"):
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(GOOD.encode())
+        assert load_universe(Path(f"/dev/fd/{reading}")).instrument("AAPL") == AAPL
+
+
+def test_a_named_pipe_is_refused(tmp_path: Path) -> None:
+    """Opening it would block, in shared memory (which lies below /dev) as anywhere else."""
+    path = tmp_path / "universe.yaml"
+    os.mkfifo(path)
+    with pytest.raises(UniverseError, match="it is a pipe"):
+        load_universe(path)
 
 
 def test_a_good_file_is_kept(tmp_path: Path) -> None:

@@ -16,7 +16,13 @@ from ktrdr_pipelines.domain.calendars.registry import calendar_named, is_gateway
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight, monday_of
 from ktrdr_pipelines.domain.instruments import Instrument, Origin, SecType, Series, WhatToShow
 from ktrdr_pipelines.domain.intervals import Interval
-from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, OnSent, Response, unheard
+from ktrdr_pipelines.domain.planning.responses import (
+    BarRequest,
+    NoData,
+    OnSent,
+    Response,
+    ignore_sent,
+)
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, RequestExpiredError
 
@@ -245,7 +251,7 @@ class FakeGateway:
         return list(self.details_of.get(instrument.symbol, self.details))
 
     async def schedule(
-        self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = unheard
+        self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = ignore_sent
     ) -> list[LearnedDay]:
         sent()
         self.schedule_requests.append((instrument.symbol, ends_at, days))
@@ -253,12 +259,12 @@ class FakeGateway:
             return self.mutate_schedule(ends_at, days)
         return schedule_of(calendar_named(instrument.calendar), ends_at, days)
 
-    async def head(self, instrument: Instrument, *, sent: OnSent = unheard) -> datetime | None:
+    async def head(self, instrument: Instrument, *, sent: OnSent = ignore_sent) -> datetime | None:
         sent()
         self.head_requests += 1
         return self.head_at
 
-    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Response | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = ignore_sent) -> Response | NoData:
         self.requests.append(request)
         if self.before_response is not None:
             await self.before_response(request)

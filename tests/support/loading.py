@@ -132,12 +132,14 @@ class World:
         return self.bench.load(self.series, self.wanted)
 
     def load_until_confirmed(self, most: int = 12) -> SeriesReport:
-        """Load, and again each time that a range without bars can be confirmed."""
+        """Load, and again each time that an empty range or a sparse session can be confirmed."""
         report = self.load()
         for _ in range(most):
-            if report.confirmed_at is None:
+            times = (report.confirmed_at, report.next_try_at if report.sparse else None)
+            due = min((at for at in times if at is not None), default=None)
+            if due is None:
                 break
-            self.bench.gateway.time = report.confirmed_at + timedelta(minutes=1)
+            self.bench.gateway.time = due + timedelta(minutes=1)
             report = self.load()
         return report
 

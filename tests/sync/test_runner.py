@@ -387,3 +387,5 @@ def test_a_sparse_session_reaches_the_gap_book_with_its_time(world: MakeWorld) -
     assert (reason, interval) == (GapReason.SPARSE, session())
     assert due is not None
     assert due >= made.bench.gateway.time + timedelta(minutes=14)
+    assert report.next_try_at == due
+    assert f"requested once more at {due:%Y-%m-%d %H:%MZ}" in report.summary

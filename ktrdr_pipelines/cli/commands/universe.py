@@ -27,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Check and edit the universe (universe.yaml in the data folder).",
 )
-_SAID = " (said)"
+_SET = " (set)"
 _FIELDS = {"allow_extra_args": True, "ignore_unknown_options": True}
 Symbol = Annotated[str, typer.Argument(metavar="SYMBOL", help="A symbol of the universe.")]
 
@@ -180,7 +180,7 @@ def _said(universe: "Universe", symbol: str) -> str:
     if symbol not in universe.instruments:
         return ""
     fields = universe.describe(universe.instrument(symbol))
-    said = {name: text.removesuffix(_SAID) for name, text in fields.items() if text.endswith(_SAID)}
+    said = {name: text.removesuffix(_SET) for name, text in fields.items() if text.endswith(_SET)}
     return "".join(
         f" --{name.replace('_', '-')} {shlex.quote(value.replace(', ', ','))}"
         for name, value in said.items()

@@ -165,9 +165,10 @@ WITHOUT_BARS = frozenset({StatementKind.EMPTY, StatementKind.OLDER})
 """Kinds of statements by a response without newer bars: a later one must confirm them."""
 
 MANY = 12
-"""How many responses without any bar, and no other statements, prove as much as two statements of
-other kinds: a gateway that leaves 60 % of its requests without bars by chance does so for this
-many in a row twice in 1,000 times."""
+"""How many responses without any bar, on ``STATEMENT_DAYS`` days and without other statements,
+prove as much as two statements of other kinds. A gateway that leaves 60 % of its requests without
+bars by chance does so for this many in a row twice in 1,000 times; one that hides some dates for
+hours does so for any number, but not on three days."""
 
 _POSITIVE = frozenset(
     {
@@ -277,9 +278,19 @@ def judge(
             return Verdict(Proof.CONFIRMED, is_voidable=True)
     if contradicted or (full if around else not thin):
         return _judge_by_days(said, positive, is_credible=is_credible)
+    return Verdict(Proof.UNCONFIRMED, _confirmable_at(said, is_credible=is_credible))
+
+
+def _confirmable_at(said: Sequence[Statement], *, is_credible: bool) -> datetime:
+    """Return when another statement can confirm a range, or count as one of many."""
     counting = [one for one in said if one.kind not in WITHOUT_BARS or one.controlled]
-    first = counting[0] if counting and is_credible else said[-1]
-    return Verdict(Proof.UNCONFIRMED, first.said_at + CONFIRM_AFTER)
+    if counting and is_credible:
+        return counting[0].said_at + CONFIRM_AFTER
+    last = said[-1].said_at
+    today = {one.request for one in said if one.said_at.date() == last.date()}
+    if is_credible or len(today) < MANY / STATEMENT_DAYS:
+        return last + CONFIRM_AFTER
+    return max(last + CONFIRM_AFTER, _day_after(last))
 
 
 def _judge_by_days(
@@ -292,11 +303,15 @@ def _judge_by_days(
         next_at = last + CONFIRM_AFTER
         if last.date() in days:
             # This day has its statement; the next one that counts is of another day.
-            tomorrow = datetime.combine(last.date() + timedelta(days=1), time(), last.tzinfo)
-            next_at = max(tomorrow, next_at)
+            next_at = max(_day_after(last), next_at)
         return Verdict(Proof.CONTRADICTED, next_at)
     by_bars = stated_days(positive)
     return Verdict(Proof.DISPUTED, is_voidable=len(by_bars) < STATEMENT_DAYS)
+
+
+def _day_after(moment: datetime) -> datetime:
+    """Return the start of the next UTC date."""
+    return datetime.combine(moment.date() + timedelta(days=1), time(), moment.tzinfo)
 
 
 def _is_credible(said: Iterable[Statement]) -> bool:
@@ -305,8 +320,11 @@ def _is_credible(said: Iterable[Statement]) -> bool:
     A gateway that has the data, and now and then returns none of it, never returns bars around a
     session that has some, or only older ones.
     """
-    kinds = {one.request: one.kind for one in said if one.kind is not StatementKind.TRADED}
-    return len(kinds) >= MANY or any(kind is not StatementKind.EMPTY for kind in kinds.values())
+    counting = [one for one in said if one.kind is not StatementKind.TRADED]
+    if any(one.kind is not StatementKind.EMPTY for one in counting):
+        return True
+    dates = {one.said_at.date() for one in counting}
+    return len({one.request for one in counting}) >= MANY and len(dates) >= STATEMENT_DAYS
 
 
 def _are_apart(empty: Sequence[Statement], positive: Sequence[Statement]) -> bool:

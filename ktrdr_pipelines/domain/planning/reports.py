@@ -24,11 +24,11 @@ class SeriesReport:
     deferred until ``next_try_at`` after failed attempts; it may belong to an open session.
     ``not_refreshed`` was to be requested again, could not be obtained, and is unchanged.
     ``sparse`` are sparse sessions: they are covered, hold far fewer bars than their neighbours and
-    are requested once more later. ``unconfirmed`` is the part of ``unexplained`` for which a
-    response had no bars and another response is due; ``confirmed_at`` is when the first of it can
-    be confirmed. ``disagreements`` are held bars that were returned again at other prices;
-    ``volume_jumps`` are bars whose volumes are in another unit than those beside them, which makes
-    nothing incomplete.
+    are requested once more; where nothing is deferred, ``next_try_at`` is when. ``unconfirmed`` is
+    the part of ``unexplained`` for which a response had no bars and another response is due;
+    ``confirmed_at`` is when the first of it can be confirmed. ``disagreements`` are held bars that
+    were returned again at other prices; ``volume_jumps`` are bars whose volumes are in another unit
+    than those beside them, which makes nothing incomplete.
     """
 
     series: Series
@@ -90,16 +90,18 @@ class SeriesReport:
         elif self.not_refreshed:
             state = "not all refreshed"
         elif self.deferred:
-            state = "the open session is missing"
+            state = "bars of the open session are missing"
         elif self.disagreements:
-            state = "held bars came again at other prices"
+            state = "held bars were returned again at other prices"
         elif self.sparse:
             state = f"{len(self.sparse)} sparse sessions to be requested once more"
+            if self.next_try_at:
+                state += f" at {self.next_try_at:%Y-%m-%d %H:%MZ}"
         else:
             state = "complete"
         if self.unconfirmed and self.confirmed_at:
             state += (
-                f", {len(self.unconfirmed)} came without bars and can be confirmed at "
+                f", {len(self.unconfirmed)} returned without bars can be confirmed at "
                 f"{self.confirmed_at:%Y-%m-%d %H:%MZ}"
             )
         elif self.deferred and self.next_try_at:

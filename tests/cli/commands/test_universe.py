@@ -90,7 +90,7 @@ def test_add_keeps_the_file_and_shows_what_came_of_it(ktrdr: Any, store: Path) -
     line = "  GBPUSD: {timeframes: [1h, 1d], start: 2023-01-03}\n"
     assert (store / "universe.yaml").read_text() == before + line
     assert "CASH (derived)" in told.out
-    assert "2023-01-03 (said)" in told.out
+    assert "2023-01-03 (set)" in told.out
     document = ktrdr("universe", "add", "QQQ", "--json").document
     assert document["added"] == "QQQ"
 

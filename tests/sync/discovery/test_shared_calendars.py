@@ -176,7 +176,7 @@ def test_three_contracts_change_the_calendar_of_all(exchange: Bench) -> None:
     index = exchange.ledger.calendars()
     assert index.of(stock("AAA")) is index.of(stock("ZZZ"))
     [changed] = index.changed()[RTH]
-    assert (changed.told.day, changed.symbols) == (EARLY, SYMBOLS[:3])
+    assert (changed.stated.day, changed.symbols) == (EARLY, SYMBOLS[:3])
     # One of the three takes it back: the library counts again.
     assert "no longer agree" in hear(exchange, "AAA", EARLY, known)[0]
     assert shared_session(exchange, EARLY) == [known]
@@ -194,7 +194,7 @@ def test_contracts_with_hours_of_their_own_have_no_vote(exchange: Bench) -> None
     exchange.load(ended, interval_between(NEW_YORK, H1, date(2024, 5, 1), date(2024, 5, 2)))
     index = exchange.ledger.calendars()
     assert index.changed() == {}
-    assert index.told_closed(stock("NEW")) == index.told_closed(stock("DDD")) == {EARLY}
+    assert index.stated_closed(stock("NEW")) == index.stated_closed(stock("DDD")) == {EARLY}
     assert shared_session(exchange, EARLY) == [session_of(NEW_YORK, EARLY)]
 
 

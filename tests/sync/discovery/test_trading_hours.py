@@ -72,7 +72,7 @@ def sessions_of(bench: Bench, series: Series) -> set[date]:
 
 def told_closed(bench: Bench, series: Series) -> frozenset[date]:
     """Give the dates that the contract of a series calls closed."""
-    return bench.ledger.calendars().told_closed(series.instrument)
+    return bench.ledger.calendars().stated_closed(series.instrument)
 
 
 def empty_days(bench: Bench, series: Series) -> set[date]:

@@ -11,7 +11,13 @@ import pytest
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
-from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, OnSent, Response, unheard
+from ktrdr_pipelines.domain.planning.responses import (
+    BarRequest,
+    NoData,
+    OnSent,
+    Response,
+    ignore_sent,
+)
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.sync.runner import Job
 from tests.support.fake_gateway import FakeGateway, utc
@@ -32,7 +38,7 @@ class SlowGateway(FakeGateway):
 
     takes: timedelta = timedelta(seconds=7)
 
-    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Response | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = ignore_sent) -> Response | NoData:
         answer = await super().bars(request, sent=sent)
         self.time += self.takes if request.tail else timedelta(0)
         return answer

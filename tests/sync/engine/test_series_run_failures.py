@@ -105,7 +105,7 @@ def test_no_permission_stops_its_series_alone(world: MakeWorld) -> None:
     assert attempts[0].next_try_at == gateway.time + timedelta(days=1)
 
 
-def test_a_lost_connection_is_opened_anew(world: MakeWorld) -> None:
+def test_a_lost_connection_is_reopened(world: MakeWorld) -> None:
     """A connection lost in the middle of a load costs a request, and no bar."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.bench.gateway.mutate = failing_at(ConnectionLostError("bars"), 7)
