@@ -65,7 +65,7 @@ _LINES: Final = 120
 """Height of the terminal: more than the demo prints, so that nothing scrolls out of it."""
 
 _SIZE: Final = {"width": 1280, "height": 800}
-_TERMINAL_COLOURS: Final = 32
+_TERMINAL_COLOURS: Final = 64
 _UI_COLOURS: Final = 128
 """Colours of a saved screenshot: enough for text and icons, at a third of the size."""
 
