@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""Configuration and fixtures of every test."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ _MEMORY_BYTES = 2 << 30
 
 
 def pytest_configure() -> None:
-    """Put the folders of tests into memory, where there is enough: fsync takes most of their time.
+    """Put temporary folders into memory if there is enough: fsync takes most of their time.
 
     ``PYTEST_DEBUG_TEMPROOT`` is pytest's own variable for the root of ``tmp_path``.
     """

@@ -9,9 +9,9 @@ import pytest
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
-from tests.support.loading import bench, folders, world
+from tests.support.loading import folders, harness, world
 
-__all__ = ["bench", "folders", "world"]
+__all__ = ["folders", "harness", "world"]
 
 
 @pytest.fixture

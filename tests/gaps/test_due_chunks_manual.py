@@ -20,7 +20,7 @@ from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 from ktrdr_pipelines.store.maintenance.repair import repair
 from ktrdr_pipelines.sync.runner import Job
 from tests.support.fake_gateway import utc
-from tests.support.loading import Bench, World
+from tests.support.loading import Harness, World
 
 RTH = "XNYS.RTH"
 START = date(2024, 1, 2)
@@ -31,38 +31,38 @@ NOW = utc(2024, 6, 28, 12)
 class Manual:
     """A manual series of hours, wanted from January on, as sensors see it."""
 
-    bench: Bench
+    harness: Harness
     series: Series
 
     def load(self, first: date, end: date) -> None:
         """Load session dates as a user does."""
         interval = interval_between(calendar_named(RTH), Timeframe.H1, first, end)
-        assert self.bench.load(self.series, interval).is_complete
+        assert self.harness.load(self.series, interval).is_complete
 
     def due(self) -> list[tuple[date, date]]:
         """Return what sensors would request now, as first and last date of each range."""
-        index = GapIndex(self.bench.store, Calendars(), self.bench.gateway.gateway)
-        found = index.series_gaps([self.series], self.bench.gateway.time)
+        index = GapIndex(self.harness.store, Calendars(), self.harness.gateway.gateway)
+        found = index.series_gaps([self.series], self.harness.gateway.time)
         return [
             (part.start.date(), part.end.date())
-            for due in due_to_fill(found, self.bench.gateway.time)
+            for due in due_to_fill(found, self.harness.gateway.time)
             for part in due.intervals
         ]
 
     def fill(self) -> None:
         """Load what is due, as a sensor's run does."""
-        index = GapIndex(self.bench.store, Calendars(), self.bench.gateway.gateway)
-        found = index.series_gaps([self.series], self.bench.gateway.time)
-        [due] = due_to_fill(found, self.bench.gateway.time)
-        self.bench.run(Job(self.series, wanted=due.intervals, requested_by=RequestedBy.SENSOR))
+        index = GapIndex(self.harness.store, Calendars(), self.harness.gateway.gateway)
+        found = index.series_gaps([self.series], self.harness.gateway.time)
+        [due] = due_to_fill(found, self.harness.gateway.time)
+        self.harness.run(Job(self.series, wanted=due.intervals, requested_by=RequestedBy.SENSOR))
 
     def mark(self) -> datetime | None:
         """Return the timestamp from which the series is kept fresh."""
-        return self.bench.ledger.kept_fresh.all().get(series_key(self.series))
+        return self.harness.ledger.kept_fresh.all().get(series_key(self.series))
 
     def dates(self) -> tuple[date, date, int]:
         """Return the first and last session date with bars, and their number."""
-        days = self.bench.store.rows_per_session(self.series)
+        days = self.harness.store.rows_per_session(self.series)
         return min(days), max(days), len(days)
 
 
@@ -71,7 +71,7 @@ def manual(world: Callable[..., World]) -> Manual:
     """Return the series, with a gateway that has all of it."""
     made = world(RTH, Timeframe.H1, START, date(2024, 6, 28), now=NOW)
     instrument = replace(made.series.instrument, backfill=Backfill.MANUAL, start=START)
-    return Manual(made.bench, replace(made.series, instrument=instrument))
+    return Manual(made.harness, replace(made.series, instrument=instrument))
 
 
 def fails_between(first: datetime, end: datetime) -> Callable[..., pa.Table | GatewayError]:
@@ -112,12 +112,12 @@ def test_newest_part_that_is_loaded_first_leaves_the_rest_due(manual: Manual) ->
 def test_range_that_fails_in_the_middle_stays_due(manual: Manual) -> None:
     """It is deferred like every failed attempt, and loaded when it is retried."""
     manual.load(date(2024, 2, 1), date(2024, 3, 1))
-    manual.bench.gateway.mutate = fails_between(utc(2024, 4, 5), utc(2024, 5, 5))
+    manual.harness.gateway.mutate = fails_between(utc(2024, 4, 5), utc(2024, 5, 5))
     manual.fill()
     assert manual.due() == []
     assert manual.dates()[:2] == (date(2024, 2, 1), date(2024, 6, 27))
-    manual.bench.gateway.mutate = None
-    manual.bench.gateway.time += timedelta(minutes=6)
+    manual.harness.gateway.mutate = None
+    manual.harness.gateway.time += timedelta(minutes=6)
     assert all(date(2024, 3, 1) <= first for first, _ in manual.due())
     assert manual.due()
     manual.fill()
@@ -128,7 +128,7 @@ def test_range_that_fails_in_the_middle_stays_due(manual: Manual) -> None:
 def test_store_of_an_earlier_version_gets_its_mark_before_it_is_filled(manual: Manual) -> None:
     """The first save records what the user had loaded, whatever it adds itself."""
     manual.load(date(2024, 2, 1), date(2024, 3, 1))
-    with manual.bench.ledger.database.writing() as connection:
+    with manual.harness.ledger.database.writing() as connection:
         connection.execute("DELETE FROM kept_fresh")
     assert manual.due() == [(date(2024, 3, 1), date(2024, 6, 27))]
     manual.load(date(2024, 6, 3), date(2024, 6, 28))
@@ -141,7 +141,7 @@ def test_repair_keeps_the_mark(manual: Manual) -> None:
     manual.load(date(2024, 2, 1), date(2024, 3, 1))
     manual.load(date(2024, 5, 1), date(2024, 6, 28))
     before = manual.mark()
-    repair(manual.bench.layout, [manual.series.instrument], NOW)
+    repair(manual.harness.layout, [manual.series.instrument], NOW)
     assert manual.mark() == before is not None
     assert manual.due() == [(date(2024, 3, 1), date(2024, 4, 30))]
 
@@ -149,8 +149,8 @@ def test_repair_keeps_the_mark(manual: Manual) -> None:
 def test_lost_mark_falls_back_to_the_newest_bar(manual: Manual) -> None:
     """Without the ledger, history that the user did not load is still not requested."""
     manual.load(date(2024, 2, 1), date(2024, 3, 1))
-    manual.bench.ledger.close()
-    manual.bench.layout.ledger.unlink()
-    manual.bench.ledger = Ledger(manual.bench.layout.ledger)
+    manual.harness.ledger.close()
+    manual.harness.layout.ledger.unlink()
+    manual.harness.ledger = Ledger(manual.harness.layout.ledger)
     assert manual.mark() is None
     assert manual.due() == [(date(2024, 3, 1), date(2024, 6, 27))]

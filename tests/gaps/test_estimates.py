@@ -33,7 +33,7 @@ NOW = utc(2024, 7, 1)
 def estimated(world: World, rates: Rates | None = None) -> Estimate:
     """Return the estimate of what the world's series lacks."""
     missing = [(world.series, IntervalSet([world.wanted]))]
-    return estimate(missing, Calendars(), rates=rates or Rates(), now=world.bench.gateway.time)
+    return estimate(missing, Calendars(), rates=rates or Rates(), now=world.harness.gateway.time)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_load_costs_what_was_estimated(
     """
     made = world(calendar, timeframe, *SPRING)
     before = estimated(made)
-    assert made.bench.gateway.opened == 0
+    assert made.harness.gateway.opened == 0
     report = made.load()
     assert report.is_complete
     assert before.requests == report.requests
@@ -195,7 +195,7 @@ def test_a_file_of_a_few_bars_is_not_measured(world: MakeWorld) -> None:
     """The size of a small file is mostly that of its footer."""
     made = world("XNYS.RTH", Timeframe.W1, *SPRING)
     made.load()
-    rates = measured_rates(made.bench.ledger, made.bench.gateway.gateway)
+    rates = measured_rates(made.harness.ledger, made.harness.gateway.gateway)
     for timeframe in Timeframe:
         assert rates.size(timeframe, 1000) == 1000 * ASSUMED_BAR_BYTES
 
@@ -210,13 +210,13 @@ def test_conservative_pacing_takes_ten_seconds_a_request(tmp_path: Path) -> None
 def test_bytes_are_measured_where_bars_are_held(world: MakeWorld) -> None:
     """Without bars on disk the assumed size counts."""
     made = world("XNYS.RTH", Timeframe.H1, *SPRING)
-    gateway = made.bench.gateway.gateway
-    empty = measured_rates(made.bench.ledger, gateway)
+    gateway = made.harness.gateway.gateway
+    empty = measured_rates(made.harness.ledger, gateway)
     assert empty.size(Timeframe.H1, 1000) == 1000 * ASSUMED_BAR_BYTES
     made.load()
-    rates = measured_rates(made.bench.ledger, gateway)
-    rows = made.bench.store.rows(made.series)
-    folder = made.bench.layout.series_folder(made.series.symbol, made.series.timeframe)
+    rates = measured_rates(made.harness.ledger, gateway)
+    rows = made.harness.store.rows(made.series)
+    folder = made.harness.layout.series_folder(made.series.symbol, made.series.timeframe)
     assert rates.size(Timeframe.H1, rows) == sum(one.stat().st_size for one in folder.iterdir())
 
 

@@ -133,7 +133,7 @@ def test_a_timeout_names_a_broken_farm(harness: Any, minute_request: BarRequest)
             await source.bars(minute_request)
         return await source.health()
 
-    health = harness(ask, timeout_s=1.0, outage_s=1.0, bars=broken)
+    health = harness(ask, timeout_s=0.5, outage_s=0.5, bars=broken)
     assert health.troubles == ("2105 HMDS data farm connection is broken:ushmds",)
 
 

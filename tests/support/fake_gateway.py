@@ -112,7 +112,7 @@ def true_keys(
 
 @dataclass(frozen=True, slots=True)
 class TrueBars:
-    """All bars of a series, and the real time from which and to which each of them trades."""
+    """All bars of a series, with the moments at which each begins and ends to trade."""
 
     bars: pa.Table
     opens: np.ndarray
@@ -172,7 +172,7 @@ def schedule_of(calendar: SessionCalendar, ends_at: datetime, days: int) -> list
 
 
 def start_of(request: BarRequest, end: datetime) -> datetime:
-    """Return how far back a request reaches; ``N D`` counts sessions, ``N Y`` calendar years."""
+    """Return the moment from which a request reaches; ``N D`` counts sessions, ``N Y`` years."""
     match = re.fullmatch(r"(\d+) ([SDWMY])", request.duration)
     assert match is not None, request.duration
     count, unit = int(match[1]), match[2]
@@ -197,7 +197,7 @@ def _session_opens_after(key: str, end: datetime, years: int) -> datetime:
 def _session_opens(key: str, end: datetime, count: int) -> datetime:
     """Return the open of the n-th session back from a moment.
 
-    Hours that only the gateway knows are here the extended hours of New York.
+    For hours that only the gateway knows, the extended hours of New York are used.
     """
     calendar = calendar_named("XNYS.ETH" if is_gateways(key) else key)
     day = calendar.day_of(end) + timedelta(days=1)

@@ -414,7 +414,7 @@ def _minutes(keys: np.ndarray) -> pa.Table:
 def test_evaluation_time_is_linear() -> None:
     """Eight times the responses take about eight times as long, not the square."""
     assert timestamps(_minutes(np.arange(3)))[2] == 2
-    assert growth(_seconds_to_evaluate, 1, 8) < LINEAR_IN_EIGHT
+    assert growth(_seconds_to_evaluate, 1, 8, attempts=2) < LINEAR_IN_EIGHT
 
 
 def test_a_delayed_last_bar_is_kept_twenty_minutes_after_its_end() -> None:

@@ -86,7 +86,7 @@ def test_a_host_that_never_accepts_is_unreachable(config: GatewayConfig) -> None
         for filler in (first, second):
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
-        gateway_config = replace(config, port=listener.getsockname()[1], timeout_s=1.0)
+        gateway_config = replace(config, port=listener.getsockname()[1], timeout_s=0.5)
 
         async def once() -> None:
             async with open_source(gateway_config):
@@ -113,19 +113,19 @@ def test_an_end_after_the_handshake_is_unreachable(connect: Any) -> None:
 def test_a_port_that_sends_nothing_is_a_timeout(connect: Any, replies: Any) -> None:
     """A port that accepts and sends nothing is a hanging gateway, not a missing one."""
     with pytest.raises(GatewayTimeoutError, match="did not answer"):
-        connect(timeout_s=1.0, greet=lambda _: None)
+        connect(timeout_s=0.5, greet=lambda _: None)
 
 
 def test_a_handshake_that_is_not_completed_is_a_timeout(connect: Any, replies: Any) -> None:
     """A gateway that does not complete its start-up is a timeout."""
     with pytest.raises(GatewayTimeoutError):
-        connect(timeout_s=1.0, start=replies.ignore)
+        connect(timeout_s=0.5, start=replies.ignore)
 
 
 def test_a_gateway_that_does_not_send_the_time_is_a_timeout(connect: Any, replies: Any) -> None:
     """A connection needs one round trip."""
     with pytest.raises(GatewayTimeoutError, match="time of 127"):
-        connect(timeout_s=1.0, time=replies.ignore)
+        connect(timeout_s=0.5, time=replies.ignore)
 
 
 def test_the_error_quotes_the_messages_of_the_handshake(connect: Any, replies: Any) -> None:
@@ -138,7 +138,7 @@ def test_the_error_quotes_the_messages_of_the_handshake(connect: Any, replies: A
         )
 
     with pytest.raises(GatewayTimeoutError, match=r"did not answer \(10141 Paper trading discl"):
-        connect(timeout_s=1.0, start=disclaim)
+        connect(timeout_s=0.5, start=disclaim)
 
     def disclaim_and_close(client: Any, fields: list[str]) -> None:
         disclaim(client, fields)
@@ -156,7 +156,7 @@ def test_a_gateway_without_an_account_is_a_timeout(connect: Any, replies: Any) -
         client.send(9, 1, 1)
 
     with pytest.raises(GatewayTimeoutError, match="it names no account"):
-        connect(timeout_s=1.0, start=no_account)
+        connect(timeout_s=0.5, start=no_account)
 
 
 def test_a_late_account_is_waited_for(connect: Any, replies: Any) -> None:
