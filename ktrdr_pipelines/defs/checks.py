@@ -343,7 +343,7 @@ def _checked(
             read += 1
     folder = f"/timeframe={timeframe}/"
     damaged = [(name, why) for name, why in damaged_files(store).items() if folder in name]
-    what = f"files are known to be damaged; {read} were read in this run"
+    what = f"files are known to be damaged; files read in this run: {read}"
     if damaged:
         what += ". Hint: `ktrdr repair` quarantines them and lists what to load again"
     files = sum(

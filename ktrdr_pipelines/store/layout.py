@@ -339,10 +339,14 @@ def _write_marker(layout: StoreLayout, marker: _Marker) -> None:
 def _read_marker(layout: StoreLayout) -> _Marker:
     kind = kind_of(layout.marker)
     if kind is None:
+        # Those of `ktrdr demo` and `ktrdr up --simulate` lie below the data folder.
+        below = sorted(str(one.parent) for one in layout.root.glob("*/store.json"))
+        others = f", such as {' or '.join(below)}" if below else ""
         raise NoStoreError(
             f"{layout.root} is not a store",
             reason="it has no store.json",
-            hint="Create a store there with `ktrdr init`, or name another folder in KTRDR_DATA",
+            hint="Create a store there with `ktrdr init`, or name another folder in KTRDR_DATA"
+            f"{others}",
         )
     if not is_regular(layout.marker):
         raise CorruptFileError(

@@ -45,6 +45,18 @@ def test_a_folder_without_a_marker_is_no_store(tmp_path: Path) -> None:
     assert str(tmp_path) in str(caught.value)
 
 
+def test_a_folder_with_stores_below_it_names_them(tmp_path: Path) -> None:
+    """After a demo, its store is what a newcomer looks for."""
+    for name in ("simulated", "demo"):
+        create_store(tmp_path / name)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(NoStoreError) as caught:
+        open_store(tmp_path)
+    assert str(caught.value).endswith(
+        f"KTRDR_DATA, such as {tmp_path / 'demo'} or {tmp_path / 'simulated'}"
+    )
+
+
 def test_a_newer_store_is_refused(layout: StoreLayout) -> None:
     """A store of a newer version is neither opened nor changed."""
     layout.marker.write_text(json.dumps({"format_version": 2, "origin": None}))

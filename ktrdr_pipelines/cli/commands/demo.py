@@ -134,6 +134,7 @@ def _say(result: _Result) -> None:
         for row in result.summary
     ]
     say_table(_COLUMNS, rows)
+    say("Gaps are those in the windows of these runs; nothing before them was requested.\n")
     for answer in result.answers:
         say(f"{answer.title} ({answer.took_ms:.0f} ms):\n")
         say("\n".join(f"  {line}" for line in answer.sql.splitlines()))

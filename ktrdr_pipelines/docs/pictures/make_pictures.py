@@ -65,9 +65,12 @@ _LINES: Final = 120
 """Height of the terminal: more than the demo prints, so that nothing scrolls out of it."""
 
 _SIZE: Final = {"width": 1280, "height": 800}
-_TERMINAL_COLOURS: Final = 32
+_TERMINAL_COLOURS: Final = 64
 _UI_COLOURS: Final = 128
 """Colours of a saved screenshot: enough for text and icons, at a third of the size."""
+
+_SPINNER_MS: Final = 5_000
+"""How long the UI may show that it loads more; it shows this beside what it has."""
 
 _COMMAND_S: Final = 600.0
 _READY_S: Final = 180.0
@@ -329,6 +332,7 @@ def make_dagster(folder: Folder, variables: Mapping[str, str], browser: Path) ->
             # The list of partitions and the metadata of the chosen one come separately.
             tab.get_by_text(re.compile(r"Materialized \([1-9]")).wait_for()
             tab.get_by_text("dagster/partition_row_count").wait_for()
+            tab.wait_for_timeout(_SPINNER_MS)
             image: bytes = tab.screenshot(animations="disabled")
     return image
 

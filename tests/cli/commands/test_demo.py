@@ -42,7 +42,13 @@ def test_the_demo_runs_from_nothing_and_again(process: Any, ktrdr: Any, data: Pa
     assert second.code == 0
     asked = [int(line.split(" requests")[0].split()[-1]) for line in second.err.splitlines()[1:]]
     assert sum(asked) < sum(run["requests"] for run in document["runs"]) / 10
-    for part in (str(data / "demo"), "EURUSD", "ktrdr up --simulate", "Next:"):
+    for part in (
+        str(data / "demo"),
+        "EURUSD",
+        "Gaps are those in the windows of these runs",
+        "ktrdr up --simulate",
+        "Next:",
+    ):
         assert part in second.out
 
 
