@@ -15,10 +15,16 @@ from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import platformdirs
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from ktrdr_pipelines.clock import Clock
 from ktrdr_pipelines.errors import NoStoreError, SettingsError
@@ -74,13 +80,18 @@ def _ids(operation: str) -> tuple[int, int]:
     return field
 
 
-class Settings(BaseModel):
+class Settings(BaseSettings):
     """Everything that can be set; the environment variable of a field is its name in capitals.
 
     Times are in seconds. Folders are made absolute.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        enable_decoding=False,  # values are words and numbers, not JSON
+    )
 
     ib_host: str = Field(
         default="127.0.0.1",
@@ -123,6 +134,18 @@ class Settings(BaseModel):
         "is behind, such as -86400; fifty years at most",
     )
 
+    @classmethod
+    def settings_customise_sources(  # noqa: PLR0917  (as declared by the base)
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the only source of ``Settings(...)``: its arguments."""
+        return (init_settings,)
+
     @property
     def client_ids(self) -> Mapping[str, tuple[int, int]]:
         """First and last client id of each operation, both included."""
@@ -154,9 +177,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     variables = os.environ if environ is None else environ
     _refuse_old_names(variables)
     _refuse_unknown_names(variables)
-    values = {
-        name: variables[_variable(name)] for name in _fields() if _variable(name) in variables
-    }
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): value for name, value in variables.items()}
+    values = source()
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -192,10 +215,6 @@ def data_folder(settings: Settings, start: Path | None = None) -> Path:
     return settings.ktrdr_data or workspace_folder(start) / "data"
 
 
-def _fields() -> tuple[str, ...]:
-    return tuple(Settings.model_fields)
-
-
 def _variable(field: str) -> str:
     return field.upper()
 
@@ -219,7 +238,7 @@ def _refuse_old_names(variables: Mapping[str, str]) -> None:
 
 def _refuse_unknown_names(variables: Mapping[str, str]) -> None:
     """Refuse unknown KTRDR_ names, and IB_ names (a shared prefix) that look like a typo."""
-    known = [_variable(name) for name in _fields()]
+    known = [_variable(name) for name in Settings.model_fields]
     for name in variables:
         capitals = name.upper()
         if name in known or capitals == "IB_READONLY" or not capitals.startswith(("KTRDR_", "IB_")):
@@ -235,7 +254,7 @@ def _refuse_unknown_names(variables: Mapping[str, str]) -> None:
             )
 
 
-def _settings_error(error: ValidationError, values: Mapping[str, str]) -> SettingsError:
+def _settings_error(error: ValidationError, values: Mapping[str, Any]) -> SettingsError:
     first = error.errors(include_url=False)[0]
     if not first["loc"]:
         return SettingsError(

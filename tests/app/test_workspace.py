@@ -126,7 +126,7 @@ def test_a_workspace_imports_nothing_heavy() -> None:
     """Modules are imported when a part is first used."""
     code = (
         "import sys; from ktrdr_pipelines.app.workspace import Workspace;"
-        "heavy = {'dagster', 'pandas', 'pyarrow', 'duckdb', 'ib_async', 'numpy', 'asyncio',"
+        "heavy = {'dagster', 'pandas', 'pyarrow', 'duckdb', 'ib_async', 'numpy',"
         "'exchange_calendars', 'sqlite3', 'matplotlib'};"
         "sys.exit(str(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)"
     )
