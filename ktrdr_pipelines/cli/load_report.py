@@ -16,7 +16,6 @@ from ktrdr_pipelines.cli.output import (
     CollectedMessages,
     counted,
     disagreement_json,
-    disagreement_text,
     error_json,
     instant_text,
     interval_text,
@@ -167,7 +166,7 @@ def _unconfirmed_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
                 f"{_BY} requests them once more, 15 minutes after the first request"
             )
         for found in (*report.disagreements, *report.volume_jumps):
-            yield f"{report.series}: {disagreement_text(report.series, found)}"
+            yield f"{report.series}: {found.text_for(report.series)}"
 
 
 def _joined_gaps(report: SeriesReport, calendars: Calendars) -> list[Interval]:
@@ -194,6 +193,11 @@ def _reason_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iter
             yield (
                 f"  {report.series}: deferred until {instant_text(report.next_try_at)} "
                 "after failed attempts; ktrdr load retries immediately"
+            )
+        elif report.unexplained - report.unconfirmed and report.no_data_until is not None:
+            yield (
+                f"  {report.series}: no_data, the gateway has no data of it at all; next attempt "
+                f"at {instant_text(report.no_data_until)}; ktrdr load retries immediately"
             )
         elif report.unexplained - report.unconfirmed and not report.failures:
             yield f"  {report.series}: no response has covered it yet"

@@ -240,11 +240,6 @@ def disagreement_json(found: "Disagreement") -> dict[str, Any]:
     return {"first": found.first, "last": found.last, "bars": found.bars, "ratio": found.ratio}
 
 
-def disagreement_text(series: "Series", found: "Disagreement") -> str:
-    """Return how bars disagree with others, with the command that requests them again."""
-    return str(found).replace("SYMBOL TIMEFRAME", f"{series.symbol} {series.timeframe}")
-
-
 def counted(number: int, one: str, many: str = "") -> str:
     """Format a number and the noun it counts; ``many`` is the plural if it is irregular."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"

@@ -120,6 +120,16 @@ def test_a_gap_without_a_failure_has_a_reason_too(capsys: Any) -> None:
     assert "no response has covered it yet" in text
 
 
+def test_an_instrument_without_data_is_named_as_such(capsys: Any) -> None:
+    """The reason is that of `ktrdr gaps`, with the time of the next attempt."""
+    gap = missing(days("2024-01-02", "2024-01-03"))
+    at = datetime(2024, 1, 10, 15, 7, tzinfo=UTC)
+    text = told(capsys, SeriesReport(series(), unexplained=gap, no_data_until=at))
+    assert "AAPL 1d: no_data, the gateway has no data of it at all" in text
+    assert "next attempt at 2024-01-10T15:07:00Z" in text
+    assert "no response has covered it yet" not in text
+
+
 def test_ranges_without_bars_say_when_they_are_confirmed(capsys: Any) -> None:
     """How many, at which time, and by what; the exit code is 3."""
     gap = missing(days("2024-01-02", "2024-01-04"), days("2024-01-08", "2024-01-09"))

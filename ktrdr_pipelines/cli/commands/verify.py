@@ -14,7 +14,6 @@ from ktrdr_pipelines.cli.output import (
     AsJson,
     counted,
     disagreement_json,
-    disagreement_text,
     note,
     say,
     say_json,
@@ -120,7 +119,7 @@ def _tell(symbol: str, own: "Sequence[Certificate]") -> None:
             bars = counted(one.content.uncovered, "bar")
             say(f"{one.found.series}: {bars} that no response has covered")
         for found in (*one.found.disagreements, *one.found.volume_jumps):
-            say(f"{one.found.series}: {disagreement_text(one.found.series, found)}")
+            say(f"{one.found.series}: {found.text_for(one.found.series)}")
 
 
 def _tell_findings(one: "Certificate") -> None:
