@@ -83,9 +83,10 @@ EARLIER: Final = frozenset(
         "db43e8a4bdf0bef4875d99470ff6f12de6ec9165daecb89fefda8f0f2683b9fd",
         "1c51c12d3c83ecbb8bf45f57b20bac9ed320c3af326ed17212da11aa83ae8543",
         "f4ad4696c15a357a2f4754196a3064a8b909ba8461d1c33e3f9b416a23089ed8",
+        "33de2092e6ae1fd6cd2047479b9117cc0527fdf27518644fd759f5114b93e2cb",
     }
 )
-"""SHA-256 of the settings as earlier versions wrote them: a file that the user has not edited."""
+"""SHA-256 of the settings that earlier versions wrote: such a file is unedited, and is replaced."""
 
 _MONITORING: Final = "run_monitoring"
 

@@ -28,9 +28,8 @@ Set up a gateway in one of these ways:
     trust the address 127.0.0.1, and leave Read-Only API checked: ktrdr sends no orders
     then set its address: export IB_HOST=127.0.0.1 IB_PORT=4002
 
-  IB Gateway in a container, for a paper account:
-    docker run -e TWS_USERID=... -e TWS_PASSWORD=... -e TRADING_MODE=paper \\
-      -e READ_ONLY_API=yes -p 127.0.0.1:4002:4004 ghcr.io/gnzsnz/ib-gateway:stable
+  IB Gateway in a container: use an image that logs in by itself, with the API read-only
+    publish the port of its API on this machine alone: docker run -p 127.0.0.1:4002:PORT ...
 
   No account: ktrdr up --simulate
 

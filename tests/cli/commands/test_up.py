@@ -33,7 +33,7 @@ def test_without_a_gateway_it_says_how_to_get_one(ktrdr: Any, data: Path, hands:
     """What is missing, and every way to it; the store is made all the same."""
     told = ktrdr("up", "--port", str(hands.free_port()))
     told.is_error(1, "no gateway responds at 127.0.0.1:", "nothing listens", "--simulate")
-    told.is_error(1, "4002", "4001", "127.0.0.1", "Read-Only API", "ghcr.io/gnzsnz/ib-gateway")
+    told.is_error(1, "4002", "4001", "127.0.0.1", "Read-Only API", "container")
     assert (data / "universe.yaml").is_file()
     assert ktrdr("status").code == 0
 
@@ -57,15 +57,19 @@ def test_the_home_takes_the_committed_settings_and_keeps_edits(ktrdr: Any, store
 
 
 def test_settings_of_an_earlier_version_are_replaced(store: Path) -> None:
-    """They get the timeouts that came later, as long as nobody edited them."""
+    """A file that nobody edited gets the timeouts that were added since, and other comments."""
     path = prepare_home(open_store(store)) / "dagster.yaml"
     text = path.read_text()
-    earlier = re.sub(r"  # A run whose.*\n  start_timeout.*\n  cancel_timeout.*\n", "", text)
-    earlier = earlier.replace("after_run_end_seconds: 10", "after_run_end_seconds: 60")
-    assert hashlib.sha256(earlier.encode()).hexdigest() in EARLIER
-    path.write_text(earlier)
-    prepare_home(open_store(store))
-    assert path.read_text() == text
+    earlier = (ROOT / "tests" / "fixtures" / "dagster_earlier.yaml").read_text()
+    without_timeouts = re.sub(
+        r"  # A run whose.*\n  start_timeout.*\n  cancel_timeout.*\n", "", earlier
+    ).replace("after_run_end_seconds: 10", "after_run_end_seconds: 60")
+    for older in (earlier, without_timeouts):
+        assert hashlib.sha256(older.encode()).hexdigest() in EARLIER
+        path.write_text(older)
+        prepare_home(open_store(store))
+        assert path.read_text() == text
+    assert yaml.safe_load(text) == yaml.safe_load(earlier)
     assert yaml.safe_load(text)["run_monitoring"]["start_timeout_seconds"] <= 90
 
 
