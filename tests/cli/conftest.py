@@ -1,5 +1,6 @@
 """The command line as a person uses it: in this process where that is enough, else as its own."""
 
+import itertools
 import json
 import os
 import signal
@@ -78,6 +79,20 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IB_TIMEOUT", "10")
     monkeypatch.setenv("IB_MAX_RETRIES", "0")
     monkeypatch.setenv("IB_RETRY_DELAY", "0")
+
+
+@pytest.fixture
+def new_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return a function that gives the commands after it a request budget of their own.
+
+    IB accepts an identical request every 15 seconds; a load that repeats one would wait for that.
+    """
+    numbers = itertools.count(1)
+
+    def renew() -> None:
+        monkeypatch.setenv("KTRDR_STATE", str(tmp_path / f"state {next(numbers)}"))
+
+    return renew
 
 
 @pytest.fixture

@@ -172,7 +172,12 @@ def test_verify_certifies_what_is_whole(ktrdr: Any, store: Path, gateway: Any) -
 
 
 def test_two_stores_of_the_same_bars_have_one_digest(
-    ktrdr: Any, store: Path, gateway: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ktrdr: Any,
+    store: Path,
+    gateway: Any,
+    new_budget: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However the bars came into the files, and in however many loads."""
 
@@ -190,6 +195,7 @@ def test_two_stores_of_the_same_bars_have_one_digest(
     assert ktrdr("init").code == 0
     ktrdr("load", "AAPL", "1d", "--start", "2024-01-05", "--end", "2024-01-10")
     assert digest() != here
+    new_budget()
     ktrdr("load", "AAPL", "1d", *DAYS)
     assert digest() == here
 
@@ -222,7 +228,7 @@ def _rewrite_badly(store: Path, *, keeps_footer: bool) -> None:
 
 @pytest.mark.parametrize("keeps_footer", [True, False])
 def test_what_another_program_wrote_is_no_finding(
-    ktrdr: Any, store: Path, gateway: Any, *, keeps_footer: bool
+    ktrdr: Any, store: Path, gateway: Any, new_budget: Any, *, keeps_footer: bool
 ) -> None:
     """However often it is repaired it stays damage, until the next load requests it again."""
     ktrdr("load", "AAPL", "1d", *DAYS)
@@ -235,6 +241,7 @@ def test_what_another_program_wrote_is_no_finding(
         assert (certificate["sound"], certificate["findings"]) == (False, [])
         again = ktrdr("repair", "--json").document
         assert (again["findings"], again["distrusted"], again["fixed"]) == (0, [], [])
+    new_budget()
     ktrdr("load", "AAPL", "1d", *DAYS)
     certificate = _daily_certificate(ktrdr("verify", "AAPL", "--json").document)
     assert (certificate["sound"], certificate["findings"]) == (True, [])
@@ -242,7 +249,7 @@ def test_what_another_program_wrote_is_no_finding(
 
 @pytest.mark.parametrize("keeps_footer", [True, False])
 def test_a_load_launders_no_damage(
-    ktrdr: Any, store: Path, gateway: Any, *, keeps_footer: bool
+    ktrdr: Any, store: Path, gateway: Any, new_budget: Any, *, keeps_footer: bool
 ) -> None:
     """A save that writes the file anew has the implausible bars in it requested again."""
     ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
@@ -251,6 +258,7 @@ def test_a_load_launders_no_damage(
     ktrdr("repair")
     certificate = _daily_certificate(ktrdr("verify", "AAPL", "--json").document)
     assert (certificate["sound"], certificate["findings"]) == (False, [])
+    new_budget()
     assert ktrdr("load", "AAPL", "1d", *DAYS).code == 0
     certificate = _daily_certificate(ktrdr("verify", "AAPL", "--json").document)
     assert (certificate["sound"], certificate["findings"], certificate["bars"]) == (True, [], 6)
@@ -321,18 +329,19 @@ def test_a_finding_does_not_hide_damage(ktrdr: Any, store: Path, gateway: Any) -
     assert _daily_certificate(told.document)["findings"] == []
 
 
-def test_a_refresh_ends_a_finding(ktrdr: Any, store: Path, gateway: Any) -> None:
+def test_a_refresh_ends_a_finding(ktrdr: Any, store: Path, gateway: Any, new_budget: Any) -> None:
     """Where the gateway returns a plausible bar now, nothing is said any more."""
     ktrdr("load", "AAPL", "1d", *DAYS)
     _spoil(store, "close", -5.0)
     ktrdr("repair")
+    new_budget()
     ktrdr("load", "AAPL", "1d", *DAYS, "--refresh")
     assert _daily_certificate(ktrdr("verify", "AAPL", "--json").document)["findings"] == []
     assert "implausible" not in ktrdr("status").out
 
 
 def test_bars_at_other_prices_are_a_status_of_their_own(
-    ktrdr: Any, store: Path, gateway: Any
+    ktrdr: Any, store: Path, gateway: Any, new_budget: Any
 ) -> None:
     """Status and verify end with 3 and say so; nothing is damaged, and a whole refresh ends it."""
     (store / "universe.yaml").write_text(ENDED.replace("1d]", "1d], end: 2024-01-10"))
@@ -370,6 +379,7 @@ def test_bars_at_other_prices_are_a_status_of_their_own(
     document = ktrdr("load", "AAPL", "1d", "--json").document
     assert (document["exit_code"], document["complete"]) == (3, False)
     assert document["series"][0]["disagreements"] == [expected]
+    new_budget()
     assert ktrdr("load", "AAPL", "1d", "--refresh").code == 0
     assert ktrdr("status").code == ktrdr("verify").code == 0
 

@@ -295,9 +295,12 @@ def test_an_acknowledgement_stands_in_the_file(ktrdr: Any, lacking: Path, gatewa
     assert len(ktrdr("gaps", "--json").document["acknowledged"]) == 1
 
 
-def test_bars_win_over_an_acknowledgement(ktrdr: Any, lacking: Path, gateway: Any) -> None:
+def test_bars_win_over_an_acknowledgement(
+    ktrdr: Any, lacking: Path, gateway: Any, new_budget: Any
+) -> None:
     """A refresh that brings bars for the session ends it."""
     acknowledged(ktrdr)
+    new_budget()
     assert ktrdr("load", "AAPL", "1d", *DAYS, "--refresh").code == 0
     document = ktrdr("gaps", "--json").document
     assert (document["exit_code"], document["acknowledged"]) == (0, [])

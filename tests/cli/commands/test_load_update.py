@@ -79,9 +79,12 @@ def test_an_update_leaves_alone_what_was_tried_in_vain(
     assert ktrdr("load", "AAPL", "1d", "--start", "2024-01-02").code == 0
 
 
-def test_a_refresh_asks_again_and_says_so(ktrdr: Any, store: Path, gateway: Any) -> None:
+def test_a_refresh_asks_again_and_says_so(
+    ktrdr: Any, store: Path, gateway: Any, new_budget: Any
+) -> None:
     """The same bars come, none is new or revised, and the load is complete."""
     first = series_of(ktrdr("load", "AAPL", "1h", *DAYS, "--json"))["AAPL", "1h"]
+    new_budget()
     told = ktrdr("load", "AAPL", "1h", *DAYS, "--refresh", "--json")
     again = series_of(told)["AAPL", "1h"]
     assert told.code == 0

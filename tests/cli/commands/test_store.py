@@ -67,7 +67,7 @@ def test_repair_of_a_whole_store_finds_nothing_wrong(ktrdr: Any, store: Path, ga
 
 
 def test_repair_quarantines_a_damaged_file(
-    ktrdr: Any, store: Path, gateway: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ktrdr: Any, store: Path, gateway: Any, new_budget: Any
 ) -> None:
     """It says where the file is now, why, and what is to be loaded again."""
     ktrdr("load", "AAPL,MSFT", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
@@ -77,7 +77,7 @@ def test_repair_quarantines_a_damaged_file(
     assert told.code == 0
     assert f"quarantined: {path} is now" in told.out
     assert "loaded again" in told.out
-    monkeypatch.setenv("KTRDR_STATE", str(tmp_path / "new budget"))  # the same may be asked at once
+    new_budget()
     again = ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
     assert again.code == 0
 

@@ -60,7 +60,7 @@ def loaded(store: Path, ktrdr: Any, gateway: Any) -> Path:
 
 @pytest.mark.parametrize(("name", "kind"), NAMED)
 def test_an_odd_path_is_named_and_a_repair_quarantines_it(
-    loaded: Path, ktrdr: Any, name: str, kind: str
+    loaded: Path, ktrdr: Any, new_budget: Any, name: str, kind: str
 ) -> None:
     """No command hangs or shows a traceback; those that need the path name it and the repair."""
     path = loaded / name
@@ -81,6 +81,7 @@ def test_an_odd_path_is_named_and_a_repair_quarantines_it(
     told = ktrdr("repair", "--json")
     assert told.code == 0, told.all
     assert str(path) in [one["was"] for one in told.document["quarantined"]]
+    new_budget()
     for arguments in COMMANDS.values():
         assert ktrdr(*arguments).code in {0, 3}, arguments
     assert ktrdr("repair", "--json").document["quarantined"] == []

@@ -29,7 +29,7 @@ def certificate(ktrdr: Any, symbol: str = "AAPL") -> Any:
 
 
 def test_a_changed_bit_is_found_refused_quarantined_and_loaded_again(
-    ktrdr: Any, store: Path, gateway: Any
+    ktrdr: Any, store: Path, gateway: Any, new_budget: Any
 ) -> None:
     """From verify to a store that is whole again."""
     assert ktrdr("load", "AAPL,MSFT", "1d", *DAYS).code == 0
@@ -43,6 +43,7 @@ def test_a_changed_bit_is_found_refused_quarantined_and_loaded_again(
     assert ktrdr("query", asked, "--json").document == [{"n": 6}]
     told = ktrdr("repair")
     assert (told.code, "To be loaded again: AAPL 1d" in told.out) == (0, True)
+    new_budget()
     assert ktrdr("load", "AAPL", "1d", *DAYS).code == 0
     found = certificate(ktrdr)
     assert (found["sound"], found["bars"], found["digest"]) == (True, 6, digest)
