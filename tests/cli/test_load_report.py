@@ -26,7 +26,13 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.errors import CorruptFileError, DiskError, EntitlementError, StoreError
+from ktrdr_pipelines.errors import (
+    CorruptFileError,
+    DiskError,
+    EntitlementError,
+    GatewayTimeoutError,
+    StoreError,
+)
 
 SESSIONS = calendar_named("XNYS.RTH")
 
@@ -110,6 +116,16 @@ def document(capsys: Any, report: SeriesReport) -> Any:
     """Return the JSON document of a load of one series."""
     tell([report], CollectedMessages(), calendars=Calendars(), as_json=True)
     return json.loads(capsys.readouterr().out)
+
+
+def test_a_gap_over_several_sessions_is_one_interval(capsys: Any) -> None:
+    """Its dates are inclusive; the lines after it say why, and that nothing is lost."""
+    gap = missing(days("2024-01-02", "2024-01-06"))
+    silent = GatewayTimeoutError("bars of AAPL", reason="no answer in 2 s")
+    text = told(capsys, SeriesReport(series(), unexplained=gap, failures=(silent,)))
+    assert "1 interval unexplained: AAPL 1d 2024-01-02 to 2024-01-05" in text
+    assert "AAPL 1d: bars of AAPL: no answer in 2 s" in text
+    assert "What was saved is kept; the same command requests the rest." in text
 
 
 def test_a_gap_without_a_failure_has_a_reason_too(capsys: Any) -> None:

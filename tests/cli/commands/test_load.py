@@ -132,53 +132,43 @@ def test_what_makes_no_sense_is_refused_before_anything_is_asked(
     assert len(gateway.requests) == before
 
 
-def test_gaps_are_listed_with_their_reason(
+def test_what_a_load_lacks_is_reported_with_the_failure(
     ktrdr: Any, store: Path, half_answering_gateway: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What could not be had exits with 3: the interval, why, and what to do."""
+    """It exits with 3; the other series is saved, and status lists the failed attempts."""
     monkeypatch.setenv("IB_TIMEOUT", "2")
-    told = ktrdr("load", "AAPL,MSFT", "1d", *DAYS)
-    assert told.code == 3
-    assert "1 interval unexplained:" in told.out
-    assert "MSFT 1d  2024-01-02 to 2024-01-05" in told.out
-    assert "no answer in 2 s" in told.out
-    assert "the same command requests the rest" in told.out
-    assert ktrdr("query", "SELECT DISTINCT symbol FROM bars", "--json").document == [
-        {"symbol": "AAPL"}
+    day = ("--start", "2024-01-02", "--end", "2024-01-03")  # a longer range is tried in parts
+    result = ktrdr("load", "AAPL,MSFT", "1d", *day, "--json")
+    document = result.document
+    assert (result.code, document["exit_code"], document["complete"]) == (3, 3, False)
+    apple, microsoft = document["series"]
+    assert (apple["complete"], apple["added"]) == (True, 1)
+    assert microsoft["unexplained"] == [
+        {"start": "2024-01-02T00:00:00Z", "end": "2024-01-03T00:00:00Z"}
     ]
+    assert {one["kind"] for one in microsoft["failures"]} == {"GatewayTimeoutError"}
+    assert "no answer in 2 s" in microsoft["failures"][0]["message"]
+    symbols = ktrdr("query", "SELECT DISTINCT symbol FROM bars", "--json").document
+    assert symbols == [{"symbol": "AAPL"}]
+    attempts = {
+        (one["symbol"], one["timeframe"]): one["attempts"]
+        for one in ktrdr("status", "--json").document["series"]
+    }
+    assert attempts["AAPL", "1d"] == []
+    assert all("no answer in 2 s" in one["error"] for one in attempts["MSFT", "1d"])
+    assert attempts["MSFT", "1d"]
 
 
-def test_gaps_are_told_in_the_document(
-    ktrdr: Any, store: Path, half_answering_gateway: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A program finds the interval, with its end out, and the failure."""
-    monkeypatch.setenv("IB_TIMEOUT", "5")
-    monkeypatch.setenv("IB_MAX_RETRIES", "0")
-    told = ktrdr("load", "MSFT", "1d", *DAYS, "--json")
-    assert told.code == told.document["exit_code"] == 3
-    series = one(told)
-    assert series["unexplained"] == [
-        {"start": "2024-01-02T00:00:00Z", "end": "2024-01-06T00:00:00Z"}
-    ]
-    assert series["failures"][0]["kind"] == "GatewayTimeoutError"
-
-
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_load_that_is_stopped_keeps_what_it_has(
-    ktrdr: Any,
-    store: Path,
-    half_answering_gateway: Any,
-    hands: Any,
-    signum: signal.Signals,
-    code: int,
+    ktrdr: Any, store: Path, half_answering_gateway: Any, hands: Any
 ) -> None:
-    """A signal ends it in order: what was answered is on disk, no traceback, its exit code."""
+    """Ctrl-C ends it in order: the bars received are on disk, and there is no traceback."""
     with hands.started("load", "AAPL,MSFT", "1h", *DAYS) as load:
         hands.wait_for(lambda: list(store.glob("bars/symbol=AAPL/*/*.parquet")))
         hands.wait_for(lambda: [one for one in half_answering_gateway.requests if one.is_open])
-        load.send_signal(signum)
+        load.send_signal(signal.SIGINT)
         out, err = load.communicate(timeout=180)
-    assert load.returncode == code, err
+    assert load.returncode == 130, err
     assert err == "stopped; what was saved is kept\n"
     assert out == ""
     sql = "SELECT DISTINCT symbol FROM bars"

@@ -13,6 +13,7 @@ from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
 from ktrdr_pipelines.settings import load_settings
+from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
@@ -56,19 +57,32 @@ def test_a_interval_that_is_missing_counts_once(ktrdr: Any, store: Path, gateway
     assert row.split()[-1] == "2"
 
 
-def test_failed_attempts_are_shown(
-    ktrdr: Any, store: Path, half_answering_gateway: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Tries that failed are remembered with their reasons: silence is asked again narrower."""
-    monkeypatch.setenv("IB_TIMEOUT", "2")
-    ktrdr("load", "MSFT", "1d", *DAYS)
-    assert re.search(r"[2-4] failed attempts", ktrdr("status").out)
-    (series,) = (
-        one
-        for one in ktrdr("status", "--json").document["series"]
-        if (one["symbol"], one["timeframe"]) == ("MSFT", "1d")
-    )
-    assert any("no answer in 2 s" in attempt["error"] for attempt in series["attempts"])
+def test_failed_attempts_are_counted(ktrdr: Any, store: Path) -> None:
+    """The remark of a series has their number, the document each with its error."""
+    first, second, end = (datetime(2024, 1, day, tzinfo=UTC) for day in (2, 3, 4))
+    ledger = Ledger(StoreLayout(store).ledger)
+    for interval in (Interval(first, second), Interval(second, end)):
+        ledger.attempts.record(
+            *("MSFT|1d", interval, "error"),
+            error="no answer in 2 s",
+            code=None,
+            next_try_at=end,
+            at=first,
+        )
+    ledger.close()
+    (row,) = (line for line in ktrdr("status").out.splitlines() if "failed attempt" in line)
+    assert row.split() == ["MSFT", "1d", "0", "2", "2", "failed", "attempts"]
+    (series,) = (one for one in ktrdr("status", "--json").document["series"] if one["attempts"])
+    assert (series["symbol"], series["timeframe"]) == ("MSFT", "1d")
+    assert series["attempts"][0] == {
+        "kind": "error",
+        "start": "2024-01-02T00:00:00Z",
+        "end": "2024-01-03T00:00:00Z",
+        "error": "no answer in 2 s",
+        "code": None,
+        "failures": 1,
+        "next_try_at": "2024-01-04T00:00:00Z",
+    }
 
 
 def test_bars_that_the_universe_does_not_name_are_told(
