@@ -25,30 +25,28 @@ COMMANDS = {
 }
 BARS = ("status", "gaps", "plan", "load", "verify", "query")
 NAMED = {
-    (f"{AAPL}/all.parquet", "loop"): BARS,
     (f"{AAPL}/all.parquet", "link to nothing"): BARS,
     (f"{AAPL}/all.parquet", "link to file"): BARS,
     (f"{AAPL}/all.parquet", "pipe"): BARS,
-    (f"{AAPL}/all.parquet", "folder"): BARS,
     (AAPL, "file"): BARS,
     (AAPL, "loop"): BARS,
     ("bars/symbol=AAPL", "pipe"): BARS,
     ("bars", "loop"): BARS,
-    ("bars", "file"): BARS,
     ("state", "file"): ("status", "gaps", "plan", "load", "verify", "check"),
-    ("state/ledger.sqlite", "folder"): ("status", "gaps", "plan", "load", "verify", "check"),
     ("state/ledger.sqlite", "pipe"): ("status", "gaps", "plan", "load", "verify", "check"),
     ("state/ledger.sqlite", "link to nothing"): ("status", "load", "check"),
     ("state/locks", "file"): ("load",),
     ("state/locks/catalog.lock", "folder"): (),
     ("ktrdr.duckdb", "folder"): ("query",),
     ("ktrdr.duckdb", "pipe"): ("query",),
-    ("universe.yaml", "folder"): ("check",),
     ("universe.yaml", "pipe"): ("check",),
     ("state/universe.good.yaml", "folder"): ("status",),
     ("state/move.json", "pipe"): (),
 }
-"""Odd paths, and the commands that cannot do without what should stand there."""
+"""Odd paths, and the commands that cannot do without what should stand there.
+
+Every path has an entry, and every kind; ``tests/store/maintenance`` crosses them.
+"""
 
 
 @pytest.fixture
