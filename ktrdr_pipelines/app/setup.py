@@ -25,21 +25,22 @@ DAGSTER_SETTINGS: Final = "dagster/dagster.yaml"
 def make_workspace(
     settings: Settings, folder: Path, origin: Origin | None, *, example: str
 ) -> tuple[Workspace, bool]:
-    """Make a folder a store with a universe and a catalog; existing parts are kept.
+    """Make a folder a store with a universe and a catalog, and keep the parts that exist.
 
     Args:
         settings: the settings of the command.
         folder: the data folder.
-        origin: where its bars will come from; None leaves it to the first bars.
-        example: the file of the project that is copied as the universe if there is none.
+        origin: the origin of its bars; None for that of the first bars saved.
+        example: the project's file that is copied as the universe if there is none.
 
     Returns:
         The workspace, and whether the universe was created.
 
     Raises:
         DiskError: the folder cannot be written.
-        NoStoreError, ForeignIdentityError: it is a store of a newer version or another origin.
-        UniverseError: it has a universe, and that is malformed.
+        NoStoreError: it is a store of a newer version.
+        ForeignIdentityError: it is a store of another origin.
+        UniverseError: its universe is malformed.
     """
     text = committed(example)
     layout = create_store(folder, origin)

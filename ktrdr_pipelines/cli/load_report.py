@@ -1,7 +1,7 @@
 """Run the jobs of a command and report the result.
 
 A load shows its progress, rebuilds the catalog at the end, and prints a table, the gaps that
-remain, the reasons and what to do. Gaps are joined over nights and weekends, as a user counts them.
+remain, their reasons and what to do. Gaps are joined over nights and weekends.
 
 Not here: which jobs run (``cli.arguments``), loading (``sync.runner``).
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from ktrdr_pipelines.app.workspace import Workspace
-from ktrdr_pipelines.cli.entry_point import run_stoppable
+from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable
 from ktrdr_pipelines.cli.output import (
     CollectedMessages,
     counted,
@@ -70,7 +70,7 @@ def exit_code_of(
     return ExitCode.DONE if complete else ExitCode.INCOMPLETE
 
 
-def tell(
+def print_report(
     reports: Sequence[SeriesReport],
     messages: CollectedMessages,
     catalog_error: KtrdrError | None = None,
@@ -252,7 +252,7 @@ def load_jobs(
         print_messages(messages)
     catalog_error = _renewed(workspace)
     workspace.layout.require_same()
-    tell(
+    print_report(
         reports, messages, catalog_error, calendars=workspace.gap_index().calendars, as_json=as_json
     )
     return exit_code_of(reports, catalog_error)
@@ -261,11 +261,11 @@ def load_jobs(
 def _run(
     workspace: Workspace, jobs: Sequence[Job], progress: Progress, wait_s: float
 ) -> list[SeriesReport]:
-    """Run the jobs; if they are interrupted, bring the catalog up to date with what was saved."""
+    """Run the jobs; if they fail or are stopped, renew the catalog with the bars saved so far."""
     manager = workspace.load_manager(progress=progress, wait_s=wait_s)
     try:
         return run_stoppable(manager.run(jobs))
-    except BaseException:
+    except (KtrdrError, Stopped):
         _renewed(workspace)
         raise
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable, stoppable
-from ktrdr_pipelines.cli.load_report import MOST_GAPS, exit_code_of, joined_gaps, tell
+from ktrdr_pipelines.cli.load_report import MOST_GAPS, exit_code_of, joined_gaps, print_report
 from ktrdr_pipelines.cli.output import (
     MOST_SHOWN,
     CollectedMessages,
@@ -98,7 +98,7 @@ def test_ten_gaps_are_listed_and_the_rest_counted(capsys: Any) -> None:
     report = SeriesReport(
         series(), unexplained=IntervalSet(gaps), failures=(refused, refused, refused)
     )
-    tell([report], CollectedMessages(), calendars=Calendars(), as_json=False)
+    print_report([report], CollectedMessages(), calendars=Calendars(), as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert f"{len(gaps)} intervals unexplained:" in lines
     assert len([line for line in lines if line.startswith("  AAPL 1d  2024-01-")]) == MOST_GAPS
@@ -108,13 +108,13 @@ def test_ten_gaps_are_listed_and_the_rest_counted(capsys: Any) -> None:
 
 def told(capsys: Any, report: SeriesReport) -> str:
     """Return what a load of one series prints."""
-    tell([report], CollectedMessages(), calendars=Calendars(), as_json=False)
+    print_report([report], CollectedMessages(), calendars=Calendars(), as_json=False)
     return " ".join(capsys.readouterr().out.split())
 
 
 def document(capsys: Any, report: SeriesReport) -> Any:
     """Return the JSON document of a load of one series."""
-    tell([report], CollectedMessages(), calendars=Calendars(), as_json=True)
+    print_report([report], CollectedMessages(), calendars=Calendars(), as_json=True)
     return json.loads(capsys.readouterr().out)
 
 
@@ -227,7 +227,7 @@ def test_volumes_in_another_unit_are_told_and_block_nothing(capsys: Any) -> None
 
 def test_a_catalog_that_is_not_renewed_is_told(capsys: Any) -> None:
     """The bars are safe; that they cannot be queried yet is said."""
-    tell(
+    print_report(
         [SeriesReport(series())],
         CollectedMessages(),
         DiskError("the catalog", reason="full"),

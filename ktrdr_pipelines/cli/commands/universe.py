@@ -37,7 +37,7 @@ def check(
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE]", help="The file to check. [default: the store's universe.yaml]"
+            metavar="FILE", help="The file to check. [default: the store's universe.yaml]"
         ),
     ] = None,
     as_json: AsJson = False,
