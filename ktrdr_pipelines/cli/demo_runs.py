@@ -191,7 +191,7 @@ def run_demo(workspace: Workspace, *, shown: bool) -> list[RunResult]:
             result = _run(workspace, instance, progress, timeframe=timeframe, windows=windows)
             results.append(result)
             if shown:
-                progress.tell(_run_text(result))
+                progress.print_now(_run_text(result))
     return results
 
 

@@ -120,7 +120,7 @@ def _row(report: SeriesReport, calendars: Calendars) -> tuple[str, ...]:
 
 def _result(report: SeriesReport) -> str:
     left = report.unexplained
-    words = (
+    states = (
         (report.error is not None, "failed"),
         (report.unconfirmed and not left - report.unconfirmed, "unconfirmed"),
         (report.deferred and not left - report.deferred, "deferred"),
@@ -130,7 +130,7 @@ def _result(report: SeriesReport) -> str:
         (report.disagreements, "other prices"),
         (report.waiting, "complete, session still open"),
     )
-    return next((word for holds, word in words if holds), "complete")
+    return next((state for holds, state in states if holds), "complete")
 
 
 def _gap_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iterator[str]:

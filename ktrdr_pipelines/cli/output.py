@@ -287,9 +287,9 @@ class CollectedMessages:
 
     def waiting(self, text: str, until: datetime) -> None:
         """Print the wait immediately, so that a waiting load does not look like one that hangs."""
-        self.tell(f"waiting until {instant_text(until)}: {text}")
+        self.print_now(f"waiting until {instant_text(until)}: {text}")
 
-    def tell(self, text: str) -> None:
+    def print_now(self, text: str) -> None:
         """Print a line to stderr immediately."""
         note(text)
 
@@ -319,7 +319,7 @@ class TerminalProgress(CollectedMessages):
         if task.finished and len(self._tasks) > MOST_SHOWN:
             self._bars.update(task.id, visible=False)
 
-    def tell(self, text: str) -> None:
+    def print_now(self, text: str) -> None:
         """Print a line above the bars."""
         self._bars.console.print(text, soft_wrap=True)
 

@@ -60,7 +60,7 @@ def start(
     keeping: Sequence[int] = (),
 ) -> "subprocess.Popen[bytes]":
     """Start a process in a group of its own, with the descriptors ``keeping`` left open."""
-    with _heeding_interrupts():
+    with _accepting_interrupts():
         return subprocess.Popen(  # noqa: S603  (the command is the project's own)
             command,
             cwd=cwd,
@@ -270,7 +270,7 @@ def require_free(option: str, port: int) -> None:
 
 
 @contextmanager
-def _heeding_interrupts() -> Iterator[None]:
+def _accepting_interrupts() -> Iterator[None]:
     """Let a child receive SIGINT even if this process, started in the background, ignores it."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         yield

@@ -254,7 +254,7 @@ def test_lines_stand_above_the_bars() -> None:
     """What is told while bars move goes to the same place, whole and in its order."""
     entry = io.StringIO()
     with Progress(console=Console(file=entry, width=20)) as shown:
-        TerminalProgress(shown).tell("a line that is longer than the page is wide")
+        TerminalProgress(shown).print_now("a line that is longer than the page is wide")
     assert "a line that is longer than the page is wide\n" in entry.getvalue()
 
 

@@ -27,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Check and edit the universe (universe.yaml in the data folder).",
 )
-_SAID = " (said)"
+_SET_BY_FILE = " (said)"
 _FIELDS = {"allow_extra_args": True, "ignore_unknown_options": True}
 Symbol = Annotated[str, typer.Argument(metavar="SYMBOL", help="A symbol of the universe.")]
 
@@ -153,7 +153,7 @@ def retire(symbol: Symbol, as_json: AsJson = False) -> None:
 
     workspace = Workspace.open()
     layout = workspace.layout
-    said = _said(workspace.universe, symbol)
+    options = _options_of(workspace.universe, symbol)
     finished = _finished(workspace, as_json=as_json)
     is_done = finished is not None and (finished.kind, finished.symbol) == ("retire", symbol)
     move = finished if is_done else retire_in_store(layout, symbol, system_now())
@@ -168,22 +168,26 @@ def retire(symbol: Symbol, as_json: AsJson = False) -> None:
     if kept.is_dir():
         say(f"its bars are kept in {kept}; to restore them:")
         say(
-            f"  ktrdr universe add {symbol}{said} && mv {kept} {layout.symbol_folder(symbol)} "
+            f"  ktrdr universe add {symbol}{options} && mv {kept} {layout.symbol_folder(symbol)} "
             "&& ktrdr repair"
         )
     else:
         say("it had no bars")
 
 
-def _said(universe: "Universe", symbol: str) -> str:
+def _options_of(universe: "Universe", symbol: str) -> str:
     """Return the fields that the entry of a symbol sets, as options of ``add``."""
     if symbol not in universe.instruments:
         return ""
     fields = universe.describe(universe.instrument(symbol))
-    said = {name: text.removesuffix(_SAID) for name, text in fields.items() if text.endswith(_SAID)}
+    given = {
+        name: text.removesuffix(_SET_BY_FILE)
+        for name, text in fields.items()
+        if text.endswith(_SET_BY_FILE)
+    }
     return "".join(
         f" --{name.replace('_', '-')} {shlex.quote(value.replace(', ', ','))}"
-        for name, value in said.items()
+        for name, value in given.items()
     )
 
 
@@ -198,17 +202,17 @@ def fields_of(arguments: list[str]) -> dict[str, str]:
     fields: dict[str, str] = {}
     rest = list(arguments)
     while rest:
-        word, equals, value = rest.pop(0).partition("=")
-        name = word.removeprefix("--").replace("-", "_")
-        if not word.startswith("--") or name not in READERS:
+        option, equals, value = rest.pop(0).partition("=")
+        name = option.removeprefix("--").replace("-", "_")
+        if not option.startswith("--") or name not in READERS:
             known = ", ".join(f"--{one.replace('_', '-')}" for one in READERS)
-            raise UsageError(word, reason="no field of a symbol", hint=f"Known are {known}")
+            raise UsageError(option, reason="not a field of a symbol", hint=f"Fields are {known}")
         if not equals:
             if not rest or rest[0].startswith("--"):
-                raise UsageError(word, reason="no value given", hint=f"Write {word} VALUE")
+                raise UsageError(option, reason="no value given", hint=f"Write {option} VALUE")
             value = rest.pop(0)
         if name in fields:
-            raise UsageError(word, reason="given twice", hint="Give it once")
+            raise UsageError(option, reason="given twice", hint="Give it once")
         fields[name] = value
     return fields
 
