@@ -1,4 +1,4 @@
-"""The two times: real time, and the time of the market."""
+"""Real time and market time."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +9,7 @@ REAL = datetime(2026, 6, 12, 12, tzinfo=UTC)
 
 
 def test_without_an_offset_both_are_the_same() -> None:
-    """That is the default, and then nothing has moved."""
+    """Zero is the default."""
     clock = Clock(real=lambda: REAL)
     assert clock.real_now() == clock.market_now() == REAL
     assert clock.moved_now() is None
@@ -17,7 +17,7 @@ def test_without_an_offset_both_are_the_same() -> None:
 
 
 def test_an_offset_moves_market_time_alone() -> None:
-    """A negative one puts it behind."""
+    """A negative one puts it behind real time."""
     clock = Clock(-86_400.0, lambda: REAL)
     assert clock.real_now() == REAL
     assert clock.market_now() == clock.moved_now() == REAL - timedelta(days=1)
@@ -30,7 +30,7 @@ def test_an_offset_moves_market_time_alone() -> None:
 
 
 def test_real_time_is_this_machines() -> None:
-    """In UTC, and it goes on."""
+    """It is in UTC, and it advances."""
     first = system_now()
     assert first.tzinfo is UTC
     assert first <= Clock().real_now()

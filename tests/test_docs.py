@@ -1,4 +1,4 @@
-"""The README and the pages say what there is: links, settings, commands, reasons, documents."""
+"""The README and the pages describe what exists: links, settings, commands, reasons, documents."""
 
 import json
 import re

@@ -58,7 +58,7 @@ RETRIED = {
 
 
 class OddError(KtrdrError):
-    """An error whose construction is unlike that of its base."""
+    """An error whose constructor differs from that of its base."""
 
     def __init__(self, symbol: str, count: int) -> None:
         super().__init__(f"{symbol}: {count} bars")
@@ -67,7 +67,7 @@ class OddError(KtrdrError):
 
 
 def drawn() -> dict[str, str]:
-    """Read the tree at the top of the module: each name with the one above it."""
+    """Return the tree in the docstring of the module: each name with its base."""
     above: dict[str, str] = {}
     path: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -78,12 +78,12 @@ def drawn() -> dict[str, str]:
     return above
 
 
-def test_the_tree_at_the_top_is_the_tree_there_is() -> None:
+def test_the_drawn_tree_is_complete() -> None:
     """The drawing names every error and its base."""
     assert drawn() == {kind.__name__: kind.__base__.__name__ for kind in KINDS}
 
 
-def test_exit_codes_are_the_four_that_are_promised() -> None:
+def test_there_are_four_exit_codes() -> None:
     """0 done, 1 failed, 2 bad usage, 3 incomplete."""
     assert [(code.name, int(code)) for code in ExitCode] == [
         ("DONE", 0),
@@ -95,12 +95,12 @@ def test_exit_codes_are_the_four_that_are_promised() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_error_ends_a_command_with_its_exit_code(kind: type[KtrdrError]) -> None:
-    """What a person did wrong is 2, unfinished work is 3, all else is 1."""
+    """Bad usage is 2, incomplete work is 3, everything else is 1."""
     assert int(kind("something").exit_code) == EXITS[kind.__name__]
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if issubclass(k, GatewayError)], ids=str)
-def test_only_passing_troubles_are_worth_another_try(kind: type[GatewayError]) -> None:
+def test_only_temporary_errors_are_retried(kind: type[GatewayError]) -> None:
     """The same request may be sent again after these, and after no others."""
     assert kind("a request").retry is (kind.__name__ in RETRIED)
 
@@ -114,22 +114,20 @@ def test_only_passing_troubles_are_worth_another_try(kind: type[GatewayError]) -
         ({"reason": "nothing", "hint": "Try later"}, "loading AAPL 1m: nothing. Hint: Try later"),
     ],
 )
-def test_the_text_says_what_was_asked_what_came_and_what_to_do(
-    fields: dict[str, str], text: str
-) -> None:
+def test_the_text_has_attempt_reason_and_hint(fields: dict[str, str], text: str) -> None:
     """Parts that are not given leave no trace."""
     assert str(KtrdrError("loading AAPL 1m", **fields)) == text
 
 
 def test_a_gateway_error_keeps_the_gateways_code() -> None:
-    """The code is there for logs and for the audit; without one it is None."""
+    """Logs and the audit have the code; without one it is None."""
     assert GatewayError("a request", code=162).code == 162
     assert GatewayError("a request").code is None
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_an_error_survives_the_way_to_another_process(kind: type[KtrdrError]) -> None:
-    """Type, fields and text come out as they went in."""
+def test_errors_can_be_pickled(kind: type[KtrdrError]) -> None:
+    """Type, fields and text are kept."""
     error = kind("asking", reason="silence", hint="Restart it")
     if isinstance(error, GatewayError):
         error.code = 504
@@ -139,8 +137,8 @@ def test_an_error_survives_the_way_to_another_process(kind: type[KtrdrError]) ->
     assert str(copied) == str(error)
 
 
-def test_an_error_of_another_signature_survives_it_too() -> None:
-    """A subclass may take whatever it likes."""
+def test_an_error_with_another_constructor_can_be_pickled() -> None:
+    """A subclass may have any parameters."""
     copied = pickle.loads(pickle.dumps(OddError("AAPL", 3)))  # noqa: S301  (made here)
     assert (copied.symbol, copied.count) == ("AAPL", 3)
     assert str(copied) == "AAPL: 3 bars"

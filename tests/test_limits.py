@@ -1,4 +1,4 @@
-"""Every limit again, as literals from IB's pages, so that a wrong number cannot pass by sharing.
+"""Every limit again, as literals from IB's pages, so that a wrong number is not shared by the test.
 
 Source: https://interactivebrokers.github.io/tws-api/historical_limitations.html,
 https://interactivebrokers.github.io/tws-api/historical_bars.html,
@@ -242,7 +242,7 @@ def steps(name: str) -> list[str]:
 
 
 def test_pauses_grow_from_the_first_to_the_longest() -> None:
-    """Whether failures are counted or the last pause is known; jitter adds up to half."""
+    """They do by number of failures and by last pause; jitter adds up to half."""
     backoff = Backoff(30.0, 600.0)
     assert [backoff.delay_s(failures) for failures in range(1, 8)] == [30, 60, 120, 240, 480] + [
         600
@@ -258,8 +258,8 @@ def test_pauses_grow_from_the_first_to_the_longest() -> None:
     ]
 
 
-def test_another_first_pause_is_never_cut() -> None:
-    """Not even where it is longer than the longest."""
+def test_a_longer_first_pause_is_kept() -> None:
+    """It is, even if it is longer than the longest pause."""
     assert Backoff(2.0, 60.0).starting(1.5).delay_s(2) == 3
     assert [Backoff(2.0, 60.0).starting(90.0).delay_s(failures) for failures in (1, 2)] == [90, 90]
 
@@ -270,15 +270,15 @@ def lines(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", SCALARS)
-def test_a_number_is_what_ib_says(name: str) -> None:
-    """Single values agree with the literal, in type too."""
+def test_numbers_equal_the_literals(name: str) -> None:
+    """Single values do, in type too."""
     assert limit(name).value == SCALARS[name]
     assert type(limit(name).value) is type(SCALARS[name])
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_is_what_ib_says(name: str) -> None:
-    """Tables agree with the literals, entry by entry and in order."""
+def test_tables_equal_the_literals(name: str) -> None:
+    """They do, entry by entry and in order."""
     assert list(limit(name).value.items()) == list(TABLES[name].items())
 
 
@@ -308,18 +308,18 @@ def test_the_wide_steps_are_the_current_table() -> None:
     ],
 )
 def test_the_widest_span_follows_from_the_current_table(seconds: int, days: int) -> None:
-    """Up to a day 68 years of 365 days; the table has no week, so the safe 365 days stand."""
+    """Up to a day it is 68 years of 365 days; the table has no week, so the safe 365 days hold."""
     assert IbLimitsRegistry.wide_days(seconds) == days
 
 
 @pytest.mark.parametrize("code", CODES)
 def test_a_code_has_its_class_whatever_its_text(code: int) -> None:
-    """A code that needs no text is classed without one, and every class is a known one."""
+    """A code that needs no text is classed without one."""
     assert IbLimitsRegistry.class_of(code, "") is CodeClass(CODES[code])
     assert IbLimitsRegistry.class_of(code, "any other words") is CodeClass(CODES[code])
 
 
-def test_no_code_is_classed_that_is_not_tested() -> None:
+def test_every_classed_code_is_tested() -> None:
     """A code that is added needs its literal here."""
     assert set(limit("CODES").value) == set(CODES)
     assert set(limit("CODE_TEXTS").value) == {162, 165, 321, 322}
@@ -327,31 +327,31 @@ def test_no_code_is_classed_that_is_not_tested() -> None:
 
 
 @pytest.mark.parametrize(("code", "text", "code_class"), TEXTS)
-def test_the_text_decides_where_one_code_means_many_things(
+def test_the_text_decides_the_class_of_ambiguous_codes(
     code: int, text: str, code_class: str
 ) -> None:
-    """162, 165 and 322 are read by their text, whatever its case; unknown texts are retried."""
+    """162, 165, 321 and 322 are classed by their text, in any case; unknown texts are retried."""
     assert IbLimitsRegistry.class_of(code, text) is CodeClass(code_class)
     assert IbLimitsRegistry.class_of(code, text.upper()) is CodeClass(code_class)
 
 
 def test_every_text_that_decides_is_tested() -> None:
-    """A hint that is added needs its line above."""
+    """A text that is added needs its line above."""
     hints = [hint for many in limit("CODE_TEXTS").value.values() for hint in many]
     for hint in hints:
         assert any(hint.part in text for _, text, _ in TEXTS), hint.part
 
 
 @pytest.mark.parametrize("code", [420, 9999])
-def test_a_pacing_violation_is_one_whatever_its_number(code: int) -> None:
-    """A code that is not known is still heeded where its text tells of the pace."""
+def test_a_pacing_violation_may_have_any_code(code: int) -> None:
+    """An unknown code is classed by a text about pacing."""
     text = "Invalid Real-time Query:Historical data request Pacing Violation"
     assert IbLimitsRegistry.class_of(code, text) is CodeClass("pacing")
 
 
 @pytest.mark.parametrize(("code", "code_class"), UNKNOWN)
 def test_an_unknown_code_refuses_unless_it_is_a_notice(code: int, code_class: str) -> None:
-    """2100 to 2199 tell something, any other number ends the request that it names."""
+    """2100 to 2199 are notices; any other number ends the request that it names."""
     assert IbLimitsRegistry.class_of(code, "never seen") is CodeClass(code_class)
 
 
@@ -366,8 +366,8 @@ def test_client_id_ranges_do_not_overlap() -> None:
     assert min(ids) == 1
 
 
-def test_every_limit_says_where_it_comes_from() -> None:
-    """Each has a unit, a source and one of the grades, and each is tested above."""
+def test_every_limit_has_a_source() -> None:
+    """Each has a unit, a source and one grade, and each is tested above."""
     limits = {n: v for n, v in vars(IbLimitsRegistry).items() if isinstance(v, Limit)}
     for name, one in limits.items():
         assert one.unit, name
@@ -389,6 +389,6 @@ def test_every_limit_says_where_it_comes_from() -> None:
         ("escriba a help@example.com", False),
     ],
 )
-def test_no_data_has_a_form_of_its_own(text: str, *, is_no_data: bool) -> None:
-    """Symbol, exchange and what is shown stand at the end, in whatever language."""
+def test_no_data_is_recognized_by_its_form(text: str, *, is_no_data: bool) -> None:
+    """The text ends with symbol, exchange and what is shown, in any language."""
     assert bool(limit("NO_DATA_FORM").value.search(text)) is is_no_data

@@ -43,8 +43,8 @@ def test_sql_from_stdin_is_read_as_utf_8(
     process: Any, store: Path, terminal: dict[str, str]
 ) -> None:
     """A file that is piped in means the same in every locale."""
-    told = process("query", "-", "--json", env=terminal, input=f"SELECT '{TEXT}' AS a")
-    assert told.document == [{"a": TEXT}]
+    result = process("query", "-", "--json", env=terminal, input=f"SELECT '{TEXT}' AS a")
+    assert result.document == [{"a": TEXT}]
 
 
 @pytest.mark.parametrize(
@@ -54,17 +54,17 @@ def test_sql_from_stdin_is_read_as_utf_8(
 )
 def test_errors_are_printed(process: Any, store: Path, arguments: Any, code: int) -> None:
     """On stderr, with escapes."""
-    told = process(*arguments, env=os.environ | LOCALE | ASCII)
-    told.is_error(code)
-    assert told.all.isascii(), told.all
+    result = process(*arguments, env=os.environ | LOCALE | ASCII)
+    result.is_error(code)
+    assert result.all.isascii(), result.all
 
 
 def test_errors_are_json(process: Any, store: Path) -> None:
     """On stdout, as a document."""
-    told = process("load", "Ä", "1d", "--json", env=os.environ | LOCALE)
-    assert told.code == 2
-    assert told.all.isascii(), told.all
-    assert told.document["error"]["kind"] == "UnknownSymbolError"
+    result = process("load", "Ä", "1d", "--json", env=os.environ | LOCALE)
+    assert result.code == 2
+    assert result.all.isascii(), result.all
+    assert result.document["error"]["kind"] == "UnknownSymbolError"
 
 
 @pytest.mark.parametrize("arguments", [("status",), ("universe", "check", "--json")], ids=" ".join)
@@ -73,15 +73,15 @@ def test_a_universe_with_comments_of_any_language_is_read(
 ) -> None:
     """Its file is UTF-8, whatever the locale; tables have ASCII borders."""
     (store / "universe.yaml").write_text(UNIVERSE, encoding="utf-8")
-    told = process(*arguments, env=os.environ | LOCALE | ASCII)
-    assert (told.code, told.err) == (0, "")
-    assert told.out.isascii()
+    result = process(*arguments, env=os.environ | LOCALE | ASCII)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.isascii()
 
 
 def test_a_terminal_of_one_language_keeps_json_valid(process: Any, store: Path) -> None:
     """JSON has escapes wherever the terminal does not have every character."""
-    told = process("query", f"SELECT '{TEXT}' AS a", "--json", env=os.environ | LATIN)
-    assert told.document == [{"a": TEXT}]
-    told = process("query", f"SELECT '{TEXT}' AS a", "--json")
-    assert TEXT in told.out
-    assert json.loads(told.out) == [{"a": TEXT}]
+    result = process("query", f"SELECT '{TEXT}' AS a", "--json", env=os.environ | LATIN)
+    assert result.document == [{"a": TEXT}]
+    result = process("query", f"SELECT '{TEXT}' AS a", "--json")
+    assert TEXT in result.out
+    assert json.loads(result.out) == [{"a": TEXT}]

@@ -51,35 +51,35 @@ def offset_to(monkeypatch: pytest.MonkeyPatch) -> OffsetTo:
     return move
 
 
-@pytest.mark.parametrize("words", WITHOUT_A_GATEWAY.values(), ids=WITHOUT_A_GATEWAY)
+@pytest.mark.parametrize("arguments", WITHOUT_A_GATEWAY.values(), ids=WITHOUT_A_GATEWAY)
 def test_every_command_says_where_market_time_stands(
     ktrdr: Any,
     store: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    words: tuple[str, ...],
+    arguments: tuple[str, ...],
 ) -> None:
     """One line on stderr, the first; without an offset there is none."""
     monkeypatch.chdir(tmp_path)
-    assert "Clock:" not in ktrdr(*words).err
+    assert "Clock:" not in ktrdr(*arguments).err
     monkeypatch.setenv("KTRDR_CLOCK_OFFSET_S", "86400")
-    told = ktrdr(*words)
-    first = told.err.splitlines()[0]
+    result = ktrdr(*arguments)
+    first = result.err.splitlines()[0]
     assert first.startswith(
         "Clock: market time is offset by +86400 s (KTRDR_CLOCK_OFFSET_S); it is now "
-    ), told.all
+    ), result.all
     assert first.endswith("Z for the market")
-    assert told.err.count("Clock:") == 1
+    assert result.err.count("Clock:") == 1
 
 
 def test_a_load_says_it_too(ktrdr: Any, store: Path, gateway: Any, offset_to: OffsetTo) -> None:
     """Beside what it reports, and in its document; the audit has it, by real time."""
     before = datetime.now(tz=UTC)
     offset_s = offset_to(gateway.clock.now())
-    told = ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--json")
-    assert told.code == 0, told.all
-    assert told.err.startswith(f"Clock: market time is offset by {offset_s:+.3f} s")
-    assert told.document["market_clock_offset_s"] == offset_s
+    result = ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--json")
+    assert result.code == 0, result.all
+    assert result.err.startswith(f"Clock: market time is offset by {offset_s:+.3f} s")
+    assert result.document["market_clock_offset_s"] == offset_s
     requests = Ledger(StoreLayout(store).ledger).requests.newest(100)
     assert requests
     assert {one.clock_offset_s for one in requests} == {offset_s}
@@ -89,15 +89,16 @@ def test_a_load_says_it_too(ktrdr: Any, store: Path, gateway: Any, offset_to: Of
 
 
 @pytest.mark.parametrize(
-    "words", [("status",), ("gaps",), ("plan",), ("verify",), ("repair",), ("universe", "check")]
+    "arguments",
+    [("status",), ("gaps",), ("plan",), ("verify",), ("repair",), ("universe", "check")],
 )
 def test_every_document_has_the_offset(
-    ktrdr: Any, store: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+    ktrdr: Any, store: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     """Always, so that programs may rely on it."""
-    assert ktrdr(*words, "--json").document["market_clock_offset_s"] == 0.0
+    assert ktrdr(*arguments, "--json").document["market_clock_offset_s"] == 0.0
     monkeypatch.setenv("KTRDR_CLOCK_OFFSET_S", "-60")
-    assert ktrdr(*words, "--json").document["market_clock_offset_s"] == -60.0
+    assert ktrdr(*arguments, "--json").document["market_clock_offset_s"] == -60.0
     assert ktrdr("load", "NONE", "1d", "--json").document["market_clock_offset_s"] == -60.0
 
 
@@ -107,8 +108,8 @@ def test_a_bad_offset_is_an_error_that_names_it(
 ) -> None:
     """Before anything is done, whatever the command."""
     monkeypatch.setenv("KTRDR_CLOCK_OFFSET_S", value)
-    for words in (("status",), ("simulate",)):
-        ktrdr(*words).is_error(2, f"KTRDR_CLOCK_OFFSET_S={value!r}", "such as -86400")
+    for arguments in (("status",), ("simulate",)):
+        ktrdr(*arguments).is_error(2, f"KTRDR_CLOCK_OFFSET_S={value!r}", "such as -86400")
     document = ktrdr("status", "--json").document
     assert document["error"]["kind"] == "SettingsError"
     assert document["market_clock_offset_s"] is None
@@ -130,8 +131,8 @@ def test_a_gateway_in_the_past_makes_no_gaps_where_market_time_is_its_time(
 ) -> None:
     """All commands that look at what is due agree; without the offset all see gaps up to now."""
     offset_to(gateway.clock.now())
-    told = ktrdr("update")
-    assert told.code == 0, told.all
+    result = ktrdr("update")
+    assert result.code == 0, result.all
     first = len(gateway.requests)
     assert (ktrdr("gaps").code, ktrdr("verify").code) == (0, 0)
     assert all(not one["gaps"] for one in ktrdr("status", "--json").document["series"])
@@ -154,8 +155,8 @@ def test_what_lies_after_market_time_is_the_future(
 ) -> None:
     """A range beyond it is refused like one beyond now."""
     offset_to(gateway.clock.now())
-    told = ktrdr("load", "AAPL", "1d", "--start", "2024-02-01")
-    told.is_error(2, "in the future", "2024-01-10")
+    result = ktrdr("load", "AAPL", "1d", "--start", "2024-02-01")
+    result.is_error(2, "in the future", "2024-01-10")
 
 
 def test_dagsters_processes_get_the_offset(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,8 +180,8 @@ def test_an_update_fills_what_lies_between_the_mark_and_the_newest_bar(
     planned = ktrdr("plan", "--json").document["series"]
     [days] = [one for one in planned if (one["symbol"], one["timeframe"]) == ("AAPL", "1d")]
     assert (days["missing"][0]["start"], days["bars"]) == ("2024-01-04T00:00:00Z", 3)
-    told = ktrdr("update", "AAPL")
-    assert told.code == 0, told.all
+    result = ktrdr("update", "AAPL")
+    assert result.code == 0, result.all
     held = "SELECT list(session_date::VARCHAR ORDER BY ts) AS days FROM series('AAPL', '1d')"
     assert ktrdr("query", held, "--json").document == [
         {"days": ["2024-01-03", "2024-01-04", "2024-01-05", "2024-01-08", "2024-01-09"]}

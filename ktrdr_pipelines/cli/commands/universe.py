@@ -180,14 +180,14 @@ def _options_of(universe: "Universe", symbol: str) -> str:
     if symbol not in universe.instruments:
         return ""
     fields = universe.describe(universe.instrument(symbol))
-    given = {
+    own = {
         name: text.removesuffix(_SET_BY_FILE)
         for name, text in fields.items()
         if text.endswith(_SET_BY_FILE)
     }
     return "".join(
         f" --{name.replace('_', '-')} {shlex.quote(value.replace(', ', ','))}"
-        for name, value in given.items()
+        for name, value in own.items()
     )
 
 
