@@ -1,4 +1,4 @@
-"""Terminals and locales without Unicode: escapes instead of characters, and never a traceback."""
+"""Terminals and locales without Unicode: escapes instead of characters, and no traceback."""
 
 import json
 import os
@@ -21,12 +21,12 @@ symbols:
 
 @pytest.fixture(params=[ASCII, LOCALE], ids=["terminal", "locale"])
 def terminal(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Give the environment of a process that may print ASCII alone."""
+    """Return the environment of a process that can print ASCII only."""
     return os.environ | request.param
 
 
-def test_rows_are_answered(process: Any, store: Path, terminal: dict[str, str]) -> None:
-    """Tables and CSV have escapes; JSON has its own, so that it means the same."""
+def test_rows_are_escaped(process: Any, store: Path, terminal: dict[str, str]) -> None:
+    """Tables and CSV have escapes; JSON has its own, so that the values are the same."""
     sql = f"SELECT '{TEXT}' AS \"Ort ä\", 1 AS n"
     table = process("query", sql, env=terminal)
     assert (table.code, table.err) == (0, "")
@@ -53,14 +53,14 @@ def test_sql_from_stdin_is_read_as_utf_8(
     ids=["error of the project", "unknown option"],
 )
 def test_errors_are_printed(process: Any, store: Path, arguments: Any, code: int) -> None:
-    """On stderr, with escapes."""
+    """They are on stderr, with escapes."""
     result = process(*arguments, env=os.environ | LOCALE | ASCII)
     result.is_error(code)
     assert result.all.isascii(), result.all
 
 
 def test_errors_are_json(process: Any, store: Path) -> None:
-    """On stdout, as a document."""
+    """They are on stdout, as a document."""
     result = process("load", "Ä", "1d", "--json", env=os.environ | LOCALE)
     assert result.code == 2
     assert result.all.isascii(), result.all
@@ -78,8 +78,8 @@ def test_a_universe_with_comments_of_any_language_is_read(
     assert result.out.isascii()
 
 
-def test_a_terminal_of_one_language_keeps_json_valid(process: Any, store: Path) -> None:
-    """JSON has escapes wherever the terminal does not have every character."""
+def test_json_is_valid_on_a_latin_1_terminal(process: Any, store: Path) -> None:
+    """It has escapes unless the terminal can print every character."""
     result = process("query", f"SELECT '{TEXT}' AS a", "--json", env=os.environ | LATIN)
     assert result.document == [{"a": TEXT}]
     result = process("query", f"SELECT '{TEXT}' AS a", "--json")

@@ -139,12 +139,12 @@ def account_forms() -> Iterator[tuple[str, bytes]]:
             for encoding in ("utf-8", "utf-16-le", "utf-16-be"):
                 yield f"{form} in {encoding}", form.encode(encoding)
     listed = ",".join(sorted((ACCOUNT, OTHER)))
-    for said in (ACCOUNT, OTHER, ACCOUNT.lower(), OTHER.lower(), listed):
+    for form in (ACCOUNT, OTHER, ACCOUNT.lower(), OTHER.lower(), listed):
         for prefix in ("", "ktrdr-pipelines account:"):
             for kind in ("md5", "sha1", "sha224", "sha256", "sha512", "blake2b", "blake2s"):
-                digest = hashlib.new(kind, f"{prefix}{said}".encode())
-                yield f"{kind} of {prefix}{said}", digest.hexdigest()[:12].encode()
-                yield f"{kind} of {prefix}{said}, raw", digest.digest()[:8]
+                digest = hashlib.new(kind, f"{prefix}{form}".encode())
+                yield f"{kind} of {prefix}{form}", digest.hexdigest()[:12].encode()
+                yield f"{kind} of {prefix}{form}, raw", digest.digest()[:8]
 
 
 @pytest.mark.slow

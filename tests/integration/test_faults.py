@@ -55,7 +55,7 @@ TIMES_FASTER = 300
 """How much faster the budget's clock runs: a pause of a minute takes 0.2 s."""
 
 COMPLETE = ""
-"""What is said when nothing is amiss."""
+"""The message of a complete load."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ GATEWAYS = {
     "Japan, hours too": Variants(zone="Japan", hours_zone=HoursZone.LOGIN),
 }
 COINS = {"Asia/Shanghai": "US/Eastern", "America/New_York": "America/New_York"}
-"""Where coins have sessions of their own, told in this zone; else they trade round the clock."""
+"""The zone of the sessions of coins, if they have any; otherwise they trade around the clock."""
 
 
 class Notes(Quiet):

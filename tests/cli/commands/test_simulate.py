@@ -96,8 +96,8 @@ def test_the_example_of_faults_can_be_served(tmp_path: Path, helpers: Any, ktrdr
         with raw_client(SimpleNamespace(port=port)) as client:  # type: ignore[arg-type]
             microsoft = ("0", "MSFT", *AAPL[2:])
             for number in (1, 2):
-                asked = (END, "1 hour", f"{number} D", "1", "TRADES", "2", "0", "")
-                client.send(20, number, *microsoft, 0, *asked)
+                query = (END, "1 hour", f"{number} D", "1", "TRADES", "2", "0", "")
+                client.send(20, number, *microsoft, 0, *query)
             assert "no data: MSFT@SMART" in client.until(162, 1)[4]
             assert client.until(17, 2)[4] == "14"
     assert line.startswith("serving synthetic market 1 on ")
@@ -204,19 +204,19 @@ def test_options_that_exclude_each_other_are_refused(
 
 @pytest.mark.parametrize("now", ["2024-01-10T20:00:30", "2024-01-10", "noon"])
 def test_a_clock_needs_an_instant_with_a_zone(ktrdr: Any, now: str) -> None:
-    """A naive instant, a date or anything else is refused."""
+    """A naive instant, a date or any other text is refused."""
     ktrdr("simulate", "--port", "0", "--now", now).is_error(2, f"--now {now}", "zone")
 
 
-def test_a_simulator_of_its_own_ends_with_the_context() -> None:
-    """Its port answers while the context lasts and is free afterwards."""
+def test_a_simulator_process_ends_with_the_context() -> None:
+    """Its port is in use while the context lasts, and free afterwards."""
     with simulator_process() as port:
         assert not is_free(port)
     assert is_free(port)
 
 
 def test_a_simulator_ends_with_the_process_that_started_it() -> None:
-    """It watches its stdin: whoever started it may be killed."""
+    """It watches its stdin, as its parent may be killed."""
     command = (sys.executable, "-m", "ktrdr_pipelines.cli.main", "simulate", "--json")
     process = subprocess.Popen(
         [*command, "--port", "0", "--until-stdin-closes"],
@@ -232,7 +232,7 @@ def test_a_simulator_ends_with_the_process_that_started_it() -> None:
 
 
 def test_a_simulator_that_cannot_start_says_why(gateway: Any) -> None:
-    """What the process told is the error's text."""
+    """The error has the message of the process."""
     with (
         pytest.raises(SimulatorError, match=f"{gateway.port}"),
         simulator_process(port=gateway.port),
@@ -240,8 +240,8 @@ def test_a_simulator_that_cannot_start_says_why(gateway: Any) -> None:
         pass
 
 
-def test_a_simulator_that_says_nothing_is_not_waited_for_without_end() -> None:
-    """After a while its process is ended and the error says for how long it was silent."""
+def test_a_simulator_that_reports_no_port_is_ended() -> None:
+    """The error names the seconds that it had."""
     with (
         pytest.raises(SimulatorError, match="did not report its port within 0 s"),
         simulator_process(within_s=0),
@@ -249,8 +249,8 @@ def test_a_simulator_that_says_nothing_is_not_waited_for_without_end() -> None:
         pass
 
 
-def test_ending_leaves_nothing_of_a_group(helpers: Any) -> None:
-    """A process that ignores SIGINT is terminated, with the child that it leaves behind."""
+def test_end_leaves_no_process_of_a_group(helpers: Any) -> None:
+    """A process that ignores SIGINT is terminated, with its child."""
     process = start([sys.executable, "-c", STUBBORN], output=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
@@ -260,8 +260,8 @@ def test_ending_leaves_nothing_of_a_group(helpers: Any) -> None:
     end(process, grace_s=0.3)
 
 
-def test_a_second_interrupt_hurries_the_end_and_loses_nothing(helpers: Any) -> None:
-    """Whoever presses Ctrl-C again does not wait for the grace, and still leaves no process."""
+def test_a_second_interrupt_ends_the_grace(helpers: Any) -> None:
+    """A second Ctrl-C sends the harder signal immediately, and no process is left."""
     process = start([sys.executable, "-c", STUBBORN, "impatient"], output=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"

@@ -132,7 +132,7 @@ def test_a_process_lives_until_its_last_thread_has_ended(helpers: Any) -> None:
         helpers.wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
         assert lives(one.pid)
     finally:
-        end(one, grace_s=0.3)  # no thread is left that would heed an interrupt
+        end(one, grace_s=0.3)  # no thread is left that handles an interrupt
     assert not lives(one.pid)
 
 
