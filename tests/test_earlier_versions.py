@@ -5,9 +5,8 @@ import json
 import shutil
 import sqlite3
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ import dagster as dg
 import duckdb
 import pytest
 
-from ktrdr_pipelines.cli.entry_point import LogFile, run
-from ktrdr_pipelines.cli.main import command_line
 from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.settings import load_settings
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.store.ledger.schema import LEDGER_VERSION
+from tests.support.command_line import CommandResult, Ktrdr, ktrdr_in_process
 
 FIXTURES = Path(__file__).parent / "fixtures"
 BARS: dict[str, dict[str, Any]] = json.loads((FIXTURES / "store_v6_bars.json").read_text())
@@ -38,22 +36,6 @@ COLUMNS = "ts, session_date, open, high, low, close, volume, average, bar_count"
 
 KEPT = ("attempts", "requests", "ranges", "instruments", "revisions", "confirmed", "schedules")
 """Tables that say what cannot be learned from the bar files."""
-
-
-@dataclass(frozen=True)
-class CommandResult:
-    """The exit code of a command, and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.out)
-
-
-Ktrdr = Callable[..., CommandResult]
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +79,12 @@ def store(
 @pytest.fixture
 def ktrdr(store: Path, capsys: pytest.CaptureFixture[str]) -> Ktrdr:
     """Return a function that runs a command line over the copy, as the entry point does."""
+    in_process = ktrdr_in_process(capsys)
 
     def command(*arguments: str) -> CommandResult:
-        capsys.readouterr()
-        code = run(command_line, list(arguments), LogFile())
-        result = capsys.readouterr()
-        assert "Traceback" not in result.out + result.err
-        return CommandResult(code, result.out, result.err)
+        result = in_process(*arguments)
+        assert "Traceback" not in result.all
+        return result
 
     return command
 

@@ -1,7 +1,6 @@
 """Run the command line in this process, or in a process of its own where that is tested."""
 
 import itertools
-import json
 import os
 import signal
 import socket
@@ -11,20 +10,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.cli.entry_point import LogFile, run
-from ktrdr_pipelines.cli.main import command_line
 from ktrdr_pipelines.simulator.market.hours import Hours
 from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
 from ktrdr_pipelines.simulator.market.simulated_instruments import SimulatedInstrument
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from tests.support.command_line import CommandResult, Ktrdr, ktrdr_in_process
 
 NOW = "2024-01-10T20:00:30+00:00"
 """A Wednesday, 15:00:30 in New York: an open session."""
@@ -38,34 +35,6 @@ symbols:
 """
 
 MODULE = (sys.executable, "-m", "ktrdr_pipelines.cli.main")
-
-
-@dataclass(frozen=True)
-class CommandResult:
-    """What a command printed, and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        """The one JSON document of stdout."""
-        return json.loads(self.out)
-
-    @property
-    def all(self) -> str:
-        return self.out + self.err
-
-    def is_error(self, code: int, *parts: str) -> None:
-        """Assert that it is one error message with these parts, in any letter case."""
-        assert self.code == code, self.all
-        assert "Traceback" not in self.all
-        missing = [part for part in parts if part.casefold() not in self.err.casefold()]
-        assert not missing, self.err
-
-
-Ktrdr = Callable[..., CommandResult]
 
 
 @pytest.fixture(autouse=True)
@@ -104,14 +73,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def ktrdr(capsys: pytest.CaptureFixture[str]) -> Ktrdr:
     """Return a function that runs a command line in this process, as the entry point does."""
-
-    def command(*arguments: str) -> CommandResult:
-        capsys.readouterr()
-        code = run(command_line, list(arguments), LogFile())
-        result = capsys.readouterr()
-        return CommandResult(code, result.out, result.err)
-
-    return command
+    return ktrdr_in_process(capsys)
 
 
 @pytest.fixture

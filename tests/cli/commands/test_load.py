@@ -162,7 +162,7 @@ def test_what_a_load_lacks_is_reported_with_the_failure(
 def test_a_load_that_is_stopped_keeps_what_it_has(
     ktrdr: Any, store: Path, half_responding_gateway: Any, helpers: Any
 ) -> None:
-    """Ctrl-C ends it in order: the bars received are on disk, and there is no traceback."""
+    """Ctrl-C ends it in order: the bars received are on disk and in the catalog."""
     with helpers.started("load", "AAPL,MSFT", "1h", *DAYS) as load:
         helpers.wait_for(lambda: list(store.glob("bars/symbol=AAPL/*/*.parquet")))
         helpers.wait_for(lambda: [one for one in half_responding_gateway.requests if one.is_open])
@@ -173,6 +173,8 @@ def test_a_load_that_is_stopped_keeps_what_it_has(
     assert out == ""
     sql = "SELECT DISTINCT symbol FROM bars"
     assert ktrdr("query", sql, "--json").document == [{"symbol": "AAPL"}]
+    coverage = ktrdr("query", "SELECT DISTINCT symbol FROM coverage", "--json")
+    assert (coverage.document, coverage.err) == ([{"symbol": "AAPL"}], "")
 
 
 def test_a_loader_of_a_program_fills_the_same_store(ktrdr: Any, store: Path, gateway: Any) -> None:
