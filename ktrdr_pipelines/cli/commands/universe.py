@@ -4,6 +4,7 @@ Not here: the edits (``domain.universe.editing``), moving bars (``store.maintena
 a change means (``gaps.universe_diff``).
 """
 
+import codecs
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -95,9 +96,11 @@ def add(
         )
     layout = Workspace.open().layout
     path = layout.universe
-    text = add_symbol(_text(path), str(path), symbol, fields_of(context.args))
+    before = _content(path)
+    mark = codecs.BOM_UTF8 if before.startswith(codecs.BOM_UTF8) else b""
+    text = add_symbol(before.decode("utf-8-sig"), str(path), symbol, fields_of(context.args))
     write_atomically(
-        path, lambda file: file.write(text.encode()), before_renaming=layout.require_same
+        path, lambda file: file.write(mark + text.encode()), before_renaming=layout.require_same
     )
     universe = parse_universe(text, str(path))
     fields = universe.describe(universe.instrument(symbol))
@@ -217,13 +220,14 @@ def fields_of(arguments: list[str]) -> dict[str, str]:
     return fields
 
 
-def _text(path: Path) -> str:
+def _content(path: Path) -> bytes:
+    """Return the bytes of a valid universe file."""
     from ktrdr_pipelines.store.files import disk_errors
     from ktrdr_pipelines.store.universe_file import load_universe
 
     load_universe(path)
     with disk_errors(path):
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes()
 
 
 def _finished(workspace: "Workspace", *, as_json: bool) -> "Move | None":

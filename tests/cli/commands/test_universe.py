@@ -1,5 +1,6 @@
 """ktrdr universe: check, add, rename, retire."""
 
+import codecs
 import json
 import shlex
 from pathlib import Path
@@ -91,6 +92,17 @@ def test_add_keeps_the_text_of_the_file(ktrdr: Any, store: Path) -> None:
     assert "2023-01-03 (said)" in result.out
     document = ktrdr("universe", "add", "QQQ", "--json").document
     assert document["added"] == "QQQ"
+
+
+def test_a_byte_order_mark_is_accepted_and_kept(ktrdr: Any, store: Path) -> None:
+    """Some editors write one at the beginning of a file."""
+    path = store / "universe.yaml"
+    before = codecs.BOM_UTF8 + path.read_bytes()
+    path.write_bytes(before)
+    assert ktrdr("universe", "check").code == 0
+    assert ktrdr("universe", "add", "QQQ").code == 0
+    assert path.read_bytes() == before + b"  QQQ: {}\n"
+    assert "QQQ" in ktrdr("status", "--json").document["universe"]["symbols"]
 
 
 @pytest.mark.parametrize(
