@@ -73,7 +73,7 @@ def boot_time_s() -> float:
 
 @cache
 def boot_id() -> str:
-    """Return an identifier of this boot of the machine; boot times of another one mean nothing.
+    """Return an identifier of this boot of the machine; boot times compare within one boot only.
 
     Where the system has none it is constant: boot times from before a restart may then lie in the
     future, and their reader must drop those (``ib.pacing.shared_state``).

@@ -223,13 +223,13 @@ class IbLimitsRegistry:
     MESSAGES_PER_S: Final = Limit(50, "messages a second to the gateway", _CAMPUS, "O")
     MESSAGE_JITTER_S: Final = Limit(
         0.1,
-        "seconds by which the way of two messages to the gateway may differ: it counts them when "
-        "it reads them, so the second of the rule above is that much longer for the sender",
+        "seconds by which the delays of two messages to the gateway may differ: it counts them "
+        "when it reads them, so the second of the rule above is that much longer for the sender",
         "this project",
         "P",
     )
     MESSAGE_STRIKES: Final = Limit(
-        3, "breaks of the message rate that end the session", _CAMPUS, "O"
+        3, "violations of the message rate that end the session", _CAMPUS, "O"
     )
     MARGIN: Final = Limit(0.05, "share of a limit kept unused", "this project", "P")
     CONCURRENCY: Final = Limit(
@@ -243,13 +243,13 @@ class IbLimitsRegistry:
     )
     PACING_PAUSE_S: Final = Limit(
         Backoff(60.0, 600.0),
-        "seconds that every process pauses after a violation, while violations stay close",
+        "seconds that every process pauses after a pacing violation, longer after further ones",
         "client practice",
         "C",
     )
     BREAKER_PAUSE_S: Final = Limit(
         Backoff(30.0, 600.0),
-        "seconds that an open circuit breaker lets no request through, by failed probe",
+        "seconds for which an open circuit breaker blocks requests, longer after failed probes",
         "this project",
         "P",
     )
@@ -290,11 +290,13 @@ class IbLimitsRegistry:
         "C",
     )
     MAX_CLIENTS: Final = Limit(32, "clients connected to one gateway", _CAMPUS, "O")
-    CLIENT_ID_ATTEMPTS: Final = Limit(3, "ids tried before giving up", "live issue logs", "L")
-    CLIENT_ID_PAUSE_S: Final = Limit(1.5, "seconds between those tries", "live issue logs", "L")
+    CLIENT_ID_ATTEMPTS: Final = Limit(
+        3, "client ids tried before giving up", "live issue logs", "L"
+    )
+    CLIENT_ID_PAUSE_S: Final = Limit(1.5, "seconds between those attempts", "live issue logs", "L")
     CONNECT_PAUSE_S: Final = Limit(
         Backoff(3.0, 60.0),
-        "seconds between tries to connect while a run waits for the gateway, which can hold the "
+        "seconds between attempts to connect while a run waits for the gateway, which can hold the "
         "ids of lost connections until it is restarted",
         "https://github.com/ib-api-reloaded/ib_async/issues/152",
         "C",
@@ -310,7 +312,8 @@ class IbLimitsRegistry:
                 "tests": (251, 298),
             }
         ),
-        "client ids, both ends in; 0 and the master id see manual orders and are never used",
+        "client ids, first and last included; 0 and the master id see manual orders and are never "
+        "used",
         "the original KTRDR system's IbLimitsRegistry",
         "K",
     )
@@ -340,23 +343,23 @@ class IbLimitsRegistry:
                 "1w": 604_800,
             }
         ),
-        "seconds of open session after which a tail without its next bar is stale",
+        "seconds of open session time after which a tail without its next bar is stale",
         "this project",
         "P",
     )
-    HEAD_CACHE_S: Final = Limit(86_400, "seconds a head timestamp is believed", "KTRDR", "K")
+    HEAD_CACHE_S: Final = Limit(86_400, "seconds that a head timestamp is valid", "KTRDR", "K")
     PROBE_CACHE_S: Final = Limit(
-        30 * _DAY, "seconds that the oldest bar found by probing is believed", "this project", "P"
+        30 * _DAY, "seconds that the oldest bar found by probing is valid", "this project", "P"
     )
     WIDTH_CACHE_S: Final = Limit(
         _DAY,
-        "seconds that the width of a request which two runs learned is believed",
+        "seconds that the width of a request which two runs learned is valid",
         "this project",
         "P",
     )
     REFUSED_WIDTH_S: Final = Limit(
         30 * _DAY,
-        "seconds that a refusal for length is believed: it states a rule, which changes with IB's "
+        "seconds that a refusal for length is valid: it states a rule, which changes with IB's "
         "software and not by the hour",
         "this project",
         "P",
@@ -382,23 +385,27 @@ class IbLimitsRegistry:
     CONFIRM_AFTER_S: Final = Limit(
         900.0,
         "seconds between two statements of which one is a response without bars",
-        "DESIGN",
+        "this project",
         "P",
     )
     STATEMENT_COUNTS_DAYS: Final = Limit(
         20,
-        "days that a statement counts, less than any proof that rests on it lasts",
-        "DESIGN",
+        "days that a statement counts: fewer than any confirmation that rests on it lasts",
+        "this project",
         "P",
     )
     VOIDED_WITHIN_S: Final = Limit(
         _DAY,
         "seconds from a refuted response without bars within which all others are void",
-        "DESIGN",
+        "this project",
         "P",
     )
-    EMPTY_RECENT_DAYS: Final = Limit(30, "days an 'empty' lasts when it is recent", "DESIGN", "P")
-    EMPTY_OLD_DAYS: Final = Limit(365, "days an 'empty' lasts when it is old", "DESIGN", "P")
+    EMPTY_RECENT_DAYS: Final = Limit(
+        30, "days for which a recent range is confirmed empty", "this project", "P"
+    )
+    EMPTY_OLD_DAYS: Final = Limit(
+        365, "days for which an old range is confirmed empty", "this project", "P"
+    )
 
     # --- what a code means -------------------------------------------------------------------
     CODES: Final = Limit(
@@ -475,8 +482,8 @@ class IbLimitsRegistry:
             r".*: ?[^:@]{1,40}@[A-Z0-9.]{1,15} [A-Z_]{3,15}[. ]*$",
             re.ASCII | re.IGNORECASE | re.DOTALL,
         ),
-        "how a 162 in a language other than English ends that tells of no data: ': AAPL@SMART "
-        "Trades'; English words before that end mean what they say",
+        "the end of a 162 that reports no data in a language other than English: ': AAPL@SMART "
+        "Trades'; with English words before that end, CODE_TEXTS decides",
         "https://github.com/wrighter/ib-scripts/issues/1 (prefixes are translated)",
         "L",
     )
@@ -484,7 +491,7 @@ class IbLimitsRegistry:
 
     UNSET_VALUES: Final = Limit(
         (2.0**31 - 1, 2.0**63 - 1, float(2**127 - 1), sys.float_info.max),
-        "numbers that the wire has for 'not set', as ibapi reads them (utils.decode, const)",
+        "numbers that mean 'not set' in the protocol, as ibapi reads them (utils.decode, const)",
         "ibapi 10.51",
         "S",
     )
@@ -510,18 +517,3 @@ class IbLimitsRegistry:
         if code in cls.CODE_TEXTS.value:
             return CodeClass.RETRY
         return CodeClass.NOTICE if 2100 <= code <= 2199 else CodeClass.REJECTED
-
-    @classmethod
-    def wide_days(cls, timeframe_s: int) -> int:
-        """Return the longest span in calendar days that the wide table allows for a bar length.
-
-        A year counts as 365 days and a month as 30. Bars longer than a day are in no row of the
-        table; for them the safe table's longest span is returned.
-        """
-        days = {"S": 1 / _DAY, "D": 1, "W": 7, "M": 30, "Y": 365}
-        fits = [
-            step.most * days[step.unit]
-            for step in cls.WIDE_STEPS.value
-            if step.smallest_bar_s <= timeframe_s <= step.largest_bar_s
-        ]
-        return int(max(fits, default=cls.SAFE_DAYS.value["1w"]))

@@ -1,4 +1,4 @@
-"""Set-up of every test."""
+"""Configuration and fixtures of every test."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ _MEMORY_BYTES = 2 << 30
 
 
 def pytest_configure() -> None:
-    """Put temporary folders into memory, if there is enough: fsync takes most of the time.
+    """Put temporary folders into memory if there is enough: fsync takes most of their time.
 
     ``PYTEST_DEBUG_TEMPROOT`` is pytest's own variable for the root of ``tmp_path``.
     """
@@ -28,7 +28,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture
 def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """Yield the folder of a test: in memory, or on disk if it is marked ``on_disk``."""
+    """Give a test its folder: in memory, or on disk if it is marked ``on_disk``."""
     if request.node.get_closest_marker("on_disk") is None:
         yield tmp_path
         return
@@ -38,7 +38,7 @@ def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True, scope="session")
 def interrupts_arrive() -> None:
-    """Make the tests, and the processes that they start, accept SIGINT.
+    """Let SIGINT arrive in the tests and in the processes that they start.
 
     A shell starts background jobs with SIGINT ignored, and children inherit that.
     """

@@ -1,4 +1,4 @@
-"""Real time and market time."""
+"""The clocks: real time and market time."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +9,7 @@ REAL = datetime(2026, 6, 12, 12, tzinfo=UTC)
 
 
 def test_without_an_offset_both_are_the_same() -> None:
-    """Zero is the default."""
+    """There is no offset by default."""
     clock = Clock(real=lambda: REAL)
     assert clock.real_now() == clock.market_now() == REAL
     assert clock.moved_now() is None
@@ -17,7 +17,7 @@ def test_without_an_offset_both_are_the_same() -> None:
 
 
 def test_an_offset_moves_market_time_alone() -> None:
-    """A negative one puts it behind real time."""
+    """A negative offset is a market time in the past."""
     clock = Clock(-86_400.0, lambda: REAL)
     assert clock.real_now() == REAL
     assert clock.market_now() == clock.moved_now() == REAL - timedelta(days=1)
@@ -29,8 +29,8 @@ def test_an_offset_moves_market_time_alone() -> None:
     assert "offset by +1.500 s" in str(Clock(1.5, lambda: REAL))
 
 
-def test_real_time_is_this_machines() -> None:
-    """It is in UTC, and it advances."""
+def test_real_time_is_that_of_this_machine() -> None:
+    """It is in UTC, and advances."""
     first = system_now()
     assert first.tzinfo is UTC
     assert first <= Clock().real_now()

@@ -22,6 +22,8 @@ from ktrdr_pipelines.domain.universe.fields import READERS
 from ktrdr_pipelines.errors import ExitCode
 from ktrdr_pipelines.gaps.windows import WindowState
 from ktrdr_pipelines.settings import Settings
+from ktrdr_pipelines.simulator.market.listings import listings
+from ktrdr_pipelines.simulator.market.simulated_instruments import SecurityType
 from ktrdr_pipelines.store.catalog.sql import TABLES
 from ktrdr_pipelines.store.ledger.schema import LEDGER_VERSION
 from tests.support.command_line import ktrdr_in_process
@@ -34,6 +36,9 @@ STORE = ROOT / "tests" / "fixtures" / "store_v9.tar.gz"
 
 MOST_LINES = 150
 """Lines of the README up to the section for developers."""
+
+MOST_BYTES = 200 * 1024
+"""Size of a picture."""
 
 NO_SETTINGS = {"IB_READONLY", "IB_CLIENT_ID", "LIVE_REPORT"}
 """Variables that pages name and that are no settings: refused ones, and one of the live tests."""
@@ -145,6 +150,19 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 def test_every_picture_is_there(page: Path) -> None:
     """The files lie where the pages look for them."""
     assert broken_links(page, pictures=True) == []
+
+
+def test_every_picture_is_shown_and_small() -> None:
+    """No picture is committed that no page shows, and a reader loads each quickly."""
+    shown = {
+        (page.parent / match[1]).resolve()
+        for page in PAGES
+        for match in _LINK.finditer(prose(page.read_text("utf-8")))
+        if match[0].startswith("!")
+    }
+    pictures = {*(DOCS / "pictures").glob("*.png")}
+    assert pictures == shown
+    assert {path.name for path in pictures if path.stat().st_size > MOST_BYTES} == set()
 
 
 def test_a_broken_link_is_found(tmp_path: Path) -> None:
@@ -287,6 +305,14 @@ def test_what_dagster_shows_is_documented(tmp_path: Path) -> None:
         *checks,
     }
     assert names - ticked((DOCS / "dagster.md").read_text("utf-8")) == set()
+
+
+def test_every_symbol_of_the_simulated_gateway_is_documented() -> None:
+    """So that a newcomer's own universe has no symbol that it refuses."""
+    named = ticked(section(DOCS / "commands.md", "ktrdr simulate"))
+    keys = {one.key for one in listings() if one.sec_type is SecurityType.FX}
+    keys |= {one.symbol for one in listings() if one.sec_type is not SecurityType.FX}
+    assert keys - named == set()
 
 
 def test_every_table_and_column_of_the_catalog_is_documented() -> None:

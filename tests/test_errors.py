@@ -1,3 +1,5 @@
+"""Errors: their tree, exit codes, texts, and how they are pickled."""
+
 import inspect
 import pickle
 import re
@@ -58,7 +60,7 @@ RETRIED = {
 
 
 class OddError(KtrdrError):
-    """An error whose constructor differs from that of its base."""
+    """An error whose signature differs from that of its base."""
 
     def __init__(self, symbol: str, count: int) -> None:
         super().__init__(f"{symbol}: {count} bars")
@@ -66,8 +68,8 @@ class OddError(KtrdrError):
         self.count = count
 
 
-def drawn() -> dict[str, str]:
-    """Return the tree in the docstring of the module: each name with its base."""
+def documented_tree() -> dict[str, str]:
+    """Return the tree in the docstring of the module: the base of each name."""
     above: dict[str, str] = {}
     path: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -78,9 +80,9 @@ def drawn() -> dict[str, str]:
     return above
 
 
-def test_the_drawn_tree_is_complete() -> None:
-    """The drawing names every error and its base."""
-    assert drawn() == {kind.__name__: kind.__base__.__name__ for kind in KINDS}
+def test_the_documented_tree_is_complete() -> None:
+    """The docstring has every error and its base."""
+    assert documented_tree() == {kind.__name__: kind.__base__.__name__ for kind in KINDS}
 
 
 def test_there_are_four_exit_codes() -> None:
@@ -95,13 +97,13 @@ def test_there_are_four_exit_codes() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_error_ends_a_command_with_its_exit_code(kind: type[KtrdrError]) -> None:
-    """Bad usage is 2, incomplete work is 3, everything else is 1."""
+    """A user's mistake is 2, incomplete work is 3, every other error is 1."""
     assert int(kind("something").exit_code) == EXITS[kind.__name__]
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if issubclass(k, GatewayError)], ids=str)
 def test_only_temporary_errors_are_retried(kind: type[GatewayError]) -> None:
-    """The same request may be sent again after these, and after no others."""
+    """The same request is sent again after these errors alone."""
     assert kind("a request").retry is (kind.__name__ in RETRIED)
 
 
@@ -114,21 +116,21 @@ def test_only_temporary_errors_are_retried(kind: type[GatewayError]) -> None:
         ({"reason": "nothing", "hint": "Try later"}, "loading AAPL 1m: nothing. Hint: Try later"),
     ],
 )
-def test_the_text_has_attempt_reason_and_hint(fields: dict[str, str], text: str) -> None:
-    """Parts that are not given leave no trace."""
+def test_the_text_has_the_attempt_the_reason_and_a_hint(fields: dict[str, str], text: str) -> None:
+    """Missing parts are left out with their punctuation."""
     assert str(KtrdrError("loading AAPL 1m", **fields)) == text
 
 
 def test_a_gateway_error_keeps_the_gateways_code() -> None:
-    """Logs and the audit have the code; without one it is None."""
+    """Logs and the audit record it; without one it is None."""
     assert GatewayError("a request", code=162).code == 162
     assert GatewayError("a request").code is None
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_errors_can_be_pickled(kind: type[KtrdrError]) -> None:
-    """Type, fields and text are kept."""
-    error = kind("asking", reason="silence", hint="Restart it")
+def test_an_unpickled_error_is_equal(kind: type[KtrdrError]) -> None:
+    """Type, fields and text are unchanged in another process."""
+    error = kind("requesting the time", reason="no response", hint="Restart it")
     if isinstance(error, GatewayError):
         error.code = 504
     copied = pickle.loads(pickle.dumps(error))  # noqa: S301  (made a line above)
@@ -137,8 +139,8 @@ def test_errors_can_be_pickled(kind: type[KtrdrError]) -> None:
     assert str(copied) == str(error)
 
 
-def test_an_error_with_another_constructor_can_be_pickled() -> None:
-    """A subclass may have any parameters."""
+def test_an_error_with_another_signature_can_be_unpickled() -> None:
+    """A subclass may have any signature."""
     copied = pickle.loads(pickle.dumps(OddError("AAPL", 3)))  # noqa: S301  (made here)
     assert (copied.symbol, copied.count) == ("AAPL", 3)
     assert str(copied) == "AAPL: 3 bars"

@@ -62,6 +62,8 @@ FOREIGN = frozenset(
         "reqHeadTimeStamp",  # of ib_async
         "cancelHeadTimeStamp",
         "free_concurrency_slots_for_run",  # of dagster
+        "Page",  # of playwright
+        "new_page",
     }
 )
 """Names that other projects chose."""

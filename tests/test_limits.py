@@ -1,4 +1,4 @@
-"""Every limit again, as literals from IB's pages, so that a wrong number is not shared by the test.
+"""Every limit again, as literals from IB's pages, so that a wrong number cannot pass by sharing.
 
 Source: https://interactivebrokers.github.io/tws-api/historical_limitations.html,
 https://interactivebrokers.github.io/tws-api/historical_bars.html,
@@ -205,7 +205,7 @@ TEXTS = [
         f"{HMDS}No historical market data for EUR/CASH@FXSUBPIP Last 300",
         "rejected",
     ),
-    (162, f"{HMDS}something that nobody has seen before", "retry"),
+    (162, f"{HMDS}an unknown error", "retry"),
     (162, "", "retry"),
     (165, "Historical Market Data Service query message:HMDS server disconnect", "connection"),
     (165, "... query message:HMDS server connection was successful.", "notice"),
@@ -234,7 +234,7 @@ def limit(name: str) -> Limit[object]:
 
 
 def steps(name: str) -> list[str]:
-    """Write a table of durations as the literals above are written."""
+    """Return a table of durations in the form of the literals above."""
     return [
         f"{step.most} {step.unit}: {step.smallest_bar_s} to {step.largest_bar_s}"
         for step in getattr(IbLimitsRegistry, name).value
@@ -242,7 +242,7 @@ def steps(name: str) -> list[str]:
 
 
 def test_pauses_grow_from_the_first_to_the_longest() -> None:
-    """They do by number of failures and by last pause; jitter adds up to half."""
+    """By the number of failures or by the last pause; jitter adds up to half."""
     backoff = Backoff(30.0, 600.0)
     assert [backoff.delay_s(failures) for failures in range(1, 8)] == [30, 60, 120, 240, 480] + [
         600
@@ -258,8 +258,8 @@ def test_pauses_grow_from_the_first_to_the_longest() -> None:
     ]
 
 
-def test_a_longer_first_pause_is_kept() -> None:
-    """It is, even if it is longer than the longest pause."""
+def test_another_first_pause_is_never_shortened() -> None:
+    """It may be longer than the longest one."""
     assert Backoff(2.0, 60.0).starting(1.5).delay_s(2) == 3
     assert [Backoff(2.0, 60.0).starting(90.0).delay_s(failures) for failures in (1, 2)] == [90, 90]
 
@@ -270,15 +270,15 @@ def lines(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", SCALARS)
-def test_numbers_equal_the_literals(name: str) -> None:
-    """Single values do, in type too."""
+def test_a_number_is_that_of_its_source(name: str) -> None:
+    """Single values agree with the literal, in type too."""
     assert limit(name).value == SCALARS[name]
     assert type(limit(name).value) is type(SCALARS[name])
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_tables_equal_the_literals(name: str) -> None:
-    """They do, entry by entry and in order."""
+def test_a_table_is_that_of_its_source(name: str) -> None:
+    """Tables agree with the literals, entry by entry and in order."""
     assert list(limit(name).value.items()) == list(TABLES[name].items())
 
 
@@ -292,31 +292,11 @@ def test_the_wide_steps_are_the_current_table() -> None:
     assert steps("WIDE_STEPS") == lines(WIDE_STEPS)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "days"),
-    [
-        (60, 24_820),
-        (300, 24_820),
-        (900, 24_820),
-        (1_800, 24_820),
-        (3_600, 24_820),
-        (14_400, 24_820),
-        (86_400, 24_820),
-        (604_800, 365),
-        (30, 365),
-        (1, 1),
-    ],
-)
-def test_the_widest_span_follows_from_the_current_table(seconds: int, days: int) -> None:
-    """Up to a day it is 68 years of 365 days; the table has no week, so the safe 365 days hold."""
-    assert IbLimitsRegistry.wide_days(seconds) == days
-
-
 @pytest.mark.parametrize("code", CODES)
-def test_a_code_has_its_class_whatever_its_text(code: int) -> None:
-    """A code that needs no text is classed without one."""
+def test_a_code_has_its_class_with_any_text(code: int) -> None:
+    """A code that needs no text is classed without one, and every class is a known one."""
     assert IbLimitsRegistry.class_of(code, "") is CodeClass(CODES[code])
-    assert IbLimitsRegistry.class_of(code, "any other words") is CodeClass(CODES[code])
+    assert IbLimitsRegistry.class_of(code, "any other text") is CodeClass(CODES[code])
 
 
 def test_every_classed_code_is_tested() -> None:
@@ -327,31 +307,31 @@ def test_every_classed_code_is_tested() -> None:
 
 
 @pytest.mark.parametrize(("code", "text", "code_class"), TEXTS)
-def test_the_text_decides_the_class_of_ambiguous_codes(
+def test_the_text_decides_where_one_code_has_several_meanings(
     code: int, text: str, code_class: str
 ) -> None:
-    """162, 165, 321 and 322 are classed by their text, in any case; unknown texts are retried."""
+    """162, 165 and 322 are read by their text, whatever its case; unknown texts are retried."""
     assert IbLimitsRegistry.class_of(code, text) is CodeClass(code_class)
     assert IbLimitsRegistry.class_of(code, text.upper()) is CodeClass(code_class)
 
 
 def test_every_text_that_decides_is_tested() -> None:
-    """A text that is added needs its line above."""
+    """A hint that is added needs its line above."""
     hints = [hint for many in limit("CODE_TEXTS").value.values() for hint in many]
     for hint in hints:
         assert any(hint.part in text for _, text, _ in TEXTS), hint.part
 
 
 @pytest.mark.parametrize("code", [420, 9999])
-def test_a_pacing_violation_may_have_any_code(code: int) -> None:
-    """An unknown code is classed by a text about pacing."""
+def test_a_pacing_violation_is_recognized_under_any_code(code: int) -> None:
+    """The text of an unknown code decides."""
     text = "Invalid Real-time Query:Historical data request Pacing Violation"
     assert IbLimitsRegistry.class_of(code, text) is CodeClass("pacing")
 
 
 @pytest.mark.parametrize(("code", "code_class"), UNKNOWN)
-def test_an_unknown_code_refuses_unless_it_is_a_notice(code: int, code_class: str) -> None:
-    """2100 to 2199 are notices; any other number ends the request that it names."""
+def test_an_unknown_code_is_a_refusal_unless_it_is_a_notice(code: int, code_class: str) -> None:
+    """2100 to 2199 are notices; any other code ends the request that it names."""
     assert IbLimitsRegistry.class_of(code, "never seen") is CodeClass(code_class)
 
 
@@ -366,8 +346,8 @@ def test_client_id_ranges_do_not_overlap() -> None:
     assert min(ids) == 1
 
 
-def test_every_limit_has_a_source() -> None:
-    """Each has a unit, a source and one grade, and each is tested above."""
+def test_every_limit_has_a_source_and_a_grade() -> None:
+    """Each has a unit too, and is tested above."""
     limits = {n: v for n, v in vars(IbLimitsRegistry).items() if isinstance(v, Limit)}
     for name, one in limits.items():
         assert one.unit, name
@@ -389,6 +369,6 @@ def test_every_limit_has_a_source() -> None:
         ("escriba a help@example.com", False),
     ],
 )
-def test_no_data_is_recognized_by_its_form(text: str, *, is_no_data: bool) -> None:
-    """The text ends with symbol, exchange and what is shown, in any language."""
+def test_no_data_is_recognized_in_any_language(text: str, *, is_no_data: bool) -> None:
+    """The text ends with symbol, exchange and what_to_show."""
     assert bool(limit("NO_DATA_FORM").value.search(text)) is is_no_data

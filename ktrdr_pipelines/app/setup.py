@@ -8,7 +8,7 @@ import hashlib
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
+from ruamel.yaml import YAML
 
 import ktrdr_pipelines
 from ktrdr_pipelines.app.workspace import Workspace
@@ -119,7 +119,9 @@ def setting_overrides(home: Path) -> dict[str, Any]:
     Settings that the user edited under an earlier version lack timeouts that were added later.
     """
     path = home / SETTINGS_FILE
+    reader = YAML(typ="safe", pure=True)
+    reader.version = (1, 1)  # as Dagster reads it
     with disk_errors(path):
-        own = yaml.safe_load(path.read_bytes()) or {}
-    ours = yaml.safe_load(committed(DAGSTER_SETTINGS))
+        own = reader.load(path.read_bytes()) or {}
+    ours = reader.load(committed(DAGSTER_SETTINGS))
     return {_MONITORING: {**ours[_MONITORING], **(own.get(_MONITORING) or {})}}

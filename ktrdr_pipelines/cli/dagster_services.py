@@ -9,6 +9,7 @@ Not here: starting and ending this process (``cli.processes``), ending dead runs
 """
 
 import argparse
+import json
 import logging
 import os
 import re
@@ -24,7 +25,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
-import yaml
 from dagster import DagsterError, DagsterInstance, __version__
 from dagster._cli.proxy_server_manager import ProxyServerManager
 from dagster._core.instance import InstanceRef
@@ -191,7 +191,8 @@ def _code_server(instance: DagsterInstance) -> Iterator[Path]:
         tempfile.TemporaryDirectory() as folder,
     ):
         workspace = Path(folder) / "workspace.yaml"
-        workspace.write_text(yaml.dump({"load_from": servers.get_code_server_specs()}))
+        document = {"load_from": servers.get_code_server_specs()}
+        workspace.write_text(json.dumps(document, ensure_ascii=False))  # which is YAML, too
         yield workspace
 
 

@@ -22,7 +22,7 @@ POOL = "ib"
 _WINDOWS_PER_RUN = {one: 24 if one is Timeframe.M1 else 60 for one in Timeframe}
 """Most windows of one backfill run."""
 
-LEFT: Final = (
+RANGE_GONE: Final = (
     "universe.yaml changed after this run was launched: the symbol was removed from it, or its "
     "windows now begin later (`Reload definitions` shows the current ones). Nothing was loaded. "
     "The gap sensor starts new runs for what is still missing."
@@ -58,8 +58,8 @@ def bars_asset(timeframe: Timeframe, windows: Windows) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, ib: IbResource, store: StoreResource
     ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
         run = BarsRun(context, timeframe, ib=ib, store=store)
-        if has_left(context.instance, context.run.tags, timeframe, windows):
-            run.skip(LEFT)
+        if is_range_gone(context.instance, context.run.tags, timeframe, windows):
+            run.skip(RANGE_GONE)
         else:
             refuse_lost_range(context.run.tags, context.partition_keys)
             run.load([BarPartition.of(key) for key in context.partition_keys])
@@ -90,7 +90,7 @@ def catalog_asset(timeframes: Sequence[Timeframe]) -> dg.AssetsDefinition:
     return bars_catalog
 
 
-def has_left(
+def is_range_gone(
     instance: dg.DagsterInstance, tags: Mapping[str, str], timeframe: Timeframe, windows: Windows
 ) -> bool:
     """Return whether the first or last partition of a run's range no longer exists."""

@@ -3,8 +3,8 @@
 The checks are not partitioned, because partitioned checks lose their partition in runs over ranges.
 The hourly ones examine all gaps and disagreements, and the bars of the newest windows. The daily
 one reads a thirtieth of the files whole; DuckDB reads damaged files without an error, so queries
-refuse the files found here until they are repaired. One op serves all timeframes; materializing an
-asset in the web UI runs that asset's share of it.
+refuse the files found here until they are repaired. One op serves all timeframes; runs that load
+bars skip it, because their step has no output.
 
 Not here: reading and judging a file (``store.bars.integrity``, ``store.maintenance.file_checks``),
 gaps and disagreements of a series (``gaps.index``).

@@ -91,7 +91,7 @@ class IbResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return Workspace(self.settings(), store.layout(), real=real)
 
     def rate_limiter(self) -> RateLimiter:
-        """Return an access to what all processes know of this gateway; the caller closes it."""
+        """Return the rate limiter, whose state all processes share; the caller closes it."""
         return RateLimiter.of(gateway_config(self.settings()))
 
     def strategy(self) -> IbConnectionStrategy:

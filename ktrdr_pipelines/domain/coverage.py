@@ -44,7 +44,7 @@ class Emptiness:
     """A range that was proved to hold no bars, when and by what; the proof expires.
 
     A range that was recent when it was proved must be proved again soon, an old one much later.
-    Each week expires by itself, so a proof that is cut or joined lasts neither longer nor shorter.
+    Each week expires separately, so cutting or joining proofs does not change how long they last.
     ``note`` is the note of the user who acknowledged it.
     """
 
@@ -82,7 +82,7 @@ class Emptiness:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The covered intervals of a series: ``bars`` for good, ``empty`` until their proofs expire."""
+    """The covered intervals of a series: ``bars`` permanently, ``empty`` until proofs expire."""
 
     bars: IntervalSet = field(default_factory=IntervalSet)
     empty: tuple[Emptiness, ...] = ()
@@ -96,7 +96,7 @@ class Coverage:
         return self.bars | IntervalSet(part for part in valid if part)
 
     def merged(self, newer: "Coverage") -> "Coverage":
-        """Return it with newer coverage; bars replace proofs, newer proofs replace older ones."""
+        """Return it merged with newer coverage: bars replace proofs, newer proofs older ones."""
         bars = self.bars | newer.bars
         fresh = IntervalSet(proof.interval for proof in newer.empty)
         older = _without(self.empty, fresh)
@@ -109,14 +109,14 @@ class Coverage:
         return Coverage(self.bars.clip(interval), empty)
 
     def without_proofs(self, taken: IntervalSet, kinds: Container[ProofKind]) -> "Coverage":
-        """Return it without the proofs of some kinds in some intervals, which are void."""
+        """Return this coverage without void proofs: those of some kinds in some intervals."""
         kept = [proof for proof in self.empty if proof.kind not in kinds]
         cut = _without((proof for proof in self.empty if proof.kind in kinds), taken)
         return Coverage(self.bars, tuple(sorted((*kept, *cut))))
 
 
 def _without(proofs: Iterable[Emptiness], taken: IntervalSet) -> list[Emptiness]:
-    """Return proofs without some intervals; adjoining ones of one moment and kind are joined."""
+    """Return proofs without some intervals; adjoining proofs of one moment and kind are joined."""
     alike: dict[tuple[datetime, ProofKind, str], list[Interval]] = {}
     for proof in proofs:
         alike.setdefault((proof.proved_at, proof.kind, proof.note), []).append(proof.interval)

@@ -195,9 +195,9 @@ def explained(
 def reconciled(first: Response, second: Response | None, length: timedelta) -> Response | None:
     """Return what two responses to one request have in common; None if no bar is left.
 
-    The second one counts, except for intervals that are not covered then: rows that are no bars,
-    including those of the first for which the second has none, and implausible bars that were not
-    returned with the same values twice.
+    The bars of the second response count. Two kinds of intervals are not covered: rows that are no
+    bars, including those of the first response where the second has no bar; and implausible bars
+    that were not returned with the same values twice.
 
     Args:
         first: a response with impossible or implausible rows.

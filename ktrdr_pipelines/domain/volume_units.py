@@ -101,18 +101,21 @@ def between_sessions(bars: pa.Table) -> Disagreement | None:
     return found[1] if found else None
 
 
-def is_told(found: Disagreement, known: Iterable[Disagreement]) -> bool:
-    """Return whether a jump is known: between two in one direction lies one in the other.
+def is_known(found: Disagreement, known: Iterable[Disagreement]) -> bool:
+    """Return whether a jump is recorded already.
+
+    Between two jumps in one direction lies one in the other: a jump is known if a recorded jump
+    beside it has the same direction.
 
     Args:
         found: a jump.
         known: the jumps of its series that are recorded.
     """
     before = [one for one in known if one.first <= found.last]
-    behind = [one for one in known if one.first > found.last]
+    after = [one for one in known if one.first > found.last]
     beside = (
         *sorted(before, key=lambda one: one.first)[-1:],
-        *sorted(behind, key=lambda one: one.first)[:1],
+        *sorted(after, key=lambda one: one.first)[:1],
     )
     return any((one.ratio > 1) == (found.ratio > 1) for one in beside)
 

@@ -1,1 +1,1 @@
-"""The gap engine: what is missing in a store, why, and what is due, without a gateway."""
+"""The gap engine: what is missing in a store, why, and what is due; it needs no gateway."""

@@ -140,7 +140,7 @@ class Due:
         return bounds.end
 
     @property
-    def print(self) -> str:
+    def fingerprint(self) -> str:
         """A short fingerprint of the intervals, to detect whether anything has changed."""
         return hashlib.sha256(repr(self.intervals).encode()).hexdigest()[:12]
 
@@ -176,7 +176,7 @@ def wanted_gaps(found: SeriesGaps) -> list[Gap]:
     which leaves older ones for a while, or for long if a run fails.
     """
     newer = newer_gaps(found)
-    mine = newer if is_behind(found) else []
+    behind = newer if is_behind(found) else []
     older = [gap for gap in found.gaps if gap not in newer]
     if found.series.instrument.backfill is Backfill.MANUAL:
         since = found.fresh_from or found.covered_until
@@ -188,7 +188,7 @@ def wanted_gaps(found: SeriesGaps) -> list[Gap]:
             for gap in older
             if gap.interval.end > since
         ]
-    return older + mine
+    return older + behind
 
 
 BIG_BARS = 500_000

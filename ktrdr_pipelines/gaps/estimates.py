@@ -26,21 +26,21 @@ from ktrdr_pipelines.store.ledger.ledger import Ledger, RequestRecord
 FEWEST_MEASURED: Final = 5
 """Fewest responses of a timeframe from which its rate is measured."""
 
-NEWEST_LOOKED_AT: Final = 5_000
+NEWEST_REQUESTS: Final = 5_000
 """Number of the newest audited requests that rates are measured from."""
 
 ASSUMED_REQUEST_S, ASSUMED_BAR_S = 0.6, 0.001
 """Seconds of one request and of each bar in it, until they are measured.
 
-Source: observed by others, grade C: 390 bars in 0.6 s, 1,950 in 8 s (ib_insync #268), 17,970 in
-5.4 s (LEAN IB PR #62).
+Source: community reports, grade C as in ``limits``: 390 bars in 0.6 s and 1,950 in 8 s (ib_insync
+#268), 17,970 in 5.4 s (LEAN IB PR #62).
 """
 
 ASSUMED_NOW_S: Final = 0.2
 """Seconds of one request whose end is empty, which means now.
 
-Source: observed by others, grade L: 50 stocks at once in 1.4 s with an empty end, and some 30 times
-that with an end (ib_insync #327).
+Source: a published log, grade L as in ``limits``: 50 stocks at once in 1.4 s with an empty end, and
+about 30 times that with an end (ib_insync #327).
 """
 
 FEWEST_BARS: Final = 500
@@ -123,7 +123,7 @@ def measured_rates(ledger: Ledger, gateway: str, *, conservative: bool = False) 
     """Return the rates of a gateway and of the store, measured from the ledger."""
     answered = [
         record
-        for record in ledger.requests.newest(NEWEST_LOOKED_AT)
+        for record in ledger.requests.newest(NEWEST_REQUESTS)
         if record.gateway == gateway and record.rows
     ]
     many = Counter(_kind(record) for record in answered)
@@ -157,11 +157,11 @@ def _busy_s(records: Iterable[RequestRecord]) -> dict[_Kind, float]:
         events += [(record.sent_at, 1, kind), (record.sent_at + took, -1, kind)]
     events.sort()
     busy_s: defaultdict[_Kind, float] = defaultdict(float)
-    under_way: Counter[_Kind] = Counter()
+    open_requests: Counter[_Kind] = Counter()
     for (at, change, kind), (until, _, _) in pairwise(events):
-        under_way[kind] += change
-        for one, number in under_way.items():
-            busy_s[one] += (until - at).total_seconds() * number / max(under_way.total(), 1)
+        open_requests[kind] += change
+        for one, number in open_requests.items():
+            busy_s[one] += (until - at).total_seconds() * number / max(open_requests.total(), 1)
     return busy_s
 
 

@@ -1,9 +1,7 @@
-"""Draw the coverage heatmap as a PNG: symbols downwards, time to the right, colours for states.
+"""The coverage heatmap as a PNG: symbols downwards, time to the right, colours for states."""
 
-Pillow draws it in milliseconds, and the file is small.
-"""
-
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import IntEnum
@@ -11,7 +9,6 @@ from io import BytesIO
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, session_grid
@@ -19,105 +16,29 @@ from ktrdr_pipelines.domain.planning.gaps import Gap, GapReason, closed_count
 from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 
 STATES: Final = (
-    ("not expected", (236, 238, 241)),
-    ("complete", (46, 139, 87)),
-    ("partly", (244, 180, 60)),
-    ("missing", (205, 62, 54)),
-    ("blocked", (126, 87, 160)),
-    ("unreadable", (40, 44, 52)),
+    ("not expected", "#eceef1"),
+    ("complete", "#2e8b57"),
+    ("partly", "#f4b43c"),
+    ("missing", "#cd3e36"),
+    ("blocked", "#7e57a0"),
+    ("unreadable", "#282c34"),
 )
 """Name and colour of each state, by its number; distinct without telling red from green."""
 
-_INK, _PAPER, _FAINT = (40, 44, 52), (255, 255, 255), (120, 126, 134)
-_MARGIN, _WIDTH = 16, 960
-_HEAD, _AXIS, _FOOT = 58, 22, 12
-_TALL, _SMALL_TEXT, _TEXT = 26, 11, 13
+_DPI: Final = 100
+_WIDTH_PX: Final = 1_100
+_HEAD_PX, _LEGEND_PX, _FOOT_PX, _SIDE_PX = 74, 40, 36, 36
+_ROW_PX: Final = (3, 26)
+"""Least and greatest height of a row."""
 
+_ROWS_PX: Final = (1_600, 6_000)
+"""Height of all rows: the first if they can be that low, never more than the second."""
 
-def draw(title: str, rows: Sequence[str], columns: Sequence[date], states: np.ndarray) -> bytes:
-    """Draw cells with their names, a time axis and a legend.
+_NAME_PX: Final = (12, 8)
+"""Height of a name, and the width of a character."""
 
-    Args:
-        title: the text at the top.
-        rows: names of the rows, downwards.
-        columns: first day of each column, to the right.
-        states: number of each cell's state, shape ``(rows, columns)``.
-
-    Returns:
-        The image, as the bytes of a PNG file.
-    """
-    # Few rows are tall, and many just tall enough to be told apart.
-    height = max(5, min(_TALL, 1600 // max(1, len(rows))))
-    width = max(3, _WIDTH // max(1, len(columns)))
-    every = -(-_SMALL_TEXT // height)  # one of so many rows is named, so that names do not overlap
-    font = _font(_SMALL_TEXT)
-    left = _MARGIN + 10 + round(max((font.getlength(name) for name in rows[::every]), default=0))
-    size = (
-        max(left + width * len(columns), left + 560) + _MARGIN,
-        _HEAD + height * len(rows) + _AXIS + _FOOT,
-    )
-    image = Image.new("RGB", size, _PAPER)
-    pen = ImageDraw.Draw(image)
-    pen.text((_MARGIN, 10), title, fill=_INK, font=_font(_TEXT + 2))
-    _legend(pen, states)
-    if len(rows) and len(columns):
-        image.paste(_cells(states, width, height), (left, _HEAD))
-    for position in range(0, len(rows), every):
-        at = (left - 8, _HEAD + position * height + height // 2)
-        pen.text(at, rows[position], fill=_INK, font=font, anchor="rm")
-    _axis(pen, columns, left, width, top=_HEAD + height * len(rows))
-    file = BytesIO()
-    image.save(file, format="PNG", optimize=True)
-    return file.getvalue()
-
-
-def _cells(states: np.ndarray, width: int, height: int) -> Image.Image:
-    colours = np.array([colour for _name, colour in STATES], dtype=np.uint8)
-    pixels = np.repeat(np.repeat(colours[states], height, axis=0), width, axis=1)
-    if height > 6:
-        pixels[height - 1 :: height] = _PAPER
-    if width > 6:
-        pixels[:, width - 1 :: width] = _PAPER
-    return Image.fromarray(pixels)
-
-
-def _legend(pen: ImageDraw.ImageDraw, states: np.ndarray) -> None:
-    x = _MARGIN
-    for number, (name, colour) in enumerate(STATES):
-        share = float(np.mean(states == number)) if states.size else 0.0
-        if not share and name == "unreadable":
-            continue
-        pen.rectangle((x, 36, x + 11, 47), fill=colour)
-        text = f"{name} {share:.1%}" if 0 < share < 1 else f"{name} {share:.0%}"
-        pen.text((x + 16, 35), text, fill=_FAINT, font=_font(_SMALL_TEXT))
-        x += 32 + round(pen.textlength(text, font=_font(_SMALL_TEXT)))
-
-
-def _axis(
-    pen: ImageDraw.ImageDraw, columns: Sequence[date], left: int, width: int, *, top: int
-) -> None:
-    last = -1_000
-    for position, text in _marks(columns):
-        x = left + position * width
-        if x - last < 44:
-            continue
-        last = x
-        pen.line((x, top, x, top + 4), fill=_FAINT)
-        pen.text((x, top + 6), text, fill=_FAINT, font=_font(_SMALL_TEXT))
-
-
-def _marks(columns: Sequence[date]) -> Iterator[tuple[int, str]]:
-    """Yield the labels of the time axis: years, or months where there are few columns."""
-    for position, day in enumerate(columns):
-        if len(columns) <= 18:
-            yield position, f"{day:%Y-%m}"
-        elif day.month == 1 or (position and columns[position - 1].year < day.year):
-            yield position, str(day.year)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
+_RULED_PX: Final = 8
+"""Cells at least as wide and as high are separated by lines."""
 
 _MOST_COLUMNS = 240
 _MONTHS = (1, 3, 6, 12)
@@ -154,8 +75,76 @@ def coverage_heatmap(index: GapIndex, found: Sequence[SeriesGaps], now: datetime
         found: its gaps of the series at ``now``.
         now: the end of the time axis.
     """
-    grid = heat_grid(index, found, now)
-    return draw(grid.title, grid.symbols, grid.columns, grid.states)
+    return draw(heat_grid(index, found, now))
+
+
+def draw(grid: HeatGrid) -> bytes:
+    """Draw a grid with its names, a time axis and a legend; equal grids give equal bytes."""
+    # Its log would tell the user of a home folder that it cannot write its cache of fonts to.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib import style
+    from matplotlib.colors import ListedColormap
+    from matplotlib.dates import AutoDateFormatter, AutoDateLocator
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    count = len(grid.symbols)
+    row = float(np.clip(_ROWS_PX[0] / max(1, count), *_ROW_PX))
+    row = min(row, _ROWS_PX[1] / max(1, count))
+    rows = max(1.0, row * count)
+    every = int(-(-_NAME_PX[0] // row))  # one of so many rows is named: names do not overlap
+    names = grid.symbols[::every]
+    left = _SIDE_PX + _NAME_PX[1] * max(map(len, names), default=0)
+    width = _WIDTH_PX - left - _SIDE_PX
+    height = round(_HEAD_PX + rows + _FOOT_PX)
+    is_ruled = min(row, width / len(grid.columns)) >= _RULED_PX
+    months = np.array(grid.columns, dtype="datetime64[M]")
+    step = np.diff(months[:2]) if len(months) > 1 else np.array([1], dtype="timedelta64[M]")
+    bounds = np.append(months, months[-1] + step).astype("datetime64[D]")
+
+    with style.context("default"):  # not as the user's own plots
+        figure = Figure(figsize=(_WIDTH_PX / _DPI, height / _DPI), dpi=_DPI)
+        axes = figure.add_axes(
+            (left / _WIDTH_PX, _FOOT_PX / height, width / _WIDTH_PX, rows / height)
+        )
+        axes.pcolormesh(
+            bounds,
+            np.arange(count + 1),
+            grid.states,
+            cmap=ListedColormap([colour for _name, colour in STATES]),
+            vmin=-0.5,
+            vmax=len(STATES) - 0.5,
+            edgecolors="white",
+            linewidth=0.5 if is_ruled else 0,
+        )
+        axes.set(xlim=(bounds[0], bounds[-1]), ylim=(max(1, count), 0))
+        axes.set_yticks(np.arange(0, count, every) + 0.5, names)
+        locator = AutoDateLocator()
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(AutoDateFormatter(locator))
+        axes.tick_params(labelsize=8, left=False, color="#787e86")
+        axes.spines[:].set_visible(False)
+        figure.text(_SIDE_PX / _WIDTH_PX, 1 - 14 / height, grid.title, size=11, va="top")
+        shares = [float(np.mean(grid.states == number)) if count else 0.0 for number in CellState]
+        figure.legend(
+            handles=[
+                Patch(color=colour, label=f"{name} {share:.{1 if 0 < share < 1 else 0}%}")
+                for (name, colour), share in zip(STATES, shares, strict=True)
+                if share or name != "unreadable"
+            ],
+            loc="upper left",
+            bbox_to_anchor=(_SIDE_PX / _WIDTH_PX, 1 - _LEGEND_PX / height),
+            ncols=len(STATES),
+            borderaxespad=0,
+            borderpad=0,
+            handlelength=1,
+            handleheight=1,
+            fontsize=8,
+            frameon=False,
+        )
+        file = BytesIO()
+        figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
 
 
 def heat_grid(index: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> HeatGrid:

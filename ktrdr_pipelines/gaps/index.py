@@ -2,7 +2,7 @@
 
 It needs no gateway, and opens only files that the file index does not have. The entry of a series
 is kept in the process and is valid while the files' fingerprints, the calendar and the ledger's
-records of the series stay the same and no session closes, so that a second look costs one stat a
+records of the series stay the same and no session closes, so that a repeated call costs one stat a
 file.
 
 Not here: what a gap is (``domain.planning.gaps``), which gaps are requested next
@@ -39,8 +39,8 @@ from ktrdr_pipelines.domain.plausibility import Disagreement
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.gaps.series_files import AllSeriesFiles, SeriesFiles
 from ktrdr_pipelines.gaps.series_status import (
-    Known,
-    Ledgered,
+    LedgerRecords,
+    SeriesRecords,
     claims_of,
     last_timestamp,
     status_of,
@@ -114,12 +114,14 @@ class IndexEntry:
 
     series: Series
     files: SeriesFiles
-    known: Known
+    known: SeriesRecords
     made_at: datetime
     good_until: datetime
     found: SeriesGaps
 
-    def holds(self, series: Series, files: SeriesFiles, known: Known, *, now: datetime) -> bool:
+    def holds(
+        self, series: Series, files: SeriesFiles, known: SeriesRecords, *, now: datetime
+    ) -> bool:
         """Return whether the entry is still what would be computed now."""
         return (
             self.files is files
@@ -130,7 +132,12 @@ class IndexEntry:
 
 
 def make_entry(
-    series: Series, calendar: SessionCalendar, files: SeriesFiles, known: Known, *, now: datetime
+    series: Series,
+    calendar: SessionCalendar,
+    files: SeriesFiles,
+    known: SeriesRecords,
+    *,
+    now: datetime,
 ) -> IndexEntry:
     """Compute the gaps of a series, and until when the result is valid."""
     spans = session_grid(calendar, series.timeframe)
@@ -162,7 +169,12 @@ def make_entry(
 
 
 def of_unknown_sessions(
-    series: Series, calendar: SessionCalendar, files: SeriesFiles, known: Known, *, now: datetime
+    series: Series,
+    calendar: SessionCalendar,
+    files: SeriesFiles,
+    known: SeriesRecords,
+    *,
+    now: datetime,
 ) -> SeriesGaps:
     """Return all of a series as one gap: the gateway has not stated its sessions yet."""
     end = last_timestamp(series, calendar)
@@ -236,14 +248,14 @@ class GapIndex:
         wanted = list(series)
         calendars = {one: self._calendar(one) for one in wanted}
         series_files = AllSeriesFiles(self.store, self._memory.series_files).of(calendars)
-        ledgered = Ledgered(self.store, self._gateway)
-        oldest = self._oldest_days(wanted, series_files, ledgered)
+        ledger_records = LedgerRecords(self.store, self._gateway)
+        oldest = self._oldest_days(wanted, series_files, ledger_records)
         return [
             self._series_gaps(
                 one,
                 calendars[one],
                 series_files[one],
-                ledgered,
+                ledger_records,
                 now=now,
                 oldest=oldest.get(one.symbol),
             )
@@ -276,14 +288,14 @@ class GapIndex:
         self,
         wanted: Iterable[Series],
         known: Mapping[Series, "SeriesFiles | StoreError"],
-        ledgered: Ledgered,
+        ledger_records: LedgerRecords,
     ) -> dict[str, date]:
         """Return the oldest session date held of each symbol, over all its timeframes.
 
         Only for symbols whose beginning was stated: an older bar of any timeframe refutes that.
         """
         instruments = {
-            one.symbol: one.instrument for one in wanted if ledgered.may_begin(one.symbol)
+            one.symbol: one.instrument for one in wanted if ledger_records.may_begin(one.symbol)
         }
         others = {
             series: self._calendar(series)
@@ -316,9 +328,9 @@ class GapIndex:
         if isinstance(files, StoreError):
             raise files
         spans = session_grid(calendar, series.timeframe)
-        ledgered = Ledgered(self.store, self._gateway)
-        oldest_day = self._oldest_days([series], {series: files}, ledgered).get(series.symbol)
-        known = ledgered.of(series, calendar, files, oldest_day)
+        ledger_records = LedgerRecords(self.store, self._gateway)
+        oldest_day = self._oldest_days([series], {series: files}, ledger_records).get(series.symbol)
+        known = ledger_records.of(series, calendar, files, oldest_day)
         status = status_of(series, calendar, files, known, now=now)
         oldest = status.oldest_bar if status.oldest_bar is not None else status.wanted_from
         low = int(np.searchsorted(spans.ends, min(oldest, status.wanted_from), "right"))
@@ -352,14 +364,14 @@ class GapIndex:
         series: Series,
         calendar: SessionCalendar,
         files: "SeriesFiles | StoreError",
-        ledgered: Ledgered,
+        ledger_records: LedgerRecords,
         *,
         now: datetime,
         oldest: date | None,
     ) -> SeriesGaps:
         if isinstance(files, StoreError):
             return SeriesGaps(series, error=files)
-        key, known = series_key(series), ledgered.of(series, calendar, files, oldest)
+        key, known = series_key(series), ledger_records.of(series, calendar, files, oldest)
         if calendar.known is None:
             return of_unknown_sessions(series, calendar, files, known, now=now)
         entry = self._memory.entries.get(key)

@@ -47,7 +47,7 @@ _FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class SeriesRecords:
     """What the ledger holds about a series in addition to its files."""
 
     attempts: tuple[Attempt, ...]
@@ -58,7 +58,7 @@ class Known:
     volume_jumps: tuple[Disagreement, ...] = ()
 
 
-class Ledgered:
+class LedgerRecords:
     """What the ledger holds about all series, each table read once."""
 
     def __init__(self, store: BarStore, gateway: str) -> None:
@@ -82,7 +82,7 @@ class Ledgered:
         calendar: SessionCalendar,
         files: SeriesFiles,
         oldest: date | None,
-    ) -> Known:
+    ) -> SeriesRecords:
         """Return what the ledger holds about one series.
 
         ``oldest`` is the oldest session date held over all timeframes of its symbol.
@@ -92,7 +92,7 @@ class Ledgered:
         what = series.instrument.what_to_show.value
         head = self._heads.get((contract, what)) if contract else None
         said = self._statements.get(series.symbol, ())
-        return Known(
+        return SeriesRecords(
             tuple(self._attempts.get(key, ())),
             self._confirmed.get(key, {}),
             beginning_of(said, calendar, head, oldest) if said else None,
@@ -103,7 +103,12 @@ class Ledgered:
 
 
 def status_of(
-    series: Series, calendar: SessionCalendar, files: SeriesFiles, known: Known, *, now: datetime
+    series: Series,
+    calendar: SessionCalendar,
+    files: SeriesFiles,
+    known: SeriesRecords,
+    *,
+    now: datetime,
 ) -> SeriesStatus:
     """Return the status of a series at a moment."""
     return SeriesStatus(
@@ -125,7 +130,7 @@ def status_of(
     )
 
 
-def claims_of(files: SeriesFiles, known: Known, now: datetime) -> Sequence[Claimed]:
+def claims_of(files: SeriesFiles, known: SeriesRecords, now: datetime) -> Sequence[Claimed]:
     """Return the causes of gaps by interval; where several overlap, the last counts."""
     claims = [
         Claimed(part, Cause(GapReason.EXPIRED, f"proved empty at {at:%Y-%m-%d}, too long ago"))

@@ -2,7 +2,7 @@
 
 A window, a Dagster time partition, is unexplained exactly if the gap index has a gap in it: the
 gaps that ``ktrdr gaps`` shows, those of unconfirmed, contradicted and sparse sessions included.
-Runs, sensors and commands ask ``GapIndex.windows``.
+Runs, sensors and commands call ``GapIndex.windows``.
 """
 
 from collections import Counter

@@ -16,7 +16,7 @@ _LOCAL_NAMES = {"localhost": "127.0.0.1", "::1": "127.0.0.1"}
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
-    """One gateway and how it is treated.
+    """One gateway, with the deadlines, retries and client ids that its connections use.
 
     ``timeout_s`` is the deadline of connecting and of every request; ``outage_s`` is how long a
     request waits during outages of the gateway's own connection; ``client_id_ranges`` holds the

@@ -26,7 +26,13 @@ from typing import TypeVar
 from ktrdr_pipelines.clock import boot_time_s
 from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay
 from ktrdr_pipelines.domain.instruments import Instrument, Origin
-from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, OnSent, Response, unheard
+from ktrdr_pipelines.domain.planning.responses import (
+    BarRequest,
+    NoData,
+    OnSent,
+    Response,
+    ignore_sent,
+)
 from ktrdr_pipelines.errors import (
     BadAnswerError,
     ConnectionLostError,
@@ -44,12 +50,11 @@ from ktrdr_pipelines.errors import (
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.connection import Call, GatewayConnection
 from ktrdr_pipelines.ib.connection.gateway_status import Health, with_vitals
-from ktrdr_pipelines.ib.connection.notices import Notices, OnNotice
-from ktrdr_pipelines.ib.connection.notices import unheard as unheard_notice
+from ktrdr_pipelines.ib.connection.notices import Notices, OnNotice, ignore_notice
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
 from ktrdr_pipelines.ib.pacing.circuit_breaker import Depth, depth_of
 from ktrdr_pipelines.ib.pacing.entitlements import Entitlements
-from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, Permit, RateLimiter, untold
+from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, Permit, RateLimiter, ignore_wait
 from ktrdr_pipelines.ib.protocol.bar_messages import (
     History,
     bars_of,
@@ -83,7 +88,7 @@ HOLD_FACTOR = 1.5
 """Deadlines for which a request without response keeps its permit: the gateway may work on it."""
 
 _TOO_MANY_OPEN, _LINK_LOST, _HISTORICAL_ERROR, _NO_HEAD = 322, 1100, 162, 162
-_NO_LISTENER = NO_LISTENER | {DisconnectReason.VERSION}
+_NO_GATEWAY = NO_LISTENER | {DisconnectReason.VERSION}
 _CLOCKS_APART = timedelta(days=1)
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -105,19 +110,19 @@ class Requester:
         rate_limiter: RateLimiter,
         config: GatewayConfig,
         *,
-        waits: OnWait = untold,
+        waits: OnWait = ignore_wait,
     ) -> None:
         self.rate_limiter = rate_limiter
         self._connection, self._waits = connection, waits
         self._hold_s, self._outage_s = config.timeout_s * HOLD_FACTOR, config.outage_s
         self._entitlements, self._sizes = Entitlements(rate_limiter), BarSizes(rate_limiter)
-        connection.on_pacing(self._heed_complaint)
+        connection.on_pacing(self._pause_after_error)
 
     async def history(
         self,
         query: HistoryQuery,
         *,
-        sent: OnSent = unheard,
+        sent: OnSent = ignore_sent,
         is_late: Callable[[], bool] = _never,
         probes: bool = False,
     ) -> HistoryReply:
@@ -137,7 +142,7 @@ class Requester:
         query: HistoryQuery | ContractQuery,
         call: Call[T],
         *,
-        sent: OnSent = unheard,
+        sent: OnSent = ignore_sent,
         is_late: Callable[[], bool] = _never,
         probes: bool = False,
     ) -> T:
@@ -163,9 +168,9 @@ class Requester:
         begun_at_s: float | None = None
         with self._permitted(query, probes=probes):
             while True:
-                way = await self._connection.wait_for_way(query, waits=self._waits)
+                route = await self._connection.wait_for_route(query, waits=self._waits)
                 try:
-                    with way:
+                    with route:
                         await self.rate_limiter.admit(
                             query.what, probe_s=self._hold_s, waits=self._waits
                         )
@@ -244,16 +249,16 @@ class Requester:
         # An unknown text of 162 may complain about too many requests.
         is_unclear = isinstance(error, BadAnswerError) and error.code == _HISTORICAL_ERROR
         if is_ill or is_unclear or isinstance(error, PacingError | QueryDroppedError):
-            ill_with = error.reason if is_ill else None
-            self.rate_limiter.note_trouble(permit.sent_at_s, ill_with=ill_with, depth=depth)
+            failure = error.reason if is_ill else None
+            self.rate_limiter.note_trouble(permit.sent_at_s, failure=failure, depth=depth)
         if isinstance(error, PacingError) and error.code != _TOO_MANY_OPEN:
             self.rate_limiter.pause_after_violation()
 
-    def _heed_complaint(self) -> None:
+    def _pause_after_error(self) -> None:
         """Pause after a pacing error about all requests together.
 
-        It arrives while the socket is read: a disk error must not end the connection there, and
-        the next request meets it again.
+        It arrives while the socket is read, where a disk error must not end the connection; the
+        next request raises it.
         """
         try:
             self.rate_limiter.pause_after_violation()
@@ -268,8 +273,8 @@ async def open_source(
     *,
     batch_size: int = 1,
     rate_limiter: RateLimiter | None = None,
-    waits: OnWait = untold,
-    notices: OnNotice = unheard_notice,
+    waits: OnWait = ignore_wait,
+    notices: OnNotice = ignore_notice,
 ) -> AsyncIterator["GatewaySource"]:
     """Connect to a gateway for one operation, yield it as a source, and close it at the end.
 
@@ -278,8 +283,8 @@ async def open_source(
         operation: a value of ``ib.connection.strategy.Operation``.
         batch_size: how many series will be requested.
         rate_limiter: the budget; None uses the one that all processes share for this gateway.
-        waits: told the reason of each wait, and how many seconds it lasts at most.
-        notices: told what a user should know about the gateway, each notice once a connection.
+        waits: called with the reason of each wait, and the seconds that it lasts at most.
+        notices: called with each notice about the gateway for the user, once a connection.
 
     Raises:
         GatewayError: on entering: no connection was made.
@@ -308,17 +313,17 @@ async def _entered(
 ) -> GatewayConnection:
     """Connect, and record the outcome for the circuit breaker.
 
-    A port without listener counts as no failure: there is no gateway to be spared.
+    A port without listener does not count as a failure: there is no gateway to protect.
     """
     try:
         connection = await stack.enter_async_context(entering)
     except (GatewayTimeoutError, GatewayUnreachableError) as error:
         cause = error.__cause__
-        no_listener = isinstance(cause, TransportError) and cause.disconnect_reason in _NO_LISTENER
+        no_listener = isinstance(cause, TransportError) and cause.disconnect_reason in _NO_GATEWAY
         if not no_listener:
-            budget.note_trouble(ill_with=error.reason)
+            budget.note_trouble(failure=error.reason)
         raise
-    budget.note_life()
+    budget.note_response()
     return connection
 
 
@@ -408,7 +413,7 @@ class GatewaySource:
         """
         return (await self._contracts.contract(instrument)).contract_id
 
-    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Response | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = ignore_sent) -> Response | NoData:
         """Request bars, and return the response.
 
         Raises:
@@ -433,7 +438,7 @@ class GatewaySource:
                 self.notices.unknown_zone(zone, "the range that responses state")
             return _answer(request, history, self.now(), lacks_newest=reply.lacks_newest)
 
-    async def head(self, instrument: Instrument, *, sent: OnSent = unheard) -> datetime | None:
+    async def head(self, instrument: Instrument, *, sent: OnSent = ignore_sent) -> datetime | None:
         """Return the start of the oldest data, or None if the gateway does not know it.
 
         Raises:
@@ -471,7 +476,7 @@ class GatewaySource:
             return []
 
     async def schedule(
-        self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = unheard
+        self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = ignore_sent
     ) -> list[LearnedDay]:
         """Return the sessions of ``days`` days before ``ends_at``; empty if the gateway has none.
 

@@ -20,7 +20,7 @@ from ktrdr_pipelines.simulator.protocol.client_session import (
 )
 from ktrdr_pipelines.simulator.protocol.messages import DataRequest
 from ktrdr_pipelines.simulator.protocol.replies import ApiError
-from ktrdr_pipelines.simulator.serving import OpenRequest, Outbox, deliver, follow, found
+from ktrdr_pipelines.simulator.serving import OpenRequest, Outbox, compute_response, deliver, follow
 from ktrdr_pipelines.simulator.simulated_gateway import Gateway
 
 _READ_BYTES = 65_536
@@ -40,8 +40,8 @@ class Connection:
         self._session = ClientSession(
             gateway.rules,
             account=gateway.account,
-            now=gateway.told_now,
-            is_deaf=gateway.is_deaf,
+            now=gateway.announced_now,
+            ignores=gateway.ignores,
             variants=gateway.behaviour.variants,
         )
         self._open: dict[int, OpenRequest] = {}
@@ -56,7 +56,7 @@ class Connection:
         died = True
         try:
             with suppress(OSError):
-                await self._talk_as_faults_allow()
+                await self._read_unless_faulty()
                 died = False
         finally:
             if self._session.client_id is not None:
@@ -66,7 +66,7 @@ class Connection:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._hang_up()
+            await self._close_socket()
             self._ended.set()
 
     async def end(self) -> None:
@@ -78,22 +78,22 @@ class Connection:
         """Cut the socket."""
         self._writer.transport.abort()
 
-    def tell(self, notice: ApiError) -> None:
+    def notify(self, notice: ApiError) -> None:
         """Send a notice, if the client has completed its start-up."""
         if self._session.stage is Stage.READY:
             self._outbox.send(self._session.error(notice))
 
-    async def _talk_as_faults_allow(self) -> None:
+    async def _read_unless_faulty(self) -> None:
         rule = self._gateway.fault_of_connection()
         if rule is not None and rule.fault is Fault.IDS_HELD:
             self._gateway.rules.hold_all(rule.number("seconds"))
         if rule is None or rule.fault is Fault.IDS_HELD:
-            await self._talk()
+            await self._read_messages()
         elif rule.fault is Fault.NO_RESPONSE:
             while await self._reader.read(_READ_BYTES):
                 pass
 
-    async def _talk(self) -> None:
+    async def _read_messages(self) -> None:
         while data := await self._reader.read(_READ_BYTES):
             was_ready = self._session.stage is Stage.READY
             actions = self._session.receive(data)
@@ -104,12 +104,12 @@ class Connection:
                 if isinstance(action, Close):
                     return
                 self._perform(action)
-            if is_new:  # a new client is told of outages that began before it connected
+            if is_new:  # outages that began before it connected
                 for notice in self._gateway.outages.notices():
-                    self.tell(notice)
+                    self.notify(notice)
             await self._writer.drain()
 
-    async def _hang_up(self) -> None:
+    async def _close_socket(self) -> None:
         """Close the socket once everything is sent; cut off a client that does not read in time."""
         self._writer.close()
         with suppress(OSError):
@@ -164,7 +164,7 @@ class Connection:
                 task.cancel()
 
     async def _serve(self, call: OpenRequest) -> None:
-        answered = await found(self._gateway, self._outbox, call)
+        answered = await compute_response(self._gateway, self._outbox, call)
         if answered is None:
             self._outbox.close()
             return

@@ -82,15 +82,15 @@ class RequestLog:
     """The records of a gateway in the order of arrival; thread-safe.
 
     Args:
-        told: called with the number and the record of each request, when it is received and when
-            it has an outcome.
+        on_change: called with the number and the record of each request, when it is received and
+            when it has an outcome.
         most_kept: how many records are kept; beyond it the oldest is dropped, and its outcome with
             it.
     """
 
     def __init__(
         self,
-        told: Callable[[int, LoggedRequest], None] | None = None,
+        on_change: Callable[[int, LoggedRequest], None] | None = None,
         *,
         most_kept: int = MOST_KEPT,
     ) -> None:
@@ -98,7 +98,7 @@ class RequestLog:
         self._records: dict[int, LoggedRequest] = {}
         self._next_number = 0
         self._most_kept = most_kept
-        self._told = told
+        self._on_change = on_change
 
     def add(self, record: LoggedRequest) -> int:
         """Append a record and return its number."""
@@ -106,7 +106,7 @@ class RequestLog:
             number, self._next_number = self._next_number, self._next_number + 1
             self._records[number] = record
             self._records.pop(number - self._most_kept, None)
-        self._tell(number, record)
+        self._notify(number, record)
         return number
 
     def finish(self, number: int, *, count: int | None, error_code: int | None) -> None:
@@ -117,7 +117,7 @@ class RequestLog:
                 return
             record = replace(opened, count=count, error_code=error_code)
             self._records[number] = record
-        self._tell(number, record)
+        self._notify(number, record)
 
     def is_open(self, number: int) -> bool:
         """Return whether a record has no outcome yet.
@@ -133,9 +133,9 @@ class RequestLog:
         with self._lock:
             return tuple(self._records.values())
 
-    def _tell(self, number: int, record: LoggedRequest) -> None:
-        if self._told is not None:
-            self._told(number, record)
+    def _notify(self, number: int, record: LoggedRequest) -> None:
+        if self._on_change is not None:
+            self._on_change(number, record)
 
 
 Value = str | int | float | bool | None

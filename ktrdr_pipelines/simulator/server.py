@@ -124,7 +124,7 @@ class SimulatorServer:
             market,
             self.clock,
             behaviour or Behaviour(),
-            Outages(tell=self._tell, drop_all=self._drop_all),
+            Outages(notify=self._notify, drop_all=self._drop_all),
             account=account,
             latency_s=latency_s,
         )
@@ -169,11 +169,11 @@ class SimulatorServer:
     def faults(self, plan: FaultPlan) -> None:
         self._gateway.faults = plan
 
-    def tell(self, code: int, text: str) -> None:
+    def notify(self, code: int, text: str) -> None:
         """Send every client a notice that concerns no request; thread-safe."""
         if self._server is not None:
             loop = self._server.get_loop()
-            loop.call_soon_threadsafe(self._tell, ApiError(code, text))
+            loop.call_soon_threadsafe(self._notify, ApiError(code, text))
 
     def lift_faults(self) -> None:
         """Remove all faults, end a current outage and free held client ids; thread-safe."""
@@ -182,9 +182,9 @@ class SimulatorServer:
         if self._server is not None:
             self._server.get_loop().call_soon_threadsafe(self._gateway.outages.end)
 
-    def _tell(self, notice: ApiError) -> None:
+    def _notify(self, notice: ApiError) -> None:
         for connection in list(self._connections):
-            connection.tell(notice)
+            connection.notify(notice)
 
     def _drop_all(self) -> None:
         for connection in list(self._connections):
@@ -199,7 +199,7 @@ class SimulatorServer:
         try:
             address = _loopback_address(self.host)
             try:
-                self._server = await asyncio.start_server(self._talk, address, self.port)
+                self._server = await asyncio.start_server(self._serve_client, address, self.port)
             except OSError as error:
                 raise SimulatorError(
                     f"listen on {self.host}:{self.port}",
@@ -223,7 +223,9 @@ class SimulatorServer:
         self._server = None
         self._gateway.journal.close()
 
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve_client(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         connection = Connection(self._gateway, reader, writer)
         self._connections.add(connection)
         try:

@@ -1,7 +1,8 @@
 """Serve one request over one connection, with delays, faults and live updates.
 
-``found`` computes a response and waits as a busy gateway would, ``deliver`` sends it as its fault
-demands, ``follow`` sends the updates of live bars. ``Outbox`` writes the frames of one connection.
+``compute_response`` computes a response and waits as a busy gateway would, ``deliver`` sends it as
+its fault demands, ``follow`` sends the updates of live bars. ``Outbox`` writes the frames of one
+connection.
 
 Not here: the content of a response (``requests.answers``).
 """
@@ -12,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from ktrdr_pipelines.simulator.faults.effects import bent, false_error
+from ktrdr_pipelines.simulator.faults.effects import injected_error, mutated
 from ktrdr_pipelines.simulator.faults.faults import RESPONSE_MUTATIONS, Fault, FaultRule
 from ktrdr_pipelines.simulator.protocol import replies
 from ktrdr_pipelines.simulator.protocol.languages import localised
@@ -26,7 +27,7 @@ from ktrdr_pipelines.simulator.simulated_gateway import Gateway
 PIECES = 20
 """The number of pieces of a response that is sent slowly."""
 
-MADE_AT_ONCE = 4
+COMPUTED_AT_ONCE = 4
 """How many responses of one client are computed concurrently."""
 
 
@@ -36,7 +37,7 @@ class Outbox:
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
         self._slow = asyncio.Lock()
-        self._making = asyncio.Semaphore(MADE_AT_ONCE)
+        self._computing = asyncio.Semaphore(COMPUTED_AT_ONCE)
         self._waiting: list[bytes] = []
 
     def send(self, data: bytes) -> None:
@@ -53,7 +54,7 @@ class Outbox:
         Unsent responses lie in memory: for a client that does not read, only a few more are
         computed than fit in the socket.
         """
-        async with self._making:
+        async with self._computing:
             await self.drained()
             yield
 
@@ -109,10 +110,10 @@ class OpenRequest:
         return self.fault is not None and self.fault.fault in faults
 
 
-async def found(gateway: Gateway, outbox: Outbox, call: OpenRequest) -> Answer | None:
-    """Return the response to a request when it is due, or None if the client is to be cut off.
+async def compute_response(gateway: Gateway, outbox: Outbox, call: OpenRequest) -> Answer | None:
+    """Return the response to a request when it is due; None if the connection must be closed.
 
-    It never returns for a request that hangs: the caller cancels it.
+    For a request that hangs it never returns; the caller cancels it.
     """
     if call.meets(Fault.NO_RESPONSE) or gateway.outages.is_on:
         await _for_ever()
@@ -138,10 +139,10 @@ async def follow(gateway: Gateway, outbox: Outbox, call: OpenRequest) -> None:
     while not call.cancelled.is_set():
         await asyncio.sleep(gateway.behaviour.update_s)
         await outbox.drained()
-        news = await asyncio.to_thread(live.fresh, gateway.setting(call.version))
+        updates = await asyncio.to_thread(live.fresh, gateway.setting(call.version))
         if _is_cut_short(gateway, call):
             await _for_ever()
-        outbox.send(news)
+        outbox.send(updates)
 
 
 async def deliver(outbox: Outbox, call: OpenRequest, data: bytes) -> None:
@@ -154,7 +155,7 @@ async def deliver(outbox: Outbox, call: OpenRequest, data: bytes) -> None:
 
 
 def _is_cut_short(gateway: Gateway, call: OpenRequest) -> bool:
-    """Return whether an outage began since a request was made: it gets no response any more."""
+    """Return whether an outage began after a request, which then gets no response."""
     return gateway.outages.is_on or gateway.outages.begun != call.outages_before
 
 
@@ -167,7 +168,7 @@ async def _computed(gateway: Gateway, outbox: Outbox, call: OpenRequest) -> Answ
     """Compute the response, or the one that a fault puts in its place."""
     setting, request, rule = gateway.setting(call.version), call.request, call.fault
     call.answered_at = setting
-    refused = None if rule is None else false_error(rule, request)
+    refused = None if rule is None else injected_error(rule, request)
     language = setting.variants.language
     if refused is not None:
         data = replies.error(call.version, localised(language, refused))
@@ -176,7 +177,7 @@ async def _computed(gateway: Gateway, outbox: Outbox, call: OpenRequest) -> Answ
         answered = await asyncio.to_thread(answer, setting, request)
     if rule is None or rule.fault not in RESPONSE_MUTATIONS or answered.error_code is not None:
         return answered
-    return bent(
+    return mutated(
         answered, rule, version=call.version, request_id=request.request_id, language=language
     )
 

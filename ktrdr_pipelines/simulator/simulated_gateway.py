@@ -130,7 +130,7 @@ class Gateway:
         durations, variants = self.behaviour.durations, self.behaviour.variants
         return Setting(self.market, version, now_s, durations, variants)
 
-    def told_now(self) -> datetime:
+    def announced_now(self) -> datetime:
         """Return the time that the gateway states to clients, which a fault may shift."""
         now = self.clock.now()
         return now + timedelta(seconds=self.faults.clock_off_s(now))
@@ -162,7 +162,7 @@ class Gateway:
         """Return the fault of a new connection."""
         return self._chosen(Met(Occasion.CONNECT, now=self.clock.now()))
 
-    def is_deaf(self, request: PlainRequest) -> bool:
+    def ignores(self, request: PlainRequest) -> bool:
         """Return whether a plain request gets no response."""
         if self.outages.is_total:
             return True

@@ -1,7 +1,8 @@
 """The differences between gateways that work correctly, as immutable values.
 
 A default is this simulator's usual behaviour; every other value was seen at a real gateway
-(grade L unless stated otherwise; ``tests/simulator/test_specimens.py`` holds the literal frames).
+(grade L unless stated otherwise; the literal frames are in
+``tests/simulator/test_variants_recorded_frames.py``).
 This module defines the names of the variants, their values, and how ``--variant NAME=VALUE`` is
 read.
 

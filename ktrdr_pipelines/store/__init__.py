@@ -1,1 +1,1 @@
-"""Bars and what is known of them on disk: Parquet, ledger, DuckDB catalog."""
+"""Storage on disk: bars in Parquet files, the SQLite ledger, the DuckDB catalog."""

@@ -1,7 +1,7 @@
 """Owners of claims: two runs never request the same chunk at the same time.
 
-A claim has a time limit and an owner. An owner holds a file lock for its whole life, so the claims
-of a killed process can be told from those of a living one and are dropped at once.
+A claim has a time limit and an owner. An owner holds a file lock for its whole life, which shows
+whether its process still runs: the claims of a killed process are dropped at once.
 
 Not here: the table of claims (``store.ledger.claims``), the lock of a series
 (``store.bars.bar_store``).
@@ -27,7 +27,7 @@ CLAIM_S = 3600.0
 permit, including pauses after pacing violations and many requests ahead of it. It limits owners
 that hang; the claims of dead owners are dropped at once."""
 
-_FORGOTTEN_S = 86_400.0
+_STALE_LOCK_S = 86_400.0
 """Age in seconds from which the lock file of a dead owner may be removed."""
 
 
@@ -55,7 +55,7 @@ class Claimant:
     def _drop_dead(self, key: str, now: datetime) -> bool:
         """Drop the claims of dead owners; return whether there were any."""
         owners = {claim.owner for claim in self._ledger.claims.live(key, now)} - {self.owner}
-        dead = [owner for owner in owners if not _lives(self._locks, owner)]
+        dead = [owner for owner in owners if not _is_alive(self._locks, owner)]
         for owner in dead:
             self._ledger.claims.release(owner)
             _lock_of(self._locks, owner).unlink(missing_ok=True)
@@ -72,7 +72,7 @@ def claiming(layout: StoreLayout, ledger: Ledger) -> Iterator[Claimant]:
         # Remove what killed owners left long ago; the file of a new owner is never touched.
         for path in filter(is_regular, layout.locks.glob("owner-*.lock")):
             with suppress(FileNotFoundError):
-                is_old = time.time() - path.stat().st_mtime > _FORGOTTEN_S
+                is_old = time.time() - path.stat().st_mtime > _STALE_LOCK_S
                 if is_old and not _is_held(path):
                     path.unlink()
     lock = FileLock(_lock_of(layout.locks, owner), timeout=0)
@@ -84,13 +84,13 @@ def claiming(layout: StoreLayout, ledger: Ledger) -> Iterator[Claimant]:
             _lock_of(layout.locks, owner).unlink(missing_ok=True)
 
 
-def is_in_hand(layout: StoreLayout, ledger: Ledger, key: str, now: datetime) -> bool:
+def is_requested(layout: StoreLayout, ledger: Ledger, key: str, now: datetime) -> bool:
     """Return whether a living owner is requesting part of a series, given by its ledger key."""
     owners = {claim.owner for claim in ledger.claims.live(key, now)}
-    return any(_lives(layout.locks, owner) for owner in owners)
+    return any(_is_alive(layout.locks, owner) for owner in owners)
 
 
-def _lives(locks: Path, owner: str) -> bool:
+def _is_alive(locks: Path, owner: str) -> bool:
     path = _lock_of(locks, owner)
     return is_regular(path) and _is_held(path)
 

@@ -1,6 +1,6 @@
-"""The statements of one run: recorded as responses arrive, and judged alike for every series.
+"""The statements of one run: recorded as responses arrive, judged by one rule for every series.
 
-Statements are about a symbol, in real time, so that a daily response also speaks for minutes.
+Statements are about a symbol, in real time, so that a daily response counts for minutes too.
 
 Not here: what statements prove (``domain.planning.empty_ranges``), the table
 (``store.ledger.statements``), the requests that confirm them (``sync.engine.confirmation``).
@@ -111,7 +111,7 @@ class Evidence:
     def refute(
         self, symbol: str, sessions: Iterable[Interval], moments: np.ndarray | None = None
     ) -> bool:
-        """Refute empty responses by bars that lie where they stated there were none.
+        """Refute empty responses by bars that lie in the ranges they stated to be empty.
 
         A refuted response voids every empty response of the gateway within a day of it, and the
         proofs that rest on those.
@@ -171,7 +171,7 @@ class Evidence:
                 for one in known.statements
                 if one.kind not in WITHOUT_BARS or not start <= one.said_at <= end
             ]
-        # Proofs that rest on void statements fall with them.
+        # Proofs that rest on void statements are removed with them.
         for symbol, intervals in voided.items():
             for timeframe in self._store.layout.timeframes_of(symbol):
                 self._store.retract_voidable(symbol, timeframe, intervals)
@@ -220,7 +220,7 @@ class Evidence:
             if (now - one.said_at < COUNTS_FOR or one.kind is StatementKind.TRADED)
             and not _is_refuted_beginning(one, calendar, days)
         ]
-        said = {id(span): _said_of(counting, calendar, span, closed) for span in whole}
+        said = {id(span): _statements_about(counting, calendar, span, closed) for span in whole}
         head = self._ledger.heads.of(
             contract_id, series.instrument.what_to_show.value, self._gateway
         )
@@ -379,7 +379,7 @@ class Evidence:
         *,
         unsaved: date | None = None,
     ) -> date | None:
-        """Return the session date where the data of a contract begin, or None if not proved.
+        """Return the session date at which the data of a contract begin, or None if not proved.
 
         ``unsaved`` is the oldest session date of bars that are not on disk yet.
         """
@@ -411,7 +411,7 @@ def beginning_of(
     head: datetime | None,
     oldest: date | None,
 ) -> date | None:
-    """Return the session date where data begin; ``oldest`` is the oldest date with bars."""
+    """Return the session date at which data begin; ``oldest`` is the oldest date with bars."""
     begins: list[date] = []
     empty: list[tuple[date, Statement]] = []
     for one in statements:
@@ -430,7 +430,7 @@ def beginning_of(
 
 
 def _is_refuted_beginning(one: Statement, calendar: SessionCalendar, days: Sequence[date]) -> bool:
-    """Return whether held bars lie before the start of a response, which was then cut short.
+    """Return whether bars are held from before the oldest bar of a response: it was cut short.
 
     Args:
         one: a statement.
@@ -443,7 +443,7 @@ def _is_refuted_beginning(one: Statement, calendar: SessionCalendar, days: Seque
     return position < len(days) and days[position] < calendar.day_of(one.interval.end)
 
 
-def _said_of(
+def _statements_about(
     statements: Iterable[Statement], calendar: SessionCalendar, span: Span, closed: frozenset[date]
 ) -> list[Statement]:
     """Return the statements about a span, including one of the contract's own schedule."""

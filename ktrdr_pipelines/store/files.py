@@ -4,10 +4,10 @@ A file name refers to the whole old content or the whole new one; every file of 
 SQLite ledger and the catalog's build is written through here.
 
 A path may hold a file, a folder, or something that cannot be used there. Nothing is opened to find
-out, as opening a named pipe waits for its other end. A link to a regular file or a folder is as
-good as the target itself, with two exceptions. A bar file is never a link: each save would replace
-the link and not its target. A linked folder of bars may not lead into a store, whose files would
-then belong to two series or two stores.
+out, as opening a named pipe waits for its other end. Links to regular files and folders are used
+like their targets, with two exceptions. A bar file is never a link: each save would replace the
+link and not its target. A linked folder of bars may not lead into a store, whose files would then
+belong to two series or two stores.
 """
 
 import errno
@@ -157,7 +157,7 @@ _HINT = "Run `ktrdr repair`, which quarantines it"
 
 
 def kind_of(path: Path) -> str | None:
-    """Return in words what lies at a path, such as ``a folder``; None where nothing does."""
+    """Return a description of what lies at a path, such as ``a folder``; None if nothing does."""
     try:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):

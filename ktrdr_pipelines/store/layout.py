@@ -130,8 +130,8 @@ class StoreLayout:
         if self.guard is not None:
             self.guard.check(lambda: _id_at(self))
 
-    def opened_anew(self) -> "StoreLayout":
-        """Return the layout of the same store, whose folders the user may have replaced.
+    def reopened(self) -> "StoreLayout":
+        """Return the layout of the same store after folders below its root may have been replaced.
 
         Raises:
             StoreReplacedError: it is not the store that was opened.
@@ -172,7 +172,7 @@ class StoreLayout:
 
     @property
     def state(self) -> Path:
-        """The folder of files that can be rebuilt or do not matter after a restart."""
+        """The folder of files that can be rebuilt, or that are not needed after a restart."""
         return self.root / "state"
 
     @property
@@ -295,7 +295,7 @@ def store_origin(layout: StoreLayout) -> Origin | None:
 
 
 def pin_origin(layout: StoreLayout, origin: Origin) -> None:
-    """Fix the origin of a store that has none yet; it never changes afterwards.
+    """Set the origin of a store that has none yet; it never changes afterwards.
 
     Raises:
         ForeignIdentityError: the store holds bars of another origin.

@@ -2,9 +2,9 @@
 
 A frame has one row a bar. Its index ``ts`` is the start of the bar in UTC (1d: midnight of the
 session date, 1w: of its Monday); its columns are ``session_date``, ``open``, ``high``, ``low``,
-``close``, ``volume``, ``average`` and ``bar_count``. Its ``attrs`` have the text ``bars``, which
-says what the bars are of, and ``missing``, a list of intervals of bar timestamps that are expected
-but not there.
+``close``, ``volume``, ``average`` and ``bar_count``. Its ``attrs`` have ``bars``, the identity of
+the bars as text, and ``missing``, a list of intervals of bar timestamps in which expected bars are
+missing.
 
 Not here: the run behind it, which commands and assets use (``sync.runner``).
 """
@@ -137,7 +137,7 @@ class IbDataLoader:
             if identity is None or frame.attrs.get(_BARS) != str(identity):
                 raise UsageError(
                     what,
-                    reason=f"they are said to be {frame.attrs.get(_BARS) or 'of unknown source'}, "
+                    reason=f"the frame holds {frame.attrs.get(_BARS) or 'bars of unknown source'}, "
                     f"the store holds {identity or 'none'}",
                     hint="Merge only frames that IbDataLoader returned for this series and store",
                 )

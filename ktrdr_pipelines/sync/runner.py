@@ -158,7 +158,7 @@ async def _load_all(loader: SeriesLoader, jobs: Sequence[Job]) -> list[SeriesRep
         async with asyncio.TaskGroup() as group:
             tasks = {number: group.create_task(load_alone(jobs[number])) for number in order}
     except BaseExceptionGroup as failures:
-        # The project's own error says most; without one, the first.
+        # The project's own error is the most specific; without one, the first is raised.
         flat = _flat(failures)
         error = next((one for one in flat if isinstance(one, KtrdrError)), flat[0])
         raise error from failures

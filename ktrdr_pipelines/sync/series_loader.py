@@ -28,7 +28,7 @@ from ktrdr_pipelines.store.evidence import Evidence
 from ktrdr_pipelines.store.ledger.attempts import Attempt
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 from ktrdr_pipelines.sync.discovery.contracts import learn_identity
-from ktrdr_pipelines.sync.discovery.trading_hours import Schedules, is_to_be_told
+from ktrdr_pipelines.sync.discovery.trading_hours import Schedules, must_learn_sessions
 from ktrdr_pipelines.sync.engine.bar_requester import Fetcher, Requests
 from ktrdr_pipelines.sync.engine.confirmation import Confirmation
 from ktrdr_pipelines.sync.engine.failed_attempts import FailedAttempts, next_try
@@ -121,7 +121,7 @@ class SeriesLoader:
                 identity = await learn_identity(self._session, self._store, series)
             self._states.recall_beginning(state, identity.contract_id)
             note = partial(self._note, series)
-            await self._schedules.hear_hours(series.instrument, note)
+            await self._schedules.learn_stated_hours(series.instrument, note)
             if (bounds := state.wanted.bounds) is not None:
                 await self._schedules.learn_own_hours(series, bounds, note)
             state.learn_calendar(self._schedules.calendars.of(series.instrument))
@@ -163,7 +163,7 @@ class SeriesLoader:
     async def _learn_sessions(self, series: Series, wanted: IntervalSet) -> None:
         """Learn the sessions from the gateway first if no library knows them."""
         bounds = wanted.bounds
-        if bounds is None or not is_to_be_told(series.instrument, self._session.now()):
+        if bounds is None or not must_learn_sessions(series.instrument, self._session.now()):
             return
         with _failures_recorded(self._requests, series, bounds):
             await self._schedules.ensure(series, bounds, partial(self._note, series))

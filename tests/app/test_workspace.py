@@ -127,7 +127,7 @@ def test_a_workspace_imports_nothing_heavy() -> None:
     code = (
         "import sys; from ktrdr_pipelines.app.workspace import Workspace;"
         "heavy = {'dagster', 'pandas', 'pyarrow', 'duckdb', 'ib_async', 'numpy', 'asyncio',"
-        "'exchange_calendars', 'sqlite3'};"
+        "'exchange_calendars', 'sqlite3', 'matplotlib'};"
         "sys.exit(str(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)

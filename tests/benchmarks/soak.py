@@ -1,10 +1,9 @@
 """How `ktrdr up --simulate` keeps many symbols fresh while it loads their history.
 
-A program, not a test: ``python tests/benchmarks/soak.py --minutes 30``. It makes a store of its
-own in a temporary folder, starts the command as a person would, watches for as long as it is told
-and ends it. It prints how long after a bar's close the bar could be queried in DuckDB, how the
-runs ended, and how Dagster's home grew. Markets must be open: outside their hours there is
-nothing to keep fresh.
+A program, not a test: ``python tests/benchmarks/soak.py --minutes 30``. It makes a store of its own
+in a temporary folder, starts the command as a user would, watches it for the given time and ends
+it. It prints how long after a bar's close the bar could be queried in DuckDB, how the runs ended,
+and how Dagster's home grew. Markets must be open: outside their hours no bar is due.
 """
 
 # ruff: noqa: T201, S608  (it prints; its SQL holds symbols of this module only)
@@ -52,16 +51,16 @@ query ($filter: RunsFilter!) {
 
 @dataclass
 class Watch:
-    """What was seen: delays in seconds by symbol, and the size of Dagster's home over time."""
+    """Observations: delays in seconds by symbol, and the size of Dagster's home over time."""
 
     delays_s: list[float] = field(default_factory=list)
     newest: dict[str, datetime] = field(default_factory=dict)
-    interval: dict[Path, int] = field(default_factory=dict)
+    modified_ns: dict[Path, int] = field(default_factory=dict)
     home: list[tuple[float, int]] = field(default_factory=list)
 
 
 def universe_text(symbols: list[str], start: str) -> str:
-    """Write a universe of symbols that want 1m, 1h and 1d from a date on."""
+    """Return a universe of symbols that want 1m, 1h and 1d from a date on."""
     entries = "\n".join(f"  {symbol!r}: {{}}" for symbol in symbols)
     return f"defaults: {{timeframes: [1m, 1h, 1d], start: {start}}}\nsymbols:\n{entries}\n"
 
@@ -71,7 +70,7 @@ def running_up(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run the command over a data folder, and end it as Ctrl-C does."""
     command = [sys.executable, "-m", "ktrdr_pipelines.cli.main", "up", "--simulate"]
     env = {**os.environ, "KTRDR_DATA": str(folder / "data"), "KTRDR_STATE": str(folder / "state")}
-    # A shell may start us with SIGINT ignored; the command would inherit that and never end.
+    # A shell may start this program with SIGINT ignored; the command would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with (folder / "up.log").open("wb") as log:
         process = subprocess.Popen(
@@ -89,7 +88,7 @@ def running_up(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
             print(f"the command ended with exit code {process.wait(timeout=120)}")
 
 
-def ask(port: int, query: str, **variables: Any) -> dict[str, Any]:
+def query_ui(port: int, query: str, **variables: Any) -> dict[str, Any]:
     """Send a GraphQL request as the UI does."""
     body = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(
@@ -101,11 +100,11 @@ def ask(port: int, query: str, **variables: Any) -> dict[str, Any]:
 
 
 def wait_until_ready(port: int) -> None:
-    """Return once the UI answers."""
+    """Return once the UI responds."""
     ends_at = time.monotonic() + READY_S
     while True:
         try:
-            ask(port, "{ version }")
+            query_ui(port, "{ version }")
         except OSError:
             if time.monotonic() > ends_at:
                 raise
@@ -114,25 +113,25 @@ def wait_until_ready(port: int) -> None:
             return
 
 
-def series_gaps(layout: StoreLayout, watch: Watch, symbols: list[str]) -> None:
-    """Query each series whose newest file changed, and take the delay of what is new in it."""
+def measure(layout: StoreLayout, watch: Watch, symbols: list[str]) -> None:
+    """Query each series whose newest file changed, and record the delay of each new minute."""
     for symbol in symbols:
         files = sorted((layout.bars / f"symbol={symbol}" / "timeframe=1m").glob("*.parquet"))
-        if not files or watch.interval.get(files[-1]) == files[-1].stat().st_mtime_ns:
+        if not files or watch.modified_ns.get(files[-1]) == files[-1].stat().st_mtime_ns:
             continue
-        timestamp = files[-1].stat().st_mtime_ns
+        modified_ns = files[-1].stat().st_mtime_ns
         newest = newest_of(layout, symbol)
         if newest is None:
             continue
-        watch.interval[files[-1]] = timestamp
+        watch.modified_ns[files[-1]] = modified_ns
         seen_at, before = datetime.now(tz=UTC), watch.newest.get(symbol)
         if before is not None and newest > before:
-            _take(watch, before, newest, seen_at)
+            _record(watch, before, newest, seen_at)
         watch.newest[symbol] = newest
 
 
-def _take(watch: Watch, before: datetime, newest: datetime, seen_at: datetime) -> None:
-    """Take the delay of each minute that is new; after a night only the newest one counts."""
+def _record(watch: Watch, before: datetime, newest: datetime, seen_at: datetime) -> None:
+    """Record the delay of each new minute; after a night only the newest ones count."""
     minute = timedelta(minutes=1)
     first = max(before, newest - 10 * minute) + minute
     while first <= newest:
@@ -141,7 +140,7 @@ def _take(watch: Watch, before: datetime, newest: datetime, seen_at: datetime) -
 
 
 def newest_of(layout: StoreLayout, symbol: str) -> datetime | None:
-    """Give the start of the newest minute that the catalog shows of a symbol."""
+    """Return the start of the newest minute of a symbol in the catalog."""
     try:
         with duckdb.connect(str(layout.catalog), read_only=True) as catalog:
             recent = datetime.now(tz=UTC) - timedelta(hours=1)
@@ -156,18 +155,20 @@ def newest_of(layout: StoreLayout, symbol: str) -> datetime | None:
 
 
 def size_of(folder: Path) -> int:
-    """Give the bytes of all files in a folder."""
+    """Return the bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def runs_of(port: int) -> list[dict[str, Any]]:
-    """Give all runs that Dagster knows."""
-    found: list[dict[str, Any]] = ask(port, RUNS, filter={})["runsOrError"]["results"]
+    """Return all runs that Dagster knows."""
+    found: list[dict[str, Any]] = query_ui(port, RUNS, filter={})["runsOrError"]["results"]
     return found
 
 
-def tell(watch: Watch, runs: list[dict[str, Any]], layout: StoreLayout, minutes: float) -> None:
-    """Print what was seen."""
+def print_report(
+    watch: Watch, runs: list[dict[str, Any]], layout: StoreLayout, minutes: float
+) -> None:
+    """Print what was observed."""
     print(f"runs by status: {dict(Counter(run['status'] for run in runs))}")
     for run in runs:
         if run["status"] not in {"SUCCESS", "STARTED", "QUEUED", "STARTING"}:
@@ -187,7 +188,7 @@ def tell(watch: Watch, runs: list[dict[str, Any]], layout: StoreLayout, minutes:
 
 
 def main() -> None:
-    """Run it all."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--symbols", type=int, default=50)
@@ -206,11 +207,11 @@ def main() -> None:
         wait_until_ready(given.port)
         began = time.monotonic()
         while (passed := time.monotonic() - began) < given.minutes * 60:
-            series_gaps(layout, watch, symbols)
+            measure(layout, watch, symbols)
             if not watch.home or passed - watch.home[-1][0] > 30:
                 watch.home.append((passed, size_of(layout.root / "dagster")))
             time.sleep(POLL_S)
-        tell(watch, runs_of(given.port), layout, given.minutes)
+        print_report(watch, runs_of(given.port), layout, given.minutes)
 
 
 if __name__ == "__main__":

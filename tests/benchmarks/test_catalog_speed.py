@@ -1,4 +1,4 @@
-"""How much the macro saves against the glob; ratios within one run, no limits on the clock."""
+"""The speed of the macro against the glob, as ratios within one run."""
 
 # ruff: noqa: S608  (queries are made of constants here)
 
@@ -39,7 +39,7 @@ DAY = "ts >= '2023-03-06 00:00:00Z' AND ts < '2023-03-07 00:00:00Z'"
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
-    """Give a store of many symbols with some years of 5m bars each."""
+    """Return a store of many symbols with some years of 5m bars each."""
     layout = create_store(tmp_path_factory.mktemp("speed"))
     universe = [_stock(f"S{number:03d}") for number in range(SYMBOLS)]
     years = [_year(year) for year in range(FIRST, LAST + 1)]
@@ -87,7 +87,7 @@ def _year(year: int) -> tuple[pa.Table, Coverage]:
 
 
 def _best_s(work: Callable[[], object], attempts: int = 7) -> float:
-    """Give the shortest of several runs: the one least disturbed."""
+    """Return the shortest of several runs, which is the least disturbed one."""
     times = []
     for _ in range(attempts):
         start = time.perf_counter()
@@ -103,23 +103,23 @@ def test_a_series_by_path_beats_the_glob(
     """A day of one symbol costs less by path than by glob, and both less than a full scan."""
     with connect_catalog(filled) as catalog:
 
-        def asked(sql: str) -> float:
+        def best_s(sql: str) -> float:
             return _best_s(lambda: catalog.execute(sql).fetchall())
 
-        path = asked(f"SELECT count(*), max(closes_at) FROM series('S007', '5m') WHERE {DAY}")
+        path = best_s(f"SELECT count(*), max(closes_at) FROM series('S007', '5m') WHERE {DAY}")
         where = f"symbol = 'S007' AND timeframe = '5m' AND {DAY}"
-        view = asked(f"SELECT count(*), max(closes_at) FROM bars_5m WHERE {where}")
-        glob = asked(f"SELECT count(*), max(closes_at) FROM bars WHERE {where}")
-        scan = asked("SELECT count(*), max(closes_at) FROM bars")
+        view = best_s(f"SELECT count(*), max(closes_at) FROM bars_5m WHERE {where}")
+        glob = best_s(f"SELECT count(*), max(closes_at) FROM bars WHERE {where}")
+        scan = best_s("SELECT count(*), max(closes_at) FROM bars")
     with capsys.disabled():
-        told = f"series {path:.4f} s, bars_5m {view:.4f} s, bars {glob:.4f} s, all {scan:.4f} s"
-        print(f"\n{told} ({_size(filled):.0f} MB)")  # noqa: T201  (a benchmark reports)
+        times = f"series {path:.4f} s, bars_5m {view:.4f} s, bars {glob:.4f} s, all {scan:.4f} s"
+        print(f"\n{times} ({_size(filled):.0f} MB)")  # noqa: T201  (a benchmark reports)
     assert path < glob
     assert glob < scan
 
 
 @pytest.mark.slow
-def test_the_end_of_a_bar_costs_little(filled: StoreLayout) -> None:
+def test_closes_at_costs_little(filled: StoreLayout) -> None:
     """closes_at of a whole series costs no more than some passes over its bars."""
     with connect_catalog(filled) as catalog:
         source = "series('S007', '5m')"

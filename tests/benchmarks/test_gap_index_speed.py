@@ -1,7 +1,7 @@
-"""How long a sensor needs to look through a large store; ratios within one run, none by the clock.
+"""The time of a sensor tick over a large store, as ratios within one run.
 
-500 symbols, 8 timeframes, 20 years: 4,000 series in 23,000 files. The files are there and are
-looked at, but hold nothing: the ledger mirrors what full ones would say.
+500 symbols, 8 timeframes, 20 years: 4,000 series in 23,000 files. The files exist and are checked,
+but hold nothing: the file index has the rows of full ones.
 """
 
 import os
@@ -67,9 +67,9 @@ UNIVERSE = [Series(_instrument(n), timeframe) for n in range(SYMBOLS) for timefr
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
-    """Give a large store that is complete but for one day of one series."""
+    """Return a large store that is complete but for one day of one series."""
     layout = create_store(tmp_path_factory.mktemp("large"), Origin.IB)
-    said: dict[tuple[str, Timeframe, int], IndexedFile] = {}
+    indexed: dict[tuple[str, Timeframe, int], IndexedFile] = {}
     with closing(Ledger(layout.ledger)) as ledger:
         for series in UNIVERSE:
             rows = {}
@@ -79,9 +79,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
                 path = folder / f"{stem}.parquet"
                 path.write_bytes(b"x")
                 key = (series.instrument.calendar, series.timeframe, first)
-                if key not in said:
-                    said[key] = _said(series, path, first, end)
-                rows[layout.relative(path)] = replace(said[key], fingerprint=fingerprint(path))
+                if key not in indexed:
+                    indexed[key] = _indexed(series, path, first, end)
+                rows[layout.relative(path)] = replace(indexed[key], fingerprint=fingerprint(path))
             ledger.files.record(series_key(series), rows)
     return layout
 
@@ -92,7 +92,7 @@ def _files(timeframe: Timeframe) -> list[tuple[str, int, int]]:
     return [(str(year), year, year + 1) for year in range(FIRST, LAST + 1)]
 
 
-def _said(series: Series, path: Path, first: int, end: int) -> IndexedFile:
+def _indexed(series: Series, path: Path, first: int, end: int) -> IndexedFile:
     calendar = calendar_named(series.instrument.calendar)
     spans = session_grid(calendar, series.timeframe)
     low, high = np.searchsorted(spans.days, [np.datetime64(f"{y}-01-01") for y in (first, end)])
@@ -104,8 +104,8 @@ def _said(series: Series, path: Path, first: int, end: int) -> IndexedFile:
     return indexed_file(fingerprint(path), Footer(identity, coverage, sum(rows.values()), rows))
 
 
-def _plainly(layout: StoreLayout) -> int:
-    """Look at every file and read every row of the mirror, and do nothing with it."""
+def _read_all(layout: StoreLayout) -> int:
+    """Stat every file and read every row of the file index."""
     count = 0
     for series in UNIVERSE:
         with os.scandir(layout.series_folder(series.symbol, series.timeframe)) as entries:
@@ -115,7 +115,7 @@ def _plainly(layout: StoreLayout) -> int:
 
 
 def _best_s(work: Callable[[], object], attempts: int = 3) -> float:
-    """Give the least processor time of several runs: others on the machine do not count."""
+    """Return the least processor time of several runs, in which other processes do not count."""
     times = []
     for _ in range(attempts):
         start = time.process_time()
@@ -131,22 +131,22 @@ def _series_gaps(layout: StoreLayout, memory: Memory, now: datetime = NOW) -> li
 
 
 @pytest.mark.slow
-def test_a_tick_costs_little_more_than_looking(
+def test_the_gap_index_costs_little_more_than_reading_the_file_index(
     filled: StoreLayout, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The first look costs some times as much as to stat files and read rows, later ones less."""
+    """The first evaluation costs some times as much, later ones less."""
     files = sum(1 for _ in filled.bars.rglob("*.parquet"))
     assert files == 23_000
     memory = Memory()
     assert not any(found.gaps for found in _series_gaps(filled, memory))
-    plain = _best_s(lambda: _plainly(filled))
+    plain = _best_s(lambda: _read_all(filled))
     cold = _best_s(lambda: _series_gaps(filled, Memory()))
     warm = _best_s(lambda: _series_gaps(filled, memory))
     closing_now = iter(NOW.replace(day=day, hour=22) for day in (2, 3, 4))
     closed = _best_s(lambda: _series_gaps(filled, memory, next(closing_now)))
     with capsys.disabled():
-        told = f"plain {plain:.2f} s, cold {cold:.2f} s, warm {warm:.2f} s, closed {closed:.2f} s"
-        print(f"\n{len(UNIVERSE)} series, {files} files: {told}")  # noqa: T201  (it reports)
+        times = f"plain {plain:.2f} s, cold {cold:.2f} s, warm {warm:.2f} s, closed {closed:.2f} s"
+        print(f"\n{len(UNIVERSE)} series, {files} files: {times}")  # noqa: T201  (it reports)
     assert cold < 10 * plain
     assert warm < 2 * plain
     assert closed < 6 * plain
@@ -154,7 +154,7 @@ def test_a_tick_costs_little_more_than_looking(
 
 @pytest.mark.slow
 def test_only_what_changed_is_read_again(filled: StoreLayout) -> None:
-    """A file that changed is an error of its series, all others are as they were."""
+    """A file that changed is an error of its series; all other series are unchanged."""
     memory = Memory()
     before = _series_gaps(filled, memory)
     path = filled.series_folder("S007", Timeframe.M5) / "2010.parquet"
@@ -166,13 +166,13 @@ def test_only_what_changed_is_read_again(filled: StoreLayout) -> None:
 
 
 @pytest.mark.slow
-def test_a_sensor_tick_costs_little_more_than_a_look(
+def test_a_sensor_tick_costs_little_more_than_reading_the_file_index(
     filled: StoreLayout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Universe, book, Dagster's runs and partitions: a whole tick, with nothing and with much due.
+    """Universe, gap index, runs and partitions: a whole tick, with nothing and with much due.
 
     On a store that lacks the year after its last bars every series is due, and 24 runs are
-    asked for.
+    requested.
     """
     entries = "".join(f"  S{number:03d}: {{}}\n" for number in range(SYMBOLS))
     names = ", ".join(Timeframe)
@@ -195,18 +195,18 @@ def test_a_sensor_tick_costs_little_more_than_a_look(
             assert isinstance(result, dg.SensorResult)
             return result
 
-        quiet = tick(NOW)
-        assert not quiet.run_requests
-        assert "nothing is missing in 4000 series" in str(quiet.skip_reason)
-        plain = _best_s(lambda: _plainly(filled))
+        idle = tick(NOW)
+        assert not idle.run_requests
+        assert "nothing is missing in 4000 series" in str(idle.skip_reason)
+        plain = _best_s(lambda: _read_all(filled))
         nothing = _best_s(lambda: tick(NOW))
         later = NOW.replace(year=NOW.year + 1)
         assert len(tick(later).run_requests or ()) == 24
         much = _best_s(lambda: tick(later))
         tails = _best_s(lambda: request_tails(instance, ib, store, NOW))
     with capsys.disabled():
-        told = f"nothing due {nothing:.2f} s, all due {much:.2f} s, tails {tails:.2f} s"
-        print(f"\na tick over {SYMBOLS} x {len(Timeframe)} series: {told}")  # noqa: T201
+        times = f"nothing due {nothing:.2f} s, all due {much:.2f} s, tails {tails:.2f} s"
+        print(f"\na tick over {SYMBOLS} x {len(Timeframe)} series: {times}")  # noqa: T201
     assert nothing < 5 * plain
     assert much < 8 * plain
     assert tails < 5 * plain

@@ -162,7 +162,7 @@ def test_unconfirmed_ranges_have_a_time(capsys: Any) -> None:
     found = document(capsys, report)
     assert (found["exit_code"], found["complete"]) == (3, False)
     assert found["series"][0]["confirmed_at"] == "2024-01-10T15:07:00Z"
-    assert "2 came without bars and can be confirmed at 2024-01-10 15:07Z" in report.summary
+    assert "2 returned without bars can be confirmed at 2024-01-10 15:07Z" in report.summary
 
 
 def test_ranges_beside_unconfirmed_ones_have_a_reason_too(capsys: Any) -> None:

@@ -1,7 +1,13 @@
-"""A simulated gateway, a store, and a gateway resource that fails where it is told to."""
+"""Fixtures of the Dagster tests: a simulated gateway, a store, and injected failures."""
 
+import shutil
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+)
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -14,7 +20,8 @@ import pytest
 
 from ktrdr_pipelines.app.workspace import Workspace, universe_file
 from ktrdr_pipelines.defs.build import build_defs
-from ktrdr_pipelines.defs.resources import IbResource
+from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.runs.tail_run import TailRun
 from ktrdr_pipelines.domain.bars import rows_per_session
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
@@ -28,7 +35,7 @@ from ktrdr_pipelines.domain.planning.responses import (
     NoData,
     OnSent,
     Response,
-    unheard,
+    ignore_sent,
 )
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
@@ -41,7 +48,7 @@ from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.store.bars.bar_file import read_file, write_file
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.bars.footer import Footer
-from ktrdr_pipelines.store.layout import StoreLayout, create_store
+from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.sync.runner import LoadManager
 
@@ -56,7 +63,7 @@ symbols:
 
 
 class FailingSource:
-    """A source that raises what it is told to for some requests, and else asks the real one."""
+    """A source that fails chosen requests and passes the others to the real source."""
 
     def __init__(self, real: BarSource, fails: Callable[[BarRequest], GatewayError | None]) -> None:
         self._real = real
@@ -65,7 +72,7 @@ class FailingSource:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
-    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Response | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = ignore_sent) -> Response | NoData:
         if error := self._fails(request):
             sent()
             raise error
@@ -106,17 +113,17 @@ class Location:
         return BarStore(self.layout, Ledger(self.layout.ledger))
 
     def absence(self, port: int | None = None) -> Absence | None:
-        """Give what is recorded of the gateway's absence."""
+        """Return the recorded absence of the gateway, or None."""
         with closing(self._budget(port)) as budget:
             return budget.absence()
 
     def note_absence(self, at: datetime, text: str, port: int | None = None) -> None:
-        """Record that the gateway is away, as a run does."""
+        """Record that the gateway is unreachable, as a run does."""
         with closing(self._budget(port)) as budget:
             budget.note_absence(at, text)
 
     def end_absence(self, at: datetime) -> None:
-        """Record that the gateway is back, as its sensor does."""
+        """Record that the gateway is reachable again, as its sensor does."""
         with closing(self._budget()) as budget:
             budget.note_recovery(at)
 
@@ -137,7 +144,7 @@ class Location:
         return self.run_tagged(timeframe, tags, **overrides)
 
     def run_requested(self, request: dg.RunRequest, **overrides: Any) -> Any:
-        """Run what a sensor asked for."""
+        """Run what a sensor requested."""
         [key] = request.asset_selection or []
         return self.run_tagged(key.path[1], dict(request.tags), **overrides)
 
@@ -154,22 +161,65 @@ class Location:
         )
 
     def windows(self) -> Windows:
-        """Give where windows begin."""
+        """Return where the windows of the universe begin."""
         return universe_file(self.layout).read()[0].windows
 
     def series(self, symbol: str, timeframe: str) -> Series:
-        """Give a series of the universe."""
+        """Return a series of the universe."""
         universe, _ = universe_file(self.layout).read()
         return Series(universe.instrument(symbol), Timeframe(timeframe))
 
     def history(self) -> list[Any]:
-        """Give the requests for bars that reached the gateway."""
+        """Return the requests for bars that reached the gateway."""
         return [request for request in self.gateway.requests if request.kind == "history"]
 
+    def write_universe(self, text: str) -> None:
+        """Replace the universe file."""
+        self.layout.universe.write_text(text, encoding="utf-8")
 
-def forget_days(location: "Location", symbol: str, timeframe: str, days: Collection[date]) -> int:
-    """Take sessions out of the stored files, with what is known of them; give the bars lost."""
-    lost = 0
+    def run_tails(self, timeframe: str, **overrides: Any) -> Any:
+        """Run the tails of a timeframe by the gateway's clock."""
+
+        @dg.op
+        def tails(context: dg.OpExecutionContext, ib: IbResource, store: StoreResource) -> None:
+            run = TailRun(context, [Timeframe(timeframe)], ib=ib, store=store, clock=lambda: NOW)
+            run.load(0)
+
+        @dg.job(resource_defs={**self.defs().resources, **overrides})
+        def tails_now() -> None:
+            tails()
+
+        return tails_now.execute_in_process(instance=self.instance, raise_on_error=False)
+
+    def materialized(self, timeframe: str, run_id: str | None = None) -> dict[str, tuple[int, str]]:
+        """Return rows and state of each materialized window, by its latest event.
+
+        With ``run_id``, only of events of that run, which has one event a window.
+        """
+        found: dict[str, tuple[int, str]] = {}
+        key = dg.AssetKey(["bars", timeframe])
+        for record in self.instance.fetch_materializations(key, limit=1000).records:
+            if run_id not in {None, record.run_id}:
+                continue
+            name, event = str(record.partition_key), record.asset_materialization
+            assert run_id is None or name not in found, "two events of one window"
+            assert event is not None
+            rows, state = event.metadata["dagster/partition_row_count"], event.metadata["state"]
+            found.setdefault(name, (int(str(rows.value)), str(state.value)))
+        return found
+
+
+def failure_of(result: Any) -> str:
+    """Return the description of the failure that ended the only step of a run."""
+    [event] = [event for event in result.all_events if event.is_step_failure]
+    return str(event.step_failure_data.user_failure_data.description)
+
+
+def remove_sessions(
+    location: "Location", symbol: str, timeframe: str, days: Collection[date]
+) -> int:
+    """Remove sessions from the stored files, with their coverage; return the number of bars."""
+    removed = 0
     calendar = calendar_named("XNYS.RTH")
     for path in location.layout.bar_files(symbol, Timeframe(timeframe)):
         status, bars = read_file(path)
@@ -179,17 +229,23 @@ def forget_days(location: "Location", symbol: str, timeframe: str, days: Collect
             for day in days
         )
         coverage = Coverage(status.coverage.bars - gone, status.coverage.empty)
-        lost += bars.num_rows - kept.num_rows
+        removed += bars.num_rows - kept.num_rows
         write_file(
             path, kept, Footer(status.identity, coverage, kept.num_rows, rows_per_session(kept))
         )
-    return lost
+    return removed
 
 
 @pytest.fixture
-def forget() -> Callable[..., int]:
-    """Give the way to take sessions out of stored files."""
-    return forget_days
+def remove() -> Callable[..., int]:
+    """Return the function that removes sessions from stored files."""
+    return remove_sessions
+
+
+@pytest.fixture
+def failure_text() -> Callable[[Any], str]:
+    """Return the function that reads the failure of a run."""
+    return failure_of
 
 
 @pytest.fixture(scope="session")
@@ -199,16 +255,11 @@ def gateway() -> Iterator[SimulatorServer]:
         yield server
 
 
-@pytest.fixture
-def location(tmp_path: Path, gateway: SimulatorServer) -> Iterator[Location]:
-    """Give a code location with two symbols."""
-    layout = create_store(tmp_path / "data")
-    layout.universe.write_text(UNIVERSE, encoding="utf-8")
+@contextmanager
+def opened(layout: StoreLayout, gateway: SimulatorServer, state: Path) -> Iterator[Location]:
+    """Open a code location over a store, with a Dagster history of its own."""
     settings = Settings(
-        ib_port=gateway.port,
-        ib_max_retries=0,
-        ktrdr_data=layout.root,
-        ktrdr_state=tmp_path / "state",
+        ib_port=gateway.port, ib_max_retries=0, ktrdr_data=layout.root, ktrdr_state=state
     )
     with dg.DagsterInstance.ephemeral() as instance:
         for timeframe in ("1d", "1h"):
@@ -217,8 +268,37 @@ def location(tmp_path: Path, gateway: SimulatorServer) -> Iterator[Location]:
 
 
 @pytest.fixture
+def location(tmp_path: Path, gateway: SimulatorServer) -> Iterator[Location]:
+    """Return a code location over an empty store with two symbols."""
+    layout = create_store(tmp_path / "data")
+    layout.universe.write_text(UNIVERSE, encoding="utf-8")
+    with opened(layout, gateway, tmp_path / "state") as location:
+        yield location
+
+
+@pytest.fixture(scope="session")
+def loaded_store(tmp_path_factory: pytest.TempPathFactory, gateway: SimulatorServer) -> Path:
+    """Return a store with all daily bars and with two years of hourly bars of AAPL."""
+    folder = tmp_path_factory.mktemp("loaded")
+    layout = create_store(folder / "data")
+    layout.universe.write_text(UNIVERSE, encoding="utf-8")
+    with opened(layout, gateway, folder / "state") as location:
+        assert location.run("1d", "AAPL|2023", "MSFT|2026").success
+        assert location.run("1h", "AAPL|2025", "AAPL|2026").success
+    return layout.root
+
+
+@pytest.fixture
+def loaded(tmp_path: Path, gateway: SimulatorServer, loaded_store: Path) -> Iterator[Location]:
+    """Return a code location over a copy of the loaded store, of which Dagster knows no window."""
+    shutil.copytree(loaded_store, tmp_path / "data")
+    with opened(open_store(tmp_path / "data"), gateway, tmp_path / "state") as location:
+        yield location
+
+
+@pytest.fixture
 def failing_ib(location: Location) -> Iterator[Callable[..., IbResource]]:
-    """Give the way to make a gateway resource that fails for some requests."""
+    """Return a function that makes a gateway resource which fails chosen requests."""
 
     def make(fails: Callable[[BarRequest], GatewayError | None]) -> IbResource:
         FailingIb.fails = staticmethod(fails)

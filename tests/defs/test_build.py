@@ -1,4 +1,4 @@
-"""The code location as a whole: what it holds, its sensor, its catalog asset."""
+"""The code location: assets, jobs and partitions, the universe sensor, the catalog asset."""
 
 import base64
 from pathlib import Path
@@ -21,14 +21,14 @@ def test_location_holds_an_asset_a_timeframe_and_the_catalog(location: Any) -> N
     assert graph.get(dg.AssetKey("bars_catalog")).parent_keys == bars
 
 
-def test_location_loads_where_there_is_no_store_yet(tmp_path: Path) -> None:
-    """A fresh clone has no store: the location loads all the same."""
+def test_location_loads_without_a_store(tmp_path: Path) -> None:
+    """A fresh clone has no store, and its definitions are loadable."""
     defs = build_defs(Settings(ktrdr_data=tmp_path / "none", ktrdr_state=tmp_path / "state"))
     dg.Definitions.validate_loadable(defs)
 
 
 def test_no_job_is_named_over_partitioned_assets(location: Any) -> None:
-    """A named job would lose partitions of a backfill, so there is none."""
+    """The only named job selects no asset: it would lose partitions of a backfill."""
     jobs = {job.name: job for job in location.defs().resolve_all_job_defs()}
     named = {name: job for name, job in jobs.items() if not name.startswith("__")}
     assert set(named) == {"tails"}
@@ -43,8 +43,8 @@ def test_windows_begin_where_the_universe_says(location: Any) -> None:
     assert window.get_partition_keys()[0] == "2020"
 
 
-def test_sensor_adds_and_removes_symbols_by_timeframe() -> None:
-    """Partitions follow the universe, timeframe by timeframe; nothing to do is nothing asked."""
+def test_universe_sensor_adds_and_removes_symbols_by_timeframe() -> None:
+    """Partitions follow the universe in each timeframe; equal ones need no request."""
     universe = parse_universe(
         "defaults: {timeframes: [1d]}\nsymbols: {AAPL: {}, EURUSD: {timeframes: [1h]}}", "here"
     )
@@ -60,7 +60,7 @@ def test_sensor_adds_and_removes_symbols_by_timeframe() -> None:
         assert not partition_change(instance, universe, Timeframe.M1)
 
 
-def test_sensor_keeps_the_last_good_universe_after_a_bad_edit(location: Any) -> None:
+def test_universe_sensor_keeps_the_last_good_universe_after_a_bad_edit(location: Any) -> None:
     """A malformed universe changes no partition."""
     defs = location.defs()
     sensor = defs.resolve_sensor_def("universe_sensor")
@@ -81,8 +81,8 @@ def test_sensor_keeps_the_last_good_universe_after_a_bad_edit(location: Any) -> 
     assert "not YAML" in bad.skip_reason.skip_message
 
 
-def test_sensor_says_in_one_line_what_it_did_and_why(location: Any) -> None:
-    """Added, removed and edited symbols are named with the reason; bars of removed ones stay."""
+def test_universe_sensor_reports_its_changes_in_one_line(location: Any) -> None:
+    """Added, removed and edited symbols are named with the reason."""
     defs = location.defs()
     sensor = defs.resolve_sensor_def("universe_sensor")
 
@@ -109,8 +109,8 @@ def test_sensor_says_in_one_line_what_it_did_and_why(location: Any) -> None:
     assert len(second.dynamic_partitions_requests) == 4
 
 
-def test_sensor_says_what_is_wrong_where_there_is_no_store(tmp_path: Path) -> None:
-    """Without a store the tick is skipped, with the way out."""
+def test_universe_sensor_reports_a_missing_store(tmp_path: Path) -> None:
+    """Without a store the tick is skipped, with a hint."""
     defs = build_defs(Settings(ktrdr_data=tmp_path / "none", ktrdr_state=tmp_path / "state"))
     sensor = defs.resolve_sensor_def("universe_sensor")
     with dg.DagsterInstance.ephemeral() as instance:
@@ -119,8 +119,8 @@ def test_sensor_says_what_is_wrong_where_there_is_no_store(tmp_path: Path) -> No
     assert "ktrdr init" in str(skipped.skip_reason.skip_message)
 
 
-def test_catalog_asset_builds_the_catalog(location: Any) -> None:
-    """Materializing the catalog of an empty store leaves a file that answers."""
+def test_catalog_asset_builds_the_catalog_with_its_metadata(location: Any) -> None:
+    """The catalog of an empty store is built, with a heatmap and the missing bars."""
     defs = location.defs()
     result = dg.materialize(
         list(defs.assets or []),
@@ -131,9 +131,9 @@ def test_catalog_asset_builds_the_catalog(location: Any) -> None:
     assert result.success
     assert location.layout.catalog.stat().st_size > 0
     [event] = result.asset_materializations_for_node("bars_catalog")
-    picture = str(event.metadata["heatmap"].value)
-    code = picture.removeprefix("![coverage](data:image/png;base64,").removesuffix(")")
+    image = str(event.metadata["heatmap"].value)
+    code = image.removeprefix("![coverage](data:image/png;base64,").removesuffix(")")
     assert base64.b64decode(code, validate=True).startswith(b"\x89PNG")
-    assert len(picture) < 300_000
+    assert len(image) < 300_000
     assert "| AAPL 1d | 0 |" in str(event.metadata["coverage"].value)
     assert event.metadata["bars_missing"].value > 1000

@@ -1,6 +1,7 @@
 """Asset checks: each fails on its own fault, names it, and passes without it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -12,8 +13,7 @@ from ktrdr_pipelines.defs.checks import bars_checks
 from ktrdr_pipelines.domain.bars import timestamps
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind, findings_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.store.bars.bar_file import read_bars
-from ktrdr_pipelines.store.bars.integrity import check_bars
+from ktrdr_pipelines.store.bars.bar_file import read_file, write_file
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.store.maintenance.repair import repair
 
@@ -21,19 +21,18 @@ NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def check(location: Any) -> Callable[..., dict[str, Any]]:
-    """Give the way to run all checks of days at a moment."""
-    assert location.run("1d", "AAPL|2023", "MSFT|2026").success
+def check(loaded: Any) -> Callable[..., dict[str, Any]]:
+    """Return a function that runs all hourly checks of daily bars at a time."""
 
     def run(now: datetime = NOW) -> dict[str, Any]:
-        defs = location.defs()
+        defs = loaded.defs()
         checks = bars_checks([Timeframe.D1], lambda: now)
         assets = [dg.AssetSpec(["bars", "1d"])]
         done = dg.materialize(
             [*assets, checks],
             selection=dg.AssetSelection.all_asset_checks(),
             resources=defs.resources,
-            instance=location.instance,
+            instance=loaded.instance,
         )
         assert done.success
         return {one.check_name: one for one in done.get_asset_check_evaluations()}
@@ -42,12 +41,12 @@ def check(location: Any) -> Callable[..., dict[str, Any]]:
 
 
 def failed(results: dict[str, Any]) -> set[str]:
-    """Name the checks that did not pass."""
+    """Return the names of the checks that failed."""
     return {name for name, one in results.items() if not one.passed}
 
 
 def test_complete_fresh_store_passes_all(check: Callable[..., dict[str, Any]]) -> None:
-    """Five checks, over both symbols."""
+    """All six hourly checks pass, over both symbols."""
     results = check()
     assert set(results) == {
         "unexplained_gaps",
@@ -62,18 +61,18 @@ def test_complete_fresh_store_passes_all(check: Callable[..., dict[str, Any]]) -
 
 
 def test_missing_day_is_unexplained_and_named(
-    location: Any, check: Callable[..., dict[str, Any]], forget: Callable[..., int]
+    loaded: Any, check: Callable[..., dict[str, Any]], remove: Callable[..., int]
 ) -> None:
-    """One inner day of one symbol: the tail is fresh all the same."""
-    forget(location, "AAPL", "1d", [date(2024, 7, 5)])
+    """A missing inner day fails the gap check alone; the tail stays fresh."""
+    remove(loaded, "AAPL", "1d", [date(2024, 7, 5)])
     results = check()
     assert failed(results) == {"unexplained_gaps"}
     assert "| AAPL | 1 | 1 | missing" in results["unexplained_gaps"].metadata["worst"].value
     assert results["unexplained_gaps"].severity is dg.AssetCheckSeverity.WARN
 
 
-def test_tail_goes_stale_in_open_time_only(check: Callable[..., dict[str, Any]]) -> None:
-    """A weekend later it is fresh; a week later it is not."""
+def test_tail_goes_stale_in_session_time_only(check: Callable[..., dict[str, Any]]) -> None:
+    """A tail is fresh after a weekend, and stale after a week of sessions."""
     assert "tail_is_fresh" not in failed(check(NOW + timedelta(days=3)))
     results = check(NOW + timedelta(days=8))
     assert "tail_is_fresh" in failed(results)
@@ -81,24 +80,22 @@ def test_tail_goes_stale_in_open_time_only(check: Callable[..., dict[str, Any]])
 
 
 def test_volumes_in_another_unit_are_named(
-    location: Any, check: Callable[..., dict[str, Any]]
+    loaded: Any, check: Callable[..., dict[str, Any]]
 ) -> None:
-    """Lots beside shares warn in a check of their own, and prices do not."""
+    """Volumes in lots beside shares fail the check of volume units alone, as a warning."""
     kind = DisagreementKind.VOLUME
     found = Disagreement(NOW - timedelta(days=9), NOW - timedelta(days=8), 2, 0.01, kind)
-    location.store.ledger.disagreements.record("MSFT|1d", found, NOW)
+    loaded.store.ledger.disagreements.record("MSFT|1d", found, NOW)
     results = check()
     assert failed(results) == {"volume_unit"}
     assert results["volume_unit"].severity is dg.AssetCheckSeverity.WARN
     assert "| MSFT | 0.01 | 2 |" in results["volume_unit"].metadata["worst"].value
 
 
-def test_bars_at_other_prices_are_named(
-    location: Any, check: Callable[..., dict[str, Any]]
-) -> None:
-    """A disagreement warns with its ratio and the command that requests all of it again."""
+def test_bars_at_other_prices_are_named(loaded: Any, check: Callable[..., dict[str, Any]]) -> None:
+    """A disagreement is a warning, with its ratio and the command that requests it again."""
     found = Disagreement(NOW - timedelta(days=9), NOW - timedelta(days=8), 2, 0.25)
-    location.store.ledger.disagreements.record("MSFT|1d", found, NOW)
+    loaded.store.ledger.disagreements.record("MSFT|1d", found, NOW)
     results = check()
     assert failed(results) == {"price_basis"}
     basis = results["price_basis"]
@@ -107,59 +104,15 @@ def test_bars_at_other_prices_are_named(
     assert "MSFT: by a factor of 0.25" in basis.description
     assert "ktrdr load MSFT 1d --refresh" in basis.description
     assert "| MSFT | 0.25 | 2 |" in basis.metadata["worst"].value
-    location.store.ledger.disagreements.clear("MSFT|1d")
+    loaded.store.ledger.disagreements.clear("MSFT|1d")
     assert failed(check()) == set()
 
 
-@pytest.mark.parametrize(
-    ("change", "name"),
-    [
-        (lambda bars: pa.concat_tables([bars, bars.slice(bars.num_rows - 1)]), "order"),
-        (lambda bars: bars.take(list(range(bars.num_rows - 1, -1, -1))), "order"),
-        (
-            lambda bars: with_column(bars, "high", lambda old: [old[0] - 1e6, *old[1:]]),
-            "sane",
-        ),
-        (lambda bars: with_column(bars, "low", lambda old: [old[0] + 1e6, *old[1:]]), "sane"),
-        (lambda bars: with_column(bars, "close", lambda old: [float("nan"), *old[1:]]), "sane"),
-        (lambda bars: with_column(bars, "open", lambda old: [None, *old[1:]]), "sane"),
-        (lambda bars: with_column(bars, "volume", lambda old: [-1.0, *old[1:]]), "sane"),
-    ],
-)
-def test_bad_bars_are_seen(location: Any, change: Callable[..., pa.Table], name: str) -> None:
-    """Twice, backwards, a high below the others, no number, a negative volume."""
-    assert location.run("1d", "AAPL|2026", "AAPL|2026").success
-    [path] = location.layout.bar_files("AAPL", Timeframe.D1)
-    bars = read_bars(path)
-    good, bad = check_bars(bars), check_bars(change(bars))
-    assert (good.out_of_order, good.duplicates, good.implausible) == (0, 0, 0)
-    if name == "order":
-        assert bad.out_of_order + bad.duplicates > 0
-        assert bad.first_misplaced is not None
-    else:
-        assert bad.implausible == 1
-        assert bad.first_implausible is not None
-
-
-def test_nulls_that_mean_not_available_are_sane(location: Any) -> None:
-    """Currencies have no volume and no count."""
-    assert location.run("1d", "AAPL|2026", "AAPL|2026").success
-    [path] = location.layout.bar_files("AAPL", Timeframe.D1)
-    bars = with_column(read_bars(path), "volume", lambda old: [None] * len(old))
-    assert (
-        check_bars(with_column(bars, "bar_count", lambda old: [None] * len(old))).implausible == 0
-    )
-
-
 def test_a_bad_file_fails_its_checks_by_name(
-    location: Any, check: Callable[..., dict[str, Any]]
+    loaded: Any, check: Callable[..., dict[str, Any]]
 ) -> None:
-    """Bars that stand twice in a file are found in the file itself."""
-    from dataclasses import replace  # noqa: PLC0415
-
-    from ktrdr_pipelines.store.bars.bar_file import read_file, write_file  # noqa: PLC0415
-
-    [path] = location.layout.bar_files("MSFT", Timeframe.D1)
+    """A duplicate bar in a file fails the check of order, with the name of the file."""
+    [path] = loaded.layout.bar_files("MSFT", Timeframe.D1)
     status, bars = read_file(path)
     twice = pa.concat_tables([bars, bars.slice(bars.num_rows - 1)])
     write_file(path, twice, replace(status, rows=twice.num_rows))
@@ -169,35 +122,33 @@ def test_a_bad_file_fails_its_checks_by_name(
     assert "symbol=MSFT/timeframe=1d/all.parquet" in worst
 
 
-def spoiled(location: Any) -> tuple[Any, pa.Table]:
-    """Store one bar of MSFT with a close above its high; give the file and the bars."""
-    from ktrdr_pipelines.store.bars.bar_file import read_file, write_file  # noqa: PLC0415
-
-    [path] = location.layout.bar_files("MSFT", Timeframe.D1)
+def store_implausible_bar(loaded: Any) -> tuple[Any, pa.Table]:
+    """Store one bar of MSFT with a close above its high; return the file and its bars."""
+    [path] = loaded.layout.bar_files("MSFT", Timeframe.D1)
     status, bars = read_file(path)
     bars = with_column(bars, "close", lambda old: [*old[:-1], 1e6])
     write_file(path, bars, status)
     return path, bars
 
 
-def test_damaged_values_are_an_error(location: Any, check: Callable[..., dict[str, Any]]) -> None:
-    """No finding explains the bar: the file is named, and the check is no mere warning."""
-    path, _ = spoiled(location)
+def test_damaged_values_are_an_error(loaded: Any, check: Callable[..., dict[str, Any]]) -> None:
+    """An implausible bar without a finding fails the check as an error, naming the file."""
+    path, _ = store_implausible_bar(loaded)
     result = check()["ohlc_sane"]
     assert not result.passed
     assert result.severity is dg.AssetCheckSeverity.ERROR
     assert (result.metadata["bad"].value, result.metadata["findings"].value) == (1, 0)
-    assert location.layout.relative(path) in result.metadata["worst"].value
+    assert loaded.layout.relative(path) in result.metadata["worst"].value
 
 
 def test_findings_alone_pass_and_are_counted(
-    location: Any, check: Callable[..., dict[str, Any]]
+    loaded: Any, check: Callable[..., dict[str, Any]]
 ) -> None:
-    """The gateway returned the bar so: nothing can be done, and nothing is hidden."""
-    _, bars = spoiled(location)
-    series = location.series("MSFT", "1d")
+    """Implausible bars that the gateway returned so pass the check and are counted."""
+    _, bars = store_implausible_bar(loaded)
+    series = loaded.series("MSFT", "1d")
     found = findings_of(bars, [int(timestamps(bars)[-1])], series.instrument.sec_type)
-    location.store.ledger.findings.record(series_key(series), found, NOW)
+    loaded.store.ledger.findings.record(series_key(series), found, NOW)
     result = check()["ohlc_sane"]
     assert result.passed
     assert (result.metadata["bad"].value, result.metadata["findings"].value) == (0, 1)
@@ -205,19 +156,19 @@ def test_findings_alone_pass_and_are_counted(
 
 
 def test_damage_is_not_hidden_by_a_finding_of_the_same_bar(
-    location: Any, check: Callable[..., dict[str, Any]]
+    loaded: Any, check: Callable[..., dict[str, Any]]
 ) -> None:
-    """A finding holds for its values only."""
-    _, bars = spoiled(location)
-    series = location.series("MSFT", "1d")
+    """A finding explains only a bar with the values that it recorded."""
+    _, bars = store_implausible_bar(loaded)
+    series = loaded.series("MSFT", "1d")
     other = with_column(bars, "close", lambda old: [*old[:-1], 2e6])
     found = findings_of(other, [int(timestamps(other)[-1])], series.instrument.sec_type)
-    location.store.ledger.findings.record(series_key(series), found, NOW)
+    loaded.store.ledger.findings.record(series_key(series), found, NOW)
     assert not check()["ohlc_sane"].passed
 
 
-def test_location_has_seven_checks_a_timeframe(location: Any) -> None:
-    """One schedule runs five of them, another the sixth; none is partitioned."""
+def test_location_has_seven_checks_for_each_timeframe(location: Any) -> None:
+    """Two of the three schedules run them: six hourly, one daily."""
     graph = location.defs().resolve_asset_graph()
     assert len(graph.asset_check_keys) == 7 * len(Timeframe)
     names = {one.name for one in location.defs().schedules}
@@ -225,7 +176,7 @@ def test_location_has_seven_checks_a_timeframe(location: Any) -> None:
 
 
 def run_daily(location: Any) -> dict[str, Any]:
-    """Run what the daily schedule starts, and give its results by timeframe."""
+    """Run what the daily schedule starts; return its results by timeframe."""
     defs = location.defs()
     job = defs.resolve_job_def(defs.resolve_schedule_def("integrity_schedule").job_name)
     done = job.execute_in_process(instance=location.instance)
@@ -235,35 +186,34 @@ def run_daily(location: Any) -> dict[str, Any]:
     return {one.asset_key.path[-1]: one for one in found}
 
 
-def test_daily_job_reads_files_whole_and_names_damage(location: Any) -> None:
-    """Of two files one is read a day; one changed bit in a volume fails the check till a repair."""
-    assert location.run("1d", "AAPL|2023", "MSFT|2026").success
-    assert all(one.passed for one in run_daily(location).values())
-    [path] = location.store.layout.bar_files("AAPL", Timeframe.D1)
+def test_daily_job_reads_files_whole_and_names_damage(loaded: Any) -> None:
+    """A changed bit fails the daily check, which reads a share of the files, until a repair."""
+    assert all(one.passed for one in run_daily(loaded).values())
+    [path] = loaded.store.layout.bar_files("AAPL", Timeframe.D1)
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 1
     path.write_bytes(content)
-    results = [run_daily(location)["1d"] for _ in range(2)]
+    results = [run_daily(loaded)["1d"] for _ in range(2)]
     assert not all(one.passed for one in results)
     last = results[-1]
     assert last.severity is dg.AssetCheckSeverity.ERROR
     assert last.metadata["bad"].value == 1
     assert "symbol=AAPL/timeframe=1d/all.parquet" in last.metadata["worst"].value
     assert "ktrdr repair" in last.description
-    assert set(run_daily(location)) == {str(one) for one in Timeframe}
-    repair(location.store.layout)
-    assert run_daily(location)["1d"].passed
+    assert set(run_daily(loaded)) == {str(one) for one in Timeframe}
+    repair(loaded.store.layout)
+    assert run_daily(loaded)["1d"].passed
 
 
 def with_column(bars: pa.Table, name: str, change: Callable[[list[Any]], list[Any]]) -> pa.Table:
-    """Change the values of one column."""
-    place = bars.column_names.index(name)
+    """Return bars with changed values in one column."""
+    position = bars.column_names.index(name)
     field = bars.schema.field(name)
-    return bars.set_column(place, field, pa.array(change(bars[name].to_pylist()), field.type))
+    return bars.set_column(position, field, pa.array(change(bars[name].to_pylist()), field.type))
 
 
-def test_hourly_job_renews_the_catalog_and_runs_every_check(location: Any) -> None:
-    """What the schedule starts: the catalog's materialization and 40 results, no window."""
+def test_hourly_job_refreshes_the_catalog_and_runs_its_checks(location: Any) -> None:
+    """The hourly job materializes the catalog, no window, and runs six checks a timeframe."""
     defs = location.defs()
     schedule = defs.resolve_schedule_def("check_schedule")
     job = defs.resolve_job_def(schedule.job_name)

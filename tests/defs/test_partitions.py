@@ -26,18 +26,18 @@ def test_window_is_a_month_or_a_year_of_session_dates(window: str, first: date, 
 
 @pytest.mark.parametrize("symbol", ["AAPL", "BRK.B", "EURUSD.BID", "0700", "A_B-C"])
 def test_partition_key_reads_back(symbol: str) -> None:
-    """A symbol with any allowed character survives the way through Dagster's key."""
+    """A symbol with any allowed character is read back from Dagster's key."""
     partition = BarPartition(symbol, "2024-01")
     assert str(partition.key) == f"{symbol}|2024-01"
     assert BarPartition.of(str(partition.key)) == partition
 
 
 def test_minutes_have_monthly_windows_and_the_others_yearly_ones() -> None:
-    """1m is cut by months, every other timeframe by years, each with the current window."""
+    """Windows are months for 1m and years for others, up to the current one."""
     for timeframe in Timeframe:
         keys = bars_partitions(timeframe, WINDOWS).get_partitions_def_for_dimension("window")
         first, last = keys.get_partition_keys()[0], keys.get_partition_keys()[-1]
-        today = date.today()  # noqa: DTZ011  (Dagster's own idea of today, in UTC on both sides)
+        today = date.today()  # noqa: DTZ011  (Dagster's today, in UTC on both sides)
         if timeframe is Timeframe.M1:
             assert (first, last) == ("2024-11", f"{today:%Y-%m}")
         else:
@@ -45,7 +45,7 @@ def test_minutes_have_monthly_windows_and_the_others_yearly_ones() -> None:
 
 
 def test_each_timeframe_has_its_own_set_of_symbols() -> None:
-    """A symbol that does not keep a timeframe is no missing partition of it."""
+    """A symbol without a timeframe is not a missing partition of that timeframe."""
     names = {
         bars_partitions(timeframe, WINDOWS).get_partitions_def_for_dimension("symbol").name
         for timeframe in Timeframe

@@ -1,6 +1,6 @@
-"""Account numbers are taken out of texts; what only looks a little like one stays.
+"""Account numbers are removed from texts; symbols, ids and dates stay.
 
-Numbers are put together here, so that no file of the project holds what looks like an account.
+Numbers are composed here, so that no file of the project has what looks like an account.
 """
 
 import pytest
@@ -57,13 +57,13 @@ KEPT = [
 
 @pytest.mark.parametrize(("text", "account"), CHANGED)
 def test_what_has_the_form_of_an_account_is_replaced(text: str, account: str) -> None:
-    """Whatever stands around it, in any letter case."""
+    """Whatever is around it, in any letter case."""
     assert without_accounts(text.format(account, account)) == text.format(PLACEHOLDER, PLACEHOLDER)
 
 
 @pytest.mark.parametrize("text", KEPT)
-def test_what_is_no_account_stays(text: str) -> None:
-    """Symbols, ISINs, contract ids, dates, farms and user names are not touched."""
+def test_what_is_no_account_number_stays(text: str) -> None:
+    """Symbols, ISINs, contract ids, dates, farms and user names are unchanged."""
     assert without_accounts(text) == text
 
 
@@ -82,8 +82,8 @@ def test_what_is_no_account_stays(text: str) -> None:
         ("a.c|d", "abc a.c|d", "abc (account)"),
     ],
 )
-def test_what_a_gateway_announced_is_replaced(announced: str, text: str, clean: str) -> None:
-    """Whatever form it has, also inside a word, and its digits alone."""
+def test_announced_accounts_are_replaced(announced: str, text: str, clean: str) -> None:
+    """Whatever their form, also inside a word, and their digits alone."""
     assert without_accounts(text, [announced]) == clean
 
 
@@ -97,7 +97,7 @@ def test_what_a_gateway_announced_is_replaced(announced: str, text: str, clean: 
         (f"{OWN}0", f"{OWN}0"),
     ],
 )
-def test_values_lose_what_was_announced_alone(value: str, clean: str) -> None:
+def test_in_values_only_announced_accounts_are_replaced(value: str, clean: str) -> None:
     """A contract id of the same digits, or a CINS code of the form, is no account."""
     assert without_announced(value, [OWN]) == clean
 
@@ -117,7 +117,7 @@ def test_an_announced_number_leaves_numbers_of_values_alone() -> None:
 def test_no_text_holds_an_announced_account(
     before: str, after: str, account: str, others: list[str]
 ) -> None:
-    """Neither as it is nor in lower case; and what is clean stays as it is."""
+    """In no letter case; and a text without accounts is unchanged."""
     clean = without_accounts(f"{before} {account}. {after}", [account, *others])
     assert account.casefold() not in clean.casefold()
     assert without_accounts(clean, [account, *others]) == clean

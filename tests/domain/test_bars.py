@@ -1,3 +1,5 @@
+"""Tables of bars: merging, sorting, timestamps and the schema."""
+
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -25,17 +27,17 @@ Row = tuple[float | int | None, ...]
 
 
 def at(minute: int) -> datetime:
-    """Return the moment of a minute."""
+    """Return the time of a minute."""
     return ORIGIN + timedelta(minutes=minute)
 
 
 def row(price: float | None = 1.0, volume: float | None = 5.0, count: int | None = 2) -> Row:
-    """Make the values of a bar of one price."""
+    """Return the values of a bar of one price."""
     return (price, price, price, price, volume, price, count)
 
 
 def table(rows: dict[int, Row], chunked: bool = False) -> pa.Table:
-    """Make a table of bars by minute, in the order given."""
+    """Return a table of bars by minute, in the given order."""
     made = pa.Table.from_pylist(
         [
             {
@@ -51,7 +53,7 @@ def table(rows: dict[int, Row], chunked: bool = False) -> pa.Table:
 
 
 def model(bars: pa.Table) -> dict[int, Row]:
-    """Read a table back as values by minute."""
+    """Return the values of a table by minute."""
     return {
         (item["ts"] - ORIGIN) // timedelta(minutes=1): tuple(item[name] for name in VALUES)
         for item in bars.to_pylist()
@@ -59,7 +61,7 @@ def model(bars: pa.Table) -> dict[int, Row]:
 
 
 def rows() -> st.SearchStrategy[dict[int, Row]]:
-    """Make bars by minute, sorted; few values, so that equal ones are common."""
+    """Generate sorted bars by minute, of few values, so that equal ones are common."""
     price = st.sampled_from([None, 1.0, 2.0])
     values = st.builds(row, price, st.sampled_from([None, 0.0, 5.0]), st.sampled_from([None, 0, 2]))
     made = st.dictionaries(st.integers(0, 12), values, max_size=9)
@@ -90,7 +92,7 @@ def test_merging_the_same_bars_again_changes_nothing(old: dict[int, Row]) -> Non
 
 
 @given(rows(), rows(), rows())
-def test_merging_does_not_depend_on_how_an_answer_was_cut(
+def test_merging_does_not_depend_on_how_a_response_was_split(
     old: dict[int, Row], one: dict[int, Row], other: dict[int, Row]
 ) -> None:
     """Saving two responses one after the other is saving both at once."""
@@ -118,7 +120,7 @@ def test_a_change_in_any_value_is_a_revision(position: int) -> None:
 
 
 def test_a_session_date_that_moved_is_no_revision() -> None:
-    """A week's date follows its last session while it lasts; the newer date stands."""
+    """The date of a week is that of its last session so far; the newer one counts."""
     old = table({0: row()})
     position = BAR_SCHEMA.get_field_index("session_date")
     new = old.set_column(position, BAR_SCHEMA.field(position), pa.array([date(2024, 1, 5)]))
@@ -146,8 +148,8 @@ def test_sorting_keeps_the_last_given_of_one_timestamp() -> None:
     assert found.num_rows == 3
 
 
-def test_sorting_what_is_sorted_gives_the_same_table() -> None:
-    """The usual case costs no copy."""
+def test_sorting_sorted_bars_returns_the_same_table() -> None:
+    """The usual case makes no copy."""
     bars = table({0: row(), 1: row()})
     assert sorted_unique(bars) is bars
     assert sorted_unique(empty_bars()).num_rows == 0
@@ -171,7 +173,7 @@ def test_rows_are_counted_by_session_date() -> None:
 
 
 def test_the_schema_is_what_files_hold() -> None:
-    """Names, types and order of the columns are promised to every reader of the files."""
+    """Readers of the files rely on names, types and order of the columns."""
     assert [(field.name, str(field.type), field.nullable) for field in BAR_SCHEMA] == [
         ("ts", "timestamp[us, tz=UTC]", False),
         ("session_date", "date32[day]", False),

@@ -1,3 +1,5 @@
+"""Coverage: merging, clipping, and how proofs expire and become void."""
+
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,7 +16,7 @@ MOST = 120
 
 
 def day(number: float) -> datetime:
-    """Return the moment that lies so many days after the origin."""
+    """Return the time that lies so many days after the origin."""
     return ORIGIN + number * DAY
 
 
@@ -24,18 +26,18 @@ def span(start: float, end: float) -> Interval:
 
 
 def intervals() -> st.SearchStrategy[Interval]:
-    """Make any interval of whole days."""
+    """Generate intervals of whole days."""
     pairs = st.tuples(st.integers(0, MOST - 1), st.integers(1, MOST))
     return pairs.filter(lambda pair: pair[0] < pair[1]).map(lambda pair: span(*pair))
 
 
 def moments(first: int, last: int) -> st.SearchStrategy[datetime]:
-    """Make any full hour between two days."""
+    """Generate full hours between two days."""
     return st.integers(first * 24, last * 24).map(lambda hours: day(hours / 24))
 
 
 def coverages(first: int = MOST, last: int = MOST + 40) -> st.SearchStrategy[Coverage]:
-    """Make any coverage whose proofs were made between two days."""
+    """Generate coverage whose proofs were made between two days."""
     kinds = st.sampled_from(ProofKind)
     proofs = st.builds(Emptiness, intervals(), moments(first, last), kinds)
     return st.builds(
@@ -49,14 +51,14 @@ times = moments(MOST, MOST + 450)
 
 
 @given(coverages(), coverages())
-def test_merging_never_loses_a_interval_with_bars(old: Coverage, new: Coverage) -> None:
-    """Whatever either side covered as bars is bars."""
+def test_merging_never_loses_an_interval_with_bars(old: Coverage, new: Coverage) -> None:
+    """What either side covered with bars stays covered with bars."""
     assert old.merged(new).bars == old.bars | new.bars
 
 
 @given(coverages(), coverages())
 def test_no_interval_is_both_bars_and_empty(old: Coverage, new: Coverage) -> None:
-    """Bars beat emptiness, whichever came first."""
+    """Bars replace proofs, whichever came first."""
     merged = old.merged(new)
     empty = IntervalSet(proof.interval for proof in merged.empty)
     assert not empty & merged.bars
@@ -66,7 +68,7 @@ def test_no_interval_is_both_bars_and_empty(old: Coverage, new: Coverage) -> Non
 def test_merging_covers_nothing_that_no_side_covered(
     old: Coverage, new: Coverage, now: datetime
 ) -> None:
-    """At any time what a merge calls covered was covered by the one or the other."""
+    """At any time, what a merge covers was covered by either side."""
     merged = old.merged(new).covered(now)
     assert not merged - (old.covered(now) | new.covered(now))
 
@@ -91,7 +93,7 @@ def test_clipping_keeps_what_is_covered_inside_and_nothing_else(
 def test_cutting_a_coverage_in_two_and_joining_it_changes_nothing(
     coverage: Coverage, at: int, now: datetime
 ) -> None:
-    """Files by year hold parts of one coverage; together they say the same."""
+    """Files by year hold parts of one coverage, which together equal the whole."""
     left, right = coverage.clip(span(0, at)), coverage.clip(span(at, MOST))
     assert left.covered(now) | right.covered(now) == coverage.covered(now)
     assert left.merged(right).bars == coverage.bars
@@ -99,7 +101,7 @@ def test_cutting_a_coverage_in_two_and_joining_it_changes_nothing(
 
 @given(coverages(), times, times)
 def test_emptiness_only_ever_expires(coverage: Coverage, one: datetime, other: datetime) -> None:
-    """Time takes proofs away and never adds one; bars stay for good."""
+    """Proofs expire with time and are never added; bars stay covered."""
     earlier, later = sorted((one, other))
     assert not coverage.covered(later) - coverage.covered(earlier)
     assert not coverage.bars - coverage.covered(day(MOST + 10_000))
@@ -107,10 +109,10 @@ def test_emptiness_only_ever_expires(coverage: Coverage, one: datetime, other: d
 
 
 @given(coverages(), intervals(), st.sampled_from([REFUTABLE, VOIDABLE]), times)
-def test_only_proofs_of_the_named_kinds_are_taken_back_and_only_where_they_are_void(
+def test_only_void_proofs_of_the_named_kinds_are_removed(
     coverage: Coverage, part: Interval, kinds: frozenset[ProofKind], now: datetime
 ) -> None:
-    """Bars, other kinds and other ranges stay as they were, to the moment of their proof."""
+    """Bars, other kinds and other ranges are unchanged, to the time of their proof."""
     left = coverage.without_proofs(IntervalSet([part]), kinds)
     assert left.bars == coverage.bars
     for kind in ProofKind:
@@ -122,7 +124,7 @@ def test_only_proofs_of_the_named_kinds_are_taken_back_and_only_where_they_are_v
 
 @pytest.mark.parametrize("kind", ProofKind)
 def test_a_proof_keeps_its_kind_and_note_when_it_is_cut_and_joined(kind: ProofKind) -> None:
-    """Proofs of two kinds stay two, though they were made at one moment."""
+    """Proofs of two kinds stay separate, though they were made at one time."""
     proof = Emptiness(span(0, 10), day(50), kind, "halted")
     cut = Coverage(empty=(proof,)).merged(Coverage(IntervalSet([span(3, 5)])))
     assert {(one.kind, one.note) for one in cut.empty} == {(kind, "halted")}
@@ -134,7 +136,7 @@ def test_a_proof_keeps_its_kind_and_note_when_it_is_cut_and_joined(kind: ProofKi
 
 
 def test_a_newer_proof_of_another_kind_replaces_an_older_one() -> None:
-    """What was disputed and is acknowledged now is acknowledged."""
+    """A disputed range that is acknowledged now is acknowledged."""
     older = Coverage(empty=(Emptiness(span(0, 9), day(50), ProofKind.DISPUTED),))
     newer = Coverage(empty=(Emptiness(span(4, 9), day(60), ProofKind.ACKNOWLEDGED, "halted"),))
     assert older.merged(newer).empty == (
@@ -144,14 +146,14 @@ def test_a_newer_proof_of_another_kind_replaces_an_older_one() -> None:
 
 
 def test_recent_emptiness_lasts_thirty_days() -> None:
-    """What was recent when it was proved must soon be proved again."""
+    """A range that was recent when it was proved must be proved again soon."""
     coverage = Coverage(empty=(Emptiness(span(0, 1), day(2)),))
     assert coverage.covered(day(31.9)).covers(span(0, 1))
     assert not coverage.covered(day(32))
 
 
 def test_old_emptiness_lasts_a_year() -> None:
-    """What was old when it was proved is asked again after 365 days."""
+    """A range that was old when it was proved must be proved again after 365 days."""
     coverage = Coverage(empty=(Emptiness(span(0, 1), day(100)),))
     assert coverage.covered(day(464.9)).covers(span(0, 1))
     assert not coverage.covered(day(465))
@@ -166,22 +168,22 @@ def test_a_long_proof_ages_week_by_week() -> None:
     assert proof.valid_part(day(439)) is None
 
 
-def test_an_answer_with_bars_takes_away_the_proof_of_emptiness() -> None:
-    """What is left of the proof keeps its date."""
+def test_bars_replace_a_part_of_a_proof() -> None:
+    """The rest of the proof keeps its date."""
     proved = Coverage(empty=(Emptiness(span(0, 10), day(50)),))
     merged = proved.merged(Coverage(IntervalSet([span(3, 5)])))
     assert merged.empty == (Emptiness(span(0, 3), day(50)), Emptiness(span(5, 10), day(50)))
 
 
-def test_neighbouring_proofs_of_one_moment_become_one() -> None:
-    """Proofs do not pile up where several chunks of a run were empty."""
+def test_adjoining_proofs_of_one_time_are_joined() -> None:
+    """Several empty chunks of a run make one proof."""
     first = Coverage(empty=(Emptiness(span(0, 5), day(50)),))
     second = Coverage(empty=(Emptiness(span(5, 9), day(50)),))
     assert first.merged(second).empty == (Emptiness(span(0, 9), day(50)),)
 
 
 def test_a_newer_proof_replaces_an_older_one() -> None:
-    """The later date counts where both say empty."""
+    """The later date counts where both proved the range."""
     older = Coverage(empty=(Emptiness(span(0, 9), day(50)),))
     newer = Coverage(empty=(Emptiness(span(4, 9), day(80)),))
     assert older.merged(newer).empty == (
@@ -191,7 +193,7 @@ def test_a_newer_proof_replaces_an_older_one() -> None:
 
 
 def test_coverage_of_nothing_is_false() -> None:
-    """Only bars or proofs make a coverage."""
+    """Coverage with bars or proofs is true."""
     assert not Coverage()
     assert Coverage(IntervalSet([span(0, 1)]))
     assert Coverage(empty=(Emptiness(span(0, 1), day(2)),))

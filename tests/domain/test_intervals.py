@@ -1,3 +1,5 @@
+"""Intervals and sets of them, against sets of minutes and tuples of intervals."""
+
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -19,7 +21,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def at(minute: int) -> datetime:
-    """Return the moment of a minute."""
+    """Return the time of a minute."""
     return ORIGIN + minute * MINUTE
 
 
@@ -29,13 +31,13 @@ def span(start: int, end: int) -> Interval:
 
 
 def intervals() -> st.SearchStrategy[Interval]:
-    """Make any interval of whole minutes."""
+    """Generate intervals of whole minutes."""
     pairs = st.tuples(st.integers(0, MOST - 1), st.integers(1, MOST))
     return pairs.filter(lambda pair: pair[0] < pair[1]).map(lambda pair: span(*pair))
 
 
 def lists() -> st.SearchStrategy[list[Interval]]:
-    """Make a few intervals, overlapping or not."""
+    """Generate a few intervals, overlapping or not."""
     return st.lists(intervals(), max_size=6)
 
 
@@ -94,8 +96,8 @@ def test_equal_sets_are_equal_however_they_were_written(parts: list[Interval], r
 
 
 @given(lists())
-def test_the_bounds_reaches_from_the_first_to_the_last_moment(parts: list[Interval]) -> None:
-    """The bounds is the smallest interval around all, and there is none around nothing."""
+def test_the_bounds_reach_from_the_first_to_the_last_moment(parts: list[Interval]) -> None:
+    """The bounds are the smallest interval around all; an empty set has none."""
     bounds = IntervalSet(parts).bounds
     if not parts:
         assert bounds is None
@@ -129,7 +131,7 @@ def test_touching_intervals_do_not_overlap_and_join_in_a_set() -> None:
 
 @pytest.mark.parametrize("length", [0, -1])
 def test_an_empty_or_reversed_interval_cannot_be_made(length: int) -> None:
-    """An interval ends after its start; where it may be empty, ``between`` gives None."""
+    """``between`` returns None for an interval that would be empty or reversed."""
     with pytest.raises(ValueError, match="must end after its start"):
         span(10, 10 + length)
     assert between(at(10), at(10 + length)) is None
@@ -140,7 +142,7 @@ def test_an_empty_or_reversed_interval_cannot_be_made(length: int) -> None:
     "zone", [None, timezone(timedelta(hours=1)), ZoneInfo("Europe/London")], ids=str
 )
 def test_an_interval_is_in_utc_only(zone: ZoneInfo | None) -> None:
-    """Another zone is an error, even one that is level with UTC on that day."""
+    """Another zone is an error, even one that equals UTC on that day."""
     start = datetime(2024, 1, 10, tzinfo=zone)
     with pytest.raises(ValueError, match=r"start of an interval must be in UTC, got datetime"):
         Interval(start, datetime(2024, 1, 11, tzinfo=UTC))
@@ -148,15 +150,15 @@ def test_an_interval_is_in_utc_only(zone: ZoneInfo | None) -> None:
         Interval(datetime(2024, 1, 9, tzinfo=UTC), start)
 
 
-def test_utc_by_another_name_is_utc() -> None:
-    """The zone database's UTC makes the same intervals."""
+def test_utc_of_the_zone_database_is_utc() -> None:
+    """It makes the same intervals."""
     zone = ZoneInfo("UTC")
     start, end = (moment.replace(tzinfo=zone) for moment in (at(0), at(1)))
     assert Interval(start, end) == span(0, 1)
 
 
 def test_utc_converts_aware_moments_and_refuses_naive_ones() -> None:
-    """A moment without a zone is never guessed."""
+    """The zone of a naive time is never guessed."""
     moment = datetime(2024, 7, 1, 9, 30, tzinfo=ZoneInfo("America/New_York"))
     assert utc(moment) == datetime(2024, 7, 1, 13, 30, tzinfo=UTC)
     assert utc(moment).tzinfo is UTC
@@ -165,14 +167,14 @@ def test_utc_converts_aware_moments_and_refuses_naive_ones() -> None:
 
 
 def test_intervals_read_as_half_open_text() -> None:
-    """Text shows both ends and which one is in."""
+    """The text shows both ends and which of them is included."""
     shown = "[2024-03-10T00:00:00Z, 2024-03-10T00:01:00Z)"
     assert str(span(0, 1)) == shown
     assert repr(IntervalSet([span(0, 1)])) == f"IntervalSet({shown})"
 
 
 def test_a_set_differs_from_other_things() -> None:
-    """Comparing with something else is no error and never true."""
+    """Comparing it with something else is no error."""
     assert IntervalSet() != ()
 
 
@@ -180,7 +182,7 @@ def test_a_set_differs_from_other_things() -> None:
 
 
 class TupleSet:
-    """The model: a set of moments as a tuple of intervals, each operation one by one."""
+    """The model: a set of times as a tuple of intervals, with each operation one by one."""
 
     def __init__(self, parts: Iterable[Interval] = ()) -> None:
         self._parts = _joined(parts)
@@ -300,7 +302,7 @@ YEAR = 4 * 365
 
 @st.composite
 def many(draw: st.DrawFn) -> list[Interval]:
-    """Make up to two hundred intervals over a year, some overlapping, some touching."""
+    """Generate up to two hundred intervals over a year, some overlapping, some touching."""
     rng = draw(st.randoms(use_true_random=False))
     count, longest = draw(st.sampled_from([0, 1, 2, 3, 30, 70, 200])), draw(st.integers(1, 40))
     starts = [rng.randrange(YEAR) for _ in range(count)]
@@ -330,7 +332,7 @@ def test_arrays_do_what_a_tuple_does(
 
 @given(many(), many())
 def test_intervals_given_as_arrays_are_the_same_set(a: list[Interval], b: list[Interval]) -> None:
-    """In any order, overlapping or not; and a set's own arrays make it again."""
+    """In any order, overlapping or not; a set's own arrays make an equal set."""
     found = IntervalSet(a)
     bounds = np.array([(micros(one.start), micros(one.end)) for one in a], np.int64).reshape(-1, 2)
     assert IntervalSet.from_arrays(bounds[:, 0], bounds[:, 1]) == found
@@ -340,7 +342,7 @@ def test_intervals_given_as_arrays_are_the_same_set(a: list[Interval], b: list[I
 
 @given(many(), st.lists(st.integers(0, YEAR), min_size=2, unique=True))
 def test_many_intervals_meet_a_set_as_each_does(a: list[Interval], limits: list[int]) -> None:
-    """What lies inside and outside of a set, piece by piece; the pieces may touch."""
+    """The parts inside and outside of a set are found piece by piece; pieces may touch."""
     found, model = IntervalSet(a), TupleSet(a)
     pieces = [span(low, high) for low, high in pairwise(sorted(limits))][:: len(a) % 2 + 1]
     starts, ends = (
@@ -372,7 +374,7 @@ def test_a_set_cannot_be_changed_through_its_arrays() -> None:
             made.ends[0] = 0
 
 
-def test_the_last_moment_is_exact() -> None:
+def test_the_first_and_the_last_moment_are_exact() -> None:
     """No microsecond is rounded away, however far from 1970."""
     ever = Interval(datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
     assert list(IntervalSet([ever])) == [ever]

@@ -1,4 +1,4 @@
-"""Which bars are implausible, and what two responses of one request say together."""
+"""Which bars are implausible, and what two responses to one request have in common."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -50,7 +50,7 @@ def key(minute: int) -> int:
 
 
 def table(bars: dict[int, dict[str, Any]]) -> pa.Table:
-    """Make bars of minutes, good but for some values."""
+    """Return bars of minutes, with good values except for the given ones."""
     rows = [
         {"ts": OPEN + minute * MINUTE, "session_date": OPEN.date(), **GOOD, **other}
         for minute, other in bars.items()
@@ -88,10 +88,8 @@ def table(bars: dict[int, dict[str, Any]]) -> pa.Table:
         ({"bar_count": -7}, FindingKind.BAR_COUNT),
     ],
 )
-def test_values_that_cannot_be_have_a_kind(
-    values: dict[str, Any], kind: FindingKind | None
-) -> None:
-    """Everything that is not available is plausible."""
+def test_implausible_values_have_a_kind(values: dict[str, Any], kind: FindingKind | None) -> None:
+    """Values that are not available are plausible."""
     bars = table({0: {}, 1: values})
     assert implausible_rows(bars, SecType.STK).tolist() == [False, kind is not None]
     if kind is not None:
@@ -99,7 +97,7 @@ def test_values_that_cannot_be_have_a_kind(
 
 
 @pytest.mark.parametrize("sec_type", [*SecType, None])
-def test_the_kind_of_instrument_says_whether_a_price_may_be_negative(
+def test_the_kind_of_instrument_decides_whether_a_price_may_be_negative(
     sec_type: SecType | None,
 ) -> None:
     """Crude oil was at minus 37 dollars in April 2020."""
@@ -108,28 +106,28 @@ def test_the_kind_of_instrument_says_whether_a_price_may_be_negative(
     assert implausible_rows(table({0: oil}), sec_type).tolist() == [not may_be]
 
 
-def test_a_count_that_could_not_be_kept_is_a_finding_of_its_own() -> None:
+def test_a_count_that_could_not_be_stored_is_a_finding() -> None:
     """The stored values are plausible then."""
     bars = table({0: {"bar_count": None}})
     (found,) = findings_of(bars, [key(0)], SecType.STK)
     assert found.kind is FindingKind.BAR_COUNT
-    damaged, told = explained(bars, SecType.STK, [found])
-    assert (damaged.tolist(), told) == ([False], [found])
+    damaged, known = explained(bars, SecType.STK, [found])
+    assert (damaged.tolist(), known) == ([False], [found])
 
 
 def test_a_finding_explains_its_values_only() -> None:
-    """Another value, or another bar, is damage; a finding without its bar is not told."""
+    """Another value, or another bar, is damage; a finding without its bar is left out."""
     bars = table({0: {"close": -5.0}, 1: {"close": -5.0}, 2: {}})
     known = findings_of(bars, [key(0)], SecType.STK)
-    damaged, told = explained(bars, SecType.STK, [*known, Finding(key(9), *known[0][1:])])
-    assert (damaged.tolist(), told) == ([False, True, False], known)
-    damaged, told = explained(table({0: {"close": -6.0}}), SecType.STK, known)
-    assert (damaged.tolist(), told) == ([True], [])
+    damaged, found = explained(bars, SecType.STK, [*known, Finding(key(9), *known[0][1:])])
+    assert (damaged.tolist(), found) == ([False, True, False], known)
+    damaged, found = explained(table({0: {"close": -6.0}}), SecType.STK, known)
+    assert (damaged.tolist(), found) == ([True], [])
     assert explained(table({0: {}}), SecType.STK, known)[1] == []
 
 
 def response(bars: dict[int, dict[str, Any]], *positions: tuple[int, int]) -> Response:
-    """Make a response with impossible places, as minutes."""
+    """Return a response with impossible intervals, given as minutes."""
     made = table(bars)
     return Response(
         REQUEST,
@@ -142,7 +140,9 @@ def response(bars: dict[int, dict[str, Any]], *positions: tuple[int, int]) -> Re
     )
 
 
-def said(first: Response, second: Response | None) -> tuple[list[int], list[int], list[int]]:
+def reconciled_minutes(
+    first: Response, second: Response | None
+) -> tuple[list[int], list[int], list[int]]:
     """Return the minutes that both have bars of, that are implausible, and that are impossible."""
     both = reconciled(first, second, MINUTE)
     assert both is not None
@@ -160,36 +160,36 @@ ODD, OTHER = {"close": -5.0}, {"close": -6.0}
         # A clean second response is used alone.
         (response({0: {}, 2: {}}, (1, 2)), response({0: {}, 1: {}, 2: {}}), ([0, 1, 2], [], [])),
         (response({0: {}, 1: ODD}), response({0: {}, 1: {}}), ([0, 1], [], [])),
-        # What came twice the same is kept.
+        # What was returned twice with the same values is kept.
         (response({0: {}, 1: ODD}), response({0: {}, 1: ODD}), ([0, 1], [1], [])),
         # What is implausible and differs is neither kept nor covered.
         (response({0: {}, 1: ODD}), response({0: {}, 1: OTHER}), ([0], [], [1])),
         (response({0: {}, 1: {}, 2: ODD}), response({0: {}, 1: ODD, 2: {}}), ([0, 2], [], [1])),
-        # What was implausible, and is gone, has its place open.
+        # An implausible bar that was not returned again leaves its interval uncovered.
         (response({0: {}, 1: ODD, 2: {}}), response({0: {}, 2: {}}), ([0, 2], [], [1])),
-        # A row that was no bar said that there is one: no bar in its place leaves it open.
+        # An impossible row shows that there is a bar: without one its interval is uncovered.
         (response({0: {}, 2: {}}, (1, 2)), response({0: {}, 2: {}}), ([0, 2], [], [1])),
         (response({0: {}, 2: {}}, (1, 2)), response({0: {}, 2: {}}, (1, 2)), ([0, 2], [], [1])),
         (response({0: {}, 1: {}}), response({0: {}, 2: {}}, (1, 2)), ([0, 2], [], [1])),
-        # Without bars in the second the first stands, but for what is implausible.
+        # Without bars in the second, the first counts except for implausible bars.
         (response({0: {}, 1: ODD, 4: {}}, (2, 4)), None, ([0, 4], [], [1, 2, 3])),
     ],
 )
 def test_two_responses_are_reconciled(
     first: Response, second: Response | None, expected: tuple[list[int], list[int], list[int]]
 ) -> None:
-    """Each rule by an example: bars, implausible ones and open places."""
-    assert said(first, second) == expected
+    """Each rule by an example: bars, implausible bars and uncovered intervals."""
+    assert reconciled_minutes(first, second) == expected
 
 
-def test_where_no_bar_is_left_there_is_no_response() -> None:
-    """One bar that came once, or each time otherwise, is none."""
+def test_without_a_bar_left_there_is_no_response() -> None:
+    """A bar returned once, or each time with other values, does not count."""
     assert reconciled(response({0: ODD}), None, MINUTE) is None
     assert reconciled(response({0: ODD}), response({0: OTHER}), MINUTE) is None
 
 
-def test_values_of_the_second_response_stand() -> None:
-    """Plausible bars that differ are revisions, the newest counts."""
+def test_values_of_the_second_response_count() -> None:
+    """Plausible bars that differ are revisions."""
     both = reconciled(
         response({0: {}, 2: {}}, (1, 2)), response({0: {"close": 10.5}, 1: {}}), MINUTE
     )
@@ -203,7 +203,7 @@ PRICES = (100.0, 101.5, 99.25, 100.75, 102.0, 98.5)
 
 
 def minute_bars(closes: Sequence[float], first: datetime = FIRST, volume: float = 10.0) -> pa.Table:
-    """Make bars of each minute with these closes."""
+    """Return bars of consecutive minutes with these closes."""
     keys = [micros(first + n * MINUTE) for n in range(len(closes))]
     columns: dict[str, object] = {name: [1.0] * len(keys) for name in BAR_SCHEMA.names}
     columns["ts"] = pa.array(keys, pa.int64()).cast(BAR_SCHEMA.field("ts").type)
@@ -231,8 +231,8 @@ def test_another_basis_is_found(ratio: float) -> None:
     assert found.ratio == pytest.approx(ratio, rel=1e-3)
 
 
-def test_only_bars_that_came_again_are_compared() -> None:
-    """Held bars before and new bars behind the overlap say nothing."""
+def test_only_bars_that_were_returned_again_are_compared() -> None:
+    """Held bars before the overlap and new bars after it do not count."""
     held = minute_bars([1.0] * 10 + list(PRICES))
     again = minute_bars([*times(0.5), *[777.0] * 10], FIRST + 10 * MINUTE)
     found = disagreement(held, again)
@@ -249,8 +249,8 @@ def test_one_overlapping_bar_is_enough() -> None:
     assert found == Disagreement(FIRST + 5 * MINUTE, FIRST + 5 * MINUTE, 1, 0.5)
 
 
-def test_bars_that_do_not_overlap_say_nothing() -> None:
-    """Nothing came again."""
+def test_bars_that_do_not_overlap_do_not_disagree() -> None:
+    """No bar was returned again."""
     assert (
         disagreement(minute_bars(PRICES), minute_bars(PRICES, FIRST + timedelta(hours=1))) is None
     )
@@ -259,7 +259,7 @@ def test_bars_that_do_not_overlap_say_nothing() -> None:
 
 
 def test_the_same_bars_agree() -> None:
-    """Nor does a revised volume make a basis."""
+    """A revised volume is no new basis either."""
     assert disagreement(minute_bars(PRICES), minute_bars(PRICES)) is None
     assert disagreement(minute_bars(PRICES), minute_bars(PRICES, volume=9_999.0)) is None
 
@@ -274,14 +274,14 @@ def test_small_corrections_are_no_new_basis(ratio: float) -> None:
 
 @pytest.mark.parametrize("position", range(6))
 def test_one_corrected_price_is_no_new_basis(position: int) -> None:
-    """However far it is off."""
+    """However large the correction is."""
     again = list(PRICES)
     again[position] *= 0.5
     assert disagreement(minute_bars(PRICES), minute_bars(again)) is None
     assert disagreement(minute_bars(again), minute_bars(PRICES)) is None
 
 
-def test_prices_that_moved_each_by_its_own_are_no_new_basis() -> None:
+def test_prices_with_different_ratios_are_no_new_basis() -> None:
     """A basis is one ratio for all bars."""
     dice = np.random.default_rng(1)
     held = dice.uniform(50, 150, 200)
@@ -290,7 +290,7 @@ def test_prices_that_moved_each_by_its_own_are_no_new_basis() -> None:
 
 
 def test_a_corrected_price_does_not_hide_a_new_basis() -> None:
-    """Four of five bars and more tell of the split."""
+    """Four of five bars are enough."""
     again = times(0.5, PRICES * 3)
     again[7] = 44.0
     found = disagreement(minute_bars(PRICES * 3), minute_bars(again))
@@ -300,7 +300,7 @@ def test_a_corrected_price_does_not_hide_a_new_basis() -> None:
 
 
 def test_prices_that_are_not_positive_have_no_ratio() -> None:
-    """Spreads and some futures trade at zero and below; nothing is divided by it."""
+    """Spreads and some futures trade at zero and below; such bars are left out."""
     held = [0.0, -2.5, -1.0, 0.0]
     assert disagreement(minute_bars(held), minute_bars([value * 2 for value in held])) is None
     mixed = disagreement(minute_bars([0.0, -1.0, *PRICES]), minute_bars([-3.0, 5.0, *times(0.5)]))
@@ -309,8 +309,8 @@ def test_prices_that_are_not_positive_have_no_ratio() -> None:
     assert mixed.first == FIRST + 2 * MINUTE
 
 
-def test_it_says_which_bars_and_what_to_do() -> None:
-    """The text names moments, the ratio and the command."""
+def test_the_text_of_a_disagreement_names_bars_and_command() -> None:
+    """It has the times, the ratio and the command that requests them again."""
     found = disagreement(minute_bars(PRICES), minute_bars(times(0.5)))
     assert found is not None
     text = found.text_for("AAPL 1m")

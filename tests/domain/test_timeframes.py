@@ -1,3 +1,5 @@
+"""Timeframes: names, lengths and IB's bar sizes."""
+
 from datetime import timedelta
 
 import pytest
@@ -22,20 +24,20 @@ BAR_SIZES = [
     ("name", "seconds", "bar_size"), list(zip(NAMES, SECONDS, BAR_SIZES, strict=True))
 )
 def test_each_timeframe_has_its_length_and_ib_name(name: str, seconds: int, bar_size: str) -> None:
-    """A timeframe knows its length and what IB calls it."""
+    """Seconds, duration and IB's name of each timeframe."""
     timeframe = Timeframe(name)
     assert timeframe.seconds == seconds
     assert timeframe.length == timedelta(seconds=seconds)
     assert timeframe.ib_bar_size == bar_size
 
 
-def test_only_days_and_weeks_are_stamped_by_date() -> None:
-    """All shorter bars are stamped by the clock."""
+def test_only_days_and_weeks_have_dates_as_timestamps() -> None:
+    """Timestamps of shorter bars are times."""
     assert [str(one) for one in Timeframe if not one.is_intraday] == ["1d", "1w"]
 
 
 def test_only_the_shortest_are_filed_by_year() -> None:
-    """Minutes and five minutes are too many for one file."""
+    """1m and 5m have too many bars for one file."""
     assert [str(one) for one in Timeframe if one.is_yearly_filed] == ["1m", "5m"]
 
 

@@ -1,24 +1,17 @@
-"""When automatic work renews the catalog: often where that costs little, seldom where much."""
+"""When automatic work rebuilds the catalog: seldom where that costs much."""
 
 import os
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.catalog_refresh import is_catalog_due
-from ktrdr_pipelines.store.layout import StoreLayout, create_store
+from ktrdr_pipelines.store.layout import StoreLayout
 from tests.support.fake_gateway import stock, utc
 
 NOW = utc(2024, 7, 1)
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> StoreLayout:
-    """Give a store without a catalog."""
-    return create_store(tmp_path / "data")
 
 
 def test_a_store_without_a_catalog_gets_one(layout: StoreLayout) -> None:
@@ -36,10 +29,10 @@ def test_a_store_without_a_catalog_gets_one(layout: StoreLayout) -> None:
         (500, -60, True),
     ],
 )
-def test_the_age_at_which_it_is_renewed_grows_with_the_universe(
+def test_the_age_of_a_rebuild_grows_with_the_universe(
     layout: StoreLayout, symbols: int, age_s: float, is_due: bool
 ) -> None:
-    """Two dozen series after each run, four thousand every few minutes; a clock may go back."""
+    """24 series after each run, 4,000 every few minutes; a catalog from the future is rebuilt."""
     layout.catalog.touch()
     changed_at = (NOW - timedelta(seconds=age_s)).timestamp()
     os.utime(layout.catalog, (changed_at, changed_at))

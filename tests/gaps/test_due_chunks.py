@@ -1,4 +1,4 @@
-"""Tails and gaps: each bar that is due is brought by one of them, and by one only."""
+"""Tails and gaps: each bar that is due belongs to exactly one of them."""
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
@@ -27,12 +27,12 @@ UNIVERSE = parse_universe("symbols: {AAPL: {}, MSFT: {backfill: manual}}", "here
 
 
 def series(symbol: str = "AAPL", timeframe: str = "1h") -> Series:
-    """Give a series of the universe."""
+    """Return a series of the universe."""
     return Series(UNIVERSE.instrument(symbol), Timeframe(timeframe))
 
 
 def session(day: str, one: Series) -> Interval:
-    """Give the timestamps of a session date."""
+    """Return the timestamps of a session date."""
     first = date.fromisoformat(day)
     calendar = calendar_named(one.instrument.calendar)
     return interval_between(calendar, one.timeframe, first, first + timedelta(days=1))
@@ -41,29 +41,29 @@ def session(day: str, one: Series) -> Interval:
 def found(
     one: Series, *days: str, until: str | None = "2024-06-06", sessions: int = 1, **other: object
 ) -> SeriesGaps:
-    """Say that sessions are missing, of a series that is covered to the end of a date."""
+    """Return the gaps of a series that lacks sessions and is covered to the end of a date."""
     gaps = tuple(Gap(session(day, one), sessions, 7 * sessions, GapReason.MISSING) for day in days)
     covered = session(until, one).end if until else None
     return SeriesGaps(one, gaps, covered_until=covered, **other)  # type: ignore[arg-type]
 
 
 def tails_of(*given: SeriesGaps) -> dict[str, IntervalSet]:
-    """Give the tails by series."""
+    """Return the tails by series."""
     return {str(tail.series): tail.intervals for tail in due_tails(given, NOW)}
 
 
 def fills_of(*given: SeriesGaps) -> dict[str, IntervalSet]:
-    """Give what runs over gaps would ask for, by series."""
+    """Return what gap runs would request, by series."""
     return {str(due.series): due.intervals for due in due_to_fill(given, NOW)}
 
 
 def set_of(parts: Iterable[Interval]) -> IntervalSet:
-    """Make a set."""
+    """Return a set of intervals."""
     return IntervalSet(parts)
 
 
 def test_newest_session_is_a_tail_and_inner_ones_are_gaps() -> None:
-    """What lies behind the newest bar and is one session goes to the tail, the rest to runs."""
+    """One session after the newest bar is the tail; the rest is for gap runs."""
     one = series()
     given = found(one, "2023-03-01", "2024-06-07")
     assert tails_of(given) == {"AAPL 1h": set_of([session("2024-06-07", one)])}
@@ -79,23 +79,23 @@ def test_bars_of_the_open_session_are_a_tail() -> None:
     assert fills_of(given) == {}
 
 
-def test_end_of_a_session_is_asked_for_less_and_less_often() -> None:
-    """Up to now always; behind a close after 1, 2, 4, ... minutes, until it is a gap."""
+def test_end_of_a_session_is_requested_at_growing_intervals() -> None:
+    """Up to now always; after a close at 1, 2, 4, ... minutes, until it is a gap."""
     one = series("AAPL", "1m")
     close = session("2024-06-07", one).end
 
-    def is_asked(now: datetime, end: datetime) -> bool:
+    def is_due(now: datetime, end: datetime) -> bool:
         quiet = IntervalSet([Interval(close - timedelta(minutes=3), end)])
         return bool(due_tails([found(one, waiting=quiet)], now))
 
-    minutes = [n for n in range(30) if is_asked(close + timedelta(minutes=n, seconds=7), close)]
+    minutes = [n for n in range(30) if is_due(close + timedelta(minutes=n, seconds=7), close)]
     assert minutes == [0, 1, 2, 4, 8, 16]
     last = close - timedelta(seconds=30)
-    assert is_asked(last, last - timedelta(seconds=5))
+    assert is_due(last, last - timedelta(seconds=5))
 
 
 @pytest.mark.parametrize("symbol", ["AAPL", "MSFT"])
-def test_series_that_is_behind_is_brought_up_by_runs_alone(symbol: str) -> None:
+def test_series_that_is_behind_is_filled_by_gap_runs_alone(symbol: str) -> None:
     """A tail that jumped ahead would leave a gap that is never filled for a manual symbol."""
     one = series(symbol)
     waiting = IntervalSet([session("2024-06-10", one)])
@@ -106,7 +106,7 @@ def test_series_that_is_behind_is_brought_up_by_runs_alone(symbol: str) -> None:
 
 
 def test_history_of_a_manual_symbol_is_left_to_the_user() -> None:
-    """Neither inner gaps nor an empty store are requested; its tail is."""
+    """Only its tail is requested: neither inner gaps nor the history of an empty series."""
     one = series("MSFT")
     given = found(one, "2023-03-01", "2024-06-07")
     assert tails_of(given) == {"MSFT 1h": set_of([session("2024-06-07", one)])}
@@ -116,8 +116,8 @@ def test_history_of_a_manual_symbol_is_left_to_the_user() -> None:
     assert (tails_of(empty), fills_of(empty)) == ({}, {})
 
 
-def test_manual_symbol_is_filled_from_its_mark_on_whatever_the_newest_bar_is() -> None:
-    """Filling goes newest first: what it leaves behind the newest bar is due all the same."""
+def test_manual_symbol_is_filled_from_its_mark_on() -> None:
+    """Gaps are filled newest first, so older ones behind the newest bar are due too."""
     one = series("MSFT")
     mark = session("2024-01-31", one).end
     history, *later = ("2024-01-05", "2024-02-01", "2024-05-02")
@@ -129,7 +129,7 @@ def test_manual_symbol_is_filled_from_its_mark_on_whatever_the_newest_bar_is() -
 
 
 def test_gap_of_a_manual_symbol_is_cut_at_its_mark() -> None:
-    """A gap that has come to reach over the mark is due from there on."""
+    """A gap that reaches over the mark is due from the mark on."""
     one = series("MSFT")
     day = session("2024-03-05", one)
     mark = day.start + timedelta(hours=3)
@@ -137,15 +137,15 @@ def test_gap_of_a_manual_symbol_is_cut_at_its_mark() -> None:
     assert fills_of(given) == {"MSFT 1h": set_of([Interval(mark, day.end)])}
 
 
-def test_manual_symbol_whose_bars_are_gone_is_left_to_a_person() -> None:
-    """A mark alone starts nothing."""
+def test_manual_symbol_without_bars_is_left_to_the_user() -> None:
+    """A mark alone makes nothing due."""
     one = series("MSFT")
     mark = session("2024-01-31", one).end
     assert fills_of(found(one, "2024-02-01", until=None, fresh_from=mark)) == {}
 
 
 def test_failed_attempts_become_due_by_real_time() -> None:
-    """Market time may stand anywhere: it decides what has closed, not when to try again."""
+    """Market time decides what has closed, not when to retry."""
     one = series()
     gap = session("2024-06-07", one)
     next_try_at = datetime(2030, 1, 1, tzinfo=UTC)
@@ -166,8 +166,8 @@ def test_empty_series_has_no_tail() -> None:
 
 
 @pytest.mark.parametrize("kind", [AttemptKind.ERROR, AttemptKind.BLOCKED])
-def test_tail_that_was_tried_in_vain_waits_for_its_next_try(kind: AttemptKind) -> None:
-    """Whether the session failed or the whole series is refused, a tail is not requested."""
+def test_tail_after_a_failed_attempt_is_deferred(kind: AttemptKind) -> None:
+    """Whether the session failed or the whole series is blocked."""
     one = series()
     attempt = Attempt(
         "AAPL|1h", session("2024-06-07", one), kind, "no", None, 1, NOW, NOW,

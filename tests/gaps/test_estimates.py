@@ -1,4 +1,4 @@
-"""What a load would cost: the same that it then costs, told before, at no request."""
+"""Estimates of a load, made without a request, and what the load then costs."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,14 +30,27 @@ SPRING = date(2024, 2, 1), date(2024, 6, 29)
 NOW = utc(2024, 7, 1)
 
 
-def told(world: World, rates: Rates | None = None) -> Estimate:
-    """Estimate what the world's series lacks."""
+def estimated(world: World, rates: Rates | None = None) -> Estimate:
+    """Return the estimate of what the world's series lacks."""
     missing = [(world.series, IntervalSet([world.wanted]))]
-    return estimate(missing, Calendars(), rates=rates or Rates(), now=world.bench.gateway.time)
+    return estimate(missing, Calendars(), rates=rates or Rates(), now=world.harness.gateway.time)
 
 
-@pytest.mark.parametrize("calendar", ["XNYS.RTH", "XNYS.ETH", "FX"])
-@pytest.mark.parametrize("timeframe", Timeframe)
+@pytest.mark.parametrize(
+    ("calendar", "timeframe"),
+    [
+        ("XNYS.RTH", Timeframe.M1),
+        ("FX", Timeframe.M5),
+        ("XNYS.ETH", Timeframe.M15),
+        ("XNYS.RTH", Timeframe.M30),
+        ("FX", Timeframe.H1),
+        ("XNYS.RTH", Timeframe.H1),
+        ("XNYS.ETH", Timeframe.H4),
+        ("XNYS.RTH", Timeframe.D1),
+        ("FX", Timeframe.D1),
+        ("FX", Timeframe.W1),
+    ],
+)
 def test_a_load_costs_what_was_estimated(
     world: MakeWorld, calendar: str, timeframe: Timeframe
 ) -> None:
@@ -47,8 +60,8 @@ def test_a_load_costs_what_was_estimated(
     differ by a bar in some sessions.
     """
     made = world(calendar, timeframe, *SPRING)
-    before = told(made)
-    assert made.bench.gateway.opened == 0
+    before = estimated(made)
+    assert made.harness.gateway.opened == 0
     report = made.load()
     assert report.is_complete
     assert before.requests == report.requests
@@ -57,15 +70,15 @@ def test_a_load_costs_what_was_estimated(
 
 
 def test_nothing_missing_costs_nothing() -> None:
-    """A series without a gap is told with zeros, and no rate is claimed."""
+    """The estimate of a series without gaps has zeros, and no basis."""
     series = series_of(stock(), Timeframe.M1)
     free = estimate([(series, IntervalSet())], Calendars(), rates=Rates(), now=NOW)
     assert (free.requests, free.bars, free.size_bytes, free.seconds) == (0, 0, 0, 0.0)
     assert free.basis == ""
 
 
-def test_what_has_not_come_to_be_costs_nothing() -> None:
-    """Sessions of the future are not due."""
+def test_future_sessions_cost_nothing() -> None:
+    """They are not due."""
     series = series_of(stock(), Timeframe.H1)
     calendar = calendar_named("XNYS.RTH")
     both = interval_between(calendar, Timeframe.H1, date(2024, 6, 24), date(2024, 7, 20))
@@ -78,7 +91,7 @@ def test_what_has_not_come_to_be_costs_nothing() -> None:
 
 
 def test_a_whole_universe_is_the_sum_of_its_series() -> None:
-    """Five hundred symbols of twenty years: the same for each, added up."""
+    """Five hundred symbols of twenty years cost the same each."""
     calendar = calendar_named("XNYS.RTH")
     wanted = interval_between(calendar, Timeframe.M1, date(2004, 6, 1), date(2024, 6, 1))
     series = [Series(stock(f"S{number}"), Timeframe.M1) for number in range(500)]
@@ -96,7 +109,7 @@ def test_a_whole_universe_is_the_sum_of_its_series() -> None:
 
 
 def record(at: datetime, took_s: float, rows: int, series: str = "AAPL|1m") -> RequestRecord:
-    """Make an audited request."""
+    """Return the record of a request."""
     return RequestRecord(
         series=series,
         contract_id=1,
@@ -112,8 +125,8 @@ def record(at: datetime, took_s: float, rows: int, series: str = "AAPL|1m") -> R
     )
 
 
-def test_seconds_are_measured_where_the_gateway_was_asked_before(tmp_path: Path) -> None:
-    """What was open at once counts once; failures and other gateways do not count."""
+def test_seconds_are_measured_from_earlier_requests(tmp_path: Path) -> None:
+    """Concurrent requests share their time; failures and other gateways do not count."""
     ledger = Ledger(tmp_path / "ledger.sqlite")
     for number in range(10):
         ledger.requests.record(record(NOW + timedelta(seconds=2 * (number // 5)), 2.0, 390))
@@ -130,8 +143,8 @@ def test_seconds_are_measured_where_the_gateway_was_asked_before(tmp_path: Path)
     assert "assumed for 1h" in basis
 
 
-def test_tails_take_the_time_of_empty_ends_and_backfills_that_of_ends(tmp_path: Path) -> None:
-    """Both are measured by themselves; what is not measured is assumed, faster for now."""
+def test_requests_with_and_without_an_end_are_measured_apart(tmp_path: Path) -> None:
+    """Tails have an empty end, which is faster, also where no rate is measured."""
     ledger = Ledger(tmp_path / "ledger.sqlite")
     for number in range(10):
         at = NOW - timedelta(hours=2) + timedelta(seconds=10 * number)
@@ -150,14 +163,14 @@ def test_tails_take_the_time_of_empty_ends_and_backfills_that_of_ends(tmp_path: 
         cost = estimate(missing, Calendars(), rates=rates, now=now, tails=tails)
         assert (cost.requests, cost.parts[0].up_to_now) == (3, up_to_now)
         assert cost.seconds == pytest.approx(seconds)
-        told = {(each.ends_now, each.is_measured): each.seconds for each in cost.latencies}
-        assert told == {(False, True): pytest.approx(3.0), (True, True): pytest.approx(0.1)}
+        latency_s = {(each.ends_now, each.is_measured): each.seconds for each in cost.latencies}
+        assert latency_s == {(False, True): pytest.approx(3.0), (True, True): pytest.approx(0.1)}
     assumed = Rates()
     latencies = [assumed.latency_s(Timeframe.M1, ends_now=each)[0] for each in (True, False)]
     assert latencies[0] < latencies[1]
 
 
-def test_timeframes_that_were_asked_for_at_once_share_the_time(tmp_path: Path) -> None:
+def test_timeframes_that_were_requested_at_once_share_the_time(tmp_path: Path) -> None:
     """Sixty seconds of three timeframes together are sixty, not three times sixty."""
     ledger = Ledger(tmp_path / "ledger.sqlite")
     for number in range(20):
@@ -170,47 +183,47 @@ def test_timeframes_that_were_asked_for_at_once_share_the_time(tmp_path: Path) -
     assert sum(rates.seconds(one, 20, 0) for one in kinds) == pytest.approx(60.0)
 
 
-def test_answers_that_took_no_time_still_take_some(tmp_path: Path) -> None:
-    """A rate is never zero: no plan is free because a clock is coarse."""
+def test_a_measured_rate_is_never_zero(tmp_path: Path) -> None:
+    """Even if responses took no time by a coarse clock."""
     ledger = Ledger(tmp_path / "ledger.sqlite")
     for number in range(9):
         ledger.requests.record(record(NOW + timedelta(seconds=number), 0.0, 390))
     assert measured_rates(ledger, "real:1").seconds(Timeframe.M1, 10**9, 0) > 0
 
 
-def test_a_file_of_a_few_bars_says_nothing_about_their_size(world: MakeWorld) -> None:
-    """The weight of a small file is its footer's, and no plan multiplies that."""
+def test_a_file_of_a_few_bars_is_not_measured(world: MakeWorld) -> None:
+    """The size of a small file is mostly that of its footer."""
     made = world("XNYS.RTH", Timeframe.W1, *SPRING)
     made.load()
-    rates = measured_rates(made.bench.ledger, made.bench.gateway.gateway)
+    rates = measured_rates(made.harness.ledger, made.harness.gateway.gateway)
     for timeframe in Timeframe:
         assert rates.size(timeframe, 1000) == 1000 * ASSUMED_BAR_BYTES
 
 
 def test_conservative_pacing_takes_ten_seconds_a_request(tmp_path: Path) -> None:
-    """The safe delay rules, whatever was measured."""
+    """Whatever was measured."""
     rates = measured_rates(Ledger(tmp_path / "ledger.sqlite"), "real:1", conservative=True)
     assert rates.seconds(Timeframe.M1, 60, 10**6) == 600.0
     assert rates.basis([Timeframe.M1]) == "IB_PACING=conservative: a request every 10 s"
 
 
 def test_bytes_are_measured_where_bars_are_held(world: MakeWorld) -> None:
-    """Bars of a timeframe take what those on disk take; others the usual."""
+    """Without bars on disk the assumed size counts."""
     made = world("XNYS.RTH", Timeframe.H1, *SPRING)
-    gateway = made.bench.gateway.gateway
-    empty = measured_rates(made.bench.ledger, gateway)
+    gateway = made.harness.gateway.gateway
+    empty = measured_rates(made.harness.ledger, gateway)
     assert empty.size(Timeframe.H1, 1000) == 1000 * ASSUMED_BAR_BYTES
     made.load()
-    rates = measured_rates(made.bench.ledger, gateway)
-    rows = made.bench.store.rows(made.series)
-    folder = made.bench.layout.series_folder(made.series.symbol, made.series.timeframe)
+    rates = measured_rates(made.harness.ledger, gateway)
+    rows = made.harness.store.rows(made.series)
+    folder = made.harness.layout.series_folder(made.series.symbol, made.series.timeframe)
     assert rates.size(Timeframe.H1, rows) == sum(one.stat().st_size for one in folder.iterdir())
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(5, "5 s"), (120, "2 min"), (7200, "2 h"), (864_000, "10.0 days")]
 )
-def test_times_are_told_in_units_that_a_person_reads(seconds: float, text: str) -> None:
+def test_times_have_readable_units(seconds: float, text: str) -> None:
     """Seconds, minutes, hours, days."""
     assert time_text(seconds) == text
 
@@ -218,6 +231,6 @@ def test_times_are_told_in_units_that_a_person_reads(seconds: float, text: str) 
 @pytest.mark.parametrize(
     ("size", "text"), [(12, "12 B"), (24_000, "24 kB"), (5e6, "5 MB"), (2.5e9, "2.5 GB")]
 )
-def test_sizes_are_told_in_units_that_a_person_reads(size: float, text: str) -> None:
+def test_sizes_have_readable_units(size: float, text: str) -> None:
     """Bytes to gigabytes."""
     assert size_text(size) == text

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, datetime, timedelta
-from pathlib import Path
+from functools import partial
 
 import pytest
 
-from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.coverage import Coverage, Emptiness
@@ -20,10 +19,10 @@ from ktrdr_pipelines.errors import CorruptFileError, StoreError
 from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.gaps.windows import Dates, WindowState, after_load
 from ktrdr_pipelines.store.bars.bar_store import BarStore
-from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.store.ledger.attempts import AttemptKind
-from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
-from tests.support.fake_gateway import bars_at, dense_keys, stock, utc
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from tests.support.complete_series import save_complete
+from tests.support.fake_gateway import bars_at, stock, utc
 
 GATEWAY = "fake:1"
 NOW = utc(2024, 3, 1, 12)
@@ -33,39 +32,19 @@ Fill = Callable[..., None]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> BarStore:
-    """Give the bars of a new store."""
-    layout = create_store(tmp_path / "data")
-    return BarStore(layout, Ledger(layout.ledger))
-
-
-@pytest.fixture
 def index(store: BarStore) -> GapIndex:
-    """Give the gap index of the store."""
+    """Return the gap index of the store."""
     return GapIndex(store, Calendars(), GATEWAY)
 
 
 @pytest.fixture
 def fill(store: BarStore) -> Fill:
-    """Give the way to save complete bars of some session dates, but for some."""
-
-    def save(series: Series, first: date, end: date, *, without: tuple[date, ...] = ()) -> None:
-        calendar = calendar_named(series.instrument.calendar)
-        keys = dense_keys(calendar.key, series.timeframe, first, end)
-        covered = IntervalSet([interval_between(calendar, series.timeframe, first, end)])
-        for day in without:
-            gone = interval_between(calendar, series.timeframe, day, day + timedelta(days=1))
-            covered -= IntervalSet([gone])
-            keys = keys[(keys < micros(gone.start)) | (keys >= micros(gone.end))]
-        bars = bars_at(keys, calendar, daily=not series.timeframe.is_intraday)
-        identity = identity_of(series, contract_id=1, origin=Origin.IB)
-        store.save(series, identity, bars, Coverage(covered))
-
-    return save
+    """Return a function that saves complete bars of session dates, except some."""
+    return partial(save_complete, store)
 
 
 def series_of(timeframe: Timeframe = Timeframe.H1, *, start: date = START) -> Series:
-    """Give a series of a stock."""
+    """Return a series of a stock."""
     return Series(replace(stock(), start=start), timeframe)
 
 
@@ -81,7 +60,7 @@ def prove_empty(store: BarStore, series: Series, first: date, end: date) -> None
 def states(
     index: GapIndex, series: Series, windows: dict[str, Dates], now: datetime = NOW
 ) -> dict[str, tuple[WindowState, int]]:
-    """Give the state and the bars of each window."""
+    """Return the state and the bars of each window."""
     found = index.windows(series, windows, now)
     return {name: (one.state, one.rows) for name, one in found.items()}
 
@@ -121,7 +100,7 @@ def test_a_window_that_lacks_a_session_is_unexplained(
 
 
 def test_a_week_belongs_to_the_window_of_its_monday(index: GapIndex, fill: Fill) -> None:
-    """Its bars are counted there, and nowhere else."""
+    """Its bars are counted there only."""
     series = series_of(Timeframe.W1, start=date(2023, 12, 1))
     fill(series, date(2023, 12, 4), date(2024, 2, 26))
     windows = {str(one): (date(one, 1, 1), date(one + 1, 1, 1)) for one in (2023, 2024)}
@@ -146,7 +125,7 @@ def test_a_failed_attempt_is_the_reason_of_a_window(
     assert found["2024-02"].why == "1 unconfirmed, next request at 2024-03-02 00:00Z"
 
 
-def test_windows_without_bars_say_why_they_are_explained(
+def test_windows_without_bars_have_the_state_that_explains_them(
     store: BarStore, index: GapIndex, fill: Fill
 ) -> None:
     """Before the start, before the gateway's oldest data, and where responses confirm it."""
@@ -213,7 +192,7 @@ def test_what_a_load_reports_counts_in_addition(index: GapIndex, fill: Fill) -> 
 def test_windows_of_a_file_that_cannot_be_read_are_an_error(
     store: BarStore, index: GapIndex, fill: Fill
 ) -> None:
-    """Nothing is said of them."""
+    """They have no status."""
     series = series_of(Timeframe.D1)
     fill(series, START, date(2024, 3, 1))
     [path] = store.layout.bar_files("AAPL", Timeframe.D1)

@@ -1,54 +1,54 @@
-"""Scripted gateways, budgets under a clock that is set, and what is asked of them."""
+"""Scripted gateways, rate limiters with a fake clock, and requests for them."""
 
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
-from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series, WhatToShow
+from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import Pacing, pacing_of
 from ktrdr_pipelines.ib.source import GatewaySource, open_source
-from tests.ib.paced import Time
-from tests.ib.scripted import Script, ScriptedGateway, Words
+from tests.ib.pacing_support import FakeClock
+from tests.ib.scripted_gateway import Replies, Script, ScriptedGateway, history
+from tests.support.universes import AAPL
 
 T = TypeVar("T")
 
 
 @pytest.fixture
 def gateways() -> Iterator[Callable[..., ScriptedGateway]]:
-    """Start scripted gateways; all end with the test."""
+    """Return a function that starts scripted gateways, which end with the test."""
     started: list[ScriptedGateway] = []
 
-    def begin(**parts: Any) -> ScriptedGateway:
+    def start(**parts: Any) -> ScriptedGateway:
         gateway = ScriptedGateway(Script(**parts))
-        gateway.begin()
+        gateway.start()
         started.append(gateway)
         return gateway
 
-    yield begin
+    yield start
     for gateway in started:
-        gateway.end()
+        gateway.stop()
 
 
 @pytest.fixture
-def words() -> Words:
-    """Give what a scripted gateway can say."""
-    return Words()
+def replies() -> Replies:
+    """Return the usual replies of a scripted gateway."""
+    return Replies()
 
 
 @pytest.fixture
 def closed_port() -> int:
-    """Give a port at which nothing listens."""
+    """Return a port at which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -56,36 +56,25 @@ def closed_port() -> int:
 
 @pytest.fixture
 def config(tmp_path: Path) -> GatewayConfig:
-    """Give a configuration with a state folder of its own, and patience for any busy machine."""
+    """Return a configuration with a new state folder, and deadlines for a busy machine."""
     return GatewayConfig(state_dir=tmp_path / "state", port=1, timeout_s=60.0, outage_s=60.0)
 
 
 @pytest.fixture
 def aapl() -> Instrument:
-    """Give a stock in regular hours."""
-    return Instrument(
-        symbol="AAPL",
-        ib_symbol="AAPL",
-        sec_type=SecType.STK,
-        exchange="SMART",
-        currency="USD",
-        what_to_show=WhatToShow.TRADES,
-        use_rth=True,
-        calendar="XNYS.RTH",
-        timeframes=tuple(Timeframe),
-        start=date(2020, 1, 1),
-    )
+    """Return a stock in regular hours."""
+    return replace(AAPL, timeframes=tuple(Timeframe))
 
 
 @pytest.fixture
 def minute_request(aapl: Instrument) -> BarRequest:
-    """Give a request for a day of minutes up to now."""
+    """Return a request for a day of minutes up to now."""
     return BarRequest(Series(aapl, Timeframe.M1), None, "1 D")
 
 
 @dataclass
-class Bench:
-    """What a test needs to put questions to a scripted gateway."""
+class SourceHarness:
+    """Connects to one scripted gateway and calls its source."""
 
     config: GatewayConfig
     start: Callable[..., ScriptedGateway]
@@ -99,9 +88,9 @@ class Bench:
         outage_s: float | None = None,
         **script: Any,
     ) -> T:
-        """Start a gateway, connect to it, ask, and give what came; errors pass through.
+        """Start a gateway, connect to it, and return what ``ask`` does; errors are raised.
 
-        A deadline is given only where it is waited for: an answer that comes is never late.
+        A test sets a deadline only if it waits for one, so that no response is too late.
         """
         self.gateway = self.start(**script)
         self.config = replace(
@@ -118,7 +107,7 @@ class Bench:
 
     @asynccontextmanager
     async def source(self) -> AsyncIterator[GatewaySource]:
-        """Connect to the gateway that runs, with a budget whose windows pass at once."""
+        """Connect to the running gateway, with a rate limiter whose windows have no length."""
         assert self.gateway is not None
         config = replace(self.config, port=self.gateway.port)
         rate_limiter = RateLimiter(config.folder, pacing=pacing_of().scaled(0))
@@ -130,24 +119,41 @@ class Bench:
 
 
 @pytest.fixture
-def bench(config: GatewayConfig, gateways: Callable[..., ScriptedGateway]) -> Bench:
-    """Ask one scripted gateway."""
-    return Bench(config, gateways)
+def harness(config: GatewayConfig, gateways: Callable[..., ScriptedGateway]) -> SourceHarness:
+    """Return a harness for one scripted gateway."""
+    return SourceHarness(config, gateways)
 
 
 @pytest.fixture
-def time() -> Time:
-    """Give a clock."""
-    return Time()
+def response_of(harness: SourceHarness, minute_request: BarRequest) -> Callable[..., Any]:
+    """Return a function that returns the source's response to a message 17 of some rows."""
+
+    def respond(
+        *rows: tuple[object, ...],
+        request: BarRequest | None = None,
+        reach: tuple[str, str] = ("", ""),
+    ) -> Any:
+        return harness(
+            lambda source: source.bars(request or minute_request),
+            bars=lambda client, fields: client.raw(history(fields[1], *rows, reach=reach)),
+        )
+
+    return respond
 
 
 @pytest.fixture
-def rate_limiter(tmp_path: Path, time: Time) -> Any:
-    """Make pacers of one gateway under one clock; each stands for a process of its own."""
+def clock() -> FakeClock:
+    """Return a fake clock."""
+    return FakeClock()
+
+
+@pytest.fixture
+def rate_limiter(tmp_path: Path, clock: FakeClock) -> Any:
+    """Return a function that makes rate limiters of one gateway, one for each simulated process."""
     made = []
 
     def make(boot: str = "boot", pacing: Pacing | None = None) -> RateLimiter:
-        made.append(RateLimiter(tmp_path, clock=time, sleep=time.sleep, boot=boot, pacing=pacing))
+        made.append(RateLimiter(tmp_path, clock=clock, sleep=clock.sleep, boot=boot, pacing=pacing))
         return made[-1]
 
     yield make

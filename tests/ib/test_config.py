@@ -1,4 +1,4 @@
-"""How long to wait before another try, and the configuration of a gateway."""
+"""The delays between attempts, and the configuration of a gateway."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, retry_delay_
 
 
 def delays(error: GatewayError, max_retries: int = 3) -> list[float | None]:
-    """Give the waits after the first five tries."""
+    """Return the delays after the first five attempts."""
     return [
         retry_delay_s(error, attempts, max_retries=max_retries, base_delay_s=2.0)
         for attempts in range(1, 6)
@@ -40,7 +40,7 @@ def delays(error: GatewayError, max_retries: int = 3) -> list[float | None]:
 
 @pytest.mark.parametrize("error", [GatewayTimeoutError("x"), BadAnswerError("x")])
 def test_delays_double_and_end(error: GatewayError) -> None:
-    """Two, four, eight seconds, and then no more."""
+    """Two, four and eight seconds, then no retry."""
     assert delays(error) == [2.0, 4.0, 8.0, None, None]
 
 
@@ -68,8 +68,8 @@ FIRST_WAITS: dict[type[GatewayError], float | None] = {
 
 
 @pytest.mark.parametrize(("kind", "wait_s"), FIRST_WAITS.items())
-def test_each_class_has_its_first_wait(kind: type[GatewayError], wait_s: float | None) -> None:
-    """What may pass is tried again, each at its pace; what would be refused again is not."""
+def test_each_class_has_its_first_delay(kind: type[GatewayError], wait_s: float | None) -> None:
+    """Temporary errors are retried, each after its delay; permanent ones are not."""
     waits = [
         retry_delay_s(kind("x"), 1, max_retries=3, base_delay_s=2.0, jitter=jitter)
         for jitter in (0.0, 1.0)
@@ -78,7 +78,7 @@ def test_each_class_has_its_first_wait(kind: type[GatewayError], wait_s: float |
 
 
 def test_no_class_of_gateway_errors_is_forgotten() -> None:
-    """Every error of a gateway, wherever it is defined, stands in the table above."""
+    """Every gateway error, wherever it is defined, is in the table above."""
 
     def below(kind: type[GatewayError]) -> set[type[GatewayError]]:
         return {kind}.union(*(below(one) for one in kind.__subclasses__()))
@@ -98,19 +98,19 @@ def test_a_pacing_error_waits_as_long_as_the_gateway_pauses() -> None:
 
 
 def test_an_id_in_use_waits_at_least_the_pause_between_ids() -> None:
-    """Aggressive connecting would leave the gateway refusing everyone."""
+    """Aggressive connecting would make the gateway refuse every client."""
     error = ClientIdInUseError("x")
     assert retry_delay_s(error, 1, max_retries=1, base_delay_s=0.0) == 1.5
 
 
 @pytest.mark.parametrize("error", [EntitlementError("x"), RequestRejectedError("x")])
-def test_what_would_be_refused_again_is_not_tried_again(error: GatewayError) -> None:
-    """An error that is final has no delay."""
+def test_a_permanent_error_is_not_retried(error: GatewayError) -> None:
+    """A permanent error has no delay."""
     assert delays(error) == [None] * 5
 
 
 def test_jitter_adds_up_to_half() -> None:
-    """Many who failed together do not come back together."""
+    """Requests that failed together are not retried together."""
     waits = [
         retry_delay_s(GatewayTimeoutError("x"), 1, max_retries=1, base_delay_s=2.0, jitter=jitter)
         for jitter in (0.0, 0.5, 1.0)
@@ -118,15 +118,15 @@ def test_jitter_adds_up_to_half() -> None:
     assert waits == [2.0, 2.5, 3.0]
 
 
-def test_a_gateway_that_rests_is_not_asked_before_its_time() -> None:
-    """An error that names a time is waited for at least so long."""
+def test_an_open_breaker_delays_a_retry() -> None:
+    """An error that names a time is retried no earlier."""
     error = GatewayRestingError("x")
     error.retry_in_s = 30.0
     assert retry_delay_s(error, 1, max_retries=1, base_delay_s=2.0) == 30.0
 
 
-def test_the_loading_waits_by_the_same_policy() -> None:
-    """There is one policy: what the loader's patience says is what it says."""
+def test_the_loader_uses_the_same_delays() -> None:
+    """RetryPolicy uses the same function."""
     retry_policy = RetryPolicy(max_retries=2, delay_s=2.0, jitter=lambda: 0.0)
     for error in (GatewayTimeoutError("x"), PacingError("x"), EntitlementError("x")):
         for attempts in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""What the source makes of good answers, and what it sends for them."""
+"""The source's values for valid responses, and the requests that it sends."""
 
 import asyncio
 from dataclasses import replace
@@ -19,14 +19,15 @@ from ktrdr_pipelines.errors import (
     ContractUnknownError,
     RequestExpiredError,
 )
+from ktrdr_pipelines.ib.pacing.circuit_breaker import BreakerState
 from ktrdr_pipelines.ib.source import GatewaySource
 
 
-def test_bars_come_as_a_table_of_the_project(
-    bench: Any, minute_request: BarRequest, words: Any
+def test_bars_become_a_table_of_the_schema(
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """Two minute bars become two rows of the schema, stamped by their epochs."""
-    answer = bench(lambda source: source.bars(minute_request))
+    """Two minute bars become two rows of the schema, with the timestamps of their epochs."""
+    answer = harness(lambda source: source.bars(minute_request))
     assert isinstance(answer, Response)
     assert answer.bars.schema == BAR_SCHEMA
     assert answer.bars.to_pylist()[0] == {
@@ -42,48 +43,46 @@ def test_bars_come_as_a_table_of_the_project(
     }
 
 
-def test_a_request_says_what_it_wants_without_ambiguity(
-    bench: Any, minute_request: BarRequest
-) -> None:
-    """Ends are told in UTC with a dash, dates are asked for as epochs, contracts by their id."""
+def test_the_fields_of_a_request_are_unambiguous(harness: Any, minute_request: BarRequest) -> None:
+    """The end is in UTC with a dash, dates are epochs, and the contract is an id."""
     ends_at = datetime(2026, 1, 5, 16, tzinfo=UTC)
     request = replace(minute_request, ends_at=ends_at)
-    bench(lambda source: source.bars(request))
-    sent = bench.gateway.what(20)[0]
+    harness(lambda source: source.bars(request))
+    sent = harness.gateway.frames(20)[0]
     assert sent[2] == "265598"
     assert sent[15:21] == ["20260105-16:00:00", "1 min", "1 D", "1", "TRADES", "2"]
     assert sent[21] == "0"
 
 
-def test_now_is_asked_with_an_empty_end(bench: Any, minute_request: BarRequest) -> None:
-    """No end means now."""
-    bench(lambda source: source.bars(minute_request))
-    assert bench.gateway.what(20)[0][15] == ""
+def test_now_is_an_empty_end(harness: Any, minute_request: BarRequest) -> None:
+    """A request without an end has an empty one."""
+    harness(lambda source: source.bars(minute_request))
+    assert harness.gateway.frames(20)[0][15] == ""
 
 
-def test_a_request_whose_now_has_passed_is_not_sent(bench: Any, minute_request: BarRequest) -> None:
-    """What would mean another time by its turn is given back, and the next one goes out at once."""
+def test_a_request_whose_now_has_passed_is_not_sent(
+    harness: Any, minute_request: BarRequest
+) -> None:
+    """Its permit is returned, and the next request is sent at once."""
 
     async def ask(source: GatewaySource) -> None:
         late = replace(minute_request, not_after=source.now())
         with pytest.raises(RequestExpiredError):
             await source.bars(late)
-        assert bench.gateway.what(20) == []
+        assert harness.gateway.frames(20) == []
         await source.bars(replace(late, not_after=source.now() + timedelta(minutes=1)))
 
-    bench(ask)
-    assert [sent[15] for sent in bench.gateway.what(20)] == [""]
+    harness(ask)
+    assert [sent[15] for sent in harness.gateway.frames(20)] == [""]
 
 
-def test_values_that_are_not_available_are_null(
-    bench: Any, minute_request: BarRequest, words: Any
-) -> None:
-    """Minus one for volume, average and count is null, never zero."""
-    bars = [words.bar(words.first, volume=-1, average=-1, count=-1), words.bar(words.first + 60)]
-    answer = bench(
-        lambda source: source.bars(minute_request),
-        bars=lambda talk, fields: talk.raw(words.history(fields[1], *bars)),
-    )
+def test_values_that_are_not_available_are_null(response_of: Any, replies: Any) -> None:
+    """-1 for volume, average and count is null, not zero."""
+    bars = [
+        replies.bar(replies.first, volume=-1, average=-1, count=-1),
+        replies.bar(replies.first + 60),
+    ]
+    answer = response_of(*bars)
     assert answer.bars["volume"].to_pylist() == [None, 100.0]
     assert answer.bars["average"].to_pylist() == [None, 10.25]
     assert answer.bars["bar_count"].to_pylist() == [None, 7]
@@ -92,147 +91,104 @@ def test_values_that_are_not_available_are_null(
 @pytest.mark.parametrize(
     "unset", ["", "2147483647", "9223372036854775807", "1.7976931348623157E308", str(2**127 - 1)]
 )
-def test_values_that_are_unset_are_null(
-    bench: Any, minute_request: BarRequest, words: Any, unset: str
-) -> None:
-    """What the wire has for "not set" is null too, as the official client reads it."""
-    row = words.bar(words.first, volume=unset, average=unset, count=unset)
-    answer = bench(
-        lambda source: source.bars(minute_request),
-        bars=lambda talk, fields: talk.raw(words.history(fields[1], row)),
-    )
+def test_values_that_are_unset_are_null(response_of: Any, replies: Any, unset: str) -> None:
+    """The protocol's values for "not set" are null, as in the official client."""
+    row = replies.bar(replies.first, volume=unset, average=unset, count=unset)
+    answer = response_of(row)
     assert [answer.bars[name].to_pylist() for name in ("volume", "average", "bar_count")] == [
         [None]
     ] * 3
     assert answer.bars["close"].to_pylist() == [10.5]
 
 
-def test_an_average_below_zero_is_kept(bench: Any, minute_request: BarRequest, words: Any) -> None:
-    """Where prices are negative, as crude oil's were in April 2020, their average is too."""
+def test_an_average_below_zero_is_kept(response_of: Any, replies: Any) -> None:
+    """Negative prices, such as crude oil's in April 2020, have a negative average."""
     prices = (-37.5, -36.0, -40.0, -37.0)
-    row = (words.first, *prices, 100, -37.63, 7)
-    answer = bench(
-        lambda source: source.bars(minute_request),
-        bars=lambda talk, fields: talk.raw(words.history(fields[1], row)),
-    )
+    row = (replies.first, *prices, 100, -37.63, 7)
+    answer = response_of(row)
     assert answer.bars["average"].to_pylist() == [-37.63]
     assert answer.bars["low"].to_pylist() == [-40.0]
 
 
-def test_java_notation_of_large_volumes_is_read(
-    bench: Any, minute_request: BarRequest, words: Any
-) -> None:
+def test_java_notation_of_large_volumes_is_read(response_of: Any, replies: Any) -> None:
     """A volume in scientific notation is a number."""
-    answer = bench(
-        lambda source: source.bars(minute_request),
-        bars=lambda talk, fields: talk.raw(
-            words.history(fields[1], words.bar(words.first, volume="1.2345678E7"))
-        ),
-    )
+    answer = response_of(replies.bar(replies.first, volume="1.2345678E7"))
     assert answer.bars["volume"].to_pylist() == [12_345_678.0]
 
 
 def test_daily_bars_stand_at_midnight_of_their_date(
-    bench: Any, aapl: Instrument, minute_request: BarRequest, words: Any
+    response_of: Any, aapl: Instrument, minute_request: BarRequest, replies: Any
 ) -> None:
-    """A daily bar keeps its date and is stamped at midnight UTC."""
+    """A daily bar keeps its date; its timestamp is midnight UTC."""
     request = replace(minute_request, series=Series(aapl, Timeframe.D1), duration="2 D")
-    answer = bench(
-        lambda source: source.bars(request),
-        bars=lambda talk, fields: talk.raw(
-            words.history(fields[1], words.bar("20260105"), words.bar("20260106"))
-        ),
-    )
+    answer = response_of(replies.bar("20260105"), replies.bar("20260106"), request=request)
     assert answer.bars["session_date"].to_pylist() == [date(2026, 1, 5), date(2026, 1, 6)]
     assert timestamps(answer.bars)[0] == micros(datetime(2026, 1, 5, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("given", ["20260102", "20260101", "20251229"])
 def test_weekly_bars_stand_at_their_monday(
-    bench: Any, aapl: Instrument, minute_request: BarRequest, words: Any, *, given: str
+    response_of: Any, aapl: Instrument, minute_request: BarRequest, replies: Any, *, given: str
 ) -> None:
-    """Whatever session a week is dated by, it stands at its Monday and keeps the date given."""
+    """Whichever session dates a week, its timestamp is Monday, and the date is kept."""
     request = replace(minute_request, series=Series(aapl, Timeframe.W1), duration="1 W")
-    answer = bench(
-        lambda source: source.bars(request),
-        bars=lambda talk, fields: talk.raw(words.history(fields[1], words.bar(given))),
-    )
+    answer = response_of(replies.bar(given), request=request)
     assert timestamps(answer.bars).tolist() == [micros(datetime(2025, 12, 29, tzinfo=UTC))]
     assert answer.bars["session_date"].to_pylist()[0].strftime("%Y%m%d") == given
 
 
-def test_unordered_bars_are_sorted(bench: Any, minute_request: BarRequest, words: Any) -> None:
-    """The order on the wire does not matter."""
+def test_unordered_bars_are_sorted(response_of: Any, replies: Any) -> None:
+    """The order of the rows does not matter."""
     order = [120, 0, 60]
-    answer = bench(
-        lambda source: source.bars(minute_request),
-        bars=lambda talk, fields: talk.raw(
-            words.history(fields[1], *(words.bar(words.first + s, close=10 + s) for s in order))
-        ),
-    )
+    answer = response_of(*(replies.bar(replies.first + s, close=10 + s) for s in order))
     assert answer.bars["close"].to_pylist() == [10.0, 70.0, 130.0]
 
 
-def test_exact_duplicates_are_one_bar(bench: Any, minute_request: BarRequest, words: Any) -> None:
+def test_exact_duplicates_are_one_bar(response_of: Any, replies: Any) -> None:
     """The same bar twice is one bar."""
-    answer = bench(
-        lambda source: source.bars(minute_request),
-        bars=lambda talk, fields: talk.raw(
-            words.history(fields[1], words.bar(words.first), words.bar(words.first))
-        ),
-    )
+    answer = response_of(replies.bar(replies.first), replies.bar(replies.first))
     assert answer.bars.num_rows == 1
 
 
 def test_equal_values_at_two_timestamps_are_two_bars(
-    bench: Any, minute_request: BarRequest
+    harness: Any, minute_request: BarRequest
 ) -> None:
-    """Bars are told apart by their stamp alone."""
-    answer = bench(lambda source: source.bars(minute_request))
+    """Only the timestamp identifies a bar."""
+    answer = harness(lambda source: source.bars(minute_request))
     assert answer.bars.num_rows == 2
     assert len(set(answer.bars["close"].to_pylist())) == 1
 
 
-def test_the_reach_of_an_answer_is_kept(bench: Any, minute_request: BarRequest, words: Any) -> None:
-    """What message 17 says it covers comes with the bars."""
+def test_the_stated_range_is_kept(response_of: Any, replies: Any) -> None:
+    """The range that message 17 states is part of the response."""
     reach = ("20260104-16:00:00", "20260105-16:00:00")
-    answer = bench(
-        lambda source: source.bars(minute_request),
-        bars=lambda talk, fields: talk.raw(
-            words.history(fields[1], words.bar(words.first), reach=reach)
-        ),
-    )
+    answer = response_of(replies.bar(replies.first), reach=reach)
     end = datetime(2026, 1, 5, 16, tzinfo=UTC)
     assert answer.reach == Interval(end - timedelta(days=1), end)
 
 
-def test_no_data_is_a_value(bench: Any, minute_request: BarRequest) -> None:
-    """A gateway that says it has nothing raises nothing."""
+def test_no_data_is_a_value(harness: Any, minute_request: BarRequest) -> None:
+    """A statement of no data is not an error."""
     text = "Historical Market Data Service error message:HMDS query returned no data: AAPL@SMART"
-    answer = bench(
+    answer = harness(
         lambda source: source.bars(minute_request),
-        bars=lambda talk, fields: talk.error(fields[1], 162, text),
+        bars=lambda client, fields: client.error(fields[1], 162, text),
     )
     assert isinstance(answer, NoData)
     assert "returned no data" in answer.message
 
 
-def test_an_answer_of_no_bars_is_no_data_and_says_so(
-    bench: Any, minute_request: BarRequest, words: Any
-) -> None:
-    """Zero bars in message 17 are told apart from the gateway's own words for no data."""
-    answer = bench(
-        lambda source: source.bars(minute_request),
-        bars=lambda talk, fields: talk.raw(words.history(fields[1])),
-    )
+def test_a_response_of_zero_bars_is_no_data(response_of: Any) -> None:
+    """Zero bars in message 17 differ from the gateway's text of no data."""
+    answer = response_of()
     assert isinstance(answer, NoData)
     assert answer.message == "the gateway answered with 0 bars"
 
 
-def test_a_contract_is_asked_for_once_per_connection(
-    bench: Any, aapl: Instrument, minute_request: BarRequest
+def test_a_contract_is_requested_once_per_connection(
+    harness: Any, aapl: Instrument, minute_request: BarRequest
 ) -> None:
-    """Many requests at once for one instrument ask for its contract once."""
+    """Concurrent requests for one instrument request its contract once."""
 
     async def ask(source: GatewaySource) -> Any:
         other = replace(minute_request, duration="2 D")
@@ -241,29 +197,31 @@ def test_a_contract_is_asked_for_once_per_connection(
         )
         return await source.contract_id(aapl)
 
-    assert bench(ask) == 265598
-    assert len(bench.gateway.what(9)) == 1
+    assert harness(ask) == 265598
+    assert len(harness.gateway.frames(9)) == 1
 
 
-def test_the_head_is_read_and_its_request_cancelled(bench: Any, aapl: Instrument) -> None:
-    """A head timestamp comes as UTC, and its place at the gateway is given back."""
+def test_the_head_is_read_and_its_request_cancelled(harness: Any, aapl: Instrument) -> None:
+    """The head timestamp is in UTC, and the request is cancelled to free its slot."""
 
     async def ask(source: GatewaySource) -> Any:
         head = await source.head(aapl)
         await source.health()
         return head
 
-    assert bench(ask) == datetime(1980, 12, 12, 14, 30, tzinfo=UTC)
-    assert [fields[1] for fields in bench.gateway.what(90)] == [bench.gateway.what(87)[0][1]]
+    assert harness(ask) == datetime(1980, 12, 12, 14, 30, tzinfo=UTC)
+    assert [fields[1] for fields in harness.gateway.frames(90)] == [
+        harness.gateway.frames(87)[0][1]
+    ]
 
 
 @pytest.mark.parametrize(
     "text", ["No head time stamp", "No historical market data for AAPL/STK@SMART Last 1d", "other"]
 )
-def test_a_head_that_the_gateway_cannot_say_is_none(
-    bench: Any, aapl: Instrument, text: str
+def test_a_head_that_the_gateway_does_not_know_is_none(
+    harness: Any, aapl: Instrument, text: str
 ) -> None:
-    """Any 162 but of permission or pacing means that there is none; its place is given back."""
+    """A 162 other than permission or pacing means that there is no head."""
     message = f"Historical Market Data Service error message:{text}"
 
     async def ask(source: GatewaySource) -> Any:
@@ -271,16 +229,20 @@ def test_a_head_that_the_gateway_cannot_say_is_none(
         await source.health()
         return head
 
-    assert bench(ask, head=lambda talk, fields: talk.error(fields[1], 162, message)) is None
-    assert [fields[1] for fields in bench.gateway.what(90)] == [bench.gateway.what(87)[0][1]]
+    assert harness(ask, head=lambda client, fields: client.error(fields[1], 162, message)) is None
+    assert [fields[1] for fields in harness.gateway.frames(90)] == [
+        harness.gateway.frames(87)[0][1]
+    ]
 
 
-def test_an_unknown_contract_names_the_fields_of_the_universe(bench: Any, aapl: Instrument) -> None:
-    """Code 200 says what to look at."""
+def test_an_unknown_contract_names_the_fields_of_the_universe(
+    harness: Any, aapl: Instrument
+) -> None:
+    """The hint of code 200 names the fields to check."""
     with pytest.raises(ContractUnknownError, match="primary_exchange") as caught:
-        bench(
+        harness(
             lambda source: source.contract_id(aapl),
-            contract=lambda talk, fields: talk.error(
+            contract=lambda client, fields: client.error(
                 fields[2], 200, "No security definition has been found for the request"
             ),
         )
@@ -288,120 +250,126 @@ def test_an_unknown_contract_names_the_fields_of_the_universe(bench: Any, aapl: 
     assert not caught.value.retry
 
 
-def test_no_details_at_all_are_an_unknown_contract(bench: Any, aapl: Instrument) -> None:
-    """An end without a beginning means that there is no such contract."""
+def test_no_details_at_all_are_an_unknown_contract(harness: Any, aapl: Instrument) -> None:
+    """An end message without details means that there is no such contract."""
     with pytest.raises(ContractUnknownError, match="knows no such contract"):
-        bench(
+        harness(
             lambda source: source.contract_id(aapl),
-            contract=lambda talk, fields: talk.send(52, 1, fields[2]),
+            contract=lambda client, fields: client.send(52, 1, fields[2]),
         )
 
 
 def test_several_contracts_are_listed_with_the_field_that_picks_one(
-    bench: Any, aapl: Instrument, words: Any
+    harness: Any, aapl: Instrument, replies: Any
 ) -> None:
-    """Candidates that differ in their primary exchange ask for that field."""
+    """Candidates with different primary exchanges: the hint names that field."""
 
-    def several(talk: Any, fields: list[str]) -> None:
-        for number, entry in (("265598", "NASDAQ"), ("38708077", "MEXI")):
-            texts = [text.format(id=fields[2]) for text in words.details]
-            texts[12], texts[20] = number, entry
-            assert words.details[20] == "NASDAQ"
-            talk.send(*texts)
-        talk.send(52, 1, fields[2])
+    def several(client: Any, fields: list[str]) -> None:
+        for number, exchange in (("265598", "NASDAQ"), ("38708077", "MEXI")):
+            texts = [text.format(id=fields[2]) for text in replies.details]
+            texts[12], texts[20] = number, exchange
+            assert replies.details[20] == "NASDAQ"
+            client.send(*texts)
+        client.send(52, 1, fields[2])
 
     with pytest.raises(ContractAmbiguousError) as caught:
-        bench(lambda source: source.contract_id(aapl), contract=several)
+        harness(lambda source: source.contract_id(aapl), contract=several)
     text = str(caught.value)
     assert "id 265598" in text
     assert "id 38708077" in text
     assert "Set primary_exchange (or con_id) in the universe: MEXI or NASDAQ" in text
 
 
-def test_one_contract_told_twice_is_one(bench: Any, aapl: Instrument, words: Any) -> None:
+def test_one_contract_listed_twice_is_one(harness: Any, aapl: Instrument, replies: Any) -> None:
     """The same contract on two exchanges is not ambiguous."""
 
-    def twice(talk: Any, fields: list[str]) -> None:
+    def twice(client: Any, fields: list[str]) -> None:
         for _ in range(2):
-            talk.send(*(text.format(id=fields[2]) for text in words.details))
-        talk.send(52, 1, fields[2])
+            client.send(*(text.format(id=fields[2]) for text in replies.details))
+        client.send(52, 1, fields[2])
 
-    assert bench(lambda source: source.contract_id(aapl), contract=twice) == 265598
+    assert harness(lambda source: source.contract_id(aapl), contract=twice) == 265598
 
 
 @pytest.mark.parametrize(
     ("account", "origin"), [("DU" + "1234567", Origin.IB), ("SIM000001", Origin.SIMULATED)]
 )
-def test_the_account_says_where_bars_come_from(bench: Any, account: str, origin: Origin) -> None:
-    """An account that begins with SIM is a simulated gateway's, any other one real."""
+def test_the_account_decides_the_origin(harness: Any, account: str, origin: Origin) -> None:
+    """An account with the prefix SIM is of a simulated gateway."""
 
     async def ask(source: GatewaySource) -> Any:
         return source.origin
 
-    assert bench(ask, account=account) is origin
+    assert harness(ask, account=account) is origin
 
 
-def test_the_account_is_never_shown(bench: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither its login's name, texts nor logs hold it, even where everything is logged."""
+def test_the_account_is_never_shown(harness: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the login's name, texts nor debug logs hold it."""
     caplog.set_level("DEBUG")
 
     async def ask(source: GatewaySource) -> Any:
         return f"{source.login}, {source!r}, {await source.health()}"
 
     account = "U" + "7654321"
-    shown = bench(ask, account=account)
+    shown = harness(ask, account=account)
     assert shown.startswith("login 1, ")
     assert account[1:] not in shown + caplog.text
 
 
-def test_logins_have_names_that_tell_them_apart(bench: Any) -> None:
-    """A login keeps its name; the order in which a gateway lists its accounts does not matter."""
+def test_logins_have_different_names(harness: Any) -> None:
+    """A login keeps its name, whatever the order of its accounts."""
 
     async def ask(source: GatewaySource) -> Any:
         return source.login
 
-    names = [bench(ask, account=account) for account in ("U1,U2", "U3", "U2,U1,")]
+    names = [harness(ask, account=account) for account in ("U1,U2", "U3", "U2,U1,")]
     assert names == ["login 1", "login 2", "login 1"]
 
 
-def test_now_is_the_gateways_clock(bench: Any) -> None:
-    """A gateway that is minutes ahead says what time it is."""
+def test_now_is_the_gateways_clock(harness: Any) -> None:
+    """The offset of a gateway that is minutes ahead is measured."""
 
     async def ask(source: GatewaySource) -> Any:
         return source.now() - datetime.now(UTC), (await source.health()).clock_offset_s
 
-    ahead, offset_s = bench(ask, clock_offset_s=300)
+    ahead, offset_s = harness(ask, clock_offset_s=300)
     assert timedelta(seconds=240) < ahead < timedelta(seconds=301)
     assert 240 < offset_s < 301
 
 
-def test_bars_survive_the_connection(bench: Any, minute_request: BarRequest) -> None:
-    """A table is a value of its own: it is whole after the gateway is gone."""
-    answer = bench(lambda source: source.bars(minute_request))
+def test_bars_survive_the_connection(harness: Any, minute_request: BarRequest) -> None:
+    """The table is valid after the gateway is gone."""
+    answer = harness(lambda source: source.bars(minute_request))
     assert pa.Table.from_pylist(answer.bars.to_pylist(), schema=BAR_SCHEMA).equals(answer.bars)
 
 
-def test_health_knows_the_age_of_the_last_answer(bench: Any, aapl: Instrument) -> None:
-    """An answer about data counts, the time does not."""
+def test_health_combines_the_connection_and_the_shared_record(
+    harness: Any, aapl: Instrument, minute_request: BarRequest
+) -> None:
+    """Only data responses have an age; breaker and concurrency are those of all processes."""
 
     async def ask(source: GatewaySource) -> Any:
-        before, begun_s = await source.health(), boot_time_s()
+        begun_s, states = boot_time_s(), [await source.health()]
         await source.contract_id(aapl)
-        after = await source.health()
-        return before, after, boot_time_s() - begun_s
+        states.append(await source.health())
+        await source.bars(minute_request)
+        return *states, await source.health(), boot_time_s() - begun_s
 
-    before, after, took_s = bench(ask)
+    before, after_contract, after_bars, took_s = harness(ask)
     assert before.last_answer_age_s is None
-    assert 0 <= after.last_answer_age_s <= took_s
-    assert after.is_good
+    assert 0 < before.round_trip_s <= took_s
+    for state in (after_contract, after_bars):
+        assert 0 <= state.last_answer_age_s <= took_s
+        assert state.is_good
+        assert (state.breaker, state.concurrency) == (BreakerState.CLOSED, 6)
 
 
-def test_contracts_of_older_versions_are_read(bench: Any, aapl: Instrument, words: Any) -> None:
-    """Below version 164 details have a version in front and one number more."""
+def test_contracts_of_older_versions_are_read(harness: Any, aapl: Instrument, replies: Any) -> None:
+    """Below version 164 details have a version at their start and one number more."""
 
-    def older(talk: Any, fields: list[str]) -> None:
-        texts = [text.format(id=fields[2]) for text in words.details]
-        talk.send(texts[0], 8, *texts[1:14], 100, *texts[14:-3])
-        talk.send(52, 1, fields[2])
+    def older(client: Any, fields: list[str]) -> None:
+        texts = [text.format(id=fields[2]) for text in replies.details]
+        client.send(texts[0], 8, *texts[1:14], 100, *texts[14:-3])
+        client.send(52, 1, fields[2])
 
-    assert bench(lambda source: source.contract_id(aapl), contract=older, version=163) == 265598
+    assert harness(lambda source: source.contract_id(aapl), contract=older, version=163) == 265598

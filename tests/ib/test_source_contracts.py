@@ -1,4 +1,4 @@
-"""Contract ids over a real socket: pinned at first sight, and refused when they drift."""
+"""Contract ids: pinned by the first load, and refused when they change."""
 
 import asyncio
 from dataclasses import replace
@@ -22,42 +22,44 @@ DAY = Interval(datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 6, tzinfo=UTC
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1])
-def test_a_contract_id_that_drifts_is_refused(
+def test_a_changed_contract_id_is_refused(
     config: GatewayConfig,
     gateways: Any,
-    words: Any,
+    replies: Any,
     aapl: Instrument,
     tmp_path: Path,
     *,
     timeframe: Timeframe,
 ) -> None:
-    """The first load pins the id; when the symbol means another contract, nothing is asked."""
+    """When the symbol means another contract, nothing is requested."""
     ids = ["265598"]
 
-    def tell(talk: Any, fields: list[str]) -> None:
-        texts = [text.format(id=fields[2]) for text in words.details]
+    def respond(client: Any, fields: list[str]) -> None:
+        texts = [text.format(id=fields[2]) for text in replies.details]
         texts[12] = ids[-1]
-        talk.send(*texts)
-        talk.send(52, 1, fields[2])
+        client.send(*texts)
+        client.send(52, 1, fields[2])
 
-    def tell_day(talk: Any, fields: list[str]) -> None:
-        talk.raw(words.history(fields[1], words.bar("20260105")))
+    def send_daily_bar(client: Any, fields: list[str]) -> None:
+        client.raw(replies.history(fields[1], replies.bar("20260105")))
 
-    gateway = gateways(contract=tell, bars=tell_day)
-    there = replace(config, port=gateway.port, max_retries=0)
+    gateway = gateways(contract=respond, bars=send_daily_bar)
+    gateway_config = replace(config, port=gateway.port, max_retries=0)
     layout = create_store(tmp_path / "store")
 
     def load(series: Series, wanted: Interval) -> Any:
         retry_policy = RetryPolicy(max_retries=0)
-        manager = LoadManager(layout, lambda: open_source(there), there.gateway, retry_policy)
+        manager = LoadManager(
+            layout, lambda: open_source(gateway_config), gateway_config.gateway, retry_policy
+        )
         return asyncio.run(manager.run([Job(series, wanted=IntervalSet([wanted]))]))[0]
 
     assert load(Series(aapl, Timeframe.D1), DAY).is_complete
-    what = len(gateway.what(20))
+    count = len(gateway.frames(20))
     ids.append("4711")
     later = Interval(DAY.end, datetime(2026, 1, 7, tzinfo=UTC))
     report = load(Series(aapl, timeframe), later)
     assert isinstance(report.error, ForeignIdentityError)
     assert "265598" in str(report.error)
     assert "4711" in str(report.error)
-    assert len(gateway.what(20)) == what
+    assert len(gateway.frames(20)) == count

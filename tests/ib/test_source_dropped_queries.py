@@ -1,4 +1,4 @@
-"""Queries that the gateway drops by itself: asked again, on the same connection, a few times."""
+"""Queries that the gateway drops: requested again on the same connection, a few times."""
 
 import asyncio
 from dataclasses import replace
@@ -10,8 +10,8 @@ from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.ib.protocol.error_codes import QueryDroppedError
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
+from tests.ib.scripted_gateway import HMDS
 
-HMDS = "Historical Market Data Service error message:"
 DROPPED = [
     (162, f"{HMDS}API historical data query cancelled: 3"),
     (366, "No historical data query found for ticker id:3"),
@@ -19,88 +19,86 @@ DROPPED = [
 
 
 def refusing(code: int, text: str) -> Any:
-    """Answer requests for data with an error frame."""
-    return lambda talk, fields: talk.error(fields[1], code, text)
+    """Return a handler that sends an error."""
+    return lambda client, fields: client.error(fields[1], code, text)
 
 
 async def no_wait(_: float) -> None:
-    """Pass the time between tries at once."""
+    """Return at once."""
 
 
 @pytest.mark.parametrize(("code", "text"), DROPPED)
-def test_a_query_that_the_gateway_drops_is_asked_again_on_the_same_connection(
-    bench: Any, minute_request: BarRequest, words: Any, *, code: int, text: str
+def test_a_dropped_query_is_repeated_on_the_same_connection(
+    harness: Any, minute_request: BarRequest, replies: Any, *, code: int, text: str
 ) -> None:
-    """Nobody had cancelled it; what else is open does not suffer, and the tries are counted."""
+    """Other open requests are not affected, and the attempts are counted."""
     slow: list[Any] = []
 
-    def bars(talk: Any, fields: list[str]) -> None:
+    def bars(client: Any, fields: list[str]) -> None:
         if fields[17] == "2 D":
-            slow.append((talk, fields))
-        elif len(bench.gateway.what(20)) == 2:
-            talk.error(fields[1], code, text)
+            slow.append((client, fields))
+        elif len(harness.gateway.frames(20)) == 2:
+            client.error(fields[1], code, text)
         else:
-            words.tell_bars(*slow[0])
-            words.tell_bars(talk, fields)
+            replies.send_bars(*slow[0])
+            replies.send_bars(client, fields)
 
-    bench.gateway = bench.start(bars=bars)
+    harness.gateway = harness.start(bars=bars)
     retry_policy = RetryPolicy(max_retries=3, sleep=no_wait)
 
     async def ask() -> Any:
-        async with SourceSession(bench.source, retry_policy) as source_session:
+        async with SourceSession(harness.source, retry_policy) as source_session:
             two_days = replace(minute_request, duration="2 D")
             other = asyncio.create_task(source_session.ask(lambda source: source.bars(two_days)))
-            await bench.gateway.until_asked(20)
+            await harness.gateway.wait_for_frame(20)
             answer = await source_session.ask(lambda source: source.bars(minute_request))
             return answer, await other
 
     answer, other = asyncio.run(ask())
     assert answer.bars.num_rows == other.bars.num_rows == 2
-    assert bench.gateway.connects == 1
-    assert len(bench.gateway.what(20)) == 3
+    assert harness.gateway.connects == 1
+    assert len(harness.gateway.frames(20)) == 3
 
 
-def test_a_query_that_is_dropped_for_ever_is_given_up(
-    bench: Any, minute_request: BarRequest
-) -> None:
-    """After the retries that a person allowed, and not later."""
-    bench.gateway = bench.start(bars=refusing(*DROPPED[0]))
+def test_a_query_that_is_always_dropped_fails(harness: Any, minute_request: BarRequest) -> None:
+    """It fails after the configured retries."""
+    harness.gateway = harness.start(bars=refusing(*DROPPED[0]))
 
     async def ask() -> None:
         retry_policy = RetryPolicy(max_retries=2, sleep=no_wait)
-        async with SourceSession(bench.source, retry_policy) as source_session:
+        async with SourceSession(harness.source, retry_policy) as source_session:
             await source_session.ask(lambda source: source.bars(minute_request))
 
     with pytest.raises(QueryDroppedError, match="query cancelled"):
         asyncio.run(ask())
-    assert len(bench.gateway.what(20)) == 3
-    assert bench.gateway.connects == 1
+    assert len(harness.gateway.frames(20)) == 3
+    assert harness.gateway.connects == 1
 
 
 @pytest.mark.parametrize(("code", "text"), DROPPED)
-def test_a_dropped_question_for_a_head_does_not_mean_that_there_is_none(
-    bench: Any, aapl: Instrument, code: int, text: str
+def test_a_dropped_head_request_is_an_error(
+    harness: Any, aapl: Instrument, code: int, text: str
 ) -> None:
-    """162 means no head, unless it says that the query was cancelled."""
+    """A 162 that says "cancelled" is no statement about the head."""
     with pytest.raises(QueryDroppedError):
-        bench(lambda source: source.head(aapl), head=refusing(code, text))
+        harness(lambda source: source.head(aapl), head=refusing(code, text))
 
 
-def test_a_farm_that_leaves_a_query_is_an_outage_of_that_query(
-    bench: Any, minute_request: BarRequest, words: Any
+def test_a_disconnected_farm_repeats_the_query(
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """165 asks again on the same connection, and its good news ends nothing."""
+    """After 165 the request is repeated on the same connection; its good news end nothing."""
     message = "Historical Market Data Service query message:HMDS server"
 
-    def bars(talk: Any, fields: list[str]) -> None:
-        if len(bench.gateway.what(20)) == 1:
-            talk.error(fields[1], 165, f"{message} disconnect occurred.  Attempting reconnection")
+    def bars(client: Any, fields: list[str]) -> None:
+        if len(harness.gateway.frames(20)) == 1:
+            client.error(fields[1], 165, f"{message} disconnect occurred.  Attempting reconnection")
         else:
-            talk.error(fields[1], 165, f"{message} connection was successful.")
-            words.tell_bars(talk, fields)
+            client.error(fields[1], 165, f"{message} connection was successful.")
+            replies.send_bars(client, fields)
 
-    answer = bench(lambda source: source.bars(minute_request), bars=bars)
+    answer = harness(lambda source: source.bars(minute_request), bars=bars)
     assert answer.bars.num_rows == 2
-    first, _ = bench.gateway.what(20)
-    assert bench.gateway.what(25) == [["25", "1", first[1]]]
-    assert bench.gateway.connects == 1
+    first, _ = harness.gateway.frames(20)
+    assert harness.gateway.wait_for_frames(25) == [["25", "1", first[1]]]
+    assert harness.gateway.connects == 1

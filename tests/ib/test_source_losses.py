@@ -1,4 +1,4 @@
-"""What the source makes of connections that end: its own, and the gateway's."""
+"""Connections that end, and outages of the gateway's own connections."""
 
 import asyncio
 from dataclasses import replace
@@ -14,27 +14,27 @@ from ktrdr_pipelines.errors import (
 from ktrdr_pipelines.ib.source import GatewaySource
 
 
-def test_an_end_inside_an_answer_is_a_lost_connection(
-    bench: Any, minute_request: BarRequest, words: Any
+def test_an_end_inside_a_response_is_a_lost_connection(
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """Half a frame and then nothing more fails the request at once."""
+    """A connection that ends inside a frame fails the request at once."""
 
-    def half(talk: Any, fields: list[str]) -> None:
-        talk.raw(words.history(fields[1], words.bar(words.first))[:30])
-        talk.close()
+    def half(client: Any, fields: list[str]) -> None:
+        client.raw(replies.history(fields[1], replies.bar(replies.first))[:30])
+        client.close()
 
     with pytest.raises(ConnectionLostError, match="closed the connection"):
-        bench(lambda source: source.bars(minute_request), bars=half)
+        harness(lambda source: source.bars(minute_request), bars=half)
 
 
 def test_a_lost_connection_fails_every_open_request_at_once(
-    bench: Any, minute_request: BarRequest, words: Any
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """Nobody waits for the deadline when the socket is gone."""
+    """No request waits for its deadline."""
 
-    def close_at_third(talk: Any, fields: list[str]) -> None:
-        if len(bench.gateway.what(20)) == 3:
-            talk.close()
+    def close_at_third(client: Any, fields: list[str]) -> None:
+        if len(harness.gateway.frames(20)) == 3:
+            client.close()
 
     async def ask(source: GatewaySource) -> Any:
         requests = [replace(minute_request, duration=f"{days} D") for days in (1, 2, 3)]
@@ -42,15 +42,15 @@ def test_a_lost_connection_fails_every_open_request_at_once(
             *(source.bars(request) for request in requests), return_exceptions=True
         )
 
-    errors = bench(ask, bars=close_at_third)
+    errors = harness(ask, bars=close_at_third)
     assert [type(error) for error in errors] == [ConnectionLostError] * 3
     assert len({str(error) for error in errors}) == 3
 
 
 def test_a_request_on_a_lost_connection_fails_at_once(
-    bench: Any, minute_request: BarRequest
+    harness: Any, minute_request: BarRequest
 ) -> None:
-    """What is asked after the end does not wait either."""
+    """A later request does not wait either."""
 
     async def ask(source: GatewaySource) -> None:
         with pytest.raises(ConnectionLostError):
@@ -58,7 +58,7 @@ def test_a_request_on_a_lost_connection_fails_at_once(
         await source.bars(minute_request)
 
     with pytest.raises(ConnectionLostError, match="is gone"):
-        bench(ask, bars=lambda talk, _: talk.close())
+        harness(ask, bars=lambda client, _: client.close())
 
 
 @pytest.mark.parametrize(
@@ -71,81 +71,81 @@ def test_a_request_on_a_lost_connection_fails_at_once(
         b"\x00\x00\x00\x03\xff\xfe\x00",
     ],
 )
-def test_garbage_ends_the_connection(bench: Any, minute_request: BarRequest, data: Any) -> None:
-    """A stream that cannot be read is given up at once, with a typed error."""
+def test_garbage_ends_the_connection(harness: Any, minute_request: BarRequest, data: Any) -> None:
+    """An unreadable stream ends the connection at once, with a typed error."""
     with pytest.raises(ConnectionLostError, match="does not speak"):
-        bench(lambda source: source.bars(minute_request), bars=lambda talk, _: talk.raw(data))
+        harness(lambda source: source.bars(minute_request), bars=lambda client, _: client.raw(data))
 
 
 LOST = (1100, "Connectivity between IBKR and Trader Workstation has been lost.")
 
 
 def test_requests_wait_while_the_link_is_lost(
-    bench: Any, minute_request: BarRequest, words: Any
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """Nothing is sent between 1100 and 1101; then it goes on."""
+    """Nothing is sent between 1100 and 1101."""
     sent_in_between: list[int] = []
 
-    def lost_at_first(talk: Any, fields: list[str]) -> None:
-        words.start(talk, fields)
-        talk.error(-1, *LOST)
+    def lost_at_first(client: Any, fields: list[str]) -> None:
+        replies.start(client, fields)
+        client.error(-1, *LOST)
 
-    def restored(talk: Any) -> None:
-        sent_in_between.append(len(bench.gateway.what(9)))
-        talk.error(-1, 1101, "Connectivity restored - data lost.")
+    def restored(client: Any) -> None:
+        sent_in_between.append(len(harness.gateway.frames(9)))
+        client.error(-1, 1101, "Connectivity restored - data lost.")
 
-    def tell_time(talk: Any, fields: list[str]) -> None:
-        words.tell_time(talk, fields)
-        if len(bench.gateway.what(49)) == 2:
-            talk.later(0.2, lambda: restored(talk))
+    def send_time(client: Any, fields: list[str]) -> None:
+        replies.send_time(client, fields)
+        if len(harness.gateway.frames(49)) == 2:
+            client.later(0.2, lambda: restored(client))
 
     async def ask(source: GatewaySource) -> Any:
         answer = asyncio.create_task(source.bars(minute_request))
         await source.health()
         return await answer
 
-    assert bench(ask, start=lost_at_first, time=tell_time).bars.num_rows == 2
+    assert harness(ask, start=lost_at_first, time=send_time).bars.num_rows == 2
     assert sent_in_between == [0]
 
 
 def test_a_link_that_stays_lost_ends_at_the_deadline(
-    bench: Any, minute_request: BarRequest, words: Any
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """What waits for the link says so when it gives up, and has asked nothing."""
+    """The request fails with the gateway's message, and was not sent."""
 
-    def lost_at_first(talk: Any, fields: list[str]) -> None:
-        words.start(talk, fields)
-        talk.error(-1, *LOST)
+    def lost_at_first(client: Any, fields: list[str]) -> None:
+        replies.start(client, fields)
+        client.error(-1, *LOST)
 
     with pytest.raises(OutageError, match="1100 Connectivity"):
-        bench(lambda source: source.bars(minute_request), outage_s=0.5, start=lost_at_first)
-    assert bench.gateway.what(9) == []
+        harness(lambda source: source.bars(minute_request), outage_s=0.5, start=lost_at_first)
+    assert harness.gateway.frames(9) == []
 
 
-def test_a_broken_farm_explains_the_silence(bench: Any, minute_request: BarRequest) -> None:
-    """A request that times out while the data farm is broken says so; health does too."""
+def test_a_timeout_names_a_broken_farm(harness: Any, minute_request: BarRequest) -> None:
+    """A request that times out during an outage of a farm names it, and so does the health."""
 
-    def broken(talk: Any, fields: list[str]) -> None:
-        talk.error(-1, 2105, "HMDS data farm connection is broken:ushmds")
+    def broken(client: Any, fields: list[str]) -> None:
+        client.error(-1, 2105, "HMDS data farm connection is broken:ushmds")
 
     async def ask(source: GatewaySource) -> Any:
         with pytest.raises(OutageError, match="2105 HMDS data farm connection is broken"):
             await source.bars(minute_request)
         return await source.health()
 
-    health = bench(ask, timeout_s=1.0, outage_s=1.0, bars=broken)
+    health = harness(ask, timeout_s=0.5, outage_s=0.5, bars=broken)
     assert health.troubles == ("2105 HMDS data farm connection is broken:ushmds",)
 
 
-def test_a_fixed_farm_is_forgotten(bench: Any, words: Any) -> None:
+def test_a_fixed_farm_is_no_trouble(harness: Any, replies: Any) -> None:
     """2106 for the same farm ends the trouble."""
 
-    def start(talk: Any, fields: list[str]) -> None:
-        words.start(talk, fields)
-        talk.error(-1, 2105, "HMDS data farm connection is broken:ushmds")
-        talk.error(-1, 2106, "HMDS data farm connection is OK:ushmds")
+    def start(client: Any, fields: list[str]) -> None:
+        replies.start(client, fields)
+        client.error(-1, 2105, "HMDS data farm connection is broken:ushmds")
+        client.error(-1, 2106, "HMDS data farm connection is OK:ushmds")
 
-    assert bench(lambda source: source.health(), start=start).is_good
+    assert harness(lambda source: source.health(), start=start).is_good
 
 
 @pytest.mark.parametrize(
@@ -156,13 +156,13 @@ def test_a_fixed_farm_is_forgotten(bench: Any, words: Any) -> None:
         (507, "Bad message length"),
     ],
 )
-def test_a_connection_that_is_called_off_fails_what_is_open(
-    bench: Any, minute_request: BarRequest, code: int, text: str
+def test_an_announced_disconnect_fails_open_requests(
+    harness: Any, minute_request: BarRequest, code: int, text: str
 ) -> None:
-    """A gateway that drops the connection, or cannot read it any more, says so before it does."""
+    """The gateway announces that it drops the connection."""
 
-    def dropping(talk: Any, fields: list[str]) -> None:
-        talk.error(-1, code, text)
+    def dropping(client: Any, fields: list[str]) -> None:
+        client.error(-1, code, text)
 
     with pytest.raises(ConnectionLostError, match=str(code)):
-        bench(lambda source: source.bars(minute_request), bars=dropping)
+        harness(lambda source: source.bars(minute_request), bars=dropping)

@@ -1,7 +1,7 @@
-"""Frames that others published of real gateways, read by the product to the right values.
+"""Published frames of live gateways, read to the right values.
 
-Each literal is short and has its source; logs join fields by commas or bars. Their text forms of
-moments are those of formatDate 1; the product asks for epoch seconds and reads both.
+The moments in text form are those of formatDate 1; the product requests epoch seconds and reads
+both.
 """
 
 import asyncio
@@ -20,75 +20,34 @@ from ktrdr_pipelines.ib.protocol.bar_messages import bars_of, history_of, reach_
 from ktrdr_pipelines.ib.protocol.contract_messages import candidate_of
 from ktrdr_pipelines.ib.protocol.error_codes import ErrorFrame, error_for
 from ktrdr_pipelines.ib.protocol.schedule_messages import details_days
-
-BOND = (
-    "17,1,20250405 17:56:00 US/Eastern,20250413 17:56:00 US/Eastern,8,"
-    "20250402,99.77543,99.77636,99.77543,99.77609,-1,-1,-1,"
-    "20250403,99.78744,99.78857,99.78743,99.78763,-1,-1,-1,"
-    "20250404,99.82271,99.82334,99.82270,99.82302,-1,-1,-1,"
-    "20250407,99.83579,99.83619,99.83287,99.83338,-1,-1,-1,"
-    "20250408,99.84500,99.84518,99.84427,99.84454,-1,-1,-1,"
-    "20250409,99.85642,99.85809,99.85616,99.85808,-1,-1,-1,"
-    "20250410,99.86980,99.86998,99.86929,99.86941,-1,-1,-1,"
-    "20250411,99.90509,99.90547,99.90508,99.90522,-1,-1,-1"
+from tests.support.recorded_frames import (
+    BAR_SIZE_REFUSED,
+    BOND,
+    EURUSD_HOURS,
+    MES_DETAILS,
+    TESLA_DAYS,
+    TESLA_DETAILS,
 )
-"""https://github.com/ib-api-reloaded/ib_async/issues/140: 8 D to 20250413 21:56:00 UTC."""
-
-EURUSD = (
-    "17,3,20230112 20:19:28 US/Eastern,20230211 20:19:28 US/Eastern,3,"
-    "20221229 17:15:00 US/Eastern,1.06665,1.06665,1.06600,1.06615,-1,-1,-1,"
-    "20221229 18:00:00 US/Eastern,1.06615,1.06620,1.06545,1.06605,-1,-1,-1,"
-    "20221229 19:00:00 US/Eastern,1.06605,1.06685,1.06590,1.06685,-1,-1,-1"
-)
-"""https://github.com/erdewit/ib_insync/issues/555: its beginning, 3 of 718 bars."""
-
-TESLA = (
-    "17|9000|20230413  16:31:22|20230415  16:31:22|2|"
-    "20230413|182.9400|186.5000|180.9400|185.9000|948837.22|184.869|324891|"
-    "20230414|183.8800|186.2800|182.0100|185.0000|810998.27|183.9865|277547"
-)
-"""https://github.com/wboayue/rust-ibapi: a test's fixture; volume in lots."""
-
-TESLA_DETAILS = (
-    "10|9001|TSLA|STK||0||SMART|USD|TSLA|NMS|NMS|76792991|0.01||ACTIVETIM,AD|SMART,AMEX|1|0|"
-    "TESLA INC|NASDAQ||Consumer, Cyclical|Auto Manufacturers|Auto-Cars/Light Trucks|US/Eastern|"
-    "20221229:0400-20221229:2000;20221230:0400-20221230:2000;20221231:CLOSED;20230101:CLOSED;"
-    "20230102:CLOSED;20230103:0400-20230103:2000|"
-    "20221229:0930-20221229:1600;20221230:0930-20221230:1600;20221231:CLOSED;20230101:CLOSED;"
-    "20230102:CLOSED;20230103:0930-20230103:1600|||1|ISIN|US88160R1014|1|||26,26||COMMON|1|1|100|"
-)
-"""The same repository, lists shortened."""
-
-MES_HOURS = (
-    "20251222:1700-20251223:1600;20251223:1700-20251224:1215;20251225:1700-20251226:1600;"
-    "20251227:CLOSED"
-)
-"""https://github.com/ib-api-reloaded/ib_async/issues/128."""
-
-SIZES = (
-    "Error validating request.-'bK' : cause - Historical data bar size setting is invalid. Legal "
-    "ones are: 1 secs, 5 secs, 10 secs, 15 secs, 30 secs, 1 min, 2 mins, 3 mins, 5 mins, 10 mins, "
-    "15 mins, 20 mins, 30 mins, 1 hour, 2 hours, 3 hours, 4 hours, 8 hours, 1 day, 1W, 1M"
-)
-"""https://github.com/wboayue/rust-ibapi/pull/245: for '1 sec'."""
 
 
 def at(text: str) -> datetime:
-    """Read a moment in UTC."""
+    """Return a moment in UTC."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def of(instrument: Instrument, calendar: str, what: WhatToShow, sec_type: SecType) -> Instrument:
-    """Make an instrument of a calendar."""
+def instrument_of(
+    instrument: Instrument, calendar: str, what: WhatToShow, sec_type: SecType
+) -> Instrument:
+    """Return an instrument of a calendar."""
     return replace(
         instrument, calendar=calendar, what_to_show=what, sec_type=sec_type, use_rth=False
     )
 
 
-def test_a_whole_answer_of_daily_bars(aapl: Instrument) -> None:
-    """8 D to a Sunday are 8 sessions; the stated start lies behind three of them."""
+def test_a_complete_response_of_daily_bars(aapl: Instrument) -> None:
+    """8 D to a Sunday are 8 sessions, of which three lie before the stated start."""
     history = history_of(BOND.split(","))
-    pair = of(aapl, "XNYS.RTH", WhatToShow.MIDPOINT, SecType.CASH)
+    pair = instrument_of(aapl, "XNYS.RTH", WhatToShow.MIDPOINT, SecType.CASH)
     found = bars_of(history, Series(pair, Timeframe.D1))
     days = found.bars["session_date"].to_pylist()
     assert (days[0], days[-1], len(days)) == (date(2025, 4, 2), date(2025, 4, 11), 8)
@@ -100,9 +59,9 @@ def test_a_whole_answer_of_daily_bars(aapl: Instrument) -> None:
 
 def test_hours_of_a_currency_begin_at_a_quarter_past(aapl: Instrument) -> None:
     """Moments in text form name their zone."""
-    history = history_of(EURUSD.split(","))
+    history = history_of(EURUSD_HOURS.replace(",718,", ",3,").split(","))
     found = bars_of(
-        history, Series(of(aapl, "FX", WhatToShow.MIDPOINT, SecType.CASH), Timeframe.H1)
+        history, Series(instrument_of(aapl, "FX", WhatToShow.MIDPOINT, SecType.CASH), Timeframe.H1)
     )
     assert [f"{one:%Y-%m-%d %H:%M}" for one in found.bars["ts"].to_pylist()] == [
         "2022-12-29 22:15",
@@ -115,9 +74,9 @@ def test_hours_of_a_currency_begin_at_a_quarter_past(aapl: Instrument) -> None:
     assert found.bars["ts"].to_pylist()[0] < reach.start
 
 
-def test_volume_in_lots_is_kept_as_it_comes(aapl: Instrument) -> None:
-    """Older gateways tell hundreds of shares, with a fraction; no zone means no reach."""
-    history = history_of(TESLA.split("|"))
+def test_volume_in_lots_is_kept(aapl: Instrument) -> None:
+    """Older gateways send hundreds of shares; without a zone there is no range."""
+    history = history_of(TESLA_DAYS.split("|"))
     found = bars_of(history, Series(aapl, Timeframe.D1))
     assert found.bars["volume"].to_pylist() == [948837.22, 810998.27]
     assert found.bars["bar_count"].to_pylist() == [324891, 277547]
@@ -142,7 +101,7 @@ def test_flat_bars_of_untraded_minutes_are_bars(aapl: Instrument) -> None:
 
 
 def test_details_of_a_stock(aapl: Instrument) -> None:
-    """Closed days, all hours and regular ones; the lists hold commas."""
+    """Closed days, all hours and regular ones; the lists contain commas."""
     found = candidate_of(TESLA_DETAILS.split("|"), 178)
     assert (found.contract_id, found.primary_exchange, found.zone) == (
         76792991,
@@ -179,12 +138,13 @@ def test_details_of_a_stock(aapl: Instrument) -> None:
         (
             "GLOBEX.EQUITY",
             "US/Central",
-            MES_HOURS,
+            MES_DETAILS.split(",")[26],
             [
                 "2025-12-23 22 23:00-23 22:00",
                 "2025-12-24 23 23:00-24 18:15",
                 "2025-12-26 25 23:00-26 22:00",
                 "2025-12-27 closed",
+                "2025-12-29 28 23:00-29 22:00",
             ],
         ),
         # E4A, nautilus_trader's stubs (2024-07-20).
@@ -213,10 +173,10 @@ def test_details_of_a_stock(aapl: Instrument) -> None:
 def test_trading_hours(
     aapl: Instrument, calendar: str, zone: str, hours: str, expected: list[str]
 ) -> None:
-    """Each session has the date that the market gives it."""
+    """Each session has the date of its market."""
     known = candidate_of(TESLA_DETAILS.split("|"), 178)
-    told = replace(known, zone=zone, trading_hours=hours)
-    days = details_days(replace(aapl, calendar=calendar, use_rth=False), told)
+    candidate = replace(known, zone=zone, trading_hours=hours)
+    days = details_days(replace(aapl, calendar=calendar, use_rth=False), candidate)
     assert [
         f"{one.day} "
         + ("".join(f"{part.start:%d %H:%M}-{part.end:%d %H:%M}" for part in one.parts) or "closed")
@@ -227,7 +187,7 @@ def test_trading_hours(
 @pytest.mark.parametrize(
     ("code", "text"),
     [
-        (321, SIZES),
+        (321, BAR_SIZE_REFUSED),
         # https://github.com/nautechsystems/nautilus_trader/issues/2616
         (10339, "Setting end date/time for continuous future security type is not allowed."),
         # https://github.com/QuantConnect/Lean.Brokerages.InteractiveBrokers/pull/260
@@ -254,17 +214,19 @@ def test_refusals(code: int, text: str) -> None:
         b"20260107 09:00:00 China Standard Time",
     ],
 )
-def test_greetings_with_names_of_the_system(bench: Any, aapl: Instrument, greeting: bytes) -> None:
-    """A connection comes about; the zone of the greeting is not needed."""
+def test_greetings_with_names_of_the_system(
+    harness: Any, aapl: Instrument, greeting: bytes
+) -> None:
+    """The zone of the greeting is not needed."""
 
-    def greet(talk: Any) -> None:
+    def greet(client: Any) -> None:
         body = b"173\0" + greeting + b"\0"
-        talk.raw(len(body).to_bytes(4) + body)
+        client.raw(len(body).to_bytes(4) + body)
 
-    assert bench(lambda source: source.contract_id(aapl), greet=greet) == 265598
+    assert harness(lambda source: source.contract_id(aapl), greet=greet) == 265598
 
 
-def test_a_list_of_accounts_ends_with_a_comma(bench: Any, aapl: Instrument) -> None:
+def test_a_list_of_accounts_ends_with_a_comma(harness: Any, aapl: Instrument) -> None:
     """https://github.com/wrighter/ib-scripts/issues/9: nothing follows it."""
     known = AccountFilter()
     account = "DU" + "0" * 7
@@ -274,8 +236,8 @@ def test_a_list_of_accounts_ends_with_a_comma(bench: Any, aapl: Instrument) -> N
     assert origin_of(known.announced) is Origin.IB
     assert origin_of(("SIM" + "0" * 7,)) is Origin.SIMULATED
 
-    async def series_gaps(source: Any) -> Origin:
+    async def ask(source: Any) -> Origin:
         await asyncio.sleep(0)
         return source.origin
 
-    assert bench(series_gaps, account="SIM" + "0" * 7 + ",") is Origin.SIMULATED
+    assert harness(ask, account="SIM" + "0" * 7 + ",") is Origin.SIMULATED

@@ -1,4 +1,4 @@
-"""The source against the product's simulated gateway: the same wire, another author."""
+"""The source against the product's simulated gateway."""
 
 import asyncio
 from dataclasses import replace
@@ -10,26 +10,27 @@ import numpy as np
 import pytest
 
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, timestamps
-from ktrdr_pipelines.domain.instruments import Instrument, Origin, SecType, Series, WhatToShow
+from ktrdr_pipelines.domain.instruments import Instrument, Origin, Series
 from ktrdr_pipelines.domain.planning.responses import BarRequest, Response
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ContractUnknownError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.source import open_source
 from ktrdr_pipelines.simulator.server import running_simulator
+from tests.support.universes import EURUSD
 
 NOW = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
 
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Any:
-    """Put a question to a simulated gateway whose clock stands at NOW."""
+    """Return a function that connects to a simulated gateway at NOW and calls its source."""
 
-    def run(pending: Any) -> Any:
+    def run(act: Any) -> Any:
         async def session(port: int) -> Any:
             config = GatewayConfig(state_dir=tmp_path, port=port, timeout_s=60)
             async with open_source(config) as source:
-                return await pending(source)
+                return await act(source)
 
         with running_simulator(now=NOW) as simulator:
             return asyncio.run(session(simulator.port))
@@ -39,7 +40,7 @@ def ask(tmp_path: Path) -> Any:
 
 @pytest.mark.parametrize("timeframe", list(Timeframe))
 def test_every_timeframe_gives_a_table(ask: Any, aapl: Instrument, timeframe: Timeframe) -> None:
-    """Bars of each size come sorted, unique and in the schema."""
+    """Bars of each size are sorted, unique and in the schema."""
     request = BarRequest(Series(aapl, timeframe), NOW - timedelta(days=1), "1 M")
     answer = ask(lambda source: source.bars(request))
     assert isinstance(answer, Response)
@@ -49,28 +50,18 @@ def test_every_timeframe_gives_a_table(ask: Any, aapl: Instrument, timeframe: Ti
     assert answer.reach.end == request.ends_at
 
 
-def test_currencies_have_no_volume(ask: Any, aapl: Instrument) -> None:
-    """Midpoint bars have prices and null for what is not available."""
-    pair = replace(
-        aapl,
-        symbol="EURUSD",
-        ib_symbol="EUR",
-        sec_type=SecType.CASH,
-        exchange="IDEALPRO",
-        what_to_show=WhatToShow.MIDPOINT,
-        use_rth=False,
-        calendar="FX",
-    )
-    request = BarRequest(Series(pair, Timeframe.H1), NOW, "2 D")
+def test_currencies_have_no_volume(ask: Any) -> None:
+    """Midpoint bars have prices; everything else is null."""
+    request = BarRequest(Series(EURUSD, Timeframe.H1), NOW, "2 D")
     answer = ask(lambda source: source.bars(request))
     assert answer.bars["volume"].null_count == answer.bars.num_rows > 0
     assert answer.bars["close"].null_count == 0
 
 
-def test_the_simulator_says_what_it_is(ask: Any, aapl: Instrument) -> None:
-    """Its bars are simulated, its clock is its own, and it has contracts and heads."""
+def test_the_simulator_is_recognized(ask: Any, aapl: Instrument) -> None:
+    """Its bars are simulated, and it has a clock, contracts and heads."""
 
-    async def pending(source: Any) -> Any:
+    async def act(source: Any) -> Any:
         return (
             source.origin,
             source.now(),
@@ -79,7 +70,7 @@ def test_the_simulator_says_what_it_is(ask: Any, aapl: Instrument) -> None:
             (await source.health()).is_good,
         )
 
-    origin, now, contract_id, head, is_good = ask(pending)
+    origin, now, contract_id, head, is_good = ask(act)
     assert origin is Origin.SIMULATED
     assert NOW - timedelta(seconds=2) < now < NOW + timedelta(minutes=1)
     assert contract_id > 0
@@ -88,23 +79,23 @@ def test_the_simulator_says_what_it_is(ask: Any, aapl: Instrument) -> None:
 
 
 def test_a_symbol_that_does_not_exist_is_unknown(ask: Any, aapl: Instrument) -> None:
-    """The simulator refuses what no exchange lists, as the gateway does."""
-    nobody = replace(aapl, symbol="NOSUCH1", ib_symbol="NOSUCH1")
+    """The simulator refuses an unknown symbol as the gateway does."""
+    unlisted = replace(aapl, symbol="NOSUCH1", ib_symbol="NOSUCH1")
     with pytest.raises(ContractUnknownError):
-        ask(lambda source: source.contract_id(nobody))
+        ask(lambda source: source.contract_id(unlisted))
 
 
-def test_many_requests_at_once_are_all_answered(ask: Any, aapl: Instrument) -> None:
-    """Forty different requests through one connection come back, each with its own bars."""
+def test_concurrent_requests_get_their_own_bars(ask: Any, aapl: Instrument) -> None:
+    """Forty concurrent requests get their own bars each."""
 
-    async def pending(source: Any) -> Any:
+    async def act(source: Any) -> Any:
         requests = [
             BarRequest(Series(aapl, Timeframe.M1), NOW - timedelta(days=day), "1 D")
             for day in range(1, 41)
         ]
         return await asyncio.gather(*(source.bars(request) for request in requests))
 
-    answers = ask(pending)
+    answers = ask(act)
     assert [answer.request.ends_at for answer in answers] == [
         NOW - timedelta(days=day) for day in range(1, 41)
     ]

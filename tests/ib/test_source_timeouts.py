@@ -1,4 +1,4 @@
-"""What the source makes of silence and slowness: every call ends in time."""
+"""Missing and slow responses: every call ends at its deadline."""
 
 import asyncio
 from typing import Any
@@ -12,119 +12,125 @@ from ktrdr_pipelines.errors import (
 )
 from ktrdr_pipelines.ib.source import GatewaySource
 
-SHORT_S = 1.0
+SHORT_S = 0.5
 """A deadline that is waited for; everything else is answered well before it."""
 
 
-def test_silence_ends_at_the_deadline_and_is_cancelled(
-    bench: Any, minute_request: BarRequest, words: Any
+def test_a_request_without_a_response_is_cancelled_at_its_deadline(
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """A request without an answer raises, and the gateway is told to forget it."""
+    """A request without a response raises, and is cancelled at the gateway."""
 
     async def ask(source: GatewaySource) -> None:
-        with pytest.raises(GatewayTimeoutError, match="no answer in 1 s"):
+        with pytest.raises(GatewayTimeoutError, match=r"no answer in 0\.5 s"):
             await source.bars(minute_request)
         await source.health()
 
-    bench(ask, timeout_s=SHORT_S, bars=words.ignore)
-    assert bench.gateway.what(25) == [["25", "1", bench.gateway.what(20)[0][1]]]
+    harness(ask, timeout_s=SHORT_S, bars=replies.ignore)
+    assert harness.gateway.frames(25) == [["25", "1", harness.gateway.frames(20)[0][1]]]
 
 
-def test_silence_about_a_head_is_cancelled_too(bench: Any, aapl: Instrument, words: Any) -> None:
-    """No head request is left open at the gateway."""
+def test_a_head_request_without_a_response_is_cancelled(
+    harness: Any, aapl: Instrument, replies: Any
+) -> None:
+    """No head request stays open at the gateway."""
 
     async def ask(source: GatewaySource) -> None:
         with pytest.raises(GatewayTimeoutError):
             await source.head(aapl)
         await source.health()
 
-    bench(ask, timeout_s=SHORT_S, head=words.ignore)
-    assert len(bench.gateway.what(90)) == 1
+    harness(ask, timeout_s=SHORT_S, head=replies.ignore)
+    assert len(harness.gateway.frames(90)) == 1
 
 
-def test_silence_about_a_contract_ends_at_the_deadline(
-    bench: Any, aapl: Instrument, words: Any
+def test_a_contract_request_without_a_response_ends_at_the_deadline(
+    harness: Any, aapl: Instrument, replies: Any
 ) -> None:
-    """Contract details have a deadline as everything has."""
+    """Contract details have a deadline, too."""
     with pytest.raises(GatewayTimeoutError, match="contract of AAPL"):
-        bench(lambda source: source.contract_id(aapl), timeout_s=SHORT_S, contract=words.ignore)
+        harness(lambda source: source.contract_id(aapl), timeout_s=SHORT_S, contract=replies.ignore)
 
 
 def test_a_request_given_up_by_its_caller_is_cancelled(
-    bench: Any, minute_request: BarRequest, words: Any
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """A cancelled task leaves nothing open at the gateway."""
+    """A cancelled task leaves no request open at the gateway."""
 
     async def ask(source: GatewaySource) -> None:
         task = asyncio.create_task(source.bars(minute_request))
-        await bench.gateway.until_asked(20)
+        await harness.gateway.wait_for_frame(20)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         await source.health()
 
-    bench(ask, bars=words.ignore)
-    assert len(bench.gateway.what(25)) == 1
+    harness(ask, bars=replies.ignore)
+    assert len(harness.gateway.frames(25)) == 1
 
 
-def test_bars_that_come_after_the_deadline_go_to_no_listener(
-    bench: Any, minute_request: BarRequest, words: Any
+def test_bars_after_the_deadline_are_dropped(
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """Late bars neither appear in the next answer nor hurt anything."""
+    """Late bars are neither part of the next response nor an error."""
     held: list[Any] = []
 
-    def late_then_good(talk: Any, fields: list[str]) -> None:
+    def late_then_good(client: Any, fields: list[str]) -> None:
         held.append(fields[1])
         if len(held) == 2:
-            talk.raw(words.history(held[0], words.bar(words.first, close=99.0)))
-            words.tell_bars(talk, fields)
+            client.raw(replies.history(held[0], replies.bar(replies.first, close=99.0)))
+            replies.send_bars(client, fields)
 
     async def ask(source: GatewaySource) -> Any:
         with pytest.raises(GatewayTimeoutError):
             await source.bars(minute_request)
         return await source.bars(minute_request)
 
-    answer = bench(ask, timeout_s=SHORT_S, bars=late_then_good)
+    answer = harness(ask, timeout_s=SHORT_S, bars=late_then_good)
     assert answer.bars["close"].to_pylist() == [10.5, 10.5]
 
 
-def test_a_slow_trickle_is_put_together(bench: Any, minute_request: BarRequest, words: Any) -> None:
-    """An answer that comes byte by byte is the same answer."""
-
-    def trickle(talk: Any, fields: list[str]) -> None:
-        data = words.history(fields[1], words.bar(words.first), words.bar(words.first + 60))
-        for entry in range(len(data)):
-            talk.later(entry * 0.001, lambda entry=entry: talk.raw(data[entry : entry + 1]))
-
-    assert bench(lambda source: source.bars(minute_request), bars=trickle).bars.num_rows == 2
-
-
-def test_a_trickle_without_end_ends_at_the_deadline(
-    bench: Any, minute_request: BarRequest, words: Any
+def test_a_response_in_pieces_is_complete(
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """Bytes that keep coming do not move the deadline."""
+    """A response that arrives byte by byte is complete."""
 
-    def endless(talk: Any, fields: list[str]) -> None:
-        data = words.history(fields[1], *[words.bar(words.first)] * 1000)
+    def trickle(client: Any, fields: list[str]) -> None:
+        data = replies.history(
+            fields[1], replies.bar(replies.first), replies.bar(replies.first + 60)
+        )
+        for index in range(len(data)):
+            client.later(index * 0.001, lambda index=index: client.raw(data[index : index + 1]))
 
-        def more(entry: int) -> None:
-            talk.raw(data[entry : entry + 1])
-            talk.later(0.01, lambda: more(entry + 1))
+    assert harness(lambda source: source.bars(minute_request), bars=trickle).bars.num_rows == 2
+
+
+def test_a_response_without_an_end_fails_at_the_deadline(
+    harness: Any, minute_request: BarRequest, replies: Any
+) -> None:
+    """Arriving bytes do not extend the deadline."""
+
+    def endless(client: Any, fields: list[str]) -> None:
+        data = replies.history(fields[1], *[replies.bar(replies.first)] * 1000)
+
+        def more(index: int) -> None:
+            client.raw(data[index : index + 1])
+            client.later(0.01, lambda: more(index + 1))
 
         more(0)
 
     with pytest.raises(GatewayTimeoutError):
-        bench(lambda source: source.bars(minute_request), timeout_s=SHORT_S, bars=endless)
+        harness(lambda source: source.bars(minute_request), timeout_s=SHORT_S, bars=endless)
 
 
-def test_health_without_an_answer_is_a_value(bench: Any, words: Any) -> None:
-    """A gateway that stops answering is reported, not raised."""
+def test_health_without_a_response_is_a_value(harness: Any, replies: Any) -> None:
+    """A gateway that does not respond is reported, not raised."""
 
-    def once(talk: Any, fields: list[str]) -> None:
-        if len(bench.gateway.what(49)) == 1:
-            words.tell_time(talk, fields)
+    def once(client: Any, fields: list[str]) -> None:
+        if len(harness.gateway.frames(49)) == 1:
+            replies.send_time(client, fields)
 
-    health = bench(lambda source: source.health(), timeout_s=SHORT_S, time=once)
+    health = harness(lambda source: source.health(), timeout_s=SHORT_S, time=once)
     assert health.connected
     assert health.round_trip_s is None
     assert health.last_answer_age_s is None

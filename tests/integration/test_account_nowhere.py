@@ -155,7 +155,7 @@ def test_nothing_that_is_written_or_printed_names_the_account(
     assert outputs.ktrdr("init") == 0
     codes = [outputs.ktrdr("load", symbol, "1d,1h") for symbol in ERRORS]
     assert set(codes) <= {1, 3}
-    gateway.tell(2104, f"Market data farm connection is OK:usfarm {ACCOUNT}")
+    gateway.notify(2104, f"Market data farm connection is OK:usfarm {ACCOUNT}")
     gateway.faults = FaultPlan(
         [
             FaultRule(Fault.LINK_LOST, symbol="MSFT", times=1, settings={"seconds": 0.5}),

@@ -1,8 +1,9 @@
-"""Questions to the gateway at IB_HOST and IB_PORT: ``pytest tests/live -m live -n 0``.
+"""Requests to the gateway at IB_HOST and IB_PORT: ``pytest tests/live -m live -n 0``.
 
-Each states a fact, what is expected, and what was seen; all of it is printed at the end and written
-to the file that LIVE_REPORT names (``live-report.txt``). Requests go through the product's
-own connection and budget. Frames have lost their account numbers before a question sees them.
+Each test states a fact, what is expected, and what the gateway returned; all of it is printed at
+the end and written to the file that LIVE_REPORT names (``live-report.txt``). Requests go through
+the product's own connection and budget. Account numbers are removed from frames before a test gets
+them.
 """
 
 import asyncio
@@ -36,12 +37,12 @@ _PER_BAR, _HEADER = 8, 5
 
 @dataclass
 class Report:
-    """What was expected and seen, one fact a line."""
+    """What was expected and returned, one fact a line."""
 
     lines: list[tuple[str, str, str]] = field(default_factory=list)
 
     def add(self, fact: str, expected: str, seen: str) -> None:
-        """Take in what was seen of a fact."""
+        """Add what was returned for a fact."""
         self.lines.append((fact, expected, seen))
 
     def __str__(self) -> str:
@@ -61,58 +62,58 @@ class Bars:
 
     @property
     def timestamps(self) -> list[str]:
-        """What the bars are stamped with."""
+        """The timestamps of the bars, as written."""
         return [row[0] for row in self.rows]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What came for one request: the fields of its answer, and codes with their texts."""
+    """The result of one request: the fields of its response, and codes with their texts."""
 
-    answer: list[str] = field(default_factory=list)
+    fields: list[str] = field(default_factory=list)
     codes: list[tuple[int, str]] = field(default_factory=list)
 
     @property
     def rows(self) -> list[list[str]]:
         """The bars of message 17, each with its eight texts."""
-        return _rows(self.answer) if self.answer[:1] == ["17"] else []
+        return _rows(self.fields) if self.fields[:1] == ["17"] else []
 
     @property
     def timestamps(self) -> list[str]:
-        """What the bars are stamped with."""
+        """The timestamps of the bars, as written."""
         return [row[0] for row in self.rows]
 
     @property
     def head(self) -> str:
-        """The head timestamp, or nothing."""
-        return self.answer[2] if self.answer[:1] == ["88"] else ""
+        """The head timestamp, or an empty text."""
+        return self.fields[2] if self.fields[:1] == ["88"] else ""
 
     @property
     def zone(self) -> str:
-        """The zone of a schedule, or nothing."""
-        return self.answer[4] if self.answer[:1] == ["106"] else ""
+        """The zone of a schedule, or an empty text."""
+        return self.fields[4] if self.fields[:1] == ["106"] else ""
 
     def __str__(self) -> str:
         codes = "; ".join(f"{code} {text}".strip() for code, text in self.codes)
-        if not self.answer:
+        if not self.fields:
             return codes or "nothing"
-        told = ", ".join(self.answer[2:5])
+        text = ", ".join(self.fields[2:5])
         if self.rows:
-            told = (
-                f"{len(self.rows)} bars from {self.timestamps[0]} to {self.timestamps[-1]} ({told})"
+            text = (
+                f"{len(self.rows)} bars from {self.timestamps[0]} to {self.timestamps[-1]} ({text})"
             )
-        return f"{told}; {codes}" if codes else told
+        return f"{text}; {codes}" if codes else text
 
 
 @dataclass(frozen=True)
 class Client:
-    """One connection to ask through."""
+    """One connection for the requests of a test."""
 
     connection: GatewayConnection
     requester: Requester
 
     async def details(self, contract: Contract) -> list[Candidate]:
-        """Return the contracts of a description."""
+        """Return the contracts that match a description."""
         what = f"details of {contract.symbol} {contract.secType}"
         query = ContractQuery(what, contract)
         frames = await self.requester.ask(query, self.connection.contracts(query))
@@ -128,7 +129,7 @@ class Client:
         what: str = "TRADES",
         use_rth: bool = True,
     ) -> list[str]:
-        """Return the fields of the message that answers a request for bars or sessions."""
+        """Return the fields of the response to a request for bars or sessions."""
         query = _query(contract, bar_size, duration, end=end, what=what, use_rth=use_rth)
         return (await self.requester.ask(query, self.connection.history(query))).fields
 
@@ -142,7 +143,7 @@ class Client:
         what: str = "TRADES",
         use_rth: bool = True,
     ) -> Bars:
-        """Return message 17."""
+        """Return the bars of message 17."""
         fields = await self.raw(contract, bar_size, duration, end=end, what=what, use_rth=use_rth)
         return Bars(fields[2], fields[3], _rows(fields))
 
@@ -157,7 +158,7 @@ class Client:
         dates: int = EPOCH_DATES,
         is_head: bool = False,
     ) -> Seen:
-        """Return what comes for a request, a refusal too."""
+        """Return the result of a request, even if it is a refusal."""
         kind = RequestKind.HEAD if is_head else RequestKind.BARS
         query = _query(contract, bar_size, duration, end=end, what=what, dates=dates, kind=kind)
         try:
@@ -208,15 +209,15 @@ class Live:
     config: GatewayConfig
     report: Report
 
-    def ask(self, question: Callable[[Client], Awaitable[T]]) -> T:
-        """Connect, ask, and close."""
+    def run(self, request: Callable[[Client], Awaitable[T]]) -> T:
+        """Connect, make the requests, and close."""
 
         async def session() -> T:
             rate_limiter = RateLimiter.of(self.config)
             strategy = IbConnectionStrategy(self.config, rate_limiter=rate_limiter)
             try:
                 async with strategy.get_connection_for_operation("tests") as connection:
-                    return await question(
+                    return await request(
                         Client(connection, Requester(connection, rate_limiter, self.config))
                     )
             finally:
@@ -225,16 +226,16 @@ class Live:
 
         return asyncio.run(session())
 
-    def refusal(self, question: Callable[[Client], Awaitable[object]]) -> GatewayError | None:
-        """Return what the gateway refuses a question with, or None where it answers."""
+    def refusal(self, request: Callable[[Client], Awaitable[object]]) -> GatewayError | None:
+        """Return the error with which the gateway refuses a request, or None if it accepts it."""
         try:
-            self.ask(question)
+            self.run(request)
         except GatewayError as error:
             return error
         return None
 
     def note(self, fact: str, expected: str, seen: object) -> None:
-        """Report what was seen."""
+        """Add what was returned to the report."""
         self.report.add(fact, expected, str(seen))
 
 
@@ -243,7 +244,7 @@ _REPORT = Report()
 
 @pytest.fixture(scope="session")
 def live() -> Iterator[Live]:
-    """Give the gateway to ask; the report is written when all were asked."""
+    """Return the gateway of the settings; the report is written after the last test."""
     yield Live(GatewayConfig.from_settings(load_settings()), _REPORT)
     Path(os.environ.get("LIVE_REPORT", "live-report.txt")).write_text(
         str(_REPORT), encoding="utf-8"

@@ -1,8 +1,8 @@
-"""Facts about Interactive Brokers that are believed and not certain, each asked for by one request.
+"""Uncertain facts about Interactive Brokers, each checked by one request.
 
-Grades are those of the project's facts: L seen in published captures, R reverse-engineered, C told
-by others, O documented where documents disagree, T tried elsewhere, "?" open. All dates but
-the newest minutes lie in the past, so that any gateway can answer.
+Grades are those of the project's facts: L seen in published captures, R reverse-engineered, C
+reported by others, O documented where documents disagree, T tried elsewhere, "?" open. All dates
+but the newest minutes lie in the past, so that any gateway can respond.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ APPLE = Contract(
 EURO = Contract(secType="CASH", symbol="EUR", exchange="IDEALPRO", currency="USD")
 
 Judge = Callable[[Seen], bool | None]
-"""Whether what was seen agrees with the fact; None where nothing is expected."""
+"""Whether the response agrees with the fact; None where nothing is expected."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,18 @@ def count_is(least: int, most: int | None = None) -> Judge:
     return lambda seen: least <= len(seen.rows) <= (least if most is None else most)
 
 
-def learned(_: Seen) -> None:
+def no_expectation(_: Seen) -> None:
     """Expect nothing."""
 
 
 FACTS = [
-    Fact("1 D before the open", "?", "the session before, or 162", learned, "20230706-12:00:00"),
+    Fact(
+        "1 D before the open",
+        "?",
+        "the session before, or 162",
+        no_expectation,
+        "20230706-12:00:00",
+    ),
     Fact(
         "3 D to a Sunday are 3 sessions",
         "L",
@@ -146,7 +152,7 @@ FACTS = [
         "reaching past the oldest bar",
         "C",
         "nothing, or what there is",
-        learned,
+        no_expectation,
         "19801222-00:00:00",
         "1 M",
         "1 day",
@@ -224,18 +230,26 @@ FACTS = [
         "timestamps in text form",
         "O",
         "depends on a setting of the gateway",
-        learned,
+        no_expectation,
         "20230705-20:00:00",
         dates=1,
     ),
-    Fact("the newest minutes", "O", "bars; 2188 where they lag", learned, "", "3600 S", "1 min"),
+    Fact(
+        "the newest minutes",
+        "O",
+        "bars; 2188 where they lag",
+        no_expectation,
+        "",
+        "3600 S",
+        "1 min",
+    ),
 ]
 
 
 @pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.name)
 def test_a_fact(live: Live, fact: Fact) -> None:
-    """Ask, tell what was seen, and fail where it is not what is expected."""
-    seen = live.ask(
+    """Report what was returned, and fail where it is not what is expected."""
+    seen = live.run(
         lambda client: client.seen(
             fact.contract,
             fact.size,

@@ -1,4 +1,4 @@
-"""ib_async as one of both clients, with its event loop run while something is asked."""
+"""The ib_async client, with its event loop run during each request."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,11 +8,19 @@ from typing import Any
 import ib_async
 from ib_async import IB
 
-from tests.simulator.clients import NOTICES, WAIT_S, Response, described, plain, sessions, wanted
+from tests.simulator.clients import (
+    NOTICES,
+    WAIT_S,
+    Response,
+    bar_row,
+    details_row,
+    sessions,
+    with_defaults,
+)
 
 
 class AsyncClient:
-    """ib_async, with its event loop run while something is asked."""
+    """ib_async, with its event loop run during each request."""
 
     name = "ib_async"
 
@@ -27,50 +35,50 @@ class AsyncClient:
         self._runner.close()
 
     def details(self, contract: dict[str, Any]) -> Response:
-        found, errors = self._ask(lambda: self._ib.reqContractDetailsAsync(of_async(contract)))
-        return Response([described(each) for each in found or []], errors)
+        found, errors = self._request(lambda: self._ib.reqContractDetailsAsync(of_async(contract)))
+        return Response([details_row(each) for each in found or []], errors)
 
     def bars(self, contract: dict[str, Any], size: str, duration: str, **other: Any) -> Response:
-        asked = wanted(other)
-        found, errors = self._ask(
+        options = with_defaults(other)
+        found, errors = self._request(
             lambda: self._ib.reqHistoricalDataAsync(
-                *(of_async(contract), asked["end"], duration, size),
-                *(asked["what"], asked["rth"], asked["format"]),
+                *(of_async(contract), options["end"], duration, size),
+                *(options["what"], options["rth"], options["format"]),
             )
         )
-        return Response([plain(bar) for bar in found or []], errors)
+        return Response([bar_row(bar) for bar in found or []], errors)
 
     def schedule(self, contract: dict[str, Any], days: int, end: str) -> Response:
-        found, errors = self._ask(
+        found, errors = self._request(
             lambda: self._ib.reqHistoricalScheduleAsync(of_async(contract), days, end)
         )
         return Response([(found.timeZone, *sessions(found.sessions))] if found else [], errors)
 
     def head(self, contract: dict[str, Any], what: str) -> Response:
-        found, errors = self._ask(
+        found, errors = self._request(
             lambda: self._ib.reqHeadTimeStampAsync(of_async(contract), what, True, 2)
         )
         return Response([(str(int(found.timestamp())),)] if found else [], errors)
 
     def summary(self) -> dict[str, str]:
-        self._ask(self._ib.reqAccountSummaryAsync)
+        self._request(self._ib.reqAccountSummaryAsync)
         return {each.tag: each.value for each in self._ib.wrapper.acctSummary.values()}
 
     def values(self) -> dict[str, str]:
-        self._ask(lambda: self._ib.reqAccountUpdatesAsync(""))
+        self._request(lambda: self._ib.reqAccountUpdatesAsync(""))
         return {each.tag: each.value for each in self._ib.accountValues()}
 
     def positions(self) -> int:
-        return len(self._ask(self._ib.reqPositionsAsync)[0])
+        return len(self._request(self._ib.reqPositionsAsync)[0])
 
     def cancelled(self, contract: dict[str, Any]) -> list[int]:
-        async def conversation() -> list[int]:
+        async def session() -> list[int]:
             codes: asyncio.Queue[int] = asyncio.Queue()
             self._ib.errorEvent += lambda _, code, *__: codes.put_nowait(code)
-            asked = self._ib.reqHistoricalDataAsync(
+            options = self._ib.reqHistoricalDataAsync(
                 of_async(contract), "", "1 D", "1 day", "TRADES", useRTH=True
             )
-            task = asyncio.ensure_future(asked)
+            task = asyncio.ensure_future(options)
             await asyncio.sleep(0)
             number = self._ib.client.getReqId() - 1
             for _ in range(2):
@@ -79,10 +87,10 @@ class AsyncClient:
             task.cancel()
             return found
 
-        return self._run(conversation())
+        return self._run(session())
 
     def live(self, contract: dict[str, Any], size: str, move: Callable[[], None]) -> Response:
-        async def conversation() -> Response:
+        async def session() -> Response:
             bars = await self._ib.reqHistoricalDataAsync(
                 of_async(contract),
                 "",
@@ -99,9 +107,9 @@ class AsyncClient:
                 await bars.updateEvent
             self._ib.cancelHistoricalData(bars)
             await self._ib.errorEvent
-            return Response([plain(bar) for bar in bars])
+            return Response([bar_row(bar) for bar in bars])
 
-        return self._run(conversation())
+        return self._run(session())
 
     def _run(self, work: Any) -> Any:
         async def limited() -> Any:
@@ -109,11 +117,13 @@ class AsyncClient:
 
         return self._runner.run(limited())
 
-    def _ask(self, request: Callable[[], Any]) -> tuple[Any, list[tuple[int, str]]]:
-        return self._run(self._answered(request))
+    def _request(self, request: Callable[[], Any]) -> tuple[Any, list[tuple[int, str]]]:
+        return self._run(self._response_or_error(request))
 
-    async def _answered(self, request: Callable[[], Any]) -> tuple[Any, list[tuple[int, str]]]:
-        """Wait for an answer or an error: 321 alone would leave ib_async waiting for ever."""
+    async def _response_or_error(
+        self, request: Callable[[], Any]
+    ) -> tuple[Any, list[tuple[int, str]]]:
+        """Wait for a response or an error: after 321 alone ib_async would wait without end."""
         errors: list[tuple[int, str]] = []
         refused = asyncio.Event()
 
@@ -138,5 +148,5 @@ class AsyncClient:
 
 
 def of_async(contract: dict[str, Any]) -> ib_async.Contract:
-    """Describe a contract to ib_async."""
+    """Return a contract of ib_async."""
     return ib_async.Contract(**contract)

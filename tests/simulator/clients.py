@@ -1,4 +1,4 @@
-"""What both clients of the API are asked and tell, in plain values that can be compared."""
+"""The common interface of both API clients, with plain values that can be compared."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,14 +18,14 @@ MORE_CONTRACT = ("exchange", "primaryExchange", "currency", "localSymbol", "trad
 
 @dataclass
 class Response:
-    """What came of one request: rows of plain values, or errors."""
+    """The response to one request: rows of plain values, or errors."""
 
     rows: list[Row] = field(default_factory=list)
     errors: list[tuple[int, str]] = field(default_factory=list)
 
 
 class Client(Protocol):
-    """What both can be asked for; contracts are dictionaries of IB's fields."""
+    """The requests that both clients can send; contracts are dictionaries of IB's fields."""
 
     name: str
     version: int
@@ -43,7 +43,7 @@ class Client(Protocol):
     def live(self, contract: dict[str, Any], size: str, move: Callable[[], None]) -> Response: ...
 
 
-def described(found: Any) -> Row:
+def details_row(found: Any) -> Row:
     """Return the fields of contract details that both clients know."""
     contract = [getattr(found.contract, name) for name in CONTRACT + MORE_CONTRACT]
     rest = [getattr(found, name) for name in DETAILS + MORE_DETAILS]
@@ -51,7 +51,7 @@ def described(found: Any) -> Row:
     return (*contract, *rest, *sizes, float(found.contract.strike))
 
 
-def plain(bar: Any) -> Row:
+def bar_row(bar: Any) -> Row:
     """Return a bar with its date as epoch seconds or eight digits."""
     date = bar.date
     if isinstance(date, datetime):
@@ -67,8 +67,8 @@ def plain(bar: Any) -> Row:
     return (date, *prices, float(bar.volume), float(average), bar.barCount)
 
 
-def wanted(other: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what a test does not say of a request for bars."""
+def with_defaults(other: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a request for bars, completed by defaults."""
     return {"end": "", "what": "TRADES", "rth": True, "format": 2} | other
 
 

@@ -1,4 +1,4 @@
-"""Helpers of the simulator's tests: answers without a socket, frames, and running gateways."""
+"""Helpers of the simulator's tests: responses without a socket, frames, running gateways."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ NOW = "2024-01-10T20:00:30+00:00"
 
 
 def contract_fields(key: str, **other: object) -> ContractFields:
-    """Name an instrument as ib_async would: six letters are a pair, anything else a stock."""
+    """Return an instrument's fields as ib_async sends them; six letters are a currency pair."""
     is_pair = len(key) == 6
     values: dict[str, object] = {
         "con_id": 0,
@@ -38,7 +38,7 @@ def contract_fields(key: str, **other: object) -> ContractFields:
 
 
 def frames_of(data: bytes) -> list[list[str]]:
-    """Cut frames apart without the code under test."""
+    """Return the fields of frames, without the code under test."""
     frames = []
     while data:
         (length,) = struct.unpack(">I", data[:4])
@@ -48,8 +48,8 @@ def frames_of(data: bytes) -> list[list[str]]:
 
 
 @dataclass
-class Told:
-    """A decoded answer: bars as lists of texts, or an error."""
+class DecodedResponse:
+    """A decoded response: bars as lists of texts, or errors."""
 
     start: str = ""
     end: str = ""
@@ -67,9 +67,9 @@ class Told:
         return list(dict.fromkeys(date[:8] for date in self.dates))
 
 
-def told(data: bytes) -> Told:
-    """Decode the frames of an answer."""
-    result = Told()
+def decode_response(data: bytes) -> DecodedResponse:
+    """Decode the frames of a response."""
+    result = DecodedResponse()
     for fields in frames_of(data):
         if fields[0] == "4":
             result.errors.append((int(fields[3]), fields[4]))
@@ -84,7 +84,7 @@ def told(data: bytes) -> Told:
 
 @dataclass
 class Requester:
-    """Ask a market for history without a socket."""
+    """Requests historical data of a market without a socket."""
 
     market: Market
     now: str = NOW
@@ -93,7 +93,9 @@ class Requester:
         now_s = int(datetime.fromisoformat(self.now).timestamp())
         return Setting(self.market, version=178, now_s=now_s)
 
-    def bars(self, key: str, size: str, duration: str, end: str = "", **other: object) -> Told:
+    def bars(
+        self, key: str, size: str, duration: str, end: str = "", **other: object
+    ) -> DecodedResponse:
         values: dict[str, object] = {
             "request_id": 7,
             "contract": contract_fields(key),
@@ -106,40 +108,42 @@ class Requester:
             "keep_up_to_date": False,
         }
         request = HistoryRequest(**(values | other))  # type: ignore[arg-type]
-        return told(answer(self.setting(), request).data)
+        return decode_response(answer(self.setting(), request).data)
 
-    def head(self, key: str, what: str, *, use_rth: bool = True, format_date: int = 1) -> Told:
+    def head(
+        self, key: str, what: str, *, use_rth: bool = True, format_date: int = 1
+    ) -> DecodedResponse:
         request = HeadRequest(7, contract_fields(key), use_rth, what, format_date)
-        return told(answer(self.setting(), request).data)
+        return decode_response(answer(self.setting(), request).data)
 
 
 @pytest.fixture(scope="session")
 def synthetic() -> SyntheticMarket:
-    """Give the market that all tests of a run share."""
+    """Return the synthetic market that all tests of a run share."""
     return SyntheticMarket(seed=1)
 
 
 @pytest.fixture
-def ask(synthetic: SyntheticMarket) -> Requester:
-    """Ask that market at ``NOW``."""
+def requester(synthetic: SyntheticMarket) -> Requester:
+    """Return a requester of that market at ``NOW``."""
     return Requester(synthetic)
 
 
 @pytest.fixture
-def asker() -> type[Requester]:
-    """Ask any market at any time."""
+def new_requester() -> type[Requester]:
+    """Return the class of requesters, for any market and time."""
     return Requester
 
 
 @pytest.fixture(scope="session")
 def fields_of() -> Callable[..., ContractFields]:
-    """Name instruments."""
+    """Return a function that makes the fields of an instrument."""
     return contract_fields
 
 
 @pytest.fixture(scope="session")
-def unframe() -> Callable[[bytes], list[list[str]]]:
-    """Cut frames into fields."""
+def split_frames() -> Callable[[bytes], list[list[str]]]:
+    """Return a function that splits frames into fields."""
     return frames_of
 
 

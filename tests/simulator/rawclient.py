@@ -1,28 +1,34 @@
-"""A client by hand: frames over a plain socket, for what no real client would do."""
+"""A client that sends frames over a plain socket, also those that no real client sends."""
 
 import socket
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ktrdr_pipelines.simulator.server import SimulatorServer
+from ktrdr_pipelines.simulator.faults.fault_file import parse_faults
+from ktrdr_pipelines.simulator.market.market import Market
+from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
+from ktrdr_pipelines.simulator.variants import Variants
 
 Frame = list[str]
 
 AAPL = ("0", "AAPL", "STK", "", "0.0", "", "", "SMART", "", "USD", "", "")
 END = "20240109-21:00:00"
+WAIT_S = 60.0
 
 
 def framed(*fields: object) -> bytes:
-    """Frame a message without the code under test."""
+    """Return the bytes of a message, without the code under test."""
     payload = "".join(f"{value}\0" for value in fields).encode()
     return struct.pack(">I", len(payload)) + payload
 
 
 @dataclass
 class RawClient:
-    """A connected socket; what is read and not asked for is kept in ``seen``."""
+    """A connected socket; frames that were read on the way to another one are in ``seen``."""
 
     sock: socket.socket
     seen: list[Frame] = field(default_factory=list)
@@ -31,17 +37,17 @@ class RawClient:
         self.sock.sendall(framed(*fields))
 
     def bars(self, number: int, *, size: str = "1 hour", end: str = END, **other: str) -> None:
-        """Ask for bars."""
-        asked = {"duration": "1 D", "what": "TRADES", "rth": "1"} | other
-        texts = (end, size, asked["duration"], asked["rth"], asked["what"], "2", "0", "")
+        """Request bars."""
+        options = {"duration": "1 D", "what": "TRADES", "rth": "1"} | other
+        texts = (end, size, options["duration"], options["rth"], options["what"], "2", "0", "")
         self.send(20, number, *AAPL, 0, *texts)
 
     def head(self, number: int, what: str = "TRADES") -> None:
-        """Ask for the oldest data."""
+        """Request a head timestamp."""
         self.send(87, number, *AAPL, 0, 1, what, 2)
 
     def cancel(self, number: int) -> None:
-        """Give up a request for bars."""
+        """Cancel a request for bars."""
         self.send(25, 1, number)
 
     def frame(self) -> Frame | None:
@@ -55,7 +61,7 @@ class RawClient:
         return None if header is None else self._exactly(struct.unpack(">I", header)[0])
 
     def until(self, kind: int, number: int | None = None) -> Frame:
-        """Read until a message of a kind, or error of a code, comes; errors by their code."""
+        """Read until a message of a kind, or an error of a code, arrives."""
         while (frame := self.frame()) is not None:
             self.seen.append(frame)
             is_error = frame[0] == "4"
@@ -66,7 +72,7 @@ class RawClient:
         raise AssertionError(f"closed before {kind}: {self.seen[-5:]}")
 
     def is_ended(self) -> bool:
-        """Read to the end of the connection; it must end."""
+        """Read to the end of the connection."""
         try:
             while (frame := self.frame()) is not None:
                 self.seen.append(frame)
@@ -74,8 +80,8 @@ class RawClient:
             return True
         return True
 
-    def quiet(self, *kinds: int) -> bool:
-        """Say whether none of some messages comes before the time is told."""
+    def receives_none_of(self, *kinds: int) -> bool:
+        """Return whether no message of some kinds arrives before the response to a time request."""
         self.send(49, 1)
         before = len(self.seen)
         self.until(49)
@@ -91,20 +97,45 @@ class RawClient:
         return bytes(data)
 
 
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait until a condition of a server in another thread holds."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @contextmanager
 def raw_client(server: SimulatorServer, client_id: int = 1) -> Iterator[RawClient]:
-    """Connect, shake hands and name a client id."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
+    """Connect, complete the handshake and start the API with a client id."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S) as sock:
         sock.sendall(b"API\0\0\0\0\tv157..178" + framed(71, 2, client_id, ""))
         client = RawClient(sock)
         yield client
 
 
+@contextmanager
+def faulty_gateway(
+    market: Market,
+    faults: str,
+    *,
+    now: str,
+    variants: Variants = Variants(),  # noqa: B008 - immutable
+) -> Iterator[tuple[SimulatorServer, RawClient]]:
+    """Run a gateway with the entries of a fault file, and a client of it."""
+    behaviour = Behaviour(faults=parse_faults(f"faults: [{faults}]", "faults"), variants=variants)
+    with (
+        running_simulator(market, now=now, behaviour=behaviour) as server,
+        raw_client(server) as client,
+    ):
+        yield server, client
+
+
 def closes(frame: Frame) -> list[str]:
-    """Give the closing prices of message 17."""
+    """Return the closing prices of message 17."""
     return frame[9::8]
 
 
 def dates(frame: Frame) -> list[str]:
-    """Give the timestamps of message 17."""
+    """Return the timestamps of message 17."""
     return frame[5::8]

@@ -1,4 +1,4 @@
-"""The gateway over a real socket, asked by the unmodified ib_async client."""
+"""The gateway over a real socket, with the unmodified ib_async client."""
 
 import asyncio
 import threading
@@ -14,7 +14,8 @@ from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars
 from ktrdr_pipelines.simulator.market.simulated_instruments import SimulatedInstrument
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
-from tests.simulator.talking import AAPL, EURUSD, client, history, talk
+from tests.simulator.conftest import NOW
+from tests.simulator.ib_async_session import AAPL, EURUSD, client, history, run_session
 
 
 @pytest.mark.parametrize(
@@ -22,19 +23,19 @@ from tests.simulator.talking import AAPL, EURUSD, client, history, talk
     [{}, {"readonly": True}, {"fetchFields": StartupFetchNONE}, {"clientId": 0}],
 )
 def test_ib_async_connects_promptly(gateway: SimulatorServer, connect: dict[str, Any]) -> None:
-    """Every way of connecting completes: an unanswered start-up request would raise."""
+    """Every way of connecting completes: a start-up request without a response would raise."""
     options = {"client_id": connect.pop("clientId", 5), "raiseSyncErrors": True} | connect
 
-    async def conversation(ib: IB) -> tuple[list[str], int]:
+    async def session(ib: IB) -> tuple[list[str], int]:
         return ib.managedAccounts(), ib.client.serverVersion()
 
-    assert talk(gateway, conversation, **options) == (["SIM000001"], 178)
+    assert run_session(gateway, session, **options) == (["SIM000001"], 178)
 
 
 def test_contract_details_describe_stocks_and_pairs(gateway: SimulatorServer) -> None:
     """Details decode into ib_async's own fields, hours and half pips included."""
 
-    async def conversation(ib: IB) -> None:
+    async def session(ib: IB) -> None:
         (stock,) = await ib.reqContractDetailsAsync(AAPL)
         (pair,) = await ib.reqContractDetailsAsync(EURUSD)
         assert (stock.contract.primaryExchange, stock.longName) == ("NASDAQ", "APPLE INC")
@@ -44,7 +45,7 @@ def test_contract_details_describe_stocks_and_pairs(gateway: SimulatorServer) ->
         assert pair.tradingHours.startswith("20240109:1715-20240110:1700")
         assert await ib.qualifyContractsAsync(Stock("BRK B", "SMART", "USD")) != [None]
 
-    talk(gateway, conversation)
+    run_session(gateway, session)
 
 
 @pytest.mark.parametrize(
@@ -68,16 +69,16 @@ def test_all_eight_sizes_are_served(
     The end is the close of stocks, 16:00: the pair's last session is an hour from its end.
     """
 
-    async def conversation(ib: IB) -> list[int]:
+    async def session(ib: IB) -> list[int]:
         return [len(await history(ib, each, size, duration)) for each in (AAPL, EURUSD)]
 
-    assert talk(gateway, conversation) == [stock_bars, pair_bars]
+    assert run_session(gateway, session) == [stock_bars, pair_bars]
 
 
 def test_both_date_formats_mean_the_same(gateway: SimulatorServer) -> None:
-    """Format 1 carries the exchange's zone, format 2 UTC; days are dates in both."""
+    """Format 1 has the exchange's zone, format 2 UTC; days are dates in both."""
 
-    async def conversation(ib: IB) -> None:
+    async def session(ib: IB) -> None:
         for size in ("1 min", "1 hour"):
             zoned = await history(ib, AAPL, size, "1 D", formatDate=1)
             epochs = await history(ib, AAPL, size, "1 D", formatDate=2)
@@ -88,26 +89,26 @@ def test_both_date_formats_mean_the_same(gateway: SimulatorServer) -> None:
             (day,) = await history(ib, AAPL, "1 day", "1 D", formatDate=format_date)
             assert day.date == date(2024, 1, 9)
 
-    talk(gateway, conversation)
+    run_session(gateway, session)
 
 
 def test_head_timestamp_and_time(gateway: SimulatorServer) -> None:
-    """Both moments arrive aware, and the time is the simulator's."""
+    """Both are aware moments, and the time is the simulator's."""
 
-    async def conversation(ib: IB) -> None:
+    async def session(ib: IB) -> None:
         head = await ib.reqHeadTimeStampAsync(AAPL, "TRADES", useRTH=True, formatDate=2)
         assert head == datetime(1980, 12, 12, 14, 30, tzinfo=UTC)
         now = await ib.reqCurrentTimeAsync()
         assert timedelta(0) <= now - datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
         assert abs(now - gateway.clock.now()) < timedelta(seconds=5)
 
-    talk(gateway, conversation)
+    run_session(gateway, session)
 
 
 def test_errors_reach_the_client(gateway: SimulatorServer) -> None:
-    """Refusals raise in ib_async with code and text, and nothing else is disturbed."""
+    """Refusals raise in ib_async with code and text, and do not affect other requests."""
 
-    async def conversation(ib: IB) -> None:
+    async def session(ib: IB) -> None:
         with pytest.raises(RequestError, match="HMDS query returned no data") as empty:
             await history(ib, AAPL, "1 day", "1 D", endDateTime="19800102-21:00:00")
         assert empty.value.code == 162
@@ -116,29 +117,29 @@ def test_errors_reach_the_client(gateway: SimulatorServer) -> None:
         assert unknown.value.code == 200
         assert len(await history(ib, AAPL, "1 day", "1 D")) == 1
 
-    talk(gateway, conversation)
+    run_session(gateway, session)
 
 
 def test_321_counts_as_a_warning_in_ib_async(gateway: SimulatorServer) -> None:
-    """A bad bar size reaches errorEvent alone: the request itself is never answered."""
+    """A bad bar size reaches errorEvent only: the request itself gets no response."""
 
-    async def conversation(ib: IB) -> tuple[int, str]:
-        told: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
-        ib.errorEvent += lambda _, code, text, __: told.set_result((code, text))
+    async def session(ib: IB) -> tuple[int, str]:
+        refusal: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+        ib.errorEvent += lambda _, code, text, __: refusal.set_result((code, text))
         request = asyncio.ensure_future(history(ib, AAPL, "1 mins", "1 D"))
-        answer = await told
+        answer = await refusal
         request.cancel()
         return answer
 
-    code, text = talk(gateway, conversation)
+    code, text = run_session(gateway, session)
     assert code == 321
     assert text.startswith("Error validating request.-'bK' : cause - ")
 
 
 def test_requests_in_flight_can_be_cancelled(slow_gateway: SimulatorServer) -> None:
-    """A cancelled request is echoed by 162, a second cancel finds nothing."""
+    """162 confirms a cancel, and a second cancel finds no request."""
 
-    async def conversation(ib: IB) -> list[int]:
+    async def session(ib: IB) -> list[int]:
         codes: asyncio.Queue[int] = asyncio.Queue()
         ib.errorEvent += lambda _, code, *__: codes.put_nowait(code)
         request = asyncio.ensure_future(history(ib, AAPL, "1 day", "1 D"))
@@ -150,12 +151,12 @@ def test_requests_in_flight_can_be_cancelled(slow_gateway: SimulatorServer) -> N
             await request
         return [await codes.get(), await codes.get()]
 
-    assert talk(slow_gateway, conversation) == [162, 366]
+    assert run_session(slow_gateway, session) == [162, 366]
     assert [record.error_code for record in slow_gateway.requests] == [162]
 
 
 def test_fifty_requests_may_be_open(slow_gateway: SimulatorServer) -> None:
-    """The 51st open request of a gateway is refused with 322, whichever client asks."""
+    """The 51st open request over all clients is refused with 322."""
 
     async def run() -> None:
         async with client(slow_gateway, 1) as one, client(slow_gateway, 2) as other:
@@ -176,8 +177,8 @@ def test_fifty_requests_may_be_open(slow_gateway: SimulatorServer) -> None:
     assert [record.error_code for record in slow_gateway.requests] == [None] * 50 + [322]
 
 
-def test_requests_of_one_client_are_served_side_by_side() -> None:
-    """An answer that takes long does not hold up one that was asked later."""
+def test_requests_of_one_client_are_served_concurrently() -> None:
+    """A slow response does not delay a later request."""
     goes_on = threading.Event()
 
     class SlowPairs(SyntheticMarket):
@@ -186,32 +187,32 @@ def test_requests_of_one_client_are_served_side_by_side() -> None:
                 assert goes_on.wait(60)
             return super().bars(instrument, query)
 
-    async def conversation(ib: IB) -> tuple[int, int]:
+    async def session(ib: IB) -> tuple[int, int]:
         long = asyncio.ensure_future(history(ib, EURUSD, "1 day", "2 D"))
         short = await history(ib, AAPL, "1 day", "1 D")
         assert not long.done()
         goes_on.set()
         return len(short), len(await long)
 
-    with running_simulator(SlowPairs(), now="2024-01-10T20:00:30+00:00") as server:
+    with running_simulator(SlowPairs(), now=NOW) as server:
         try:
-            assert talk(server, conversation) == (1, 2)
+            assert run_session(server, session) == (1, 2)
         finally:
             goes_on.set()
 
 
 def test_every_request_is_recorded(synthetic: SyntheticMarket) -> None:
-    """The record says who asked what and what became of it; other messages leave none."""
+    """The log holds client, request and outcome; other messages are not logged."""
 
-    async def conversation(ib: IB) -> None:
+    async def session(ib: IB) -> None:
         await ib.reqContractDetailsAsync(AAPL)
         await history(ib, AAPL, "1 hour", "2 D")
         await ib.reqHeadTimeStampAsync(EURUSD, "MIDPOINT", useRTH=False, formatDate=2)
         with pytest.raises(RequestError):
             await history(ib, EURUSD, "1 day", "3 D", whatToShow="TRADES")
 
-    with running_simulator(synthetic, now="2024-01-10T20:00:30+00:00") as server:
-        talk(server, conversation, client_id=77)
+    with running_simulator(synthetic, now=NOW) as server:
+        run_session(server, session, client_id=77)
         details, bars, head, refused = server.requests
     assert {record.client_id for record in server.requests} == {77}
     assert (details.kind, details.symbol, details.count) == ("contract", "AAPL", 1)
@@ -224,5 +225,5 @@ def test_every_request_is_recorded(synthetic: SyntheticMarket) -> None:
 
 
 def test_the_client_is_the_one_of_the_project() -> None:
-    """These tests speak for ib_async 2."""
+    """These tests apply to ib_async 2."""
     assert ib_async.__version_info__[0] == 2

@@ -1,9 +1,8 @@
-"""Starting, closing and surviving: sockets, threads and clients that end in bad ways."""
+"""Starting, closing, and clients that disconnect in any way."""
 
 import asyncio
 import socket
 import struct
-import time
 from contextlib import ExitStack, closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -22,14 +21,13 @@ from ktrdr_pipelines.simulator.requests.request_limits import Kind
 from ktrdr_pipelines.simulator.server import ServerThread, SimulatorServer, running_simulator
 from ktrdr_pipelines.simulator.serving import OpenRequest, follow
 from ktrdr_pipelines.simulator.simulated_gateway import Behaviour, SimClock
-from tests.simulator.rawclient import raw_client
-from tests.simulator.talking import AAPL, client, history, talk
+from tests.simulator.conftest import NOW
+from tests.simulator.ib_async_session import AAPL, client, history, run_session
+from tests.simulator.rawclient import raw_client, wait_until
 
-NOW = "2024-01-10T20:00:30+00:00"
 
-
-def test_an_id_in_use_is_told_and_freed_with_its_socket(gateway: SimulatorServer) -> None:
-    """326 reaches a listener added before connecting; once the holder left the id is free."""
+def test_an_id_in_use_is_326_and_freed_with_its_socket(gateway: SimulatorServer) -> None:
+    """A listener added before connecting gets 326; the id is free after its client left."""
 
     async def run() -> None:
         async with client(gateway, 9):
@@ -56,15 +54,15 @@ def raw(server: SimulatorServer, data: bytes) -> bytes:
 
 
 def test_a_malformed_client_is_closed_and_others_go_on(
-    gateway: SimulatorServer, unframe: Any
+    gateway: SimulatorServer, split_frames: Any
 ) -> None:
-    """Garbage ends the connection it came on and no other."""
+    """Invalid bytes end their own connection only."""
 
     async def run() -> None:
         async with client(gateway, 11) as ib:
             started = b"API\0\0\0\0\tv157..178\0\0\0\x0971\x002\x0012\0\0"
             answer = await asyncio.to_thread(raw, gateway, started + b"\xff\xff\xff\xff")
-            assert unframe(answer)[-1][2:4] == ["-1", "507"]
+            assert split_frames(answer)[-1][2:4] == ["-1", "507"]
             assert await asyncio.to_thread(raw, gateway, b"GET / HTTP/1.1\r\n\r\n") == b""
             assert await asyncio.to_thread(raw, gateway, b"API\0\0\0\0\x03v99") == b""
             assert len(await history(ib, AAPL, "1 day", "1 D")) == 1
@@ -73,7 +71,7 @@ def test_a_malformed_client_is_closed_and_others_go_on(
 
 
 def test_a_client_that_vanishes_frees_its_id_and_requests(slow_gateway: SimulatorServer) -> None:
-    """A socket that is cut with requests in flight leaves nothing behind."""
+    """A socket that is cut with open requests leaves nothing behind."""
 
     async def run() -> None:
         async with client(slow_gateway, 3) as ib:
@@ -84,14 +82,13 @@ def test_a_client_that_vanishes_frees_its_id_and_requests(slow_gateway: Simulato
 
     for _ in range(3):
         asyncio.run(run())
-        while slow_gateway._connections:
-            time.sleep(0.01)
+        wait_until(lambda: not slow_gateway._connections)
     assert not slow_gateway._gateway.rules.clients
     assert not slow_gateway._gateway.rules.open_requests
 
 
-def test_a_taken_port_is_named_with_its_remedy(gateway: SimulatorServer) -> None:
-    """The error says which address, what is wrong and what to do; nothing stays open."""
+def test_a_taken_port_is_named_with_a_hint(gateway: SimulatorServer) -> None:
+    """The error names the address, the reason and the option."""
     with (
         pytest.raises(SimulatorError, match=rf"127\.0\.0\.1:{gateway.port}.*--port"),
         running_simulator(port=gateway.port),
@@ -101,13 +98,13 @@ def test_a_taken_port_is_named_with_its_remedy(gateway: SimulatorServer) -> None
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "example.org"])  # noqa: S104
 def test_only_loopback_is_served(synthetic: SyntheticMarket, host: str) -> None:
-    """A gateway without login must not be reachable from elsewhere."""
+    """A gateway without a login must not be reachable from other machines."""
     with pytest.raises(SimulatorError, match="not a loopback address"):
         asyncio.run(SimulatorServer(synthetic, host=host).start())
 
 
 def test_localhost_is_one_address_and_port(synthetic: SyntheticMarket) -> None:
-    """Under that name too there is one port, whatever it resolves to."""
+    """The name has one port, whatever it resolves to."""
 
     async def run() -> None:
         server = await SimulatorServer(synthetic, host="localhost").start()
@@ -119,34 +116,31 @@ def test_localhost_is_one_address_and_port(synthetic: SyntheticMarket) -> None:
     asyncio.run(run())
 
 
-def test_a_client_that_does_not_read_holds_up_nothing(synthetic: SyntheticMarket) -> None:
+def test_a_client_that_does_not_read_does_not_block_closing(synthetic: SyntheticMarket) -> None:
     """Closing cuts a socket whose buffers are full."""
     with running_simulator(synthetic, now=NOW) as server:
         with raw_client(server) as client:
             client.bars(1, size="1 min", duration="1 Y", end="", rth="0")
-            while not server.requests or server.requests[0].is_open:
-                time.sleep(0.01)
+            wait_until(lambda: server.requests and not server.requests[0].is_open)
         assert server.requests[0].bars > 200_000
 
 
 def test_a_client_that_half_closes_and_does_not_read_is_cut_off(
     synthetic: SyntheticMarket,
 ) -> None:
-    """The rest of its answers is not kept for ever, nor are its id and socket."""
+    """Its unsent responses, id and socket are released."""
     behaviour = Behaviour(linger_s=0.05)
     with running_simulator(synthetic, now=NOW, behaviour=behaviour) as server:
         with raw_client(server) as client:
             client.bars(1, size="1 min", duration="1 Y", end="", rth="0")
-            while not server.requests or server.requests[0].is_open:
-                time.sleep(0.01)
+            wait_until(lambda: server.requests and not server.requests[0].is_open)
             client.sock.shutdown(socket.SHUT_WR)
-            while server._connections:
-                time.sleep(0.01)
+            wait_until(lambda: not server._connections)
         assert not server._gateway.rules.clients
 
 
-def test_a_client_that_says_nothing_holds_up_no_listener(synthetic: SyntheticMarket) -> None:
-    """Nor does one that says half a greeting, or half a frame; closing ends them too."""
+def test_a_client_that_sends_nothing_blocks_no_other(synthetic: SyntheticMarket) -> None:
+    """Half a greeting or half a frame blocks no other client, and closing ends them."""
     with running_simulator(synthetic, now=NOW) as server, ExitStack() as stack:
         address = ("127.0.0.1", server.port)
         empty = [
@@ -162,12 +156,12 @@ def test_a_client_that_says_nothing_holds_up_no_listener(synthetic: SyntheticMar
 
 
 def open_files() -> int:
-    """Count the files and sockets of this process."""
+    """Return the number of open files and sockets of this process."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def test_connections_of_every_end_leave_nothing_behind(synthetic: SyntheticMarket) -> None:
-    """Whether they hang up, die, or end half-way: no socket, id or open request is left."""
+    """However a connection ends, no socket, id or open request is left."""
     off = Behaviour(pacing=SimulatedPacing.OFF)
     with running_simulator(synthetic, now=NOW, latency_s=3_600.0, behaviour=off) as server:
         before = open_files()
@@ -180,28 +174,29 @@ def test_connections_of_every_end_leave_nothing_behind(synthetic: SyntheticMarke
                 if number % 4 == 3:
                     linger = struct.pack("ii", 1, 0)
                     client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        while server._connections:
-            time.sleep(0.01)
+        wait_until(lambda: not server._connections)
         assert open_files() == before
         assert not server._gateway.rules.clients
         assert not server._gateway.rules.open_requests
 
 
-def test_for_a_client_that_does_not_read_few_answers_are_made(synthetic: SyntheticMarket) -> None:
-    """What it does not read lies in memory: the rest is made when it reads again."""
-    count = 10
+def test_few_responses_are_computed_for_a_client_that_does_not_read(
+    synthetic: SyntheticMarket,
+) -> None:
+    """Unread responses use memory, so only a few are computed in advance."""
+    count = 12
     unpaced = Behaviour(pacing=SimulatedPacing.OFF)
-    year = {"size": "1 min", "duration": "1 Y", "end": "20240101-00:00:00"}
+    half_year = {"size": "1 min", "duration": "6 M", "end": "20240101-00:00:00"}
     with (
         running_simulator(synthetic, now=NOW, behaviour=unpaced) as server,
         raw_client(server, 1) as idle,
         raw_client(server, 2) as reading,
     ):
         for number in range(count):
-            idle.bars(number, **year)
+            idle.bars(number, **half_year)
         for number in range(3):
-            reading.bars(number, **year)
-            assert int(reading.until(17, number)[4]) > 90_000
+            reading.bars(number, **half_year)
+            assert int(reading.until(17, number)[4]) > 45_000
             reading.seen.clear()
         made = [record for record in server.requests if record.client_id == 1 and record.bars]
         assert len(made) < count
@@ -213,7 +208,7 @@ def test_for_a_client_that_does_not_read_few_answers_are_made(synthetic: Synthet
 
 
 def test_live_bars_wait_for_a_client_that_does_not_read() -> None:
-    """No update is made before the last one could be sent."""
+    """No update is computed before the last one could be sent."""
     market = SyntheticMarket(seed=1)
     gateway = SimulatorServer(market, behaviour=Behaviour(update_s=0.0))._gateway
     fields = (0, "AAPL", "STK", "", "", "", "", "SMART", "", "USD", "", "")
@@ -222,14 +217,14 @@ def test_live_bars_wait_for_a_client_that_does_not_read() -> None:
     call.answered_at = gateway.setting(178)
 
     class Full:
-        """An outbox that nobody empties."""
+        """An outbox whose client does not read."""
 
-        asked = 0
+        waits = 0
 
         async def drained(self) -> None:
-            self.asked += 1
+            self.waits += 1
             call.cancelled.set()
-            if self.asked > 1:
+            if self.waits > 1:
                 raise AssertionError("an update was made")
 
         def send(self, _: bytes) -> None:
@@ -237,14 +232,14 @@ def test_live_bars_wait_for_a_client_that_does_not_read() -> None:
 
     outbox = Full()
     asyncio.run(asyncio.wait_for(follow(gateway, outbox, call), 60))  # type: ignore[arg-type]
-    assert outbox.asked == 1
+    assert outbox.waits == 1
 
 
-def test_the_oldest_requests_are_forgotten() -> None:
-    """Of a gateway that serves for days only so many requests are kept, the newest."""
+def test_the_log_drops_the_oldest_requests() -> None:
+    """The log keeps the newest requests only."""
     request = HeadRequest(1, ContractFields(0, "AAPL", *[""] * 10), True, "TRADES", 2)
-    told: list[int] = []
-    log = RequestLog(lambda place, _: told.append(place), most_kept=3)
+    changed: list[int] = []
+    log = RequestLog(lambda place, _: changed.append(place), most_kept=3)
     now = datetime(2024, 1, 10, tzinfo=UTC)
     for number in range(5):
         log.add(record_of(request, client_id=number, kind=Kind.HEAD, received=now))
@@ -252,27 +247,27 @@ def test_the_oldest_requests_are_forgotten() -> None:
     log.finish(0, count=1, error_code=None)
     log.finish(4, count=1, error_code=None)
     assert [log.is_open(place) for place in (0, 3, 4)] == [False, True, False]
-    assert told == [0, 1, 2, 3, 4, 4]
+    assert changed == [0, 1, 2, 3, 4, 4]
 
 
-def test_an_answer_that_fails_ends_its_connection(caplog: pytest.LogCaptureFixture) -> None:
-    """A defect of a market is logged, and no client waits for an answer in vain."""
+def test_a_failing_market_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception of a market is logged, and the client's connection ends."""
 
     class Broken(SyntheticMarket):
         def bars(self, *_: Any) -> Any:
             raise RuntimeError("broken market")
 
-    async def conversation(ib: IB) -> None:
+    async def session(ib: IB) -> None:
         with pytest.raises((ConnectionError, RequestError)):
             await history(ib, AAPL, "1 day", "1 D")
 
     with running_simulator(Broken()) as server:
-        talk(server, conversation)
+        run_session(server, session)
     assert "broken market" in caplog.text
 
 
 def test_a_gateway_listens_until_it_is_closed(synthetic: SyntheticMarket) -> None:
-    """Its port answers with its time while it is up, and nobody once it is closed."""
+    """The port responds with the gateway's time, and is closed afterwards."""
 
     async def run() -> int:
         clock = SimClock(datetime(2024, 1, 10, tzinfo=UTC))
@@ -289,10 +284,10 @@ def test_a_gateway_listens_until_it_is_closed(synthetic: SyntheticMarket) -> Non
 
 
 @pytest.mark.parametrize("host", ["example.org", "127.0.0.1"])
-def test_a_gateway_that_cannot_start_lets_go_of_its_log(
+def test_a_gateway_that_cannot_start_closes_its_log(
     gateway: SimulatorServer, synthetic: SyntheticMarket, tmp_path: Path, host: str
 ) -> None:
-    """A bad address or a taken port leaves no file open."""
+    """After a bad address or a taken port no file is open."""
     behaviour = Behaviour(log=tmp_path / "log")
     server = SimulatorServer(synthetic, host=host, port=gateway.port, behaviour=behaviour)
     with pytest.raises(SimulatorError):
@@ -301,8 +296,8 @@ def test_a_gateway_that_cannot_start_lets_go_of_its_log(
     assert server._gateway.journal._file.closed
 
 
-def test_whatever_keeps_a_thread_from_serving_is_raised() -> None:
-    """An error that nobody expected ends the wait too, instead of a gateway on no port."""
+def test_an_error_of_the_server_thread_is_raised() -> None:
+    """An unexpected error ends the wait for the server, too."""
 
     async def start() -> None:
         raise RuntimeError("unexpected")
@@ -317,7 +312,7 @@ def test_whatever_keeps_a_thread_from_serving_is_raised() -> None:
 
 
 def test_a_gateway_closes_with_clients_connected(synthetic: SyntheticMarket) -> None:
-    """Closing ends every connection, so a client sees the loss at once."""
+    """Closing ends every connection, which a client notices at once."""
 
     async def run() -> None:
         server = await SimulatorServer(synthetic, latency_s=3_600.0).start()
@@ -334,13 +329,13 @@ def test_a_gateway_closes_with_clients_connected(synthetic: SyntheticMarket) -> 
     asyncio.run(run())
 
 
-def test_clocks_stand_or_run() -> None:
-    """A clock starts where it is set; one without a zone is refused."""
+def test_clocks_are_fixed_or_run() -> None:
+    """A clock begins at its start; one without a zone is refused."""
     start = datetime(2024, 1, 10, tzinfo=UTC)
-    standing = SimClock(start, runs=False)
-    assert standing.now() == start
-    standing.set(start + timedelta(hours=1))
-    assert standing.now() == start + timedelta(hours=1)
+    fixed = SimClock(start, runs=False)
+    assert fixed.now() == start
+    fixed.set(start + timedelta(hours=1))
+    assert fixed.now() == start + timedelta(hours=1)
     assert start <= SimClock(start).now() < start + timedelta(minutes=1)
     with pytest.raises(ValueError, match="no time zone"):
         SimClock(datetime(2024, 1, 10))  # noqa: DTZ001 - this is what is refused

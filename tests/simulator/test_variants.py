@@ -1,4 +1,4 @@
-"""In what gateways differ, one variant after the other; each default is a test of its own."""
+"""The variants of gateways, one after the other; each default has a test of its own."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -12,7 +12,6 @@ from zoneinfo import available_timezones
 import pytest
 
 from ktrdr_pipelines.errors import SimulatorError
-from ktrdr_pipelines.simulator.faults.fault_file import parse_faults
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol.languages import (
     FOREIGN,
@@ -22,8 +21,6 @@ from ktrdr_pipelines.simulator.protocol.languages import (
 from ktrdr_pipelines.simulator.protocol.messages import ContractFields, ContractRequest
 from ktrdr_pipelines.simulator.protocol.time_texts import server_text
 from ktrdr_pipelines.simulator.requests.answers import Setting, answer
-from ktrdr_pipelines.simulator.server import running_simulator
-from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
 from ktrdr_pipelines.simulator.variants import (
     BeforeFirstTrade,
     HoursZone,
@@ -33,18 +30,18 @@ from ktrdr_pipelines.simulator.variants import (
     WeekName,
     ZoneNames,
 )
-from tests.simulator.rawclient import RawClient, raw_client
+from tests.simulator.conftest import NOW, frames_of
+from tests.simulator.rawclient import RawClient, faulty_gateway
 
-NOW = "2024-01-10T20:00:30+00:00"
 NEW_YORK = " US/Eastern"
 _LAST_TRADE, _REAL_EXPIRY, _ZONE, _TRADING, _LIQUID = 4, -5, 25, 26, 27
 
 
 @dataclass
-class Teller:
-    """Ask a gateway with variants for details and bars, without a socket."""
+class VariantRequester:
+    """Requests details and bars of a gateway with variants, without a socket."""
 
-    asker: Any
+    new_requester: Any
     market: SyntheticMarket
     fields_of: Callable[..., ContractFields]
 
@@ -53,38 +50,25 @@ class Teller:
         fields = self.fields_of(contract.pop("symbol"), **contract)
         setting = Setting(self.market, 178, now_s, variants=variants)
         data = answer(setting, ContractRequest(7, fields)).data
-        frames = [frame.decode().split("\0")[:-1] for frame in _payloads(data)]
-        return [frame for frame in frames if frame[0] == "10"]
+        return [frame for frame in frames_of(data) if frame[0] == "10"]
 
-    def bars(self, variants: Variants, *asked: str, now: str = NOW, **other: Any) -> Any:
-        ask = self.asker(self.market, now=now)
-        plain = ask.setting
-        ask.setting = lambda: Setting(plain().market, 178, plain().now_s, variants=variants)
-        return ask.bars(*asked, **other)
-
-
-def _payloads(data: bytes) -> Iterator[bytes]:
-    while data:
-        length = int.from_bytes(data[:4])
-        yield data[4 : 4 + length]
-        data = data[4 + length :]
+    def bars(self, variants: Variants, *arguments: str, now: str = NOW, **other: Any) -> Any:
+        requester = self.new_requester(self.market, now=now)
+        plain = requester.setting
+        requester.setting = lambda: Setting(plain().market, 178, plain().now_s, variants=variants)
+        return requester.bars(*arguments, **other)
 
 
 @pytest.fixture
-def tell(asker: Any, synthetic: SyntheticMarket, fields_of: Any) -> Teller:
-    """Ask the market that all tests share."""
-    return Teller(asker, synthetic, fields_of)
+def requester(new_requester: Any, synthetic: SyntheticMarket, fields_of: Any) -> VariantRequester:
+    """Return a requester of the market that all tests share."""
+    return VariantRequester(new_requester, synthetic, fields_of)
 
 
 @contextmanager
 def served(market: SyntheticMarket, variants: Variants, faults: str = "") -> Iterator[RawClient]:
     """Run a gateway with variants and faults, and a client of it."""
-    plan = parse_faults(f"faults: [{faults}]", "faults")
-    behaviour = Behaviour(variants=variants, faults=plan)
-    with (
-        running_simulator(market, now=NOW, behaviour=behaviour) as server,
-        raw_client(server) as client,
-    ):
+    with faulty_gateway(market, faults, now=NOW, variants=variants) as (_, client):
         yield client
 
 
@@ -119,8 +103,8 @@ OIL = {"symbol": "CL", "sec_type": "FUT", "exchange": "NYMEX"}
         ("Hongkong", "2024-01-05T12:00:00Z", ("ES", "202403"), "20240315 21:30:00 Hongkong", ""),
     ],
 )
-def test_last_trade_dates_are_told_in_the_zone_of_the_login(
-    tell: Teller,
+def test_last_trade_dates_are_in_the_zone_of_the_login(
+    requester: VariantRequester,
     *,
     zone: str,
     now: str,
@@ -128,28 +112,28 @@ def test_last_trade_dates_are_told_in_the_zone_of_the_login(
     last_trade: str,
     real_expiry: str,
 ) -> None:
-    """With the time, and maybe on another date; the real expiration date is the exchange's."""
+    """With a time, and possibly on another date; the real expiration date is the exchange's."""
     symbol, month = contract
     named = (OIL if symbol == "CL" else FUTURE) | {"symbol": symbol, "last_trade_date": month}
-    (details,) = tell.details(Variants(zone=zone), now, **named)
+    (details,) = requester.details(Variants(zone=zone), now, **named)
     assert details[_LAST_TRADE] == last_trade
     assert details[_REAL_EXPIRY] == (real_expiry or details[_REAL_EXPIRY])
     assert details[_ZONE] in {"US/Central", "US/Eastern"}
 
 
-def test_a_last_trade_date_far_ahead_may_come_without_a_time(tell: Teller) -> None:
-    """``20251219`` alone, where the contract ends later than so many days from now."""
+def test_a_distant_last_trade_date_may_have_no_time(requester: VariantRequester) -> None:
+    """Contracts that end later than a number of days have a plain date."""
     variants = Variants(zone="Asia/Shanghai", plain_expiry_days=100)
-    texts = sorted(row[_LAST_TRADE] for row in tell.details(variants, symbol="MES", **FUTURE))
+    texts = sorted(row[_LAST_TRADE] for row in requester.details(variants, symbol="MES", **FUTURE))
     assert texts[0] == "20240315 21:30:00 Asia/Shanghai"
     assert len(texts) > 2
     assert all(text.isdigit() and len(text) == 8 for text in texts[1:])
 
 
-def test_contracts_of_a_future_come_in_no_order_of_their_ends(tell: Teller) -> None:
-    """As gold came from a live gateway: February, December, January."""
+def test_contracts_of_a_future_are_not_ordered_by_expiry(requester: VariantRequester) -> None:
+    """A live gateway sent gold as February, December, January."""
     contract = {"symbol": "GC", "sec_type": "FUT", "exchange": "COMEX"}
-    rows = tell.details(Variants(), **contract)
+    rows = requester.details(Variants(), **contract)
     ends = [row[_REAL_EXPIRY] for row in rows]
     assert len(ends) == len(set(ends)) > 12
     assert ends != sorted(ends)
@@ -165,15 +149,15 @@ def test_contracts_of_a_future_come_in_no_order_of_their_ends(tell: Teller) -> N
         ("GB-Eire", "20250405 22:56:00 GB-Eire", "20250413 22:56:00 GB-Eire"),
     ],
 )
-def test_the_stated_reach_is_told_in_the_zone_of_the_login(
-    tell: Teller, zone: str, start: str, end: str
+def test_the_stated_range_is_in_the_zone_of_the_login(
+    requester: VariantRequester, zone: str, start: str, end: str
 ) -> None:
-    """The end as it was asked, the start so many calendar days before; bars reach further back."""
+    """The requested end, and the start in calendar days; bars may be older."""
     variants = Variants(zone=zone)
-    asked = ("AAPL", "1 day", "8 D", "20250413-21:56:00")
-    told = tell.bars(variants, *asked, now="2025-04-13T21:56:00+00:00")
-    assert (told.start, told.end) == (start, end)
-    assert told.days == [
+    arguments = ("AAPL", "1 day", "8 D", "20250413-21:56:00")
+    response = requester.bars(variants, *arguments, now="2025-04-13T21:56:00+00:00")
+    assert (response.start, response.end) == (start, end)
+    assert response.days == [
         "20250402",
         "20250403",
         "20250404",
@@ -181,21 +165,25 @@ def test_the_stated_reach_is_told_in_the_zone_of_the_login(
     ]
 
 
-def test_days_of_a_stated_reach_are_those_of_the_login(tell: Teller) -> None:
-    """A change of the clock in its zone lies between: the same wall time all the same."""
-    asked = ("AAPL", "1 day", "3 D", "20240402-16:00:00")
-    told = tell.bars(Variants(zone="Europe/Zurich"), *asked, now="2024-04-03T00:00:00+00:00")
-    assert (told.start, told.end) == (
+def test_days_of_a_stated_range_are_those_of_the_login(requester: VariantRequester) -> None:
+    """Over a change of clocks in its zone the wall time stays the same."""
+    arguments = ("AAPL", "1 day", "3 D", "20240402-16:00:00")
+    response = requester.bars(
+        Variants(zone="Europe/Zurich"), *arguments, now="2024-04-03T00:00:00+00:00"
+    )
+    assert (response.start, response.end) == (
         "20240330 18:00:00 Europe/Zurich",
         "20240402 18:00:00 Europe/Zurich",
     )
 
 
-def test_an_end_without_a_zone_is_in_that_of_the_login(tell: Teller) -> None:
-    """With a warning, as everywhere."""
-    told = tell.bars(Variants(zone="Asia/Tokyo"), "AAPL", "1 day", "1 D", "20240110 01:00:00")
-    assert told.errors[0][0] == 2174
-    assert (told.end, told.days) == ("20240110 01:00:00 Asia/Tokyo", ["20240109"])
+def test_an_end_without_a_zone_is_in_that_of_the_login(requester: VariantRequester) -> None:
+    """Warning 2174 precedes the bars."""
+    response = requester.bars(
+        Variants(zone="Asia/Tokyo"), "AAPL", "1 day", "1 D", "20240110 01:00:00"
+    )
+    assert response.errors[0][0] == 2174
+    assert (response.end, response.days) == ("20240110 01:00:00 Asia/Tokyo", ["20240109"])
 
 
 @pytest.mark.parametrize(
@@ -209,16 +197,14 @@ def test_an_end_without_a_zone_is_in_that_of_the_login(tell: Teller) -> None:
         ("America/Sao_Paulo", False, "20240110 17:00:30 GMT-03:00"),
     ],
 )
-def test_the_greeting_is_told_in_the_zone_of_the_login(
-    zone: str, *, summer: bool, greeted: str
-) -> None:
-    """By its short name where it has one."""
+def test_the_greeting_is_in_the_zone_of_the_login(zone: str, *, summer: bool, greeted: str) -> None:
+    """By the zone's short name, if it has one."""
     now = datetime.fromisoformat(NOW.replace("-01-", "-07-") if summer else NOW)
     assert server_text(now, zone) == greeted
 
 
-def test_every_zone_that_is_known_is_taken() -> None:
-    """Old names as new ones; what is no zone is refused."""
+def test_every_known_zone_is_accepted() -> None:
+    """Old and new names are accepted, unknown ones refused."""
     names = available_timezones()
     assert {"GB", "GB-Eire", "MET", "Japan", "Hongkong", "EST", "EST5EDT", "US/Eastern"} <= names
     assert all(Variants(zone=name).login_zone == name for name in names)
@@ -229,9 +215,9 @@ def test_every_zone_that_is_known_is_taken() -> None:
 # --- trading hours -----------------------------------------------------------------------------
 
 
-def test_hours_keep_the_zone_of_the_exchange(tell: Teller) -> None:
-    """Beside a login in Zurich, as a live gateway tells MES."""
-    (row,) = tell.details(
+def test_hours_keep_the_zone_of_the_exchange(requester: VariantRequester) -> None:
+    """A login in Zurich does not change the hours of MES."""
+    (row,) = requester.details(
         Variants(zone="Europe/Zurich"),
         "2025-12-23T18:00:00Z",
         symbol="MES",
@@ -249,10 +235,10 @@ def test_hours_keep_the_zone_of_the_exchange(tell: Teller) -> None:
     )
 
 
-def test_hours_may_be_told_in_the_zone_of_the_login(tell: Teller) -> None:
-    """A session of New York ends on the date after in Shanghai."""
+def test_hours_may_be_in_the_zone_of_the_login(requester: VariantRequester) -> None:
+    """A New York session ends on the next date in Shanghai."""
     variants = Variants(zone="Asia/Shanghai", hours_zone=HoursZone.LOGIN)
-    (row,) = tell.details(variants, "2024-01-11T12:00:00Z", symbol="AAPL")
+    (row,) = requester.details(variants, "2024-01-11T12:00:00Z", symbol="AAPL")
     assert row[_ZONE] == "Asia/Shanghai"
     assert row[_LIQUID] == (
         "20240110:2230-20240111:0500;20240111:2230-20240112:0500;20240112:2230-20240113:0500;"
@@ -274,10 +260,10 @@ def test_hours_may_be_told_in_the_zone_of_the_login(tell: Teller) -> None:
     ],
 )
 def test_zones_have_old_names_or_new_ones(
-    tell: Teller, names: ZoneNames, contract: dict[str, str], zone: str
+    requester: VariantRequester, names: ZoneNames, contract: dict[str, str], zone: str
 ) -> None:
-    """The new ones were seen in 2026, beside old ones."""
-    (row,) = tell.details(Variants(zone_names=names), **contract)
+    """New names were seen in 2026, beside old ones."""
+    (row,) = requester.details(Variants(zone_names=names), **contract)
     assert row[_ZONE] == zone
 
 
@@ -288,25 +274,29 @@ FLAT = MarketVariants(flat_bars=frozenset({"THIN", "LATE"}))
 
 @pytest.fixture(scope="module")
 def flat_market() -> SyntheticMarket:
-    """Give a market in which two stocks have flat bars."""
+    """Return a market in which two stocks have flat bars."""
     return SyntheticMarket(1, FLAT)
 
 
 @pytest.mark.parametrize(("size", "length_s"), [("1 min", 60), ("30 secs", 30), ("5 mins", 300)])
-def test_intervals_without_a_trade_come_as_flat_bars(
-    asker: Any, synthetic: SyntheticMarket, flat_market: SyntheticMarket, size: str, length_s: int
+def test_intervals_without_a_trade_are_flat_bars(
+    new_requester: Any,
+    synthetic: SyntheticMarket,
+    flat_market: SyntheticMarket,
+    size: str,
+    length_s: int,
 ) -> None:
-    """From a day's first trade to its close every interval is there; traded ones are the same."""
-    asked = ("THIN", size, "1 D", "20240109-21:00:00")
-    told = asker(flat_market).bars(*asked, format_date=2).bars
-    traded = {bar[0]: bar for bar in asker(synthetic).bars(*asked, format_date=2).bars}
-    interval = [int(bar[0]) for bar in told]
-    assert {later - earlier for earlier, later in pairwise(interval)} == {length_s}
-    assert told[0] == next(iter(traded.values()))
-    assert interval[-1] + length_s == 1_704_834_000
-    assert {bar[0] for bar in told} > set(traded) or size == "5 mins"
+    """From the first trade of a day every interval has a bar; traded ones are unchanged."""
+    arguments = ("THIN", size, "1 D", "20240109-21:00:00")
+    response = new_requester(flat_market).bars(*arguments, format_date=2).bars
+    traded = {bar[0]: bar for bar in new_requester(synthetic).bars(*arguments, format_date=2).bars}
+    starts = [int(bar[0]) for bar in response]
+    assert {later - earlier for earlier, later in pairwise(starts)} == {length_s}
+    assert response[0] == next(iter(traded.values()))
+    assert starts[-1] + length_s == 1_704_834_000
+    assert {bar[0] for bar in response} > set(traded) or size == "5 mins"
     last = ""
-    for bar in told:
+    for bar in response:
         if bar[0] in traded:
             assert bar == traded[bar[0]]
         else:
@@ -316,38 +306,40 @@ def test_intervals_without_a_trade_come_as_flat_bars(
         last = bar[4]
 
 
-def test_flat_bars_begin_with_a_days_first_trade(asker: Any, flat_market: SyntheticMarket) -> None:
-    """In extended hours that may be hours after the open, at another minute every day."""
-    ask = asker(flat_market)
-    asked = ("LATE", "1 min", "10 D", "20240110-01:00:00")
-    told = ask.bars(*asked, use_rth=False)
-    firsts = {text[:8]: text[9:14] for text in reversed(told.dates)}
+def test_flat_bars_begin_with_a_days_first_trade(
+    new_requester: Any, flat_market: SyntheticMarket
+) -> None:
+    """In extended hours it may be hours after the open, and differs by day."""
+    requester = new_requester(flat_market)
+    arguments = ("LATE", "1 min", "10 D", "20240110-01:00:00")
+    response = requester.bars(*arguments, use_rth=False)
+    firsts = {text[:8]: text[9:14] for text in reversed(response.dates)}
     assert len(firsts) == 10
     assert len(set(firsts.values())) > 5
     assert all("04:00" < first <= "09:30" for first in firsts.values())
 
 
-def test_a_request_inside_a_session_knows_its_price_before(
-    asker: Any, flat_market: SyntheticMarket
+def test_flat_bars_at_the_start_have_the_last_price_before(
+    new_requester: Any, flat_market: SyntheticMarket
 ) -> None:
-    """The flat bars at its beginning carry the last price, also of what lies before."""
-    ask = asker(flat_market)
-    whole = ask.bars("THIN", "1 min", "1 D", "20240109-20:00:00").bars
-    part = ask.bars("THIN", "1 min", "7200 S", "20240109-20:00:00").bars
+    """The first flat bars have the last price before the window."""
+    requester = new_requester(flat_market)
+    whole = requester.bars("THIN", "1 min", "1 D", "20240109-20:00:00").bars
+    part = requester.bars("THIN", "1 min", "7200 S", "20240109-20:00:00").bars
     assert part == whole[-120:]
     assert any(bar[5] == "0" for bar in part[:3])
 
 
 def test_a_flat_bar_that_the_start_cuts_has_the_last_price_before(
-    asker: Any, flat_market: SyntheticMarket
+    new_requester: Any, flat_market: SyntheticMarket
 ) -> None:
-    """Wherever a window begins: what is left of its first bar may have no trade."""
-    ask, end = asker(flat_market), "20240109-20:00:00"
-    whole = {bar[0]: bar for bar in ask.bars("THIN", "5 mins", "1 D", end).bars}
-    minutes = {bar[0]: bar for bar in ask.bars("THIN", "1 min", "1 D", end).bars}
+    """The rest of a first bar may have no trade."""
+    requester, end = new_requester(flat_market), "20240109-20:00:00"
+    whole = {bar[0]: bar for bar in requester.bars("THIN", "5 mins", "1 D", end).bars}
+    minutes = {bar[0]: bar for bar in requester.bars("THIN", "1 min", "1 D", end).bars}
     cut = 0
     for minute in range(1, 120):
-        part = ask.bars("THIN", "5 mins", f"{60 * minute} S", end).bars
+        part = requester.bars("THIN", "5 mins", f"{60 * minute} S", end).bars
         assert part[1:] == [whole[bar[0]] for bar in part[1:]]
         first = list(minutes.values())[-minute]
         if part[0][7] == "0":
@@ -360,28 +352,36 @@ def test_a_flat_bar_that_the_start_cuts_has_the_last_price_before(
     ("key", "what"), [("THIN", "MIDPOINT"), ("THIN", "BID_ASK"), ("AAPL", "TRADES")]
 )
 def test_only_trades_of_the_named_have_flat_bars(
-    asker: Any, synthetic: SyntheticMarket, flat_market: SyntheticMarket, key: str, what: str
+    new_requester: Any,
+    synthetic: SyntheticMarket,
+    flat_market: SyntheticMarket,
+    key: str,
+    what: str,
 ) -> None:
-    """Quotes and other instruments are as in the market without them."""
-    asked = {"key": key, "size": "1 min", "duration": "1 D", "end": "20240109-21:00:00"}
-    one, other = (asker(each).bars(**asked, what=what) for each in (synthetic, flat_market))
+    """Quotes and other instruments are unchanged."""
+    arguments = {"key": key, "size": "1 min", "duration": "1 D", "end": "20240109-21:00:00"}
+    one, other = (
+        new_requester(each).bars(**arguments, what=what) for each in (synthetic, flat_market)
+    )
     assert one.bars == other.bars
 
 
-def test_days_have_no_flat_bars(asker: Any, synthetic: SyntheticMarket) -> None:
-    """They come from the same trades, whatever their minutes look like."""
+def test_days_have_no_flat_bars(new_requester: Any, synthetic: SyntheticMarket) -> None:
+    """Daily bars do not depend on the variant."""
     market = SyntheticMarket(1, MarketVariants(flat_bars=frozenset({"all"})))
-    one, other = (asker(each).bars("THIN", "1 day", "20 D") for each in (synthetic, market))
+    one, other = (new_requester(each).bars("THIN", "1 day", "20 D") for each in (synthetic, market))
     assert one.bars == other.bars
 
 
 # --- an end before a session's first trade -------------------------------------------------------
 
 
-def _first_trade(asker: Any, market: SyntheticMarket) -> tuple[str, str]:
+def _first_trade(new_requester: Any, market: SyntheticMarket) -> tuple[str, str]:
     """Return a day on which LATE first traded well after 04:00, and that minute."""
-    told = asker(market).bars("LATE", "1 min", "5 D", "20240110-01:00:00", use_rth=False)
-    firsts = {text[:8]: text[9:14] for text in reversed(told.dates)}
+    response = new_requester(market).bars(
+        "LATE", "1 min", "5 D", "20240110-01:00:00", use_rth=False
+    )
+    firsts = {text[:8]: text[9:14] for text in reversed(response.dates)}
     return next((day, first) for day, first in firsts.items() if first > "05:00")
 
 
@@ -397,31 +397,40 @@ def _first_trade(asker: Any, market: SyntheticMarket) -> tuple[str, str]:
     ],
 )
 def test_an_end_before_a_first_trade(
-    tell: Teller, asker: Any, *, variant: BeforeFirstTrade, clock: str, is_empty: bool
+    requester: VariantRequester,
+    new_requester: Any,
+    *,
+    variant: BeforeFirstTrade,
+    clock: str,
+    is_empty: bool,
 ) -> None:
-    """One day is 162, or the session before, before the open and after it."""
-    day, _ = _first_trade(asker, tell.market)
-    asked = ("LATE", "1 min", "1 D", f"{day} {clock}{NEW_YORK}")
-    told = tell.bars(Variants(before_first_trade=variant), *asked, use_rth=False)
+    """One day is 162 or the previous session, before the open and after it."""
+    day, _ = _first_trade(new_requester, requester.market)
+    arguments = ("LATE", "1 min", "1 D", f"{day} {clock}{NEW_YORK}")
+    response = requester.bars(Variants(before_first_trade=variant), *arguments, use_rth=False)
     if is_empty:
         no_data = "Historical Market Data Service error message:HMDS query returned no data: "
-        assert told.errors == [(162, f"{no_data}LATE@SMART Trades")]
+        assert response.errors == [(162, f"{no_data}LATE@SMART Trades")]
     else:
-        assert len(told.days) == 1
-        assert told.days[0] < day
+        assert len(response.days) == 1
+        assert response.days[0] < day
 
 
-def test_the_day_of_an_end_may_count_as_a_session_from_midnight(tell: Teller) -> None:
-    """Two days hold one session with bars then; on a weekend nothing changes."""
+def test_the_day_of_an_end_may_count_as_a_session_from_midnight(
+    requester: VariantRequester,
+) -> None:
+    """Two days then hold one session with bars; weekends do not change."""
     variants = Variants(before_first_trade=BeforeFirstTrade.NO_DATA_FROM_MIDNIGHT)
-    two = tell.bars(variants, "AAPL", "1 hour", "2 D", "20240109 08:00:00" + NEW_YORK)
+    two = requester.bars(variants, "AAPL", "1 hour", "2 D", "20240109 08:00:00" + NEW_YORK)
     assert two.days == ["20240108"]
-    sunday = tell.bars(variants, "AAPL", "1 hour", "1 D", "20240107 12:00:00" + NEW_YORK)
+    sunday = requester.bars(variants, "AAPL", "1 hour", "1 D", "20240107 12:00:00" + NEW_YORK)
     assert sunday.days == ["20240105"]
     evening = {
-        "contract": tell.fields_of("ES", sec_type="FUT", exchange="CME", last_trade_date="202403")
+        "contract": requester.fields_of(
+            "ES", sec_type="FUT", exchange="CME", last_trade_date="202403"
+        )
     }
-    pause = tell.bars(
+    pause = requester.bars(
         variants, "ES", "1 hour", "1 D", "20240109 17:30:00" + NEW_YORK, use_rth=False, **evening
     )
     assert pause.days[-1] == "20240109"
@@ -431,15 +440,17 @@ def test_the_day_of_an_end_may_count_as_a_session_from_midnight(tell: Teller) ->
 
 
 @pytest.fixture
-def in_sessions(asker: Any, fields_of: Any) -> Teller:
-    """Ask a market in which crypto has sessions."""
-    return Teller(asker, SyntheticMarket(1, MarketVariants(crypto_zone="US/Eastern")), fields_of)
+def in_sessions(new_requester: Any, fields_of: Any) -> VariantRequester:
+    """Return a requester of a market in which crypto has sessions."""
+    return VariantRequester(
+        new_requester, SyntheticMarket(1, MarketVariants(crypto_zone="US/Eastern")), fields_of
+    )
 
 
 BTC = {"sec_type": "CRYPTO", "exchange": "PAXOS"}
 
 
-def test_crypto_trades_in_sessions_of_its_own(in_sessions: Teller) -> None:
+def test_crypto_trades_in_sessions_of_its_own(in_sessions: VariantRequester) -> None:
     """From 16:01 of the date before to 16:00; Saturday has no session."""
     (row,) = in_sessions.details(Variants(), "2026-05-08T12:00:00Z", symbol="BTC", **BTC)
     assert row[_ZONE] == "US/Eastern"
@@ -449,39 +460,41 @@ def test_crypto_trades_in_sessions_of_its_own(in_sessions: Teller) -> None:
     assert row[_TRADING] == row[_LIQUID]
 
 
-def test_crypto_round_the_clock_is_as_before(tell: Teller) -> None:
-    """Without a zone of its own it trades in UTC days."""
-    (row,) = tell.details(Variants(), "2026-05-08T12:00:00Z", symbol="BTC", **BTC)
+def test_crypto_trades_round_the_clock_by_default(requester: VariantRequester) -> None:
+    """Without a zone of its own crypto trades in UTC days."""
+    (row,) = requester.details(Variants(), "2026-05-08T12:00:00Z", symbol="BTC", **BTC)
     assert row[_ZONE] == "UTC"
     assert row[_TRADING].startswith("20260508:0000-20260509:0000;20260509:0000-20260510:0000;")
 
 
-def test_days_of_crypto_follow_its_sessions(in_sessions: Teller) -> None:
-    """They are dated by their close; hours begin at 16:01 and then on the hour."""
+def test_days_of_crypto_follow_its_sessions(in_sessions: VariantRequester) -> None:
+    """They have the date of their close; hours begin at 16:01, then on the hour."""
     contract = in_sessions.fields_of("BTC", **BTC)
-    asked: dict[str, Any] = {"contract": contract, "what": "AGGTRADES", "use_rth": False}
+    arguments: dict[str, Any] = {"contract": contract, "what": "AGGTRADES", "use_rth": False}
     end = "20240109 16:00:00" + NEW_YORK
-    days = in_sessions.bars(Variants(), "BTC", "1 day", "3 D", end, **asked)
+    days = in_sessions.bars(Variants(), "BTC", "1 day", "3 D", end, **arguments)
     assert days.days == ["20240105", "20240108", "20240109"]
-    hours = in_sessions.bars(Variants(), "BTC", "1 hour", "1 D", end, **asked)
+    hours = in_sessions.bars(Variants(), "BTC", "1 hour", "1 D", end, **arguments)
     assert hours.dates[:2] == ["20240108 16:01:00 US/Eastern", "20240108 17:00:00 US/Eastern"]
     assert hours.dates[-1] == "20240109 15:00:00 US/Eastern"
     assert float(days.bars[-1][5]) == pytest.approx(sum(float(bar[5]) for bar in hours.bars))
 
 
-def test_trades_of_crypto_are_refused(in_sessions: Teller) -> None:
-    """The text names what is to be used instead."""
+def test_trades_of_crypto_are_refused(in_sessions: VariantRequester) -> None:
+    """The text names the supported whatToShow."""
     contract = in_sessions.fields_of("BTC", **BTC)
-    told = in_sessions.bars(Variants(), "BTC", "1 hour", "1 D", contract=contract, what="TRADES")
+    response = in_sessions.bars(
+        Variants(), "BTC", "1 hour", "1 D", contract=contract, what="TRADES"
+    )
     expected = "Expected what to show is AGGTRADES, please use that instead of TRADES."
-    assert told.errors == [(10299, expected)]
+    assert response.errors == [(10299, expected)]
 
 
 # --- texts -------------------------------------------------------------------------------------
 
 
-def test_errors_are_told_in_the_language_of_the_gateway(synthetic: SyntheticMarket) -> None:
-    """Spanish before a suffix that stays English, German 200; nothing else is known in them."""
+def test_errors_are_in_the_language_of_the_gateway(synthetic: SyntheticMarket) -> None:
+    """Spanish before an English suffix, German for 200; other texts stay English."""
     with served(
         synthetic, Variants(language=Language.SPANISH), "{fault: pacing, nth: 2}"
     ) as client:
@@ -502,8 +515,8 @@ def test_errors_are_told_in_the_language_of_the_gateway(synthetic: SyntheticMark
         assert client.until(162)[4].endswith("error message:invalid step: 1")
 
 
-def test_a_foreign_gateway_says_no_word_that_is_known(synthetic: SyntheticMarket) -> None:
-    """Codes are all that is left, of answers, refusals, notices and faults."""
+def test_a_foreign_gateway_uses_no_known_text(synthetic: SyntheticMarket) -> None:
+    """Responses, refusals, notices and faults have codes only."""
     variants = Variants(language=Language.FOREIGN)
     lost = "{fault: link_lost, nth: 4, seconds: 0.01}"
     faults = f"{{fault: no_data, nth: 1}}, {{fault: newest_missing, nth: 2}}, {lost}"
@@ -531,18 +544,18 @@ def test_a_foreign_gateway_says_no_word_that_is_known(synthetic: SyntheticMarket
         (WeekName.NONE, set[str]()),
     ],
 )
-def test_names_of_weeks(tell: Teller, name: WeekName, accepted: set[str]) -> None:
-    """What is not accepted is refused with the list; months are accepted by both names."""
+def test_names_of_weeks(requester: VariantRequester, name: WeekName, accepted: set[str]) -> None:
+    """An unaccepted name is refused with the list; months have both names."""
     variants = Variants(week_name=name)
     for size in ("1 week", "1W"):
-        told = tell.bars(variants, "AAPL", size, "1 M")
+        response = requester.bars(variants, "AAPL", size, "1 M")
         if size in accepted:
-            assert len(told.bars) > 3
+            assert len(response.bars) > 3
         else:
-            assert told.errors[0][0] == 321
-            assert told.errors[0][1].endswith("8 hours, 1 day, 1W, 1M")
+            assert response.errors[0][0] == 321
+            assert response.errors[0][1].endswith("8 hours, 1 day, 1W, 1M")
     for size in ("1 month", "1M"):
-        assert len(tell.bars(variants, "AAPL", size, "6 M").bars) == 7
+        assert len(requester.bars(variants, "AAPL", size, "6 M").bars) == 7
 
 
 # --- the greeting ------------------------------------------------------------------------------
@@ -561,16 +574,16 @@ def test_names_of_weeks(tell: Teller, name: WeekName, accepted: set[str]) -> Non
 def test_long_names_of_zones_in_the_greeting(
     synthetic: SyntheticMarket, named: str, raw: bytes
 ) -> None:
-    """Chinese ones are not UTF-8."""
+    """Chinese names are not UTF-8."""
     with served(synthetic, Variants(greeting_zone=named)) as client:
-        told = client.payload() or b""
+        response = client.payload() or b""
         clock = slice(13, 21)
-        assert re.fullmatch(rb"15:00:[0-9]{2}", told[clock])
-        assert told.replace(told[clock], b"15:00:30") == raw
+        assert re.fullmatch(rb"15:00:[0-9]{2}", response[clock])
+        assert response.replace(response[clock], b"15:00:30") == raw
 
 
 def test_a_list_of_accounts_may_end_with_a_comma(synthetic: SyntheticMarket) -> None:
-    """At the start and where it is asked for; other messages name the account alone."""
+    """At the start and on request; other messages name the account without it."""
     with served(synthetic, Variants(account_comma=True)) as client:
         assert client.until(15) == ["15", "1", "SIM000001,"]
         client.until(2158)

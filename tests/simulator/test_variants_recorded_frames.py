@@ -1,9 +1,8 @@
-"""Frames that live gateways sent, against the simulator's for the same question, field by field.
+"""Published frames of live gateways against the simulator's for the same requests.
 
-Numbers (prices, ids, counts) are told apart by their form alone: every number is ``#`` but ``-1``,
-which stands for "not available". Everything else is compared as it is: codes, texts, zones, dates,
-hours. Above each literal stands where it was published. What a published frame lacks (it is cut, or
-a client decoded it) is not compared.
+Numbers (prices, ids, counts) are compared by their form: every number is ``#`` but ``-1``, which
+means "not available". Codes, texts, zones, dates and hours are compared as they are. Fields that a
+published frame lacks (it is cut, or decoded) are not compared.
 """
 
 import re
@@ -34,6 +33,14 @@ from ktrdr_pipelines.simulator.variants import (
 )
 from tests.simulator.conftest import frames_of
 from tests.simulator.rawclient import AAPL, Frame, RawClient
+from tests.support.recorded_frames import (
+    BAR_SIZE_REFUSED,
+    BOND,
+    BOND_REQUEST,
+    EURUSD_HOURS,
+    MES_DETAILS,
+    TESLA_DETAILS,
+)
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 _DATE = re.compile(r"20[0-9]{6}")
@@ -52,13 +59,13 @@ def _shape(text: str) -> str:
     return "#"
 
 
-def answered(
+def response_to(
     *fields: object,
     now: str,
     variants: Variants = Variants(),  # noqa: B008 - immutable
     market: SyntheticMarket | None = None,
 ) -> list[Frame]:
-    """Return what the simulator answers to the fields of a client's message."""
+    """Return the simulator's response to the fields of a client's message."""
     now_s = int(datetime.fromisoformat(now).timestamp())
     setting = Setting(market or SyntheticMarket(1), 178, now_s, variants=variants)
     request = decode([str(field) for field in fields])
@@ -66,14 +73,14 @@ def answered(
 
 
 def details(contract: tuple[object, ...], now: str, **other: Any) -> Frame:
-    """Return message 10 of the only contract that fits."""
-    found, end = answered(9, 8, 7, *contract, 0, "", "", "", now=now, **other)
+    """Return message 10 of the only contract that matches."""
+    found, end = response_to(9, 8, 7, *contract, 0, "", "", "", now=now, **other)
     assert end == ["52", "1", "7"]
     return found
 
 
-def named(symbol: str, sec_type: str, exchange: str, **other: str) -> tuple[object, ...]:
-    """Return the twelve fields of a contract as ib_async writes them."""
+def contract_texts(symbol: str, sec_type: str, exchange: str, **other: str) -> tuple[object, ...]:
+    """Return the twelve fields of a contract as ib_async sends them."""
     known = {"month": "", "currency": "USD"} | other
     kind = (0, symbol, sec_type, known["month"], "0.0", "", "", exchange)
     return (*kind, "", known["currency"], "", "")
@@ -87,7 +94,7 @@ def connected(
     variants: Variants = Variants(),  # noqa: B008 - immutable
     faults: str = "",
 ) -> Iterator[tuple[bytes, RawClient]]:
-    """Connect to a gateway; give the bytes of its greeting, and the client."""
+    """Connect to a gateway; yield the bytes of its greeting, and the client."""
     plan = parse_faults(f"faults: [{faults}]", "faults")
     behaviour = Behaviour(variants=variants, faults=plan)
     with (
@@ -104,52 +111,27 @@ def connected(
 
 # --- message 17 --------------------------------------------------------------------------------
 
-# https://github.com/ib-api-reloaded/ib_async/issues/140
-ASKED_BOND = (
-    "20,1,0,US912797PA95,BOND,,0.0,,,SMART,,USD,,,0,20250413 21:56:00 UTC,1 day,8 D,1,MIDPOINT,1,0,"
-)
-ANSWERED_BOND = (
-    "17,1,20250405 17:56:00 US/Eastern,20250413 17:56:00 US/Eastern,8,"
-    "20250402,99.77543,99.77636,99.77543,99.77609,-1,-1,-1,"
-    "20250403,99.78744,99.78857,99.78743,99.78763,-1,-1,-1,"
-    "20250404,99.82271,99.82334,99.82270,99.82302,-1,-1,-1,"
-    "20250407,99.83579,99.83619,99.83287,99.83338,-1,-1,-1,"
-    "20250408,99.84500,99.84518,99.84427,99.84454,-1,-1,-1,"
-    "20250409,99.85642,99.85809,99.85616,99.85808,-1,-1,-1,"
-    "20250410,99.86980,99.86998,99.86929,99.86941,-1,-1,-1,"
-    "20250411,99.90509,99.90547,99.90508,99.90522,-1,-1,-1"
-)
-
 
 def test_eight_days_of_quotes_to_a_sunday() -> None:
-    """The whole frame: eight sessions, of which three lie before the stated start."""
-    asked = ASKED_BOND.replace("US912797PA95,BOND", "AAPL,STK").split(",")
-    (told,) = answered(*asked, now="2025-04-13T21:56:00+00:00")
-    assert shape(told) == shape(ANSWERED_BOND.split(","))
-
-
-# https://github.com/erdewit/ib_insync/issues/555
-ANSWERED_HOURS = (
-    "17,3,20230112 20:19:28 US/Eastern,20230211 20:19:28 US/Eastern,718,"
-    "20221229 17:15:00 US/Eastern,1.06665,1.06665,1.06600,1.06615,-1,-1,-1,"
-    "20221229 18:00:00 US/Eastern,1.06615,1.06620,1.06545,1.06605,-1,-1,-1,"
-    "20221229 19:00:00 US/Eastern,1.06605,1.06685,1.06590,1.06685,-1,-1,-1"
-)
+    """The complete frame: eight sessions, of which three lie before the stated start."""
+    request = BOND_REQUEST.replace("US912797PA95,BOND", "AAPL,STK").split(",")
+    (found,) = response_to(*request, now="2025-04-13T21:56:00+00:00")
+    assert shape(found) == shape(BOND.split(","))
 
 
 def test_hours_of_a_pair_begin_at_a_quarter_past() -> None:
     """Beginning of the frame; the days over New Year are not those of the simulator's calendar."""
-    literal = ANSWERED_HOURS.split(",")
-    pair = named("EUR", "CASH", "IDEALPRO")
+    literal = EURUSD_HOURS.split(",")
+    pair = contract_texts("EUR", "CASH", "IDEALPRO")
     end = "20230211 20:19:28 US/Eastern"
-    asked = (20, 3, *pair, 0, end, "1 hour", "30 D", 1, "MIDPOINT", 1, 0, "")
-    (told,) = answered(*asked, now="2023-02-12T01:19:28+00:00")
-    assert shape(told[:5]) == shape(literal[:5])
-    assert len(told) == 5 + 8 * int(told[4])
+    request = (20, 3, *pair, 0, end, "1 hour", "30 D", 1, "MIDPOINT", 1, 0, "")
+    (found,) = response_to(*request, now="2023-02-12T01:19:28+00:00")
+    assert shape(found[:5]) == shape(literal[:5])
+    assert len(found) == 5 + 8 * int(found[4])
     clock, first = slice(8, None), len(literal)
-    assert [text[clock] for text in told[5:first:8]] == [text[clock] for text in literal[5::8]]
+    assert [text[clock] for text in found[5:first:8]] == [text[clock] for text in literal[5::8]]
     for bar in range(6, first, 8):
-        assert shape(told[bar : bar + 7]) == shape(literal[bar : bar + 7])
+        assert shape(found[bar : bar + 7]) == shape(literal[bar : bar + 7])
 
 
 def test_seven_days_over_a_holiday_include_the_running_session() -> None:
@@ -157,13 +139,26 @@ def test_seven_days_over_a_holiday_include_the_running_session() -> None:
 
     Source: https://github.com/wboayue/rust-ibapi/issues/93.
     """
-    asked = (20, 1, *named("AAPL", "STK", "SMART"), 0, "", "1 day", "7 D", 1, "MIDPOINT", 1, 0, "")
+    request = (
+        20,
+        1,
+        *contract_texts("AAPL", "STK", "SMART"),
+        0,
+        "",
+        "1 day",
+        "7 D",
+        1,
+        "MIDPOINT",
+        1,
+        0,
+        "",
+    )
     variants = Variants(zone="Europe/Berlin")
-    (told,) = answered(*asked, now="2023-06-27T20:26:08+02:00", variants=variants)
-    assert told[2:4] == ["20230620 20:26:08 Europe/Berlin", "20230627 20:26:08 Europe/Berlin"]
+    (found,) = response_to(*request, now="2023-06-27T20:26:08+02:00", variants=variants)
+    assert found[2:4] == ["20230620 20:26:08 Europe/Berlin", "20230627 20:26:08 Europe/Berlin"]
     days = ["20230616", "20230620", *(f"202306{day}" for day in (21, 22, 23, 26, 27))]
-    assert told[5::8] == days
-    assert told[10::8] == told[11::8] == told[12::8] == ["-1"] * 7
+    assert found[5::8] == days
+    assert found[10::8] == found[11::8] == found[12::8] == ["-1"] * 7
 
 
 def test_a_minute_without_a_trade() -> None:
@@ -172,10 +167,10 @@ def test_a_minute_without_a_trade() -> None:
     Source: https://github.com/ib-api-reloaded/ib_async/issues/23.
     """
     market = SyntheticMarket(1, MarketVariants(flat_bars=frozenset({"THIN"})))
-    stock, end = named("THIN", "STK", "SMART"), "20240110-01:00:00"
-    asked = (20, 1, *stock, 0, end, "1 min", "1 D", 0, "TRADES", 2, 0, "")
-    (told,) = answered(*asked, now="2024-01-10T02:00:00+00:00", market=market)
-    rows = [[float(text) for text in told[at + 1 : at + 8]] for at in range(5, len(told), 8)]
+    stock, end = contract_texts("THIN", "STK", "SMART"), "20240110-01:00:00"
+    request = (20, 1, *stock, 0, end, "1 min", "1 D", 0, "TRADES", 2, 0, "")
+    (found,) = response_to(*request, now="2024-01-10T02:00:00+00:00", market=market)
+    rows = [[float(text) for text in found[at + 1 : at + 8]] for at in range(5, len(found), 8)]
     flat = [row for row in rows if row[6] == 0]
     assert 0 < len(flat) < len(rows)
     assert all(len({*row[:4], row[5]}) == 1 and row[4] == 0 for row in flat)
@@ -183,28 +178,19 @@ def test_a_minute_without_a_trade() -> None:
 
 # --- message 10 --------------------------------------------------------------------------------
 
-# https://github.com/ib-api-reloaded/ib_async/issues/128; the log joins fields by commas, and is cut
-MES = (
-    "10,7,MES,FUT,20260320 14:30:00 Europe/Zurich,0,,CME,USD,MESH6,MES,MES,750150186,0.25,5,"
-    "(order types),CME,1,362673777,Micro E-Mini S&P 500 Stock Price Index,,202603,,,,US/Central,"
-    "20251222:1700-20251223:1600;20251223:1700-20251224:1215;20251225:1700-20251226:1600;"
-    "20251227:CLOSED;20251228:1700-20251229:1600,"
-    "20251223:0830-20251223:1600;20251224:0830-20251224:1215;20251225:CLOSED;202"
-)
-
 
 def test_a_future_in_the_days_of_christmas() -> None:
-    """Date, time and zone of the login; hours in the zone of the exchange, 12:15 on the 24th."""
-    literal = MES.split(",")
-    contract = named("MES", "FUT", "CME", month="202603")
+    """The date is in the zone of the login, the hours are in that of the exchange."""
+    literal = MES_DETAILS.split(",")
+    contract = contract_texts("MES", "FUT", "CME", month="202603")
     variants = Variants(zone="Europe/Zurich")
-    told = details(contract, "2025-12-23T23:30:00+00:00", variants=variants)
-    literal[15] = told[15]  # the log names no order types
-    assert shape(told[:27]) == shape(literal[:27])
-    assert told[27].startswith(literal[27])
+    found = details(contract, "2025-12-23T23:30:00+00:00", variants=variants)
+    literal[15] = found[15]  # the log names no order types
+    assert shape(found[:27]) == shape(literal[:27])
+    assert found[27].startswith(literal[27])
 
 
-# the same log; contracts came in another order than that of their ends
+# https://github.com/ib-api-reloaded/ib_async/issues/128; not in the order of their ends
 GOLD = (
     "10,9,GC,FUT,20260225 19:30:00 Europe/Zurich,0,,COMEX,USD,GCG6,GC,GC,693609539,0.1,100",
     "10,9,GC,FUT,20251229 19:30:00 Europe/Zurich,0,,COMEX,USD,GCZ5,GC,GC,397594951,0.1,100",
@@ -217,11 +203,11 @@ def test_contracts_of_gold(frame: str) -> None:
     """Their ends and names; December's name has the year before."""
     literal = frame.split(",")
     variants, now = Variants(zone="Europe/Zurich"), "2025-12-23T23:30:00+00:00"
-    *found, _ = answered(
-        9, 8, 9, *named("GC", "FUT", "COMEX"), 0, "", "", "", now=now, variants=variants
+    *rows, _ = response_to(
+        9, 8, 9, *contract_texts("GC", "FUT", "COMEX"), 0, "", "", "", now=now, variants=variants
     )
-    (told,) = (row for row in found if row[9] == literal[9])
-    assert shape(told[:15]) == shape(literal)
+    (found,) = (row for row in rows if row[9] == literal[9])
+    assert shape(found[:15]) == shape(literal)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +222,7 @@ def test_contracts_of_gold(frame: str) -> None:
     ],
 )
 def test_last_trade_dates(text: str, ends: str) -> None:
-    """The moment of the end in the zone of the login, by the name that this has there."""
+    """The end in the zone of the login, under the login's name of the zone."""
     zone = text.rpartition(" ")[2]
     moment = datetime.fromisoformat(ends)
     expiry = Expiry("", f"{moment:%Y%m%d}", f"{moment:%H:%M:%S}", 0, int(moment.timestamp()))
@@ -245,41 +231,30 @@ def test_last_trade_dates(text: str, ends: str) -> None:
 
 
 def test_a_last_trade_date_far_ahead() -> None:
-    """``20251219`` without a time, from the gateway that tells others with one.
+    """``20251219`` without a time, from a gateway that states others with one.
 
     Source: https://github.com/erdewit/ib_insync/issues/605.
     """
     variants = Variants(zone="Asia/Shanghai", plain_expiry_days=365)
-    contract = named("ES", "FUT", "CME", month="202512")
-    told = details(contract, "2024-12-01T00:00:00+00:00", variants=variants)
-    assert told[4] == told[-5] == "20251219"
-
-
-# https://github.com/wboayue/rust-ibapi, test fixture of its older commits
-TSLA = (
-    "10|9001|TSLA|STK||0||SMART|USD|TSLA|NMS|NMS|76792991|0.01||(order types)|SMART,AMEX|1|0|"
-    "TESLA INC|NASDAQ||Consumer, Cyclical|Auto Manufacturers|Auto-Cars/Light Trucks|US/Eastern|"
-    "20221229:0400-20221229:2000;20221230:0400-20221230:2000;20221231:CLOSED;20230101:CLOSED;"
-    "20230102:CLOSED;20230103:0400-20230103:2000|"
-    "20221229:0930-20221229:1600;20221230:0930-20221230:1600;20221231:CLOSED;20230101:CLOSED;"
-    "20230102:CLOSED;20230103:0930-20230103:1600|||1|ISIN|US88160R1014|1|||26,26||COMMON|1|1|100"
-)
+    contract = contract_texts("ES", "FUT", "CME", month="202512")
+    found = details(contract, "2024-12-01T00:00:00+00:00", variants=variants)
+    assert found[4] == found[-5] == "20251219"
 
 
 def test_a_stock_over_new_year() -> None:
-    """All fields but the industry and the ISIN, which the simulator's stocks have not."""
-    literal = TSLA.split("|")
-    told = details(named("TSLA", "STK", "SMART"), "2022-12-29T12:00:00+00:00")
+    """All fields but the industry and the ISIN, which the simulator's stocks do not have."""
+    literal = TESLA_DETAILS.removesuffix("|").split("|")
+    found = details(contract_texts("TSLA", "STK", "SMART"), "2022-12-29T12:00:00+00:00")
     industry, exchanges = slice(22, 25), 16
-    assert told[industry] == [""] * 3
-    assert told[exchanges].startswith("SMART,")
-    literal[industry], literal[exchanges], literal[15] = [""] * 3, told[exchanges], told[15]
+    assert found[industry] == [""] * 3
+    assert found[exchanges].startswith("SMART,")
+    literal[industry], literal[exchanges], literal[15] = [""] * 3, found[exchanges], found[15]
     before_ids, ids = 30, 2 * int(literal[30])
-    assert shape(told[:before_ids]) == shape(literal[:before_ids])
-    literal_end, told_end = literal[before_ids + 1 + ids :], told[before_ids + 1 :]
+    assert shape(found[:before_ids]) == shape(literal[:before_ids])
+    literal_end, found_end = literal[before_ids + 1 + ids :], found[before_ids + 1 :]
     rules = 3  # a list of numbers
-    assert shape(told_end[:rules]) == shape(literal_end[:rules])
-    assert shape(told_end[rules + 1 :]) == shape(literal_end[rules + 1 :])
+    assert shape(found_end[:rules]) == shape(literal_end[:rules])
+    assert shape(found_end[rules + 1 :]) == shape(literal_end[rules + 1 :])
 
 
 PAIR_HOURS = (
@@ -297,21 +272,21 @@ INDEX_HOURS = (
     [
         # test stubs of nautechsystems/nautilus_trader, 6 December 2022: a pair
         (
-            named("EUR", "CASH", "IDEALPRO"),
+            contract_texts("EUR", "CASH", "IDEALPRO"),
             "2022-12-06T12:00:00+00:00",
             "US/Eastern",
             PAIR_HOURS,
         ),
         # the same, 20 July 2024: futures' options, whose first session ends earlier
         (
-            named("MES", "FUT", "CME", month="202409"),
+            contract_texts("MES", "FUT", "CME", month="202409"),
             "2024-07-20T12:00:00+00:00",
             "US/Central",
             "20240720:CLOSED;20240721:1700-20240722:1",
         ),
         # an author's list of 14 May 2026, "real strings sampled": an index
         (
-            named("SPX", "IND", "CBOE"),
+            contract_texts("SPX", "IND", "CBOE"),
             "2026-05-14T12:00:00+00:00",
             "US/Central",
             INDEX_HOURS,
@@ -319,25 +294,27 @@ INDEX_HOURS = (
     ],
 )
 def test_trading_hours(contract: tuple[object, ...], now: str, zone: str, hours: str) -> None:
-    """A day that a session touches is not told as closed."""
-    told = details(contract, now)
-    assert told[25] == zone
-    assert told[26].startswith(hours)
+    """A day that a session touches is not CLOSED."""
+    found = details(contract, now)
+    assert found[25] == zone
+    assert found[26].startswith(hours)
 
 
 def test_hours_of_crypto() -> None:
     """``20260507:1601-20260508:1600;20260509:CLOSED``: an author's list of May 2026."""
     market = SyntheticMarket(1, MarketVariants(crypto_zone="US/Eastern"))
-    contract = named("BTC", "CRYPTO", "PAXOS")
-    told = details(contract, "2026-05-08T12:00:00+00:00", market=market)
-    assert told[26].startswith("20260507:1601-20260508:1600;20260509:CLOSED;")
+    contract = contract_texts("BTC", "CRYPTO", "PAXOS")
+    found = details(contract, "2026-05-08T12:00:00+00:00", market=market)
+    assert found[26].startswith("20260507:1601-20260508:1600;20260509:CLOSED;")
 
 
 def test_zones_by_their_full_names() -> None:
     """``time_zone_id = 'America/New_York'``: https://github.com/pst-group/pysystemtrade/issues/1622."""
     variants = Variants(zone_names=ZoneNames.MODERN)
-    told = details(named("AAPL", "STK", "SMART"), "2026-04-06T12:00:00+00:00", variants=variants)
-    assert told[25] == "America/New_York"
+    found = details(
+        contract_texts("AAPL", "STK", "SMART"), "2026-04-06T12:00:00+00:00", variants=variants
+    )
+    assert found[25] == "America/New_York"
 
 
 # --- errors ------------------------------------------------------------------------------------
@@ -348,18 +325,13 @@ SERVICE = "Historical Market Data Service error message:"
 
 def history(contract: tuple[object, ...], **other: object) -> tuple[object, ...]:
     """Return the fields of a request for bars."""
-    asked: dict[str, object] = {"end": "", "size": "1 hour", "duration": "1 D", "rth": 1}
-    asked |= {"what": "TRADES"} | other
-    texts = (asked["end"], asked["size"], asked["duration"], asked["rth"], asked["what"])
+    request: dict[str, object] = {"end": "", "size": "1 hour", "duration": "1 D", "rth": 1}
+    request |= {"what": "TRADES"} | other
+    texts = (request["end"], request["size"], request["duration"], request["rth"], request["what"])
     return (20, 7, *contract, 0, *texts, 1, 0, "")
 
 
-STOCK = named("AAPL", "STK", "SMART")
-LEGAL_SIZES = (
-    "Error validating request.-'bK' : cause - Historical data bar size setting is invalid. Legal "
-    "ones are: 1 secs, 5 secs, 10 secs, 15 secs, 30 secs, 1 min, 2 mins, 3 mins, 5 mins, 10 mins, "
-    "15 mins, 20 mins, 30 mins, 1 hour, 2 hours, 3 hours, 4 hours, 8 hours, 1 day, 1W, 1M"
-)
+STOCK = contract_texts("AAPL", "STK", "SMART")
 
 
 @pytest.mark.parametrize(
@@ -370,7 +342,7 @@ LEGAL_SIZES = (
             history(STOCK, size="1 sec"),
             Variants(),
             "321",
-            LEGAL_SIZES,
+            BAR_SIZE_REFUSED,
         ),
         # https://github.com/wrighter/ib-scripts/issues/1
         (
@@ -381,28 +353,28 @@ LEGAL_SIZES = (
         ),
         # https://github.com/pst-group/pysystemtrade/issues/1270
         (
-            (9, 8, 7, *named("NOPE", "STK", "SMART"), 0, "", "", ""),
+            (9, 8, 7, *contract_texts("NOPE", "STK", "SMART"), 0, "", "", ""),
             Variants(language=Language.GERMAN),
             "200",
             "Es wurde keine Wertpapierdefinition zu der Anfrage gefunden",
         ),
         # https://github.com/erdewit/ib_insync/issues/550
         (
-            history(named("T", "STK", "SMART"), end="20260302 03:00:00 US/Eastern", rth=0),
+            history(contract_texts("T", "STK", "SMART"), end="20260302 03:00:00 US/Eastern", rth=0),
             Variants(before_first_trade=BeforeFirstTrade.NO_DATA_FROM_MIDNIGHT),
             "162",
             f"{SERVICE}HMDS query returned no data: T@SMART Trades",
         ),
         # https://github.com/nautechsystems/nautilus_trader/issues/2616
         (
-            history(named("ES", "CONTFUT", "CME"), end="20260227-21:00:00"),
+            history(contract_texts("ES", "CONTFUT", "CME"), end="20260227-21:00:00"),
             Variants(),
             "10339",
             "Setting end date/time for continuous future security type is not allowed.",
         ),
         # https://github.com/QuantConnect/Lean.Brokerages.InteractiveBrokers/pull/260
         (
-            history(named("BTC", "CRYPTO", "PAXOS")),
+            history(contract_texts("BTC", "CRYPTO", "PAXOS")),
             Variants(),
             "10299",
             "Expected what to show is AGGTRADES, please use that instead of TRADES.",
@@ -411,8 +383,8 @@ LEGAL_SIZES = (
     ids=["321", "162 Spanish", "200 German", "162 no data", "10339", "10299"],
 )
 def test_refusals(fields: tuple[object, ...], variants: Variants, code: str, text: str) -> None:
-    """Code and text are the very ones, and the sixth field is empty."""
-    assert answered(*fields, now=NOW, variants=variants) == [["4", "2", "7", code, text, ""]]
+    """Code and text are the published ones, and the sixth field is empty."""
+    assert response_to(*fields, now=NOW, variants=variants) == [["4", "2", "7", code, text, ""]]
 
 
 # https://github.com/atreyuxtrading/atreyu-backtrader-api/issues/6, older words with xx/xxx
@@ -423,16 +395,16 @@ BAD_END = (
 )
 
 
-def test_an_end_that_is_none() -> None:
-    """Today's words are the older ones, but for one letter more of the zone."""
-    (told,) = answered(*history(STOCK, end="2026-03-02"), now=NOW)
-    assert told[3] == "10314"
-    assert told[4].replace("xx/xxxx", "xx/xxx").startswith(BAD_END)
+def test_an_invalid_end() -> None:
+    """Today's text is the older one, but for one letter more of the zone."""
+    (found,) = response_to(*history(STOCK, end="2026-03-02"), now=NOW)
+    assert found[3] == "10314"
+    assert found[4].replace("xx/xxxx", "xx/xxx").startswith(BAD_END)
 
 
-def test_what_a_client_asks_is_read_as_it_was_sent() -> None:
-    """The fields of ib_async's request, of which the end has a zone."""
-    request = decode(ASKED_BOND.split(","))
+def test_a_request_is_read_as_it_was_sent() -> None:
+    """The fields of ib_async's request, whose end has a zone."""
+    request = decode(BOND_REQUEST.split(","))
     assert isinstance(request, HistoryRequest)
     assert (request.contract.symbol, request.contract.sec_type) == ("US912797PA95", "BOND")
     assert (request.end, request.bar_size, request.duration) == (
@@ -447,7 +419,7 @@ def test_what_a_client_asks_is_read_as_it_was_sent() -> None:
 
 
 def test_a_greeting_with_a_long_name() -> None:
-    """The very bytes: https://github.com/wboayue/rust-ibapi/issues/233."""
+    """The exact bytes: https://github.com/wboayue/rust-ibapi/issues/233."""
     variants = Variants(zone="GB", greeting_zone="British Summer Time")
     now = "2025-04-08T00:25:20+00:00"
     with connected(now, versions="v157..173", variants=variants) as (greeting, _):
@@ -490,8 +462,8 @@ def test_what_follows_the_greeting() -> None:
 def test_accounts_without_a_comma() -> None:
     """``15|1|DU0000000``: https://github.com/wboayue/rust-ibapi, tws_interactions.yaml."""
     with connected("2025-07-15T19:05:07+00:00") as (_, client):
-        told = [re.sub("SIM[0-9]{6}", "DU0000000", text) for text in client.until(15)]
-        assert told == ["15", "1", "DU0000000"]
+        found = [re.sub("SIM[0-9]{6}", "DU0000000", text) for text in client.until(15)]
+        assert found == ["15", "1", "DU0000000"]
 
 
 # https://github.com/QuantConnect/Lean.Brokerages.InteractiveBrokers/issues/169
@@ -509,16 +481,16 @@ def test_a_night() -> None:
         client.until(1102)
         client.until(2103)
         client.until(2103)
-        told = [(frame[3], frame[4]) for frame in client.seen if frame[0] == "4"][3:]
-        codes = [code for code, _ in told]
+        found = [(frame[3], frame[4]) for frame in client.seen if frame[0] == "4"][3:]
+        codes = [code for code, _ in found]
         assert codes == ["2103", "2104", "1100", "1100", "1102", "2103", "2103"]
-        texts = [text for _, text in told]
+        texts = [text for _, text in found]
         assert texts[2:5] == [LOST, LOST, RESTORED]
         assert [text.rpartition(":")[2] for text in texts[5:]] == ["usfarm", "cashfarm"]
 
 
 def test_a_day_of_seconds() -> None:
     """First bar 2026-09-14T15:00Z: https://github.com/wboayue/rust-ibapi/issues/835."""
-    asked = history(STOCK, end="20260918-00:00:00", duration="86400 S")
-    (told,) = answered(*asked[:-3], 2, 0, "", now="2026-09-21T12:00:00+00:00")
-    assert datetime.fromtimestamp(int(told[5]), UTC) == datetime(2026, 9, 14, 15, tzinfo=UTC)
+    request = history(STOCK, end="20260918-00:00:00", duration="86400 S")
+    (found,) = response_to(*request[:-3], 2, 0, "", now="2026-09-21T12:00:00+00:00")
+    assert datetime.fromtimestamp(int(found[5]), UTC) == datetime(2026, 9, 14, 15, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Stores in temporary folders, and the few bars, series and coverages that tests put into them."""
+"""Stores in temporary folders, and factories of the series, bars and coverage saved in them."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -32,7 +32,7 @@ from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 
 class Make:
-    """Makes what tests save."""
+    """Factories of instruments, series, bars and coverage."""
 
     def instrument(self, symbol: str = "AAPL", calendar: str = "XNYS.RTH") -> Instrument:
         is_fx = calendar == "FX"
@@ -63,7 +63,7 @@ class Make:
         return identity_of(series, contract_id=contract_id, origin=origin)
 
     def bars(self, series: Series, at: Iterable[datetime], value: float = 1.0) -> pa.Table:
-        """Make bars with these timestamps, all of one value."""
+        """Return bars with these timestamps, all of one value."""
         keys = np.array([micros(moment) for moment in at], dtype=np.int64)
         calendar = calendar_named(series.instrument.calendar)
         days = calendar.days_of(keys) if series.timeframe.is_intraday else keys // 86_400_000_000
@@ -79,21 +79,21 @@ class Make:
         )
 
     def run(self, series: Series, first: datetime, count: int, value: float = 1.0) -> pa.Table:
-        """Make bars that follow each other without a break."""
+        """Return consecutive bars."""
         return self.bars(series, [first + n * series.timeframe.length for n in range(count)], value)
 
     def covering(self, series: Series, bars: pa.Table) -> Coverage:
-        """Say that exactly these bars are covered."""
+        """Return the coverage of exactly these bars."""
         length = series.timeframe.length
         starts = [moment(int(key)) for key in timestamps(bars)]
         return Coverage(IntervalSet(Interval(start, start + length) for start in starts))
 
     def empty(self, start: datetime, end: datetime, proved_at: datetime) -> Coverage:
-        """Say that an interval was proved to hold nothing."""
+        """Return coverage with one interval that is confirmed empty."""
         return Coverage(empty=(Emptiness(Interval(start, end), proved_at),))
 
     def save(self, store: BarStore, series: Series, bars: pa.Table) -> SaveResult:
-        """Save bars and that they are covered."""
+        """Save bars with their coverage."""
         return store.save(series, self.identity(series), bars, self.covering(series, bars))
 
     def true_ends(self, series: Series, first: date, end: date) -> dict[datetime, datetime]:
@@ -112,7 +112,7 @@ class Make:
 
 
 def _grid(session: Session, timeframe: Timeframe, zone: str) -> list[datetime]:
-    """Give the open, and the clock's marks in the market's own time before the close."""
+    """Return the open, and the multiples of the timeframe in local time before the close."""
     marks = [session.opens_at]
     wall = datetime.combine(session.opens_at.astimezone(ZoneInfo(zone)).date(), time())
     while True:
@@ -126,19 +126,19 @@ def _grid(session: Session, timeframe: Timeframe, zone: str) -> list[datetime]:
 
 @pytest.fixture(scope="session")
 def make() -> Make:
-    """Give what makes the things that tests save."""
+    """Return the factories."""
     return Make()
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> StoreLayout:
-    """Give a new store."""
+    """Return a new store."""
     return create_store(tmp_path / "data")
 
 
 @pytest.fixture
 def ledger(layout: StoreLayout) -> Iterator[Ledger]:
-    """Give the ledger of the new store."""
+    """Yield the ledger of the new store."""
     ledger = Ledger(layout.ledger)
     with closing(ledger):
         yield ledger
@@ -146,11 +146,11 @@ def ledger(layout: StoreLayout) -> Iterator[Ledger]:
 
 @pytest.fixture
 def clock() -> datetime:
-    """Give the moment at which the store's clock stands."""
+    """Return the time of the store's clock."""
     return datetime(2024, 6, 3, 20, tzinfo=UTC) + timedelta(minutes=30)
 
 
 @pytest.fixture
 def store(layout: StoreLayout, ledger: Ledger, clock: datetime) -> BarStore:
-    """Give the bars of the new store."""
+    """Return the bars of the new store."""
     return BarStore(layout, ledger, clock=lambda: clock)

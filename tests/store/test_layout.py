@@ -1,4 +1,4 @@
-"""The folder, its marker, and the origin that is fixed once."""
+"""The folder of a store, its marker, and its origin, which is set once."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_a_folder_without_a_marker_is_no_store(tmp_path: Path) -> None:
 
 
 def test_a_newer_store_is_refused(layout: StoreLayout) -> None:
-    """What a newer version made is left alone."""
+    """A store of a newer version is neither opened nor changed."""
     layout.marker.write_text(json.dumps({"format_version": 2, "origin": None}))
     with pytest.raises(NoStoreError, match=r"version 2.*up to 1"):
         open_store(layout.root)
@@ -58,15 +58,15 @@ def test_a_newer_store_is_refused(layout: StoreLayout) -> None:
     "text",
     ["", "{", "[]", '{"format_version": 1}', '{"origin": "x"}', '{"format_version": 1e999}'],
 )
-def test_a_marker_that_makes_no_sense_is_an_error(layout: StoreLayout, text: str) -> None:
-    """A damaged marker is told as such, with what it should look like."""
+def test_an_invalid_marker_is_an_error(layout: StoreLayout, text: str) -> None:
+    """The error shows what a marker should look like."""
     layout.marker.write_text(text)
     with pytest.raises(CorruptFileError, match=r"format_version"):
         open_store(layout.root)
 
 
 def test_an_origin_is_pinned_once(layout: StoreLayout) -> None:
-    """The first bars decide the origin; others are refused with the way out."""
+    """The first bars set the origin; others are refused with a hint."""
     assert store_origin(layout) is None
     pin_origin(layout, Origin.SIMULATED)
     pin_origin(layout, Origin.SIMULATED)
@@ -79,7 +79,7 @@ def test_an_origin_is_pinned_once(layout: StoreLayout) -> None:
 
 
 def test_creating_with_an_origin_pins_it(layout: StoreLayout) -> None:
-    """An undecided store takes the origin that it is made with again."""
+    """A store without origin takes the one given when it is created again."""
     create_store(layout.root, Origin.IMPORT)
     assert store_origin(layout) is Origin.IMPORT
     with pytest.raises(ForeignIdentityError):
@@ -87,7 +87,7 @@ def test_creating_with_an_origin_pins_it(layout: StoreLayout) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_a_disk_error(tmp_path: Path) -> None:
-    """A path that leads through a file cannot become a store; the error names it."""
+    """A path through a file cannot become a store; the error names it."""
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match=r"file/data"):
         create_store(tmp_path / "file" / "data")

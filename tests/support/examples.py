@@ -1,4 +1,4 @@
-"""How many examples a property test takes: few by default, many in ``.ci/run``.
+"""The number of examples of a property test: few by default, many in ``.ci/run``.
 
 ``--hypothesis-profile=ci`` takes as many as each test names, and ``--hypothesis-profile=explore``
 ten times as many, from a new seed each run. Without either, no test takes more than 15.
@@ -18,7 +18,7 @@ EXPLORED = 10
 def register_profiles() -> None:
     """Register the three profiles, and load the default one."""
     shared = settings(
-        deadline=None,  # what must be fast is measured in ratios, in tests of its own
+        deadline=None,  # speed is measured as ratios, by tests of its own
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )

@@ -16,7 +16,13 @@ from ktrdr_pipelines.domain.calendars.registry import calendar_named, is_gateway
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight, monday_of
 from ktrdr_pipelines.domain.instruments import Instrument, Origin, SecType, Series, WhatToShow
 from ktrdr_pipelines.domain.intervals import Interval
-from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, OnSent, Response, unheard
+from ktrdr_pipelines.domain.planning.responses import (
+    BarRequest,
+    NoData,
+    OnSent,
+    Response,
+    ignore_sent,
+)
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, RequestExpiredError
 
@@ -106,7 +112,7 @@ def true_keys(
 
 @dataclass(frozen=True, slots=True)
 class TrueBars:
-    """All bars of a series, and the real time from which and to which each of them trades."""
+    """All bars of a series, with the moments at which each begins and ends to trade."""
 
     bars: pa.Table
     opens: np.ndarray
@@ -166,7 +172,7 @@ def schedule_of(calendar: SessionCalendar, ends_at: datetime, days: int) -> list
 
 
 def start_of(request: BarRequest, end: datetime) -> datetime:
-    """Return how far back a request reaches; ``N D`` counts sessions, ``N Y`` calendar years."""
+    """Return the moment from which a request reaches; ``N D`` counts sessions, ``N Y`` years."""
     match = re.fullmatch(r"(\d+) ([SDWMY])", request.duration)
     assert match is not None, request.duration
     count, unit = int(match[1]), match[2]
@@ -191,7 +197,7 @@ def _session_opens_after(key: str, end: datetime, years: int) -> datetime:
 def _session_opens(key: str, end: datetime, count: int) -> datetime:
     """Return the open of the n-th session back from a moment.
 
-    Hours that only the gateway knows are here the extended hours of New York.
+    For hours that only the gateway knows, the extended hours of New York are used.
     """
     calendar = calendar_named("XNYS.ETH" if is_gateways(key) else key)
     day = calendar.day_of(end) + timedelta(days=1)
@@ -245,7 +251,7 @@ class FakeGateway:
         return list(self.details_of.get(instrument.symbol, self.details))
 
     async def schedule(
-        self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = unheard
+        self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = ignore_sent
     ) -> list[LearnedDay]:
         sent()
         self.schedule_requests.append((instrument.symbol, ends_at, days))
@@ -253,12 +259,12 @@ class FakeGateway:
             return self.mutate_schedule(ends_at, days)
         return schedule_of(calendar_named(instrument.calendar), ends_at, days)
 
-    async def head(self, instrument: Instrument, *, sent: OnSent = unheard) -> datetime | None:
+    async def head(self, instrument: Instrument, *, sent: OnSent = ignore_sent) -> datetime | None:
         sent()
         self.head_requests += 1
         return self.head_at
 
-    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Response | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = ignore_sent) -> Response | NoData:
         self.requests.append(request)
         if self.before_response is not None:
             await self.before_response(request)

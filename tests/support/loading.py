@@ -1,4 +1,4 @@
-"""A store, a fake gateway and a load manager, for the tests of loading."""
+"""A store, a fake gateway and a load manager, for tests of loads."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.reports import Progress, SeriesReport
+from ktrdr_pipelines.domain.planning.reports import Progress, Quiet, SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
@@ -40,7 +40,7 @@ async def no_sleep(_: float) -> None:
 
 
 @dataclass
-class Bench:
+class Harness:
     """A store, a fake gateway and the load manager that loads from one into the other."""
 
     layout: StoreLayout
@@ -116,20 +116,30 @@ class Bench:
         assert self.store.read(series, wanted).equals(true_bars)
 
 
-Make = Callable[[FakeGateway], Bench]
+class NotedTexts(Quiet):
+    """Progress that keeps the texts that a load notes."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def noted(self, series: Series, text: str) -> None:
+        self.texts.append(text)
+
+
+MakeHarness = Callable[[FakeGateway], Harness]
 
 
 @dataclass(frozen=True)
 class World:
-    """One series, its true bars and the interval that is wanted of it."""
+    """One series, its true bars and the wanted interval."""
 
-    bench: Bench
+    harness: Harness
     series: Series
     wanted: Interval
 
     def load(self) -> SeriesReport:
         """Load what is wanted."""
-        return self.bench.load(self.series, self.wanted)
+        return self.harness.load(self.series, self.wanted)
 
     def load_until_confirmed(self, most: int = 12) -> SeriesReport:
         """Load, and again each time that an empty range or a sparse session can be confirmed."""
@@ -139,17 +149,17 @@ class World:
             due = min((at for at in times if at is not None), default=None)
             if due is None:
                 break
-            self.bench.gateway.time = due + timedelta(minutes=1)
+            self.harness.gateway.time = due + timedelta(minutes=1)
             report = self.load()
         return report
 
     def check(self) -> None:
         """Check that nothing false is stored or covered."""
-        self.bench.check(self.series, self.wanted)
+        self.harness.check(self.series, self.wanted)
 
     def check_complete(self) -> None:
         """Check that exactly the true bars are stored."""
-        self.bench.check_complete(self.series, self.wanted)
+        self.harness.check_complete(self.series, self.wanted)
 
 
 @pytest.fixture
@@ -159,13 +169,13 @@ def folders(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def bench(folders: Iterator[Path]) -> Make:
-    """Return a function that makes a bench of a gateway and an empty store."""
-    return lambda gateway: Bench(create_store(next(folders)), gateway)
+def harness(folders: Iterator[Path]) -> MakeHarness:
+    """Return a function that makes a harness of a gateway and an empty store."""
+    return lambda gateway: Harness(create_store(next(folders)), gateway)
 
 
 @pytest.fixture
-def world(bench: Make) -> Callable[..., World]:
+def world(harness: MakeHarness) -> Callable[..., World]:
     """Return a function that makes a world: one series, wanted between two session dates."""
 
     def make(
@@ -186,7 +196,7 @@ def world(bench: Make) -> Callable[..., World]:
         true_bars = {(instrument.symbol, timeframe): true_bars_of(keys, timeframe, sessions)}
         _add_daily(true_bars, instrument, timeframe, around)
         gateway = FakeGateway(true_bars, now or wanted.end + timedelta(days=400))
-        return World(bench(gateway), series_of(instrument, timeframe), wanted)
+        return World(harness(gateway), series_of(instrument, timeframe), wanted)
 
     return make
 

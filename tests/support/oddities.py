@@ -1,4 +1,4 @@
-"""What can stand at a path of a store in place of a file or a folder."""
+"""Objects that a store's path may hold in place of the expected file or folder."""
 
 import os
 import socket
@@ -66,7 +66,7 @@ def outside(path: Path) -> Path:
 
 
 def put(path: Path, kind: str) -> None:
-    """Put something of a kind at a path, out of whose way everything else is."""
+    """Put an object of a kind at a path, after moving away what is there."""
     if path.exists():
         path.rename(outside(path) / "before")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 
 def make_older(layout: StoreLayout, path: Path) -> None:
-    """Write a file anew as an earlier version did, into the ledger too."""
+    """Rewrite a file as an earlier version did, and update its row in the ledger."""
     with pq.ParquetFile(path) as file:
         bars = file.read().replace_schema_metadata(None)
         footer = json.loads(file.metadata.metadata[b"ktrdr"])

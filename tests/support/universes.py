@@ -1,4 +1,4 @@
-"""What tests of the universe share: one entry read, and the plainest instrument of all."""
+"""Instruments that tests share, and the reading of a universe with one entry."""
 
 from datetime import date
 
@@ -19,10 +19,22 @@ AAPL = Instrument(
     timeframes=(Timeframe.M1, Timeframe.H1, Timeframe.D1),
     start=date(2020, 1, 1),
 )
+EURUSD = Instrument(
+    symbol="EURUSD",
+    ib_symbol="EUR",
+    sec_type=SecType.CASH,
+    exchange="IDEALPRO",
+    currency="USD",
+    what_to_show=WhatToShow.MIDPOINT,
+    use_rth=False,
+    calendar="FX",
+    timeframes=(Timeframe.M1, Timeframe.H1, Timeframe.D1),
+    start=date(2020, 1, 1),
+)
 
 
 def one(entry: str, defaults: str = "{}") -> Instrument:
-    """Read a universe of one entry and give its instrument."""
+    """Read a universe of one entry and return its instrument."""
     text = f"defaults: {defaults}\nsymbols:\n  {entry}\n"
     (found,) = parse_universe(text, "u.yaml").instruments.values()
     return found

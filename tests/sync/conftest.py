@@ -1,5 +1,5 @@
 """A store, a fake gateway and a load manager between them."""
 
-from tests.support.loading import bench, folders, world
+from tests.support.loading import folders, harness, world
 
-__all__ = ["bench", "folders", "world"]
+__all__ = ["folders", "harness", "world"]

@@ -34,7 +34,7 @@ def loader_of(made: World) -> IbDataLoader:
     """Return a loader over the store and the gateway of a world."""
     instrument = made.series.instrument
     universe = Universe({instrument.symbol: instrument})
-    return IbDataLoader(made.bench.manager(), made.bench.store, universe)
+    return IbDataLoader(made.harness.manager(), made.harness.store, universe)
 
 
 def keys_in(frame: pd.DataFrame) -> list[int]:
@@ -49,14 +49,14 @@ def test_a_range_is_loaded_once_and_returned_whole(world: MakeWorld, timeframe: 
     made = world(RTH, timeframe, FIRST, END)
     frame = loader_of(made).load_data_range("AAPL", str(timeframe), FIRST, END)
     made.check_complete()
-    stored = made.bench.store.read(made.series, made.wanted)
+    stored = made.harness.store.read(made.series, made.wanted)
     assert keys_in(frame) == timestamps(stored).tolist()
     assert frame["close"].tolist() == stored["close"].to_pylist()
     assert frame.attrs["missing"] == []
-    requests = made.bench.request_count
+    requests = made.harness.request_count
     again = loader_of(made).load_data_range("AAPL", str(timeframe), "2024-06-03", "2024-06-15")
     pd.testing.assert_frame_equal(again, frame)
-    assert made.bench.request_count == requests
+    assert made.harness.request_count == requests
 
 
 def test_a_range_may_be_bounded_by_instants(world: MakeWorld) -> None:
@@ -71,7 +71,7 @@ def test_a_range_may_be_bounded_by_instants(world: MakeWorld) -> None:
 
 
 def test_years_are_loaded_newest_first(world: MakeWorld) -> None:
-    """The progressive load has the bars of the whole range, and begins with the newest year."""
+    """A progressive load returns the whole range, and begins with the newest year."""
     made = world(RTH, Timeframe.D1, date(2021, 3, 1), date(2024, 3, 1))
     ends: list[datetime] = []
 
@@ -80,32 +80,32 @@ def test_years_are_loaded_newest_first(world: MakeWorld) -> None:
             ends.append(request.ends_at)
         return bars
 
-    made.bench.gateway.mutate = mutate
+    made.harness.gateway.mutate = mutate
     frame = loader_of(made).load_progressive("AAPL", "1d", "2021-03-01", "2024-03-01")
     made.check_complete()
-    assert keys_in(frame) == timestamps(made.bench.store.read(made.series, made.wanted)).tolist()
+    assert keys_in(frame) == timestamps(made.harness.store.read(made.series, made.wanted)).tolist()
     assert [end.year for end in ends] == sorted((end.year for end in ends), reverse=True)
     assert len({end.year for end in ends}) >= 3
 
 
-def test_what_is_missing_is_said(world: MakeWorld) -> None:
-    """A refused range is named as missing; what keeps a series from loading at all is raised."""
+def test_missing_ranges_are_reported(world: MakeWorld) -> None:
+    """A refused range is listed as missing; an error of the whole series is raised."""
     made = world(RTH, Timeframe.H1, FIRST, END)
-    made.bench.gateway.mutate = lambda *_: EntitlementError("no permission")
+    made.harness.gateway.mutate = lambda *_: EntitlementError("no permission")
     frame = loader_of(made).load_data_range("AAPL", "1h", FIRST, END)
     assert len(frame) == 0
     assert frame.attrs["missing"]
     report = loader_of(made).load_report("AAPL", "1h", FIRST, END)
     assert report.failures
     assert not report.is_complete
-    made.bench.gateway.contract_ids["AAPL"] = 1
+    made.harness.gateway.contract_ids["AAPL"] = 1
     assert loader_of(made).load_report("AAPL", "1h", FIRST, END).error is not None
     with pytest.raises(ForeignIdentityError):
         loader_of(made).load_data_range("AAPL", "1h", FIRST, END)
 
 
-def test_it_works_inside_a_running_event_loop(world: MakeWorld) -> None:
-    """As in a notebook, whose cells run in a loop."""
+def test_loads_work_inside_a_running_event_loop(world: MakeWorld) -> None:
+    """A load works in a notebook, whose cells run in an event loop."""
     made = world(RTH, Timeframe.D1, FIRST, END)
 
     async def cell() -> pd.DataFrame:
@@ -119,17 +119,17 @@ def test_newer_bars_replace_older_ones_and_the_older_are_kept(world: MakeWorld) 
     made = world(RTH, Timeframe.H1, FIRST, END)
     loader = loader_of(made)
     frame = loader.load_data_range("AAPL", "1h", FIRST, END)
-    covered = made.bench.store.coverage(made.series)
+    covered = made.harness.store.coverage(made.series)
     newer = frame.iloc[-3:].copy()
     newer.loc[newer.index[0], "volume"] += 1
     merged = loader.merge_and_save_data("AAPL", "1h", frame, newer)
     assert len(merged) == len(frame)
     assert merged["volume"].tolist()[-3] == frame["volume"].tolist()[-3] + 1
-    stored = made.bench.store.read(made.series, made.wanted)
+    stored = made.harness.store.read(made.series, made.wanted)
     assert stored["volume"].to_pylist() == merged["volume"].tolist()
-    revisions = made.bench.ledger.revisions.of(series_key(made.series))
+    revisions = made.harness.ledger.revisions.of(series_key(made.series))
     assert [one.volume for one in revisions] == [frame["volume"].iloc[-3]]
-    assert made.bench.store.coverage(made.series) == covered
+    assert made.harness.store.coverage(made.series) == covered
     alone = loader.merge_and_save_data("AAPL", "1h", None, newer)
     assert keys_in(alone) == keys_in(newer)
 
@@ -141,19 +141,19 @@ def test_merged_bars_cover_nothing(world: MakeWorld) -> None:
     loader = loader_of(made)
     loader.load_data_range("AAPL", "1h", FIRST, date(2024, 6, 4))
     loader.merge_and_save_data("AAPL", "1h", None, frame)
-    assert made.bench.store.rows(made.series) == len(frame)
-    requests = made.bench.request_count
+    assert made.harness.store.rows(made.series) == len(frame)
+    requests = made.harness.request_count
     assert loader.load_report("AAPL", "1h", FIRST, END).is_complete
-    assert made.bench.request_count > requests
+    assert made.harness.request_count > requests
     made.check_complete()
 
 
-def test_bars_of_another_source_never_mix_in(world: MakeWorld) -> None:
-    """Frames of unknown source, other series or odd rows are refused, on either side; all stays."""
+def test_bars_of_another_source_are_refused(world: MakeWorld) -> None:
+    """Frames of unknown source, other series or invalid rows are refused on either side."""
     made = world(RTH, Timeframe.H1, FIRST, END)
     loader = loader_of(made)
     frame = loader.load_data_range("AAPL", "1h", FIRST, END)
-    before = made.bench.store.read(made.series)
+    before = made.harness.store.read(made.series)
     unknown, odd, no_zone, moved, newer = (frame.copy() for _ in range(5))
     unknown.attrs = {}
     odd.loc[odd.index[0], "high"] = odd["low"].iloc[0] - 1
@@ -173,14 +173,14 @@ def test_bars_of_another_source_never_mix_in(world: MakeWorld) -> None:
         for pair in ((frame, one), (one, newer)):
             with pytest.raises(UsageError):
                 loader.merge_and_save_data("AAPL", "1h", *pair)
-    assert made.bench.store.read(made.series).equals(before)
+    assert made.harness.store.read(made.series).equals(before)
 
 
 @pytest.mark.parametrize("timeframe", ["1d", "1w"])
 def test_days_and_weeks_are_merged_at_their_own_timestamps(
     world: MakeWorld, timeframe: str
 ) -> None:
-    """A frame of days or weeks merges with itself; moved by a day, a week's bar is none."""
+    """A frame of days or weeks merges with itself; one whose bars are moved by a day is refused."""
     made = world(RTH, Timeframe(timeframe), date(2024, 5, 6), date(2024, 6, 15))
     loader = loader_of(made)
     frame = loader.load_data_range("AAPL", timeframe, "2024-05-06", "2024-06-15")
@@ -192,8 +192,8 @@ def test_days_and_weeks_are_merged_at_their_own_timestamps(
         loader.merge_and_save_data("AAPL", timeframe, None, moved)
 
 
-def test_odd_bars_that_the_gateway_insists_on_merge_unchanged(world: MakeWorld) -> None:
-    """One that was returned twice is held and merges; with another odd value it is refused."""
+def test_implausible_bars_that_the_gateway_repeats_merge_unchanged(world: MakeWorld) -> None:
+    """A bar that was returned twice is held and merges; with another odd value it is refused."""
     made = world(RTH, Timeframe.H1, FIRST, END)
 
     def mutate(_: BarRequest, bars: pa.Table) -> pa.Table:
@@ -201,7 +201,7 @@ def test_odd_bars_that_the_gateway_insists_on_merge_unchanged(world: MakeWorld) 
         volumes = [5e18, *bars["volume"].to_pylist()[1:]]
         return bars.set_column(place, bars.schema.field("volume"), pa.array(volumes))
 
-    made.bench.gateway.mutate = mutate
+    made.harness.gateway.mutate = mutate
     loader = loader_of(made)
     frame = loader.load_data_range("AAPL", "1h", FIRST, END)
     assert frame["volume"].max() == 5e18
@@ -212,13 +212,13 @@ def test_odd_bars_that_the_gateway_insists_on_merge_unchanged(world: MakeWorld) 
         loader.merge_and_save_data("AAPL", "1h", frame, odd)
 
 
-def test_what_is_missing_of_every_year_is_said(world: MakeWorld) -> None:
-    """Of several years, and of both frames of a merge."""
+def test_missing_ranges_of_every_year_are_reported(world: MakeWorld) -> None:
+    """They are those of several years, and of both frames of a merge."""
     made = world(RTH, Timeframe.H1, date(2023, 12, 1), date(2024, 2, 1))
     loader = loader_of(made)
     january = loader.load_data_range("AAPL", "1h", "2024-01-02", "2024-01-10")
     assert january.attrs["missing"] == []
-    made.bench.gateway.mutate = lambda *_: EntitlementError("no permission")
+    made.harness.gateway.mutate = lambda *_: EntitlementError("no permission")
     frame = loader.load_progressive("AAPL", "1h", "2023-12-01", "2024-02-01")
     years = {start[:4] for start, _ in frame.attrs["missing"]}
     assert years == {"2023", "2024"}
@@ -227,7 +227,7 @@ def test_what_is_missing_of_every_year_is_said(world: MakeWorld) -> None:
 
 
 def test_an_interrupt_in_a_notebook_ends_the_load(world: MakeWorld) -> None:
-    """The load is cancelled in its thread; what it had is on disk, and it does not run on."""
+    """An interrupt of the main thread cancels the load, which runs in a thread of its own."""
     made = world(RTH, Timeframe.H1, FIRST, END)
     requested = threading.Event()
 
@@ -235,7 +235,7 @@ def test_an_interrupt_in_a_notebook_ends_the_load(world: MakeWorld) -> None:
         requested.set()
         await asyncio.Event().wait()
 
-    made.bench.gateway.before_response = never
+    made.harness.gateway.before_response = never
     main = threading.main_thread().ident
     assert main is not None
 
@@ -255,7 +255,7 @@ def test_an_interrupt_in_a_notebook_ends_the_load(world: MakeWorld) -> None:
 
 
 def test_bad_arguments_are_refused_before_anything_is_requested(world: MakeWorld) -> None:
-    """Symbols, timeframes and bounds are checked first, and each error says what is allowed."""
+    """Symbols, timeframes and bounds are checked first, and each error states the reason."""
     made = world(RTH, Timeframe.H1, FIRST, END)
     loader = loader_of(made)
     with pytest.raises(UnknownSymbolError):
@@ -268,4 +268,4 @@ def test_bad_arguments_are_refused_before_anything_is_requested(world: MakeWorld
         loader.load_data_range("AAPL", "1h", FIRST, date(2031, 1, 1))
     with pytest.raises(UsageError, match="no bar of this timeframe begins"):
         loader.load_report("AAPL", "1w", "2024-06-04", "2024-06-06")
-    assert made.bench.request_count == 0
+    assert made.harness.request_count == 0

@@ -3,6 +3,7 @@
 Not here: the estimate (``app.load_plan``, ``gaps.estimates``).
 """
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -107,7 +108,8 @@ def _row(part: "SeriesEstimate") -> tuple[str, ...]:
     return (
         str(part.series),
         f"{bounds.start.date()}" if bounds else "",
-        f"{bounds.end.date()}" if bounds else "",
+        # The end is exclusive: of daily bars the midnight after the last session date.
+        f"{(bounds.end - timedelta.resolution).date()}" if bounds else "",
         f"{part.requests:,}",
         f"{part.bars:,}",
         size_text(part.size_bytes),

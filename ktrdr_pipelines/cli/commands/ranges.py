@@ -4,7 +4,7 @@ Not here: finding the earliest data (``sync.discovery.earliest_data``).
 """
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -109,6 +109,13 @@ def _held(workspace: "Workspace", instrument: "Instrument") -> list[Held]:
     return held
 
 
+def _covered_text(held: Held) -> str:
+    """Return the dates that coverage begins and ends on; its end is exclusive."""
+    if held.covered_from is None or held.covered_to is None:
+        return ""
+    return f"{held.covered_from.date()} to {(held.covered_to - timedelta.resolution).date()}"
+
+
 def _say(begun: "list[EarliestData]", held: dict[str, list[Held]]) -> None:
     say_table(_BEGINNINGS, map(_row, begun))
     rows = [
@@ -117,7 +124,7 @@ def _say(begun: "list[EarliestData]", held: dict[str, list[Held]]) -> None:
             f"{one.rows:,}",
             one.first or "",
             one.last or "",
-            f"{one.covered_from:%Y-%m-%d} to {one.covered_to:%Y-%m-%d}" if one.covered_to else "",
+            _covered_text(one),
         )
         for symbol, many in held.items()
         for one in many

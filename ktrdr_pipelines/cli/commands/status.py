@@ -125,12 +125,12 @@ def _say_calendars(calendars: "Calendars") -> None:
     """Print the dates on which contracts agree that a calendar of the libraries is wrong."""
     for key, days in calendars.changed().items():
         for one in days:
-            parts = one.told.parts
+            parts = one.stated.parts
             hours = "closed"
             if parts:
                 hours = f"{instant_text(parts[0].start)} to {instant_text(parts[-1].end)}"
             say(
-                f"calendar {key} {one.told.day}: {hours}, according to "
+                f"calendar {key} {one.stated.day}: {hours}, according to "
                 f"{counted(len(one.symbols), 'contract')}: {_few(one.symbols)}"
             )
 
@@ -139,10 +139,10 @@ def _calendars_json(calendars: "Calendars") -> list[dict[str, Any]]:
     return [
         {
             "key": key,
-            "date": one.told.day,
-            "opens": one.told.parts[0].start if one.told.parts else None,
-            "closes": one.told.parts[-1].end if one.told.parts else None,
-            "closed": not one.told.parts,
+            "date": one.stated.day,
+            "opens": one.stated.parts[0].start if one.stated.parts else None,
+            "closes": one.stated.parts[-1].end if one.stated.parts else None,
+            "closed": not one.stated.parts,
             "symbols": list(one.symbols),
         }
         for key, days in calendars.changed().items()

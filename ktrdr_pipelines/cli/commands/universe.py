@@ -28,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Check and edit the universe (universe.yaml in the data folder).",
 )
-_SET_BY_FILE = " (said)"
+_SET = " (set)"
 _FIELDS = {"allow_extra_args": True, "ignore_unknown_options": True}
 Symbol = Annotated[str, typer.Argument(metavar="SYMBOL", help="A symbol of the universe.")]
 
@@ -183,11 +183,7 @@ def _options_of(universe: "Universe", symbol: str) -> str:
     if symbol not in universe.instruments:
         return ""
     fields = universe.describe(universe.instrument(symbol))
-    own = {
-        name: text.removesuffix(_SET_BY_FILE)
-        for name, text in fields.items()
-        if text.endswith(_SET_BY_FILE)
-    }
+    own = {name: text.removesuffix(_SET) for name, text in fields.items() if text.endswith(_SET)}
     return "".join(
         f" --{name.replace('_', '-')} {shlex.quote(value.replace(', ', ','))}"
         for name, value in own.items()

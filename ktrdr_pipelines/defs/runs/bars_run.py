@@ -12,7 +12,7 @@ import dagster as dg
 
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.runs.outcome import LoadRun, named
+from ktrdr_pipelines.defs.runs.outcome import LoadRun, first_lines
 from ktrdr_pipelines.defs.runs.tags import KIND, RunKind
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.planning.jobs import RequestedBy
@@ -177,7 +177,7 @@ def _reason(report: SeriesReport, status: WindowStatus) -> str:
 def _failure_text(failed: Sequence[str]) -> str:
     what = "1 window remains" if len(failed) == 1 else f"{len(failed)} windows remain"
     return (
-        f"{what} unexplained; all others are materialized:\n{named(failed)}\n"
+        f"{what} unexplained; all others are materialized:\n{first_lines(failed)}\n"
         "The bars received so far are saved. Hint: Launch the failed windows again to request the "
         "rest."
     )

@@ -138,7 +138,7 @@ class LoadRun:
             self._context.instance.add_run_tags(self._context.run.run_id, tags)
 
 
-def named(lines: Sequence[str]) -> str:
+def first_lines(lines: Sequence[str]) -> str:
     """Return the first lines, and how many more there are."""
     more = len(lines) - _NAMED_AT_MOST
     return "\n".join(lines[:_NAMED_AT_MOST]) + (f"\nand {more} more" if more > 0 else "")
@@ -160,17 +160,17 @@ def materialization(
     )
 
 
-def is_told(
+def is_reported(
     instance: dg.DagsterInstance, timeframe: Timeframe, partition: BarPartition, state: WindowState
 ) -> bool:
     """Return whether Dagster's latest event of a window agrees with its present state."""
-    return told_states(instance, timeframe, [partition]).get(partition) in _SATISFIES[state]
+    return reported_states(instance, timeframe, [partition]).get(partition) in _SATISFIES[state]
 
 
-def told_states(
+def reported_states(
     instance: dg.DagsterInstance, timeframe: Timeframe, partitions: Sequence[BarPartition]
 ) -> dict[BarPartition, WindowState | None]:
-    """Return the state in the latest materialization of each window that has one.
+    """Return the state that the latest materialization of each window has, if there is one.
 
     The value is None if that event has no state.
     """

@@ -15,7 +15,7 @@ from pydantic import Field
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, window_of
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.runs.outcome import LoadRun, is_told, named
+from ktrdr_pipelines.defs.runs.outcome import LoadRun, first_lines, is_reported
 from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -96,7 +96,7 @@ class TailRun:
         ]
         if failed:
             text = f"{len(failed)} tails could not be loaded; all others are loaded:\n"
-            raise self._run.incomplete(text + named(failed), reports)
+            raise self._run.incomplete(text + first_lines(failed), reports)
         self._run.succeeded(reports)
 
     def _load(self, pause_s: float) -> list[SeriesReport]:
@@ -147,5 +147,5 @@ class TailRun:
                 continue
             if not status.is_explained or not status.rows:
                 continue
-            if not is_told(self._context.instance, series.timeframe, partition, status.state):
+            if not is_reported(self._context.instance, series.timeframe, partition, status.state):
                 self._run.materialize(series.timeframe, partition, status)

@@ -90,7 +90,7 @@ class OutageChange:
     over: tuple[Outage, ...] = field(default=())
 
 
-def after(open_outages: Mapping[str, Outage], ended: Iterable[Ended]) -> OutageChange:
+def outages_after(open_outages: Mapping[str, Outage], ended: Iterable[Ended]) -> OutageChange:
     """Return the outages after these ended runs, which are in order of time.
 
     An outage that both began and ended within them is in neither ``begun`` nor ``over``.
@@ -183,7 +183,9 @@ def alert_sensor(command: str | None) -> dg.SensorDefinition:
             order_by="update_timestamp",
             ascending=True,
         )
-        change = after(open_outages, [_ended(context.instance, record) for record in records])
+        change = outages_after(
+            open_outages, [_ended(context.instance, record) for record in records]
+        )
         if records:
             seen_at = _utc(records[-1].update_timestamp)
         alerts = []

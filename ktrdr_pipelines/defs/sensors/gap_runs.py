@@ -31,7 +31,7 @@ SeriesName = tuple[str, Timeframe]
 class PastRun:
     """An ended run over a series: the fingerprint of what was due when it began, and its end."""
 
-    print: str
+    fingerprint: str
     ended_at: datetime
 
 
@@ -43,7 +43,7 @@ class GapRun:
     first: str
     last: str
     windows: int
-    print: str
+    fingerprint: str
 
     def __str__(self) -> str:
         span = self.first if self.first == self.last else f"{self.first} to {self.last}"
@@ -78,7 +78,9 @@ def gap_runs(
         cap = window_cap[one.series.timeframe]
         while indexes and indexes[-1] == first - 1 and last - first + 1 < cap:
             first = indexes.pop()
-        runs.append(GapRun(one.series, known[first], known[last], last - first + 1, one.print))
+        runs.append(
+            GapRun(one.series, known[first], known[last], last - first + 1, one.fingerprint)
+        )
     return runs
 
 
@@ -89,19 +91,19 @@ def window_caps() -> dict[Timeframe, int]:
     return {one: min(max(number, 1), _MOST_WINDOWS) for one, number in fitting.items()}
 
 
-def waits_until(due_print: str, past: Sequence[PastRun]) -> datetime | None:
+def waits_until(fingerprint: str, past: Sequence[PastRun]) -> datetime | None:
     """Return until when a series should wait, or None if it need not.
 
     If the same is due after a run, that run changed nothing. A run that failed before its first
     request leaves no attempt in the ledger that would defer the next one; this wait does.
 
     Args:
-        due_print: fingerprint of what is due now.
+        fingerprint: that of what is due now.
         past: the ended runs of the series, newest first.
     """
     failures = 0
     for run in past:
-        if run.print != due_print:
+        if run.fingerprint != fingerprint:
             break
         failures += 1
     if not failures:

@@ -192,7 +192,7 @@ def choose_runs(
     for due in tick.due:
         series = due.series
         name = (series.symbol, series.timeframe)
-        until = waits_until(due.print, past.get(name, []))
+        until = waits_until(due.fingerprint, past.get(name, []))
         reasons = {
             "have no partition yet": series.symbol not in kept[series.timeframe],
             "are being loaded": name in busy,
@@ -227,7 +227,7 @@ def run_request(run: GapRun) -> dg.RunRequest:
             KIND: RunKind.GAP.value,
             TIMEFRAME: timeframe.value,
             SYMBOL: symbol,
-            GAPS: run.print,
+            GAPS: run.fingerprint,
             PRIORITY: "-1",
         },
     )

@@ -114,7 +114,7 @@ async def _check(ib: IbResource) -> str:
 
 
 def take_over_earlier_record(layout: StoreLayout, gateway: RateLimiter) -> None:
-    """Move the record that earlier versions kept in the store to the gateway's; then delete it.
+    """Move an outage that an earlier version recorded in the store to the gateway's record.
 
     Raises:
         StoreError: the store or the gateway's record cannot be used.
@@ -124,7 +124,7 @@ def take_over_earlier_record(layout: StoreLayout, gateway: RateLimiter) -> None:
         return
     layout.require_same()
     with disk_errors(path):
-        with suppress(ValueError, KeyError, TypeError):  # one that cannot be read counted as none
+        with suppress(ValueError, KeyError, TypeError):  # an unreadable record counted as none
             fields = json.loads(path.read_bytes())
             for moment in ("since", "seen_at"):
                 at = datetime.fromisoformat(fields[moment]).astimezone(UTC)

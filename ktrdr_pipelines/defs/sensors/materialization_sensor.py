@@ -20,7 +20,7 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, windows_partitions
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.runs.outcome import materialization, told_states
+from ktrdr_pipelines.defs.runs.outcome import materialization, reported_states
 from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -46,7 +46,7 @@ Clock = Callable[[], datetime]
 
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
+class UnreportedWindow:
     """A window that has to be reported to Dagster."""
 
     timeframe: Timeframe
@@ -75,11 +75,11 @@ def report_sensor(
             listed, index = workspace.universe.series(), workspace.gap_index()
         except KtrdrError as error:
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
-        teller = Teller(context.instance, index, windows, workspace.now)
+        reporter = WindowReporter(context.instance, index, windows, workspace.now)
         until_s = stopwatch() + _MOST_S
-        reported, looked_at = teller.tell(listed, position, is_late=lambda: stopwatch() > until_s)
-        following = (position + looked_at) % max(len(listed), 1)
-        text = f"examined {looked_at} of {len(listed)} series; reported {reported} windows"
+        reported, checked = reporter.report(listed, position, is_late=lambda: stopwatch() > until_s)
+        following = (position + checked) % max(len(listed), 1)
+        text = f"examined {checked} of {len(listed)} series; reported {reported} windows"
         if reported:
             context.log.info(text)
         return dg.SensorResult(skip_reason=text, cursor=json.dumps({"place": following}))
@@ -87,7 +87,7 @@ def report_sensor(
     return sensor
 
 
-class Teller:
+class WindowReporter:
     """Finds windows that have to be reported to Dagster, and reports them."""
 
     def __init__(
@@ -100,28 +100,28 @@ class Teller:
         self._known: dict[Timeframe, set[str]] = {}
         self._symbols: dict[Timeframe, set[str]] = {}
 
-    def tell(
+    def report(
         self, listed: Sequence[Series], position: int, is_late: Callable[[], bool]
     ) -> tuple[int, int]:
-        """Report unknown windows, series by series from ``position`` on, while there is time.
+        """Report windows, series by series from ``position`` on, until the time is over.
 
         Returns:
             The number of reported windows and the number of examined series.
         """
-        reported = looked_at = 0
+        reported = checked = 0
         for step in range(min(_SERIES, len(listed))):
             if reported >= _WINDOWS or is_late():
                 break
-            for one in self._unknown(listed[(position + step) % len(listed)]):
+            for one in self._unreported(listed[(position + step) % len(listed)]):
                 if is_late():
-                    return reported, looked_at
+                    return reported, checked
                 event = materialization(one.timeframe, one.partition, one.status)
                 self._instance.report_runless_asset_event(event)
                 reported += 1
-            looked_at += 1
-        return reported, looked_at
+            checked += 1
+        return reported, checked
 
-    def _unknown(self, series: Series) -> Iterator[Unknown]:
+    def _unreported(self, series: Series) -> Iterator[UnreportedWindow]:
         """Yield the windows of a series that have to be reported."""
         timeframe = series.timeframe
         if series.symbol not in self._symbols_of(timeframe):
@@ -140,7 +140,7 @@ class Teller:
             if not one.is_explained or (one.state is WindowState.OPEN and not one.rows):
                 continue
             if str(partition.key) not in known or name in stale:
-                yield Unknown(timeframe, partition, one)
+                yield UnreportedWindow(timeframe, partition, one)
 
     def _stale(
         self,
@@ -150,9 +150,9 @@ class Teller:
     ) -> Iterable[str]:
         """Yield the newest windows that are finished but were reported as open."""
         latest = list(partitions)[-_LATEST:]
-        told = told_states(self._instance, timeframe, [partitions[name] for name in latest])
+        reported = reported_states(self._instance, timeframe, [partitions[n] for n in latest])
         for name in latest:
-            is_open = told.get(partitions[name]) is WindowState.OPEN
+            is_open = reported.get(partitions[name]) is WindowState.OPEN
             if is_open and status[name].state is not WindowState.OPEN:
                 yield name
 

@@ -67,7 +67,7 @@ class LearnedDay:
 class SharedDay:
     """A session date of a calendar that symbols share, as several contracts state it."""
 
-    told: LearnedDay
+    stated: LearnedDay
     symbols: tuple[str, ...]
 
 
@@ -166,16 +166,16 @@ def judged(
     """
     if wrong := _overlapping(days) or ("" if assumed else _misdated(known, days)):
         return Judgement((), wrong)
-    believed = tuple(one for one in days if one.parts or one.day not in held)
-    if not believed or known.known is None or assumed:
-        return Judgement(believed)
-    differing = [one for one in believed if differs(known, one)]
-    count = len(known.sessions(believed[0].day, believed[-1].day + _DAY))
+    accepted = tuple(one for one in days if one.parts or one.day not in held)
+    if not accepted or known.known is None or assumed:
+        return Judgement(accepted)
+    differing = [one for one in accepted if differs(known, one)]
+    count = len(known.sessions(accepted[0].day, accepted[-1].day + _DAY))
     if len(differing) > max(1, count / _MOST_CONTRADICTING):
         return Judgement(
             (), f"it contradicts {len(differing)} of {count} known sessions, first {differing[0]}"
         )
-    return Judgement(believed)
+    return Judgement(accepted)
 
 
 def _overlapping(days: Sequence[LearnedDay]) -> str:
@@ -196,11 +196,11 @@ def _misdated(known: SessionCalendar, days: Sequence[LearnedDay]) -> str:
     return ""
 
 
-def differs(known: SessionCalendar, told: LearnedDay) -> bool:
+def differs(known: SessionCalendar, stated: LearnedDay) -> bool:
     """Return whether a stated date opens or closes at other times than a calendar has it."""
-    sessions = known.sessions(told.day, told.day + _DAY)
+    sessions = known.sessions(stated.day, stated.day + _DAY)
     hours = [(session.opens_at, session.closes_at) for session in sessions]
-    return hours != ([(told.parts[0].start, told.parts[-1].end)] if told.parts else [])
+    return hours != ([(stated.parts[0].start, stated.parts[-1].end)] if stated.parts else [])
 
 
 def hours_of(calendar: SessionCalendar, day: date) -> LearnedDay:
@@ -223,7 +223,7 @@ def hours_of(calendar: SessionCalendar, day: date) -> LearnedDay:
 def speaks_for_others(
     calendar: SessionCalendar,
     instrument: Instrument,
-    told: date,
+    day: date,
     *,
     today: date,
     held: Collection[date],
@@ -238,14 +238,14 @@ def speaks_for_others(
     Args:
         calendar: the calendar that symbols share.
         instrument: the contract.
-        told: the session date.
+        day: the session date.
         today: the session date of now.
         held: session dates of which bars of the contract are in the store.
     """
     if instrument.end is not None or not held:
         return False
     last = instrument.last_trade_date
-    if last is not None and max(told, today) >= last - _EXPIRING:
+    if last is not None and max(day, today) >= last - _EXPIRING:
         return False
     if min(held) > today - _LISTED_FOR:
         return False
@@ -254,19 +254,19 @@ def speaks_for_others(
     return any(day in held for day in recent)
 
 
-def agreed(told: Mapping[str, LearnedDay]) -> SharedDay | None:
+def agreed(votes: Mapping[str, LearnedDay]) -> SharedDay | None:
     """Return what enough contracts state alike of one date, or None; a tie is no agreement.
 
     Args:
-        told: what representative contracts (``speaks_for_others``) state of one date, by symbol.
+        votes: what representative contracts (``speaks_for_others``) state of one date, by symbol.
     """
-    counts = Counter(told.values()).most_common(2)
+    counts = Counter(votes.values()).most_common(2)
     if not counts or counts[0][1] < CONTRACTS_AGREEING:
         return None
     if len(counts) > 1 and counts[1][1] == counts[0][1]:
         return None
     day = counts[0][0]
-    return SharedDay(day, tuple(sorted(symbol for symbol in told if told[symbol] == day)))
+    return SharedDay(day, tuple(sorted(symbol for symbol in votes if votes[symbol] == day)))
 
 
 def agreed_days(
@@ -274,15 +274,15 @@ def agreed_days(
 ) -> list[SharedDay]:
     """Return the dates on which enough contracts agree that a calendar is wrong, oldest first."""
     found = [agreed(votes[day]) for day in sorted(votes)]
-    return [one for one in found if one is not None and differs(base, one.told)]
+    return [one for one in found if one is not None and differs(base, one.stated)]
 
 
-def lacks(base: SessionCalendar, told: LearnedDay) -> bool:
+def lacks(base: SessionCalendar, stated: LearnedDay) -> bool:
     """Return whether a stated date lacks hours, or the session, that a calendar has."""
-    sessions = base.sessions(told.day, told.day + _DAY)
-    if not sessions or not told.parts:
+    sessions = base.sessions(stated.day, stated.day + _DAY)
+    if not sessions or not stated.parts:
         return bool(sessions)
-    opens, closes = told.parts[0].start, told.parts[-1].end
+    opens, closes = stated.parts[0].start, stated.parts[-1].end
     return opens > sessions[0].opens_at or closes < sessions[0].closes_at
 
 
@@ -408,16 +408,16 @@ def with_own_hours(base: SessionCalendar, days: Sequence[LearnedDay]) -> Session
     )
 
 
-def _keep_apart(opens: np.ndarray, closes: np.ndarray, is_told: np.ndarray) -> None:
+def _keep_apart(opens: np.ndarray, closes: np.ndarray, is_stated: np.ndarray) -> None:
     """Cut sessions that overlap, in place: stated ones before others, then earlier dates first.
 
     Stated hours may overlap where they changed between two statements.
     """
-    closed_by = np.where(is_told, closes, np.iinfo(np.int64).min)
+    closed_by = np.where(is_stated, closes, np.iinfo(np.int64).min)
     opens[1:] = np.maximum(opens[1:], np.maximum.accumulate(closed_by)[:-1])
-    opened_by = np.where(is_told & (opens < closes), opens, np.iinfo(np.int64).max)
+    opened_by = np.where(is_stated & (opens < closes), opens, np.iinfo(np.int64).max)
     earliest = np.minimum.accumulate(opened_by[::-1])[::-1]
-    closes[:-1] = np.where(is_told[:-1], closes[:-1], np.minimum(closes[:-1], earliest[1:]))
+    closes[:-1] = np.where(is_stated[:-1], closes[:-1], np.minimum(closes[:-1], earliest[1:]))
 
 
 def _days_us(length: np.timedelta64) -> int:

@@ -183,7 +183,7 @@ class Calendars:
         if days is None:
             return calendar_named(key)
         if key not in self._made:
-            self._made[key] = overlaid(calendar_named(key), [one.told for one in days])
+            self._made[key] = overlaid(calendar_named(key), [one.stated for one in days])
         return self._made[key]
 
     def shared_days(self, key: str) -> tuple[SharedDay, ...]:
@@ -232,10 +232,10 @@ class Calendars:
             self._extensions[key] = extensions(self.before_late_bars(instrument), late)
         return self._extensions[key]
 
-    def told_closed(self, instrument: Instrument) -> frozenset[date]:
+    def stated_closed(self, instrument: Instrument) -> frozenset[date]:
         """Return the session dates that the contract's own schedule or hours call closed.
 
-        They are still expected: they are one statement of one contract.
+        They are still expected, because this is one statement of one contract.
         """
         closed = [
             one.day for one in self._learned.get(learned_key(instrument), ()) if not one.parts

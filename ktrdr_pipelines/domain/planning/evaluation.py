@@ -43,9 +43,9 @@ _LONGEST_DELAY = timedelta(minutes=20)
 class EvaluationContext:
     """What a response is evaluated by: what was requested, of which series, and when.
 
-    ``holds_back``: the gateway withholds the newest bars, so that quiet after the last bar means
-    nothing. ``impossible`` are the intervals in which the response had a row that is no bar: it
-    says nothing about them.
+    ``holds_back``: the gateway withholds the newest bars, so that their absence after the last bar
+    proves nothing. ``impossible`` are the intervals in which the response had a row that is no
+    bar: nothing follows for them.
     """
 
     chunk: Chunk
@@ -60,7 +60,7 @@ class EvaluationContext:
 class Evaluation:
     """What follows from one response with bars; intervals are by bar timestamp.
 
-    ``bars`` are kept, ``covered`` is covered for good. ``around`` are sessions without a bar
+    ``bars`` are kept, ``covered`` is covered permanently. ``around`` are sessions without a bar
     that have bars on both sides. ``begins_at`` is the timestamp of the first bar where at least
     one whole session before it was requested too and has none. ``earlier_only``: all bars are
     older than what was requested.
@@ -279,7 +279,7 @@ def _open_end(context: EvaluationContext, reading: _Reading) -> IntervalSet:
 
 
 def _is_final(context: EvaluationContext, span: Span) -> bool:
-    """Return whether no later response can say more about a session's end."""
+    """Return whether no later response can add anything about a session's end."""
     return is_closed(span, context.now) and context.chunk.ends_at >= span.closes_at
 
 

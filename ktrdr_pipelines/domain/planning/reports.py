@@ -92,9 +92,9 @@ class SeriesReport:
         elif self.not_refreshed:
             state = "not all refreshed"
         elif self.deferred:
-            state = "the open session is missing"
+            state = "bars of the open session are missing"
         elif self.disagreements:
-            state = "held bars came again at other prices"
+            state = "held bars were returned again at other prices"
         elif self.sparse:
             state = f"{len(self.sparse)} sparse sessions to be requested once more"
             if self.next_try_at:
@@ -103,7 +103,7 @@ class SeriesReport:
             state = "complete"
         if self.unconfirmed and self.confirmed_at:
             state += (
-                f", {len(self.unconfirmed)} came without bars and can be confirmed at "
+                f", {len(self.unconfirmed)} returned without bars can be confirmed at "
                 f"{self.confirmed_at:%Y-%m-%d %H:%MZ}"
             )
         elif self.deferred and self.next_try_at:

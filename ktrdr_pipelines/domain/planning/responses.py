@@ -61,7 +61,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class NoData:
-    """The gateway said that it has no data for this request."""
+    """A response that reports no data for a request."""
 
     request: BarRequest
     message: str
@@ -71,8 +71,8 @@ OnSent = Callable[[], None]
 """Called whenever a request is sent to the gateway: never, once, or again after an outage."""
 
 
-def unheard() -> None:
-    """Do nothing when a request is sent: the default of ``OnSent``."""
+def ignore_sent() -> None:
+    """Ignore that a request is sent: the default of ``OnSent`` parameters."""
 
 
 class BarSource(Protocol):
@@ -109,7 +109,7 @@ class BarSource(Protocol):
         """Return the gateway's id of the instrument's contract."""
         ...
 
-    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Response | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = ignore_sent) -> Response | NoData:
         """Request bars."""
         ...
 
@@ -118,11 +118,11 @@ class BarSource(Protocol):
         ...
 
     async def schedule(
-        self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = unheard
+        self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = ignore_sent
     ) -> list[LearnedDay]:
         """Return the sessions of so many days before a moment, oldest first."""
         ...
 
-    async def head(self, instrument: Instrument, *, sent: OnSent = unheard) -> datetime | None:
-        """Return the start of the oldest data, or None where the gateway does not know it."""
+    async def head(self, instrument: Instrument, *, sent: OnSent = ignore_sent) -> datetime | None:
+        """Return the start of the oldest data, or None if the gateway has no head timestamp."""
         ...

@@ -141,16 +141,16 @@ _KINDS: Final[Mapping[SecType, _Kind]] = {
 class _Choice:
     """Chooses the value of each field, and records its origin."""
 
-    said: Mapping[str, Any]
+    entry: Entry
     base: Entry | None
     defaults: Mapping[str, Any]
     origins: dict[str, str] = field(default_factory=dict)
 
     def of(self, name: str, derived: Any) -> Any:
-        if name in self.said:
-            value, origin = self.said[name], "said"
-        elif self.base and name in _CONTRACT and name in self.base.said:
-            value, origin = self.base.said[name], f"as {self.base.key}"
+        if name in self.entry.fields:
+            value, origin = self.entry.fields[name], "set"
+        elif self.base and name in _CONTRACT and name in self.base.fields:
+            value, origin = self.base.fields[name], f"as {self.base.key}"
         elif derived is None and name in self.defaults:
             value, origin = self.defaults[name], "defaults"
         else:
@@ -182,7 +182,7 @@ def instrument_of(
         UniverseError: fields are missing or contradict each other.
     """
     stem, fixed = base_of(entry.key)
-    choice = _Choice(entry.said, base, defaults)
+    choice = _Choice(entry, base, defaults)
     halves = (stem[:3], stem[3:])
     is_pair = len(stem) == 6 and CURRENCIES.issuperset(halves) and halves[0] != halves[1]
     pair = halves if is_pair else None
@@ -194,9 +194,9 @@ def instrument_of(
     ib_symbol = choice.of("symbol", symbol)
     exchange = choice.of("exchange", kind.exchange)
     primary_exchange = choice.of("primary_exchange", "")
-    said_currency = choice.of("currency", "") if sec_type is not SecType.CASH else ""
+    set_currency = choice.of("currency", "") if sec_type is not SecType.CASH else ""
     market = market_of(
-        sec_type, exchange, primary_exchange, symbol=ib_symbol, currency=said_currency
+        sec_type, exchange, primary_exchange, symbol=ib_symbol, currency=set_currency
     )
     _refuse_unnamed(entry, sec_type, ib_symbol, exchange)
     use_rth = choice.of("use_rth", fixed.get("use_rth") if kind.use_rth is None else kind.use_rth)
@@ -241,7 +241,7 @@ def _named(sec_type: SecType, stem: str, pair: tuple[str, str] | None) -> tuple[
 def _refuse_near_pairs(entry: Entry, stem: str, origins: Mapping[str, str]) -> None:
     """Refuse a mistyped pair, or a metal, that would silently become a stock."""
     is_pair = len(stem) == 6 and not CURRENCIES.isdisjoint({stem[:3], stem[3:]})
-    if is_pair and origins["sec_type"] == "derived" and "symbol" not in entry.said:
+    if is_pair and origins["sec_type"] == "derived" and "symbol" not in entry.fields:
         raise entry.item.error(
             f"looks like a currency pair, but {stem[:3]} and {stem[3:]} are not two of IB's "
             "currencies",
@@ -264,9 +264,9 @@ def _refuse_unnamed(entry: Entry, sec_type: SecType, symbol: str, exchange: str)
 
 def _refuse_contradictions(entry: Entry, made: Instrument, fixed: Mapping[str, Any]) -> None:
     for name, value in fixed.items():
-        if entry.said.get(name, value) != value:
+        if entry.fields.get(name, value) != value:
             raise entry.at(name).error(
-                f"is {shown(entry.said[name])}, but the key {entry.key} sets {shown(value)}",
+                f"is {shown(entry.fields[name])}, but the key {entry.key} sets {shown(value)}",
                 "Leave it out, or choose a key without that suffix",
             )
     pair = {made.ib_symbol, made.currency}
@@ -309,10 +309,10 @@ def _refuse_bad_end(entry: Entry, made: Instrument) -> None:
             'Set the day of its last trade in quotes, such as `last_trade_date: "20231215"`',
         )
     for name in ("last_trade_date", "multiplier", "local_symbol", "trading_class"):
-        if made.sec_type is not SecType.FUT and name in entry.said:
+        if made.sec_type is not SecType.FUT and name in entry.fields:
             raise entry.at(name).error(f"is given for {made.sec_type}", "Only FUT has it")
     if made.end is not None and made.end <= made.start:
-        raise entry.at("end" if "end" in entry.said else "last_trade_date").error(
+        raise entry.at("end" if "end" in entry.fields else "last_trade_date").error(
             f"means that it ended on {made.end}, but its start is {made.start}",
             "Set an earlier `start` for it, or leave it out of the universe",
         )

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-import yaml
+from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
 from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.domain.universe.universe import Universe, parse_universe
@@ -20,8 +20,8 @@ from ktrdr_pipelines.domain.universe.yaml_nodes import parsed
 from ktrdr_pipelines.errors import UniverseError
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_./-]+( [A-Za-z0-9_./-]+)*")
-_INDENT: Final = "  "
-_Pair = tuple[yaml.ScalarNode, yaml.Node]
+_COLON: Final = re.compile(r"\s*:")
+_Pair = tuple[ScalarNode, Node]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,14 @@ class _Text:
 
     text: str
     name: str
-    symbols: yaml.MappingNode
+    symbols: MappingNode
 
     @classmethod
     def of(cls, text: str, name: str) -> "_Text":
         """Find the symbols; a malformed universe is refused as everywhere."""
         parse_universe(text, name)
         item = parsed(text, name).mapping()["symbols"]
-        assert isinstance(item.node, yaml.MappingNode)  # noqa: S101  (parse_universe has seen it)
+        assert isinstance(item.node, MappingNode)  # noqa: S101  (parse_universe has seen it)
         return cls(text, name, item.node)
 
     @property
@@ -55,6 +55,17 @@ class _Text:
                 hint="`ktrdr universe check` lists them",
             )
         return keys.index(symbol)
+
+    def end_of(self, pair: _Pair) -> int:
+        """Return where an entry really ends; the mark of a block, or of no value, is later."""
+        key, node = pair
+        if isinstance(node, ScalarNode) and not node.value and not node.style and not node.anchor:
+            colon = _COLON.match(self.text, key.end_mark.index)
+            return colon.end() if colon else int(key.end_mark.index)
+        if isinstance(node, CollectionNode) and not node.flow_style and node.value:
+            last = node.value[-1]
+            return self.end_of(last if isinstance(last, tuple) else (key, last))
+        return int(node.end_mark.index)
 
     def with_part(self, start: int, end: int, new: str) -> str:
         """Return the text with the characters from ``start`` to ``end`` replaced."""
@@ -87,7 +98,7 @@ def add_symbol(text: str, name: str, symbol: str, fields: Mapping[str, str]) -> 
         comma = " " if text[:at].rstrip().endswith(",") else ", "
         new = old.with_part(at, at, f"{comma}{entry}")
     else:
-        at = _line_end(text, _last_mark(old.pairs[-1][1]))
+        at = _line_end(text, old.end_of(old.pairs[-1]))
         before = "" if text[:at].endswith("\n") else "\n"
         indent = " " * old.pairs[0][0].start_mark.column
         new = old.with_part(at, at, f"{before}{indent}{entry}\n")
@@ -147,8 +158,9 @@ def rename_symbol(text: str, name: str, symbol: str, new_symbol: str) -> str:
 
 def _renamed(old: _Text, line_of: int, new_symbol: str, fields: Mapping[str, str]) -> str:
     """Return the text with another key for an entry, and more fields in it."""
-    key, value = old.pairs[line_of]
-    whole = old.with_part(*_said(old, value, fields))
+    pair = old.pairs[line_of]
+    key = pair[0]
+    whole = old.with_part(*_said(old, pair, fields))
     start, end = key.start_mark.index, key.end_mark.index
     new = whole[:start] + _scalar(new_symbol) + whole[end:]
     return _checked(old, new, renamed=(key.value, new_symbol))
@@ -158,12 +170,13 @@ def _value(field_text: str) -> str:
     return field_text.rpartition(" (")[0]
 
 
-def _said(old: _Text, value: yaml.Node, fields: Mapping[str, str]) -> tuple[int, int, str]:
+def _said(old: _Text, pair: _Pair, fields: Mapping[str, str]) -> tuple[int, int, str]:
     """Return the edit that writes fields into the value of an entry."""
-    start, end = value.start_mark.index, value.end_mark.index
+    value, end = pair[1], old.end_of(pair)
+    start = min(value.start_mark.index, end)
     if not fields:
         return start, start, ""
-    if not isinstance(value, yaml.MappingNode):
+    if not isinstance(value, MappingNode):
         space = "" if old.text[:start].endswith(" ") else " "
         return start, end, f"{space}{{{_fields(fields)}}}"
     if value.flow_style:
@@ -228,27 +241,15 @@ def _lines_of(old: _Text, line_of: int) -> tuple[int, int]:
     if old.symbols.flow_style:
         if line_of + 1 < len(pairs):
             return start, pairs[line_of + 1][0].start_mark.index
-        return _last_mark(pairs[line_of - 1][1]), _last_mark(pairs[line_of][1])
+        return old.end_of(pairs[line_of - 1]), old.end_of(pairs[line_of])
     begin = old.text.rfind("\n", 0, start) + 1
-    return begin, _line_end(old.text, _last_mark(pairs[line_of][1]))
-
-
-def _last_mark(node: yaml.Node) -> int:
-    """Return where a value really ends; the mark of a block mapping is at the next key."""
-    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
-        last = node.value[-1]
-        return _last_mark(last[1] if isinstance(last, tuple) else last)
-    return int(node.end_mark.index)
+    return begin, _line_end(old.text, old.end_of(pairs[line_of]))
 
 
 def _line_end(text: str, index: int) -> int:
     """Return the index after the line that holds an index."""
     end = text.find("\n", index)
     return len(text) if end < 0 else end + 1
-
-
-def _comma_before(text: str, at: int) -> str:
-    return " " if text[:at].rstrip().endswith(",") else ", "
 
 
 def _fields(fields: Mapping[str, str]) -> str:

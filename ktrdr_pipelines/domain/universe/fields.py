@@ -95,11 +95,11 @@ READERS: Final[Mapping[str, Callable[[Item], Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The entry of one symbol as written; ``said`` are the fields that it gives."""
+    """The entry of one symbol as written; ``fields`` are the values of the fields that it sets."""
 
     key: str
     item: Item
-    said: Mapping[str, Any]
+    fields: Mapping[str, Any]
 
     def at(self, name: str) -> Item:
         """Return the position of a field, or of the whole entry if the field is not given."""

@@ -44,8 +44,8 @@ class Windows:
 class Universe:
     """All instruments by symbol, in the order of the file.
 
-    ``name`` is the file, for messages; ``origins`` is the source of each field by symbol (said,
-    defaults, derived, or as another symbol).
+    ``name`` is the file, for messages; ``origins`` tells by symbol where each field comes from: set
+    in its entry, from the defaults, derived, or as another symbol.
     """
 
     instruments: Mapping[str, Instrument]
@@ -113,7 +113,7 @@ class Universe:
             }
         origins = self.origins.get(instrument.symbol, {})
         return {
-            name: f"{shown(value)} ({origins.get(name, 'said')})" for name, value in values.items()
+            name: f"{shown(value)} ({origins.get(name, 'set')})" for name, value in values.items()
         }
 
 

@@ -14,7 +14,12 @@ from datetime import date
 from enum import StrEnum
 from typing import TypeVar
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.scanner import Scanner
+from ruamel.yaml.tokens import ScalarToken
 
 from ktrdr_pipelines.errors import UniverseError
 
@@ -33,7 +38,7 @@ class Item:
 
     name: str
     keys: tuple[str, ...]
-    node: yaml.Node
+    node: Node
     line: int
 
     @property
@@ -49,14 +54,14 @@ class Item:
         """Return the items of a mapping by key as written; a value left out is an empty mapping."""
         if self.is_null:
             return {}
-        if not isinstance(self.node, yaml.MappingNode):
+        if not isinstance(self.node, MappingNode):
             raise self.error(
                 f"is {_kind(self.node)}", "It must be a mapping: lines of `key: value`"
             )
         items: dict[str, Item] = {}
         for key_node, node in self.node.value:
             line = _line(key_node)
-            if not isinstance(key_node, yaml.ScalarNode):
+            if not isinstance(key_node, ScalarNode):
                 reason = f"holds {_kind(key_node)} as a key"
                 raise bad(self.name, line, *self.keys, reason=reason, hint="A key must be one word")
             key = str(key_node.value)
@@ -77,7 +82,7 @@ class Item:
 
     def text(self) -> str:
         """Return a scalar value as written."""
-        if not isinstance(self.node, yaml.ScalarNode) or self.is_null or not self.node.value:
+        if not isinstance(self.node, ScalarNode) or self.is_null or not self.node.value:
             raise self.error(f"is {_kind(self.node)}", "It must be a single value")
         return str(self.node.value)
 
@@ -97,7 +102,7 @@ class Item:
 
     def choices(self, kind: type[E]) -> tuple[E, ...]:
         """Return a list of names of a kind, each once, in the order written."""
-        if not isinstance(self.node, yaml.SequenceNode) or not self.node.value:
+        if not isinstance(self.node, SequenceNode) or not self.node.value:
             allowed = f"It must be a list in brackets of some of {', '.join(kind)}"
             raise self.error(f"is {_kind(self.node)}", allowed)
         parts = [Item(self.name, self.keys, node, _line(node)) for node in self.node.value]
@@ -127,15 +132,36 @@ class Item:
         return day
 
 
+class _Scanner(Scanner):
+    """A scanner for which ``{AAPL:, SPY:{}}`` has the keys AAPL and SPY, as YAML says.
+
+    ruamel.yaml 0.19 reads a colon before a comma or a bracket as a part of the key.
+    """
+
+    def scan_plain(self) -> ScalarToken:
+        """Return a plain scalar; in braces and brackets, without a colon at its end."""
+        token: ScalarToken = super().scan_plain()
+        if self.flow_level and token.value[1:].endswith(":"):
+            token.value = token.value[:-1]
+            for count in ("index", "pointer", "column"):
+                setattr(self.reader, count, getattr(self.reader, count) - 1)
+            token.end_mark = self.reader.get_mark()
+        return token
+
+
 def parsed(text: str, name: str) -> Item:
     """Return the outermost item of a YAML text.
 
     Raises:
         UniverseError: it is not YAML, or it is empty.
     """
+    reader = YAML(typ="safe", pure=True)
+    reader.version = (1, 1)  # as the files of earlier versions were read
+    reader.Scanner = _Scanner
+    reader.composer.warn_double_anchors = False
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
+        node = reader.compose(text)
+    except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         context = f" ({error.context})" if error.context else ""
@@ -145,7 +171,7 @@ def parsed(text: str, name: str) -> Item:
             hint = "Replace the tab by spaces"
         reason = f"is not YAML: {error.problem}{context}"
         raise bad(name, line, reason=reason, hint=hint) from error
-    except yaml.reader.ReaderError as error:
+    except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         reason = f"holds a character that YAML does not allow ({error.reason})"
         raise bad(name, line, reason=reason, hint="Remove it") from error
@@ -162,13 +188,13 @@ def bad(name: str, line: int, *keys: str, reason: str, hint: str) -> UniverseErr
     return UniverseError(f"{name}, line {line}{where}", reason=reason, hint=hint)
 
 
-def _line(node: yaml.Node) -> int:
+def _line(node: Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def _kind(node: yaml.Node) -> str:
-    if isinstance(node, yaml.SequenceNode):
+def _kind(node: Node) -> str:
+    if isinstance(node, SequenceNode):
         return "a list" if node.value else "an empty list"
-    if isinstance(node, yaml.MappingNode):
+    if isinstance(node, MappingNode):
         return "a mapping"
     return repr(node.value) if node.value else "empty"

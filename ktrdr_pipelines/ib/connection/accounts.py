@@ -177,7 +177,7 @@ def _mark(key: bytes, accounts: Sequence[str]) -> str:
 
 def _refused(folder: Path, reason: str) -> DiskError:
     return DiskError(
-        f"names of logins in {folder}",
+        f"read the names of logins in {folder}",
         reason=reason,
         hint="Set KTRDR_STATE to a writable folder on a local disk.",
     )

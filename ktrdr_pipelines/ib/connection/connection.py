@@ -29,7 +29,7 @@ from ktrdr_pipelines.ib.connection.gateway_status import (
 )
 from ktrdr_pipelines.ib.connection.notices import Notices
 from ktrdr_pipelines.ib.connection.pending_requests import PendingRequest, PendingRequests, Topic
-from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, untold
+from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, ignore_wait
 from ktrdr_pipelines.ib.pacing.rules import RequestKind
 from ktrdr_pipelines.ib.protocol.error_codes import (
     NO_REQUEST,
@@ -56,8 +56,9 @@ _log = logging.getLogger(__name__)
 class Dispatcher:
     """Handles the frames that arrive on one connection.
 
-    ``time_told`` is set when the gateway tells its time; ``on_pacing`` is called on a pacing error
-    about all requests together; ``answered_at_s`` is when it last responded to a data request.
+    ``time_received`` is set when the gateway states its time; ``on_pacing`` is called on a pacing
+    error about all requests together; ``answered_at_s`` is when it last responded to a data
+    request.
     """
 
     def __init__(self, server_version: Callable[[], int]) -> None:
@@ -65,7 +66,7 @@ class Dispatcher:
         self.status = GatewayStatus()
         self.notices = Notices()
         self.clock = GatewayClock()
-        self.time_told = asyncio.Event()
+        self.time_received = asyncio.Event()
         self._news = asyncio.Event()
         self.on_pacing: Callable[[], None] = lambda: None
         self.answered_at_s: float | None = None
@@ -87,8 +88,8 @@ class Dispatcher:
     def end(self, why: str) -> None:
         """Fail all pending requests: the connection is gone."""
         self.pending.fail_all(ConnectionLostError, why)
-        self.time_told.set()
-        self.tell_news()
+        self.time_received.set()
+        self.announce_news()
 
     def _take_error(self, fields: list[str]) -> None:
         frame = error_frame(fields)
@@ -99,16 +100,16 @@ class Dispatcher:
         over = self.status.take(frame, after=self.pending.last_number)
         if over:
             reason = f"the gateway had lost its connection ({frame})"
-            lost = partial(self.status.cost, over=over)
+            lost = partial(self.status.was_affected, over=over)
             self.pending.fail_all(OutageError, reason, code=frame.code, those=lost)
         elif frame.code_class is CodeClass.PACING:
             self.on_pacing()
         elif frame.code in _DROPPED:
             self.pending.fail_all(ConnectionLostError, str(frame), code=frame.code)
-        self.tell_news()
+        self.announce_news()
 
-    def tell_news(self) -> None:
-        """Wake the tasks that wait for news."""
+    def announce_news(self) -> None:
+        """Wake the tasks that wait for a report of the gateway on its own connections."""
         self._news.set()
         self._news = asyncio.Event()
 
@@ -116,7 +117,7 @@ class Dispatcher:
         if pending is not None:
             self.answered_at_s = boot_time_s()
             self.status.answered(pending)
-            self.tell_news()
+            self.announce_news()
 
     def _take_contract(self, fields: list[str]) -> None:
         number = fields[2] if self._server_version() < _VERSION_WITHOUT_PREFIX else fields[1]
@@ -127,7 +128,7 @@ class Dispatcher:
 
     def _take_time(self, fields: list[str]) -> None:
         self.clock.see(int(fields[2]))
-        self.time_told.set()
+        self.time_received.set()
 
     def _take_answer(self, fields: list[str]) -> None:
         """Handle a one-message response; a SCHEDULE message responds to a request for bars."""
@@ -260,7 +261,7 @@ class GatewayConnection:
             if not self.is_up:
                 raise TransportError(self._transport.disconnect_reason or DisconnectReason.CLOSED)
             raise GatewayTimeoutError(
-                f"time of {self.gateway}",
+                f"request the time of {self.gateway}",
                 reason=f"connected, but no answer in {self._timeout_s:g} s",
                 hint="Check the gateway's window; during its nightly reset, try again later",
             )
@@ -294,8 +295,8 @@ class GatewayConnection:
         """The gateway's message about its lost connection to IB; empty while it is connected."""
         return self._dispatcher.status.lost_link if self.is_up else ""
 
-    async def wait_for_way(
-        self, query: HistoryQuery | ContractQuery, *, waits: OnWait = untold
+    async def wait_for_route(
+        self, query: HistoryQuery | ContractQuery, *, waits: OnWait = ignore_wait
     ) -> AbstractContextManager[None]:
         """Wait while the gateway lacks the connection that a request needs.
 
@@ -306,7 +307,7 @@ class GatewayConnection:
 
         Args:
             query: the request.
-            waits: told of each wait.
+            waits: called with the reason and the longest duration of each wait.
 
         Raises:
             OutageError: it has lost its connection to IB, or a data farm, for too long.
@@ -353,7 +354,7 @@ class GatewayConnection:
             raise
         finally:
             self._dispatcher.status.probed(probe, boot_time_s(), failed=failed)
-            self._dispatcher.tell_news()
+            self._dispatcher.announce_news()
 
     def history(self, query: HistoryQuery) -> Call[HistoryReply]:
         """Return the request for bars; its response is message 17 and the codes noted about it."""
@@ -456,13 +457,13 @@ class GatewayConnection:
 
     async def _round_trip_s(self) -> float | None:
         """Request the time; return the seconds from when it is sent, None without a response."""
-        self._dispatcher.time_told.clear()
+        self._dispatcher.time_received.clear()
         self._transport.client.reqCurrentTime()
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._transport.sent()
                 sent_at_s = boot_time_s()
-                await self._dispatcher.time_told.wait()
+                await self._dispatcher.time_received.wait()
         except TimeoutError:
             return None
         return boot_time_s() - sent_at_s if self.is_up else None

@@ -1,7 +1,7 @@
 """What a gateway reports of itself: farms, lost links, its clock and health.
 
-``GatewayStatus`` holds its messages about its own connections for as long as they are valid, and
-decides which requests an outage blocks.
+``GatewayStatus`` holds its messages about its own connections until they are revoked, and decides
+which requests an outage blocks.
 
 Not here: waiting for outages to end (``ib.connection.connection``).
 """
@@ -111,7 +111,7 @@ class GatewayStatus:
 
     def __init__(self) -> None:
         self._troubles: dict[Key, _Trouble] = {}
-        self._spared: set[tuple[Key, str]] = set()
+        self._unaffected: set[tuple[Key, str]] = set()
         self._farms: dict[Key, Farm] = {}
         self._probes: dict[tuple[int, str], Probe] = {}
 
@@ -163,13 +163,13 @@ class GatewayStatus:
         probe.due_at = now + probe.backoff.delay_s(probe.failures) if failed else now
         self._drop_probes()
 
-    def cost(self, pending: PendingRequest, over: Iterable[Key]) -> bool:
+    def was_affected(self, pending: PendingRequest, over: Iterable[Key]) -> bool:
         """Return whether troubles that are over may have cost a request its response."""
         return any(self._affects(key, _NEEDED[pending.topic], pending.route) for key in over)
 
     def answered(self, pending: PendingRequest) -> None:
         """Record a response; a request sent before a trouble shows nothing about it."""
-        self._spared |= {
+        self._unaffected |= {
             (key, pending.route)
             for key, trouble in self._troubles.items()
             if pending.number > trouble.after and _shows(pending.topic, key)
@@ -189,7 +189,7 @@ class GatewayStatus:
         if frame.code_class is CodeClass.PAUSE:
             key = (frame.code, farm)
             self._troubles[key] = _Trouble(str(frame), after)
-            self._spared = {one for one in self._spared if one[0] != key}
+            self._unaffected = {one for one in self._unaffected if one[0] != key}
             self._see(*key, FarmState.BROKEN)
         elif frame.code in _RESTORED_BY:
             code = _RESTORED_BY[frame.code]
@@ -204,11 +204,11 @@ class GatewayStatus:
     def _affects(self, key: Key, need: int, route: str) -> bool:
         if key == _LINK:
             return True
-        return key[0] in {need, _SERVER_LOST} and (key, route) not in self._spared
+        return key[0] in {need, _SERVER_LOST} and (key, route) not in self._unaffected
 
     def _is_harmless(self, key: Key) -> bool:
-        is_spared = any(spared == key for spared, _ in self._spared)
-        return is_spared and not any(self._affects(key, *route) for route in self._probes)
+        is_unaffected = any(spared == key for spared, _ in self._unaffected)
+        return is_unaffected and not any(self._affects(key, *route) for route in self._probes)
 
     def _drop_probes(self) -> None:
         """Drop the probes of routes that are no longer blocked."""

@@ -23,7 +23,7 @@ LANGUAGE_HINT: Final = "Set the language of the gateway to English in its login 
 _log = logging.getLogger(__name__)
 
 
-def unheard(_text: str) -> None:
+def ignore_notice(_text: str) -> None:
     """Ignore a notice: the default of ``OnNotice`` parameters."""
 
 
@@ -31,7 +31,7 @@ class Notices:
     """The notices of one connection; earlier ones are kept until a listener is set."""
 
     def __init__(self) -> None:
-        self._tell: OnNotice = unheard
+        self._tell: OnNotice = ignore_notice
         self._texts: list[str] = []
         self._zones: set[str] = set()
         self.foreign_text = ""

@@ -176,6 +176,7 @@ class IbConnectionStrategy:
         Raises:
             UsageError: there is no such operation, or the batch is empty.
             GatewayError: on entering: no connection was made.
+            DiskError: on entering: the state folder cannot be used.
         """
         if operation_type not in set(Operation) or batch_size < 1:
             raise UsageError(
@@ -238,7 +239,7 @@ class IbConnectionStrategy:
                 if len(refused) >= min(attempts, ids[1] - ids[0] + 1):
                     known = {*self._leases.refused(ids), *refused}
                     raise ids_refused(self._config, sorted(known)) from error.__cause__
-            except BaseException:
+            except BaseException:  # a cancelled attempt must release its id, too
                 lease.release()
                 raise
             await self._sleep(IbLimitsRegistry.CLIENT_ID_PAUSE_S.value)
@@ -258,7 +259,7 @@ class IbConnectionStrategy:
         except TransportError as error:
             await connection.close()
             raise connect_error(config, client_id, error) from error
-        except BaseException:
+        except BaseException:  # a cancelled attempt must close its socket, too
             await connection.close()
             raise
         _log.info("connected to %s as client %d", config.gateway, client_id)

@@ -98,21 +98,21 @@ async def diagnose(config: GatewayConfig) -> list[Check]:
     config = replace(config, timeout_s=min(config.timeout_s, LONGEST_S), outage_s=0.0)
     rate_limiter = RateLimiter.of(config)
     strategy = IbConnectionStrategy(config, rate_limiter=rate_limiter)
-    rate_limiter.remember(lambda memory, database: memory.forgive(database))
+    rate_limiter.remember(lambda memory, database: memory.reset(database))
     try:
         async with AsyncExitStack() as stack:
             entering = strategy.get_connection_for_operation(Operation.CLI)
             try:
                 connection = await stack.enter_async_context(entering)
             except GatewayError as error:
-                return _all(no_connection(error, config.port, await _open_ports(config)))
-            return _all(await _looked(connection, rate_limiter, config))
+                return _complete(no_connection(error, config.port, await _open_ports(config)))
+            return _complete(await _checks_of(connection, rate_limiter, config))
     finally:
         await strategy.cleanup_temporary_connections()
         rate_limiter.close()
 
 
-async def _looked(
+async def _checks_of(
     connection: GatewayConnection, rate_limiter: RateLimiter, config: GatewayConfig
 ) -> list[Check]:
     source = GatewaySource(connection, Requester(connection, rate_limiter, config))
@@ -204,7 +204,7 @@ async def _is_open(host: str, port: int) -> bool:
     return True
 
 
-def _all(checks: Iterable[Check]) -> list[Check]:
+def _complete(checks: Iterable[Check]) -> list[Check]:
     """Return every check in order; those that were not made have the verdict unknown."""
     made = {check.name: check for check in checks}
     return [made.get(name, Check(name, CheckVerdict.UNKNOWN, "not reached")) for name in Name]

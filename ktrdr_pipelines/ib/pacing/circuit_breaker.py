@@ -23,8 +23,8 @@ MOST_FAILURES = 5
 """Consecutive failures, of requests sent one after another, that open the breaker."""
 
 BELIEVED = timedelta(minutes=10)
-"""How long an absence stops other runs, unless the gateway sensor confirms it: no run waits for a
-sensor that was switched off."""
+"""How long an absence stops other runs unless the gateway sensor confirms it: a sensor that was
+switched off must not block them for longer."""
 
 DEFERS_FOR = timedelta(days=1)
 """How long after an absence it may still be what defers requests: failures wait a day at most."""
@@ -155,14 +155,14 @@ class Absence:
     def is_believed(self, now: datetime) -> bool:
         """Return whether it is too early to try again.
 
-        A record of the future was made before the clock was put back, and stops no run.
+        A record in the future was made before the clock was put back, and does not count.
         """
         return self.ended_at is None and self.seen_at <= now < self.seen_at + BELIEVED
 
     def may_defer(self, now: datetime) -> bool:
         """Return whether requests may still be deferred because of it.
 
-        An end in the future was recorded before the clock was put back, and says nothing of now.
+        An end in the future was recorded before the clock was put back, and does not count.
         """
         return self.ended_at is None or self.ended_at <= now < self.ended_at + DEFERS_FOR
 

@@ -79,7 +79,7 @@ def answered(concurrency: Concurrency, sample: Sample, idle_s: float) -> Concurr
 
     Args:
         concurrency: the concurrency so far.
-        sample: the response; one to a request from before the last cut says nothing about now.
+        sample: the response; one to a request from before the last cut does not count.
         idle_s: how long an idle gateway takes for such a response.
     """
     concurrency = replace(rested(concurrency, sample.at), seen_at=sample.at)

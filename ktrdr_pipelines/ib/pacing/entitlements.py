@@ -4,7 +4,7 @@ A refusal concerns one exchange, security type and what_to_show, and is retried 
 another session of the login receives the data, or a disclaimer must be accepted, it concerns every
 request, and only for minutes.
 
-Not here: telling such errors from others (``ib.protocol.error_codes``), the record
+Not here: recognizing such errors (``ib.protocol.error_codes``), the record
 (``ib.pacing.shared_state``).
 """
 
@@ -70,6 +70,7 @@ class Entitlements:
 
         Raises:
             EntitlementError: it was refused, and it is too early to request it again.
+            DiskError: the shared record cannot be used.
         """
         now = self._clock()
         for name in (_EVERYTHING, str(entitlement)):
@@ -91,7 +92,11 @@ class Entitlements:
             raise error
 
     def note(self, entitlement: Entitlement, error: EntitlementError) -> None:
-        """Record a refusal, and add the permission, its duration and a hint to the error."""
+        """Record a refusal, and add the permission, its duration and a hint to the error.
+
+        Raises:
+            DiskError: the shared record cannot be used.
+        """
         is_session = concerns_session(error.code, error.reason)
         name = _EVERYTHING if is_session else str(entitlement)
         lasts_s = SESSION_BLOCKED_S if is_session else BLOCKED_S
@@ -104,7 +109,11 @@ class Entitlements:
         self._rate_limiter.remember(lambda memory, database: memory.block(database, block))
 
     def granted(self, entitlement: Entitlement) -> None:
-        """Forget refusals that a response has shown to be over."""
+        """Remove refusals that a response has shown to be over.
+
+        Raises:
+            DiskError: the shared record cannot be used.
+        """
         for name in (_EVERYTHING, str(entitlement)):
             if self._known().pop(name, None) is not None:
                 self._met.discard(name)

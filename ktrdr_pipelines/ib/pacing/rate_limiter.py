@@ -51,7 +51,7 @@ POLL_S = 0.1
 """Seconds between two checks whether another process has released a permit."""
 
 OnWait = Callable[[str, float], None]
-"""Takes the reason of a wait, in words, and its longest duration in seconds."""
+"""Takes the reason of a wait as a text, and its longest duration in seconds."""
 
 _BUSY_S = 0.01
 _BUSY_ATTEMPTS = 500
@@ -68,7 +68,7 @@ class Permit:
     """The right to one request in flight, to be released when the response is there.
 
     A permit that is not released stays taken until its deadline. ``sent_at_s`` is when the request
-    was written.
+    was written to the socket.
     """
 
     def __init__(self, entry: QueueEntry, record: SharedRecord, size: str = "") -> None:
@@ -108,7 +108,7 @@ class Permit:
         _log.warning("a permit stays taken until its deadline: the shared record is busy")
 
 
-def untold(_why: str, _wait_s: float) -> None:
+def ignore_wait(_why: str, _wait_s: float) -> None:
     """Ignore a wait: the default of ``OnWait`` parameters."""
 
 
@@ -147,7 +147,7 @@ class RateLimiter:
             pacing=pacing or pacing_of(),
             clock=clock,
         )
-        self._line: dict[tuple[bool, int], asyncio.Event] = {}
+        self._queue: dict[tuple[bool, int], asyncio.Event] = {}
 
     @classmethod
     def of(cls, config: GatewayConfig) -> "RateLimiter":
@@ -156,7 +156,7 @@ class RateLimiter:
         return cls(config.folder, pacing=pacing_of(conservative=config.conservative))
 
     def __repr__(self) -> str:
-        return f"RateLimiter({self._folder}, {len(self._line)} waiting for a permit)"
+        return f"RateLimiter({self._folder}, {len(self._queue)} waiting for a permit)"
 
     def close(self) -> None:
         """Close the shared record; the next use opens it again."""
@@ -183,34 +183,35 @@ class RateLimiter:
         """
         return self._retrying(lambda: self._record.remember(act))
 
-    async def admit(self, what: str, *, probe_s: float, waits: OnWait = untold) -> None:
+    async def admit(self, what: str, *, probe_s: float, waits: OnWait = ignore_wait) -> None:
         """Return when the circuit breaker lets a request through; wait while another one probes.
 
         Args:
             what: the request, for the error.
             probe_s: how long the request may take if it is the one that probes.
-            waits: told of the wait for another request's probe.
+            waits: called when the request waits for another one's probe.
 
         Raises:
             GatewayRestingError: the circuit breaker is open after consecutive failures.
+            DiskError: the shared record cannot be used.
         """
         while True:
-            chance = self.remember(
+            decision = self.remember(
                 lambda memory, database: memory.admission(database, self._clock(), probe_s=probe_s)
             )
-            if not chance.wait_s:
+            if not decision.wait_s:
                 return
-            if chance.breaker.state is BreakerState.OPEN:
+            if decision.breaker.state is BreakerState.OPEN:
                 error = GatewayRestingError(
                     what,
-                    reason=chance.breaker.why,
-                    hint=f"The next attempt is in {chance.wait_s:.0f} s; 'ktrdr doctor' checks the "
-                    "gateway now",
+                    reason=decision.breaker.why,
+                    hint=f"The next attempt is in {decision.wait_s:.0f} s; 'ktrdr doctor' checks "
+                    "the gateway now",
                 )
-                error.retry_in_s = chance.wait_s
+                error.retry_in_s = decision.wait_s
                 raise error
-            waits(_PROBING, chance.wait_s)
-            await self._sleep(min(chance.wait_s, _PROBE_CHECK_S))
+            waits(_PROBING, decision.wait_s)
+            await self._sleep(min(decision.wait_s, _PROBE_CHECK_S))
 
     def availability(self, real_now: datetime) -> Availability:
         """Return whether a run may try the gateway at a moment of real time; nothing is sent.
@@ -240,39 +241,54 @@ class RateLimiter:
         return self.remember(lambda memory, database: memory.absence(database))
 
     def note_absence(self, real_now: datetime, text: str) -> None:
-        """Record that a run could not reach the gateway, so that no other run tries for a while."""
+        """Record that a run could not reach the gateway, so that no other run tries for a while.
+
+        Raises:
+            DiskError: the shared record cannot be used.
+        """
         self.remember(lambda memory, database: memory.absent(database, real_now, text))
 
     def note_recovery(self, real_now: datetime) -> None:
-        """Record that runs can reach the gateway again; this closes the circuit breaker."""
+        """Record that runs can reach the gateway again; this closes the circuit breaker.
+
+        Raises:
+            DiskError: the shared record cannot be used.
+        """
         self.remember(lambda memory, database: memory.recovered(database, real_now))
 
-    def note_life(self, depth: Depth = Depth.CONNECTION) -> None:
-        """Record that the gateway responded at a depth."""
-        self.remember(lambda memory, database: memory.lives(database, depth))
+    def note_response(self, depth: Depth = Depth.CONNECTION) -> None:
+        """Record that the gateway responded at a depth.
+
+        Raises:
+            DiskError: the shared record cannot be used.
+        """
+        self.remember(lambda memory, database: memory.responded(database, depth))
 
     def note_trouble(
         self,
         sent_at_s: float | None = None,
         *,
-        ill_with: str | None,
+        failure: str | None,
         depth: Depth = Depth.CONNECTION,
     ) -> None:
-        """Record a failure: fewer requests in flight, and if it is ill the breaker counts it.
+        """Record a failure: it halves the concurrency, and the breaker counts one without response.
 
         Args:
             sent_at_s: when the failed request was sent; None is now.
-            ill_with: how the gateway failed to respond at all; None if it reported overload.
+            failure: how the gateway failed to respond at all; None if it reported overload.
             depth: how deep into the gateway the failure reached.
+
+        Raises:
+            DiskError: the shared record cannot be used.
         """
         now = self._clock()
         sent_at = now if sent_at_s is None else sent_at_s
 
         def act(memory: SharedMemory, database: Connection) -> None:
             memory.troubled(database, sent_at=sent_at, now=now)
-            if ill_with is not None:
+            if failure is not None:
                 after = memory.failed(
-                    database, sent_at=sent_at, now=now, depth=depth, reason=ill_with
+                    database, sent_at=sent_at, now=now, depth=depth, reason=failure
                 )
                 if after.state is BreakerState.OPEN:
                     _log.warning("circuit breaker open for %.0f s", after.until - now)
@@ -285,7 +301,7 @@ class RateLimiter:
         Raises:
             DiskError: the shared record cannot be used; nothing was written.
         """
-        await self._enter(MESSAGE, 0.0, untold, write)
+        await self._enter(MESSAGE, 0.0, ignore_wait, write)
 
     @asynccontextmanager
     async def permit(
@@ -293,7 +309,7 @@ class RateLimiter:
         request: PacedRequest,
         *,
         hold_s: float,
-        waits: OnWait = untold,
+        waits: OnWait = ignore_wait,
         write: Callable[[], None] = _nothing,
     ) -> AsyncIterator[Permit]:
         """Wait for a permit; the context begins when the request has been written.
@@ -301,7 +317,7 @@ class RateLimiter:
         Args:
             request: what is to be sent.
             hold_s: how long the permit stays taken if it is never released.
-            waits: told of pauses, and of waits for the limit of head timestamp requests.
+            waits: called on pauses, and on waits for the limit of head timestamp requests.
             write: writes it to the socket; an exception from it leaves no trace of the request.
 
         Raises:
@@ -321,6 +337,9 @@ class RateLimiter:
         """Make every process pause after a pacing violation; return the seconds from now.
 
         They double while violations stay close.
+
+        Raises:
+            DiskError: the shared record cannot be used.
         """
         pause_s = self._retrying(self._record.pause)
         _log.warning("pacing violation: every process pauses for %.0f s", pause_s)
@@ -343,7 +362,7 @@ class RateLimiter:
                 elif request.kind is RequestKind.HEAD:
                     waits(_FEW_HEADS, entry.send_time.at - self._clock())
                 await self._wait(entry, request)
-        except BaseException:
+        except BaseException:  # a cancelled request must leave the queue, too
             if number is not None:
                 with suppress(RecordBusyError):
                     self._record.withdraw(number)
@@ -368,7 +387,7 @@ class RateLimiter:
 
     def _stuck(self) -> DiskError:
         return DiskError(
-            f"request record in {self._folder}",
+            f"use the request record in {self._folder}",
             reason="another process keeps it locked",
             hint="Stop the process that hangs.",
         )
@@ -384,17 +403,17 @@ class RateLimiter:
             await self._sleep(min(max(left_s, 0.0), LONGEST_SLEEP_S))
             return
         key = (not request.tail, entry.number)
-        self._line[key] = woken = asyncio.Event()
-        # Only the first of the line polls; it is woken when this process releases a permit.
-        seconds = POLL_S if min(self._line) == key else LONGEST_SLEEP_S
+        self._queue[key] = woken = asyncio.Event()
+        # Only the first in the queue polls; it is woken when this process releases a permit.
+        seconds = POLL_S if min(self._queue) == key else LONGEST_SLEEP_S
         tasks = {asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(woken.wait())}
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            del self._line[key]
+            del self._queue[key]
             for task in tasks:
                 task.cancel()
 
     def _wake_first(self) -> None:
-        if self._line:
-            self._line[min(self._line)].set()
+        if self._queue:
+            self._queue[min(self._queue)].set()

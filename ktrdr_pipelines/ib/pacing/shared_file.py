@@ -156,7 +156,7 @@ class SharedFile:
             if not self._is_current(database):
                 _set_up(database)
             database.execute("PRAGMA synchronous = NORMAL")
-        except BaseException:
+        except (sqlite3.Error, DiskError):
             database.close()
             raise
         return database
@@ -190,7 +190,7 @@ class SharedFile:
             successor.replace(self.path)
 
     def _disk_error(self, reason: str, hint: str) -> DiskError:
-        return DiskError(f"request record {self.path}", reason=reason, hint=hint)
+        return DiskError(f"use the request record {self.path}", reason=reason, hint=hint)
 
 
 def _hint(error: OSError) -> str:

@@ -156,12 +156,12 @@ class SharedMemory:
         self._save_breaker(database, before, after)
         return after
 
-    def lives(self, database: sqlite3.Connection, depth: Depth) -> None:
+    def responded(self, database: sqlite3.Connection, depth: Depth) -> None:
         """Record that the gateway responded at a depth, whatever the response."""
         before = self.breaker(database)
         self._save_breaker(database, before, succeeded(before, depth))
 
-    def forgive(self, database: sqlite3.Connection) -> None:
+    def reset(self, database: sqlite3.Connection) -> None:
         """Close the circuit breaker and forget every refusal."""
         self._save(database, _BREAKER, json.dumps(asdict(Breaker())))
         database.execute("DELETE FROM blocks")
@@ -189,7 +189,7 @@ class SharedMemory:
 
     def recovered(self, database: sqlite3.Connection, at: datetime) -> None:
         """Record that runs can reach the gateway again; this closes the circuit breaker."""
-        self.lives(database, Depth.DATA)
+        self.responded(database, Depth.DATA)
         known = self.absence(database)
         if known is not None and known.ended_at is None:
             self._save_absence(database, replace(known, ended_at=at))
@@ -265,16 +265,18 @@ class SharedMemory:
 
 
 _COLUMNS = "number, owner, at, kind, contract, identical, weight, small, tail"
-_NO_LISTENER = -1
+_NO_NUMBER = -1
 _Row = tuple[int, str, float, str, str, str, int, int, int]
 
 
 class RequestRows:
-    """The requests of this run of the machine, all but one; read inside a transaction."""
+    """The requests of this run of the machine, less the excluded one; read in a transaction."""
 
-    def __init__(self, database: sqlite3.Connection, boot: str, *, but: int = _NO_LISTENER) -> None:
+    def __init__(
+        self, database: sqlite3.Connection, boot: str, *, excluded: int = _NO_NUMBER
+    ) -> None:
         self._database = database
-        self._boot, self._but = boot, but
+        self._boot, self._excluded = boot, excluded
 
     def waiting(self, now: float) -> list[Waiting]:
         """Return the requests that wait for a permit."""
@@ -302,7 +304,7 @@ class RequestRows:
             f"SELECT {_COLUMNS} FROM requests "  # noqa: S608
             f"WHERE boot = ? AND number <> ? AND {where}"
         )
-        return self._database.execute(query, (self._boot, self._but, *values)).fetchall()
+        return self._database.execute(query, (self._boot, self._excluded, *values)).fetchall()
 
 
 def _request(row: _Row) -> PacedRequest:
@@ -575,7 +577,7 @@ class SharedRecord:
         row = database.execute("SELECT kind FROM requests WHERE number = ?", which).fetchone()
         if row is not None:
             database.execute("UPDATE requests SET state = 'done' WHERE number = ?", which)
-            self._memory.lives(database, depth_of(RequestKind(row[0])))
+            self._memory.responded(database, depth_of(RequestKind(row[0])))
 
     def _insert(
         self,
@@ -594,7 +596,7 @@ class SharedRecord:
     def _send_time(
         self, database: sqlite3.Connection, request: PacedRequest, mine: int, now: float
     ) -> SendTime:
-        rows = RequestRows(database, self._boot, but=mine)
+        rows = RequestRows(database, self._boot, excluded=mine)
         if self._pacing.adapts:
             self.concurrency = self._memory.concurrency(database).limit(now)
         chance = send_time(

@@ -118,7 +118,7 @@ def bars_of(history: History, series: Series, requested: Interval | None = None)
         unset = np.isin(numbers, _UNSET)
         good &= known & np.isfinite(numbers) & ~(unset if is_price else np.zeros_like(unset))
         values.append(numbers if is_price else np.where(unset, _NOT_AVAILABLE, numbers))
-    _drop_rivals(positions, values, good)
+    _drop_conflicting(positions, values, good)
     _drop_misplaced(positions, good)
     if requested is not None:
         _drop_ancient(positions, good, requested)
@@ -127,7 +127,9 @@ def bars_of(history: History, series: Series, requested: Interval | None = None)
         raise ValueError(f"none of {len(good)} rows is a bar, the first is {row}")
     taken = np.flatnonzero(good)
     taken = taken[np.unique(positions[taken], return_index=True)[1]]
-    impossible = _positions_of(np.flatnonzero(~good), np.sort(taken), positions, series.timeframe)
+    impossible = _impossible_ranges(
+        np.flatnonzero(~good), np.sort(taken), positions, series.timeframe
+    )
     if requested is not None and series.timeframe.is_intraday:
         impossible |= _before_late(positions[taken], requested, series.timeframe)
     positions, days = positions[taken], days[taken]
@@ -243,7 +245,7 @@ def _dates(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return days, good
 
 
-def _drop_rivals(keys: np.ndarray, values: list[np.ndarray], good: np.ndarray) -> None:
+def _drop_conflicting(keys: np.ndarray, values: list[np.ndarray], good: np.ndarray) -> None:
     """Reject rows whose timestamp another row has too, with other values."""
     rows = np.flatnonzero(good)
     order = rows[np.argsort(keys[rows], kind="stable")]
@@ -301,7 +303,7 @@ def _drop_ancient(keys: np.ndarray, good: np.ndarray, requested: Interval) -> No
         good &= ~ancient
 
 
-def _positions_of(
+def _impossible_ranges(
     bad: np.ndarray, good: np.ndarray, keys: np.ndarray, timeframe: Timeframe
 ) -> IntervalSet:
     """Return where rejected rows may belong: between the bars adjacent to them in the response.

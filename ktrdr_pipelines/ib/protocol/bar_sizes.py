@@ -96,7 +96,7 @@ class BarSizes:
     ) -> str | None:
         """Return the next string: the accepted one, the documented one, a listed one, or others.
 
-        A string that another request has found in the meantime comes first, so that requests that
+        A string that another request has learned in the meantime is first, so that requests that
         were refused together fall back once each.
         """
         documented, *others = IbLimitsRegistry.BAR_SIZE_STRINGS.value[timeframe.value]

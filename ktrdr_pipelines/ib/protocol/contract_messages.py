@@ -18,7 +18,7 @@ _DISTINGUISHING = (
     *("currency", "primary_exchange", "exchange"),
     *("last_trade_date", "trading_class", "multiplier", "local_symbol"),
 )
-"""Fields of the universe that tell candidates apart, the best known ones first."""
+"""Fields of the universe that distinguish candidates, the best known ones first."""
 
 _DATE: Final = re.compile(r"[0-9]{8}")
 _TAGS: Final = 30
@@ -186,9 +186,9 @@ def chosen(instrument: Instrument, candidates: list[Candidate]) -> Candidate:
         # The written date of one may be the date on which another one is traded last.
         ends = _last_trade_text(instrument)
         fitting = [one for one in fitting if one.last_trade_date == ends] or fitting
-    # By id or date the universe tells one contract from all others of its symbol.
-    is_told_apart = instrument.contract_id is not None or instrument.last_trade_date is not None
-    if len(fitting) == 1 and (len(different) == 1 or is_told_apart):
+    # An id or a date in the universe distinguishes one contract from all others of its symbol.
+    is_distinguished = instrument.contract_id is not None or instrument.last_trade_date is not None
+    if len(fitting) == 1 and (len(different) == 1 or is_distinguished):
         return fitting[0]
     if len(different) > 1:
         raise _ambiguous(what, fitting if len(fitting) > 1 else list(different.values()))
@@ -226,11 +226,11 @@ def _ambiguous(what: str, candidates: list[Candidate]) -> ContractAmbiguousError
     return ContractAmbiguousError(
         what,
         reason=f"{len(candidates)} contracts fit: {shown}{more}",
-        hint=_picking(candidates),
+        hint=_distinguishing_hint(candidates),
     )
 
 
-def _picking(candidates: list[Candidate]) -> str:
+def _distinguishing_hint(candidates: list[Candidate]) -> str:
     for field in _DISTINGUISHING:
         values = sorted({str(getattr(candidate, field)) for candidate in candidates})
         if len(values) > 1:

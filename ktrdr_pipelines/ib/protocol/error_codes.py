@@ -89,11 +89,13 @@ def is_english(frame: ErrorFrame) -> bool:
 
     A gateway translates the text before the words of IB's servers: ``Mensaje de error de los
     servicios de datos de mercado históricos:invalid step: 1`` (162), ``Es wurde keine
-    Wertpapierdefinition zu der Anfrage gefunden`` (200).
+    Wertpapierdefinition zu der Anfrage gefunden`` (200). An empty text shows no language.
 
     Source: https://github.com/wrighter/ib-scripts/issues/1 and
     https://github.com/pst-group/pysystemtrade/issues/1270 (grade L).
     """
+    if not frame.text.strip():
+        return True
     if (beginning := _ENGLISH_BEGINNINGS.get(frame.code)) is not None:
         return frame.text.casefold().startswith(beginning)
     return frame.code not in _IN_ENGLISH or bool(_ENGLISH.search(frame.text))
@@ -129,11 +131,14 @@ def lasting_outage(what: str, lost_link: str) -> OutageError:
     )
 
 
-def lasting_farm_outage(what: str, told: str) -> OutageError:
-    """Return the error of a request whose route's probes got no response."""
+def lasting_farm_outage(what: str, trouble: str) -> OutageError:
+    """Return the error of a request whose route got no response to its probes.
+
+    ``trouble`` is the gateway's message about its data farm.
+    """
     return OutageError(
         what,
-        reason=f"no response to the probes of its route, and the gateway says: {told}",
+        reason=f"no response to the probes of its route, and the gateway says: {trouble}",
         hint="It is requested again when the farm is connected, or a probe gets a response.",
     )
 

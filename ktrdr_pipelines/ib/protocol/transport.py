@@ -2,7 +2,7 @@
 
 ib_async stays unmodified: it makes the connection, the handshake and the frames that are sent.
 This module cuts the incoming bytes into whole frames (four bytes of length, then the fields),
-passes every frame to one listener, and tells *why* a connection could not be made or ended. Every
+passes every frame to one listener, and reports *why* a connection could not be made or ended. Every
 message that is sent, the handshake included, waits for a permit of the message rate; ib_async's own
 throttle, which knows one connection only and delays messages that have a permit, is off. Account
 numbers are removed from every frame before ib_async, its log or the listener sees it.
@@ -166,7 +166,7 @@ class Transport:
         self._sender: asyncio.Task[None] | None = None
         self._refusal: DiskError | None = None
         self._ready = False
-        self._version = self._said = ""
+        self._version = self._handshake_text = ""
         self._filter = AccountFilter()
         self._cutter = FrameCutter()
         self.client: Any = _Client(_Callbacks())
@@ -179,7 +179,7 @@ class Transport:
         self.client.conn = _QueuedConnection(self._connection, self._send)
         self._ended: asyncio.Future[DisconnectReason] = asyncio.get_running_loop().create_future()
         self._gone = asyncio.Event()
-        logging.getLogger("ib_async.client").addFilter(_discreet)
+        logging.getLogger("ib_async.client").addFilter(_is_below_warning)
 
     @property
     def is_up(self) -> bool:
@@ -285,13 +285,13 @@ class Transport:
         if self._refusal is not None:
             return self._refusal
         if self._ended.done():
-            return TransportError(self._ended.result(), self._said or self._version)
+            return TransportError(self._ended.result(), self._handshake_text or self._version)
         if not attempt.done():
             if self._connection.isConnected():
-                return TransportError(DisconnectReason.NO_ANSWER, self._said)
+                return TransportError(DisconnectReason.NO_ANSWER, self._handshake_text)
             return TransportError(DisconnectReason.NO_ROUTE, "in time")
         error = attempt.exception()
-        return None if error is None else _unmade(error)
+        return None if error is None else _connect_failure(error)
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -327,18 +327,18 @@ class Transport:
 
     def _take(self, fields: list[str]) -> None:
         if not self._ready:
-            self._overhear(fields)
+            self._note_handshake(fields)
         self._on_frame(fields)
 
-    def _overhear(self, fields: list[str]) -> None:
+    def _note_handshake(self, fields: list[str]) -> None:
         """Keep the gateway's messages of the handshake: they may say why it fails."""
         if fields[0] == _ACCOUNTS and not any(fields[2:]):
-            self._said = "it names no account"
+            self._handshake_text = "it names no account"
         if fields[0] != _ERROR or len(fields) < 5:
             return
         code, text = fields[3:5]
         if IbLimitsRegistry.class_of(int(code), text) is not CodeClass.NOTICE:
-            self._said = f"{code} {text}".rstrip(". ")
+            self._handshake_text = f"{code} {text}".rstrip(". ")
         if code == _ID_IN_USE:
             self._end(DisconnectReason.ID_IN_USE)
 
@@ -354,7 +354,7 @@ class Transport:
             self._on_end(disconnect_reason)
 
 
-def _unmade(error: BaseException) -> TransportError:
+def _connect_failure(error: BaseException) -> TransportError:
     """Return the reason why the system could not connect."""
     if isinstance(error, ConnectionRefusedError):
         return TransportError(DisconnectReason.REFUSED)
@@ -365,6 +365,6 @@ def _unmade(error: BaseException) -> TransportError:
     return TransportError(DisconnectReason.NO_ROUTE, str(error))
 
 
-def _discreet(record: logging.LogRecord) -> bool:
+def _is_below_warning(record: logging.LogRecord) -> bool:
     """Drop ib_async's warnings and errors: typed errors report these failures."""
     return record.levelno < logging.WARNING

@@ -1,1 +1,1 @@
-"""What can go wrong at a simulated gateway, and the fault file that orders it."""
+"""The faults that a simulated gateway can inject, their effects, and the fault file."""

@@ -46,7 +46,7 @@ _OPEN, _CLOSE, _VOLUME = 1, 4, 5
 _LENGTH = struct.Struct(">I")
 
 
-def bent(
+def mutated(
     answered: Answer,
     rule: FaultRule,
     *,
@@ -133,7 +133,7 @@ _CHANGES: dict[Fault, Change] = {
 _Made = tuple[int, str]
 
 
-def false_error(rule: FaultRule, request: DataRequest) -> ApiError | None:
+def injected_error(rule: FaultRule, request: DataRequest) -> ApiError | None:
     """Return the error that a fault sends instead of a response, or None for other faults."""
     made = _ERRORS.get(rule.fault)
     if made is None:
@@ -159,15 +159,15 @@ def reaches_past_oldest(setting: Setting, request: DataRequest) -> bool:
     if not isinstance(request, HistoryRequest):
         return False
     try:
-        asked = read_history(setting, request)
+        parsed = read_history(setting, request)
     except RefusedError:
         return False
-    head = setting.market.head(asked.instrument, asked.what, use_rth=request.use_rth)
+    head = setting.market.head(parsed.instrument, parsed.what, use_rth=request.use_rth)
     if head is None:
         return False
-    hours = setting.market.hours(asked.instrument, use_rth=request.use_rth)
+    hours = setting.market.hours(parsed.instrument, use_rth=request.use_rth)
     first = max(0, hours.last_opened_before(head + 1))
-    window = window_of(asked.duration, min(asked.end.seconds, setting.now_s), hours)
+    window = window_of(parsed.duration, min(parsed.end.seconds, setting.now_s), hours)
     return window.start_s < hours.reaches_back_from(first)
 
 
@@ -197,7 +197,6 @@ FARM_OK = ApiError(2106, "HMDS data farm connection is OK:ushmds")
 FARMS = "eufarmnj; usfarm; ushmds; secdefnj"
 FARMS_WITHOUT_HISTORY = "eufarmnj; usfarm; secdefnj"
 
-_BREAKS = frozenset({1100, 2103, 2105})
 _ENDS = frozenset({1101, 1102, 2104, 2106})
 
 
@@ -218,10 +217,10 @@ def restored(code: int, farms: str) -> ApiError:
 
 @dataclass(frozen=True, slots=True)
 class _Course:
-    """What an outage is: notices by seconds since it began, and when requests hang.
+    """The course of an outage: notices by seconds since it began, and when requests hang.
 
-    ``hangs`` is the first and the last second of that, or None. ``drops`` says that every
-    connection ends with it.
+    ``hangs`` is the first and the last second in which they do, or None. If ``drops`` is true,
+    every connection ends with the outage.
     """
 
     notices: tuple[tuple[float, ApiError], ...]
@@ -231,19 +230,19 @@ class _Course:
 
 
 class Outages:
-    """The outage that lasts now, if any, and how many made requests hang.
+    """The current outage, if any, and the number of outages that made requests hang.
 
     Args:
-        tell: sends a notice to every client.
+        notify: sends a notice to every client.
         drop_all: ends every connection.
     """
 
-    def __init__(self, *, tell: Callable[[ApiError], None], drop_all: Callable[[], None]) -> None:
-        self._tell = tell
+    def __init__(self, *, notify: Callable[[ApiError], None], drop_all: Callable[[], None]) -> None:
+        self._notify = notify
         self._drop_all = drop_all
         self._now: FaultRule | None = None
         self._course: _Course | None = None
-        self._coming: list[ApiError] = []
+        self._pending: list[ApiError] = []
         self._repeated: list[ApiError] = []
         self._hangs = False
         self._timers: list[asyncio.TimerHandle] = []
@@ -272,25 +271,25 @@ class Outages:
             return
         course = _COURSES[rule.fault](rule)
         self._now, self._course = rule, course
-        self._coming = [notice for _, notice in course.notices]
+        self._pending = [notice for _, notice in course.notices]
         if course.hangs is not None:
             first_s, last_s = course.hangs
             self._at(first_s, self._hang)
-            self._at(last_s, self._go_on)
+            self._at(last_s, self._end_hang)
         for after_s, _ in course.notices:
             if after_s < course.ends_s:
-                self._at(after_s, self._say_next)
+                self._at(after_s, self._send_next)
         self._at(course.ends_s, self._finish)
 
     def end(self) -> None:
         """End the current outage, if any, and send the notices of recovery now."""
         course, self._now, self._course = self._course, None, None
         self.stop_timers()
-        self._go_on()
-        for notice in self._coming:
+        self._end_hang()
+        for notice in self._pending:
             if notice.code in _ENDS:
-                self._tell(notice)
-        self._coming, self._repeated = [], []
+                self._notify(notice)
+        self._pending, self._repeated = [], []
         if course is not None and course.drops:
             self._drop_all()
 
@@ -301,7 +300,7 @@ class Outages:
         self._timers = []
 
     def _at(self, after_s: float, act: Callable[[], None]) -> None:
-        """Act after some seconds; what is due at once is done at once."""
+        """Act after some seconds, or at once if that is 0."""
         if after_s:
             loop = asyncio.get_running_loop()
             self._timers.append(loop.call_later(after_s, act))
@@ -312,23 +311,23 @@ class Outages:
         self._hangs = True
         self.begun += 1
 
-    def _go_on(self) -> None:
+    def _end_hang(self) -> None:
         self._hangs = False
 
     def _finish(self) -> None:
         """Send the last notices, and end."""
-        self._go_on()
-        while self._coming:
-            self._say_next()
+        self._end_hang()
+        while self._pending:
+            self._send_next()
         self.end()
 
-    def _say_next(self) -> None:
-        notice = self._coming.pop(0)
+    def _send_next(self) -> None:
+        notice = self._pending.pop(0)
         if notice.code in _ENDS:
             self._repeated = [each for each in self._repeated if not _is_ended(each, notice)]
         elif notice not in self._repeated:
             self._repeated.append(notice)
-        self._tell(notice)
+        self._notify(notice)
 
 
 def _is_ended(trouble: ApiError, by: ApiError) -> bool:
@@ -340,7 +339,7 @@ def _is_ended(trouble: ApiError, by: ApiError) -> bool:
 
 
 def _lost_link(rule: FaultRule, *, after_s: float = 0.0) -> tuple[tuple[float, ApiError], ...]:
-    """Return 1100, as often as the rule has it, evenly over the time that the link is lost."""
+    """Return the rule's number of 1100 notices, evenly over the time of the lost link."""
     repeats = int(rule.number("repeats"))
     apart_s = rule.number("seconds") / repeats
     return tuple((after_s + position * apart_s, LINK_LOST) for position in range(repeats))
@@ -363,7 +362,7 @@ def _reset(rule: FaultRule) -> _Course:
 
 
 def _flaps(rule: FaultRule) -> _Course:
-    """Break a market data farm and restore it, again and again; bars need it not."""
+    """Break a market data farm and restore it repeatedly; bars do not need it."""
     apart_s, repeats = rule.number("seconds"), int(rule.number("repeats"))
     notices = tuple(
         (position * apart_s, market_farm("usfarm", is_ok=position % 2 == 1))
@@ -389,7 +388,7 @@ def _night(rule: FaultRule) -> _Course:
 
 
 def _unnamed(rule: FaultRule) -> _Course:
-    """Break the farm of bars, then the link; the farm is back with it, and nothing says so."""
+    """Break the farm of bars, then the link; the farm returns with the link, without a notice."""
     seconds = rule.number("seconds")
     end = restored(1102, rule.text or FARMS_WITHOUT_HISTORY)
     notices = ((0.0, FARM_BROKEN), *_lost_link(rule), (seconds, end))

@@ -11,7 +11,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from ktrdr_pipelines.errors import SimulatorError
 from ktrdr_pipelines.simulator.faults.faults import (
@@ -71,11 +73,14 @@ def parse_faults(text: str, name: str) -> FaultPlan:
     return FaultPlan([_rule(value) for value in top["faults"].items()], seed)
 
 
-def _composed(text: str, name: str) -> yaml.Node:
+def _composed(text: str, name: str) -> Node:
+    reader = YAML(typ="safe", pure=True)
+    reader.version = (1, 1)  # as the files of earlier versions were read
+    reader.composer.warn_double_anchors = False
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        node: Node | None = reader.compose(text)
+    except YAMLError as error:
+        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
         line = mark.line + 1 if mark else 1
         problem = getattr(error, "problem", None) or str(error)
         raise _bad(name, line, reason=f"is not YAML: {problem}", hint=_FORM) from error
@@ -137,14 +142,14 @@ class _Value:
 
     name: str
     key: str
-    node: yaml.Node
+    node: Node
     line: int
 
     def error(self, reason: str, hint: str) -> SimulatorError:
         return _bad(self.name, self.line, self.key, reason=reason, hint=hint)
 
     def mapping(self) -> dict[str, "_Value"]:
-        if not isinstance(self.node, yaml.MappingNode):
+        if not isinstance(self.node, MappingNode):
             raise self.error("is no mapping", "It must hold lines of `key: value`")
         found: dict[str, _Value] = {}
         for key, node in self.node.value:
@@ -155,13 +160,13 @@ class _Value:
         return found
 
     def items(self) -> list["_Value"]:
-        if not isinstance(self.node, yaml.SequenceNode):
+        if not isinstance(self.node, SequenceNode):
             raise self.error("is no list", "Each entry begins with `- `")
         nodes = self.node.value
         return [_Value(self.name, self.key, node, node.start_mark.line + 1) for node in nodes]
 
     def text(self) -> str:
-        if not isinstance(self.node, yaml.ScalarNode) or not self.node.value:
+        if not isinstance(self.node, ScalarNode) or not self.node.value:
             raise self.error("is no single value", "Write one value")
         return str(self.node.value)
 
@@ -205,7 +210,7 @@ class _Value:
         return int(text)
 
     def wholes(self) -> list[int]:
-        if isinstance(self.node, yaml.SequenceNode):
+        if isinstance(self.node, SequenceNode):
             return [value.whole(at_least=1) for value in self.items()]
         return [self.whole(at_least=1)]
 

@@ -1,6 +1,6 @@
-"""Faults on demand: what can go wrong, when, and which fault a request meets.
+"""The faults that can be injected, when each happens, and which one a request meets.
 
-Not here: reading the fault file (``fault_file``), carrying faults out (``effects``).
+Not here: reading the fault file (``fault_file``), the effects of faults (``effects``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 
 class Occasion(StrEnum):
-    """What a fault can meet; ``time`` is a request for the gateway's time."""
+    """The kinds of occasions at which a fault can happen; ``time`` is a time request."""
 
     CONNECT = "connect"
     CONTRACT = "contract"
@@ -22,7 +22,7 @@ class Occasion(StrEnum):
 
 
 class Fault(StrEnum):
-    """Everything that can be made to go wrong."""
+    """The faults, by their names in a fault file."""
 
     NO_RESPONSE = "silence"
     HANG_UP = "hang_up"
@@ -62,7 +62,7 @@ OUTAGES = frozenset(
         Fault.FARM_UNNAMED,
     }
 )
-"""Faults of the gateway as a whole; the request that is chosen begins them."""
+"""Faults of the gateway as a whole; the request that meets one begins the outage."""
 
 RESPONSE_MUTATIONS = frozenset(
     {
@@ -103,7 +103,7 @@ _OF_DATA = OUTAGES | {Fault.CUT, Fault.LATE, Fault.TRICKLE, Fault.ERROR, Fault.U
 
 
 def occasions_of(fault: Fault) -> frozenset[Occasion]:
-    """Return what a fault can meet; most concern historical requests only."""
+    """Return the occasions of a fault; most concern historical requests only."""
     if fault is Fault.NO_RESPONSE:
         return frozenset(Occasion)
     if fault is Fault.IDS_HELD:
@@ -115,9 +115,9 @@ def occasions_of(fault: Fault) -> frozenset[Occasion]:
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """One occasion: what it is, every name its instrument goes by, and the gateway's time.
+    """One occasion: its kind, all names of its instrument, and the gateway's time.
 
-    ``is_past_oldest`` says of a request whether it reaches past the oldest bar.
+    ``is_past_oldest`` is true for a request that reaches past the oldest bar.
     """
 
     occasion: Occasion
@@ -128,11 +128,12 @@ class Met:
 
 @dataclass(frozen=True, slots=True)
 class FaultRule:
-    """A fault and what it meets.
+    """A fault and its selectors.
 
-    ``nth`` counts the occasions that fit everything before it, and ``every`` of so many hits one;
-    without either it is all of them. ``times`` is how often it happens at most. ``settings`` holds
-    what differs from the defaults. ``text`` is that of an error, or the list of farms in 1102.
+    ``nth`` holds numbers among the occasions that match the other selectors, ``every`` selects one
+    of so many; without either all match. ``times`` is the most times that it happens. ``settings``
+    holds those that differ from the defaults. ``text`` is that of an error, or the list of farms in
+    1102.
     """
 
     fault: Fault
@@ -175,7 +176,7 @@ class FaultRule:
 
 @dataclass(slots=True)
 class _Tally:
-    """How often a rule was met and did happen, and its own chance."""
+    """How often a rule was met and how often it happened, and its own random numbers."""
 
     chance: Random
     met: int = 0

@@ -144,11 +144,11 @@ class Listing:
     """An instrument with the parameters of its price process.
 
     ``price`` is its level at the start of 2020, ``daily_move`` the standard deviation of a
-    session's relative move, ``minute_volume`` the shares of a middling minute (0: it has no
-    volume), ``trade_share`` of 256 minutes how many see a trade, ``extended_share`` those outside
-    regular hours. ``path`` names the random
-    numbers it moves by, which instruments may share, ``shift_ticks`` the distance from that path;
-    ``volume_parts`` is how many units of volume make one.
+    session's relative move, ``minute_volume`` the shares of an average minute (0: it has no
+    volume). ``trade_share`` is the number of minutes with a trade among 256, ``extended_share``
+    that number outside regular hours. ``path`` names the random numbers of its price, which
+    instruments may share, ``shift_ticks`` the distance from that path; ``volume_parts`` units of
+    volume make one share or coin.
     """
 
     instrument: SimulatedInstrument

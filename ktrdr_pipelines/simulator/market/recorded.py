@@ -243,8 +243,8 @@ class ReplayMarket:
     def _read(self, instrument: SimulatedInstrument, size: BarSize, use_rth: bool) -> Bars:  # noqa: FBT001 - a cache key
         """Read a series once, without the bars outside the requested hours.
 
-        A recording of regular hours stays whole: some of its bars stand after the early close of
-        a half day, and the recording knows better than the calendar.
+        A recording of regular hours stays whole: some of its bars lie after the early close of a
+        half day, where the recording is more reliable than the calendar.
         """
         hours = self.hours(instrument, use_rth=use_rth)
         bars = read_bars(self._recordings[instrument].files[size], size, hours)
@@ -292,7 +292,7 @@ class ReplayMarket:
     def _rebuilt(
         self, instrument: SimulatedInstrument, size: BarSize, query: BarQuery, rest: Window
     ) -> Bars:
-        """Build what there is so far of a bar that the end cuts, if shorter ones know it."""
+        """Build the part before the end of a bar that the end cuts, from shorter recorded bars."""
         shorter = self._longest_below(instrument, size)
         if shorter is None:
             return empty_bars(np.float64)

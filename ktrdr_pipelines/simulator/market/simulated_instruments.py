@@ -97,43 +97,43 @@ def con_id_of(sec_type: SecurityType, key: str) -> int:
 
 
 def fitting(
-    instruments: Iterable[SimulatedInstrument], asked: ContractFields
+    instruments: Iterable[SimulatedInstrument], wanted: ContractFields
 ) -> list[SimulatedInstrument]:
     """Return the instruments that contradict no field the client filled in."""
-    return [instrument for instrument in instruments if _fits(instrument, asked)]
+    return [instrument for instrument in instruments if _fits(instrument, wanted)]
 
 
-def _fits(instrument: SimulatedInstrument, asked: ContractFields) -> bool:
-    if asked.con_id:
-        return instrument.con_id == asked.con_id and _same_exchange(instrument, asked)
-    if not (asked.symbol or asked.local_symbol):
+def _fits(instrument: SimulatedInstrument, wanted: ContractFields) -> bool:
+    if wanted.con_id:
+        return instrument.con_id == wanted.con_id and _same_exchange(instrument, wanted)
+    if not (wanted.symbol or wanted.local_symbol):
         return False
     return (
-        asked.symbol in {"", instrument.symbol}
-        and asked.local_symbol in {"", instrument.local_symbol}
-        and asked.currency in {"", instrument.currency}
-        and asked.primary_exchange in {"", instrument.primary_exchange}
-        and asked.multiplier in {"", instrument.multiplier}
-        and asked.trading_class in {"", instrument.trading_class}
-        and _same_exchange(instrument, asked)
-        and _same_month(instrument.expiry, asked.last_trade_date)
+        wanted.symbol in {"", instrument.symbol}
+        and wanted.local_symbol in {"", instrument.local_symbol}
+        and wanted.currency in {"", instrument.currency}
+        and wanted.primary_exchange in {"", instrument.primary_exchange}
+        and wanted.multiplier in {"", instrument.multiplier}
+        and wanted.trading_class in {"", instrument.trading_class}
+        and _same_exchange(instrument, wanted)
+        and _same_month(instrument.expiry, wanted.last_trade_date)
     )
 
 
-def _same_exchange(instrument: SimulatedInstrument, asked: ContractFields) -> bool:
+def _same_exchange(instrument: SimulatedInstrument, wanted: ContractFields) -> bool:
     """Compare type and exchange; an id without a type is a contract's, not the chain's."""
-    if not asked.sec_type and instrument.sec_type is SecurityType.CONTINUOUS:
+    if not wanted.sec_type and instrument.sec_type is SecurityType.CONTINUOUS:
         return False
-    return asked.sec_type in {"", instrument.sec_type} and (
-        asked.exchange in {"", *instrument.exchanges}
+    return wanted.sec_type in {"", instrument.sec_type} and (
+        wanted.exchange in {"", *instrument.exchanges}
     )
 
 
-def _same_month(expiry: Expiry | None, asked: str) -> bool:
+def _same_month(expiry: Expiry | None, wanted: str) -> bool:
     """Compare ``yyyymm`` with a contract's month, ``yyyymmdd`` with its last trade date."""
-    if not asked:
+    if not wanted:
         return True
-    return expiry is not None and asked in {expiry.contract_month, expiry.last_trade_date}
+    return expiry is not None and wanted in {expiry.contract_month, expiry.last_trade_date}
 
 
 SMART = "SMART"

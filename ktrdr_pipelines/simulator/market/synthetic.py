@@ -96,8 +96,8 @@ class SyntheticMarket:
     Nothing here pays a dividend or splits: ADJUSTED_LAST is the same as TRADES.
 
     Args:
-        seed: the number that it grows from.
-        variants: in what it differs from other markets of the same seed.
+        seed: decides every price.
+        variants: how it differs from other markets of the same seed.
     """
 
     def __init__(self, seed: int = 1, variants: MarketVariants = MarketVariants()) -> None:  # noqa: B008 - immutable
@@ -235,8 +235,8 @@ def _listings_in(crypto_zone: str) -> dict[SimulatedInstrument, Listing]:
     found = {}
     for instrument, listing in listings().items():
         own = crypto_zone if instrument.sec_type is SecurityType.CRYPTO else ""
-        told = replace(instrument, own_zone=own)
-        found[told] = replace(listing, instrument=told)
+        zoned = replace(instrument, own_zone=own)
+        found[zoned] = replace(listing, instrument=zoned)
     return found
 
 

@@ -126,24 +126,24 @@ _Reply = Callable[[PlainRequest, AccountDetails], bytes]
 
 _REPLIES: dict[int, _Reply] = {
     5: lambda _, __: replies.open_orders_end(),
-    6: lambda asked, details: updates(asked.account or details.account, details.clock),
-    7: lambda asked, _: replies.executions_end(asked.request_id),
+    6: lambda request, details: updates(request.account or details.account, details.clock),
+    7: lambda request, _: replies.executions_end(request.request_id),
     8: lambda _, __: replies.next_valid_id(FIRST_ORDER_ID),
     16: lambda _, __: replies.open_orders_end(),
     17: lambda _, details: replies.managed_accounts(details.accounts),
     49: lambda _, details: replies.current_time(details.now_s),
     61: lambda _, __: positions(),
-    62: lambda asked, details: summary(asked.request_id, details.account, asked.tags),
-    74: lambda asked, _: positions_multi(asked.request_id),
-    76: lambda asked, details: updates_multi(
-        asked.request_id, asked.account or details.account, asked.model
+    62: lambda request, details: summary(request.request_id, details.account, request.tags),
+    74: lambda request, _: positions_multi(request.request_id),
+    76: lambda request, details: updates_multi(
+        request.request_id, request.account or details.account, request.model
     ),
-    92: lambda asked, _: profit(asked.request_id),
+    92: lambda request, _: profit(request.request_id),
     99: lambda _, __: replies.completed_orders_end(),
 }
 
 
-def reply_to(asked: PlainRequest, details: AccountDetails) -> bytes:
+def reply_to(request: PlainRequest, details: AccountDetails) -> bytes:
     """Return the response to a plain request; no bytes where the client expects none."""
-    reply = None if asked.is_end else _REPLIES.get(asked.type_id)
-    return b"" if reply is None else reply(asked, details)
+    reply = None if request.is_end else _REPLIES.get(request.type_id)
+    return b"" if reply is None else reply(request, details)

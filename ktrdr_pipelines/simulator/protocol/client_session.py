@@ -104,7 +104,7 @@ class ClientSession:
         rules: the rules that all connections of the gateway share.
         account: the account that it announces.
         now: returns the time of the gateway's clock.
-        is_deaf: returns whether a plain request gets no response.
+        ignores: returns whether a plain request gets no response.
         versions: the lowest and highest server version that it supports.
         variants: how the gateway differs from others.
     """
@@ -115,12 +115,12 @@ class ClientSession:
         *,
         account: str,
         now: Callable[[], datetime],
-        is_deaf: Callable[[PlainRequest], bool] = lambda _: False,
+        ignores: Callable[[PlainRequest], bool] = lambda _: False,
         versions: tuple[int, int] = SERVER_VERSIONS,
         variants: Variants = Variants(),  # noqa: B008 - immutable
     ) -> None:
         self._rules = rules
-        self._is_deaf = is_deaf
+        self._ignores = ignores
         self._account = account
         self._now = now
         self._versions = versions
@@ -171,9 +171,9 @@ class ClientSession:
             return self._TAKE[self.stage](self, payload)
         self._rules.violated(PacingRule.MESSAGES, self._named_id)
         if not self._rate.is_out:
-            return [self._tell(100, TOO_MANY_MESSAGES)]
+            return [self._error_frame(100, TOO_MANY_MESSAGES)]
         self.stage = Stage.CLOSED
-        return [self._tell(100, TOO_MANY_MESSAGES), Close()]
+        return [self._error_frame(100, TOO_MANY_MESSAGES), Close()]
 
     def _after_greeting(self, data: bytes) -> bytes:
         """Return the bytes after the greeting: four bytes before the first frame."""
@@ -194,7 +194,7 @@ class ClientSession:
         if self.stage is Stage.CLOSED:
             return []
         self.stage = Stage.CLOSED
-        return [self._tell(507, text), Close()] if can_read else [Close()]
+        return [self._error_frame(507, text), Close()] if can_read else [Close()]
 
     def _take_version(self, payload: bytes) -> list[Action]:
         lowest, highest = framing.parse_versions(payload)
@@ -224,8 +224,8 @@ class ClientSession:
     def _take_request(self, payload: bytes) -> list[Action]:
         actions: list[Action] = []
         match self._decoded(payload):
-            case Send() as complaint:
-                actions = [complaint]
+            case Send() as error:
+                actions = [error]
             case ContractRequest() | HeadRequest() | HistoryRequest() as request:
                 refused = self._rules.open(self._named_id, request)
                 actions = [Serve(request) if refused is None else Refuse(request, refused)]
@@ -234,12 +234,12 @@ class ClientSession:
             case CancelHead(request_id):
                 if self._closes(request_id, Kind.HEAD):
                     actions = [Abandon(request_id, None)]
-            case PlainRequest() as request if not self._is_deaf(request):
+            case PlainRequest() as request if not self._ignores(request):
                 actions = [Send(reply_to(request, self._details()))]
             case OrderMessage(order_id):
-                actions = [self._tell(321, READ_ONLY, order_id)]
+                actions = [self._error_frame(321, READ_ONLY, order_id)]
             case UnknownMessage(type_id):
-                actions = [self._tell(321, UNKNOWN.format(type_id))]
+                actions = [self._error_frame(321, UNKNOWN.format(type_id))]
             case StartApi() | PlainRequest():
                 pass
         return actions
@@ -251,7 +251,7 @@ class ClientSession:
         try:
             return decode(framing.split_fields(payload))
         except MessageError as error:
-            return self._tell(320, UNREADABLE.format(error))
+            return self._error_frame(320, UNREADABLE.format(error))
 
     def _cancel_history(self, request_id: int) -> list[Action]:
         code, text = 366, NOTHING_TO_CANCEL
@@ -262,7 +262,7 @@ class ClientSession:
     def _closes(self, request_id: int, kind: Kind) -> bool:
         return self.client_id is not None and self._rules.close(self.client_id, request_id, kind)
 
-    def _tell(self, code: int, text: str, request_id: int = replies.NO_REQUEST) -> Send:
+    def _error_frame(self, code: int, text: str, request_id: int = replies.NO_REQUEST) -> Send:
         return Send(self.error(ApiError(code, text, request_id)))
 
     _TAKE: ClassVar[dict[Stage, Callable[["ClientSession", bytes], list[Action]]]] = {

@@ -121,61 +121,63 @@ def _head(setting: Setting, request: HeadRequest) -> Answer:
 
 
 def _history(setting: Setting, request: HistoryRequest) -> Answer:
-    asked = read_history(setting, request)
-    if asked.what is What.SCHEDULE:
-        return _schedule(setting, request, asked)
-    bars = bars_of(setting, asked, use_rth=request.use_rth)
+    parsed = read_history(setting, request)
+    if parsed.what is What.SCHEDULE:
+        return _schedule(setting, request, parsed)
+    bars = bars_of(setting, parsed, use_rth=request.use_rth)
     if not len(bars):
-        raise no_data(asked.instrument, asked.what)
+        raise no_data(parsed.instrument, parsed.what)
     zone = setting.variants.login_zone
     response = HistoryAnswer(
         request_id=request.request_id,
-        start=zoned(stated_start(asked.duration, asked.end.seconds, zone), zone),
-        end=zoned(asked.end.seconds, zone),
+        start=zoned(stated_start(parsed.duration, parsed.end.seconds, zone), zone),
+        end=zoned(parsed.end.seconds, zone),
         count=len(bars),
-        fields=bar_fields(bars, style_of(asked, request)),
+        fields=bar_fields(bars, style_of(parsed, request)),
     )
     notices = b""
-    if asked.end.zone_assumed:
+    if parsed.end.zone_assumed:
         notice = ApiError(2174, NO_ZONE, request.request_id)
         notices = replies.error(setting.version, localised(setting.variants.language, notice))
     return Answer(notices + replies.historical_data(response), count=len(bars))
 
 
-def style_of(asked: ParsedHistoryRequest, request: HistoryRequest) -> DateStyle:
+def style_of(parsed: ParsedHistoryRequest, request: HistoryRequest) -> DateStyle:
     """Return how the dates of a request's bars are written."""
-    return DateStyle(asked.size, request.format_date, asked.instrument.zone)
+    return DateStyle(parsed.size, request.format_date, parsed.instrument.zone)
 
 
-def bars_of(setting: Setting, asked: ParsedHistoryRequest, *, use_rth: bool) -> PricedBars:
+def bars_of(setting: Setting, parsed: ParsedHistoryRequest, *, use_rth: bool) -> PricedBars:
     """Return the requested bars up to now; there may be none.
 
     Raises:
         RefusedError: there would be too many bars.
     """
-    hours = setting.market.hours(asked.instrument, use_rth=use_rth)
-    window = window_of(asked.duration, _counted_end(setting, asked, hours, use_rth=use_rth), hours)
+    hours = setting.market.hours(parsed.instrument, use_rth=use_rth)
+    window = window_of(
+        parsed.duration, _counted_end(setting, parsed, hours, use_rth=use_rth), hours
+    )
     start_s = window.start_s
-    if asked.size.seconds <= _SMALL_S:
+    if parsed.size.seconds <= _SMALL_S:
         # Small bars are not served beyond a certain age (grade O).
         start_s = max(start_s, setting.now_s - _SMALL_HISTORY_S)
-    window = Window(start_s, _until(setting, asked))
-    if _at_most(window, asked.size, hours) > MOST_BARS:
+    window = Window(start_s, _until(setting, parsed))
+    if _at_most(window, parsed.size, hours) > MOST_BARS:
         raise service_error(TOO_LONG)
-    query = BarQuery(asked.what, asked.size, use_rth, window)
-    return setting.market.bars(asked.instrument, query)
+    query = BarQuery(parsed.what, parsed.size, use_rth, window)
+    return setting.market.bars(parsed.instrument, query)
 
 
-def _until(setting: Setting, asked: ParsedHistoryRequest) -> int:
-    return min(asked.end.seconds, setting.now_s)
+def _until(setting: Setting, parsed: ParsedHistoryRequest) -> int:
+    return min(parsed.end.seconds, setting.now_s)
 
 
 def _counted_end(
-    setting: Setting, asked: ParsedHistoryRequest, hours: Hours, *, use_rth: bool
+    setting: Setting, parsed: ParsedHistoryRequest, hours: Hours, *, use_rth: bool
 ) -> int:
     """Return the end from which a duration is counted back; before a first trade it may differ."""
-    end_s, variant = _until(setting, asked), setting.variants.before_first_trade
-    if asked.duration.unit is Unit.SECONDS:
+    end_s, variant = _until(setting, parsed), setting.variants.before_first_trade
+    if parsed.duration.unit is Unit.SECONDS:
         return end_s
     last = hours.last_opened_before(end_s)
     if variant is BeforeFirstTrade.NO_DATA_FROM_MIDNIGHT:
@@ -184,8 +186,8 @@ def _counted_end(
             return int(hours.opens[coming]) + 1
     elif variant is BeforeFirstTrade.PREVIOUS and last > 0 and end_s < hours.closes[last]:
         begun = Window(int(hours.opens[last]), end_s)
-        query = BarQuery(asked.what, min(asked.size, DAY), use_rth, begun)
-        if not len(setting.market.bars(asked.instrument, query)):
+        query = BarQuery(parsed.what, min(parsed.size, DAY), use_rth, begun)
+        if not len(setting.market.bars(parsed.instrument, query)):
             return int(hours.closes[last - 1])
     return end_s
 
@@ -208,12 +210,12 @@ def _at_most(window: Window, size: BarSize, hours: Hours) -> int:
     return min(int(open_s.sum()), window.end_s - window.start_s) // min(size.seconds, DAY.seconds)
 
 
-def _schedule(setting: Setting, request: HistoryRequest, asked: ParsedHistoryRequest) -> Answer:
+def _schedule(setting: Setting, request: HistoryRequest, parsed: ParsedHistoryRequest) -> Answer:
     """Return the sessions of a duration, including the current one."""
-    hours = setting.market.hours(asked.instrument, use_rth=request.use_rth)
-    window = window_of(asked.duration, _until(setting, asked), hours)
-    sessions = session_texts(hours, window, asked.instrument.zone)
+    hours = setting.market.hours(parsed.instrument, use_rth=request.use_rth)
+    window = window_of(parsed.duration, _until(setting, parsed), hours)
+    sessions = session_texts(hours, window, parsed.instrument.zone)
     if not sessions:
-        raise no_data(asked.instrument, asked.what)
-    data = replies.historical_schedule(request.request_id, asked.instrument.zone, sessions)
+        raise no_data(parsed.instrument, parsed.what)
+    data = replies.historical_schedule(request.request_id, parsed.instrument.zone, sessions)
     return Answer(data, count=len(sessions))

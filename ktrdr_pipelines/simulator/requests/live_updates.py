@@ -36,12 +36,12 @@ class LiveBars:
     def fresh(self, setting: Setting) -> bytes:
         """Return an update for every bar that changed or was added since the last call."""
         try:
-            asked = read_history(setting, self.request)
+            parsed = read_history(setting, self.request)
         except RefusedError:
             return b""  # a future that ended meanwhile has no more updates
-        recent = replace(asked, duration=_RECENT[asked.size.is_dated])
+        recent = replace(parsed, duration=_RECENT[parsed.size.is_dated])
         bars = bars_of(setting, recent, use_rth=self.request.use_rth)
-        rows = list(bar_rows(bars, style_of(asked, self.request)))
+        rows = list(bar_rows(bars, style_of(parsed, self.request)))
         starts = bars.start.tolist()
         changed = [
             (start, row)

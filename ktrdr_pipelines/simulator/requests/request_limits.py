@@ -104,7 +104,7 @@ class GatewayRules:
         self.all_held_until = self.now_s() + seconds
 
     def leave(self, client_id: int, *, died: bool = False) -> None:
-        """Free a client id and its open requests; after a dead connection, hold the id a while."""
+        """Free a client id and its open requests; that of a dead connection is held for a while."""
         self.clients.discard(client_id)
         left_open = [key for key in self.open_requests if key[0] == client_id]
         for key in left_open:

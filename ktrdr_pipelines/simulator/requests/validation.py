@@ -59,52 +59,52 @@ class Found:
 
 
 def find(
-    instruments: Sequence[SimulatedInstrument], asked: ContractFields, now_s: int
+    instruments: Sequence[SimulatedInstrument], wanted: ContractFields, now_s: int
 ) -> list[Found]:
     """Return every instrument that matches a request and is known now."""
-    if asked.sec_type == SecurityType.CONTINUOUS:
+    if wanted.sec_type == SecurityType.CONTINUOUS:
         chains = (each for each in instruments if each.sec_type is SecurityType.CONTINUOUS)
         found = [Found(each, with_front(each, instruments, now_s)) for each in chains]
-        return [each for each in found if fitting([each.shown], asked)]
+        return [each for each in found if fitting([each.shown], wanted)]
     return [
         Found(each, each)
-        for each in fitting(instruments, asked)
-        if each.is_known(now_s, include_expired=asked.include_expired)
+        for each in fitting(instruments, wanted)
+        if each.is_known(now_s, include_expired=wanted.include_expired)
     ]
 
 
 def find_all(
-    instruments: Sequence[SimulatedInstrument], asked: ContractFields, now_s: int
+    instruments: Sequence[SimulatedInstrument], wanted: ContractFields, now_s: int
 ) -> list[Found]:
     """Return every instrument that matches a request for contract details.
 
     Raises:
         RefusedError: no instrument matches.
     """
-    found = find(instruments, asked, now_s)
+    found = find(instruments, wanted, now_s)
     if not found:
         raise RefusedError(200, UNKNOWN_CONTRACT)
     return found
 
 
 def find_one(
-    instruments: Sequence[SimulatedInstrument], asked: ContractFields, now_s: int
+    instruments: Sequence[SimulatedInstrument], wanted: ContractFields, now_s: int
 ) -> Found:
     """Return the only instrument that matches a request for data.
 
     Raises:
         RefusedError: none or several match, or the only one expired too long ago.
     """
-    if not asked.exchange:
+    if not wanted.exchange:
         raise invalid("Please enter exchange")
-    found = find(instruments, asked, now_s)
+    found = find(instruments, wanted, now_s)
     if not found:
-        expiring = [each for each in fitting(instruments, asked) if each.expiry is not None]
-        if asked.include_expired and len(expiring) == 1:
+        expiring = [each for each in fitting(instruments, wanted) if each.expiry is not None]
+        if wanted.include_expired and len(expiring) == 1:
             raise RefusedError(166, EXPIRED)  # the contract existed, and expired too long ago
         raise RefusedError(200, UNKNOWN_CONTRACT)
     if len(found) > 1:
-        name = asked.symbol or asked.local_symbol
+        name = wanted.symbol or wanted.local_symbol
         raise RefusedError(200, f"The contract description specified for {name} is ambiguous.")
     return found[0]
 

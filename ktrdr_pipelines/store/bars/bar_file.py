@@ -169,7 +169,7 @@ def has_true_digest(path: Path) -> bool | None:
 def wrong_statistics(path: Path) -> str:
     """Compare a file's Parquet statistics with its values; queries skip row groups by them.
 
-    Returns: the first difference in words, or an empty string.
+    Returns: a description of the first difference, or an empty string.
 
     Raises: as ``read_bars``.
     """
@@ -281,7 +281,7 @@ def _parquet(path: Path) -> pq.ParquetFile:
 
 @contextmanager
 def _opened(path: Path, known: Known | None = None) -> Iterator[_Opened]:
-    """Yield an open file and its footer, telling bad content from a refusing disk."""
+    """Yield an open file and its footer; invalid content and disk errors are different errors."""
     if oddity := bar_file_oddity(path):
         raise corrupt(path, oddity)
     try:

@@ -139,7 +139,7 @@ class BarStore:
     ) -> IntervalSet:
         """Remove confirmed empty ranges of some kinds within intervals of bar timestamps.
 
-        What they excused is missing again. Bars and their coverage do not change.
+        The ranges they explained are missing again. Bars and their coverage do not change.
 
         Returns: the intervals of the removed proofs.
         """

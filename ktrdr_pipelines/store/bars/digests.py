@@ -1,4 +1,4 @@
-"""Digests of bars: checksums that tell the values that were written from any others.
+"""Digests of bars: checksums that detect values other than those that were written.
 
 Not here: which bars should exist (``gaps.verification``), which values are plausible
 (``domain.plausibility``), where digests are stored (``store.bars.footer``,

@@ -44,8 +44,8 @@ from ktrdr_pipelines.store.bars.footer import Footer
 from ktrdr_pipelines.store.bars.integrity import (
     TrueFile,
     current_footer,
-    less_distrusted,
     true_file,
+    without_implausible,
 )
 from ktrdr_pipelines.store.layout import StoreLayout, store_origin
 from ktrdr_pipelines.store.ledger.file_index import (
@@ -254,7 +254,7 @@ class BarFiles:
         if held.is_as_written:
             return held.footer, held.bars
         known = self._ledger.findings.of(f"{series.symbol}|{series.timeframe}")
-        footer = less_distrusted(held.footer, held.bars, known, series.instrument.sec_type)
+        footer = without_implausible(held.footer, held.bars, known, series.instrument.sec_type)
         return footer, held.bars
 
     def write(
@@ -282,7 +282,7 @@ class BarFiles:
         self._record(path, footer, _flat_per_session(bars) if with_flat else None)
 
     def record(self, path: Path) -> Identity:
-        """Record a file's row by its own footer, which the caller has checked; return whose it is.
+        """Record a file's row by its own footer, which the caller has checked; return its identity.
 
         Raises: as ``bar_file.read_footer``.
         """

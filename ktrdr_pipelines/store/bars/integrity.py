@@ -49,7 +49,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class CheckedBars:
-    """Counts of odd bars among those checked; ``first_*`` is the first such bar, or None."""
+    """Counts of misplaced and implausible bars; ``first_*`` is the first such bar, or None."""
 
     rows: int = 0
     out_of_order: int = 0
@@ -183,7 +183,7 @@ def true_footer(
             raise corrupt(path, f"{rows} bars of {day}, {written} were written")
     seal = said.seal
     if seal is not None and bars.num_columns == len(BAR_SCHEMA):
-        seal = _unbroken(path, said, seal, bars)
+        seal = _remaining_seal(path, said, seal, bars)
     if found == said.rows_per_session:
         return said
     lost = [day for day, rows in said.rows_per_session.items() if found.get(day, 0) < rows]
@@ -193,7 +193,7 @@ def true_footer(
     return replace(said, coverage=coverage, rows=len(keys), rows_per_session=found, seal=seal)
 
 
-def less_distrusted(
+def without_implausible(
     footer: Footer, bars: pa.Table, known: Iterable[Finding], sec_type: SecType | None
 ) -> Footer:
     """Return the footer of a file that another program wrote, without its implausible bars.
@@ -210,9 +210,9 @@ def less_distrusted(
 
     Returns: the same object where nothing changes.
     """
-    odd, _ = explained(bars, sec_type, known)
+    implausible, _ = explained(bars, sec_type, known)
     length = footer.identity.timeframe.length
-    keys = timestamps(bars)[odd].tolist()
+    keys = timestamps(bars)[implausible].tolist()
     positions = IntervalSet(Interval(moment(key), moment(key) + length) for key in keys)
     if not footer.coverage.bars & positions:
         return footer
@@ -220,7 +220,7 @@ def less_distrusted(
     return replace(footer, coverage=coverage)
 
 
-def _unbroken(path: Path, said: Footer, seal: Seal, bars: pa.Table) -> Seal:
+def _remaining_seal(path: Path, said: Footer, seal: Seal, bars: pa.Table) -> Seal:
     """Return the seal of the remaining sessions, or refuse the file.
 
     The file is refused where a value was changed, and where a session has lost some of its bars:

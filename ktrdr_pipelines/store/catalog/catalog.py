@@ -282,7 +282,7 @@ def _run(connection: duckdb.DuckDBPyConnection, checked: CheckedSql) -> pa.Table
 
 @dataclass(frozen=True, slots=True)
 class _Objects:
-    """The SQL of the views and the macro for the present bar files; digests tell it from older."""
+    """The SQL of the views and the macro for the present bar files; digests identify it."""
 
     views: Mapping[str, str]
     series: str

@@ -1,1 +1,1 @@
-"""The ledger: one SQLite database, a module a group of tables."""
+"""The ledger: one SQLite database, with a module for each group of tables."""

@@ -1,4 +1,4 @@
-"""What the ledger records of odd bars: other prices, volumes in another unit, implausible values.
+"""The ledger's findings: bars at other prices, volumes in another unit, implausible values.
 
 Not here: how they are found (``domain.plausibility``).
 """

@@ -32,7 +32,7 @@ _CLAIMS = Rows("claims", Claim, names={"series_key": "series"})
 class ClaimsTable(Table):
     """Claims by series, interval and owner."""
 
-    def acquire(  # noqa: PLR0917  (whose, what, who, when, how long)
+    def acquire(  # noqa: PLR0917  (the parts of a claim)
         self,
         series_key: str,
         intervals: Iterable[Interval],

@@ -187,10 +187,7 @@ class Database:
 
 
 class Table:
-    """Rows of one topic in a database.
-
-    Every call is one transaction.
-    """
+    """Rows of one topic in a database; every call is one transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

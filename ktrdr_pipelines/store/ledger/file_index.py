@@ -51,8 +51,8 @@ def encode_sessions(rows_per_session: Mapping[date, int]) -> bytes:
 def decode_sessions(encoded: str | bytes) -> tuple[np.ndarray, np.ndarray]:
     """Return session dates (``datetime64[D]``) and the number of bars of each (int64)."""
     if isinstance(encoded, str):
-        told = json.loads(encoded)
-        return np.array(list(told), "datetime64[D]"), np.array(list(told.values()), np.int64)
+        counts = json.loads(encoded)
+        return np.array(list(counts), "datetime64[D]"), np.array(list(counts.values()), np.int64)
     steps = np.frombuffer(zlib.decompress(encoded), dtype=_STEP)
     half = len(steps) // 2
     days = steps[:half].cumsum(dtype=np.int64)

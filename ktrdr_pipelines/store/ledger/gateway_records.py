@@ -324,8 +324,8 @@ class VotesTable(Table):
                 "SELECT calendar, session_date, symbol, parts FROM schedule_votes"
             ).fetchall()
         for calendar, day, symbol, parts in rows:
-            told = _learned(day, parts)
-            votes.setdefault(calendar, {}).setdefault(told.day, {})[symbol] = told
+            learned = _learned(day, parts)
+            votes.setdefault(calendar, {}).setdefault(learned.day, {})[symbol] = learned
         found = {
             calendar: agreed_days(calendar_named(calendar), by_day)
             for calendar, by_day in votes.items()
@@ -342,8 +342,8 @@ class VotesTable(Table):
                 (calendar,),
             ).fetchall()
         for symbol, day, parts in rows:
-            told = _learned(day, parts)
-            found[told.day][symbol] = told
+            learned = _learned(day, parts)
+            found[learned.day][symbol] = learned
         return dict(found)
 
     def record(self, calendar: str, symbol: str, days: Iterable[LearnedDay], at: datetime) -> None:

@@ -1,7 +1,7 @@
-"""The ledger: what a store knows beside its bars, in one SQLite file shared by many processes.
+"""The ledger: what a store records besides its bars, in one SQLite file shared by many processes.
 
-Losing the file loses no bar: ``ktrdr repair`` rebuilds it from the bar files. Its tables live in
-one module a topic; this module joins them into the object that other packages use.
+Losing the file loses no bar: ``ktrdr repair`` rebuilds it from the bar files. There is a module for
+each topic of its tables; this one joins them into the object that other packages use.
 
 Not here: the SQLite file itself (``store.ledger.database``), its tables' definitions
 (``store.ledger.schema``).

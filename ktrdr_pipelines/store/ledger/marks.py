@@ -54,8 +54,8 @@ class ConfirmedTable(Table):
 class KeptFreshTable(Table):
     """From which bar timestamp on automatic work keeps a series fresh.
 
-    Of a series that a person loads (``backfill: manual``), sensors and updates load what follows
-    the bars that the person has loaded. Filling goes newest first, so the newest bar does not show
+    Of a series that the user loads (``backfill: manual``), sensors and updates load what follows
+    the bars that the user has loaded. Filling goes newest first, so the newest bar does not show
     that point: once a run has saved the newest part of what is due, older parts lie behind the
     newest bar. The mark is set when a series has its first bars, and never moves. Where the table
     is lost, the newest bar counts until the next save.

@@ -24,7 +24,7 @@ class RequestRecord:
     There is a row for every request that counts towards IB's limits on historical data. ``series``
     is a series key: for a schedule (``what_to_show`` is SCHEDULE) that of the daily bars, for a
     head timestamp (no ``duration``) one of the series that needed it. ``asked_end`` is None for
-    "now"; ``rows`` counts the bars received; ``proved`` says in words what the response covered.
+    "now"; ``rows`` counts the bars received; ``proved`` describes what the response covered.
     ``sent_at`` and ``took_s`` are the caller's: waiting for the budget counts. ``sent_at`` is real
     time; market time was ``clock_offset_s`` ahead of it.
     """

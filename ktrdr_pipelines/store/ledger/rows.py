@@ -20,7 +20,7 @@ T = TypeVar("T")
 _Convert = Callable[[Any], Any]
 
 _BOUNDS = {"start": "starts", "end": "ends"}
-"""The columns of an ``Interval``: START and END are words of SQL."""
+"""The columns of an ``Interval``: START and END are keywords of SQL."""
 
 
 def bounds(interval: Interval) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from ktrdr_pipelines.domain.account_numbers import without_accounts
 
 LEDGER_VERSION = 9
 """Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``silences``, 4
-``verified`` and the packed sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``, 6
+``verified`` and the encoded sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``, 6
 ``refreshed`` and ``widths``, 7 ``statements``, ``disagreements``, ``findings``, ``kept_fresh``,
 ``late_bars``, ``schedule_votes``, ``symbol_calendars`` and the clock's offset in ``requests``, 8
 ``file_checks``, the digests in ``mirror``, and names of logins in ``requests``, which held a hash
@@ -350,7 +350,7 @@ def _renamed_columns(connection: sqlite3.Connection, found: int) -> list[str]:
 def _removals(connection: sqlite3.Connection, found: int) -> list[str]:
     """Return the statements that remove accounts from the rows of an earlier version.
 
-    They belong into the transaction that sets the version. From here on the connection overwrites
+    They belong to the transaction that sets the version. From here on the connection overwrites
     deleted content.
     """
     if found > ACCOUNTS_UNTIL or not _shape(connection):

@@ -1,4 +1,4 @@
-"""The ledger's statements: what single responses said about intervals without bars.
+"""The ledger's statements: what each response stated about ranges without bars.
 
 Losing the table costs waiting and requests, but no bar: the proofs themselves are in the footers of
 the bar files.

@@ -21,7 +21,7 @@ from ktrdr_pipelines.domain.universe.editing import remove_symbol, rename_symbol
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_file, write_file
 from ktrdr_pipelines.store.bars.integrity import true_footer
-from ktrdr_pipelines.store.claim_owners import is_in_hand
+from ktrdr_pipelines.store.claim_owners import is_requested
 from ktrdr_pipelines.store.files import (
     disk_errors,
     locked,
@@ -63,7 +63,7 @@ def move_symbol(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
             or bars lie on another disk than the folders beside them; nothing has changed.
         DiskError: the system refused.
     """
-    with _alone(layout, move):
+    with _all_series_locked(layout, move):
         _refuse_unfinished(layout, move)
         _refuse_other_disk(layout, move)
         if _edited(layout, move) is None and not layout.symbol_folder(move.symbol).exists():
@@ -96,14 +96,14 @@ def finish_move(layout: StoreLayout, ledger: Ledger) -> Move | None:
                 for folder in layout.epochs.glob(f"{_STAGE}-*"):
                     _remove(folder)
         return None
-    with _alone(layout, move):
+    with _all_series_locked(layout, move):
         if pending_move(layout) == move:
             _steps(layout, ledger, move)
     return move
 
 
 @contextmanager
-def _alone(layout: StoreLayout, move: Move) -> Iterator[None]:
+def _all_series_locked(layout: StoreLayout, move: Move) -> Iterator[None]:
     """Hold the locks of all series of both names."""
     symbols = sorted({move.symbol, move.target} if move.kind is MoveKind.RENAME else {move.symbol})
     layout.require_same()
@@ -227,7 +227,7 @@ def _move(layout: StoreLayout, move: Move, now: datetime) -> Move:
     ledger = open_ledger(layout)
     for symbol in (move.symbol, move.target):
         for timeframe in Timeframe:
-            if is_in_hand(layout, ledger, f"{symbol}|{timeframe}", now):
+            if is_requested(layout, ledger, f"{symbol}|{timeframe}", now):
                 raise StoreError(
                     f"cannot {move.kind} {move.symbol}",
                     reason=f"a load is requesting {symbol} {timeframe}",

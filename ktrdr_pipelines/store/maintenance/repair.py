@@ -23,7 +23,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError, StoreReplacedError
 from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_bars
 from ktrdr_pipelines.store.bars.filing import BarFiles
-from ktrdr_pipelines.store.bars.integrity import less_distrusted
+from ktrdr_pipelines.store.bars.integrity import without_implausible
 from ktrdr_pipelines.store.catalog.catalog import rebuild_catalog
 from ktrdr_pipelines.store.files import TEMP_SUFFIX, disk_errors, kind_of, locked
 from ktrdr_pipelines.store.layout import StoreLayout, pin_origin, store_origin
@@ -101,7 +101,7 @@ def repair(
         DiskError: the system refused.
     """
     now = now or system_now()
-    layout = layout.opened_anew()
+    layout = layout.reopened()
     done = _Done(quarantined=quarantine_odd_paths(layout))
     moved = _quarantine_damaged_ledger(layout)
     try:
@@ -142,7 +142,7 @@ def _repair(
         finished = finish_move(layout, ledger)
         kept: list[Path] = []
         findings = 0
-        done.quarantined += _strangers(layout)
+        done.quarantined += _quarantine_unfiled(layout)
         with (
             locked(layout.lock("store"), f"the store {layout.root}"),
             locked(layout.lock("catalog"), f"the catalog {layout.catalog}"),
@@ -158,7 +158,7 @@ def _repair(
                 done.quarantined += bad
                 key = f"{symbol}|{timeframe}"
                 known = ledger.findings.of(key)
-                trusted = [_less_distrusted(item, known, sec_type) for item in good]
+                trusted = [_without_implausible(item, known, sec_type) for item in good]
                 done.distrusted += [
                     new.path for new, old in zip(trusted, good, strict=True) if new is not old
                 ]
@@ -167,7 +167,7 @@ def _repair(
                 done.sealed += _seal(files, good) if seal else ()
                 for item in good:
                     _pin(layout, ledger, files.record(item.path), now)
-                findings += _find(ledger, key, good, sec_type=sec_type, now=now)
+                findings += _derive_findings(ledger, key, good, sec_type=sec_type, now=now)
                 kept += [item.path for item in good]
         existing = {layout.relative(path) for path in kept}
         ledger.files.remove(name for name in ledger.files.names() if name not in existing)
@@ -219,7 +219,7 @@ def _quarantine_ledger(layout: StoreLayout, why: str) -> Path:
     return quarantine(layout, layout.ledger, why, "nothing").now
 
 
-def _strangers(layout: StoreLayout) -> list[Quarantined]:
+def _quarantine_unfiled(layout: StoreLayout) -> list[Quarantined]:
     """Quarantine bar files outside the folders of series."""
     folders = set(layout.series_folders().values())
     paths = [path for path in sorted(layout.bars.rglob("*.parquet")) if path.parent not in folders]
@@ -271,14 +271,14 @@ def _judged(
     return good, bad
 
 
-def _less_distrusted(
+def _without_implausible(
     item: Inspected, known: Sequence[Finding], sec_type: SecType | None
 ) -> Inspected:
     """Remove the coverage of implausible bars that another program may have written."""
     if item.footer is None or (not item.needs_fix and is_as_written(item.path)):
         return item
     bars = read_bars(item.path) if item.bars is None else item.bars
-    footer = less_distrusted(item.footer, bars, known, sec_type)
+    footer = without_implausible(item.footer, bars, known, sec_type)
     return item if footer is item.footer else replace(item, footer=footer, bars=bars)
 
 
@@ -311,7 +311,7 @@ def _pin(layout: StoreLayout, ledger: Ledger, identity: Identity, now: datetime)
         )
 
 
-def _find(
+def _derive_findings(
     ledger: Ledger,
     key: str,
     good: Iterable[Inspected],
@@ -322,19 +322,19 @@ def _find(
     """Derive the findings of a series again; return how many bars had none before.
 
     Implausible bars that are covered, in a file that is as it was written, came from the gateway.
-    Others stay damage until they are requested again (``_less_distrusted``). Findings of bars that
-    are gone, or have other values, are deleted.
+    Others stay damage until they are requested again (``_without_implausible``). Findings of bars
+    that are gone, or have other values, are deleted.
     """
     known = ledger.findings.of(key)
     stale = {one.ts for one in known}
     new: list[Finding] = []
     for item in good:
         bars = read_bars(item.path)
-        odd, found = explained(bars, sec_type, known)
+        implausible, found = explained(bars, sec_type, known)
         stale -= {one.ts for one in found}
         if not item.needs_fix and item.footer is not None:
             covered = item.footer.coverage.bars
-            keys = [key for key in timestamps(bars)[odd].tolist() if moment(key) in covered]
+            keys = [key for key in timestamps(bars)[implausible].tolist() if moment(key) in covered]
             new += findings_of(bars, keys, sec_type)
     if stale:
         ledger.findings.clear(key, stale)

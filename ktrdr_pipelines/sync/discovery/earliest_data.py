@@ -162,7 +162,7 @@ async def oldest_day(
     """
     received = await requester.bars_of(timeframe, ends_at, duration)
     if received.with_bars is None:
-        requester.record(received, "a silent probe")
+        requester.record(received, "no bars")
         return None
     day: date = received.with_bars.bars["session_date"][0].as_py()
     if timeframe is Timeframe.W1:

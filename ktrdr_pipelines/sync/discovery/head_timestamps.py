@@ -123,7 +123,7 @@ class Search:
         return high
 
     async def _beyond(self, year: int) -> int | None:
-        """Return a year with bars before the empty year behind a year, or None down to the floor.
+        """Return a year with bars beyond the empty year before ``year``; None down to the floor.
 
         The years are probed at growing distances.
         """

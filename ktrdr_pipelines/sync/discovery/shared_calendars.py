@@ -88,10 +88,10 @@ class SharedCalendars:
             before, after = agreed(day_votes), agreed({**day_votes, symbol: vote})
             if (
                 after is not None
-                and (before is None or before.told != after.told)
-                and self._is_held(instrument, library, after.told, today)
+                and (before is None or before.stated != after.stated)
+                and self._is_held(instrument, library, after.stated, today)
             ):
-                self._refuted.add((key, after.told))
+                self._refuted.add((key, after.stated))
                 refuted.append(one.day)
                 continue
             cast.append(vote)
@@ -142,14 +142,14 @@ class SharedCalendars:
         """
         key = instrument.calendar
         library = calendar_named(key)
-        wrong = [one for one in shared if _has_removed_bars(library, one.told, timeframe, bars)]
+        wrong = [one for one in shared if _has_removed_bars(library, one.stated, timeframe, bars)]
         if not wrong:
             return []
-        self._refuted.update((key, one.told) for one in wrong)
-        self._store.ledger.votes.withdraw(key, [one.told.day for one in wrong])
+        self._refuted.update((key, one.stated) for one in wrong)
+        self._store.ledger.votes.withdraw(key, [one.stated.day for one in wrong])
         return [
-            f"{key} {one.told.day}: bars of {instrument} lie outside the hours that the schedules "
-            f"of {len(one.symbols)} contracts give; the calendar's own hours apply again"
+            f"{key} {one.stated.day}: bars of {instrument} lie outside the hours that the "
+            f"schedules of {len(one.symbols)} contracts give; the calendar's own hours apply again"
             for one in wrong
         ]
 
@@ -186,16 +186,16 @@ def changed_days(key: str, before: Calendars, after: Calendars) -> list[str]:
     library = calendar_named(key)
     zone = ZoneInfo(library.zone)
     old, new = (
-        {one.told.day: one for one in calendars.shared_days(key)} for calendars in (before, after)
+        {one.stated.day: one for one in calendars.shared_days(key)} for calendars in (before, after)
     )
     texts = []
     for day in sorted(old.keys() | new.keys()):
         was, now = old.get(day), new.get(day)
-        if was is not None and now is not None and was.told == now.told:
+        if was is not None and now is not None and was.stated == now.stated:
             continue
         own = hours_of(library, day)
-        hours = _hours_text(now.told if now else own, zone)
-        known = _hours_text(was.told if was else own, zone)
+        hours = _hours_text(now.stated if now else own, zone)
+        known = _hours_text(was.stated if was else own, zone)
         why = (
             f"according to {len(now.symbols)} contracts: {', '.join(now.symbols)}"
             if now

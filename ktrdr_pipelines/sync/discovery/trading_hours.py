@@ -100,7 +100,7 @@ class Schedules:
         self._unavailable: set[str] = set()
         self._has_bars: dict[str, frozenset[date]] = defaultdict(frozenset)
 
-    async def hear_hours(self, instrument: Instrument, note: Callable[[str], None]) -> None:
+    async def learn_stated_hours(self, instrument: Instrument, note: Callable[[str], None]) -> None:
         """Record the hours in the details of a contract that was looked up."""
         try:
             days = await self._source_session.ask(lambda source: source.hours(instrument))
@@ -413,7 +413,7 @@ def _is_same(before: Calendars, after: Calendars, instrument: Instrument) -> boo
     """Return whether two sets of calendars agree on an instrument and its closed dates."""
     return before is after or (
         before.of(instrument).is_same(after.of(instrument))
-        and before.told_closed(instrument) == after.told_closed(instrument)
+        and before.stated_closed(instrument) == after.stated_closed(instrument)
     )
 
 
@@ -444,7 +444,7 @@ def _last(instrument: Instrument) -> date:
     return date.max if instrument.end is None else instrument.end - _DAY
 
 
-def is_to_be_told(instrument: Instrument, now: datetime) -> bool:
+def must_learn_sessions(instrument: Instrument, now: datetime) -> bool:
     """Return whether sessions up to now must be learned from the gateway before a load."""
     known = calendar_named(instrument.calendar).known
     return known is None or known[1] < now.date() < _last(instrument)

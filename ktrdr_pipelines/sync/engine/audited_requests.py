@@ -1,4 +1,4 @@
-"""The audit of requests: a row for every time one for historical data was sent, however it ended.
+"""The audit: a row for every time that a request for historical data was sent.
 
 Bars, schedules and head timestamps are recorded, which IB's limits count alike.
 
@@ -67,7 +67,7 @@ class RequestAudit:
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
-        """Hold while the request is open; records failures, and leaves responses to ``ended``."""
+        """Record a failure of the open request; a response is recorded by ``ended``."""
         try:
             yield
         except GatewayError as error:

@@ -39,7 +39,7 @@ class ReceivedResponse:
     """A response, and the audit of its request.
 
     ``sent_at`` is when the request was sent, by the earlier of the gateway's clock and this
-    machine's: the response says nothing about later moments.
+    machine's: the response proves nothing about later times.
     """
 
     response: Response | NoData
@@ -132,7 +132,7 @@ class BarRequester:
             return None
         if max(source_session.market_now(), source_session.gateway_now()) < until:
             return received
-        self.record(received, "nothing: it came when now meant another time")
+        self.record(received, "nothing: received when now meant another time")
         return None
 
     async def head(self) -> datetime | None:
@@ -142,8 +142,8 @@ class BarRequester:
             self.source_session, instrument, self.contract_id, self.note
         )
 
-    def has_bars(self) -> None:
-        """Record that the contract returned bars: it is alive."""
+    def mark_alive(self) -> None:
+        """Record that the contract is alive: it returned bars."""
         self._run.alive[self._contract] = True
 
     async def is_alive(self) -> bool:
@@ -174,7 +174,7 @@ class BarRequester:
         """Return whether there are daily bars in the month up to a moment, None for now."""
         received = await self.bars_of(Timeframe.D1, ends_at, _ALIVE_DURATION)
         self.record(
-            received, "alive" if isinstance(received.response, Response) else "no sign of life"
+            received, "alive" if isinstance(received.response, Response) else "no recent bars"
         )
         return isinstance(received.response, Response)
 
@@ -258,7 +258,7 @@ class Fetched:
     """The response to a chunk, and the chunk that it is evidence for.
 
     ``response`` is None where no row of two responses was a bar. ``sent_at`` is when the request
-    was sent: the response says nothing about bars that became due later.
+    was sent: the response proves nothing about bars that became due later.
     """
 
     received: ReceivedResponse

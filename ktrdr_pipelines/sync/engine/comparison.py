@@ -20,7 +20,7 @@ from ktrdr_pipelines.domain.planning.gaps import final_lag
 from ktrdr_pipelines.domain.planning.reports import Progress
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind, disagreement
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.domain.volume_units import SESSIONS, between_sessions, compare_volume, is_told
+from ktrdr_pipelines.domain.volume_units import SESSIONS, between_sessions, compare_volume, is_known
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
@@ -120,7 +120,7 @@ class Comparison:
         """Record a jump of volumes and report it once."""
         key = series_key(self._series)
         known = self._store.ledger.disagreements.of(key, DisagreementKind.VOLUME)
-        if found is not None and not is_told(found, known):
+        if found is not None and not is_known(found, known):
             self._record(found)
 
     def _record(self, found: Disagreement) -> None:

@@ -24,7 +24,7 @@ _WEEKS = timedelta(days=14)
 
 _TEXTS: Final = {
     Proof.UNCONFIRMED: "the gateway returned no bars once; a second response is due",
-    Proof.CONTRADICTED: "the gateway returned no bars though held data speak against it; three "
+    Proof.CONTRADICTED: "the gateway returned no bars, but held data contradict that; three "
     "responses on three days are needed",
 }
 _KINDS: Final = {
@@ -77,7 +77,7 @@ class OpenRanges:
             empty_before=self._state.empty_before,
             now=self._source_session.gateway_now(),
             contract_id=self._contract_id,
-            closed=self._schedules.calendars.told_closed(series.instrument),
+            closed=self._schedules.calendars.stated_closed(series.instrument),
         )
 
     def parts(self) -> list[Open]:

@@ -8,7 +8,7 @@
                 response = fetch(part)
                 change = evaluate(part, response, state)      # pure
                 apply(change)                                 # evidence, state, writer
-    for each change of the confirmation:                      # of what came without bars
+    for each change of the confirmation:                      # of responses without bars
         apply(change)
     once more, if some of it turned out to have bars
 
@@ -143,7 +143,7 @@ class SeriesRun:
     def _need(self, within: Interval | None = None, *, as_of: datetime | None = None) -> Need:
         """Return what planning needs of the state, for all of it or for one interval.
 
-        ``as_of`` is when a request was sent: its response says nothing about what is due later.
+        ``as_of`` is when a request was sent: its response proves nothing about what is due later.
         """
         now = self._session.now()
         need = self._state.need(
@@ -351,7 +351,7 @@ class SeriesRun:
                 )
                 proved = "no bars"
             else:
-                proved = "nothing, no sign of life"
+                proved = "nothing: the contract has no recent bars"
         finally:
             self.requester.record(fetched.received, proved)
         self._fetcher.done(fetched.rows)
@@ -362,7 +362,7 @@ class SeriesRun:
     ) -> str:
         """Apply what a response with bars means; return a short description of what it proved."""
         part, sent_at = fetched.chunk, fetched.sent_at
-        self.requester.has_bars()
+        self.requester.mark_alive()
         self._attempts.answered()
         need = self._need(part.interval, as_of=sent_at)
         before, at = need.gaps(), self._session.gateway_now()

@@ -25,7 +25,7 @@ from ktrdr_pipelines.errors import (
     GatewayUnreachableError,
     PacingError,
 )
-from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, untold
+from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, ignore_wait
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 
@@ -122,7 +122,7 @@ class SourceSession:
         open_source: OpenSource,
         retry_policy: RetryPolicy | None = None,
         *,
-        waits: OnWait = untold,
+        waits: OnWait = ignore_wait,
     ) -> None:
         self.retry_policy = retry_policy or RetryPolicy()
         self._open_source, self._waits = open_source, waits

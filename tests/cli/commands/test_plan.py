@@ -29,6 +29,13 @@ def test_a_plan_opens_no_connection(ktrdr: Any, store: Path) -> None:
     assert "assumed for 1h" in result.out
 
 
+def test_the_last_day_of_a_plan_is_the_same_for_hours_and_days(ktrdr: Any, store: Path) -> None:
+    """It is the last session that is requested, a Friday, and not the day after it."""
+    lines = ktrdr("plan", "AAPL", "1h,1d", *DAYS).out.splitlines()
+    rows = [line.split()[:4] for line in lines if line.lstrip().startswith("AAPL")]
+    assert rows == [["AAPL", kind, "2024-01-02", "2024-01-05"] for kind in ("1h", "1d")]
+
+
 def test_a_plan_without_arguments_is_that_of_an_update(ktrdr: Any, store: Path) -> None:
     """It has every series of the universe."""
     document = ktrdr("plan", "--json").document

@@ -63,6 +63,14 @@ def test_the_output_is_a_table(ktrdr: Any, store: Path, gateway: Any) -> None:
     assert "EURUSD 1h" in result.out
 
 
+def test_coverage_of_days_ends_on_the_last_session(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """On a Friday, and not on the day after it."""
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    lines = ktrdr("ranges", "AAPL").out.splitlines()
+    (row,) = [line for line in lines if line.split()[:2] == ["AAPL", "1d"]]
+    assert row.rstrip().endswith("2024-01-02 to 2024-01-05")
+
+
 def test_an_unknown_symbol_is_bad_usage(ktrdr: Any, store: Path) -> None:
     """The error names the nearest symbol."""
     ktrdr("ranges", "APPL").is_error(2, "'APPL'", "AAPL")

@@ -89,7 +89,7 @@ def test_add_keeps_the_text_of_the_file(ktrdr: Any, store: Path) -> None:
     line = "  GBPUSD: {timeframes: [1h, 1d], start: 2023-01-03}\n"
     assert (store / "universe.yaml").read_text() == before + line
     assert "CASH (derived)" in result.out
-    assert "2023-01-03 (said)" in result.out
+    assert "2023-01-03 (set)" in result.out
     document = ktrdr("universe", "add", "QQQ", "--json").document
     assert document["added"] == "QQQ"
 

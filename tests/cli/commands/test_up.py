@@ -18,8 +18,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
-import yaml
 from dagster._core.instance import InstanceRef
+from ruamel.yaml import YAML
 
 from ktrdr_pipelines.app.setup import EARLIER, prepare_home, setting_overrides
 from ktrdr_pipelines.cli.commands.up import _only_one
@@ -69,8 +69,9 @@ def test_settings_of_an_earlier_version_are_replaced(store: Path) -> None:
         path.write_text(older)
         prepare_home(open_store(store))
         assert path.read_text() == text
-    assert yaml.safe_load(text) == yaml.safe_load(earlier)
-    assert yaml.safe_load(text)["run_monitoring"]["start_timeout_seconds"] <= 90
+    settings = YAML(typ="safe", pure=True).load(text)
+    assert settings == YAML(typ="safe", pure=True).load(earlier)
+    assert settings["run_monitoring"]["start_timeout_seconds"] <= 90
 
 
 @pytest.mark.parametrize("archive", ["dagster_v6.tar.gz", "store_v7.tar.gz"])
@@ -86,8 +87,9 @@ def test_edited_settings_get_timeouts_that_they_do_not_mention(
     home = prepare_home(open_store(store))
     assert path.read_text() == text
     assert monitoring(home)["start_timeout_seconds"] == 90
-    path.write_text(f"{text}\nrun_monitoring: {{enabled: true, start_timeout_seconds: 7}}\n")
+    path.write_text(f"{text}\nrun_monitoring: {{enabled: yes, start_timeout_seconds: 7}}\n")
     assert monitoring(home)["start_timeout_seconds"] == 7
+    assert monitoring(home)["enabled"] is True
     assert monitoring(home)["cancel_timeout_seconds"] == 60
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ktrdr_pipelines.defs.assets import has_left, refuse_lost_range
+from ktrdr_pipelines.defs.assets import is_range_gone, refuse_lost_range
 from ktrdr_pipelines.defs.resources import StoreResource
 from ktrdr_pipelines.defs.runs.tags import KIND, RANGE_END, RANGE_START, RunKind
 from ktrdr_pipelines.domain.planning.responses import BarRequest
@@ -18,30 +18,21 @@ from ktrdr_pipelines.errors import (
     GatewayUnreachableError,
     RequestRejectedError,
 )
+from ktrdr_pipelines.store.catalog.catalog import query_catalog
+
+FailureText = Callable[[Any], str]
 
 
 def windows_of(result: Any, location: Any) -> dict[str, tuple[int, str]]:
-    """Give rows and state of every window that a run materialized; one event a window."""
-    found: dict[str, tuple[int, str]] = {}
+    """Return rows and state of every window that a run materialized."""
+    windows: dict[str, tuple[int, str]] = {}
     for timeframe in ("1d", "1h"):
-        key = dg.AssetKey(["bars", timeframe])
-        for record in location.instance.fetch_materializations(key, limit=500).records:
-            if record.run_id == result.run_id:
-                metadata = record.asset_materialization.metadata
-                assert record.partition_key not in found, "two events for one window"
-                rows, state = metadata["dagster/partition_row_count"], metadata["state"]
-                found[str(record.partition_key)] = (rows.value, state.value)
-    return found
-
-
-def failure_text(result: Any) -> str:
-    """Give the description of the failure that ended the only step."""
-    [event] = [event for event in result.all_events if event.is_step_failure]
-    return str(event.step_failure_data.user_failure_data.description)
+        windows |= location.materialized(timeframe, result.run_id)
+    return windows
 
 
 def test_ranged_run_materializes_every_window_with_its_rows(location: Any) -> None:
-    """Each window of each symbol gets one event with its rows; the open one says that it is."""
+    """Each window of each symbol gets one event, with its rows and state."""
     result = location.run("1d", "AAPL|2023", "MSFT|2026")
     assert result.success
     windows = windows_of(result, location)
@@ -53,14 +44,14 @@ def test_ranged_run_materializes_every_window_with_its_rows(location: Any) -> No
 
 
 def test_run_is_planned_over_all_windows_of_a_symbol(location: Any) -> None:
-    """Thirteen months of hours in two windows need the requests of one interval, not of two."""
+    """Two years of hourly bars in two windows take the requests of one interval."""
     before = len(location.history())
     assert location.run("1h", "AAPL|2024", "AAPL|2025").success
     assert len(location.history()) - before <= 25
 
 
 def test_window_before_the_start_is_materialized_without_a_request(location: Any) -> None:
-    """What lies before the universe's start is explained: no rows, a reason, nothing asked."""
+    """It is explained: 0 rows, with the reason as its state."""
     before = len(location.gateway.requests)
     result = location.run("1d", "AAPL|2020", "AAPL|2022")
     assert result.success
@@ -71,8 +62,8 @@ def test_window_before_the_start_is_materialized_without_a_request(location: Any
     assert len(location.gateway.requests) == before
 
 
-def test_second_run_asks_nothing_and_materializes_again(location: Any) -> None:
-    """What is covered is not asked for again, and still gets its event."""
+def test_second_run_sends_no_request_and_materializes_again(location: Any) -> None:
+    """Covered windows are not requested again, and still get an event."""
     assert location.run("1d", "AAPL|2024", "AAPL|2025").success
     before = len(location.gateway.requests)
     again = location.run("1d", "AAPL|2024", "AAPL|2025")
@@ -84,9 +75,9 @@ def test_second_run_asks_nothing_and_materializes_again(location: Any) -> None:
 
 
 def test_unexplained_window_is_not_materialized_and_fails_the_run_by_name(
-    location: Any, failing_ib: Callable[..., Any]
+    location: Any, failure_text: FailureText, failing_ib: Callable[..., Any]
 ) -> None:
-    """The other windows are materialized; then the run fails and names what is missing and why."""
+    """The other windows are materialized, and the failure says what is missing and why."""
 
     def fails(request: BarRequest) -> GatewayError | None:
         if request.ends_at is not None and request.ends_at < datetime(2025, 1, 2, tzinfo=UTC):
@@ -102,9 +93,9 @@ def test_unexplained_window_is_not_materialized_and_fails_the_run_by_name(
 
 
 def test_blocked_symbol_does_not_stop_the_others(
-    location: Any, failing_ib: Callable[..., Any]
+    location: Any, failure_text: FailureText, failing_ib: Callable[..., Any]
 ) -> None:
-    """No permission for one symbol fails its windows alone."""
+    """A missing permission for one symbol fails its windows alone."""
 
     def fails(request: BarRequest) -> GatewayError | None:
         if request.series.symbol == "MSFT":
@@ -117,10 +108,10 @@ def test_blocked_symbol_does_not_stop_the_others(
     assert "no market data permissions" in failure_text(result)
 
 
-def test_no_gateway_fails_the_run_with_the_remedy(
-    location: Any, failing_ib: Callable[..., Any]
+def test_unreachable_gateway_fails_the_run_with_a_hint(
+    location: Any, failure_text: FailureText, failing_ib: Callable[..., Any]
 ) -> None:
-    """A gateway that cannot be reached materializes nothing and says what to do."""
+    """No window is materialized, and the failure says what to do."""
 
     def fails(request: BarRequest) -> GatewayError | None:
         return GatewayUnreachableError(str(request), reason="gone", hint="Start the gateway")
@@ -131,16 +122,20 @@ def test_no_gateway_fails_the_run_with_the_remedy(
     assert "Start the gateway" in failure_text(result)
 
 
-def test_symbol_that_left_the_universe_fails_by_name(location: Any) -> None:
-    """A partition whose symbol is not in the universe any more says so."""
+def test_symbol_that_is_not_in_the_universe_fails_by_name(
+    location: Any, failure_text: FailureText
+) -> None:
+    """The failure names the partition."""
     location.layout.universe.write_text("symbols: {MSFT: {timeframes: [1d]}}", encoding="utf-8")
     result = location.run("1d", "AAPL|2024", "AAPL|2024")
     assert not result.success
     assert "AAPL" in failure_text(result)
 
 
-def test_symbol_that_left_while_its_run_waited_does_not_stop_the_others(location: Any) -> None:
-    """A run of several symbols loads those that are left, and names the one that is gone."""
+def test_symbol_that_is_not_in_the_universe_does_not_stop_the_others(
+    location: Any, failure_text: FailureText
+) -> None:
+    """A run of several symbols loads the others, and names the removed one."""
     location.layout.universe.write_text("symbols: {MSFT: {timeframes: [1d]}}", encoding="utf-8")
     result = location.run("1d", "AAPL|2024", "MSFT|2024")
     assert not result.success
@@ -149,8 +144,10 @@ def test_symbol_that_left_while_its_run_waited_does_not_stop_the_others(location
     assert "the symbol is not in " in failure_text(result)
 
 
-def test_file_that_cannot_be_read_does_not_stop_the_others(location: Any) -> None:
-    """Its windows fail and the file is named; windows of other symbols are materialized."""
+def test_file_that_cannot_be_read_does_not_stop_the_others(
+    location: Any, failure_text: FailureText
+) -> None:
+    """Its windows fail with its name; windows of other symbols are materialized."""
     assert location.run("1d", "AAPL|2024", "AAPL|2024").success
     for path in location.layout.bar_files("AAPL", Timeframe.D1):
         path.write_bytes(b"no file of bars")
@@ -161,10 +158,10 @@ def test_file_that_cannot_be_read_does_not_stop_the_others(location: Any) -> Non
     assert "symbol=AAPL/timeframe=1d/all.parquet" in failure_text(result)
 
 
-def test_finished_windows_are_marked_before_the_run_dies(
+def test_finished_windows_are_materialized_before_the_run_fails(
     location: Any, failing_ib: Callable[..., Any]
 ) -> None:
-    """A run whose gateway goes away at the oldest chunk leaves the newer windows materialized."""
+    """A gateway that becomes unreachable at the oldest chunk leaves the newer windows complete."""
 
     def fails(request: BarRequest) -> GatewayError | None:
         if request.ends_at is not None and request.ends_at < datetime(2023, 4, 15, tzinfo=UTC):
@@ -176,28 +173,25 @@ def test_finished_windows_are_marked_before_the_run_dies(
     assert set(windows_of(result, location)) == {"AAPL|2024", "AAPL|2025"}
 
 
-def test_catalog_knows_the_bars_after_a_run(location: Any) -> None:
-    """A run leaves a catalog that answers for what it loaded."""
-    from ktrdr_pipelines.store.catalog.catalog import query_catalog  # noqa: PLC0415
-
+def test_catalog_has_the_bars_after_a_run(location: Any) -> None:
+    """A run refreshes the catalog."""
     assert location.run("1d", "AAPL|2024", "AAPL|2024").success
     found = query_catalog(location.layout, "SELECT count(*) AS n FROM series('AAPL', '1d')")
     assert found["n"].to_pylist() == [252]
 
 
-@pytest.mark.parametrize("keys", [["AAPL|2024-01"]])
-def test_range_that_lost_its_partitions_fails_loudly(keys: list[str]) -> None:
+def test_range_that_lost_its_partitions_fails() -> None:
     """Tags of a range with the key of one window would report success for windows not loaded."""
     tags = {
         "dagster/asset_partition_range_start": "AAPL|2024-01",
         "dagster/asset_partition_range_end": "AAPL|2024-03",
     }
     with pytest.raises(dg.Failure, match="2024-03"):
-        refuse_lost_range(tags, keys)
+        refuse_lost_range(tags, ["AAPL|2024-01"])
 
 
-def test_single_partitions_and_whole_ranges_pass_the_guard() -> None:
-    """A run of one partition, tagged or not, and a range with its keys are as they should be."""
+def test_single_partitions_and_whole_ranges_are_accepted() -> None:
+    """A run of one partition, tagged or not, and a range with all its keys."""
     same = {
         "dagster/asset_partition_range_start": "AAPL|2024",
         "dagster/asset_partition_range_end": "AAPL|2024",
@@ -209,8 +203,8 @@ def test_single_partitions_and_whole_ranges_pass_the_guard() -> None:
     )
 
 
-class LeavingStore(StoreResource):
-    """The store, from whose partitions a symbol leaves while a run over it begins."""
+class ShrinkingStore(StoreResource):
+    """A store resource that removes the partitions of a symbol when a run begins."""
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         assert context.instance is not None
@@ -218,12 +212,14 @@ class LeavingStore(StoreResource):
 
 
 @pytest.mark.parametrize("by_sensor", [True, False])
-def test_run_whose_symbol_left_while_it_waited(location: Any, by_sensor: bool) -> None:
-    """A sensor's run for what universe.yaml no longer names ends well, a person's says why not."""
+def test_run_whose_symbol_was_removed_while_it_was_queued(
+    location: Any, failure_text: FailureText, by_sensor: bool
+) -> None:
+    """A sensor's run succeeds without a load, a user's run fails with the reason."""
     before = len(location.history())
     kind = {KIND: RunKind.GAP.value} if by_sensor else {}
     tags = {RANGE_START: "AAPL|2024", RANGE_END: "AAPL|2025", **kind}
-    store = LeavingStore(data_dir=str(location.layout.root))
+    store = ShrinkingStore(data_dir=str(location.layout.root))
     result = location.run_tagged("1d", tags, store=store)
     assert result.success is by_sensor
     assert windows_of(result, location) == {}
@@ -232,10 +228,10 @@ def test_run_whose_symbol_left_while_it_waited(location: Any, by_sensor: bool) -
         assert "universe.yaml changed after this run was launched" in failure_text(result)
 
 
-def test_windows_that_begin_later_have_left(location: Any) -> None:
-    """Only a range of which an end is no partition any more has left."""
+def test_range_is_gone_if_windows_begin_later_now(location: Any) -> None:
+    """A range is gone if its first or last window is no partition any more."""
     instance, windows = location.instance, location.windows()
-    for first, last, left in [("2019", "2024", True), ("2020", "2024", False)]:
+    for first, last, is_gone in [("2019", "2024", True), ("2020", "2024", False)]:
         tags = {RANGE_START: f"AAPL|{first}", RANGE_END: f"AAPL|{last}"}
-        assert has_left(instance, tags, Timeframe.D1, windows) is left
-    assert not has_left(instance, {}, Timeframe.D1, windows)
+        assert is_range_gone(instance, tags, Timeframe.D1, windows) is is_gone
+    assert not is_range_gone(instance, {}, Timeframe.D1, windows)

@@ -1,4 +1,4 @@
-"""What a run writes into Dagster's home names no account, though the gateway does."""
+"""What a run writes to Dagster's home has no account number, although the gateway's texts do."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +14,8 @@ ACCOUNT = "U" + "7654321"
 NOW = "2026-06-12T12:00:00+00:00"
 
 
-def test_the_history_of_a_failed_run_names_no_account(location: Any, tmp_path: Path) -> None:
-    """Failures, events and logs of runs hold the gateway's texts without it."""
+def test_the_history_of_a_failed_run_has_no_account_number(location: Any, tmp_path: Path) -> None:
+    """Failures, events and logs hold the gateway's texts without it."""
     text = f"Error for {ACCOUNT}: {ACCOUNT.lower()} may not have this"
     refusal = FaultRule(Fault.ERROR, settings={"code": 321}, text=text)
     behaviour = Behaviour(faults=FaultPlan([refusal]))
@@ -30,6 +30,6 @@ def test_the_history_of_a_failed_run_names_no_account(location: Any, tmp_path: P
         refused = replace(location, gateway=gateway, settings=settings, instance=instance)
         result = refused.run("1d", "AAPL|2026", "AAPL|2026")
     assert not result.success
-    make_entry = [one.read_bytes() for one in tmp_path.rglob("*") if one.is_file()]
-    assert any(b"Error for (account): (account)" in data for data in make_entry)
-    assert not any(ACCOUNT[1:].encode() in data for data in make_entry)
+    contents = [one.read_bytes() for one in tmp_path.rglob("*") if one.is_file()]
+    assert any(b"Error for (account): (account)" in data for data in contents)
+    assert not any(ACCOUNT[1:].encode() in data for data in contents)

@@ -1,4 +1,4 @@
-"""Runs whose process is gone: which are ended, and what they held."""
+"""Runs whose process has disappeared: which are ended, and which slots are freed."""
 
 import os
 import subprocess
@@ -22,13 +22,13 @@ from ktrdr_pipelines.defs.runs.tags import CAUSE, KILLED
 
 Status = dg.DagsterRunStatus
 GONE, ALIVE, REUSED, HIDDEN = 11, 12, 13, 14
-"""Process ids: none lives, the run's own lives, another one that started later, no start known."""
+"""Process ids: of no process, of the run's own, of one that started later, of unknown start."""
 
 SETTINGS = "concurrency: {pools: {default_limit: 2}}\ntelemetry: {enabled: false}\n"
 
 
 def start_of(pid: int) -> float | None:
-    """Say when a process of the table above started."""
+    """Return when a process of the table above started."""
     now = time.time()
     return {ALIVE: now - 3600, REUSED: now + 60, HIDDEN: UNKNOWN_START}.get(pid)
 
@@ -42,7 +42,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 
 def run_in(instance: dg.DagsterInstance, status: Status, pid: int | None = None) -> str:
-    """Record a run that came as far as a status, and the process that it logged."""
+    """Record a run with a status, and the process that it logged; return its id."""
     location = ManagedGrpcPythonEnvCodeLocationOrigin(
         LoadableTargetOrigin(module_name="ktrdr_pipelines.definitions")
     )
@@ -67,45 +67,46 @@ def run_in(instance: dg.DagsterInstance, status: Status, pid: int | None = None)
 
 
 def status_of(instance: dg.DagsterInstance, run_id: str) -> Status:
-    """Give the recorded status of a run."""
+    """Return the recorded status of a run."""
     run = instance.get_run_by_id(run_id)
     assert run is not None
     return run.status
 
 
-@pytest.mark.parametrize(
-    ("status", "pid", "expected"),
-    [
-        (Status.STARTING, GONE, Status.FAILURE),
-        (Status.STARTED, GONE, Status.FAILURE),
-        (Status.CANCELING, GONE, Status.CANCELED),
-        (Status.STARTED, REUSED, Status.FAILURE),
-        (Status.STARTING, None, Status.FAILURE),
-        (Status.CANCELING, None, Status.CANCELED),
-        (Status.STARTING, ALIVE, Status.STARTING),
-        (Status.STARTED, ALIVE, Status.STARTED),
-        (Status.CANCELING, ALIVE, Status.CANCELING),
-        (Status.STARTED, HIDDEN, Status.STARTED),
-        (Status.QUEUED, None, Status.QUEUED),
-        (Status.NOT_STARTED, None, Status.NOT_STARTED),
-        (Status.SUCCESS, GONE, Status.SUCCESS),
-        (Status.FAILURE, GONE, Status.FAILURE),
-        (Status.CANCELED, GONE, Status.CANCELED),
-    ],
-)
-def test_active_runs_without_a_process_are_ended(
-    instance: dg.DagsterInstance, status: Status, pid: int | None, expected: Status
-) -> None:
-    """Those whose process lives, and those that wait or have ended, stay as they are."""
-    run_id = run_in(instance, status, pid)
+RUNS = [
+    (Status.STARTING, GONE, Status.FAILURE),
+    (Status.STARTED, GONE, Status.FAILURE),
+    (Status.CANCELING, GONE, Status.CANCELED),
+    (Status.STARTED, REUSED, Status.FAILURE),
+    (Status.STARTING, None, Status.FAILURE),
+    (Status.CANCELING, None, Status.CANCELED),
+    (Status.STARTING, ALIVE, Status.STARTING),
+    (Status.STARTED, ALIVE, Status.STARTED),
+    (Status.CANCELING, ALIVE, Status.CANCELING),
+    (Status.STARTED, HIDDEN, Status.STARTED),
+    (Status.QUEUED, None, Status.QUEUED),
+    (Status.NOT_STARTED, None, Status.NOT_STARTED),
+    (Status.SUCCESS, GONE, Status.SUCCESS),
+    (Status.FAILURE, GONE, Status.FAILURE),
+    (Status.CANCELED, GONE, Status.CANCELED),
+]
+"""Status and logged process of a run, and its status afterwards."""
+
+
+def test_active_runs_without_a_process_are_ended(instance: dg.DagsterInstance) -> None:
+    """Runs with a live process, queued runs and ended runs are unchanged."""
+    ids = [run_in(instance, status, pid) for status, pid, _ in RUNS]
     ended = end_dead_runs(instance, launched_before=time.time() + 1, start_of=start_of)
-    assert status_of(instance, run_id) is expected
-    assert [one.run_id for one in ended] == ([run_id] if expected is not status else [])
+    found = [(status, pid, status_of(instance, ids[n])) for n, (status, pid, _) in enumerate(RUNS)]
+    assert found == RUNS
+    dead = {ids[n] for n, (before, _, after) in enumerate(RUNS) if before is not after}
+    assert {one.run_id for one in ended} == dead
+    assert len(ended) == len(dead)
     assert end_dead_runs(instance, launched_before=time.time() + 1, start_of=start_of) == []
 
 
-def test_the_run_says_why_it_ended(instance: dg.DagsterInstance) -> None:
-    """Its failure names the process, and its tag says that what it loaded is not to blame."""
+def test_an_ended_run_records_why(instance: dg.DagsterInstance) -> None:
+    """The failure names the process, and the tag gives a killed process as the cause."""
     run_id = run_in(instance, Status.STARTED, GONE)
     end_dead_runs(instance, launched_before=time.time(), start_of=start_of)
     (failure,) = instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
@@ -116,24 +117,24 @@ def test_the_run_says_why_it_ended(instance: dg.DagsterInstance) -> None:
 
 
 def test_a_run_that_is_starting_may_still_get_a_process(instance: dg.DagsterInstance) -> None:
-    """Without a logged process only what an earlier Dagster launched is ended."""
+    """Without a logged process, only runs that an earlier Dagster launched are ended."""
     begun_at = time.time()
     run_id = run_in(instance, Status.STARTING)
     assert end_dead_runs(instance, launched_before=begun_at, start_of=start_of) == []
     assert status_of(instance, run_id) is Status.STARTING
 
 
-def test_a_run_in_the_process_that_made_it_has_time_to_log_it(
+def test_a_run_without_a_launcher_has_time_to_log_its_process(
     instance: dg.DagsterInstance,
 ) -> None:
-    """Runs of `ktrdr demo` and `dagster asset materialize` have no launcher."""
+    """Runs of `ktrdr demo` and `dagster asset materialize` are such."""
     run_id = run_in(instance, Status.STARTED)
     assert end_dead_runs(instance, launched_before=time.time() + 1, start_of=start_of) == []
     assert status_of(instance, run_id) is Status.STARTED
 
 
-def test_ended_and_deleted_runs_give_their_slots_back(instance: dg.DagsterInstance) -> None:
-    """A pool's slots of runs that live stay taken."""
+def test_slots_of_ended_and_deleted_runs_are_freed(instance: dg.DagsterInstance) -> None:
+    """Slots of live runs stay taken."""
     storage = instance.event_log_storage
     storage.set_concurrency_slots("ib", 5)
     killed = run_in(instance, Status.STARTED, GONE)
@@ -146,8 +147,8 @@ def test_ended_and_deleted_runs_give_their_slots_back(instance: dg.DagsterInstan
     assert storage.get_concurrency_info("ib").active_slot_count == 1
 
 
-def test_it_knows_living_processes_and_when_they_started() -> None:
-    """The time of its own process; none of one that ended, reaped or not."""
+def test_the_start_of_a_process_is_known_while_it_lives() -> None:
+    """A process that has ended has none, reaped or not."""
     own = process_start(os.getpid())
     assert own is not None
     assert own < time.time()

@@ -1,4 +1,4 @@
-"""The alert sensor: one alert an outage, one all-clear, to the log and to a person's command."""
+"""The alert sensor: one alert and one all-clear an outage, to the log and the user's command."""
 
 import json
 import sys
@@ -12,12 +12,12 @@ import pytest
 
 from ktrdr_pipelines.defs.resources import StoreResource
 from ktrdr_pipelines.defs.runs.tags import CAUSE, REQUESTS, SYMBOL, TIMEFRAME
-from ktrdr_pipelines.defs.sensors.alert_sensor import Ended, after, alert_sensor
+from ktrdr_pipelines.defs.sensors.alert_sensor import Ended, alert_sensor, outages_after
 
 
 @dg.op
 def job(context: dg.OpExecutionContext) -> None:
-    """Fail where the run is told to."""
+    """Fail if the run is tagged so."""
     if "fail" in context.run.tags:
         raise dg.Failure("cannot reach 127.0.0.1:4002")
     if "break" in context.run.tags:
@@ -26,7 +26,7 @@ def job(context: dg.OpExecutionContext) -> None:
 
 @dg.job
 def tails() -> None:
-    """Work."""
+    """Run the op."""
     job()
 
 
@@ -36,15 +36,15 @@ def broken() -> None:
     raise dg.Failure("broken")
 
 
-class Watch:
-    """The sensor with a command that keeps what it is told."""
+class Ticker:
+    """Ticks the sensor, with a command that records its alerts."""
 
     def __init__(self, folder: Path, instance: dg.DagsterInstance) -> None:
-        self.heard = folder / "heard.jsonl"
+        self.recorded = folder / "alerts.jsonl"
         script = folder / "alert.py"
         script.write_text(
             "import pathlib, sys\n"
-            f"with pathlib.Path({str(self.heard)!r}).open('a') as file:\n"
+            f"with pathlib.Path({str(self.recorded)!r}).open('a') as file:\n"
             "    file.write(sys.stdin.read() + '\\n')\n"
         )
         self.instance, self.cursor = instance, None
@@ -64,109 +64,110 @@ class Watch:
         return str(result.skip_reason.skip_message)
 
     def alerts(self) -> list[dict[str, Any]]:
-        if not self.heard.exists():
+        if not self.recorded.exists():
             return []
-        return [json.loads(line) for line in self.heard.read_text().splitlines()]
+        return [json.loads(line) for line in self.recorded.read_text().splitlines()]
 
 
 @pytest.fixture
-def watch(tmp_path: Path) -> Iterator[Watch]:
-    """Give the sensor over an instance of its own."""
+def ticker(tmp_path: Path) -> Iterator[Ticker]:
+    """Return the sensor over an instance of its own."""
     home = tmp_path / "home"
     home.mkdir()
     with dg.DagsterInstance.local_temp(str(home)) as instance:
-        yield Watch(tmp_path, instance)
+        yield Ticker(tmp_path, instance)
 
 
 def test_an_outage_is_alerted_once_and_so_is_its_end(
-    watch: Watch, caplog: pytest.LogCaptureFixture
+    ticker: Ticker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Five failed runs make one alert; the first answer makes one all-clear."""
-    assert watch.tick() == "nothing is failing"
+    """Five failed runs make one alert, and the first run with requests one all-clear."""
+    assert ticker.tick() == "nothing is failing"
     for _ in range(3):
-        watch.run(fail="yes", **{CAUSE: "GatewayUnreachableError"})
-    assert "begins to fail: gateway since" in watch.tick()
-    watch.run(fail="yes", **{CAUSE: "GatewayRestingError"})
-    watch.run(fail="yes", **{CAUSE: "GatewayUnreachableError"})
-    assert watch.tick() == "no change; still failing, already alerted: gateway"
-    watch.run()
-    assert "still failing" in watch.tick()
-    watch.run(**{REQUESTS: "3"})
-    assert "works again: gateway since" in watch.tick()
-    assert watch.tick() == "nothing is failing"
-    outage, clear = watch.alerts()
+        ticker.run(fail="yes", **{CAUSE: "GatewayUnreachableError"})
+    assert "begins to fail: gateway since" in ticker.tick()
+    ticker.run(fail="yes", **{CAUSE: "GatewayRestingError"})
+    ticker.run(fail="yes", **{CAUSE: "GatewayUnreachableError"})
+    assert ticker.tick() == "no change; still failing, already alerted: gateway"
+    ticker.run()
+    assert "still failing" in ticker.tick()
+    ticker.run(**{REQUESTS: "3"})
+    assert "works again: gateway since" in ticker.tick()
+    assert ticker.tick() == "nothing is failing"
+    outage, clear = ticker.alerts()
     assert (outage["event"], clear["event"]) == ("outage", "all-clear")
     assert outage["store"] == "/the/store"
-    [told] = outage["outages"]
-    assert (told["name"], told["cause"], told["failures"]) == (
+    [described] = outage["outages"]
+    assert (described["name"], described["cause"], described["failures"]) == (
         "gateway",
         "GatewayUnreachableError",
         3,
     )
-    assert told["text"] == "cannot reach 127.0.0.1:4002"
+    assert described["text"] == "cannot reach 127.0.0.1:4002"
     assert clear["outages"][0]["failures"] == 5
 
 
-def test_a_run_that_died_is_alerted_by_its_work(watch: Watch) -> None:
-    """It left no error behind; its next success is the all-clear."""
-    watch.run(fail="yes")
-    assert "begins to fail: tails" in watch.tick()
-    watch.run()
-    assert "works again: tails" in watch.tick()
+def test_a_run_without_an_error_is_an_outage_of_its_job(ticker: Ticker) -> None:
+    """The next success of the job is the all-clear."""
+    ticker.run(fail="yes")
+    assert "begins to fail: tails" in ticker.tick()
+    ticker.run()
+    assert "works again: tails" in ticker.tick()
 
 
 @pytest.mark.parametrize("command", ["/no/such/command", f"{sys.executable} -c 'exit(3)'", "'"])
-def test_a_command_that_fails_stops_nothing(watch: Watch, command: str) -> None:
-    """The tick goes on, and the outage counts as told."""
-    watch.sensor = alert_sensor(command)
-    watch.run(fail="yes")
-    assert "begins to fail" in watch.tick()
-    assert "already alerted" in watch.tick()
+def test_a_failing_command_does_not_fail_the_tick(ticker: Ticker, command: str) -> None:
+    """The outage counts as alerted."""
+    ticker.sensor = alert_sensor(command)
+    ticker.run(fail="yes")
+    assert "begins to fail" in ticker.tick()
+    assert "already alerted" in ticker.tick()
 
 
-def test_without_a_command_it_is_logged_only(watch: Watch) -> None:
-    """Off by default: nothing is started."""
-    watch.sensor = alert_sensor(None)
-    watch.run(fail="yes")
-    assert "begins to fail" in watch.tick()
-    assert watch.alerts() == []
+def test_without_a_command_it_is_logged_only(ticker: Ticker) -> None:
+    """No command is run by default."""
+    ticker.sensor = alert_sensor(None)
+    ticker.run(fail="yes")
+    assert "begins to fail" in ticker.tick()
+    assert ticker.alerts() == []
 
 
-def test_an_alert_names_the_work_once_and_the_cause_that_dagster_wrapped(watch: Watch) -> None:
-    """A person reads what broke, not that an op did, and an asset's timeframe once."""
-    watch.run(**{"break": "yes", TIMEFRAME: "1d", SYMBOL: "AAPL"})
-    told = watch.tick()
-    assert "begins to fail: tails 1d AAPL since" in told
-    assert "(1 failure: ValueError: no such window)" in told
+def test_an_alert_names_the_job_once_and_the_error_that_dagster_wrapped(ticker: Ticker) -> None:
+    """The text is that of the project's error, and an asset's timeframe is not repeated."""
+    ticker.run(**{"break": "yes", TIMEFRAME: "1d", SYMBOL: "AAPL"})
+    text = ticker.tick()
+    assert "begins to fail: tails 1d AAPL since" in text
+    assert "(1 failure: ValueError: no such window)" in text
     job = dg.Definitions(
         assets=[broken], jobs=[dg.define_asset_job("broken_job", [broken])]
     ).resolve_job_def("broken_job")
     materialized = job.execute_in_process(
-        instance=watch.instance,
+        instance=ticker.instance,
         asset_selection=[broken.key],
         tags={TIMEFRAME: "1d"},
         raise_on_error=False,
     )
     assert not materialized.success
-    assert "begins to fail: bars/1d since" in watch.tick()
+    assert "begins to fail: bars/1d since" in ticker.tick()
 
 
 AT = datetime(2024, 6, 3, 14, tzinfo=UTC)
 
 
-def failed(work: str, cause: str, minute: int = 0) -> Ended:
-    """Make work that failed."""
-    return Ended(work, AT + timedelta(minutes=minute), failed=True, cause=cause, text=cause)
+def failed(job_name: str, cause: str, minute: int = 0) -> Ended:
+    """Return a failed run of a job."""
+    at = AT + timedelta(minutes=minute)
+    return Ended(job_name, at, failed=True, cause=cause, text=cause)
 
 
-def succeeded(work: str, *, used_gateway: bool = False) -> Ended:
-    """Make work that ended well."""
-    return Ended(work, AT, used_gateway=used_gateway)
+def succeeded(job_name: str, *, used_gateway: bool = False) -> Ended:
+    """Return a successful run of a job."""
+    return Ended(job_name, AT, used_gateway=used_gateway)
 
 
-def test_many_failures_of_the_gateway_are_one_outage() -> None:
-    """Whatever work meets it, and in whatever shape, it is one gateway that is away."""
-    change = after(
+def test_failures_of_the_gateway_are_one_outage() -> None:
+    """Whatever the job and the class of the error, they share one outage."""
+    change = outages_after(
         {},
         [
             failed("bars/1m", "GatewayUnreachableError"),
@@ -176,36 +177,44 @@ def test_many_failures_of_the_gateway_are_one_outage() -> None:
     )
     [outage] = change.begun
     assert (outage.name, outage.since, outage.failures) == ("gateway", AT, 3)
-    again = after(change.open_outages, [failed("bars/1h", "GatewayUnreachableError", 3)])
+    again = outages_after(change.open_outages, [failed("bars/1h", "GatewayUnreachableError", 3)])
     assert again.begun == ()
     assert again.open_outages["gateway"].failures == 4
 
 
-def test_only_an_answer_ends_an_outage_of_the_gateway() -> None:
-    """A run that asked nothing proves nothing."""
-    known = after({}, [failed("bars/1m", "GatewayUnreachableError")]).open_outages
-    assert after(known, [succeeded("bars/1m")]).over == ()
-    change = after(known, [succeeded("bars/1d", used_gateway=True)])
+def test_only_a_run_with_requests_ends_an_outage_of_the_gateway() -> None:
+    """A successful run without requests does not end it."""
+    known = outages_after({}, [failed("bars/1m", "GatewayUnreachableError")]).open_outages
+    assert outages_after(known, [succeeded("bars/1m")]).over == ()
+    change = outages_after(known, [succeeded("bars/1d", used_gateway=True)])
     assert [one.name for one in change.over] == ["gateway"]
     assert change.open_outages == {}
 
 
-def test_what_fails_by_itself_ends_by_itself() -> None:
-    """Unexplained windows of one series, and a run that died, have nothing to do with others."""
-    known = after({}, [failed("bars/1d AAPL", "IncompleteError"), failed("tails", "")]).open_outages
+def test_another_outage_ends_with_a_success_of_its_own_job() -> None:
+    """Successes of other jobs end neither unexplained windows nor a run without an error."""
+    known = outages_after(
+        {}, [failed("bars/1d AAPL", "IncompleteError"), failed("tails", "")]
+    ).open_outages
     assert set(known) == {"bars/1d AAPL", "tails"}
-    change = after(known, [succeeded("bars/1d MSFT", used_gateway=True), succeeded("tails")])
+    change = outages_after(
+        known, [succeeded("bars/1d MSFT", used_gateway=True), succeeded("tails")]
+    )
     assert [one.name for one in change.over] == ["tails"]
     assert set(change.open_outages) == {"bars/1d AAPL"}
 
 
-def test_what_begins_and_ends_between_two_looks_alerts_nobody() -> None:
-    """It is over before anybody could be told."""
-    change = after({}, [failed("bars/1d AAPL", "BadAnswerError"), succeeded("bars/1d AAPL")])
+def test_an_outage_that_begins_and_ends_between_two_ticks_is_not_alerted() -> None:
+    """It is neither begun nor over."""
+    change = outages_after(
+        {}, [failed("bars/1d AAPL", "BadAnswerError"), succeeded("bars/1d AAPL")]
+    )
     assert (change.begun, change.over, change.open_outages) == ((), (), {})
 
 
-def test_an_error_that_an_earlier_version_recorded_belongs_to_its_outage() -> None:
-    """Runs of before the update are read after it."""
-    change = after({}, [failed("bars/1m", "GatewaySilentError"), failed("tails", "OutageError")])
+def test_error_classes_of_earlier_versions_belong_to_their_outage() -> None:
+    """Runs from before an update are read after it."""
+    change = outages_after(
+        {}, [failed("bars/1m", "GatewaySilentError"), failed("tails", "OutageError")]
+    )
     assert [one.name for one in change.begun] == ["gateway"]

@@ -1,4 +1,4 @@
-"""From what is due to runs: which windows, how many, and who had better wait."""
+"""Gap runs: which windows a run takes, how many, and which series wait."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -26,7 +26,7 @@ MONTHS = [f"{year}-{month:02d}" for year in (2022, 2023, 2024) for month in rang
 
 
 def due(symbol: str, timeframe: str, *days: str) -> Due:
-    """Say that sessions of some dates are due."""
+    """Return the sessions of some dates as due."""
     series = Series(UNIVERSE.instrument(symbol), Timeframe(timeframe))
     calendar = calendar_named(series.instrument.calendar)
     parts = (
@@ -37,7 +37,7 @@ def due(symbol: str, timeframe: str, *days: str) -> Due:
 
 
 def run_of(one: Due, windows: list[str], cap: int = 24) -> Any:
-    """Give the one run that comes of what is due."""
+    """Return the one run for what is due."""
     calendar = calendar_named(one.series.instrument.calendar)
     timeframe = one.series.timeframe
     [run] = gap_runs(
@@ -47,22 +47,22 @@ def run_of(one: Due, windows: list[str], cap: int = 24) -> Any:
 
 
 def test_run_takes_the_newest_windows_that_follow_each_other() -> None:
-    """Windows that lack nothing are not in the run; older holes come with the next one."""
+    """A complete window ends the run; older gaps are left to the next one."""
     one = due("AAPL", "1m", "2022-03-01", "2023-11-15", "2023-12-04", "2024-01-10")
     run = run_of(one, MONTHS)
     assert (run.first, run.last, run.windows) == ("2023-11", "2024-01", 3)
     assert str(run) == "AAPL 1m 2023-11 to 2024-01"
 
 
-def test_run_has_at_most_so_many_windows() -> None:
-    """The newest of them are first."""
+def test_run_takes_no_more_windows_than_the_limit() -> None:
+    """The newest windows are taken first."""
     one = due("AAPL", "1m", *(f"{month}-15" for month in MONTHS))
     run = run_of(one, MONTHS, cap=5)
     assert (run.first, run.last, run.windows) == ("2024-08", "2024-12", 5)
 
 
-def test_run_is_short_where_a_window_takes_many_requests() -> None:
-    """Half a year of minutes, some years of hours, and all days: about 200 requests each."""
+def test_window_limits_follow_from_the_requests_of_a_window() -> None:
+    """About 200 requests: half a year of 1m, some years of 1h, all years of 1d."""
     caps = {timeframe.value: number for timeframe, number in window_caps().items()}
     assert caps == {
         "1m": 6,
@@ -76,15 +76,15 @@ def test_run_is_short_where_a_window_takes_many_requests() -> None:
     }
 
 
-def test_windows_that_dagster_does_not_have_are_left_out() -> None:
-    """A start before the first window can't be run, nor can a session of next month."""
+def test_gaps_outside_dagsters_windows_get_no_run() -> None:
+    """What lies before the first window is left out; alone it makes no run."""
     one = due("AAPL", "1m", "2021-05-03", "2022-02-01")
     assert run_of(one, MONTHS).first == "2022-02"
     series = one.series
     calendar = calendar_named(series.instrument.calendar)
-    none = due("AAPL", "1m", "2021-05-03")
+    before = due("AAPL", "1m", "2021-05-03")
     args = ({Timeframe.M1: MONTHS}, {series: calendar})
-    assert gap_runs([none], *args, window_cap={Timeframe.M1: 24}) == []
+    assert gap_runs([before], *args, window_cap={Timeframe.M1: 24}) == []
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,13 @@ def test_windows_that_dagster_does_not_have_are_left_out() -> None:
 def test_session_belongs_to_the_window_of_its_date(
     symbol: str, timeframe: str, day: str, window: str
 ) -> None:
-    """The evening before it belongs there too, whatever the date is in UTC then."""
+    """The session date decides, whatever the UTC date of the open is."""
     one = due(symbol, timeframe, day)
     assert windows_of(one, calendar_named(one.series.instrument.calendar)) == {window}
 
 
 def test_series_whose_runs_change_nothing_waits_longer_each_time() -> None:
-    """Five minutes, twenty, and so on to six hours; any change ends the waiting."""
+    """Five minutes, twenty, and so on to six hours; a change of what is due ends the wait."""
     assert waits_until("a", []) is None
     assert waits_until("a", [PastRun("b", AT)]) is None
     waits = [

@@ -1,4 +1,4 @@
-"""The gap sensor: it finds what is missing, starts runs for exactly that, and then is quiet."""
+"""The gap sensor: it starts runs for what is missing, and none once nothing is missing."""
 
 import asyncio
 import signal
@@ -34,7 +34,7 @@ NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 
 
 class Ticker:
-    """Ticks the sensor as the daemon does, by a clock of its own."""
+    """Ticks the sensor as the daemon does, with its own clock."""
 
     def __init__(self, location: Any) -> None:
         self.location, self.now, self.cursor = location, NOW, None
@@ -66,7 +66,7 @@ class Ticker:
         return str(result.skip_reason.skip_message)
 
     def fill(self, **overrides: Any) -> list[str]:
-        """Tick and run until nothing is asked for, and name the runs."""
+        """Tick and run until no run is requested; return the names of the runs."""
         names = []
         for _ in range(20):
             requests = self.requests()
@@ -75,25 +75,25 @@ class Ticker:
             for request in requests:
                 self.location.run_requested(request, **overrides)
                 names.append(name_of(request))
-        raise AssertionError(f"it never comes to rest: {names}")
+        raise AssertionError(f"the sensor keeps requesting runs: {names}")
 
 
 def name_of(request: dg.RunRequest) -> str:
-    """Name a run by timeframe and range."""
+    """Return the name of a run: its timeframe and range."""
     tags = request.tags
     return f"{tags[TIMEFRAME]} {tags[RANGE_START]} {tags[RANGE_END]}"
 
 
 @pytest.fixture
 def tick(location: Any) -> Ticker:
-    """Give the sensor over the location."""
+    """Return the sensor over the location."""
     return Ticker(location)
 
 
 def test_empty_store_is_filled_long_timeframes_first_one_symbol_a_run(
     location: Any, tick: Ticker
 ) -> None:
-    """Days before hours; every run is of one symbol and runs no check; then it is quiet."""
+    """Daily before hourly bars, without checks; then no run is requested."""
     requests = tick.requests()
     assert [name_of(request) for request in requests] == [
         "1d AAPL|2023 AAPL|2026",
@@ -111,17 +111,21 @@ def test_empty_store_is_filled_long_timeframes_first_one_symbol_a_run(
     assert len(location.history()) == before
 
 
-def test_inner_days_that_vanish_are_found_and_exactly_they_are_asked_for(
-    location: Any, tick: Ticker, forget: Callable[..., int]
+def test_only_missing_inner_days_are_requested(
+    location: Any, tick: Ticker, remove: Callable[..., int]
 ) -> None:
-    """Nothing is restarted: the next tick sees the holes, and the requests cover them alone."""
+    """The next tick finds removed sessions, and the requests are for them alone."""
+    location.write_universe(
+        "defaults: {timeframes: [1h], start: 2023-03-01}\n"
+        "windows: {yearly: 2020}\nsymbols: {AAPL: {}}"
+    )
     tick.fill()
     days = [date(2023, 6, 14), date(2024, 11, 29), date(2026, 2, 10)]
     before = location.store.rows(series := location.series("AAPL", "1h"))
     whole = location.store.read(series)
-    assert forget(location, "AAPL", "1h", days) == 7 + 4 + 7
+    assert remove(location, "AAPL", "1h", days) == 7 + 4 + 7
     audited = location.store.ledger.requests.count()
-    asked = len(location.history())
+    requests = len(location.history())
     assert tick.fill() == ["1h AAPL|2026 AAPL|2026", "1h AAPL|2023 AAPL|2024"]
     assert location.store.rows(series) == before
     assert location.store.read(series).equals(whole)
@@ -131,12 +135,12 @@ def test_inner_days_that_vanish_are_found_and_exactly_they_are_asked_for(
     assert {record.series for record in new} == {"AAPL|1h"}
     assert sorted(record.rows for record in new) == [4, 7, 7]
     assert [record.duration for record in new] == ["1 D"] * 3
-    assert len(location.history()) - asked == 3
-    assert tick.text() == "nothing is missing in 4 series"
+    assert len(location.history()) - requests == 3
+    assert tick.text() == "nothing is missing in 1 series"
 
 
-def test_series_under_way_is_not_asked_for_again(location: Any, tick: Ticker) -> None:
-    """Queued runs of the sensor, and runs that a person launched, keep their series."""
+def test_a_series_with_an_active_run_gets_no_other_run(location: Any, tick: Ticker) -> None:
+    """Whether the sensor or a user launched it."""
     [first, *others] = tick.requests()
     job = location.defs().resolve_implicit_global_asset_job_def()
     location.instance.create_run_for_job(
@@ -157,21 +161,24 @@ def test_series_under_way_is_not_asked_for_again(location: Any, tick: Ticker) ->
     assert "3 are being loaded" in tick.cursor
 
 
-def test_failing_symbol_does_not_keep_others_waiting(
+def test_a_failing_symbol_does_not_delay_others(
     location: Any, tick: Ticker, failing_ib: Callable[..., Any]
 ) -> None:
-    """What fails is left alone until its next try; the others are filled meanwhile."""
+    """It is deferred until its next attempt; the other symbol is loaded meanwhile."""
 
     def fails(request: BarRequest) -> GatewayError | None:
         if request.series.symbol == "AAPL":
             return RequestRejectedError(str(request), reason="refused by the test")
         return None
 
-    ib = failing_ib(fails)
-    names = tick.fill(ib=ib)
+    location.write_universe(
+        "defaults: {timeframes: [1d, 1h], start: 2026-04-15}\n"
+        "windows: {yearly: 2020}\nsymbols: {AAPL: {}, MSFT: {}}"
+    )
+    names = tick.fill(ib=failing_ib(fails))
     assert {name for name in names if "MSFT" in name} == {
-        "1d MSFT|2023 MSFT|2026",
-        "1h MSFT|2023 MSFT|2026",
+        "1d MSFT|2026 MSFT|2026",
+        "1h MSFT|2026 MSFT|2026",
     }
     text = tick.text()
     assert "none is due" in text or "wait after runs that changed nothing" in text
@@ -179,10 +186,8 @@ def test_failing_symbol_does_not_keep_others_waiting(
     assert any(request.tags[SYMBOL] == "AAPL" for request in tick.requests())
 
 
-def test_runs_that_change_nothing_are_not_started_again_at_once(
-    location: Any, tick: Ticker
-) -> None:
-    """A run that dies leaves no attempt behind; its series waits all the same."""
+def test_runs_that_change_nothing_are_not_repeated_immediately(location: Any, tick: Ticker) -> None:
+    """The series wait, although runs without an error record no attempt."""
     job = location.defs().resolve_implicit_global_asset_job_def()
     for request in tick.requests():
         location.instance.create_run_for_job(
@@ -194,10 +199,12 @@ def test_runs_that_change_nothing_are_not_started_again_at_once(
     assert "4 wait after runs that changed nothing" in tick.text()
 
 
-def test_history_of_manual_symbols_is_left_to_a_person(location: Any, tick: Ticker) -> None:
-    """Nothing of it is asked for before there are bars, then only what came after them."""
-    text = location.layout.universe.read_text()
-    location.layout.universe.write_text(text.replace("AAPL: {}", "AAPL: {backfill: manual}"))
+def test_history_of_manual_symbols_is_left_to_the_user(location: Any, tick: Ticker) -> None:
+    """Without bars nothing of it is requested, with bars only what is newer."""
+    location.write_universe(
+        "defaults: {timeframes: [1d], start: 2023-03-01}\n"
+        "windows: {yearly: 2020}\nsymbols: {AAPL: {backfill: manual}, MSFT: {}}"
+    )
     assert all("MSFT" in name for name in tick.fill())
     assert "left to you" in tick.text()
     location.run("1d", "AAPL|2025", "AAPL|2025")
@@ -207,36 +214,36 @@ def test_history_of_manual_symbols_is_left_to_a_person(location: Any, tick: Tick
     assert max(days) == date(2026, 6, 11)
 
 
-def test_manual_symbol_is_filled_after_a_backfill_by_hand_and_not_before_it(
+def test_a_manual_symbol_is_loaded_after_the_bars_of_a_backfill_and_not_before(
     location: Any, tick: Ticker
 ) -> None:
-    """A backfill of 2021-01 to 2025-06 by hand: all that is newer comes, in several runs.
+    """After a backfill of 2021-01 to 2025-06, several runs load all that is newer.
 
-    One of the runs is killed when it has saved its newest month: what it left is due again.
+    One of them is killed after it has saved its newest month: what it left is due again.
     """
-    location.layout.universe.write_text(
+    location.write_universe(
         "defaults: {timeframes: [1m], start: 2020-01-02, backfill: manual}\n"
         "windows: {1m: 2020-01}\nsymbols: {AAPL: {}}"
     )
     location.instance.add_dynamic_partitions("symbols_1m", ["AAPL"])
     save_windows(location, "2021-01", "2025-06")
-    asked: list[tuple[str, str]] = []
+    requested: list[tuple[str, str]] = []
     for number in range(10):
         requests = tick.requests()
         if not requests:
             break
         [request] = requests
         first, last = (request.tags[one].split("|")[1] for one in (RANGE_START, RANGE_END))
-        asked.append((first, last))
+        requested.append((first, last))
         save_windows(location, last if number == 1 else first, last)
-    assert asked == [("2026-01", "2026-06"), ("2025-07", "2025-12"), ("2025-07", "2025-11")]
+    assert requested == [("2026-01", "2026-06"), ("2025-07", "2025-12"), ("2025-07", "2025-11")]
     assert "left to you" in tick.text()
     covered = location.store.coverage(location.series("AAPL", "1m")).bars.bounds
     assert covered.start == datetime(2021, 1, 4, 14, 30, tzinfo=UTC)
 
 
 def save_windows(location: Any, first: str, last: str) -> None:
-    """Cover months of AAPL 1m with a bar each session, as the last save of a run does."""
+    """Save a bar a session for months of AAPL 1m, as the last save of a run does."""
     series = location.series("AAPL", "1m")
     calendar = calendar_named(series.instrument.calendar)
     days = window_dates(first)[0], min(window_dates(last)[1], NOW.date())
@@ -252,22 +259,28 @@ def save_windows(location: Any, first: str, last: str) -> None:
 
 
 def test_market_time_decides_what_is_due(location: Any, tick: Ticker) -> None:
-    """A year before this machine's time nothing of the year is missing; runs go no further."""
+    """With market time a year behind, the last year is not missing, and no run reaches into it."""
+    location.write_universe(
+        "defaults: {timeframes: [1d, 1h], start: 2024-10-01}\n"
+        "windows: {yearly: 2020}\nsymbols: {AAPL: {}}"
+    )
     year_s = 365 * 86_400.0
     location.settings = location.settings.model_copy(update={"ktrdr_clock_offset_s": -year_s})
     names = [name_of(request) for request in tick.requests()]
-    assert names == [
-        "1d AAPL|2023 AAPL|2025",
-        "1d MSFT|2023 MSFT|2025",
-        "1h AAPL|2023 AAPL|2025",
-        "1h MSFT|2023 MSFT|2025",
-    ]
+    assert names == ["1d AAPL|2024 AAPL|2025", "1h AAPL|2024 AAPL|2025"]
     for request in tick.requests():
         assert location.run_requested(request).success
-    assert tick.text() == "nothing is missing in 4 series"
+    assert tick.text() == "nothing is missing in 2 series"
     days = location.store.rows_per_session(location.series("AAPL", "1d"))
     behind = system_now() - timedelta(seconds=year_s)
     assert date(2025, 6, 11) <= max(days) <= behind.date()
+
+
+def test_no_run_is_requested_for_windows_of_the_future(location: Any, tick: Ticker) -> None:
+    """Where market time is ahead, Dagster's windows still end with the one of real time."""
+    year_s = 365 * 86_400.0
+    location.settings = location.settings.model_copy(update={"ktrdr_clock_offset_s": year_s})
+    assert {name_of(request)[-4:] for request in tick.requests()} == {"2026"}
 
 
 def test_a_run_that_a_signal_ended_does_not_keep_its_series_waiting(
@@ -298,39 +311,39 @@ def test_a_run_that_a_signal_ended_does_not_keep_its_series_waiting(
     assert again.tags[RANGE_START] == request.tags[RANGE_START]
 
 
-def test_absence_of_the_gateway_is_believed_by_real_time(location: Any, tick: Ticker) -> None:
-    """Wherever market time stands, the file says what happened on this machine."""
+def test_absence_of_the_gateway_counts_by_real_time(location: Any, tick: Ticker) -> None:
+    """The offset of market time does not matter."""
     location.settings = location.settings.model_copy(update={"ktrdr_clock_offset_s": -86_400.0})
     location.note_absence(NOW - timedelta(minutes=1), "nothing listens")
     assert "the gateway is away since" in tick.text()
 
 
 def test_absence_of_another_gateway_stops_no_run(location: Any, tick: Ticker) -> None:
-    """The record belongs to a host and a port."""
+    """It is recorded by host and port."""
     location.note_absence(NOW - timedelta(minutes=1), "nothing listens", port=1)
     assert tick.requests()
 
 
-def test_open_circuit_breaker_stops_runs_as_an_absence_does(location: Any, tick: Ticker) -> None:
-    """They would fail at once; the answer says when the next one may try."""
+def test_open_circuit_breaker_stops_runs(location: Any, tick: Ticker) -> None:
+    """They would fail immediately; the tick is skipped with the reason."""
     with closing(RateLimiter.of(GatewayConfig.from_settings(location.settings))) as budget:
         for _ in range(MOST_FAILURES):
-            budget.note_trouble(ill_with="it hung up")
+            budget.note_trouble(failure="it hung up")
         assert "circuit breaker open after 5 consecutive failures" in tick.text()
-        budget.note_life(Depth.DATA)
+        budget.note_response(Depth.DATA)
     assert tick.requests()
 
 
-def test_while_the_gateway_is_away_no_run_is_started(
+def test_no_run_is_started_while_the_gateway_is_unreachable(
     location: Any, tick: Ticker, failing_ib: Callable[..., Any]
 ) -> None:
-    """The first run that finds nobody says so; after a while it is tried again."""
+    """The first run that cannot connect records the absence; its end starts runs again."""
 
-    def away(request: BarRequest) -> GatewayError | None:
+    def unreachable(request: BarRequest) -> GatewayError | None:
         return GatewayUnreachableError(str(request), reason="nothing listens")
 
     request = tick.requests()[0]
-    assert not location.run_requested(request, ib=failing_ib(away)).success
+    assert not location.run_requested(request, ib=failing_ib(unreachable)).success
     known = location.absence()
     assert known is not None
     tick.now = known.seen_at + timedelta(minutes=1)
@@ -344,15 +357,15 @@ def test_while_the_gateway_is_away_no_run_is_started(
 def test_symbol_without_a_partition_is_left_to_the_universe_sensor(
     location: Any, tick: Ticker
 ) -> None:
-    """An unknown partition would fail the whole tick."""
+    """A run over an unknown partition would fail the tick."""
     location.instance.delete_dynamic_partition("symbols_1d", "MSFT")
     assert "1d MSFT|2023 MSFT|2026" not in {name_of(one) for one in tick.requests()}
     assert "1 have no partition yet" in tick.cursor
 
 
 def test_big_backlog_is_announced_once_with_its_plan(location: Any, tick: Ticker) -> None:
-    """Requests, bars, bytes and time are told with the way to leave it to oneself."""
-    location.layout.universe.write_text(
+    """The notice has the requests, their cost, and how to load by hand."""
+    location.write_universe(
         "defaults: {timeframes: [1m], start: 2018-01-02}\n"
         "windows: {1m: 2018-01}\nsymbols: {AAPL: {}}"
     )
@@ -365,18 +378,17 @@ def test_big_backlog_is_announced_once_with_its_plan(location: Any, tick: Ticker
     assert "backlog" not in tick.cursor
 
 
-def test_what_lies_before_the_first_window_is_said_and_not_promised(
+def test_gaps_before_the_first_window_are_reported_and_get_no_run(
     location: Any, tick: Ticker
 ) -> None:
-    """No partition reaches there, so no run is announced for it, now or later."""
-    text = location.layout.universe.read_text(encoding="utf-8")
-    assert "yearly: 2020" in text
-    location.layout.universe.write_text(
-        text.replace("yearly: 2020", "yearly: 2024"), encoding="utf-8"
+    """No partition reaches them, so no run is announced for later either."""
+    location.write_universe(
+        "defaults: {timeframes: [1d], start: 2023-03-01}\n"
+        "windows: {yearly: 2024}\nsymbols: {AAPL: {}, MSFT: {}}"
     )
     names = tick.fill()
     assert names
     assert all("|2023" not in name for name in names)
-    told = tick.text()
-    assert "4 have gaps only before Dagster's first windows" in told
-    assert "later" not in told
+    text = tick.text()
+    assert "2 have gaps only before Dagster's first windows" in text
+    assert "later" not in text

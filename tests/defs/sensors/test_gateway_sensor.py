@@ -1,4 +1,4 @@
-"""The gateway sensor: it polls an unreachable gateway, and work continues at once afterwards."""
+"""The gateway sensor: it polls an unreachable gateway, and starts deferred requests afterwards."""
 
 import json
 import socket
@@ -20,14 +20,14 @@ NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 
 @pytest.fixture
 def closed_port() -> int:
-    """Give a port at which nothing listens."""
+    """Return a port on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
 @pytest.fixture
 def tick(location: Any) -> Callable[..., Any]:
-    """Give the way to tick the sensor, with the location's gateway or another port."""
+    """Return a function that ticks the sensor, with the location's gateway or another port."""
 
     def run(now: datetime = NOW, port: int | None = None) -> Any:
         defs = location.defs()
@@ -43,22 +43,22 @@ def tick(location: Any) -> Callable[..., Any]:
     return run
 
 
-def test_no_listener_is_asked_while_nothing_is_known_to_be_wrong(
+def test_a_gateway_without_a_recorded_absence_is_not_polled(
     location: Any, tick: Callable[..., Any]
 ) -> None:
-    """No connection is made for nothing."""
+    """No connection is made."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
-        told = tick(port=server.getsockname()[1])
-        assert told.skip_message == "no outage of the gateway is recorded"
+        skipped = tick(port=server.getsockname()[1])
+        assert skipped.skip_message == "no outage of the gateway is recorded"
         with pytest.raises(BlockingIOError):
             server.accept()
 
 
-def test_gateway_that_is_still_away_is_named_and_the_absence_confirmed(
+def test_a_failed_poll_confirms_the_absence(
     location: Any, tick: Callable[..., Any], closed_port: int
 ) -> None:
-    """The word of its absence counts on from now."""
+    """The absence counts from now on, and the skip reason says since when it lasts."""
     location.note_absence(NOW - timedelta(minutes=9), "nothing listens", closed_port)
     text = tick(port=closed_port).skip_message
     assert "still unreachable, since 2026-06-12 11:51:00Z" in text
@@ -68,10 +68,10 @@ def test_gateway_that_is_still_away_is_named_and_the_absence_confirmed(
     assert known.is_believed(NOW + timedelta(minutes=5))
 
 
-def test_gateway_that_holds_the_client_ids_of_runs_is_still_away(
+def test_a_gateway_without_free_client_ids_for_runs_is_unreachable(
     location: Any, tick: Callable[..., Any]
 ) -> None:
-    """Runs would fail every half minute, although another range of ids has free ones."""
+    """Runs of that range would fail, although other ranges have free ids."""
     location.note_absence(NOW - timedelta(minutes=2), "client id 101 is in use")
     leases = ClientIdLeases(GatewayConfig.from_settings(location.settings).folder)
     held = [leases.lease((101, 110)) for _ in range(10)]
@@ -84,10 +84,8 @@ def test_gateway_that_holds_the_client_ids_of_runs_is_still_away(
     assert location.absence().ended_at == NOW
 
 
-def test_gateway_that_is_back_starts_at_once_what_was_deferred(
-    location: Any, tick: Callable[..., Any]
-) -> None:
-    """Tries that wait for hours are due now, and the first runs are asked for in this tick."""
+def test_deferred_requests_become_due_on_recovery(location: Any, tick: Callable[..., Any]) -> None:
+    """Attempts deferred for hours are due now, and the tick requests the first runs."""
     location.note_absence(NOW - timedelta(minutes=2), "nothing listens")
     interval = Interval(datetime(2023, 3, 1, tzinfo=UTC), datetime(2026, 6, 12, tzinfo=UTC))
     for symbol in ("AAPL", "MSFT"):
@@ -112,7 +110,7 @@ def test_gateway_that_is_back_starts_at_once_what_was_deferred(
 
 
 def defer(location: Any, key: str, until: datetime, at: datetime = NOW) -> None:
-    """Record a failed attempt of a series that waits until a moment."""
+    """Record a failed attempt of a series that is deferred until a time."""
     location.store.ledger.attempts.record(
         key,
         Interval(datetime(2023, 3, 1, tzinfo=UTC), datetime(2026, 6, 12, tzinfo=UTC)),
@@ -124,10 +122,10 @@ def defer(location: Any, key: str, until: datetime, at: datetime = NOW) -> None:
     )
 
 
-def test_another_store_of_the_gateway_hastens_what_it_deferred(
+def test_a_recovery_found_by_another_store_makes_earlier_attempts_due(
     location: Any, tick: Callable[..., Any]
 ) -> None:
-    """Whichever sensor finds the gateway again; what fails after that waits as ever."""
+    """Attempts that failed after the recovery stay deferred."""
     location.note_absence(NOW - timedelta(minutes=2), "nothing listens")
     location.end_absence(NOW - timedelta(minutes=1))
     until = NOW + timedelta(hours=6)
@@ -139,18 +137,18 @@ def test_another_store_of_the_gateway_hastens_what_it_deferred(
     assert (due.next_try_at, waiting.next_try_at) == (NOW, until)
 
 
-def test_an_outage_of_long_ago_hastens_nothing(location: Any, tick: Callable[..., Any]) -> None:
-    """What it deferred has been due since."""
+def test_an_old_outage_makes_nothing_due(location: Any, tick: Callable[..., Any]) -> None:
+    """What it deferred became due then."""
     location.note_absence(NOW - timedelta(days=3), "nothing listens")
     location.end_absence(NOW - timedelta(days=2))
     defer(location, "AAPL|1d", NOW + timedelta(hours=6), at=NOW - timedelta(days=3))
     assert tick().skip_message == "no outage of the gateway is recorded"
 
 
-def test_an_outage_that_ends_in_the_future_hastens_nothing(
+def test_an_outage_that_ends_in_the_future_makes_nothing_due(
     location: Any, tick: Callable[..., Any]
 ) -> None:
-    """The clock was ahead then and was put back: the record says nothing about what waits now."""
+    """It was recorded by a clock that was ahead, and says nothing about later attempts."""
     location.note_absence(NOW + timedelta(days=30), "nothing listens")
     location.end_absence(NOW + timedelta(days=30, minutes=1))
     for minutes in range(3):
@@ -162,10 +160,10 @@ def test_an_outage_that_ends_in_the_future_hastens_nothing(
         assert waiting.next_try_at == until
 
 
-def test_the_record_of_an_earlier_version_is_taken_over(
+def test_the_record_of_an_earlier_version_is_moved_to_the_gateways(
     location: Any, tick: Callable[..., Any], closed_port: int
 ) -> None:
-    """It lay in the store; its moments stay, and its file goes."""
+    """Its times are kept, and its file in the store is deleted."""
     path = location.layout.state / "gateway-away.json"
     since, seen_at = NOW - timedelta(hours=1), NOW - timedelta(minutes=9)
     fields = {"since": since.isoformat(), "seen_at": seen_at.isoformat(), "text": "no response"}
@@ -178,10 +176,10 @@ def test_the_record_of_an_earlier_version_is_taken_over(
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"since": 1, "seen_at": 2, "text": 3}'])
-def test_a_broken_record_of_an_earlier_version_is_removed(
+def test_an_unreadable_record_of_an_earlier_version_is_deleted(
     location: Any, tick: Callable[..., Any], content: str
 ) -> None:
-    """It counted as none before, too."""
+    """It counts as no absence."""
     path = location.layout.state / "gateway-away.json"
     path.write_text(content)
     assert tick().skip_message == "no outage of the gateway is recorded"

@@ -1,4 +1,4 @@
-"""Windows that are complete and that Dagster does not know are told of; nothing else is."""
+"""The report sensor materializes windows that are complete and unknown to Dagster, no others."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -9,6 +9,8 @@ import dagster as dg
 import pytest
 
 from ktrdr_pipelines.defs.sensors.materialization_sensor import report_sensor
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.store.maintenance.rename import rename
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
@@ -17,19 +19,22 @@ BEFORE = "before the start that the universe gives"
 
 
 @pytest.fixture
-def tick(location: Any) -> Callable[..., str]:
-    """Give the way to tick the sensor and have what it said."""
+def tick(loaded: Any) -> Callable[..., str]:
+    """Return a function that ticks the sensor and returns its message.
+
+    ``in_time`` is how many windows and series a tick reports before it runs out of time.
+    """
     cursor: list[str] = []
 
-    def run(now: datetime = NOW, tells: int = 1000) -> str:
-        moments = iter(float(second > tells) * 1000 for second in count())
-        defs = location.defs()
+    def run(now: datetime = NOW, in_time: int = 1000) -> str:
+        moments = iter(float(second > in_time) * 1000 for second in count())
+        defs = loaded.defs()
         context = dg.build_sensor_context(
-            instance=location.instance,
+            instance=loaded.instance,
             resources=defs.resources,
             cursor=cursor[-1] if cursor else None,
         )
-        sensor = report_sensor(location.windows(), lambda: now, lambda: next(moments))
+        sensor = report_sensor(loaded.windows(), lambda: now, lambda: next(moments))
         result: Any = sensor(context)
         cursor.append(result.cursor)
         return str(result.skip_reason.skip_message)
@@ -37,23 +42,13 @@ def tick(location: Any) -> Callable[..., str]:
     return run
 
 
-def told(location: Any) -> dict[str, tuple[int, str]]:
-    """Give rows and state of each window of days, as Dagster was told last."""
-    found: dict[str, tuple[int, str]] = {}
-    for record in location.instance.fetch_materializations(KEY, limit=1000).records:
-        metadata = record.asset_materialization.metadata
-        value = (metadata["dagster/partition_row_count"].value, metadata["state"].value)
-        found.setdefault(str(record.partition_key), value)
-    return found
-
-
-def test_windows_that_came_by_other_ways_are_told_of(
-    location: Any, tick: Callable[..., str]
+def test_windows_that_dagster_does_not_know_are_reported(
+    loaded: Any, tick: Callable[..., str]
 ) -> None:
-    """A store that Dagster knows nothing of: complete and explained windows, with their rows."""
-    assert location.run("1d", "AAPL|2023", "AAPL|2025").success
-    by_run = {key: value for key, value in told(location).items() if "AAPL" in key}
-    location.instance.wipe_assets([KEY])
+    """Complete and explained windows of a store that is new to Dagster, as a run has them."""
+    assert loaded.run("1d", "AAPL|2023", "MSFT|2026").success
+    by_run = loaded.materialized("1d")
+    loaded.instance.wipe_assets([KEY])
     text = tick()
     assert "examined 4 of 4 series" in text
     explained = {
@@ -61,97 +56,85 @@ def test_windows_that_came_by_other_ways_are_told_of(
         for symbol in ("AAPL", "MSFT")
         for year in (2020, 2021, 2022)
     }
-    assert told(location) == by_run | explained
+    assert loaded.materialized("1d") == by_run | explained
     assert by_run["AAPL|2024"] == (252, "complete")
     assert "reported 0 windows" in tick()
 
 
-def test_tick_that_takes_too_long_is_gone_on_with(location: Any, tick: Callable[..., str]) -> None:
-    """What a tick has no time for is told of by those after it, and nothing twice."""
-    assert location.run("1d", "AAPL|2023", "AAPL|2025").success
+def test_a_tick_that_runs_out_of_time_is_continued(loaded: Any, tick: Callable[..., str]) -> None:
+    """Later ticks report the rest, and nothing twice."""
 
-    def told_of(text: str) -> int:
+    def reported_by(text: str) -> int:
         return int(text.split("reported ")[1].split(maxsplit=1)[0])
 
-    def forget() -> None:
-        location.instance.wipe_assets([KEY, dg.AssetKey(["bars", "1h"])])
-
-    forget()
-    whole = told_of(tick())
-    forget()
-    parts = [told_of(tick(tells=4)) for _ in range(10)]
+    whole = reported_by(tick())
+    loaded.instance.wipe_assets([KEY, dg.AssetKey(["bars", "1h"])])
+    parts = [reported_by(tick(in_time=4)) for _ in range(12)]
     assert 0 < max(parts) < 4
     assert sum(parts) == whole > 10
-    assert told_of(tick()) == 0
+    assert reported_by(tick()) == 0
 
 
-def test_window_with_a_hole_is_never_told_of(
-    location: Any, tick: Callable[..., str], forget: Callable[..., int]
+def test_a_window_with_a_gap_is_not_reported(
+    loaded: Any, tick: Callable[..., str], remove: Callable[..., int]
 ) -> None:
-    """One missing session in a year: that year is not materialized, its neighbours are."""
-    assert location.run("1d", "AAPL|2023", "AAPL|2025").success
-    location.instance.wipe_assets([KEY])
-    assert forget(location, "AAPL", "1d", [date(2024, 7, 5)]) == 1
+    """A year that lacks one session is not materialized, closed or open; its neighbours are."""
+    assert remove(loaded, "AAPL", "1d", [date(2024, 7, 5), date(2026, 5, 5)]) == 2
     tick()
-    assert "AAPL|2024" not in told(location)
-    assert {"AAPL|2023", "AAPL|2025"} <= set(told(location))
-    assert "AAPL|2026" not in told(location)
+    windows = loaded.materialized("1d")
+    assert "AAPL|2024" not in windows
+    assert {"AAPL|2023", "AAPL|2025"} <= set(windows)
+    assert "AAPL|2026" not in windows
 
 
-def test_window_that_was_told_of_while_open_is_told_of_when_it_closes(
-    location: Any, tick: Callable[..., str]
+def test_a_window_reported_as_open_is_reported_again_when_it_is_finished(
+    loaded: Any, tick: Callable[..., str]
 ) -> None:
-    """The year has ended and its bars are all there: Dagster learns the final rows."""
-    assert location.run("1d", "AAPL|2023", "AAPL|2026").success
-    assert told(location)["AAPL|2026"][1] == "open"
-    location.layout.universe.write_text(
+    """The event of a finished year has its final rows."""
+    loaded.write_universe(
         "defaults: {timeframes: [1d], start: 2026-06-01}\nwindows: {yearly: 2026}\n"
         "symbols: {AAPL: {}}"
     )
     tick()
-    assert told(location)["AAPL|2026"][1] == "open"
-    store, series = location.store, location.series("AAPL", "1d")
+    assert loaded.materialized("1d")["AAPL|2026"][1] == "open"
+    store, series = loaded.store, loaded.series("AAPL", "1d")
     identity = store.identity(series)
-    from ktrdr_pipelines.domain.coverage import Coverage  # noqa: PLC0415
-    from ktrdr_pipelines.domain.intervals import Interval, IntervalSet  # noqa: PLC0415
-
     rest = Interval(datetime(2026, 6, 12, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC))
     nothing = store.read(series).slice(0, 0)
     store.save(series, identity, nothing, Coverage(IntervalSet([rest])))
     tick(datetime(2027, 1, 4, tzinfo=UTC))
-    rows, state = told(location)["AAPL|2026"]
+    rows, state = loaded.materialized("1d")["AAPL|2026"]
     assert (rows, state) == (
         store.rows(series, Interval(datetime(2026, 1, 1, tzinfo=UTC), rest.end)),
         "complete",
     )
 
 
-def test_renamed_symbol_is_told_of_under_its_new_name(
-    location: Any, tick: Callable[..., str]
+def test_windows_of_a_renamed_symbol_are_reported_under_its_new_name(
+    loaded: Any, tick: Callable[..., str]
 ) -> None:
-    """The windows of the old name are the new one's, without a run."""
-    assert location.run("1d", "AAPL|2024", "AAPL|2025").success
-    rename(location.layout, "AAPL", "APPLE", NOW)
-    location.instance.add_dynamic_partitions("symbols_1d", ["APPLE"])
-    location.instance.delete_dynamic_partition("symbols_1d", "AAPL")
-    before = len(location.gateway.requests)
+    """No request is sent for them."""
+    rename(loaded.layout, "AAPL", "APPLE", NOW)
+    loaded.instance.add_dynamic_partitions("symbols_1d", ["APPLE"])
+    loaded.instance.delete_dynamic_partition("symbols_1d", "AAPL")
+    before = len(loaded.gateway.requests)
     tick()
-    assert told(location)["APPLE|2024"] == (252, "complete")
-    assert len(location.gateway.requests) == before
+    assert loaded.materialized("1d")["APPLE|2024"] == (252, "complete")
+    assert len(loaded.gateway.requests) == before
 
 
-def test_years_after_the_end_of_an_instrument_are_told_of_as_such(
-    location: Any, tick: Callable[..., str]
+def test_years_after_the_end_of_an_instrument_are_reported_as_such(
+    loaded: Any, tick: Callable[..., str], remove: Callable[..., int]
 ) -> None:
-    """It was delisted: nothing is expected from then on, and nothing is asked for."""
-    assert location.run("1d", "AAPL|2023", "AAPL|2025").success
-    location.layout.universe.write_text(
+    """From the end on nothing is expected."""
+    days = loaded.store.rows_per_session(loaded.series("AAPL", "1d"))
+    assert remove(loaded, "AAPL", "1d", [day for day in days if day.year > 2024])
+    loaded.write_universe(
         "defaults: {timeframes: [1d], start: 2023-03-01}\nwindows: {yearly: 2022}\n"
         "symbols: {AAPL: {end: 2025-01-01}}"
     )
-    location.instance.wipe_assets([KEY])
     tick()
-    found = {key: value for key, value in told(location).items() if key.startswith("AAPL")}
+    found = loaded.materialized("1d")
     assert found["AAPL|2022"] == (0, BEFORE)
     assert found["AAPL|2024"] == (252, "complete")
     assert found["AAPL|2026"] == (0, "after the end of the instrument")

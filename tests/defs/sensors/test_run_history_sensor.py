@@ -1,4 +1,4 @@
-"""Pruning run history: files and rows go, what Dagster says of windows stays."""
+"""Pruning run history: runs and their files are deleted, windows stay materialized."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,9 +23,9 @@ SOON = timedelta(minutes=1)
 
 @dg.asset(name="bars", partitions_def=WINDOWS)
 def bars(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Tell of a window, or fail where the run is told to."""
+    """Materialize a window, or fail if the run is tagged so."""
     if "fail" in context.run.tags:
-        raise dg.Failure("told to")
+        raise dg.Failure("injected")
     return dg.MaterializeResult(metadata={"rows": 7})
 
 
@@ -37,24 +37,24 @@ def sane() -> dg.AssetCheckResult:
 
 @dg.op
 def quiet_op() -> None:
-    """Tell of nothing."""
+    """Materialize nothing."""
 
 
 @dg.job
 def quiet_job() -> None:
-    """Tell of nothing."""
+    """Materialize nothing."""
     quiet_op()
 
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """Give an instance with its files in a folder, as in production."""
+    """Return an instance with its files in a folder, as in production."""
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         yield instance
 
 
 def run(instance: dg.DagsterInstance, window: str, **tags: str) -> str:
-    """Materialize a window and give the run."""
+    """Materialize a window; return the id of the run."""
     done = dg.materialize(
         [bars], instance=instance, partition_key=window, tags=tags, raise_on_error=False
     )
@@ -62,25 +62,25 @@ def run(instance: dg.DagsterInstance, window: str, **tags: str) -> str:
 
 
 def windows(instance: dg.DagsterInstance) -> set[str]:
-    """Name the windows that Dagster takes for materialized."""
+    """Return the windows that are materialized in Dagster."""
     return set(instance.get_materialized_partitions(KEY))
 
 
 def runs(instance: dg.DagsterInstance) -> set[str]:
-    """Name the runs that there are."""
+    """Return the ids of all runs."""
     return {one.run_id for one in instance.get_runs()}
 
 
 def prune(instance: dg.DagsterInstance, age: timedelta, **most: int) -> Any:
-    """Prune as if all history were of an age."""
+    """Prune as if all runs had an age."""
     now = datetime.now(tz=UTC) + age + SOON
     return prune_history(instance, now, most_runs=100, most_windows=100, **most)
 
 
-def test_old_runs_go_and_their_windows_stay_materialized(
+def test_old_runs_are_deleted_and_their_windows_stay_materialized(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
-    """Every run is gone with its files; the windows and what was said of them are still there."""
+    """Old runs are deleted with their files; their windows keep their metadata."""
     ids = {run(instance, window) for window in ("2022", "2023")}
     before = windows(instance)
     shards = [path for run_id in ids for path in tmp_path.rglob(f"{run_id}*")]
@@ -101,8 +101,8 @@ def test_old_runs_go_and_their_windows_stay_materialized(
     assert prune(instance, KEPT).runs == 0
 
 
-def test_young_runs_stay(instance: dg.DagsterInstance) -> None:
-    """A run that told of a window is kept for two weeks, a failed one for one."""
+def test_young_runs_are_kept(instance: dg.DagsterInstance) -> None:
+    """A run that materialized a window is kept for two weeks, a failed one for one."""
     kept = run(instance, "2022")
     failed = run(instance, "2023", fail=YES)
     assert prune(instance, FAILED_KEPT - 2 * SOON).runs == 0
@@ -112,10 +112,10 @@ def test_young_runs_stay(instance: dg.DagsterInstance) -> None:
     assert windows(instance) == {"2022"}
 
 
-def test_run_whose_windows_were_told_of_later_is_deleted_without_telling_again(
+def test_run_whose_windows_have_newer_events_is_deleted_without_new_ones(
     instance: dg.DagsterInstance,
 ) -> None:
-    """The newer run says it all; it stays, as it is the newest, until it is told again itself."""
+    """Only the newest run needs its window reported again."""
     run(instance, "2022")
     run(instance, "2022")
     done = prune(instance, KEPT)
@@ -123,25 +123,25 @@ def test_run_whose_windows_were_told_of_later_is_deleted_without_telling_again(
     assert windows(instance) == {"2022"}
 
 
-def test_quiet_runs_go_after_hours(instance: dg.DagsterInstance) -> None:
-    """Tails that told of nothing are most of the history; others of that age stay."""
-    loud = run(instance, "2022")
+def test_quiet_runs_are_deleted_after_hours(instance: dg.DagsterInstance) -> None:
+    """Other runs of that age are kept."""
+    other = run(instance, "2022")
     done = quiet_job.execute_in_process(instance=instance, tags={QUIET: YES})
     assert prune(instance, QUIET_KEPT - 2 * SOON).runs == 0
     assert prune(instance, QUIET_KEPT).runs == 1
-    assert runs(instance) == {loud}
+    assert runs(instance) == {other}
     assert done.run_id not in runs(instance)
 
 
-def test_quiet_run_that_did_tell_of_a_window_is_kept(instance: dg.DagsterInstance) -> None:
-    """The tag alone deletes nothing: the events count."""
-    told = run(instance, "2022", **{QUIET: YES})
+def test_quiet_run_that_materialized_a_window_is_kept(instance: dg.DagsterInstance) -> None:
+    """The events of a run count, not its tag alone."""
+    kept = run(instance, "2022", **{QUIET: YES})
     assert prune(instance, QUIET_KEPT).runs == 0
-    assert runs(instance) == {told}
+    assert runs(instance) == {kept}
 
 
 def test_newest_result_of_a_check_is_kept(instance: dg.DagsterInstance) -> None:
-    """A run with a check's newest result stays; when a newer one has come, it goes."""
+    """A run with the newest result of a check is kept until there is a newer result."""
 
     def check() -> str:
         return dg.materialize([bars, sane], instance=instance, partition_key="2022").run_id
@@ -155,14 +155,14 @@ def test_newest_result_of_a_check_is_kept(instance: dg.DagsterInstance) -> None:
 
 
 def test_running_runs_are_never_deleted(instance: dg.DagsterInstance) -> None:
-    """However old it is, a run that has not ended stays."""
+    """A run that has not ended is kept, however old it is."""
     instance.create_run_for_job(quiet_job, tags={QUIET: YES})
     assert prune(instance, KEPT).runs == 0
     assert len(runs(instance)) == 1
 
 
 def test_a_tick_is_bounded(instance: dg.DagsterInstance) -> None:
-    """No more runs than asked for are looked at, the oldest first."""
+    """A tick examines at most so many runs, the oldest first."""
     ids = [run(instance, "2022") for _ in range(3)]
     now = datetime.now(tz=UTC) + KEPT + SOON
     done = prune_history(instance, now, most_runs=2, most_windows=100)

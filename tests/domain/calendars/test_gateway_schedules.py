@@ -1,4 +1,4 @@
-"""What is believed of sessions that the gateway told, and what they make of a calendar."""
+"""Which stated sessions are accepted, and how they change a calendar."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -40,7 +40,7 @@ UNKNOWN = calendar_named("GATEWAY:America/New_York")
 
 
 def at(text: str) -> datetime:
-    """Read a moment."""
+    """Return a time."""
     return datetime.fromisoformat(text)
 
 
@@ -50,7 +50,7 @@ def open_day(day: str, opens: str = "14:30", closes: str = "21:00") -> LearnedDa
 
 
 def part(day: str, opens: str, closes: str) -> Interval:
-    """Make an interval of UTC hours."""
+    """Return an interval of UTC hours."""
     return Interval(*(datetime.fromisoformat(f"{day}T{clock}Z") for clock in (opens, closes)))
 
 
@@ -60,7 +60,7 @@ def closed(day: str) -> LearnedDay:
 
 
 def as_known(calendar: SessionCalendar, first: date, end: date) -> list[LearnedDay]:
-    """Return exactly what the library has, closed dates included."""
+    """Return the sessions of the library, with the closed dates."""
     days = learned_days(
         calendar, (Interval(s.opens_at, s.closes_at) for s in calendar.sessions(first, end))
     )
@@ -68,7 +68,7 @@ def as_known(calendar: SessionCalendar, first: date, end: date) -> list[LearnedD
 
 
 def instrument(calendar: str, symbol: str = "X", end: date | None = None) -> Instrument:
-    """Make an instrument of a calendar."""
+    """Return an instrument with a calendar."""
     return Instrument(
         symbol=symbol,
         ib_symbol=symbol,
@@ -84,22 +84,22 @@ def instrument(calendar: str, symbol: str = "X", end: date | None = None) -> Ins
     )
 
 
-def test_what_agrees_changes_nothing() -> None:
-    """A schedule that tells what is known leaves the calendar as it was, breaks included."""
+def test_a_schedule_that_agrees_changes_nothing() -> None:
+    """The calendar stays the same object, with its breaks."""
     for calendar in (NEW_YORK, TOKYO):
-        told = as_known(calendar, date(2024, 1, 2), date(2025, 1, 1))
-        judgement = judged(calendar, told)
+        stated = as_known(calendar, date(2024, 1, 2), date(2025, 1, 1))
+        judgement = judged(calendar, stated)
         assert judgement.refused == ""
         assert overlaid(calendar, judgement.days) is calendar
 
 
-def test_a_told_session_is_expected_and_a_missing_one_is_not() -> None:
-    """A date that closes early, one that opens on a Saturday, one that does not open at all."""
-    told = as_known(NEW_YORK, date(2024, 1, 2), date(2024, 6, 1))
+def test_a_stated_session_is_expected_and_a_closed_date_is_not() -> None:
+    """A date that closes early, a session on a Saturday, and a closed date."""
+    stated = as_known(NEW_YORK, date(2024, 1, 2), date(2024, 6, 1))
     new = {one.day: one for one in (open_day("2024-01-13"), closed("2024-02-01"))}
     new[date(2024, 2, 2)] = open_day("2024-02-02", "14:30", "18:00")
-    told = [new.get(one.day, one) for one in told]
-    judgement = judged(NEW_YORK, told)
+    stated = [new.get(one.day, one) for one in stated]
+    judgement = judged(NEW_YORK, stated)
     assert judgement.refused == ""
     made = overlaid(NEW_YORK, judgement.days)
     assert [s.day for s in made.sessions(date(2024, 1, 12), date(2024, 1, 15))] == [
@@ -114,8 +114,8 @@ def test_a_told_session_is_expected_and_a_missing_one_is_not() -> None:
     assert (made.closes[:-1] <= made.opens[1:]).all()
 
 
-def test_told_pauses_are_breaks() -> None:
-    """Two intervals of one date are a session with a break, beside the breaks that stay."""
+def test_stated_pauses_are_breaks() -> None:
+    """Two intervals of one date are a session with a break; other breaks are kept."""
     intervals = (part("2024-05-08", "00:00", "03:00"), part("2024-05-08", "04:00", "05:00"))
     day = LearnedDay(date(2024, 5, 8), intervals)
     made = overlaid(TOKYO, [day])
@@ -128,38 +128,38 @@ def test_told_pauses_are_breaks() -> None:
     assert (made.breaks[1:, 0] > made.breaks[:-1, 1]).all()
 
 
-def test_a_gateways_calendar_has_what_was_told_and_nothing_else() -> None:
-    """Of hours that no library knows, every told date counts."""
+def test_a_calendar_of_the_gateway_has_only_stated_sessions() -> None:
+    """Of hours that no library knows, every stated date counts."""
     made = overlaid(UNKNOWN, judged(UNKNOWN, [open_day("2024-01-02"), closed("2024-01-03")]).days)
     assert made.known == (date(2024, 1, 2), date(2024, 1, 2))
     assert made.key == UNKNOWN.key
 
 
 @pytest.mark.parametrize(
-    ("differing", "is_believed"), [(0, True), (1, True), (10, True), (11, False)]
+    ("differing", "is_accepted"), [(0, True), (1, True), (10, True), (11, False)]
 )
-def test_more_than_a_tenth_of_contradiction_is_not_believed(
-    differing: int, is_believed: bool
+def test_a_schedule_with_more_than_a_tenth_of_contradictions_is_refused(
+    differing: int, is_accepted: bool
 ) -> None:
-    """Of a hundred sessions ten may differ: a response about another market is refused."""
+    """Ten of a hundred sessions may differ; more are the schedule of another market."""
     days = NEW_YORK.sessions(date(2024, 1, 2), date(2024, 12, 1))[:100]
-    told = as_known(NEW_YORK, days[0].day, days[-1].day + DAY)
+    stated = as_known(NEW_YORK, days[0].day, days[-1].day + DAY)
     drop = {one.day for one in days[5:-5][:differing]}
-    told = [LearnedDay(one.day, ()) if one.day in drop else one for one in told]
-    judgement = judged(NEW_YORK, told)
-    assert bool(judgement.days) is is_believed
-    assert bool(judgement.refused) is not is_believed
-    if not is_believed:
+    stated = [LearnedDay(one.day, ()) if one.day in drop else one for one in stated]
+    judgement = judged(NEW_YORK, stated)
+    assert bool(judgement.days) is is_accepted
+    assert bool(judgement.refused) is not is_accepted
+    if not is_accepted:
         assert "11 of 100 known sessions" in judgement.refused
 
 
 def test_a_single_date_may_always_differ() -> None:
-    """The few days of contract details can tell an early close."""
-    told = as_known(NEW_YORK, date(2024, 7, 1), date(2024, 7, 6))
-    told[0] = open_day("2024-07-01", "13:30", "16:00")
-    assert judged(NEW_YORK, told).refused == ""
-    told[1] = closed("2024-07-02")
-    assert "2 of 4" in judged(NEW_YORK, told).refused
+    """The few days of contract details can state an early close."""
+    stated = as_known(NEW_YORK, date(2024, 7, 1), date(2024, 7, 6))
+    stated[0] = open_day("2024-07-01", "13:30", "16:00")
+    assert judged(NEW_YORK, stated).refused == ""
+    stated[1] = closed("2024-07-02")
+    assert "2 of 4" in judged(NEW_YORK, stated).refused
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ def test_a_single_date_may_always_differ() -> None:
         ([open_day("2024-01-02", "14:30", "21:00"), open_day("2024-01-02")], "overlap"),
     ],
 )
-def test_what_cannot_be_is_refused(days: list[LearnedDay], why: str) -> None:
-    """Overlaps and sessions outside their date make a whole schedule worthless."""
+def test_impossible_schedules_are_refused(days: list[LearnedDay], why: str) -> None:
+    """A schedule with overlaps, or with sessions outside their date, is refused as a whole."""
     for calendar in (NEW_YORK, UNKNOWN):
         judgement = judged(calendar, days)
         assert judgement.days == ()
@@ -187,14 +187,14 @@ def test_what_cannot_be_is_refused(days: list[LearnedDay], why: str) -> None:
 
 
 def test_a_date_with_bars_does_not_become_a_closed_one() -> None:
-    """Bars that are held speak louder than a schedule."""
-    told = [closed("2024-02-01"), open_day("2024-02-02", "14:30", "18:00")]
+    """Held bars contradict the schedule."""
+    stated = [closed("2024-02-01"), open_day("2024-02-02", "14:30", "18:00")]
     held = frozenset({date(2024, 2, 1), date(2024, 2, 2)})
-    assert [one.day for one in judged(NEW_YORK, told, held).days] == [date(2024, 2, 2)]
+    assert [one.day for one in judged(NEW_YORK, stated, held).days] == [date(2024, 2, 2)]
 
 
-def test_dates_between_told_ones_are_closed() -> None:
-    """A schedule that leaves a date out says that it has no session; behind its last it is mute."""
+def test_dates_between_stated_ones_are_closed() -> None:
+    """A date that a schedule leaves out has no session; after its last date nothing is known."""
     filled = every_day([open_day("2024-01-05"), open_day("2024-01-08")])
     assert [(one.day.day, bool(one.parts)) for one in filled] == [
         (5, True),
@@ -206,19 +206,19 @@ def test_dates_between_told_ones_are_closed() -> None:
 
 
 def test_intervals_belong_to_the_session_day_they_open_in() -> None:
-    """A Sunday evening of currencies is Monday."""
+    """A Sunday evening of currencies belongs to Monday."""
     evening = part("2024-01-07", "22:15", "23:00")
     [found] = learned_days(calendar_named("FX"), [evening])
     assert found == LearnedDay(date(2024, 1, 8), (evening,))
 
 
-def test_the_book_gives_each_instrument_its_calendar() -> None:
-    """What one contract tells never closes a day of another one, nor of itself.
+def test_each_instrument_has_its_calendar() -> None:
+    """What one contract states never closes a day of another one, nor of itself.
 
-    Where only the gateway knows the sessions, what it told of a contract is all there is.
+    Where only the gateway knows the sessions, a contract has those that it stated.
     """
     key = "GATEWAY:America/New_York"
-    index = Calendars(
+    calendars = Calendars(
         {
             f"{key} A": [open_day("2024-01-02"), closed("2024-01-03")],
             "XNYS.RTH A": [closed("2024-02-01"), closed("2024-02-03")],
@@ -226,55 +226,55 @@ def test_the_book_gives_each_instrument_its_calendar() -> None:
         }
     )
     assert learned_key(instrument(key, "A")) == f"{key} A"
-    assert index.of(instrument(key, "A")).known == (date(2024, 1, 2), date(2024, 1, 2))
-    assert index.of(instrument(key, "B")).known is None
-    first, second = (index.of(instrument("XNYS.RTH", symbol)) for symbol in "AB")
+    assert calendars.of(instrument(key, "A")).known == (date(2024, 1, 2), date(2024, 1, 2))
+    assert calendars.of(instrument(key, "B")).known is None
+    first, second = (calendars.of(instrument("XNYS.RTH", symbol)) for symbol in "AB")
     assert first is second is NEW_YORK
-    assert index.told_closed(instrument("XNYS.RTH", "A")) == {date(2024, 2, 1)}
-    assert index.told_closed(instrument("XNYS.RTH", "B")) == frozenset()
-    assert index.told_closed(instrument(key, "A")) == frozenset()
+    assert calendars.stated_closed(instrument("XNYS.RTH", "A")) == {date(2024, 2, 1)}
+    assert calendars.stated_closed(instrument("XNYS.RTH", "B")) == frozenset()
+    assert calendars.stated_closed(instrument(key, "A")) == frozenset()
     assert Calendars().of(instrument("XNYS.RTH")) is NEW_YORK
-    assert set(index.each([instrument("FX"), instrument(key, "A")])) == {"FX", f"{key} A"}
-    assert repr(index) == "Calendars(5 days learned of 3 contracts)"
+    assert set(calendars.each([instrument("FX"), instrument(key, "A")])) == {"FX", f"{key} A"}
+    assert repr(calendars) == "Calendars(5 days learned of 3 contracts)"
 
 
-def test_what_a_contract_tells_adds_to_its_own_sessions_only() -> None:
-    """A Saturday, a later close and an earlier open count at once; shorter hours change nothing."""
-    told = [
+def test_what_a_contract_states_adds_to_its_own_sessions_only() -> None:
+    """A Saturday, a later close and an earlier open are added; shorter hours change nothing."""
+    stated = [
         open_day("2024-01-13"),
         open_day("2024-01-16", "14:00", "20:00"),
         open_day("2024-01-17", "15:30", "21:15"),
         open_day("2024-01-18", "15:00", "18:00"),
     ]
-    index = Calendars({"XNYS.RTH A": told, "XNYS.RTH C": told})
-    own = index.of(instrument("XNYS.RTH", "A"))
-    assert hours_of(own, date(2024, 1, 13)) == told[0]
+    calendars = Calendars({"XNYS.RTH A": stated, "XNYS.RTH C": stated})
+    own = calendars.of(instrument("XNYS.RTH", "A"))
+    assert hours_of(own, date(2024, 1, 13)) == stated[0]
     assert hours_of(own, date(2024, 1, 16)) == open_day("2024-01-16", "14:00", "21:00")
     assert hours_of(own, date(2024, 1, 17)) == open_day("2024-01-17", "14:30", "21:15")
     assert hours_of(own, date(2024, 1, 18)) == open_day("2024-01-18")
-    assert index.of(instrument("XNYS.RTH", "B")) is NEW_YORK
-    assert index.of(instrument("XNYS.RTH", "C")) is own
-    assert index.key_of(instrument("XNYS.RTH", "A")) == "XNYS.RTH A"
-    assert index.key_of(instrument("XNYS.RTH", "B")) == "XNYS.RTH"
+    assert calendars.of(instrument("XNYS.RTH", "B")) is NEW_YORK
+    assert calendars.of(instrument("XNYS.RTH", "C")) is own
+    assert calendars.key_of(instrument("XNYS.RTH", "A")) == "XNYS.RTH A"
+    assert calendars.key_of(instrument("XNYS.RTH", "B")) == "XNYS.RTH"
 
 
 def test_longer_hours_keep_the_breaks() -> None:
-    """Tokyo's lunch stays, whether or not a schedule with a later close tells of it."""
+    """The lunch break of Tokyo is kept, whether or not a schedule states it."""
     day = date(2024, 5, 8)
     known = hours_of(TOKYO, day)
-    told = LearnedDay(day, (Interval(known.parts[0].start, known.parts[-1].end + DAY / 48),))
-    [added] = extending(TOKYO, [told]).days
+    stated = LearnedDay(day, (Interval(known.parts[0].start, known.parts[-1].end + DAY / 48),))
+    [added] = extending(TOKYO, [stated]).days
     assert added.parts == (
         known.parts[0],
         Interval(known.parts[1].start, known.parts[1].end + DAY / 48),
     )
-    own = Calendars({"XTKS.RTH A": [told]}).of(instrument("XTKS.RTH", "A"))
+    own = Calendars({"XTKS.RTH A": [stated]}).of(instrument("XTKS.RTH", "A"))
     assert len(own.breaks) == len(TOKYO.breaks)
     assert hours_of(own, day) == added
 
 
 @pytest.mark.parametrize(
-    "told",
+    "stated",
     [
         LearnedDay(
             date(2024, 1, 16), (Interval(at("2024-01-16T14:30Z"), at("2024-01-17T15:00Z")),)
@@ -288,15 +288,15 @@ def test_longer_hours_keep_the_breaks() -> None:
         ),
     ],
 )
-def test_absurdly_long_hours_are_refused(told: LearnedDay) -> None:
+def test_implausibly_long_hours_are_refused(stated: LearnedDay) -> None:
     """Hours that reach into another session, or are more than eight hours longer, add nothing."""
-    found = extending(NEW_YORK, [told])
+    found = extending(NEW_YORK, [stated])
     assert found.days == ()
-    assert found.refused == (told,)
+    assert found.refused == (stated,)
 
 
-def test_two_told_days_never_overlap() -> None:
-    """Each may be right by itself; together the later one is refused."""
+def test_two_stated_days_never_overlap() -> None:
+    """Each is possible by itself; together the later one is refused."""
     late = LearnedDay(
         date(2024, 1, 16), (Interval(at("2024-01-16T14:30Z"), at("2024-01-17T03:00Z")),)
     )
@@ -310,13 +310,13 @@ def test_two_told_days_never_overlap() -> None:
 # --- what several contracts agree on ---------------------------------------------------------
 
 
-def votes(**told: LearnedDay) -> dict[str, LearnedDay]:
-    """Name what contracts told of one date."""
-    return told
+def votes(**stated: LearnedDay) -> dict[str, LearnedDay]:
+    """Return what contracts state of one date, by symbol."""
+    return stated
 
 
 def test_three_contracts_that_agree_change_the_calendar_that_they_share() -> None:
-    """Two do not, and a tie between two beliefs does not."""
+    """Two do not, nor does a tie between two different statements."""
     early, shut = open_day("2024-02-01", "14:30", "18:00"), closed("2024-02-01")
     three = votes(A=early, B=early, C=early)
     assert agreed(votes(A=early, B=early)) is None
@@ -324,20 +324,20 @@ def test_three_contracts_that_agree_change_the_calendar_that_they_share() -> Non
     assert agreed({**three, **votes(D=shut, E=shut)}) == SharedDay(early, ("A", "B", "C"))
     assert agreed({**three, **votes(D=shut, E=shut, F=shut)}) is None
     days = agreed_days(NEW_YORK, {early.day: three})
-    index = Calendars({"XNYS.RTH A": [early]}, shared={"XNYS.RTH": days})
-    first, other = (index.of(instrument("XNYS.RTH", symbol)) for symbol in "AZ")
+    calendars = Calendars({"XNYS.RTH A": [early]}, shared={"XNYS.RTH": days})
+    first, other = (calendars.of(instrument("XNYS.RTH", symbol)) for symbol in "AZ")
     assert first is other
     assert hours_of(other, early.day) == early
-    assert index.changed() == {"XNYS.RTH": tuple(days)}
+    assert calendars.changed() == {"XNYS.RTH": tuple(days)}
     # One contract that trades longer than the others agree on keeps its own hours.
     longer = open_day("2024-02-01", "14:30", "19:00")
-    index = Calendars({"XNYS.RTH A": [longer]}, shared={"XNYS.RTH": days})
-    assert hours_of(index.of(instrument("XNYS.RTH", "A")), early.day) == longer
-    assert hours_of(index.of(instrument("XNYS.RTH", "Z")), early.day) == early
+    calendars = Calendars({"XNYS.RTH A": [longer]}, shared={"XNYS.RTH": days})
+    assert hours_of(calendars.of(instrument("XNYS.RTH", "A")), early.day) == longer
+    assert hours_of(calendars.of(instrument("XNYS.RTH", "Z")), early.day) == early
 
 
 def test_contracts_that_agree_with_the_library_change_nothing() -> None:
-    """Their votes are there to be counted against others."""
+    """Their votes only count against others."""
     same = open_day("2024-02-01")
     assert agreed_days(NEW_YORK, {same.day: votes(A=same, B=same, C=same)}) == []
 
@@ -347,7 +347,7 @@ TRADED = frozenset(one.day for one in NEW_YORK.sessions(date(2024, 1, 2), TODAY)
 
 
 @pytest.mark.parametrize(
-    ("change", "held", "speaks"),
+    ("change", "held", "counts"),
     [
         ({}, TRADED, True),
         ({"end": date(2025, 1, 1)}, TRADED, False),
@@ -360,7 +360,7 @@ TRADED = frozenset(one.day for one in NEW_YORK.sessions(date(2024, 1, 2), TODAY)
         ({}, frozenset(sorted(TRADED)[:-5]), False),
     ],
     ids=[
-        "lives",
+        "trades",
         "ends",
         "expires in two weeks",
         "expires in ten days",
@@ -371,25 +371,25 @@ TRADED = frozenset(one.day for one in NEW_YORK.sessions(date(2024, 1, 2), TODAY)
         "halted",
     ],
 )
-def test_only_living_contracts_speak_for_others(
-    change: dict[str, date], held: frozenset[date], *, speaks: bool
+def test_only_representative_contracts_count_for_others(
+    change: dict[str, date], held: frozenset[date], *, counts: bool
 ) -> None:
-    """Expiring, ended, newly listed and halted ones have hours of their own."""
+    """Expiring, ended, newly listed and halted contracts have hours of their own."""
     contract = replace(instrument("XNYS.RTH"), **change)  # type: ignore[arg-type]
     assert (
-        speaks_for_others(NEW_YORK, contract, date(2024, 6, 20), today=TODAY, held=held) is speaks
+        speaks_for_others(NEW_YORK, contract, date(2024, 6, 20), today=TODAY, held=held) is counts
     )
 
 
 def test_a_date_shortly_before_expiry_is_no_vote() -> None:
-    """Though the contract that tells of it lives on for weeks today."""
+    """The contract itself still trades for weeks from today."""
     contract = replace(instrument("XNYS.RTH"), last_trade_date=date(2024, 9, 20))
-    for told, speaks in ((date(2024, 9, 9), True), (date(2024, 9, 10), False)):
-        assert speaks_for_others(NEW_YORK, contract, told, today=TODAY, held=TRADED) is speaks
+    for day, counts in ((date(2024, 9, 9), True), (date(2024, 9, 10), False)):
+        assert speaks_for_others(NEW_YORK, contract, day, today=TODAY, held=TRADED) is counts
 
 
 def test_a_calendar_stops_at_an_instruments_end() -> None:
-    """From its end on nothing is expected, breaks included, and days go on."""
+    """From its end on no session or break is expected; session dates are still defined."""
     cut = Calendars().of(instrument("XTKS.RTH", end=date(2024, 1, 10)))
     assert cut.known == (date(1997, 1, 6), date(2024, 1, 9))
     assert len(cut.breaks) == len(cut.days)
@@ -402,22 +402,22 @@ NY = ZoneInfo("America/New_York")
 
 
 def coin_hours(text: str) -> list[LearnedDay]:
-    """Read hours as a coin's details tell them, in New York's time."""
-    parts, gone = [], []
+    """Return hours as the details of a coin state them, in New York's time."""
+    parts, closed_days = [], []
     for segment in text.split(";"):
         if segment.endswith("CLOSED"):
-            gone.append(datetime.strptime(segment[:8], "%Y%m%d").date())  # noqa: DTZ007
+            closed_days.append(datetime.strptime(segment[:8], "%Y%m%d").date())  # noqa: DTZ007
             continue
         edges = [
             datetime.strptime(edge, "%Y%m%d:%H%M").replace(tzinfo=NY).astimezone(UTC)
             for edge in segment.split("-")
         ]
         parts.append(Interval(*edges))
-    return days_by_close(parts, gone, NY)
+    return days_by_close(parts, closed_days, NY)
 
 
 def test_a_session_across_midnight_is_dated_by_its_close() -> None:
-    """As its daily bar is; a closed date stays one."""
+    """So is its daily bar. A closed date stays closed."""
     days = coin_hours("20260507:1601-20260508:1600;20260509:CLOSED")
     assert days == [
         LearnedDay(date(2026, 5, 8), (Interval(at("2026-05-07T20:01Z"), at("2026-05-08T20:00Z")),)),
@@ -436,19 +436,19 @@ def test_hours_of_several_days_are_cut_at_midnight() -> None:
 
 @pytest.mark.parametrize("clock", ["20260308:0000-20260309:0000", "20261101:0000-20261102:0000"])
 def test_a_day_of_23_or_25_hours_is_one_date(clock: str) -> None:
-    """When clocks change nothing is cut."""
+    """Nothing is cut on the dates of clock changes."""
     [day] = coin_hours(clock)
     assert len(day.parts) == 1
 
 
 def hours_between(calendar: SessionCalendar, first: str, end: str) -> list[str]:
-    """Return sessions in short form."""
+    """Return sessions as short texts."""
     found = calendar.sessions(date.fromisoformat(first), date.fromisoformat(end))
     return [f"{one.day:%d} {one.opens_at:%d %H:%M}-{one.closes_at:%d %H:%M}" for one in found]
 
 
 def test_own_hours_meet_the_assumed_ones() -> None:
-    """No hour is lost or expected twice where told dates meet others."""
+    """No hour is lost or expected twice where stated dates meet others."""
     days = coin_hours("20260507:1601-20260508:1600;20260509:CLOSED;20260510:1601-20260511:1600")
     days = every_day(days)
     made = with_own_hours(COINS, days)
@@ -463,7 +463,7 @@ def test_own_hours_meet_the_assumed_ones() -> None:
 
 
 def test_closed_dates_at_the_edges_last_as_long_as_sessions() -> None:
-    """The hours around them belong to the dates that were not told."""
+    """The hours around them belong to the dates that were not stated."""
     days = coin_hours("20260507:CLOSED;20260507:1601-20260508:1600;20260509:CLOSED")
     made = with_own_hours(COINS, days)
     assert hours_between(made, "2026-05-06", "2026-05-11") == [
@@ -473,8 +473,8 @@ def test_closed_dates_at_the_edges_last_as_long_as_sessions() -> None:
     ]
 
 
-def test_own_hours_that_say_the_same_change_nothing() -> None:
-    """The shared object stays, and with it what was made of it."""
+def test_own_hours_that_are_equal_change_nothing() -> None:
+    """The shared object stays, and with it its grids."""
     days = [hours_of(COINS, date(2026, 5, day)) for day in range(1, 10)]
     assert with_own_hours(COINS, days) is COINS
     assert with_own_hours(COINS, []) is COINS
@@ -482,7 +482,7 @@ def test_own_hours_that_say_the_same_change_nothing() -> None:
 
 @given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(-720, 720))
 def test_own_hours_never_overlap(is_open: list[bool], shift_min: int) -> None:
-    """Whatever dates are closed and whenever their day begins."""
+    """Whichever dates are closed, and whenever their day begins."""
     first = date(2026, 5, 4)
     shift = timedelta(minutes=shift_min)
     days = []
@@ -495,13 +495,16 @@ def test_own_hours_never_overlap(is_open: list[bool], shift_min: int) -> None:
     assert (made.opens < made.closes).all()
     assert (made.closes[:-1] <= made.opens[1:]).all()
     assert (np.diff(made.days.astype(np.int64)) > 0).all()
-    told = {one.day: one.parts for one in days}
+    stated = {one.day: one.parts for one in days}
     for one in made.sessions(first, first + len(days) * DAY):
-        if told[one.day]:
-            assert (one.opens_at, one.closes_at) == (told[one.day][0].start, told[one.day][0].end)
+        if stated[one.day]:
+            assert (one.opens_at, one.closes_at) == (
+                stated[one.day][0].start,
+                stated[one.day][0].end,
+            )
 
 
-def test_bars_outside_told_sessions_speak_against_closed_dates() -> None:
+def test_bars_outside_stated_sessions_contradict_closed_dates() -> None:
     """Bars in a session that begins on a closed date do not."""
     days = every_day(
         coin_hours("20260507:1601-20260508:1600;20260509:CLOSED;20260510:1601-20260511:1600")
@@ -517,8 +520,8 @@ def test_bars_outside_told_sessions_speak_against_closed_dates() -> None:
     assert against("2026-05-09T12:00Z", "2026-05-10T12:00Z") == ["2026-05-09", "2026-05-10"]
 
 
-def test_an_assumed_calendar_refuses_only_what_cannot_be() -> None:
-    """Nothing need agree with an assumption; overlapping sessions cannot be."""
+def test_an_assumed_calendar_refuses_only_impossible_schedules() -> None:
+    """Nothing has to agree with an assumption; overlapping sessions are impossible."""
     days = coin_hours("20260507:1601-20260508:1600;20260509:CLOSED")
     assert judged(COINS, days, assumed=True).days == tuple(days)
     assert judged(COINS, days, frozenset({date(2026, 5, 9)}), assumed=True).days == tuple(days[:1])
@@ -527,8 +530,8 @@ def test_an_assumed_calendar_refuses_only_what_cannot_be() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_own_hours_that_overlap_are_kept_apart(seed: int) -> None:
-    """Hours that change from day to day, dates left out: no hour is expected twice."""
+def test_own_hours_that_overlap_are_cut(seed: int) -> None:
+    """Hours change from day to day and dates are left out: no hour is expected twice."""
     crypto, chance = calendar_named("CRYPTO"), np.random.default_rng(seed)
     days = []
     for number in range(30):
@@ -542,7 +545,7 @@ def test_own_hours_that_overlap_are_kept_apart(seed: int) -> None:
     made = with_own_hours(crypto, days)
     assert (made.opens < made.closes).all()
     assert (made.closes[:-1] <= made.opens[1:]).all()
-    told = {one.day for one in days}
+    stated = {one.day for one in days}
     assert not {one.day for one in days if not one.parts} & set(made.days.tolist())
     near = made.sessions(date(2026, 2, 20), date(2026, 3, 22))
-    assert {one.day for one in days if one.parts} <= {one.day for one in near} & told
+    assert {one.day for one in days if one.parts} <= {one.day for one in near} & stated

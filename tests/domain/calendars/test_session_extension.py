@@ -29,12 +29,12 @@ def close_of(day: date, calendar: SessionCalendar = NEW_YORK) -> datetime:
 
 
 def bars(*moments: datetime) -> np.ndarray:
-    """Make timestamps."""
+    """Return timestamps of bars."""
     return np.array(sorted(map(micros, moments)), dtype=np.int64)
 
 
 def late(minutes: int, *days: date, length: int = 1) -> dict[date, LateBar]:
-    """Make last bars that end so many minutes after the close."""
+    """Return last bars that end so many minutes after the close."""
     return {
         day: LateBar(
             micros(close_of(day) + (minutes - length) * MINUTE),
@@ -45,7 +45,7 @@ def late(minutes: int, *days: date, length: int = 1) -> dict[date, LateBar]:
 
 
 def test_the_newest_bar_after_the_close_is_found() -> None:
-    """Of each session; bars inside, before the open, and of the next day's morning are none."""
+    """Bars inside a session, before its open and of the next morning are not late."""
     close = close_of(MONDAY)
     keys = bars(
         close - MINUTE,
@@ -66,8 +66,8 @@ def test_the_newest_bar_after_the_close_is_found() -> None:
     assert late_bars_of(NEW_YORK, bars(), 60_000_000) == {}
 
 
-def test_nothing_is_said_after_the_last_known_session_nor_of_weekends() -> None:
-    """Where no next open is known, and on dates without a session, bars show nothing."""
+def test_bars_without_a_next_open_or_a_session_are_not_late() -> None:
+    """After the last known session, on weekends and before the first session."""
     last = NEW_YORK.days[-1].item()
     assert late_bars_of(NEW_YORK, bars(close_of(last) + MINUTE), 60_000_000) == {}
     saturday = close_of(date(2024, 6, 7)) + 20 * timedelta(hours=1)
@@ -77,9 +77,9 @@ def test_nothing_is_said_after_the_last_known_session_nor_of_weekends() -> None:
 
 
 def test_three_sessions_extend_all_of_usual_length() -> None:
-    """By the third-largest lateness, years before and after; half days stay as they are."""
-    told = {**late(15, MONDAY, TUESDAY), **late(20, WEDNESDAY), **late(90, date(2024, 6, 6))}
-    [found] = extensions(NEW_YORK, told)
+    """By the third-latest close, in years before and after; half days are unchanged."""
+    bars_found = {**late(15, MONDAY, TUESDAY), **late(20, WEDNESDAY), **late(90, date(2024, 6, 6))}
+    [found] = extensions(NEW_YORK, bars_found)
     assert (found.length_us, found.by_us) == (None, 15 * 60_000_000)
     assert found.sessions[-1] == date(2024, 6, 6)
     made = extended(NEW_YORK, (found,))
@@ -90,7 +90,7 @@ def test_three_sessions_extend_all_of_usual_length() -> None:
 
 
 def test_one_or_two_stray_bars_extend_nothing() -> None:
-    """However late they are; sessions without any do not count against three either."""
+    """However late they are. Sessions without late bars do not count against three with some."""
     assert extensions(NEW_YORK, late(300, MONDAY)) == ()
     assert extensions(NEW_YORK, late(300, MONDAY, TUESDAY)) == ()
     assert extended(NEW_YORK, ()) is NEW_YORK
@@ -99,9 +99,9 @@ def test_one_or_two_stray_bars_extend_nothing() -> None:
 
 
 def test_half_days_are_extended_by_half_days_only() -> None:
-    """Bars a quarter of an hour after three early closes extend all of those, and no usual day."""
-    told = late(15, *HALF_DAYS)
-    [found] = extensions(NEW_YORK, told)
+    """Bars 15 minutes after three early closes extend all half days, and no usual day."""
+    bars_found = late(15, *HALF_DAYS)
+    [found] = extensions(NEW_YORK, bars_found)
     assert (found.length_us, found.only) == (3 * 3_600_000_000 + 1_800_000_000, None)
     made = extended(NEW_YORK, (found,))
     assert close_of(date(2019, 11, 29), made) == close_of(date(2019, 11, 29)) + 15 * MINUTE
@@ -111,37 +111,37 @@ def test_half_days_are_extended_by_half_days_only() -> None:
 
 
 def test_half_days_that_are_whole_days_extend_themselves_only() -> None:
-    """Bars until the regular close after early closes say nothing of other half days.
+    """Bars until the regular close do not extend other half days.
 
-    Recorded hours of AAPL and SPY are so from 1998 to 2008, on two of three half days.
+    Hours recorded of AAPL and SPY are such from 1998 to 2008, on two of three half days.
     """
-    told = late(180, *HALF_DAYS)
-    [found] = extensions(NEW_YORK, told)
+    bars_found = late(180, *HALF_DAYS)
+    [found] = extensions(NEW_YORK, bars_found)
     made = extended(NEW_YORK, (found,))
     for day in HALF_DAYS:
         assert close_of(day, made) == close_of(day) + 180 * MINUTE
     for day in (date(2019, 11, 29), MONDAY):
         assert close_of(day, made) == close_of(day)
-    # Another such day is found though it is no later than what is known.
+    # Another such day is found, although its bar is no later than the known ones.
     keys = bars(close_of(date(2019, 11, 29)))
     assert set(late_bars_of(NEW_YORK, keys, 60_000_000, (found,))) == {date(2019, 11, 29)}
 
 
 def test_an_extension_stops_at_the_next_open() -> None:
-    """Where sessions follow each other closely, the pause between them is all there is."""
+    """Sessions that follow each other closely are extended by the pause between them."""
     tokyo = calendar_named("XTKS.RTH")
     days = [one.day for one in tokyo.sessions(MONDAY, MONDAY + 4 * DAY)]
-    told = {
+    bars_found = {
         day: LateBar(micros(close_of(day, tokyo)), micros(close_of(day, tokyo) + 30 * DAY / 24))
         for day in days[:3]
     }
-    made = extended(tokyo, extensions(tokyo, told))
+    made = extended(tokyo, extensions(tokyo, bars_found))
     assert (made.closes[:-1] <= made.opens[1:]).all()
     assert close_of(days[0], made) == tokyo.sessions(days[1], days[1] + DAY)[0].opens_at
 
 
-def test_a_shorter_bar_that_starts_later_says_more() -> None:
-    """An hourly bar ends long after its last trade: minutes that are known take its place."""
+def test_a_shorter_bar_that_starts_later_proves_more() -> None:
+    """An hourly bar may end long after its last trade: known minutes replace it."""
     days = [one.day for one in NEW_YORK.sessions(MONDAY, MONDAY + 14 * DAY)]
     hourly = late(60, *days, length=60)
     [rough] = extensions(NEW_YORK, hourly)
@@ -151,7 +151,7 @@ def test_a_shorter_bar_that_starts_later_says_more() -> None:
 
 
 def test_bars_that_add_nothing_are_not_found_again() -> None:
-    """Once sessions are extended, bars until the new close are no news, and later ones are."""
+    """Once sessions are extended, only bars after the new close are found."""
     known = extensions(NEW_YORK, late(15, MONDAY, TUESDAY, WEDNESDAY))
     close = close_of(date(2024, 6, 6))
     keys = bars(close, close + 14 * MINUTE)
@@ -162,13 +162,15 @@ def test_bars_that_add_nothing_are_not_found_again() -> None:
     assert set(late_bars_of(NEW_YORK, half, 60_000_000, known)) == {BLACK_FRIDAY}
 
 
-def test_the_book_extends_one_instrument_and_shares_what_is_the_same() -> None:
-    """Another symbol without late bars keeps the shared object; two alike share theirs."""
-    told = late(15, MONDAY, TUESDAY, WEDNESDAY)
-    index = Calendars(late_bars={"VIX": told, "VIX9": dict(told), "SPX": late(15, MONDAY)})
-    vix, same, spx = (index.of(stock(symbol)) for symbol in ("VIX", "VIX9", "SPX"))
+def test_calendars_extend_one_instrument_and_share_what_is_equal() -> None:
+    """A symbol without late bars keeps the shared object; two equal ones share theirs."""
+    bars_found = late(15, MONDAY, TUESDAY, WEDNESDAY)
+    calendars = Calendars(
+        late_bars={"VIX": bars_found, "VIX9": dict(bars_found), "SPX": late(15, MONDAY)}
+    )
+    vix, same, spx = (calendars.of(stock(symbol)) for symbol in ("VIX", "VIX9", "SPX"))
     assert vix is same
-    assert spx is index.of(stock("AAPL")) is NEW_YORK
+    assert spx is calendars.of(stock("AAPL")) is NEW_YORK
     assert close_of(MONDAY, vix) == close_of(MONDAY) + 15 * MINUTE
-    assert index.key_of(stock("VIX")) == "XNYS.RTH VIX"
-    assert index.before_late_bars(stock("VIX")) is NEW_YORK
+    assert calendars.key_of(stock("VIX")) == "XNYS.RTH VIX"
+    assert calendars.before_late_bars(stock("VIX")) is NEW_YORK

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.bars import micros
+from ktrdr_pipelines.domain.calendars.cme_futures import FAMILIES
 from ktrdr_pipelines.domain.calendars.registry import calendar_keys, calendar_named, is_calendar
 from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
 from ktrdr_pipelines.domain.calendars.sessions import (
@@ -43,17 +44,17 @@ def golden(name: str) -> list[dict[str, str]]:
 
 
 def moment(text: str) -> datetime:
-    """Read a moment as the golden files write it."""
+    """Return a time as the golden files write it."""
     return datetime.strptime(text, "%Y-%m-%dT%H:%M%z").astimezone(UTC)
 
 
 def moments() -> st.SearchStrategy[datetime]:
-    """Make any moment of the years that the tests look at."""
+    """Generate times of the years that the tests use."""
     return st.datetimes(datetime(2023, 10, 1), datetime(2025, 2, 1), timezones=st.just(UTC))  # noqa: DTZ001
 
 
 def intervals() -> st.SearchStrategy[Interval]:
-    """Make any interval of up to twenty days."""
+    """Generate intervals of up to twenty days."""
     length = st.timedeltas(timedelta(microseconds=1), timedelta(days=20))
     return st.builds(lambda start, length: Interval(start, start + length), moments(), length)
 
@@ -62,7 +63,7 @@ def intervals() -> st.SearchStrategy[Interval]:
     "line", golden("sessions.csv"), ids=lambda x: f"{x['calendar']} {x['day']}"
 )
 def test_sessions_are_those_that_were_published(line: dict[str, str]) -> None:
-    """A day is open from when to when, or closed, as the exchange said."""
+    """A day has the hours that the exchange published, or is closed."""
     day = date.fromisoformat(line["day"])
     found = calendar_named(line["calendar"]).sessions(day, day + DAY)
     closed = not line["opens_at"]
@@ -72,7 +73,7 @@ def test_sessions_are_those_that_were_published(line: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("line", golden("markets.csv"), ids=lambda x: f"{x['calendar']} {x['day']}")
-def test_markets_of_the_world_are_open_as_was_published(line: dict[str, str]) -> None:
+def test_hours_of_other_markets_are_those_that_were_published(line: dict[str, str]) -> None:
     """Hours, breaks and closed days of exchanges and futures are those of their notices."""
     day = date.fromisoformat(line["day"])
     calendar = calendar_named(line["calendar"])
@@ -83,15 +84,15 @@ def test_markets_of_the_world_are_open_as_was_published(line: dict[str, str]) ->
     assert found == [Session(day, moment(line["opens_at"]), moment(line["closes_at"]))], line["why"]
     low, high = micros(found[0].opens_at), micros(found[0].closes_at)
     inside = (calendar.breaks[:, 0] >= low) & (calendar.breaks[:, 0] < high)
-    told = [moment(one) for one in line["break"].split("/") if one]
-    assert calendar.breaks[inside].ravel().tolist() == [micros(one) for one in told], line["why"]
+    breaks = [micros(moment(one)) for one in line["break"].split("/") if one]
+    assert calendar.breaks[inside].ravel().tolist() == breaks, line["why"]
 
 
 @pytest.mark.parametrize(
     "line", golden("weeks.csv"), ids=lambda x: f"{x['calendar']} {x['monday']}"
 )
-def test_weeks_are_known_by_their_monday(line: dict[str, str]) -> None:
-    """A week stands at its Monday and closes with its last session, whatever its holidays."""
+def test_weeks_are_dated_by_their_monday(line: dict[str, str]) -> None:
+    """A week begins on its Monday and closes with its last session, whatever its holidays."""
     monday = date.fromisoformat(line["monday"])
     interval = Interval(midnight(monday), midnight(monday) + WEEK)
     wanted = Span(
@@ -106,7 +107,7 @@ def test_weeks_are_known_by_their_monday(line: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("timeframe", INTRADAY)
 def test_intraday_spans_are_the_sessions_in_real_time(timeframe: Timeframe) -> None:
-    """A half day is a shorter span, and a span is given whole though only touched."""
+    """A half day is a shorter span; a span that an interval only touches is returned whole."""
     calendar = calendar_named("XNYS.RTH")
     touched = Interval(moment("2024-12-23T20:59Z"), moment("2024-12-26T14:31Z"))
     assert session_grid(calendar, timeframe).spans_in(touched) == [
@@ -119,8 +120,8 @@ def test_intraday_spans_are_the_sessions_in_real_time(timeframe: Timeframe) -> N
     ]
 
 
-def test_daily_spans_stand_at_midnight_utc_of_the_session_date() -> None:
-    """A currency day that begins on the evening before still stands at its own date."""
+def test_daily_spans_begin_at_midnight_utc_of_the_session_date() -> None:
+    """A currency day that opens on the evening before begins at its own date."""
     year_end = Interval(midnight(date(2024, 12, 31)), midnight(date(2025, 1, 3)))
     assert session_grid(calendar_named("FX"), Timeframe.D1).spans_in(year_end) == [
         Span(
@@ -137,7 +138,7 @@ def test_daily_spans_stand_at_midnight_utc_of_the_session_date() -> None:
 
 
 @given(keys, st.sampled_from(Timeframe), intervals())
-def test_spans_are_all_that_meet_a_interval_and_no_others(
+def test_spans_are_all_that_meet_an_interval_and_no_others(
     key: str, timeframe: Timeframe, wanted: Interval
 ) -> None:
     """The spans of an interval are all spans filtered by it."""
@@ -149,7 +150,7 @@ def test_spans_are_all_that_meet_a_interval_and_no_others(
 
 
 def _one_by_one(calendar: SessionCalendar, timeframe: Timeframe, wanted: Interval) -> list[Span]:
-    """Make the spans of an interval from sessions, one by one: the model of the grid."""
+    """Return the spans of an interval, made from sessions one by one: the model of the grid."""
     sessions = calendar.sessions(wanted.start.date() - 30 * DAY, wanted.end.date() + 30 * DAY)
     if timeframe.is_intraday:
         spans = [Span(Interval(s.opens_at, s.closes_at), s.opens_at, s.closes_at) for s in sessions]
@@ -177,7 +178,7 @@ def _one_by_one(calendar: SessionCalendar, timeframe: Timeframe, wanted: Interva
 def test_the_grid_has_the_spans_that_sessions_make(
     key: str, timeframe: Timeframe, wanted: Interval, end: date | None
 ) -> None:
-    """Also of a calendar that is cut in mid-week; the bars of each are as many as of the whole."""
+    """A calendar that is cut in mid-week has spans with as many bars as the whole one."""
     whole = calendar_named(key)
     calendar = whole if end is None else whole.until(end)
     spans = _one_by_one(calendar, timeframe, wanted)
@@ -192,7 +193,7 @@ def test_the_grid_has_the_spans_that_sessions_make(
 
 
 def test_a_calendar_cut_before_its_first_session_expects_nothing() -> None:
-    """No timeframe has a span, and nothing follows anything."""
+    """No timeframe has a span."""
     calendar = calendar_named("XNYS.RTH").until(date(1960, 1, 1))
     for timeframe in Timeframe:
         assert len(session_grid(calendar, timeframe)) == 0
@@ -200,7 +201,7 @@ def test_a_calendar_cut_before_its_first_session_expects_nothing() -> None:
 
 @given(keys, intervals())
 def test_every_timeframe_counts_the_same_sessions(key: str, wanted: Interval) -> None:
-    """Weeks, days and intraday spans are one calendar seen three ways."""
+    """Weeks, days and intraday spans have the same sessions."""
     calendar = calendar_named(key)
     first = monday_of(wanted.start.date())
     whole = Interval(midnight(first), midnight(monday_of(wanted.end.date())) + WEEK)
@@ -213,8 +214,8 @@ def test_every_timeframe_counts_the_same_sessions(key: str, wanted: Interval) ->
 
 
 @given(keys, intervals())
-def test_sessions_meeting_a_interval_share_real_time_with_it(key: str, wanted: Interval) -> None:
-    """A session that only touches the interval is not given."""
+def test_sessions_meeting_an_interval_share_real_time_with_it(key: str, wanted: Interval) -> None:
+    """A session that only touches the interval is left out."""
     calendar = calendar_named(key)
     near = calendar.sessions(wanted.start.date() - 3 * DAY, wanted.end.date() + 4 * DAY)
     meeting = [s for s in near if s.opens_at < wanted.end and wanted.start < s.closes_at]
@@ -231,16 +232,16 @@ def test_sessions_meeting_a_interval_share_real_time_with_it(key: str, wanted: I
         ("XNYS.RTH", Timeframe.D1, "2024-03-08T00:00Z", "2024-03-11T00:00Z"),
     ],
 )
-def test_dates_are_a_interval_of_timestamps(
+def test_dates_are_an_interval_of_timestamps(
     key: str, timeframe: Timeframe, start: str, end: str
 ) -> None:
-    """Session dates from 8 to 10 March 2024 begin and end with the session day, over the clocks."""
+    """Dates from 8 to 10 March 2024 begin and end with session days, across a clock change."""
     found = interval_between(calendar_named(key), timeframe, date(2024, 3, 8), date(2024, 3, 11))
     assert found == Interval(moment(start), moment(end))
 
 
 def test_a_week_belongs_to_the_date_of_its_monday() -> None:
-    """The week of 30 December 2024 is of the year 2024, though it ends in 2025."""
+    """The week of 30 December 2024 belongs to 2024, although it ends in 2025."""
     calendar = calendar_named("XNYS.RTH")
     year = interval_between(calendar, Timeframe.W1, date(2024, 1, 1), date(2025, 1, 1))
     assert year == Interval(midnight(date(2024, 1, 1)), midnight(date(2025, 1, 6)))
@@ -263,7 +264,7 @@ def test_windows_that_follow_each_other_leave_nothing_between(
 
 @given(keys, days)
 def test_a_session_day_begins_where_the_day_before_ends(key: str, day: date) -> None:
-    """The first moment of a session day is of that date, the moment before is not."""
+    """The first instant of a session day has that date, the instant before has not."""
     calendar = calendar_named(key)
     begin = calendar.day_starts_at(day)
     assert calendar.day_of(begin) == day
@@ -272,7 +273,7 @@ def test_a_session_day_begins_where_the_day_before_ends(key: str, day: date) -> 
 
 @given(keys, days)
 def test_a_session_lies_inside_its_day(key: str, day: date) -> None:
-    """Every moment of a session has the session's date."""
+    """Every instant of a session has the session's date."""
     calendar = calendar_named(key)
     for session in calendar.sessions(day, day + 14 * DAY):
         last = session.closes_at - timedelta(microseconds=1)
@@ -293,29 +294,36 @@ def test_a_session_lies_inside_its_day(key: str, day: date) -> None:
         ("2024-11-03T22:00Z", "2024-11-04"),  # the clocks went back that morning
     ],
 )
-def test_a_currency_day_rolls_at_five_in_new_york(text: str, day: str) -> None:
-    """The evening belongs to the next date, over weekends and changes of the clocks."""
+def test_a_currency_day_begins_at_17_00_in_new_york(text: str, day: str) -> None:
+    """The evening belongs to the next date, across weekends and clock changes."""
     assert calendar_named("FX").day_of(moment(text)) == date.fromisoformat(day)
 
 
 @given(keys, st.lists(moments(), max_size=20))
 def test_dates_of_many_moments_are_the_dates_of_each(key: str, some: list[datetime]) -> None:
-    """The array way and the single way agree."""
+    """The dates of an array are those of its single times."""
     calendar = calendar_named(key)
     found = calendar.days_of(np.array([micros(one) for one in some], dtype=np.int64))
     assert found.tolist() == [calendar.day_of(one) for one in some]
 
 
 @pytest.mark.parametrize("key", ["XNYS.RTH", "XNYS.ETH", "FX"])
-def test_a_calendar_knows_from_1970_to_2049(key: str) -> None:
-    """The sessions of eighty years are known, and built once."""
+def test_sessions_are_known_from_1970_to_2049(key: str) -> None:
+    """Eighty years of sessions are built once."""
     calendar = calendar_named(key)
     assert calendar.known == (date(1970, 1, 2), date(2049, 12, 31))
     assert len(calendar.days) > 20_000
     assert calendar_named(key) is calendar
 
 
-@pytest.mark.parametrize("key", calendar_keys())
+OWN = {"XNYS.RTH", "XNYS.ETH", "XHKG.RTH", "XTKS.RTH", "XNSE.RTH", "FX", "CRYPTO", *FAMILIES}
+"""Calendars that are made or corrected here; the others are a library's, and slow to build."""
+
+
+@pytest.mark.parametrize(
+    "key",
+    [key if key in OWN else pytest.param(key, marks=pytest.mark.slow) for key in calendar_keys()],
+)
 def test_every_calendar_is_in_order(key: str) -> None:
     """Sessions follow each other, lie inside their own days, and hold their breaks."""
     calendar = calendar_named(key)
@@ -342,8 +350,8 @@ def test_extended_hours_hold_the_regular_ones() -> None:
         assert outer.opens_at < inner.opens_at < inner.closes_at < outer.closes_at
 
 
-def test_outside_of_what_is_known_nothing_is_expected() -> None:
-    """A interval before 1970 or after 2049 has no spans and is no error."""
+def test_nothing_is_expected_outside_of_the_known_years() -> None:
+    """An interval before 1970 or after 2049 has no spans and is no error."""
     for year in (1960, 2055):
         interval = Interval(midnight(date(year, 1, 1)), midnight(date(year + 1, 1, 1)))
         for timeframe in Timeframe:
@@ -359,7 +367,7 @@ def test_an_unknown_calendar_is_an_error(key: str) -> None:
 
 
 def test_every_key_names_a_calendar() -> None:
-    """What is offered can be had, and exchanges of both libraries are offered."""
+    """The keys include exchanges of both libraries."""
     assert all(map(is_calendar, calendar_keys()))
     assert {"XLON.RTH", "XETR.RTH", "XTKS.RTH", "XHKG.RTH", "XNSE.RTH"} < set(calendar_keys())
 
@@ -373,10 +381,10 @@ def test_every_key_names_a_calendar() -> None:
         ("GATEWAY:Asia/Tokyo@16:00", "2024-07-01T07:00Z", "2024-07-02"),
     ],
 )
-def test_a_gateways_calendar_knows_days_and_no_session(
+def test_a_calendar_of_the_gateway_has_days_and_no_session(
     key: str, moment_text: str, day: str
 ) -> None:
-    """Zone and begin of the day are in its key; until the gateway speaks nothing is expected."""
+    """Zone and start of the day are in its key; nothing is expected before it is learned."""
     calendar = calendar_named(key)
     assert calendar.known is None
     assert calendar.day_of(moment(moment_text)) == date.fromisoformat(day)
@@ -385,8 +393,8 @@ def test_a_gateways_calendar_knows_days_and_no_session(
     assert "no session" in repr(calendar)
 
 
-def test_a_calendar_says_what_it_is() -> None:
-    """Its text has the name and the dates that it knows."""
+def test_the_text_of_a_calendar_has_its_name_and_dates() -> None:
+    """The dates are the first and the last known one."""
     assert repr(calendar_named("FX")) == "SessionCalendar(FX, 1970-01-02 to 2049-12-31)"
 
 
@@ -399,8 +407,8 @@ def test_the_monday_of_a_week_is_its_first_day(day: date) -> None:
     assert midnight(monday) == datetime(monday.year, monday.month, monday.day, tzinfo=UTC)
 
 
-def test_arrays_of_a_calendar_cannot_be_written_to() -> None:
-    """Days, opens, closes and breaks are for vectorised reading, one row a session."""
+def test_arrays_of_a_calendar_are_read_only() -> None:
+    """Days, opens and closes have one element a session."""
     calendar = calendar_named("XNYS.RTH")
     assert len(calendar.days) == len(calendar.opens) == len(calendar.closes)
     assert calendar.breaks.shape == (0, 2)

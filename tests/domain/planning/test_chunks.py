@@ -49,7 +49,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def _part(draw: st.DrawFn, span: Span, timeframe: Timeframe) -> Interval:
-    """Make what is covered of a session: all, all but an edge of it, or all but its last instant.
+    """Return what is covered of a session: all, all but an edge, or all but its last instant.
 
     The edges are where bars begin, as they are in what responses cover.
     """
@@ -68,7 +68,7 @@ def _part(draw: st.DrawFn, span: Span, timeframe: Timeframe) -> Interval:
 
 @st.composite
 def needs(draw: st.DrawFn, most_days: int = 130) -> Need:
-    """Make what may be missing of any series, with covered intervals and an open session."""
+    """Generate needs of any series, with covered intervals and an open session."""
     calendar = calendar_named(draw(st.sampled_from(["XNYS.RTH", "XNYS.ETH", "FX"])))
     timeframe = draw(st.sampled_from(list(Timeframe)))
     end = FIRST + timedelta(days=draw(st.integers(7, most_days)))
@@ -112,7 +112,7 @@ def fewest(spans: Sequence[Span], most_days: int) -> int:
     most = timedelta(days=most_days)
 
     @cache
-    def from_place(position: int) -> int:
+    def from_position(position: int) -> int:
         if position == len(spans):
             return 0
         ends = [
@@ -120,9 +120,9 @@ def fewest(spans: Sequence[Span], most_days: int) -> int:
             for end in range(position + 1, len(spans) + 1)
             if end == position + 1 or spans[end - 1].closes_at - spans[position].opens_at <= most
         ]
-        return 1 + min(from_place(end) for end in ends)
+        return 1 + min(from_position(end) for end in ends)
 
-    return from_place(0)
+    return from_position(0)
 
 
 @given(needs())
@@ -141,7 +141,7 @@ def test_no_chunk_is_longer_than_the_limit_unless_it_is_one_session(need: Need) 
     """From open to close a chunk fits the limit; a session alone may be longer.
 
     The opening of a session is requested together with the session before it, its end together
-    with the session behind it.
+    with the session after it.
     """
     for chunk in plan(need):
         inside = need.grid.spans_in(chunk.interval)
@@ -166,14 +166,14 @@ def test_chunks_come_newest_first_and_do_not_share_sessions(need: Need) -> None:
 
 @examples(60)
 @given(needs(60))
-def test_there_are_as_few_chunks_as_can_be(need: Need) -> None:
+def test_there_are_as_few_chunks_as_possible(need: Need) -> None:
     """No other way of cutting needs fewer requests."""
     assert len(plan(need)) == fewest(tuple(spans_of(need)), need.most_days)
 
 
 @given(needs())
 def test_a_chunk_ends_where_no_session_is_cut(need: Need) -> None:
-    """An end lies in closed time, but for what is over of an open session, and for held bars."""
+    """An end lies in closed time, except in an open session and at held bars."""
     for chunk in plan(need):
         moment = Interval(chunk.ends_at - timedelta(microseconds=1), chunk.ends_at)
         for session in need.calendar.sessions_meeting(moment):
@@ -186,7 +186,7 @@ def test_a_chunk_ends_where_no_session_is_cut(need: Need) -> None:
 
 @given(needs())
 def test_a_missing_end_of_a_session_is_requested_up_to_the_next_open(need: Need) -> None:
-    """The gateway may have bars behind the close that the calendar knows.
+    """The gateway may have bars after the close that the calendar knows.
 
     The end of a session is requested over the next one: bars on both sides cover a quiet end.
     """
@@ -210,7 +210,7 @@ def test_a_missing_end_of_a_session_is_requested_up_to_the_next_open(need: Need)
 
 @given(needs())
 def test_a_duration_reaches_back_to_the_chunks_first_session(need: Need) -> None:
-    """In IB's words the request reaches back to everything that the chunk may cover."""
+    """In IB's notation the request reaches back to everything that the chunk may cover."""
     for chunk in plan(need):
         inside = need.grid.spans_in(chunk.interval)
         gap = need.gaps(chunk.interval).bounds
@@ -222,7 +222,7 @@ def test_a_duration_reaches_back_to_the_chunks_first_session(need: Need) -> None
 
 
 @given(needs())
-def test_durations_are_words_that_the_gateway_knows(need: Need) -> None:
+def test_durations_are_valid_for_the_gateway(need: Need) -> None:
     """Days are at most 365, weeks 52, and seconds no more than the safe table's longest."""
     most = {"S": 28_800, "D": 365, "W": 52, "Y": 68}
     for chunk in plan(need):
@@ -233,7 +233,7 @@ def test_durations_are_words_that_the_gateway_knows(need: Need) -> None:
 def need_of(
     calendar: str, timeframe: Timeframe, first: date, end: date, *covered: Interval
 ) -> Need:
-    """Make a need of session dates that are long over."""
+    """Return a need for session dates that are long over."""
     sessions = calendar_named(calendar)
     wanted = interval_between(sessions, timeframe, first, end)
     return Need(
@@ -256,7 +256,7 @@ def need_of(
         (Timeframe.W1, ["1 W"]),
     ],
 )
-def test_a_short_week_is_asked_for_in_sessions(timeframe: Timeframe, durations: list[str]) -> None:
+def test_a_short_week_is_requested_in_sessions(timeframe: Timeframe, durations: list[str]) -> None:
     """The week of Memorial Day has four sessions."""
     need = need_of("XNYS.RTH", timeframe, date(2024, 5, 27), date(2024, 6, 3))
     assert [chunk.duration for chunk in plan(need)] == durations
@@ -286,7 +286,7 @@ def test_a_session_longer_than_the_limit_is_one_chunk() -> None:
     assert [chunk.duration for chunk in chunks] == ["1 D"] * 3
 
 
-def test_a_small_hole_is_asked_for_in_seconds_with_a_bar_to_spare() -> None:
+def test_a_small_gap_is_requested_in_seconds_with_a_bar_to_spare() -> None:
     """A gap in a session is requested alone, with a bar on either side, which prove its edges."""
     day = datetime(2024, 6, 4, tzinfo=UTC)
     before = Interval(day + timedelta(hours=13), day + timedelta(hours=15))
@@ -297,7 +297,7 @@ def test_a_small_hole_is_asked_for_in_seconds_with_a_bar_to_spare() -> None:
 
 
 def utc(text: str) -> datetime:
-    """Read a moment of UTC."""
+    """Return a time in UTC."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
@@ -310,7 +310,7 @@ def utc(text: str) -> datetime:
     ],
 )
 def test_minutes_are_requested_up_to_the_next_sessions_open(last: date, ends_at: str) -> None:
-    """The chunk covers the closed time too, where bars behind the close may stand."""
+    """The chunk covers the closed time too, where bars after the close may lie."""
     (chunk,) = plan(need_of("XNYS.RTH", Timeframe.M1, last, last + timedelta(days=1)))
     assert chunk.ends_at == chunk.interval.end == utc(ends_at)
     assert (chunk.duration, chunk.sessions, chunk.meets_covered) == ("1 D", 1, False)
@@ -322,7 +322,7 @@ def test_minutes_are_requested_up_to_the_next_sessions_open(last: date, ends_at:
 def test_round_the_clock_sessions_end_where_the_next_one_begins(
     calendar: str, ends_at: str
 ) -> None:
-    """No chunk reaches into the session behind it."""
+    """No chunk reaches into the next session."""
     (chunk,) = plan(need_of(calendar, Timeframe.M5, TUESDAY, WEDNESDAY))
     assert chunk.ends_at == chunk.interval.end == utc(ends_at)
 
@@ -361,14 +361,13 @@ def test_an_open_last_instant_is_one_request_half_an_hour_after_the_close(
 
 
 OPENS, CLOSES = utc("2024-06-05T13:30"), utc("2024-06-05T20:00")
-
-"""Of Wednesday."""
+"""Open and close of Wednesday."""
 
 FIRST_BAR = OPENS + 7 * MINUTE
 
 
 def quiet_opening(timeframe: Timeframe = Timeframe.M1, first: date = WEDNESDAY) -> Need:
-    """Make a need where the first minutes of Wednesday have no bar, from a date on."""
+    """Return a need where the first minutes of Wednesday have no bar, from a date on."""
     held = Interval(FIRST_BAR, utc("2024-06-06T13:30"))
     return need_of("XNYS.RTH", timeframe, first, date(2024, 6, 6), held)
 
@@ -385,7 +384,7 @@ def test_a_quiet_opening_alone_is_requested_over_two_sessions() -> None:
 
 
 def test_a_quiet_opening_is_requested_alone_where_one_session_is_the_limit() -> None:
-    """It then ends where the bars begin that are held."""
+    """It then ends where held bars begin."""
     need = replace(quiet_opening(), most_sessions=1)
     (chunk,) = plan(need)
     assert (chunk.ends_at, chunk.sessions, chunk.meets_covered) == (FIRST_BAR, 1, True)
@@ -420,8 +419,8 @@ def older_chunk(need: Need) -> Chunk:
     return chunk
 
 
-def test_a_chunk_reaches_over_the_quiet_opening_behind_it() -> None:
-    """The older session is requested anyway: the opening costs no request of its own."""
+def test_a_chunk_reaches_over_the_quiet_opening_after_it() -> None:
+    """The older session is requested anyway: the opening needs no request of its own."""
     need = quiet_opening(first=TUESDAY)
     older = older_chunk(need)
     chunk = across_boundary(need, older)
@@ -429,8 +428,8 @@ def test_a_chunk_reaches_over_the_quiet_opening_behind_it() -> None:
     assert (chunk.ends_at, chunk.duration, chunk.sessions) == (FIRST_BAR + MINUTE, "2 D", 2)
 
 
-def test_a_chunk_reaches_over_an_empty_session_to_the_quiet_opening_behind_it() -> None:
-    """Bars on both sides speak for both."""
+def test_a_chunk_reaches_over_an_empty_session_to_the_quiet_opening_after_it() -> None:
+    """Bars on both sides cover both."""
     need = quiet_opening(first=date(2024, 6, 3))
     monday = interval_between(RTH, Timeframe.M1, date(2024, 6, 3), TUESDAY)
     (older,) = plan(replace(need, wanted=IntervalSet([monday])))
@@ -440,8 +439,8 @@ def test_a_chunk_reaches_over_an_empty_session_to_the_quiet_opening_behind_it() 
     assert across_boundary(limited, older) == older
 
 
-def test_a_chunk_stays_as_it_is_where_no_quiet_opening_lies_behind_it() -> None:
-    """Covered, wholly missing, limited to its sessions, or not of minutes."""
+def test_a_chunk_is_unchanged_without_a_quiet_opening_after_it() -> None:
+    """The opening is covered, wholly missing or beyond the limit, or the bars are daily."""
     need = quiet_opening(first=TUESDAY)
     older = older_chunk(need)
     covered = replace(need, covered=need.covered | IntervalSet([Interval(OPENS, FIRST_BAR)]))
@@ -482,7 +481,7 @@ def test_chunks_across_boundaries_cover_no_less_and_end_no_later_than_now(need: 
     [(Timeframe.M1, "2 D"), (Timeframe.H1, "2 D"), (Timeframe.D1, "2 D"), (Timeframe.W1, "2 W")],
 )
 def test_a_tail_reaches_back_to_held_bars(timeframe: Timeframe, duration: str) -> None:
-    """Bars that come again tell whether history has changed, at no request of their own."""
+    """Bars returned again show whether history has changed, without another request."""
     first = date(2024, 6, 10) if timeframe is Timeframe.W1 else WEDNESDAY
     end = first + (timedelta(days=7) if timeframe is Timeframe.W1 else timedelta(days=1))
     held = interval_between(RTH, timeframe, date(2024, 5, 27), first)
@@ -497,7 +496,7 @@ def test_a_tail_reaches_back_to_held_bars(timeframe: Timeframe, duration: str) -
 
 
 def test_a_tail_does_not_reach_back_over_a_session_that_is_not_covered_to_its_end() -> None:
-    """Where the last instant is open it is requested itself, in the same chunk."""
+    """Where the last instant is open, the same chunk requests it."""
     held = interval_between(RTH, Timeframe.H1, date(2024, 5, 27), TUESDAY)
     tuesday = Interval(utc("2024-06-04T13:30"), utc("2024-06-04T19:00"))
     need = need_of("XNYS.RTH", Timeframe.H1, TUESDAY, date(2024, 6, 6), held, tuesday)
@@ -506,8 +505,8 @@ def test_a_tail_does_not_reach_back_over_a_session_that_is_not_covered_to_its_en
     assert starts_at(need, chunk) == utc("2024-06-04T13:30")
 
 
-def test_a_hole_between_held_bars_is_no_tail() -> None:
-    """It costs no session more than it has."""
+def test_a_gap_between_held_bars_is_no_tail() -> None:
+    """No further session is requested."""
     before = interval_between(RTH, Timeframe.H1, date(2024, 5, 27), TUESDAY)
     after = interval_between(RTH, Timeframe.H1, WEDNESDAY, date(2024, 6, 8))
     need = need_of("XNYS.RTH", Timeframe.H1, date(2024, 5, 27), date(2024, 6, 8), before, after)
@@ -526,23 +525,23 @@ def test_a_hole_between_held_bars_is_no_tail() -> None:
         (Timeframe.W1, 1, None),
     ],
 )
-def test_a_request_without_response_is_halved(
+def test_a_request_without_a_response_is_halved(
     timeframe: Timeframe, sessions: int, half: int | None
 ) -> None:
-    """Days are requested by the year or by up to 60 sessions; a single session stays as it is."""
+    """Days are requested by the year or by up to 60 sessions; one session cannot be halved."""
     assert narrower(timeframe, sessions) == half
 
 
 def test_the_newest_run_ends_at_the_newest_covered_part() -> None:
-    """Sessions that are missing beside each other are one run, over nights and weekends."""
+    """Adjoining missing sessions are one run, over nights and weekends."""
     monday, friday = date(2024, 6, 3), date(2024, 6, 14)
     whole = need_of("XNYS.RTH", Timeframe.H1, monday, friday)
     bounds = whole.gaps().bounds
     assert newest_run(whole) == bounds
     held = interval_between(RTH, Timeframe.H1, date(2024, 6, 6), date(2024, 6, 7))
-    parted = replace(whole, covered=IntervalSet([held]))
+    split = replace(whole, covered=IntervalSet([held]))
     assert bounds is not None
-    assert newest_run(parted) == Interval(utc("2024-06-07T13:30"), bounds.end)
+    assert newest_run(split) == Interval(utc("2024-06-07T13:30"), bounds.end)
     noon = Interval(utc("2024-06-06T15:00"), utc("2024-06-06T16:00"))
     cut = replace(whole, covered=IntervalSet([noon]))
     assert newest_run(cut) == Interval(noon.end, bounds.end)
@@ -581,15 +580,15 @@ def _seconds_to_plan(calendar: SessionCalendar, years: int) -> float:
     return took
 
 
-def test_planning_takes_time_in_proportion() -> None:
-    """Eight times the years of minutes take about eight times as long to plan, not the square."""
+def test_planning_time_is_linear() -> None:
+    """Eight times the years of 1m take about eight times as long to plan, not the square."""
     calendar = calendar_named("XNYS.RTH")
     _seconds_to_plan(calendar, 1)
     assert growth(lambda years: _seconds_to_plan(calendar, years), 2, 16) < LINEAR_IN_EIGHT
 
 
-def test_a_session_that_came_without_bars_is_requested_to_the_end_of_its_day() -> None:
-    """Whether a day to the next open means the session before it is not covered."""
+def test_a_session_returned_without_bars_is_requested_to_the_end_of_its_day() -> None:
+    """It is not certain that ``1 D`` to the next open means the session before it."""
     session = RTH.sessions(date(2024, 5, 21), date(2024, 5, 22))[0]
     gap = Interval(session.opens_at, session.closes_at)
     need = Need(
@@ -610,7 +609,7 @@ def test_a_session_that_came_without_bars_is_requested_to_the_end_of_its_day() -
     )
 
 
-NOW = datetime(2026, 11, 28, tzinfo=calendar_named("CRYPTO").day_starts_at(date(2020, 1, 1)).tzinfo)
+NOW = datetime(2026, 11, 28, tzinfo=UTC)
 
 
 def planned(key: str, timeframe: Timeframe, first: date, end: date) -> tuple[Need, list[Chunk]]:
@@ -650,7 +649,7 @@ def returned(need: Need, chunk: Chunk) -> tuple[date, date]:
     days=st.integers(10, 2500),
 )
 @examples(120)
-def test_no_seam_leaves_a_session_out(
+def test_no_session_is_lost_between_two_chunks(
     key: str, timeframe: Timeframe, first: date, days: int
 ) -> None:
     """Every session lies in what a gateway returns for the chunk that is to cover it."""
@@ -693,19 +692,19 @@ def simulated(key: str, chunk: Chunk) -> set[date]:
 def test_the_simulator_returns_every_day_that_a_chunk_is_for(
     key: str, first: date, days: int
 ) -> None:
-    """By the simulator's own arithmetic and hours, no seam between chunks leaves a session out."""
+    """By the simulator's own arithmetic and hours, no session is lost between two chunks."""
     end = first + timedelta(days=days)
     need, chunks = planned(key, Timeframe.D1, first, end)
-    reason: set[date] = set()
+    everything: set[date] = set()
     for chunk in chunks:
-        given_back = simulated(key, chunk)
+        found = simulated(key, chunk)
         spans = session_grid(need.calendar, Timeframe.D1).spans_in(chunk.interval)
-        missing = {span.interval.start.date() for span in spans} - given_back
+        missing = {span.interval.start.date() for span in spans} - found
         assert not missing, (chunk, missing)
-        reason |= given_back
+        everything |= found
     hours = calendar_of(VENUES[key]).hours(use_rth=True)
     labels = {EPOCH + timedelta(days=int(day)) for day in hours.labels}
-    assert {day for day in labels if first <= day < end} <= reason
+    assert {day for day in labels if first <= day < end} <= everything
 
 
 @pytest.mark.parametrize("key", ["XNYS.RTH", "XLON.RTH", "FX", "CRYPTO"])
@@ -713,10 +712,7 @@ def test_the_simulator_returns_every_day_that_a_chunk_is_for(
     "first", [date(2006, 1, 3), date(2006, 3, 1), date(2006, 7, 17), date(2006, 11, 28)]
 )
 def test_twenty_years_of_days_are_twenty_requests(key: str, first: date) -> None:
-    """A year each: none for a seam.
-
-    Twenty years from any date are twenty; one session more is the twenty-first.
-    """
+    """One request a year, from any date, and none for the boundaries between them."""
     end = date(first.year + 20, first.month, first.day)
     _, chunks = planned(key, Timeframe.D1, first, end)
     assert len(chunks) == 20
@@ -724,11 +720,11 @@ def test_twenty_years_of_days_are_twenty_requests(key: str, first: date) -> None
 
 
 def test_a_session_more_than_twenty_years_is_one_request_more() -> None:
-    """Where the newest session lies on the date at which the oldest does, both need a request."""
+    """A newest session on the date of the oldest one needs its own request."""
     first, end = date(2004, 3, 1), date(2024, 3, 1)
     assert len(planned("CRYPTO", Timeframe.D1, first, end)[1]) == 20
     _, chunks = planned("CRYPTO", Timeframe.D1, first, end + timedelta(days=1))
-    # Bars of a coin's days may be of others than these: a date more on either side is counted.
+    # Daily bars of a coin may be of other days than these: one date more on either side counts.
     assert [chunk.duration for chunk in chunks] == ["1 Y"] * 20 + ["3 D"]
 
 
@@ -738,7 +734,7 @@ MINUTES = 400 * 1440
 
 
 def moments() -> st.SearchStrategy[datetime]:
-    """Generate moments of fourteen months, to the minute."""
+    """Generate times of fourteen months, to the minute."""
     return st.integers(0, MINUTES).map(lambda minutes: BEGIN + timedelta(minutes=minutes))
 
 
@@ -751,7 +747,7 @@ def intervals(most: int) -> st.SearchStrategy[IntervalSet]:
 
 @st.composite
 def random_needs(draw: st.DrawFn) -> Need:
-    """Make a need as a load has it: wanted and covered as whole sessions."""
+    """Generate needs as loads have them, with whole sessions wanted and covered."""
     calendar = calendar_named(draw(st.sampled_from(["XNYS.RTH", "XNYS.ETH", "FX"])))
     timeframe = draw(st.sampled_from(list(Timeframe)))
     wanted = session_grid(calendar, timeframe).widened(draw(intervals(4)))
@@ -769,7 +765,7 @@ def random_needs(draw: st.DrawFn) -> Need:
 
 @given(need=random_needs())
 @examples(300)
-def test_chunks_cover_exactly_what_lacks_and_nothing_twice(need: Need) -> None:
+def test_chunks_cover_exactly_what_is_missing_and_nothing_twice(need: Need) -> None:
     """Every gap lies in one chunk, no two chunks share a session, none is without a gap."""
     gaps, chunks = need.gaps(), plan(need)
     covered = IntervalSet(chunk.interval for chunk in chunks)
@@ -798,8 +794,8 @@ def test_no_chunk_is_wider_than_its_limits(need: Need) -> None:
 
 @given(need=random_needs())
 @examples(150)
-def test_what_a_plan_asks_for_leaves_nothing_to_plan(need: Need) -> None:
-    """Once all chunks are covered the plan is empty: no chunk asks for less than it must."""
+def test_a_plan_that_is_carried_out_leaves_nothing_to_plan(need: Need) -> None:
+    """Once all chunks are covered the plan is empty: no chunk requests less than it must."""
     chunks = plan(need)
     done = need.covered | IntervalSet(chunk.interval for chunk in chunks)
     assert plan(replace(need, covered=done)) == []

@@ -15,7 +15,7 @@ NOW = datetime(2024, 1, 10, 20, 0, tzinfo=UTC)
 
 
 def series(timeframe: Timeframe, calendar: str = "XNYS.RTH") -> Series:
-    """Make a series of a calendar."""
+    """Return a series with a calendar."""
     cash = calendar == "FX"
     return Series(
         Instrument(
@@ -35,17 +35,17 @@ def series(timeframe: Timeframe, calendar: str = "XNYS.RTH") -> Series:
 
 
 def bounds(timeframe: Timeframe, start: str, end: str, calendar: str = "XNYS.RTH") -> Bounds:
-    """Give the bounds of an interval."""
+    """Return the bounds that both options give."""
     return parse_date_range(start, end).bounds(series(timeframe, calendar), NOW)
 
 
 def at(text: str) -> datetime:
-    """Read an instant."""
+    """Return an instant."""
     return datetime.fromisoformat(text)
 
 
 def test_dates_are_session_dates_of_the_exchange() -> None:
-    """A date begins at midnight in New York, start in and end out."""
+    """A date begins at midnight in New York; the start is included, the end is not."""
     found = bounds(Timeframe.H1, "2024-01-03", "2024-01-05")
     assert found == Bounds(at("2024-01-03T05:00Z"), at("2024-01-05T05:00Z"))
 
@@ -56,25 +56,25 @@ def test_dates_of_currencies_begin_the_evening_before() -> None:
     assert found == Bounds(at("2024-01-02T22:00Z"), at("2024-01-04T22:00Z"))
 
 
-def test_instants_count_as_they_are_for_intraday_bars() -> None:
-    """An instant in any zone is that moment in UTC."""
+def test_instants_are_bounds_of_intraday_bars() -> None:
+    """An instant in any zone is converted to UTC."""
     found = bounds(Timeframe.M5, "2024-01-03T10:00:00-05:00", "2024-01-03T17:00:00+01:00")
     assert found == Bounds(at("2024-01-03T15:00Z"), at("2024-01-03T16:00Z"))
 
 
 def test_instants_stand_for_their_session_date_for_daily_bars() -> None:
-    """For 1d an instant means the session date that it lies in."""
+    """For 1d an instant means its session date."""
     found = bounds(Timeframe.D1, "2024-01-03T02:00:00Z", "2024-01-05T15:00:00Z")
     assert found == Bounds(at("2024-01-02T00:00Z"), at("2024-01-05T00:00Z"))
 
 
-def test_weeks_belong_to_their_monday() -> None:
-    """For 1w both ends move on to the next Monday, as a week belongs to its Monday's date."""
+def test_weeks_belong_to_the_date_of_their_monday() -> None:
+    """For 1w both ends move to the next Monday."""
     found = bounds(Timeframe.W1, "2024-01-02", "2024-01-09")
     assert found == Bounds(at("2024-01-08T00:00Z"), at("2024-01-15T00:00Z"))
 
 
-def test_nothing_said_bounds_nothing() -> None:
+def test_without_options_there_are_no_bounds() -> None:
     """Without options the universe and the clock decide."""
     assert parse_date_range(None, None).bounds(series(Timeframe.D1), NOW) == Bounds()
 
@@ -89,12 +89,12 @@ def test_nothing_said_bounds_nothing() -> None:
     ],
 )
 def test_the_latest_allowed_is_allowed(start: str | None, end: str | None) -> None:
-    """Today may be the start, and tomorrow the end that is out."""
+    """Today may be the start, and tomorrow the end."""
     parse_date_range(start, end).bounds(series(Timeframe.H1), NOW)
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "told"),
+    ("start", "end", "expected"),
     [
         ("2024-01-11", None, "2024-01-11: in the future. Hint: The latest allowed is 2024-01-10"),
         (None, "2024-01-12", "2024-01-12: in the future. Hint: The latest allowed is 2024-01-11"),
@@ -106,17 +106,17 @@ def test_the_latest_allowed_is_allowed(start: str | None, end: str | None) -> No
         ("2024-01-05T06:00:00Z", "2024-01-05", "reversed"),
     ],
 )
-def test_what_lies_ahead_or_is_reversed_is_refused(
-    start: str | None, end: str | None, told: str
+def test_a_future_or_reversed_range_is_refused(
+    start: str | None, end: str | None, expected: str
 ) -> None:
     """The text names the option, the value and the latest that is allowed."""
     with pytest.raises(UsageError, match="--") as refused:
         parse_date_range(start, end).bounds(series(Timeframe.D1), NOW)
-    assert told in str(refused.value)
+    assert expected in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("2024-01-05T14:30:00", "without a zone"),
         ("20240105", "without a zone"),
@@ -128,13 +128,13 @@ def test_what_lies_ahead_or_is_reversed_is_refused(
         ("2051-01-01", "outside the known calendars"),
     ],
 )
-def test_what_cannot_be_read_is_refused(text: str, told: str) -> None:
+def test_an_invalid_bound_is_refused(text: str, expected: str) -> None:
     """The text names the option, the value and what is wrong with it."""
-    with pytest.raises(UsageError, match=f"--start {re.escape(text)}.*{told}"):
+    with pytest.raises(UsageError, match=f"--start {re.escape(text)}.*{expected}"):
         parse_bound("--start", text)
 
 
-def test_an_instant_is_asked_for_where_a_date_says_too_little() -> None:
-    """A clock cannot start at a date."""
+def test_a_date_is_refused_where_an_instant_is_needed() -> None:
+    """A clock starts at an instant."""
     with pytest.raises(UsageError, match=r"not an instant.*the time and the zone"):
         parse_instant("--now", "2024-01-05")

@@ -1,4 +1,4 @@
-"""Evaluating a response: which bars are kept, what they cover, and what is said of the rest."""
+"""Evaluating a response: which bars are kept, what they cover, and what follows for the rest."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -39,7 +39,7 @@ DAY_END = datetime(2024, 6, 5, 4, tzinfo=UTC)
 
 
 def table(moments: Iterable[datetime]) -> pa.Table:
-    """Make bars at moments."""
+    """Return bars at these times."""
     keys = [micros(moment) for moment in moments]
     columns: dict[str, object] = {name: [1.0] * len(keys) for name in BAR_SCHEMA.names}
     columns["ts"] = pa.array(keys, pa.int64()).cast(BAR_SCHEMA.field("ts").type)
@@ -58,8 +58,8 @@ def evaluated(
     holds_back: bool = False,
 ) -> Evaluation:
     """Evaluate a response to a request for one session or for an interval."""
-    stamps_ = requested or Interval(OPEN, DAY_END)
-    chunk = Chunk(stamps_, ends_at or stamps_.end, "1 D", 1)
+    interval = requested or Interval(OPEN, DAY_END)
+    chunk = Chunk(interval, ends_at or interval.end, "1 D", 1)
     context = EvaluationContext(chunk, RTH, timeframe, now, holds_back)
     return evaluate(context, table(moments), reach)
 
@@ -71,7 +71,7 @@ def kept(found: Evaluation) -> list[datetime]:
 
 
 def test_a_whole_session_is_kept_and_covered() -> None:
-    """Bars from open to close cover the session and the closed time behind it."""
+    """Bars from open to close cover the session and the closed time after it."""
     found = evaluated(*HOURS)
     assert kept(found) == HOURS
     assert found.covered == IntervalSet([Interval(OPEN, DAY_END)])
@@ -99,7 +99,7 @@ def test_a_quiet_end_is_not_covered_by_a_response_without_pauses() -> None:
 
 
 def test_a_quiet_end_no_longer_than_a_pause_inside_is_covered() -> None:
-    """Minutes of an instrument that pauses for two minutes may end two minutes early."""
+    """A session with a pause of two minutes may end two minutes early."""
     minutes = [OPEN + n * MINUTE for n in range(390)]
     paused = [*minutes[:100], *minutes[102:]]
     found = evaluated(*paused[:-2], timeframe=Timeframe.M1)
@@ -109,7 +109,7 @@ def test_a_quiet_end_no_longer_than_a_pause_inside_is_covered() -> None:
 
 
 def test_a_night_is_no_pause() -> None:
-    """Only pauses between bars of one session say how quiet its end may be."""
+    """Only pauses between bars of one session show how quiet its end may be."""
     minutes = [OPEN - DAY + n * MINUTE for n in range(390)]
     minutes += [OPEN + n * MINUTE for n in range(380)]
     requested = Interval(OPEN - DAY, DAY_END)
@@ -127,7 +127,7 @@ def test_a_quiet_end_is_not_covered_before_another_requested_session() -> None:
 
 @pytest.mark.parametrize("seconds", [5, 29 * 60, 30 * 60 - 1])
 def test_the_last_instant_stays_open_until_half_an_hour_after_the_close(seconds: int) -> None:
-    """Delayed data and closing auctions come later than the close."""
+    """Delayed data and closing auctions arrive after the close."""
     now = CLOSE + timedelta(seconds=seconds)
     found = evaluated(*HOURS, now=now, ends_at=now)
     assert kept(found) == HOURS
@@ -141,7 +141,7 @@ def test_the_end_is_covered_from_half_an_hour_after_the_close() -> None:
 
 
 def test_the_end_is_not_covered_by_a_request_that_ends_before_the_close() -> None:
-    """The gateway clips at the requested end: it says nothing of what lies behind."""
+    """The gateway clips at the requested end, so the response shows nothing after it."""
     requested = Interval(OPEN, CLOSE)
     found = evaluated(*HOURS, requested=requested, ends_at=CLOSE - MINUTE)
     assert found.covered == IntervalSet([Interval(OPEN, CLOSE - LAST_INSTANT)])
@@ -158,15 +158,15 @@ def test_a_quiet_end_is_not_covered_before_the_session_has_ended_for_good() -> N
 
 
 def test_a_gateway_that_holds_back_the_newest_bars_covers_no_end() -> None:
-    """Quiet after its last bar means nothing."""
+    """Quiet after its last bar proves nothing."""
     minutes = [OPEN + n * MINUTE for n in range(390) if n not in {100, 101}][:-1]
     found = evaluated(*minutes, timeframe=Timeframe.M1, holds_back=True)
     assert found.covered == IntervalSet([Interval(OPEN, CLOSE - MINUTE)])
     assert evaluated(*HOURS, holds_back=True).covered == IntervalSet([Interval(OPEN, CLOSE)])
 
 
-def test_bars_behind_the_known_close_are_kept_and_cover_its_end() -> None:
-    """The calendar says what is expected, never what is kept: VIX has bars to 16:15."""
+def test_bars_after_the_known_close_are_kept_and_cover_its_end() -> None:
+    """The calendar decides what is expected, never what is kept: VIX has bars to 16:15."""
     late = [*HOURS, CLOSE]
     found = evaluated(*late, now=CLOSE + 2 * HOUR, ends_at=CLOSE + 2 * HOUR)
     assert kept(found) == late
@@ -175,10 +175,10 @@ def test_bars_behind_the_known_close_are_kept_and_cover_its_end() -> None:
 
 @pytest.mark.parametrize("holds_back", [False, True])
 @pytest.mark.parametrize("seconds", [30, 65, 10 * 60, 30 * 60 - 1])
-def test_bars_behind_the_known_close_do_not_cover_its_end_sooner(
+def test_bars_after_the_known_close_do_not_cover_its_end_sooner(
     seconds: int, holds_back: bool
 ) -> None:
-    """The session is requested again half an hour after its close, and whatever came is kept."""
+    """The end is open for half an hour after the close; all whole bars are kept."""
     now = CLOSE + timedelta(seconds=seconds)
     minutes = [OPEN + n * MINUTE for n in range(390 + seconds // 60 + 1)]
     requested = Interval(OPEN, now)
@@ -194,14 +194,14 @@ def test_bars_behind_the_known_close_do_not_cover_its_end_sooner(
 
 
 def test_a_gateway_that_holds_back_the_newest_bars_leaves_the_last_instant_open() -> None:
-    """Its last bar at the close is no response half an hour after it."""
+    """A last bar at the close does not replace a response half an hour later."""
     now = CLOSE + 20 * MINUTE
     found = evaluated(*HOURS, now=now, ends_at=now, holds_back=True)
     assert found.covered == IntervalSet([Interval(OPEN, CLOSE - LAST_INSTANT)])
 
 
 def test_quiet_between_bars_is_covered() -> None:
-    """Hours without a trade between two bars are known."""
+    """Hours without a trade between two bars are covered."""
     found = evaluated(HOURS[0], HOURS[3], *HOURS[6:])
     assert found.covered == IntervalSet([Interval(OPEN, DAY_END)])
 
@@ -217,8 +217,8 @@ def test_a_session_between_bars_is_stated_and_not_covered() -> None:
     assert found.around == IntervalSet([empty])
 
 
-def test_bars_outside_what_was_requested_are_a_side_too() -> None:
-    """Whether bars lie around a session is said by the whole response."""
+def test_bars_outside_what_was_requested_count_as_bars_around_a_session() -> None:
+    """All bars of the response count."""
     day = Interval(OPEN + DAY, DAY_END + DAY)
     next_bar = HOURS[0] + 2 * DAY
     found = evaluated(HOURS[-1], next_bar, requested=Interval(OPEN + DAY, next_bar + HOUR / 2))
@@ -227,7 +227,7 @@ def test_bars_outside_what_was_requested_are_a_side_too() -> None:
 
 
 def test_sessions_with_bars_on_one_side_only_are_not_around() -> None:
-    """Before the first bar and behind the last one a response says nothing of emptiness."""
+    """Sessions before the first bar and after the last are not stated to be empty."""
     middle = [moment + DAY for moment in HOURS]
     found = evaluated(*middle, requested=Interval(OPEN, DAY_END + 2 * DAY))
     assert not found.around
@@ -235,13 +235,13 @@ def test_sessions_with_bars_on_one_side_only_are_not_around() -> None:
 
 
 def test_a_session_that_was_requested_in_part_is_not_around() -> None:
-    """A request from noon says nothing of the morning."""
+    """A request from noon on does not show whether the morning is empty."""
     noon = OPEN + DAY + 2 * HOUR
     found = evaluated(OPEN, HOURS[0] + 2 * DAY, requested=Interval(noon, DAY_END + 2 * DAY))
     assert not found.around
 
 
-def test_a_response_from_before_the_first_bar_says_where_data_begin() -> None:
+def test_a_response_from_before_the_first_bar_shows_where_data_begin() -> None:
     """Sessions before the first bar were requested and have none."""
     requested = Interval(OPEN, DAY_END + 2 * DAY)
     found = evaluated(*(moment + 2 * DAY for moment in HOURS), requested=requested)
@@ -249,8 +249,8 @@ def test_a_response_from_before_the_first_bar_says_where_data_begin() -> None:
     assert not found.covered.clip(Interval(OPEN, CLOSE + DAY))
 
 
-def test_data_begin_nowhere_without_a_whole_session_before() -> None:
-    """A quiet opening is no beginning, nor is anything where older bars came."""
+def test_data_begin_only_after_a_whole_empty_session() -> None:
+    """A quiet opening is no beginning, nor is a session after older bars."""
     assert evaluated(*HOURS[2:]).begins_at is None
     both = evaluated(OPEN - DAY, *(m + DAY for m in HOURS), requested=Interval(OPEN, DAY_END + DAY))
     assert both.begins_at is None
@@ -275,7 +275,7 @@ def test_a_quiet_opening_is_covered_by_bars_on_both_sides() -> None:
 
 
 def test_a_quiet_opening_alone_is_covered_by_a_request_over_two_sessions() -> None:
-    """It holds the last bars of the session before and the first bar that is held."""
+    """The response has the last bars of the session before and the first held bar."""
     first = OPEN + 7 * MINUTE
     wanted = IntervalSet([Interval(OPEN, DAY_END)])
     need = Need(RTH, Timeframe.M1, wanted, IntervalSet([Interval(first, DAY_END)]), LATER, 1)
@@ -285,15 +285,15 @@ def test_a_quiet_opening_alone_is_covered_by_a_request_over_two_sessions() -> No
     both = evaluate(context, table([*before, first]), None)
     assert both.covered == IntervalSet([Interval(OPEN, first)])
     assert kept(both) == []
-    behind = evaluate(context, table([first]), None)
-    assert not behind.covered
-    ahead = evaluate(context, table(before), None)
-    assert ahead.earlier_only
-    assert not ahead.covered
+    newer = evaluate(context, table([first]), None)
+    assert not newer.covered
+    older = evaluate(context, table(before), None)
+    assert older.earlier_only
+    assert not older.covered
 
 
 def test_the_newest_bar_of_an_open_session_waits_until_it_is_over() -> None:
-    """A bar is kept once its end lies a few seconds back."""
+    """A bar is kept from a few seconds after its end."""
     until = HOURS[2] + timedelta(seconds=4)
     found = evaluated(*HOURS[:3], requested=Interval(OPEN, until), now=until)
     assert kept(found) == HOURS[:1]
@@ -318,14 +318,14 @@ def test_bars_that_the_reach_cuts_are_not_kept() -> None:
 
 
 def test_a_bar_outside_known_sessions_stays() -> None:
-    """The calendar says what is expected, never what is kept."""
+    """The calendar decides what is expected, never what is kept."""
     evening = CLOSE + HOUR
     found = evaluated(*HOURS, evening)
     assert kept(found) == [*HOURS, evening]
 
 
-def test_a_response_of_older_bars_alone_is_told_apart() -> None:
-    """The gateway looked for what was requested, and found older bars only."""
+def test_a_response_of_older_bars_alone_is_distinguished() -> None:
+    """It covers nothing, and states nothing by itself."""
     found = evaluated(OPEN - DAY)
     assert found.earlier_only
     assert not found.covered
@@ -361,7 +361,7 @@ def test_days_and_weeks_are_kept_half_an_hour_after_their_close(timeframe: Timef
 def test_a_bar_of_a_closed_date_is_final_when_a_later_one_is(
     calendar: str, timeframe: Timeframe, closed: date, closes_at: datetime
 ) -> None:
-    """Where the gateway has a bar that the calendar has not, it is kept with what follows it."""
+    """A bar of a date without a known session is kept with a final later bar."""
     hours = calendar_named(calendar)
     length = timeframe.length
     requested = interval_between(hours, timeframe, closed - length, closed + 2 * length)
@@ -411,14 +411,14 @@ def _minutes(keys: np.ndarray) -> pa.Table:
     return pa.table({"ts": ts})
 
 
-def test_evaluating_takes_time_in_proportion() -> None:
+def test_evaluation_time_is_linear() -> None:
     """Eight times the responses take about eight times as long, not the square."""
     assert timestamps(_minutes(np.arange(3)))[2] == 2
     assert growth(_seconds_to_evaluate, 1, 8) < LINEAR_IN_EIGHT
 
 
-def test_the_last_bar_of_a_gateway_that_is_behind_may_go_on() -> None:
-    """A quarter of an hour after the end of an hour, its delayed bar may still lack trades."""
+def test_a_delayed_last_bar_is_kept_twenty_minutes_after_its_end() -> None:
+    """Fifteen minutes after its end, a delayed bar may still lack trades."""
     ends = HOURS[3] + timedelta(hours=1)
     for minutes, count in ((15, 3), (20, 4)):
         now = ends + minutes * MINUTE
@@ -431,8 +431,6 @@ FIRST, END = date(2024, 3, 11), date(2024, 3, 23)
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 
-DAY = timedelta(days=1)
-
 
 def evaluated_days(*missing: date, impossible: IntervalSet) -> Evaluation:
     """Evaluate two weeks of daily bars that lack some."""
@@ -444,12 +442,12 @@ def evaluated_days(*missing: date, impossible: IntervalSet) -> Evaluation:
 
 
 def days(first: date, end: date) -> IntervalSet:
-    """Return the place of some daily bars."""
+    """Return the interval of some daily bars."""
     return IntervalSet([Interval(midnight(first), midnight(end))])
 
 
 def test_a_day_without_its_row_has_bars_on_both_sides() -> None:
-    """Nothing is odd about the response: it says that the days are empty."""
+    """A response without impossible rows states that the missing days are empty."""
     missing = date(2024, 3, 13), date(2024, 3, 15)
     found = evaluated_days(*missing, impossible=IntervalSet())
     assert found.around == IntervalSet(
@@ -458,8 +456,8 @@ def test_a_day_without_its_row_has_bars_on_both_sides() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_place_of_a_row_that_is_no_bar_is_not_empty(number: int) -> None:
-    """The other day is, in the same response."""
+def test_an_impossible_row_is_not_stated_to_be_empty(number: int) -> None:
+    """The other missing day of the same response is."""
     missing = date(2024, 3, 13), date(2024, 3, 15)
     position = days(missing[number], missing[number] + DAY)
     found = evaluated_days(*missing, impossible=position)
@@ -468,8 +466,8 @@ def test_a_place_of_a_row_that_is_no_bar_is_not_empty(number: int) -> None:
     assert not found.covered & position
 
 
-def test_data_do_not_begin_behind_a_row_that_is_no_bar() -> None:
-    """Where the first row was unreadable the response begins earlier than its first bar."""
+def test_data_do_not_begin_after_an_impossible_row() -> None:
+    """With an unreadable first row, the response begins before its first bar."""
     assert evaluated_days(FIRST, impossible=IntervalSet()).begins_at == midnight(FIRST + DAY)
     before = IntervalSet([Interval(EVER.start, midnight(FIRST + DAY))])
     found = evaluated_days(FIRST, impossible=before)
@@ -477,16 +475,16 @@ def test_data_do_not_begin_behind_a_row_that_is_no_bar() -> None:
     assert not found.covered & before
 
 
-def test_behind_the_last_bar_nothing_is_covered_if_a_row_stood_there() -> None:
-    """Up to the last bar everything is, the weekend too."""
+def test_nothing_is_covered_after_the_last_bar_if_an_impossible_row_followed() -> None:
+    """Up to the last bar everything is covered, the weekend included."""
     last = date(2024, 3, 22)
     after = IntervalSet([Interval(midnight(last), EVER.end)])
     found = evaluated_days(last, impossible=after)
     assert found.covered == days(FIRST, last)
 
 
-def test_bars_in_an_impossible_place_are_kept_all_the_same() -> None:
-    """Two rows with one place: what is a bar stays, only the place is not covered."""
+def test_bars_in_an_impossible_interval_are_kept() -> None:
+    """Of two rows with one timestamp, the bar is kept, and its interval is not covered."""
     position = days(date(2024, 3, 13), date(2024, 3, 14))
     found = evaluated_days(impossible=position)
     assert found.bars.num_rows == 10
@@ -498,22 +496,19 @@ def test_bars_in_an_impossible_place_are_kept_all_the_same() -> None:
 BEGIN = datetime(2024, 2, 5, tzinfo=UTC)
 
 CLOSED = ["XNYS.RTH", "XSHG.RTH"]
-
-"""Calendars with closed dates in those weeks, XSHG a whole week of them."""
-
-DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
+"""Calendars with closed dates in those weeks, XSHG with a whole week of them."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """A response, in whatever state it came, and what was requested."""
+    """A response, and what was requested."""
 
     context: EvaluationContext
     bars: list[datetime]
     reach: Interval | None
 
     def evaluated(self) -> Evaluation:
-        """Evaluate it."""
+        """Return the evaluation of the response."""
         keys = pa.array([micros(bar) for bar in self.bars], pa.int64())
         table = pa.table({"ts": keys.cast(BAR_SCHEMA.field("ts").type)})
         return evaluate(self.context, table, self.reach)
@@ -526,7 +521,7 @@ class Response:
 
 @st.composite
 def responses(draw: st.DrawFn) -> Response:
-    """Make any rising timestamps, inside and outside sessions and the request, at any moment."""
+    """Generate ascending timestamps, inside and outside of sessions and requests, at any time."""
     calendar = calendar_named(draw(st.sampled_from(CLOSED)))
     timeframe = draw(st.sampled_from([Timeframe.M30, Timeframe.H4, Timeframe.D1, Timeframe.W1]))
     first = (BEGIN + draw(st.integers(0, 9)) * DAY).date()
@@ -587,7 +582,7 @@ def test_no_session_is_covered_without_a_bar(response: Response) -> None:
 @given(response=responses())
 @examples(400)
 def test_no_end_of_a_session_is_covered_too_early(response: Response) -> None:
-    """Its last instant needs later bars, or a response behind its close, received late enough."""
+    """Its last instant needs later bars, or a response that reaches past the close, late enough."""
     found, context = response.evaluated(), response.context
     if not context.timeframe.is_intraday:
         return
@@ -620,7 +615,7 @@ def test_only_sessions_between_bars_are_stated_to_be_empty(response: Response) -
 
 @given(response=responses())
 @examples(400)
-def test_data_begin_only_behind_a_whole_session_that_was_requested(response: Response) -> None:
+def test_data_begin_only_after_a_whole_session_that_was_requested(response: Response) -> None:
     """A beginning is the first bar of all, and a whole requested session lies before it."""
     found, requested = response.evaluated(), response.context.chunk.interval
     if found.begins_at is None:

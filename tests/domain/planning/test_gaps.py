@@ -1,4 +1,4 @@
-"""The gaps of a series: what each bar lacks and why, against an oracle that goes bar by bar."""
+"""The gaps of a series and their causes, against an oracle that counts bar by bar."""
 
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
@@ -47,7 +47,7 @@ timeframes = st.sampled_from(list(Timeframe))
 
 
 def utc(*parts: int) -> datetime:
-    """Make a moment in UTC."""
+    """Return a time in UTC."""
     return datetime(*parts, tzinfo=UTC)  # type: ignore[misc,arg-type]
 
 
@@ -67,8 +67,8 @@ def dates(first: date, end: date, timeframe: Timeframe = Timeframe.H1) -> Interv
     return interval_between(RTH, timeframe, first, end)
 
 
-def test_nights_week_ends_and_holidays_are_no_gaps() -> None:
-    """Only session time is missed: a long week end is none, a half day ends early."""
+def test_nights_weekends_and_holidays_are_no_gaps() -> None:
+    """Only session time is a gap: a long weekend is none, a half day ends early."""
     found = gaps(Timeframe.H1, dates(date(2023, 11, 22), date(2023, 11, 28)))
     assert found == [
         Interval(utc(2023, 11, 22, 14, 30), utc(2023, 11, 22, 21)),
@@ -78,20 +78,20 @@ def test_nights_week_ends_and_holidays_are_no_gaps() -> None:
 
 
 def test_nothing_wanted_is_no_gap() -> None:
-    """An empty wish has no gaps."""
+    """An empty interval has no gaps."""
     nothing = IntervalSet()
     assert not due_gaps(RTH, Timeframe.H1, wanted=nothing, covered=nothing, now=LATER)
 
 
 def test_what_is_covered_is_no_gap() -> None:
-    """A session that is covered in part is missed for the rest alone."""
+    """Of a session that is covered in part, only the rest is a gap."""
     day = dates(date(2024, 6, 4), date(2024, 6, 5))
     known = Interval(utc(2024, 6, 4, 13, 30), utc(2024, 6, 4, 15))
     assert gaps(Timeframe.H1, day, known) == [Interval(utc(2024, 6, 4, 15), utc(2024, 6, 4, 20))]
 
 
-def test_a_hole_shorter_than_a_bar_between_covered_intervals_is_a_gap() -> None:
-    """A short first bar that is missing alone is missed."""
+def test_a_missing_interval_shorter_than_a_bar_is_a_gap() -> None:
+    """A short first bar may be missing alone."""
     day = dates(date(2024, 6, 4), date(2024, 6, 5))
     known = Interval(utc(2024, 6, 4, 14), utc(2024, 6, 4, 20))
     assert gaps(Timeframe.H1, day, known) == [
@@ -111,7 +111,7 @@ def test_a_hole_shorter_than_a_bar_between_covered_intervals_is_a_gap() -> None:
 def test_an_open_session_is_due_as_far_as_its_bars_are_over(
     now: datetime, due_until: datetime | None
 ) -> None:
-    """Of an open session nothing is due before a bar's length and its lag have passed."""
+    """A bar of an open session is due a few seconds after its end."""
     day = dates(date(2024, 6, 4), date(2024, 6, 5))
     expected = [Interval(utc(2024, 6, 4, 13, 30), due_until)] if due_until else []
     assert gaps(Timeframe.H1, day, now=now) == expected
@@ -147,10 +147,10 @@ def test_widening_cuts_no_session_and_wants_no_other(
     """A widened interval holds the given one and exactly the sessions that it met."""
     calendar = calendar_named(key)
     start = utc(2024, 10, 24) + timedelta(hours=start_h)
-    given_part = Interval(start, start + timedelta(hours=hours))
-    (wide,) = session_grid(calendar, timeframe).widened(IntervalSet([given_part]))
-    met = session_grid(calendar, timeframe).spans_in(given_part)
-    assert wide.covers(given_part)
+    part = Interval(start, start + timedelta(hours=hours))
+    (wide,) = session_grid(calendar, timeframe).widened(IntervalSet([part]))
+    met = session_grid(calendar, timeframe).spans_in(part)
+    assert wide.covers(part)
     assert session_grid(calendar, timeframe).spans_in(wide) == met
     assert all(wide.covers(span.interval) for span in met)
 
@@ -182,7 +182,7 @@ def test_intervals_follow_each_other_over_closed_time_alone() -> None:
 def test_data_begin_with_the_first_bar_of_their_session_if_it_is_covered(
     covered_from: datetime | None, expected: datetime
 ) -> None:
-    """Coverage from after that session excuses nothing of it: a session that was lost is a gap."""
+    """Coverage from after that session excuses nothing of it: the session is a gap."""
     covered = [Interval(covered_from, utc(2024, 1, 19, 21))] if covered_from else []
     found = beginning_timestamp(RTH, Timeframe.M5, date(2024, 1, 16), IntervalSet(covered))
     assert found == expected
@@ -199,12 +199,12 @@ INSTANT = timedelta(microseconds=1)
 KEYS = ("XNYS.RTH", "XNYS.ETH", "FX")
 
 
-def _stretch(pair: tuple[int, int]) -> Interval:
+def _interval(pair: tuple[int, int]) -> Interval:
     low, high = sorted(pair)
     return Interval(FIRST + timedelta(hours=low), FIRST + timedelta(hours=high, minutes=7))
 
 
-intervals = st.tuples(st.integers(0, HOURS), st.integers(0, HOURS)).map(_stretch)
+intervals = st.tuples(st.integers(0, HOURS), st.integers(0, HOURS)).map(_interval)
 
 sets = st.lists(intervals, max_size=6).map(IntervalSet)
 
@@ -297,7 +297,7 @@ def _uncovered(session: list[Bar], until: datetime) -> list[Interval]:
 
 @st.composite
 def _sessions(draw: st.DrawFn) -> tuple[SessionCalendar, Timeframe, list[Bar], datetime]:
-    """Make some sessions with bars that are covered or not, and a moment in or around them."""
+    """Generate sessions with bars that are covered or not, and a time in or around them."""
     key, timeframe = draw(st.sampled_from([*KEYS, "CRYPTO"])), draw(st.sampled_from(Timeframe))
     calendar = calendar_named(key)
     days = draw(st.integers(1, 4 if timeframe.is_intraday else 40))
@@ -323,7 +323,7 @@ def _sessions(draw: st.DrawFn) -> tuple[SessionCalendar, Timeframe, list[Bar], d
 def test_what_is_missing_is_what_each_bar_lacks(
     case: tuple[SessionCalendar, Timeframe, list[Bar], datetime],
 ) -> None:
-    """Loads, the index and its counts have what is found bar by bar.
+    """Loads, the index and its counts find what counting bar by bar finds.
 
     Every bar that should exist and is not covered is missing; nothing that is covered is, nor what
     is not over yet.
@@ -364,8 +364,8 @@ def _last_instant(interval: Interval) -> Interval:
     return Interval(interval.end - INSTANT, interval.end)
 
 
-def test_an_earlier_part_of_an_open_session_waits_though_its_newest_bars_are_covered() -> None:
-    """What a load lost at noon is not forgotten because it covered the rest up to now."""
+def test_an_earlier_part_of_an_open_session_is_missing_though_its_newest_bars_are_covered() -> None:
+    """A part that a load left uncovered at noon is found, and is no gap while it may wait."""
     calendar, now = calendar_named("XNYS.RTH"), _at("2024-01-09T20:00")
     lost = Interval(_at("2024-01-09T16:00"), _at("2024-01-09T17:00"))
     covered = IntervalSet([Interval(FIRST, now)]) - IntervalSet([lost])
@@ -395,15 +395,15 @@ def _at(text: str) -> datetime:
 
 
 def test_a_gap_goes_on_over_nights_weekends_and_holidays() -> None:
-    """Between Friday and Tuesday, with Monday a holiday, nothing parts a gap: three sessions."""
+    """Friday to Wednesday, with a holiday on Monday, is one gap of three sessions."""
     covered = [Interval(FIRST, _at("2024-01-11T21:00")), Interval(_at("2024-01-17T21:00"), LAST)]
     (gap,) = _gaps(Timeframe.H1, covered)
     assert gap.interval == Interval(_at("2024-01-12T14:30"), _at("2024-01-17T21:00"))
     assert (gap.sessions, gap.bars) == (3, 21)
 
 
-def test_a_covered_session_parts_two_gaps() -> None:
-    """Each hole is told by itself, with its sessions and bars."""
+def test_a_covered_session_separates_two_gaps() -> None:
+    """Each gap has its own sessions and bars."""
     covered = [
         Interval(FIRST, _at("2024-01-11T21:00")),
         Interval(_at("2024-01-16T14:30"), _at("2024-01-16T21:00")),
@@ -421,7 +421,7 @@ def test_nothing_is_expected_before_start_and_listing() -> None:
 
 
 def test_a_head_later_than_bars_held_explains_nothing() -> None:
-    """A start of the data that a held bar contradicts is no fact, before that bar as behind it."""
+    """A stated start that a held bar contradicts excuses nothing, before that bar or after it."""
     oldest = micros(_at("2024-01-16T14:30"))
     covered = [Interval(_at("2024-01-16T14:30"), _at("2024-01-16T21:00"))]
     listed = micros(_at("2024-03-01T14:30"))
@@ -445,8 +445,8 @@ def test_an_open_session_has_no_gaps(timeframe: Timeframe) -> None:
     assert len(_gaps(timeframe, covered, now=_at("2024-01-11T21:31"))) == 1
 
 
-def test_an_attempt_says_why_and_when_again_and_excuses_nothing() -> None:
-    """A failed interval stays a gap, parted from what was never tried."""
+def test_a_failed_attempt_is_a_cause_and_excuses_nothing() -> None:
+    """Its interval is a gap of its own, with the reason and the time of the next attempt."""
     cause = Cause(GapReason.FAILED, "no response in 30 s", _at("2024-05-02T00:00"))
     attempted = Claimed(Interval(_at("2024-02-01T00:00"), _at("2024-03-01T00:00")), cause)
     before, failed, after = _gaps(Timeframe.D1, [], claimed=[attempted])
@@ -458,7 +458,7 @@ def test_an_attempt_says_why_and_when_again_and_excuses_nothing() -> None:
 
 
 def test_of_two_causes_the_last_given_counts() -> None:
-    """What weighs more is given later."""
+    """The caller passes the more important cause last."""
     everything = Interval(FIRST, LAST)
     causes = [Cause(GapReason.FAILED), Cause(GapReason.BLOCKED, "no subscription")]
     (gap,) = _gaps(Timeframe.D1, [], claimed=[Claimed(everything, cause) for cause in causes])
@@ -466,7 +466,7 @@ def test_of_two_causes_the_last_given_counts() -> None:
 
 
 def test_a_claim_inside_a_session_cuts_it() -> None:
-    """A cause that concerns two hours of a session is told of those two hours."""
+    """A cause of two hours of a session applies to those two hours alone."""
     part = Interval(_at("2024-01-02T16:00"), _at("2024-01-02T18:00"))
     gaps = _gaps(
         Timeframe.H1,
@@ -532,8 +532,8 @@ def test_bars_of_a_session_are_counted_by_the_local_clock() -> None:
         assert spans.bars[spans.positions_of(day)].tolist() == [whole, half], timeframe
 
 
-def test_weeks_stand_at_their_mondays() -> None:
-    """A week of the year's turn is one span, found by any of its dates."""
+def test_weeks_are_found_by_any_of_their_dates() -> None:
+    """A week across the turn of the year is one span, dated by its Monday."""
     spans = session_grid(calendar_named("XNYS.RTH"), Timeframe.W1)
     days = np.array(["2024-12-31", "2025-01-03", "2025-01-06"], "datetime64[D]")
     positions = spans.positions_of(days)
@@ -541,7 +541,7 @@ def test_weeks_stand_at_their_mondays() -> None:
 
 
 def test_a_break_holds_no_bars() -> None:
-    """Of a session with a lunch break the bars outside of it are expected."""
+    """Only the bars outside of a lunch break are expected."""
     hour = 3_600_000_000
     day = micros(_at("2024-01-09T00:00"))
     calendar = SessionCalendar(
@@ -561,7 +561,7 @@ def test_a_break_holds_no_bars() -> None:
 
 
 def test_data_that_begin_in_mid_session_explain_the_hours_before_alone() -> None:
-    """Of that session the rest is missing, and counted; a start of the universe cuts none."""
+    """The rest of that session is missing; a start of the universe cuts no session."""
     begins = micros(_at("2024-01-09T16:00"))
     covered = [Interval(_at("2024-01-10T00:00"), LAST)]
     (gap,) = _gaps(Timeframe.M30, covered, listed_from=begins)

@@ -20,7 +20,7 @@ def _sparse_sessions(
 @pytest.mark.parametrize("position", [0, 1, 19, 20, 250, SESSIONS - 1])
 @pytest.mark.parametrize("left", [1, 150, 280])
 def test_a_session_that_breaks_off_is_sparse(position: int, left: int) -> None:
-    """Wherever it stands, the first and the newest session included."""
+    """Wherever it lies, the first and the newest session included."""
     have = np.full(SESSIONS, 390)
     have[position] = left
     assert _sparse_sessions(have) == [position]
@@ -37,29 +37,29 @@ def test_half_days_are_measured_by_their_own_length() -> None:
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.6, 0.9])
-def test_thin_instruments_are_no_sparse_sessions_by_nature(share: float) -> None:
-    """Trades that come by chance, few or many, make no sparse in forty years of sessions."""
+def test_thin_instruments_have_no_sparse_sessions(share: float) -> None:
+    """Randomly distributed trades, few or many, make no session sparse in forty years."""
     dice = np.random.default_rng(1)
     have = dice.binomial(390, share, size=10_000)
     assert _sparse_sessions(have) == []
 
 
-def test_restless_instruments_are_no_sparse_sessions() -> None:
-    """Where busy and quiet days alternate by a factor of ten, a quiet day says nothing."""
+def test_irregular_instruments_have_few_sparse_sessions() -> None:
+    """Where the activity varies by a factor of ten, a quiet day is usual."""
     dice = np.random.default_rng(2)
     have = dice.binomial(390, np.exp(dice.normal(-1.5, 0.8, 10_000)).clip(0, 1))
     assert len(_sparse_sessions(have)) < 10
 
 
-def test_a_listing_that_comes_to_life_is_no_sparse() -> None:
-    """Thin first and full later: the last thin sessions are as their neighbours were."""
+def test_thin_sessions_after_a_listing_are_not_sparse() -> None:
+    """Thin first and full later: the last thin sessions are like those before them."""
     dice = np.random.default_rng(3)
     have = np.append(dice.binomial(390, 0.2, 200), np.full(200, 390))
     assert _sparse_sessions(have) == []
 
 
-def test_sessions_that_are_not_covered_are_left_out() -> None:
-    """A gap is a gap already, whether a response passed over it or broke off in it."""
+def test_sessions_that_are_not_covered_are_not_sparse() -> None:
+    """They are gaps already, with or without bars."""
     have = np.full(SESSIONS, 390)
     have[[50, 60]] = 10, 0
     answered = np.ones(SESSIONS, dtype=bool)
@@ -68,7 +68,7 @@ def test_sessions_that_are_not_covered_are_left_out() -> None:
 
 
 def test_an_empty_session_between_full_ones_is_sparse() -> None:
-    """A gateway may say "no data" of what it has; a thin instrument has such days by nature."""
+    """A gateway may report no data although it has some; a thin instrument has empty days."""
     have = np.full(SESSIONS, 390)
     have[[60, 200, 201]] = 0
     assert _sparse_sessions(have) == [60, 200, 201]
@@ -76,22 +76,22 @@ def test_an_empty_session_between_full_ones_is_sparse() -> None:
     assert _sparse_sessions(dice.binomial(390, 0.005, size=10_000)) == []
 
 
-def test_what_lies_around_all_bars_is_no_sparse() -> None:
-    """Before a listing and behind an end nothing is usual."""
+def test_sessions_before_the_first_and_after_the_last_bar_are_not_sparse() -> None:
+    """They lie before the listing or after the end of the instrument."""
     have = np.full(SESSIONS, 390)
     have[:12] = have[-7:] = 0
     assert _sparse_sessions(have) == []
 
 
-def test_a_month_of_short_answers_is_found() -> None:
-    """Fifteen bad sessions in a row among good ones are all sparse sessions."""
+def test_many_short_sessions_in_a_row_are_sparse() -> None:
+    """Fifteen short sessions among full ones are all sparse."""
     have = np.full(SESSIONS, 390)
     have[200:215] = 120
     assert _sparse_sessions(have) == list(range(200, 215))
 
 
 @pytest.mark.parametrize(("expected", "have"), [(7, 4), (7, 1), (13, 9), (24, 17)])
-def test_long_bars_count_too(expected: int, have: int) -> None:
+def test_sessions_of_long_bars_can_be_sparse(expected: int, have: int) -> None:
     """Four hourly bars of seven, or nine of thirteen half hours, are far fewer."""
     rows = np.full(SESSIONS, expected)
     rows[77] = have
@@ -100,7 +100,7 @@ def test_long_bars_count_too(expected: int, have: int) -> None:
 
 @pytest.mark.parametrize(("expected", "have"), [(7, 5), (2, 1), (2, 0), (6, 4), (1, 0)])
 def test_one_or_two_missing_bars_make_no_session_sparse(expected: int, have: int) -> None:
-    """With two or three bars a session, one or two of them say nothing.
+    """With two or three bars a session, one or two of them prove nothing.
 
     A session without any bar is judged by statements, not by counts.
     """
@@ -109,16 +109,16 @@ def test_one_or_two_missing_bars_make_no_session_sparse(expected: int, have: int
     assert _sparse_sessions(rows, expected) == []
 
 
-def test_a_session_that_lacks_half_is_found_among_uneven_ones() -> None:
-    """Sessions around it that lack a bar now and then hide nothing."""
+def test_a_session_that_lacks_half_of_its_bars_is_sparse_among_uneven_ones() -> None:
+    """Neighbours that lack single bars do not hide it."""
     rows = np.full(SESSIONS, 13)
     rows[100:400:7] = 12
     rows[77] = 6
     assert _sparse_sessions(rows, 13) == [77]
 
 
-def test_few_sessions_have_no_usual() -> None:
-    """With five sessions nothing can be said; with six it can."""
+def test_few_sessions_cannot_be_compared() -> None:
+    """Five sessions are too few, six are enough."""
     assert _sparse_sessions(np.array([390, 390, 100, 390, 390])) == []
     assert _sparse_sessions(np.array([390, 390, 100, 390, 390, 390])) == [2]
 
@@ -133,18 +133,18 @@ def _with_flat(traded: np.ndarray, filled: np.ndarray) -> list[int]:
 
 
 @pytest.mark.parametrize("switch", [5, 20, 250, SESSIONS - 5])
-def test_sessions_that_are_filled_and_others_are_no_sparse_sessions_of_each_other(
+def test_filled_sessions_and_others_do_not_make_each_other_sparse(
     switch: int,
 ) -> None:
-    """Traded bars are compared with traded bars, wherever the gateway began or ceased to fill."""
+    """Traded bars are compared with traded bars, wherever the filling begins or ends."""
     traded = np.random.default_rng(4).binomial(390, 0.3, size=SESSIONS)
-    behind = np.arange(SESSIONS) >= switch
-    assert _with_flat(traded, behind) == []
-    assert _with_flat(traded, ~behind) == []
+    after = np.arange(SESSIONS) >= switch
+    assert _with_flat(traded, after) == []
+    assert _with_flat(traded, ~after) == []
 
 
 def test_a_filled_session_that_breaks_off_is_sparse_however_thin_it_is() -> None:
-    """Among filled sessions all bars count: half a day is missing, of which trades say nothing."""
+    """Among filled sessions all bars count, and half of this one is missing."""
     traded = np.random.default_rng(5).binomial(390, 0.02, size=SESSIONS)
     have = np.full(SESSIONS, 390)
     have[:100] = traded[:100]

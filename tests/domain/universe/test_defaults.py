@@ -1,4 +1,4 @@
-"""One entry of the universe: what follows from what is said, and from what is not."""
+"""One entry of the universe: what its fields mean, and what is derived without them."""
 
 from dataclasses import replace
 from datetime import date
@@ -10,30 +10,17 @@ from ktrdr_pipelines.domain.instruments import Backfill, Instrument, SecType, Wh
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.ib_exchanges import INDEX_EXCHANGES, STOCK_EXCHANGES
 from ktrdr_pipelines.domain.universe.universe import parse_universe
-from tests.support.universes import AAPL, one
-
-EURUSD = Instrument(
-    symbol="EURUSD",
-    ib_symbol="EUR",
-    sec_type=SecType.CASH,
-    exchange="IDEALPRO",
-    currency="USD",
-    what_to_show=WhatToShow.MIDPOINT,
-    use_rth=False,
-    calendar="FX",
-    timeframes=(Timeframe.M1, Timeframe.H1, Timeframe.D1),
-    start=date(2020, 1, 1),
-)
+from tests.support.universes import AAPL, EURUSD, one
 
 
-def test_a_stock_needs_only_its_name() -> None:
-    """What is not said is derived: trades in regular hours, routed by SMART."""
+def test_a_stock_needs_only_its_symbol() -> None:
+    """The rest is derived: trades in regular hours, routed by SMART."""
     assert one("AAPL: {}") == AAPL
     assert one("AAPL:") == AAPL
 
 
 def test_six_letters_of_two_currencies_are_a_pair() -> None:
-    """It is no stock: midpoints around the clock at IDEALPRO."""
+    """It is no stock: midpoints in all hours at IDEALPRO."""
     assert one("EURUSD: {}") == EURUSD
 
 
@@ -54,17 +41,17 @@ def test_six_letters_of_two_currencies_are_a_pair() -> None:
         ("ETH", "ETH", "TRADES", True, "XNYS.RTH"),
     ],
 )
-def test_a_key_alone_says_what_is_meant(
+def test_a_key_alone_determines_an_instrument(
     key: str, symbol: str, what: str, use_rth: bool, calendar: str
 ) -> None:
-    """Suffixes fix hours and prices; a dot in a stock's name is IB's space."""
+    """Suffixes set hours and prices; a dot in a stock's symbol is a space for IB."""
     found = one(f"{key}: {{}}")
     assert (found.symbol, found.ib_symbol, found.what_to_show) == (key, symbol, what)
     assert (found.use_rth, found.calendar) == (use_rth, calendar)
 
 
-def test_everything_can_be_said() -> None:
-    """Every field of an entry reaches its place."""
+def test_every_field_can_be_set() -> None:
+    """Each field of an entry is one of the instrument."""
     found = one(
         "X: {sec_type: STK, symbol: BRK B, exchange: NYSE, primary_exchange: NYSE, currency: USD,"
         " con_id: 72063691, what_to_show: BID, use_rth: false, calendar: XNYS.ETH,"
@@ -88,15 +75,15 @@ def test_everything_can_be_said() -> None:
 
 
 def test_a_pair_may_have_any_name() -> None:
-    """Where symbol and currency are said the key is free, and a stock may look like a pair."""
+    """With symbol and currency set the key is free, and a stock may look like a pair."""
     euro = one("EURO: {sec_type: CASH, symbol: EUR, currency: USD}")
     assert (euro.ib_symbol, euro.currency, euro.calendar) == ("EUR", "USD", "FX")
     stock = one("EURUSD: {sec_type: STK}")
     assert (stock.ib_symbol, stock.calendar) == ("EURUSD", "XNYS.RTH")
 
 
-def test_a_future_is_known_by_its_last_trade_date() -> None:
-    """It trades all hours, and has ended after its last day, whatever the hour of its end."""
+def test_a_future_has_a_last_trade_date() -> None:
+    """It trades in all hours, and has ended after that day, whatever the hour of its end."""
     found = one(
         'ESZ23: {sec_type: FUT, symbol: ES, exchange: CME, last_trade_date: "20231215",'
         " multiplier: 50, local_symbol: ESZ3, trading_class: ES}"
@@ -119,9 +106,9 @@ def test_a_future_is_known_by_its_last_trade_date() -> None:
         "symbols:\n  F: {sec_type: FUT, symbol: CL, exchange: NYMEX, last_trade_date: 20250319}",
         "u.yaml",
     )
-    told = universe.describe(universe.instrument("F"))
-    assert told["last_trade_date"] == "20250319 (said)"
-    assert told["end"] == "2025-03-20 (derived)"
+    described = universe.describe(universe.instrument("F"))
+    assert described["last_trade_date"] == "20250319 (set)"
+    assert described["end"] == "2025-03-20 (derived)"
 
 
 @pytest.mark.parametrize(
@@ -155,22 +142,24 @@ def test_a_future_is_known_by_its_last_trade_date() -> None:
         ),
     ],
 )
-def test_exchange_codes_say_currency_and_sessions(entry: str, currency: str, calendar: str) -> None:
-    """What is not said follows from the exchange, and only the gateway knows other hours."""
-    said = entry.replace(": G}", ": GATEWAY}").replace(": F}", ": GLOBEX.FX}")
-    found = one(said)
+def test_exchange_codes_determine_currency_and_calendar(
+    entry: str, currency: str, calendar: str
+) -> None:
+    """Other hours are those that the gateway states, or a calendar that is set."""
+    text = entry.replace(": G}", ": GATEWAY}").replace(": F}", ": GLOBEX.FX}")
+    found = one(text)
     assert (found.currency, found.calendar) == (currency, calendar)
     assert is_calendar(found.calendar)
 
 
 def test_every_exchange_of_the_tables_has_a_calendar() -> None:
-    """No code leads to a market that no library knows."""
+    """No code has a calendar that no library knows."""
     markets = {*STOCK_EXCHANGES.values(), *INDEX_EXCHANGES.values()}
     assert {market.regular for market in markets} <= set(calendar_keys())
 
 
-def test_a_coin_has_its_own_prices() -> None:
-    """Crypto is aggregated trades at PAXOS, round the clock."""
+def test_a_coin_has_aggregated_trades() -> None:
+    """It trades at PAXOS, round the clock."""
     for key in ("BTC", "BTCUSD"):
         found = one(f"{key}: {{sec_type: CRYPTO}}")
         assert (found.ib_symbol, found.exchange, found.what_to_show, found.use_rth) == (
@@ -181,15 +170,15 @@ def test_a_coin_has_its_own_prices() -> None:
         )
 
 
-def test_a_person_says_that_a_stock_has_ended() -> None:
-    """`end` is the first session date without it, and counts for the symbols beside it too."""
+def test_the_end_of_a_stock_holds_for_symbols_with_its_suffixes() -> None:
+    """`end` is the first session date without the instrument."""
     text = "symbols:\n  BBBY: {end: 2023-05-03}\n  BBBY.ETH: {}\n"
     universe = parse_universe(text, "u.yaml")
     assert {each.end for each in universe.instruments.values()} == {date(2023, 5, 3)}
 
 
-def test_defaults_hold_for_what_is_not_said() -> None:
-    """An entry's own word comes first, and regular hours are no matter of currencies."""
+def test_defaults_apply_to_fields_that_are_not_set() -> None:
+    """An entry's own fields come first, and currencies have no regular hours."""
     defaults = "{use_rth: false, timeframes: [1d], start: '2015-06-01', backfill: manual}"
     apple = one("AAPL: {backfill: auto}", defaults)
     assert (apple.use_rth, apple.calendar, apple.timeframes) == (False, "XNYS.ETH", ("1d",))
@@ -199,7 +188,7 @@ def test_defaults_hold_for_what_is_not_said() -> None:
 
 
 def test_a_suffix_takes_over_the_contract_of_its_base() -> None:
-    """What the base says of its contract holds, what it says of hours and bars does not."""
+    """Fields of the contract are taken over, those of hours and bars are not."""
     text = "symbols:\n  X.BID: {}\n  X: {symbol: BRK B, con_id: 5, use_rth: no, timeframes: [1w]}\n"
     found = parse_universe(text, "u.yaml").instrument("X.BID")
     assert (found.ib_symbol, found.contract_id) == ("BRK B", 5)
@@ -211,7 +200,7 @@ def test_a_suffix_takes_over_the_contract_of_its_base() -> None:
     ["ON", "NO", "y", "0700", "1E5", "2024-01-01", "null", "true", "0x10", "1_000", "1.50"],
 )
 def test_a_key_stays_as_it_was_written(key: str) -> None:
-    """No symbol turns into a truth, a number, a date or nothing."""
+    """No symbol becomes a boolean, a number, a date or null."""
     found = one(f"{key}: {{}}")
     assert found.symbol == key
     assert one(f"X: {{symbol: '{key}'}}").ib_symbol == key

@@ -1,4 +1,4 @@
-"""The universe as a whole: order, windows, finding and describing symbols, the example."""
+"""The universe: order, windows, finding and describing symbols, the example file."""
 
 from datetime import date
 from pathlib import Path
@@ -16,8 +16,8 @@ from tests.support.universes import AAPL, GOOD
 EXAMPLE = Path(__file__).parents[3] / "data" / "universe.example.yaml"
 
 
-def test_symbols_come_in_the_order_of_the_file() -> None:
-    """Ids and pages follow what a person wrote, not the alphabet."""
+def test_symbols_are_in_the_order_of_the_file() -> None:
+    """Series and symbols follow the file, not the alphabet."""
     text = "symbols:\n  MSFT: {timeframes: [1d, 1m]}\n  AAPL: {timeframes: [1m]}\n"
     universe = parse_universe(text, "u.yaml")
     assert list(universe.instruments) == ["MSFT", "AAPL"]
@@ -26,17 +26,17 @@ def test_symbols_come_in_the_order_of_the_file() -> None:
     assert universe.series(Timeframe.W1) == ()
 
 
-def test_windows_begin_in_2020_and_1980_unless_said() -> None:
-    """A month for minutes and a year for all others."""
+def test_windows_begin_in_2020_and_1980_unless_set() -> None:
+    """A month for 1m and a year for all other timeframes."""
     assert parse_universe(GOOD, "u").windows == Windows(date(2020, 1, 1), 1980)
-    said = parse_universe(GOOD + "windows: {1m: 2015-07, yearly: 1999}", "u")
-    assert said.windows == Windows(date(2015, 7, 1), 1999)
+    changed = parse_universe(GOOD + "windows: {1m: 2015-07, yearly: 1999}", "u")
+    assert changed.windows == Windows(date(2015, 7, 1), 1999)
     half = parse_universe(GOOD + "windows: {1m: '2015-07'}", "u")
     assert half.windows == Windows(date(2015, 7, 1), 1980)
 
 
-def test_an_unknown_symbol_comes_with_the_nearest_and_the_file() -> None:
-    """A person sees what was meant, and where to add what is not there."""
+def test_the_error_of_an_unknown_symbol_names_similar_ones_and_the_file() -> None:
+    """Its hint says what may be meant, and where to add the symbol."""
     universe = parse_universe("symbols: {AAPL: , AAPL.ETH: , MSFT: }", "my/universe.yaml")
     assert universe.instrument("AAPL") == AAPL
     for symbol, near in (("APPL", "AAPL"), ("aapl", "AAPL, AAPL.ETH")):
@@ -50,8 +50,32 @@ def test_an_unknown_symbol_comes_with_the_nearest_and_the_file() -> None:
         universe.instrument("ZZZZZZ")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "symbols: {NO: {}, ON: {}, 1E5: {}}",
+        "symbols: {NO:{}, ON:, 1E5:}",
+        "symbols: {NO:,ON,1E5}",
+        "symbols: {NO:\n, ON:{ }\n, 1E5: }",
+        "symbols:\n  NO:\n  ON: ~\n  1E5: {}\n",
+        "symbols:\n  NO: &a {}\n  ON: &a {}\n  1E5: *a\n",
+        "%YAML 1.2\n---\nsymbols:\n  'NO': {}\n  \"ON\": {}\n  ? 1E5\n  : {}\n...\n",
+    ],
+)
+def test_keys_are_words_as_written(text: str) -> None:
+    """No key is a boolean or a number, whatever the notation, with or without a space."""
+    assert list(parse_universe(text, "u.yaml").instruments) == ["NO", "ON", "1E5"]
+
+
+@pytest.mark.parametrize("word", ["true", "yes", "on", "On", "YES", "True"])
+def test_flags_are_words_of_yaml_1_1(word: str) -> None:
+    """A file of an earlier version means what it meant."""
+    universe = parse_universe(f"symbols: {{AAPL: {{use_rth: {word}}}}}", "u.yaml")
+    assert universe.instrument("AAPL").use_rth
+
+
 def test_describing_shows_each_field_and_its_origin() -> None:
-    """Said, by default, as the base or derived: nothing is left to guess."""
+    """A field is set, a default, as in the base symbol, or derived."""
     text = (
         "defaults: {start: 2021-01-01}\n"
         "symbols:\n  AAPL: {primary_exchange: NASDAQ}\n  AAPL.ETH: {timeframes: [1m, 5m]}\n"
@@ -67,16 +91,16 @@ def test_describing_shows_each_field_and_its_origin() -> None:
         "what_to_show": "TRADES (derived)",
         "use_rth": "false (derived)",
         "calendar": "XNYS.ETH (derived)",
-        "timeframes": "1m, 5m (said)",
+        "timeframes": "1m, 5m (set)",
         "start": "2021-01-01 (defaults)",
         "end": "none (derived)",
         "backfill": "auto (derived)",
     }
-    assert Universe({"AAPL": AAPL}).describe(AAPL)["exchange"] == "SMART (said)"
+    assert Universe({"AAPL": AAPL}).describe(AAPL)["exchange"] == "SMART (set)"
 
 
-def test_the_example_is_a_good_universe() -> None:
-    """What everybody begins with is read without complaint, and its calendars exist."""
+def test_the_example_is_valid() -> None:
+    """It is read without an error, and its calendars exist."""
     universe = load_universe(EXAMPLE)
     assert list(universe.instruments) == ["AAPL", "SPY", "MSFT", "EURUSD", "AAPL.ETH", "SPY.ETH"]
     assert universe.instrument("AAPL") == AAPL
@@ -85,8 +109,8 @@ def test_the_example_is_a_good_universe() -> None:
     assert {one.calendar for one in universe.instruments.values()} <= set(calendar_keys())
 
 
-def test_what_the_example_comments_out_is_good_too() -> None:
-    """A person who takes the comment signs away gets what the comment says."""
+def test_the_commented_entries_of_the_example_are_valid() -> None:
+    """Without the comment signs, each means what its comment says."""
     lines = EXAMPLE.read_text().splitlines()
     inside = lines[lines.index("symbols:") :]
     useful = [line for line in inside if not line.startswith("  ##")]

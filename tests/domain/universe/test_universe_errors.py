@@ -1,4 +1,4 @@
-"""A universe that is wrong: where, what came, and what would do."""
+"""Errors of a malformed universe: where, what is wrong, and what is allowed."""
 
 import pytest
 from hypothesis import given
@@ -9,7 +9,7 @@ from ktrdr_pipelines.errors import UniverseError
 
 
 def problem(text: str) -> str:
-    """Return the text of the error that a universe makes."""
+    """Return the text of the error of a universe."""
     with pytest.raises(UniverseError) as caught:
         parse_universe(text, "u.yaml")
     return str(caught.value)
@@ -57,8 +57,8 @@ def problem(text: str) -> str:
         ("defaults: {symbol: A}\nsymbols: {A: }", ["defaults > symbol: is not a known key"]),
     ],
 )
-def test_a_malformed_file_is_told_by_line_and_key(text: str, parts: list[str]) -> None:
-    """Whatever is wrong with the file as a whole, the text says where and what would do."""
+def test_the_error_of_a_malformed_file_has_line_and_key(text: str, parts: list[str]) -> None:
+    """The text says where the file is wrong, and what is allowed."""
     found = problem(text)
     assert found.startswith("u.yaml, line ")
     for part in parts:
@@ -69,7 +69,7 @@ def test_a_malformed_file_is_told_by_line_and_key(text: str, parts: list[str]) -
     "key", [".A", "-A", "A B", "A/B", "A:B", "Ä", "A" * 21, "''", "A|B", "<<", "..", "A\\nB"]
 )
 def test_a_key_that_is_no_symbol_is_refused(key: str) -> None:
-    """Symbols become folders and partition keys; the text has the rule."""
+    """Symbols are folder names and partition keys; the text has the rule."""
     quoted = key if key == "''" else f'"{key}"'
     found = problem(f"symbols:\n  {quoted}: {{}}\n")
     assert "line 2" in found
@@ -181,7 +181,7 @@ def test_a_key_that_is_no_symbol_is_refused(key: str) -> None:
         ("A.BID: {what_to_show: ASK}", ["is ASK, but the key A.BID sets BID"]),
     ],
 )
-def test_a_bad_entry_is_told_by_line_and_key(entry: str, parts: list[str]) -> None:
+def test_the_error_of_a_malformed_entry_has_line_and_key(entry: str, parts: list[str]) -> None:
     """The text has file, line and key, what is wrong, and what is allowed."""
     found = problem(f"symbols:\n  OK: {{}}\n  {entry}\n")
     assert found.startswith("u.yaml, line 3, symbols > ")
@@ -189,23 +189,23 @@ def test_a_bad_entry_is_told_by_line_and_key(entry: str, parts: list[str]) -> No
         assert part in found
 
 
-def test_an_error_in_a_list_is_told_by_its_own_line() -> None:
-    """A long list says which of its lines is wrong."""
+def test_an_error_in_a_list_has_the_line_of_its_item() -> None:
+    """A long list may be wrong in one line."""
     text = "symbols:\n  A:\n    timeframes:\n      - 1m\n      - 7m\n"
     assert problem(text).startswith("u.yaml, line 5, symbols > A > timeframes: is '7m'")
 
 
-def test_what_yaml_could_run_is_only_text() -> None:
-    """Tags of objects are never built."""
+def test_tags_of_yaml_objects_are_not_constructed() -> None:
+    """A tag that would run code is read as plain data."""
     found = problem("symbols:\n  A: !!python/object/apply:os.system ['true']\n")
     assert "symbols > A: is a list" in found
 
 
 @given(st.text(max_size=60) | st.text("sym bol:{}[]-\n\t'\"*&!%#?|>AZ.", max_size=60))
-def test_no_text_at_all_ends_in_a_traceback(text: str) -> None:
-    """Any text is a universe or an error that a person can read."""
+def test_any_text_is_a_universe_or_an_error(text: str) -> None:
+    """Any text is a universe or raises a UniverseError."""
     for candidate in (text, f"symbols: {text}", f"symbols:\n  A: {{{text}}}\n"):
         try:
             parse_universe(candidate, "u.yaml")
         except UniverseError as error:
-            assert str(error).startswith("u.yaml, line ")  # noqa: PT017  (a good one is fine too)
+            assert str(error).startswith("u.yaml, line ")  # noqa: PT017  (a valid one is fine too)

@@ -1,4 +1,4 @@
-"""Logins have numbers that say nothing about their accounts, the same in every process."""
+"""Logins have numbers that reveal nothing of their accounts, the same in every process."""
 
 import asyncio
 import hashlib
@@ -23,7 +23,7 @@ ACCOUNTS = [f"U{7654321 + number}" for number in range(12)]
 
 
 def test_a_login_keeps_its_number(tmp_path: Path) -> None:
-    """In any order of its accounts, and for an object made later."""
+    """Neither the order of its accounts nor a new object changes the number of a login."""
     logins = Logins(tmp_path)
     assert [logins.name_of([one]) for one in ACCOUNTS[:3]] == ["login 1", "login 2", "login 3"]
     assert logins.name_of(ACCOUNTS[:2]) == "login 4"
@@ -31,25 +31,25 @@ def test_a_login_keeps_its_number(tmp_path: Path) -> None:
     assert Logins(tmp_path).name_of(ACCOUNTS[:1]) == "login 1"
 
 
-def test_the_files_hold_nothing_that_an_account_can_be_computed_from_without_the_key(
+def test_the_files_do_not_reveal_accounts(
     tmp_path: Path,
 ) -> None:
-    """Neither the account nor a plain hash of it; and another folder has other marks."""
+    """The files hold no account and no plain hash of one, and each folder has its own key."""
     marks = []
     for name in ("a", "b"):
         Logins(tmp_path / name).name_of(ACCOUNTS[:1])
         marks.append(json.loads((tmp_path / name / "logins.json").read_text()))
     assert marks[0] != marks[1]
-    make_entry = b"".join(one.read_bytes() for one in tmp_path.rglob("*") if one.is_file())
-    assert ACCOUNTS[0][1:].encode() not in make_entry
+    content = b"".join(one.read_bytes() for one in tmp_path.rglob("*") if one.is_file())
+    assert ACCOUNTS[0][1:].encode() not in content
     for prefix in ("", "ktrdr-pipelines account:"):
         for kind in ("md5", "sha1", "sha256", "sha512", "blake2b", "blake2s"):
             digest = hashlib.new(kind, f"{prefix}{ACCOUNTS[0]}".encode()).hexdigest()
-            assert digest[:16].encode() not in make_entry
+            assert digest[:16].encode() not in content
 
 
 def test_the_files_are_private(tmp_path: Path) -> None:
-    """Their folder, too."""
+    """Only their user may read the files and their folder."""
     folder = tmp_path / "state"
     Logins(folder).name_of(ACCOUNTS[:1])
     modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in folder.iterdir()}
@@ -59,8 +59,8 @@ def test_the_files_are_private(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "not hexadecimal", "00ff"])
-def test_a_lost_key_begins_new_numbers(tmp_path: Path, content: str | None) -> None:
-    """None of them is one that had another meaning before."""
+def test_a_lost_key_gives_logins_new_numbers(tmp_path: Path, content: str | None) -> None:
+    """The new number is one that no login had before."""
     Logins(tmp_path).name_of(ACCOUNTS[:1])
     key = tmp_path / "logins.key"
     key.unlink() if content is None else key.write_text(content)
@@ -69,23 +69,23 @@ def test_a_lost_key_begins_new_numbers(tmp_path: Path, content: str | None) -> N
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"a": "x"}', "\xff"])
-def test_lost_numbers_begin_anew(tmp_path: Path, content: str | None) -> None:
-    """A file that cannot be read stops no work."""
+def test_lost_numbers_restart_at_one(tmp_path: Path, content: str | None) -> None:
+    """A file of numbers that cannot be read does not stop a run."""
     Logins(tmp_path).name_of(ACCOUNTS[:1])
     numbers = tmp_path / "logins.json"
     numbers.unlink() if content is None else numbers.write_text(content, encoding="latin-1")
     assert [Logins(tmp_path).name_of([one]) for one in ACCOUNTS[1:3]] == ["login 1", "login 2"]
 
 
-def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
-    """With the way out."""
+def test_an_unusable_folder_is_a_disk_error(tmp_path: Path) -> None:
+    """The error of an unusable folder names KTRDR_STATE."""
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match="KTRDR_STATE"):
         Logins(tmp_path / "file" / "state").name_of(ACCOUNTS[:1])
 
 
 def test_processes_agree_about_the_numbers(tmp_path: Path) -> None:
-    """Several at once meet several logins, each in an order of its own."""
+    """Concurrent processes that meet logins in different orders give them the same numbers."""
     code = (
         "import sys; from pathlib import Path\n"
         "from ktrdr_pipelines.ib.connection.accounts import Logins\n"
@@ -101,10 +101,10 @@ def test_processes_agree_about_the_numbers(tmp_path: Path) -> None:
         )
         for at in (0, 3, 6, 9)
     ]
-    told = [set(one.communicate("go\n", timeout=60)[0].splitlines()) for one in workers]
+    shown = [set(one.communicate("go\n", timeout=60)[0].splitlines()) for one in workers]
     assert [one.returncode for one in workers] == [0] * len(workers)
-    assert told == [told[0]] * len(told)
-    numbers = sorted(int(line.rpartition(" ")[2]) for line in told[0])
+    assert shown == [shown[0]] * len(shown)
+    numbers = sorted(int(line.rpartition(" ")[2]) for line in shown[0])
     assert numbers == list(range(1, len(ACCOUNTS) + 1))
 
 
@@ -114,20 +114,20 @@ OTHER = "DU" + "1122334"
 
 
 def frame(*fields: object) -> bytes:
-    """Write a frame as a gateway does."""
+    """Return the bytes of a frame."""
     text = "".join(f"{field}\0" for field in fields).encode()
     return len(text).to_bytes(4) + text
 
 
-def knowing(*accounts: str) -> AccountFilter:
-    """Make a filter that has seen accounts announced."""
+def filter_knowing(*accounts: str) -> AccountFilter:
+    """Return a filter to which accounts were announced."""
     known = AccountFilter()
     known.cleaned(frame(15, 1, ",".join(accounts)))
     return known
 
 
 def test_the_announcement_is_learned_and_hidden() -> None:
-    """As many placeholders as accounts stand in it, and a second one adds to the first."""
+    """Each announced account becomes a placeholder, and a second message 15 adds to the first."""
     known = AccountFilter()
     assert known.cleaned(frame(15, 1, f"{ACCOUNT}, {OTHER},")) == frame(
         15, 1, "(account),(account),"
@@ -138,7 +138,7 @@ def test_the_announcement_is_learned_and_hidden() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "clean"),
+    ("frame_fields", "cleaned_fields"),
     [
         (
             (4, 2, 7654321, 321, f"Error for {ACCOUNT}", f'{{"account":"{OTHER.lower()}"}}'),
@@ -159,24 +159,26 @@ def test_the_announcement_is_learned_and_hidden() -> None:
         ((178, "20260105 12:00:00 EST"), (178, "20260105 12:00:00 EST")),
     ],
 )  # fmt: skip
-def test_a_frame_is_cleaned_by_its_kind(reason: tuple[Any, ...], clean: tuple[Any, ...]) -> None:
-    """Texts lose what looks like an account, values only what was announced."""
-    assert knowing(ACCOUNT).cleaned(frame(*reason)) == frame(*clean)
+def test_a_frame_is_cleaned_by_its_kind(
+    frame_fields: tuple[Any, ...], cleaned_fields: tuple[Any, ...]
+) -> None:
+    """Texts lose everything that looks like an account, values only announced accounts."""
+    assert filter_knowing(ACCOUNT).cleaned(frame(*frame_fields)) == frame(*cleaned_fields)
 
 
 def test_texts_of_other_encodings_stay_as_they_are() -> None:
-    """A gateway's own language is no reason to change a byte."""
+    """No byte of a text in the gateway's own language changes."""
     text = "4\0002\000-1\0001100\000Verbindung verloren: ä 中\0\0".encode()
     greeting = b"178\x0020260105 12:00:00 \xd6\xd0\xb9\xfa\x00"
     for content in (text, greeting):
         framed = len(content).to_bytes(4) + content
-        assert knowing(ACCOUNT).cleaned(framed) == framed
+        assert filter_knowing(ACCOUNT).cleaned(framed) == framed
 
 
-def test_bars_cost_next_to_nothing() -> None:
-    """A day of seconds is looked through in milliseconds: it holds numbers alone."""
+def test_cleaning_bars_is_fast() -> None:
+    """A day of seconds, which holds numbers only, is checked in milliseconds."""
     bars = [1767623400, 185.01, 185.5, 184.25, 185.0, 1234, 185.1, 17] * 86_400
-    long, known = frame(17, 3, "", "", 86_400, *bars), knowing(ACCOUNT, OTHER)
+    long, known = frame(17, 3, "", "", 86_400, *bars), filter_knowing(ACCOUNT, OTHER)
     began = time.perf_counter()
     assert known.cleaned(long) == long
     assert time.perf_counter() - began < 0.5
@@ -186,15 +188,15 @@ def test_bars_cost_next_to_nothing() -> None:
     "code", [100, 162, 165, 200, 321, 322, 354, 10089, 10187, 10197, 10314, 4711]
 )
 def test_no_error_of_a_request_names_the_account(
-    bench: Any, minute_request: Any, caplog: pytest.LogCaptureFixture, code: int
+    harness: Any, minute_request: Any, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
-    """Neither its text, its cause, nor anything that is logged on the way."""
+    """Neither the error, its causes nor the log names the account."""
     caplog.set_level(logging.DEBUG)
 
-    def refuse(talk: Any, fields: list[str]) -> None:
+    def refuse(client: Any, fields: list[str]) -> None:
         reject = f'{{"reject":"{ACCOUNT}"}}'
-        talk.send(4, 2, -1, 2104, f"Market data farm connection is OK:usfarm {ACCOUNT}", reject)
-        talk.send(4, 2, fields[1], code, f"Error for {ACCOUNT.lower()}, {ACCOUNT[1:]}", reject)
+        client.send(4, 2, -1, 2104, f"Market data farm connection is OK:usfarm {ACCOUNT}", reject)
+        client.send(4, 2, fields[1], code, f"Error for {ACCOUNT.lower()}, {ACCOUNT[1:]}", reject)
 
     async def ask(source: GatewaySource) -> str:
         try:
@@ -204,37 +206,37 @@ def test_no_error_of_a_request_names_the_account(
         assert isinstance(answer, NoData)
         return answer.message
 
-    told = bench(ask, account=ACCOUNT, bars=refuse, outage_s=0.2)
-    assert ACCOUNT[1:] not in told + caplog.text
-    assert "(account)" in told + caplog.text
+    shown = harness(ask, account=ACCOUNT, bars=refuse, outage_s=0.2)
+    assert ACCOUNT[1:] not in shown + caplog.text
+    assert "(account)" in shown + caplog.text
 
 
-def test_an_answer_that_cannot_be_read_does_not_name_the_account(
-    bench: Any, minute_request: Any, caplog: pytest.LogCaptureFixture
+def test_an_unreadable_response_does_not_name_the_account(
+    harness: Any, minute_request: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Errors of reading quote what came."""
+    """Errors of reading quote the response, without the account."""
     caplog.set_level(logging.DEBUG)
 
-    def garble(talk: Any, fields: list[str]) -> None:
-        talk.send(17, fields[1], ACCOUNT, ACCOUNT, 1, ACCOUNT, *(ACCOUNT for _ in range(7)))
+    def garble(client: Any, fields: list[str]) -> None:
+        client.send(17, fields[1], ACCOUNT, ACCOUNT, 1, ACCOUNT, *(ACCOUNT for _ in range(7)))
 
     async def ask(source: GatewaySource) -> str:
         with pytest.raises(GatewayError) as caught:
             await source.bars(minute_request)
         return f"{caught.value!r} {caught.value} {caught.value.__cause__!r}"
 
-    told = bench(ask, account=ACCOUNT, bars=garble)
-    assert ACCOUNT[1:] not in told + caplog.text
+    shown = harness(ask, account=ACCOUNT, bars=garble)
+    assert ACCOUNT[1:] not in shown + caplog.text
 
 
 def test_a_refused_connection_does_not_name_the_account(
     gateways: Any, config: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a gateway says before it names its accounts is told as the reason."""
+    """The reason quotes the gateway's message, without the account that it names."""
     caplog.set_level(logging.DEBUG)
 
-    def refuse(talk: Any, fields: list[str]) -> None:
-        talk.error(-1, 321, f"Error for {ACCOUNT}")
+    def refuse(client: Any, fields: list[str]) -> None:
+        client.error(-1, 321, f"Error for {ACCOUNT}")
 
     gateway = gateways(start=refuse)
 

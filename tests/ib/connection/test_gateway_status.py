@@ -1,4 +1,4 @@
-"""Outages of the gateway's own connections: open work pauses, and goes on by itself."""
+"""Outages of the gateway's own connections: open requests pause, and are repeated by themselves."""
 
 import asyncio
 import shutil
@@ -19,8 +19,8 @@ from ktrdr_pipelines.ib.pacing.rules import pacing_of
 from ktrdr_pipelines.ib.protocol.error_codes import ErrorFrame
 from ktrdr_pipelines.ib.source import Requester, open_source
 
-WAITED_S = 2.0
-"""A deadline that is waited for: what does not wait for it takes a small part of it."""
+WAITED_S = 1.0
+"""A deadline that tests wait for; calls that do not wait take a small part of it."""
 
 LOST = (1100, "Connectivity between IBKR and Trader Workstation has been lost.")
 BROKEN = (2105, "HMDS data farm connection is broken:ushmds")
@@ -32,54 +32,56 @@ MAINTAINED = (1102, "Connectivity between IBKR and TWS has been restored - data 
 @pytest.mark.parametrize(
     ("trouble", "end"), [(LOST, DATA_LOST), (LOST, MAINTAINED), (BROKEN, MENDED)]
 )
-def test_open_requests_are_asked_again_after_an_outage(
-    bench: Any, minute_request: BarRequest, words: Any, *, trouble: Any, end: Any
+def test_open_requests_are_repeated_after_an_outage(
+    harness: Any, minute_request: BarRequest, replies: Any, *, trouble: Any, end: Any
 ) -> None:
-    """The caller gets bars; the connection is the same, and the old request is cancelled."""
+    """The caller gets its bars on the same connection, and the old request is cancelled."""
 
-    def lose_once(talk: Any, fields: list[str]) -> None:
-        if len(bench.gateway.what(20)) == 1:
-            talk.error(-1, *trouble)
-            talk.later(0.05, lambda: talk.error(-1, *end))
+    def lose_once(client: Any, fields: list[str]) -> None:
+        if len(harness.gateway.frames(20)) == 1:
+            client.error(-1, *trouble)
+            client.later(0.05, lambda: client.error(-1, *end))
         else:
-            words.tell_bars(talk, fields)
+            replies.send_bars(client, fields)
 
-    assert bench(lambda source: source.bars(minute_request), bars=lose_once).bars.num_rows == 2
-    first, second = bench.gateway.what(20)
+    assert harness(lambda source: source.bars(minute_request), bars=lose_once).bars.num_rows == 2
+    first, second = harness.gateway.frames(20)
     assert first[1] != second[1]
     assert first[2:] == second[2:]
-    assert bench.gateway.what(25) == [["25", "1", first[1]]]
-    assert bench.gateway.connects == 1
+    assert harness.gateway.wait_for_frames(25) == [["25", "1", first[1]]]
+    assert harness.gateway.connects == 1
 
 
-def test_many_open_requests_all_go_on(bench: Any, minute_request: BarRequest, words: Any) -> None:
-    """Every request that was open in an outage is answered after it."""
+def test_all_open_requests_are_repeated(
+    harness: Any, minute_request: BarRequest, replies: Any
+) -> None:
+    """Every request that was open in an outage gets a response after it."""
     requests = [replace(minute_request, duration=f"{days} D") for days in range(1, 6)]
 
-    def lose_at_fifth(talk: Any, fields: list[str]) -> None:
-        what = len(bench.gateway.what(20))
-        if what == 5:
-            talk.error(-1, *LOST)
-            talk.later(0.05, lambda: talk.error(-1, *MAINTAINED))
-        elif what > 5:
-            words.tell_bars(talk, fields)
+    def lose_at_fifth(client: Any, fields: list[str]) -> None:
+        requests = len(harness.gateway.frames(20))
+        if requests == 5:
+            client.error(-1, *LOST)
+            client.later(0.05, lambda: client.error(-1, *MAINTAINED))
+        elif requests > 5:
+            replies.send_bars(client, fields)
 
     async def ask(source: Any) -> Any:
         return await asyncio.gather(*(source.bars(request) for request in requests))
 
-    answers = bench(ask, bars=lose_at_fifth)
+    answers = harness(ask, bars=lose_at_fifth)
     assert [answer.request for answer in answers] == requests
-    assert len(bench.gateway.what(20)) == 10
+    assert len(harness.gateway.frames(20)) == 10
 
 
-def test_requests_wait_for_a_broken_farm_and_for_a_while_only(
-    bench: Any, minute_request: BarRequest, words: Any
+def test_requests_wait_for_a_broken_farm_for_one_deadline(
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """After one deadline it is tried: the farm may be another one than the request needs."""
+    """After one deadline a request is sent: it may need another farm than the broken one."""
 
-    def start(talk: Any, fields: list[str]) -> None:
-        words.start(talk, fields)
-        talk.error(-1, 2105, "HMDS data farm connection is broken:euhmds")
+    def start(client: Any, fields: list[str]) -> None:
+        replies.start(client, fields)
+        client.error(-1, 2105, "HMDS data farm connection is broken:euhmds")
 
     async def ask(source: Any) -> Any:
         loop = asyncio.get_running_loop()
@@ -89,58 +91,60 @@ def test_requests_wait_for_a_broken_farm_and_for_a_while_only(
             moments.append(loop.time())
         return moments[1] - moments[0], moments[2] - moments[1]
 
-    first_s, second_s = bench(ask, timeout_s=WAITED_S, start=start)
+    first_s, second_s = harness(ask, timeout_s=WAITED_S, start=start)
     assert first_s >= WAITED_S > second_s
 
 
-def test_an_outage_that_lasts_is_told_in_the_end(bench: Any, minute_request: BarRequest) -> None:
-    """A request outlives a link that is lost and restored again and again, and not for ever."""
+def test_a_lasting_outage_fails_the_request(harness: Any, minute_request: BarRequest) -> None:
+    """A link that is lost and restored repeatedly fails a request after the longest outage."""
 
-    def flap(talk: Any, fields: list[str]) -> None:
-        talk.error(-1, *LOST)
-        talk.later(0.05, lambda: talk.error(-1, *MAINTAINED))
+    def flap(client: Any, fields: list[str]) -> None:
+        client.error(-1, *LOST)
+        client.later(0.05, lambda: client.error(-1, *MAINTAINED))
 
     with pytest.raises(OutageError) as caught:
-        bench(lambda source: source.bars(minute_request), outage_s=WAITED_S, bars=flap)
+        harness(lambda source: source.bars(minute_request), outage_s=WAITED_S, bars=flap)
     assert caught.value.code == 1102
     assert caught.value.retry
-    assert len(bench.gateway.what(20)) > 2
+    assert len(harness.gateway.frames(20)) > 2
 
 
-def test_the_farm_of_contracts_holds_up_contracts(bench: Any, aapl: Instrument, words: Any) -> None:
-    """2157 pauses questions about contracts until 2158."""
+def test_a_broken_contract_farm_delays_contract_requests(
+    harness: Any, aapl: Instrument, replies: Any
+) -> None:
+    """Contract requests wait from 2157 until 2158."""
 
-    def start(talk: Any, fields: list[str]) -> None:
-        words.start(talk, fields)
-        talk.error(-1, 2157, "Sec-def data farm connection is broken:secdefnj")
+    def start(client: Any, fields: list[str]) -> None:
+        replies.start(client, fields)
+        client.error(-1, 2157, "Sec-def data farm connection is broken:secdefnj")
         fixed = (2158, "Sec-def data farm connection is OK:secdefnj")
-        talk.later(0.1, lambda: talk.error(-1, *fixed))
+        client.later(0.1, lambda: client.error(-1, *fixed))
 
     async def ask(source: Any) -> Any:
         before = asyncio.get_running_loop().time()
         await source.contract_id(aapl)
         return asyncio.get_running_loop().time() - before
 
-    assert bench(ask, start=start) >= 0.05
+    assert harness(ask, start=start) >= 0.05
 
 
-def test_a_farm_of_market_data_stands_in_nobodys_way() -> None:
-    """2103 is told by health; bars do not come from there."""
+def test_a_broken_market_data_farm_blocks_no_request() -> None:
+    """2103 is a trouble for the health, and blocks no request."""
     status = GatewayStatus()
     status.take(ErrorFrame(-1, 2103, "Market data farm connection is broken:usfarm"))
     assert status.troubles
     assert not any(status.obstacle(topic, "STK SMART USD") for topic in Topic)
 
 
-def test_health_tells_of_every_farm(bench: Any, words: Any) -> None:
-    """Each farm has the state that was last told of it."""
+def test_health_lists_every_farm(harness: Any, replies: Any) -> None:
+    """Each farm has its last reported state."""
 
-    def start(talk: Any, fields: list[str]) -> None:
-        words.start(talk, fields)
-        talk.error(-1, 2107, "HMDS data farm connection is inactive but available:cashhmds")
-        talk.error(-1, *BROKEN)
+    def start(client: Any, fields: list[str]) -> None:
+        replies.start(client, fields)
+        client.error(-1, 2107, "HMDS data farm connection is inactive but available:cashhmds")
+        client.error(-1, *BROKEN)
 
-    health = bench(lambda source: source.health(), start=start)
+    health = harness(lambda source: source.health(), start=start)
     assert {(farm.name, farm.state) for farm in health.farms} == {
         ("usfarm", FarmState.OK),
         ("ushmds", FarmState.BROKEN),
@@ -149,34 +153,34 @@ def test_health_tells_of_every_farm(bench: Any, words: Any) -> None:
 
 
 def in_euros(request: BarRequest) -> BarRequest:
-    """Make a request for the same of another stock, which another farm may serve."""
+    """Return the same request for another stock, which another farm may serve."""
     instrument = replace(
         request.series.instrument, symbol="SAP", ib_symbol="SAP", currency="EUR", exchange="IBIS"
     )
     return replace(request, series=Series(instrument, request.series.timeframe))
 
 
-def test_only_what_needs_a_farm_is_asked_again_when_it_is_fixed(
-    bench: Any, minute_request: BarRequest, words: Any
+def test_only_affected_requests_are_repeated_when_a_farm_is_fixed(
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """A route that was answered while a farm was broken has no part in that farm's outage."""
+    """A route that got a response during the outage of a farm is not affected by its end."""
     held: dict[str, Any] = {}
 
-    def bars(talk: Any, fields: list[str]) -> None:
-        what = sorted((one[11], one[17]) for one in bench.gateway.what(20))
+    def bars(client: Any, fields: list[str]) -> None:
+        requests = sorted((one[11], one[17]) for one in harness.gateway.frames(20))
         if (fields[11], fields[17]) == ("USD", "1 D"):
-            words.tell_bars(talk, fields)
-        elif what.count(("EUR", "1 D")) == 2:
-            words.tell_bars(talk, fields)
-            words.tell_bars(*held["USD"])
+            replies.send_bars(client, fields)
+        elif requests.count(("EUR", "1 D")) == 2:
+            replies.send_bars(client, fields)
+            replies.send_bars(*held["USD"])
         else:
-            held[fields[11]] = talk, fields
+            held[fields[11]] = client, fields
             if len(held) == 2:
-                talk.error(-1, 2106, "HMDS data farm connection is OK:euhmds")
+                client.error(-1, 2106, "HMDS data farm connection is OK:euhmds")
 
-    def start(talk: Any, fields: list[str]) -> None:
-        words.start(talk, fields)
-        talk.error(-1, 2105, "HMDS data farm connection is broken:euhmds")
+    def start(client: Any, fields: list[str]) -> None:
+        replies.start(client, fields)
+        client.error(-1, 2105, "HMDS data farm connection is broken:euhmds")
 
     async def ask(source: Any) -> None:
         euros = asyncio.create_task(source.bars(in_euros(minute_request)))
@@ -184,15 +188,15 @@ def test_only_what_needs_a_farm_is_asked_again_when_it_is_fixed(
         await source.bars(replace(minute_request, duration="2 D"))
         await euros
 
-    bench(ask, timeout_s=WAITED_S, start=start, bars=bars)
-    durations = [(fields[11], fields[17]) for fields in bench.gateway.what(20)]
+    harness(ask, timeout_s=WAITED_S, start=start, bars=bars)
+    durations = [(fields[11], fields[17]) for fields in harness.gateway.frames(20)]
     assert sorted(durations) == [("EUR", "1 D"), ("EUR", "1 D"), ("USD", "1 D"), ("USD", "2 D")]
 
 
-def recorded(*told: tuple[int, str]) -> GatewayStatus:
-    """Make notes of what a gateway told."""
+def status_after(*messages: tuple[int, str]) -> GatewayStatus:
+    """Return a status that has taken these messages of a gateway."""
     status = GatewayStatus()
-    for code, text in told:
+    for code, text in messages:
         status.take(ErrorFrame(-1, code, text))
     return status
 
@@ -203,15 +207,15 @@ SERVER = (
 )
 
 
-def test_a_server_that_is_lost_holds_up_everything() -> None:
-    """2110 is told beside 1100 or alone, and stands in the way of every question."""
-    status = recorded(SERVER)
+def test_a_lost_server_blocks_everything() -> None:
+    """2110, with or without 1100, blocks every request."""
+    status = status_after(SERVER)
     assert all(status.obstacle(topic, "STK SMART USD") for topic in Topic)
     assert not status.lost_link
 
 
 @pytest.mark.parametrize(
-    ("told", "is_over"),
+    ("message", "is_over"),
     [
         (DATA_LOST, True),
         (MAINTAINED, True),
@@ -222,15 +226,15 @@ def test_a_server_that_is_lost_holds_up_everything() -> None:
         (BROKEN, False),
     ],
 )
-def test_any_sign_of_the_server_ends_its_loss(told: Any, is_over: bool) -> None:
-    """No message of its own calls 2110 off, so a restored link or a farm that is well does."""
-    status = recorded(SERVER)
-    status.take(ErrorFrame(-1, *told))
+def test_a_restored_link_or_connected_farm_ends_a_lost_server(message: Any, is_over: bool) -> None:
+    """No message of its own ends 2110; a restored link or a connected farm does."""
+    status = status_after(SERVER)
+    status.take(ErrorFrame(-1, *message))
     assert any("2110" in text for text in status.troubles) != is_over
 
 
-def test_an_answer_shows_that_the_server_is_there() -> None:
-    """Bars that were asked for after 2110 free their route; contracts may come from memory."""
+def test_a_response_ends_a_lost_server_for_its_route() -> None:
+    """Bars requested after 2110 unblock their route; contracts may come from memory."""
     status = GatewayStatus()
     status.take(ErrorFrame(-1, *SERVER), after=1)
     status.answered(pending(1))
@@ -240,23 +244,23 @@ def test_an_answer_shows_that_the_server_is_there() -> None:
     assert not status.obstacle(Topic.BARS, "STK SMART USD")
 
 
-def test_what_was_open_when_the_server_was_lost_is_asked_again(
-    bench: Any, minute_request: BarRequest, words: Any
+def test_open_requests_are_repeated_after_a_lost_server(
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """A question that 2110 may have cost its answer does not wait for its deadline."""
+    """A request that 2110 may have lost does not wait for its deadline."""
 
-    def lose_once(talk: Any, fields: list[str]) -> None:
-        if len(bench.gateway.what(20)) == 1:
-            talk.error(-1, *SERVER)
-            talk.error(-1, *MENDED)
+    def lose_once(client: Any, fields: list[str]) -> None:
+        if len(harness.gateway.frames(20)) == 1:
+            client.error(-1, *SERVER)
+            client.error(-1, *MENDED)
         else:
-            words.tell_bars(talk, fields)
+            replies.send_bars(client, fields)
 
-    assert bench(lambda source: source.bars(minute_request), bars=lose_once).bars.num_rows == 2
+    assert harness(lambda source: source.bars(minute_request), bars=lose_once).bars.num_rows == 2
 
 
 def pending(number: int, route: str = "STK SMART USD") -> PendingRequest:
-    """Make an open question for bars."""
+    """Return an open request for bars."""
     pending = PendingRequests(number)
 
     async def opened() -> PendingRequest:
@@ -265,24 +269,24 @@ def pending(number: int, route: str = "STK SMART USD") -> PendingRequest:
     return asyncio.run(opened())
 
 
-def test_a_farm_that_is_fixed_ends_its_own_trouble_alone() -> None:
-    """Of two broken farms one is fixed: what may have needed it is asked again, and waits."""
-    status = recorded(BROKEN, (2105, "HMDS data farm connection is broken:euhmds"))
+def test_a_fixed_farm_ends_only_its_own_trouble() -> None:
+    """If one of two broken farms is fixed, the other still blocks the route."""
+    status = status_after(BROKEN, (2105, "HMDS data farm connection is broken:euhmds"))
     over = status.take(ErrorFrame(-1, *MENDED))
     assert over == ((2105, "ushmds"),)
-    assert status.cost(pending(1), over)
+    assert status.was_affected(pending(1), over)
     assert status.obstacle(Topic.BARS, "STK SMART USD").endswith("euhmds")
 
 
-def test_a_farm_that_was_well_costs_nothing() -> None:
-    """2106 for a farm that nobody called broken asks nothing again."""
-    status = recorded(BROKEN)
+def test_a_connected_farm_that_was_not_broken_ends_nothing() -> None:
+    """2106 for a farm that was not broken ends no trouble."""
+    status = status_after(BROKEN)
     assert status.take(ErrorFrame(-1, 2106, "HMDS data farm connection is OK:cashhmds")) == ()
     assert status.obstacle(Topic.BARS, "STK SMART USD")
 
 
-def test_an_answer_that_was_under_way_shows_nothing_of_a_farm() -> None:
-    """Only a question that was asked after the farm broke shows that it does without it."""
+def test_a_response_to_an_earlier_request_shows_nothing_about_a_farm() -> None:
+    """Only a request sent after the farm broke shows that its route does not need the farm."""
     status = GatewayStatus()
     status.take(ErrorFrame(-1, *BROKEN), after=7)
     status.answered(pending(7))
@@ -292,14 +296,14 @@ def test_an_answer_that_was_under_way_shows_nothing_of_a_farm() -> None:
     assert status.obstacle(Topic.BARS, "CASH IDEALPRO USD")
 
 
-def test_farms_of_contracts_are_told_apart_by_routes_too(
-    bench: Any, aapl: Instrument, words: Any
+def test_contract_requests_are_unblocked_by_route(
+    harness: Any, aapl: Instrument, replies: Any
 ) -> None:
-    """A contract that is found while one of their farms is broken frees its own kind alone."""
+    """A contract response during an outage of a farm unblocks its own route only."""
 
-    def start(talk: Any, fields: list[str]) -> None:
-        words.start(talk, fields)
-        talk.error(-1, 2157, "Sec-def data farm connection is broken:secdefeu")
+    def start(client: Any, fields: list[str]) -> None:
+        replies.start(client, fields)
+        client.error(-1, 2157, "Sec-def data farm connection is broken:secdefeu")
 
     async def ask(source: Any) -> tuple[float, ...]:
         loop, took_s = asyncio.get_running_loop(), []
@@ -310,13 +314,13 @@ def test_farms_of_contracts_are_told_apart_by_routes_too(
             took_s.append(loop.time() - begun)
         return tuple(took_s)
 
-    first_s, same_s, other_s = bench(ask, timeout_s=WAITED_S, start=start)
+    first_s, same_s, other_s = harness(ask, timeout_s=WAITED_S, start=start)
     assert min(first_s, other_s) >= WAITED_S > same_s
 
 
-def test_a_farm_that_breaks_again_is_suspected_again() -> None:
-    """What one outage showed of a route says nothing of the next."""
-    status = recorded(BROKEN)
+def test_a_farm_that_breaks_again_blocks_again() -> None:
+    """What one outage showed of a route does not count for the next."""
+    status = status_after(BROKEN)
     status.answered(pending(1))
     status.take(ErrorFrame(-1, *MENDED))
     status.take(ErrorFrame(-1, *BROKEN))
@@ -324,9 +328,9 @@ def test_a_farm_that_breaks_again_is_suspected_again() -> None:
 
 
 def test_an_idle_farm_is_named_behind_a_full_stop() -> None:
-    """2107 and 2108 name their farm otherwise, and fix that farm alone."""
+    """2107 and 2108 name their farm after a full stop, and end the trouble of that farm only."""
     idle = "HMDS data farm connection is inactive but should be available upon demand."
-    status = recorded(BROKEN, (2107, f"{idle}euhmds"))
+    status = status_after(BROKEN, (2107, f"{idle}euhmds"))
     assert status.obstacle(Topic.BARS, "STK SMART USD")
     status.take(ErrorFrame(-1, 2107, f"{idle}ushmds"))
     assert not status.troubles
@@ -334,7 +338,7 @@ def test_an_idle_farm_is_named_behind_a_full_stop() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "left"),
+    ("message", "left"),
     [
         ("All data farms are connected: usfarm; ushmds; secdefnj.", 0),
         ("All data farms are connected: usfarm.nj; euhmds.", 1),
@@ -349,10 +353,10 @@ def test_an_idle_farm_is_named_behind_a_full_stop() -> None:
         ("", 1),
     ],
 )
-def test_the_end_of_an_outage_names_the_farms_that_are_well(told: str, left: int) -> None:
-    """1101 and 1102 may list what is connected again; no 2106 follows for those."""
-    status = recorded(BROKEN, LOST)
-    status.take(ErrorFrame(-1, 1102, f"{MAINTAINED[1]} {told}"))
+def test_a_restored_link_lists_the_connected_farms(message: str, left: int) -> None:
+    """1101 and 1102 may list the connected farms, for which no 2106 follows."""
+    status = status_after(BROKEN, LOST)
+    status.take(ErrorFrame(-1, 1102, f"{MAINTAINED[1]} {message}"))
     assert len(status.troubles) == left
     assert not status.lost_link
 
@@ -377,8 +381,8 @@ def test_the_end_of_an_outage_names_the_farms_that_are_well(told: str, left: int
     ],
 )
 def test_the_farm_is_named_at_the_end_in_any_language(code: int, text: str, farm: str) -> None:
-    """Behind the last colon, or else behind a full stop."""
-    assert [one.name for one in recorded((code, text)).farms] == [farm]
+    """The name stands after the last colon, or else after a full stop."""
+    assert [one.name for one in status_after((code, text)).farms] == [farm]
 
 
 RESTORED = "Connectivity between IBKR and Trader Workstation has been restored"
@@ -387,13 +391,13 @@ CONNECTED_AGAIN = (1102, f"{RESTORED} - data maintained. {FARMS}")
 """https://github.com/QuantConnect/Lean.Brokerages.InteractiveBrokers/issues/169 (2025-05-18)."""
 
 
-def test_a_nightly_reset_ends_with_everything_well() -> None:
-    """A farm that flaps, a link that is lost again and again, farms that break, and the end.
+def test_a_nightly_reset_ends_without_trouble() -> None:
+    """A farm flaps, the link is lost repeatedly, farms break, and all are restored.
 
     Codes and order as in https://github.com/IbcAlpha/IBC/issues/143 (2021-10-01), the end from
     CONNECTED_AGAIN.
     """
-    status = recorded(
+    status = status_after(
         (2103, "Market data farm connection is broken:usfarm"),
         (2104, "Market data farm connection is OK:usfarm"),
         *[LOST] * 40,
@@ -413,9 +417,9 @@ def test_a_nightly_reset_ends_with_everything_well() -> None:
 
 
 @pytest.mark.parametrize("last", [BROKEN, MENDED])
-def test_a_farm_that_flaps_for_minutes_is_as_it_was_told_last(last: Any) -> None:
-    """Only the last word counts (https://github.com/nautechsystems/nautilus_trader/pull/4412)."""
-    status = recorded(*[BROKEN, MENDED] * 300, last)
+def test_a_flapping_farm_has_its_last_reported_state(last: Any) -> None:
+    """The last message counts (https://github.com/nautechsystems/nautilus_trader/pull/4412)."""
+    status = status_after(*[BROKEN, MENDED] * 300, last)
     assert bool(status.obstacle(Topic.BARS, "STK SMART USD")) == (last == BROKEN)
     assert [farm.state for farm in status.farms] == [
         FarmState.BROKEN if last == BROKEN else FarmState.OK
@@ -434,17 +438,17 @@ def test_a_farm_that_flaps_for_minutes_is_as_it_was_told_last(last: Any) -> None
     ],
 )
 def test_the_list_of_farms_is_read_in_any_language(text: str, is_over: bool) -> None:
-    """Names stand behind a colon, parted by semicolons; a second list is of what is missing."""
-    status = recorded(BROKEN, LOST, (1102, text))
+    """Names follow a colon, separated by semicolons; a second list is of the missing ones."""
+    status = status_after(BROKEN, LOST, (1102, text))
     assert bool(status.obstacle(Topic.BARS, "STK SMART USD")) != is_over
 
 
 ROUTE = "STK SMART USD"
 
 
-def test_one_request_of_a_route_tests_a_farm_that_stays_broken() -> None:
-    """It goes when there was no news for a while; each that fails is followed by a longer pause."""
-    status, now, pauses = recorded(BROKEN), 100.0, []
+def test_one_request_of_a_route_probes_a_broken_farm() -> None:
+    """A probe is due after a time without news, and after each failure the pause grows."""
+    status, now, pauses = status_after(BROKEN), 100.0, []
     for _ in range(9):
         probe = status.probe(Topic.BARS, ROUTE, now, first_s=30.0)
         assert status.probe(Topic.HEAD, ROUTE, now, first_s=30.0) is probe
@@ -455,18 +459,18 @@ def test_one_request_of_a_route_tests_a_farm_that_stays_broken() -> None:
     assert pauses == [30, 30, 60, 120, 240, 300, 300, 300, 300]
 
 
-def test_a_refused_test_request_is_followed_by_the_next_at_once() -> None:
-    """It showed nothing of the farm, and nothing speaks against another one."""
-    status = recorded(BROKEN)
+def test_a_refused_probe_is_followed_by_the_next_at_once() -> None:
+    """A refusal shows nothing about the farm, so the next probe may follow."""
+    status = status_after(BROKEN)
     probe = status.probe(Topic.BARS, ROUTE, 100.0, first_s=30.0)
     status.probed(probe, 140.0, failed=False)
     assert status.probe(Topic.BARS, ROUTE, 140.0, first_s=30.0).due_at == 140.0
 
 
 @pytest.mark.parametrize("end", [DATA_LOST, MAINTAINED])
-def test_a_restored_link_lets_a_broken_farm_be_tested_soon(end: Any) -> None:
-    """What failed before the link came back says nothing of the farm after it."""
-    status = recorded(BROKEN, LOST)
+def test_a_restored_link_resets_the_pause_of_probes(end: Any) -> None:
+    """Failures before the link was restored do not delay the next probe."""
+    status = status_after(BROKEN, LOST)
     for now in (100.0, 200.0, 300.0):
         status.probed(status.probe(Topic.BARS, ROUTE, now, first_s=30.0), now, failed=True)
     status.take(ErrorFrame(-1, *end))
@@ -474,9 +478,9 @@ def test_a_restored_link_lets_a_broken_farm_be_tested_soon(end: Any) -> None:
     assert status.probe(Topic.BARS, ROUTE, 400.0, first_s=30.0).due_at == 430.0
 
 
-def test_a_farm_that_no_route_needs_is_told_no_longer() -> None:
-    """A response to the test request ends the trouble, until another route meets the farm."""
-    status = recorded(BROKEN)
+def test_a_farm_that_no_route_needs_is_no_trouble() -> None:
+    """The response to a probe ends the trouble, until another route meets the farm."""
+    status = status_after(BROKEN)
     assert status.troubles
     probe = status.probe(Topic.BARS, ROUTE, 100.0, first_s=30.0)
     status.answered(pending(1))
@@ -487,143 +491,150 @@ def test_a_farm_that_no_route_needs_is_told_no_longer() -> None:
     assert status.troubles
 
 
-def test_many_requests_wait_for_one_that_tests_the_farm(
-    bench: Any, minute_request: BarRequest, words: Any
+def test_requests_wait_for_one_probe_of_the_farm(
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """1102 omits the broken farm, no news follow: one request goes, and then all at once."""
+    """1102 omits the broken farm: one request is sent, and the others after its response."""
     alone: list[int] = []
 
-    def start(talk: Any, fields: list[str]) -> None:
-        words.start(talk, fields)
-        for told in (BROKEN, LOST, (1102, f"{MAINTAINED[1]} All data farms are connected: usfarm")):
-            talk.error(-1, *told)
+    def start(client: Any, fields: list[str]) -> None:
+        replies.start(client, fields)
+        for message in (
+            BROKEN,
+            LOST,
+            (1102, f"{MAINTAINED[1]} All data farms are connected: usfarm"),
+        ):
+            client.error(-1, *message)
 
-    def bars(talk: Any, fields: list[str]) -> None:
+    def bars(client: Any, fields: list[str]) -> None:
         def answer() -> None:
-            alone.append(len(bench.gateway.what(20)))
-            words.tell_bars(talk, fields)
+            alone.append(len(harness.gateway.frames(20)))
+            replies.send_bars(client, fields)
 
         if alone:
-            words.tell_bars(talk, fields)
+            replies.send_bars(client, fields)
         else:
-            talk.later(0.3, answer)
+            client.later(0.3, answer)
 
     async def ask(source: Any) -> Any:
         requests = [replace(minute_request, duration=f"{days} D") for days in range(1, 6)]
         answers = await asyncio.gather(*(source.bars(request) for request in requests))
         return answers, await source.health()
 
-    answers, health = bench(ask, timeout_s=WAITED_S, start=start, bars=bars)
+    answers, health = harness(ask, timeout_s=WAITED_S, start=start, bars=bars)
     assert [answer.bars.num_rows for answer in answers] == [2] * 5
     assert alone == [1]
-    assert len(bench.gateway.what(20)) == 5
+    assert len(harness.gateway.frames(20)) == 5
     assert health.is_good
 
 
-def test_a_test_request_without_a_response_holds_the_others_until_news(
-    bench: Any, minute_request: BarRequest, words: Any
+def test_a_probe_without_a_response_blocks_the_others_until_news(
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """Its deadline is the only one that is waited for; a farm that is well lets all go."""
+    """The others wait for the probe's deadline, and are sent when the farm is connected."""
     times: list[float] = []
 
-    def start(talk: Any, fields: list[str]) -> None:
-        words.start(talk, fields)
-        talk.error(-1, *BROKEN)
+    def start(client: Any, fields: list[str]) -> None:
+        replies.start(client, fields)
+        client.error(-1, *BROKEN)
 
-    def bars(talk: Any, fields: list[str]) -> None:
+    def bars(client: Any, fields: list[str]) -> None:
         times.append(asyncio.get_running_loop().time())
         if len(times) > 1:
-            words.tell_bars(talk, fields)
+            replies.send_bars(client, fields)
 
-    def cancel(talk: Any, fields: list[str]) -> None:
-        talk.later(0.2, lambda: talk.error(-1, *MENDED))
+    def cancel(client: Any, fields: list[str]) -> None:
+        client.later(0.2, lambda: client.error(-1, *MENDED))
 
     async def ask(source: Any) -> Any:
         requests = [replace(minute_request, duration=f"{days} D") for days in range(1, 4)]
         return await asyncio.gather(*(source.bars(request) for request in requests))
 
-    answers = bench(ask, timeout_s=WAITED_S, start=start, bars=bars, cancel=cancel)
+    answers = harness(ask, timeout_s=WAITED_S, start=start, bars=bars, cancel=cancel)
     assert len(answers) == 3
     assert len(times) == 4
     assert times[1] - times[0] >= WAITED_S
 
 
-def test_a_farm_that_stays_broken_is_told_in_the_end(
-    bench: Any, minute_request: BarRequest, words: Any
+def test_a_farm_that_stays_broken_fails_the_requests(
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """Requests do not wait for ever, whether they test the farm or wait for that."""
+    """A probe, and the requests that wait for it, fail after the longest outage."""
 
-    def start(talk: Any, fields: list[str]) -> None:
-        words.start(talk, fields)
-        talk.error(-1, *BROKEN)
+    def start(client: Any, fields: list[str]) -> None:
+        replies.start(client, fields)
+        client.error(-1, *BROKEN)
 
     async def ask(source: Any) -> Any:
         requests = [replace(minute_request, duration=f"{days} D") for days in range(1, 4)]
         tasks = (source.bars(request) for request in requests)
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    errors = bench(ask, timeout_s=1.0, outage_s=1.5, start=start, bars=words.ignore)
+    errors = harness(ask, timeout_s=0.5, outage_s=0.8, start=start, bars=replies.ignore)
     assert {type(error) for error in errors} == {OutageError}
     assert all(BROKEN[1] in error.reason for error in errors)
-    assert len(bench.gateway.what(20)) <= 3
+    assert len(harness.gateway.frames(20)) <= 3
 
 
-def test_a_turn_that_comes_in_an_outage_is_not_used(
-    config: GatewayConfig, gateways: Any, minute_request: BarRequest, words: Any
+def test_a_permit_in_an_outage_is_not_used(
+    config: GatewayConfig, gateways: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """What waited for the budget is not sent while the link is lost, and does not count as sent."""
-    told: list[int] = []
+    """A request that gets its permit in an outage is not sent, and not counted as sent."""
+    counts: list[int] = []
 
-    def lose(talk: Any) -> None:
-        talk.error(-1, *LOST)
-        told.append(len(gateway.received))
+    def lose(client: Any) -> None:
+        client.error(-1, *LOST)
+        counts.append(len(gateway.received))
 
-    def restore(talk: Any) -> None:
-        told.append(len(gateway.received))
-        talk.error(-1, *MAINTAINED)
+    def restore(client: Any) -> None:
+        counts.append(len(gateway.received))
+        client.error(-1, *MAINTAINED)
 
-    def bars(talk: Any, fields: list[str]) -> None:
-        words.tell_bars(talk, fields)
-        if len(gateway.what(20)) == 1:
-            talk.later(0.1, lambda: lose(talk))
-            talk.later(3.0, lambda: restore(talk))
+    def bars(client: Any, fields: list[str]) -> None:
+        replies.send_bars(client, fields)
+        if len(gateway.frames(20)) == 1:
+            client.later(0.1, lambda: lose(client))
+            client.later(1.6, lambda: restore(client))
 
     gateway = gateways(bars=bars)
-    there = replace(config, port=gateway.port)
+    gateway_config = replace(config, port=gateway.port)
 
     async def run() -> None:
-        rate_limiter = RateLimiter(there.folder, pacing=pacing_of().scaled(0.1))
-        async with open_source(there, rate_limiter=rate_limiter) as source:
+        rate_limiter = RateLimiter(gateway_config.folder, pacing=pacing_of().scaled(0.05))
+        async with open_source(gateway_config, rate_limiter=rate_limiter) as source:
             await source.bars(minute_request)
             await source.bars(minute_request)
         rate_limiter.close()
 
     asyncio.run(run())
-    assert told[0] == told[1]
-    assert len(gateway.what(20)) == 2
+    assert counts[0] == counts[1]
+    assert len(gateway.frames(20)) == 2
 
 
-def test_a_complaint_that_cannot_be_noted_costs_no_connection(
-    config: GatewayConfig, gateways: Any, words: Any
+def test_a_pacing_error_that_cannot_be_recorded_keeps_the_connection(
+    config: GatewayConfig, gateways: Any, replies: Any
 ) -> None:
-    """A record that cannot be written is met by the next request, not by the socket."""
+    """A pause that cannot be recorded does not end the connection."""
 
-    def complain(talk: Any, fields: list[str]) -> None:
-        shutil.rmtree(there.folder)
-        there.folder.write_text("no folder")
-        talk.error(-1, 100, "Max rate of messages per second has been exceeded")
-        words.tell_time(talk, fields)
+    def complain(client: Any, fields: list[str]) -> None:
+        shutil.rmtree(gateway_config.folder)
+        gateway_config.folder.write_text("no folder")
+        client.error(-1, 100, "Max rate of messages per second has been exceeded")
+        replies.send_time(client, fields)
 
     gateway = gateways()
-    there = replace(config, port=gateway.port)
+    gateway_config = replace(config, port=gateway.port)
 
     async def run() -> Any:
-        strategy, rate_limiter = IbConnectionStrategy(there), RateLimiter.of(there)
+        strategy, rate_limiter = (
+            IbConnectionStrategy(gateway_config),
+            RateLimiter.of(gateway_config),
+        )
         async with strategy.get_connection_for_operation("cli") as connection:
-            Requester(connection, rate_limiter, there)
+            Requester(connection, rate_limiter, gateway_config)
             gateway.script.time = complain
             health = await connection.health()
-            there.folder.unlink()
+            gateway_config.folder.unlink()
             return health
 
     assert asyncio.run(run()).is_good

@@ -1,4 +1,4 @@
-"""Who gets which connection: shared, kept, temporary, of one loop and thread."""
+"""Which operation gets which connection: shared, kept or temporary, of one loop and thread."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from ktrdr_pipelines.ib.source import open_source
 
 @pytest.fixture
 def strategy_session(config: GatewayConfig, gateways: Any) -> Any:
-    """Run something with a strategy of a good gateway; nothing may be open afterwards."""
+    """Return a function that runs code with the strategy of a normal gateway."""
 
     def run(act: Any) -> Any:
         gateway = gateways()
@@ -36,7 +36,7 @@ def strategy_session(config: GatewayConfig, gateways: Any) -> Any:
 
 
 def test_api_calls_share_one_connection(strategy_session: Any) -> None:
-    """Two calls at once and a later one use the same connection."""
+    """Concurrent and later api calls use the same connection."""
 
     async def act(strategy: IbConnectionStrategy) -> Any:
         async with (
@@ -51,8 +51,8 @@ def test_api_calls_share_one_connection(strategy_session: Any) -> None:
     assert strategy_session.gateway.connects == 1
 
 
-def test_calls_that_come_together_connect_once(strategy_session: Any) -> None:
-    """Callers that find no connection wait for the one that is being made."""
+def test_concurrent_calls_connect_once(strategy_session: Any) -> None:
+    """Concurrent calls wait for the one connection that is being opened."""
 
     async def act(strategy: IbConnectionStrategy) -> Any:
         async def call() -> Any:
@@ -66,7 +66,7 @@ def test_calls_that_come_together_connect_once(strategy_session: Any) -> None:
 
 
 def test_the_gap_filler_has_a_connection_of_its_own(strategy_session: Any) -> None:
-    """It is kept, and it is not the one of the api."""
+    """It is kept, and another than that of the api."""
 
     async def act(strategy: IbConnectionStrategy) -> Any:
         async with strategy.get_connection_for_operation("api") as api:
@@ -79,7 +79,7 @@ def test_the_gap_filler_has_a_connection_of_its_own(strategy_session: Any) -> No
 
 
 def test_a_batch_has_one_connection_while_it_lasts(strategy_session: Any) -> None:
-    """The connection of a batch is closed with it."""
+    """The connection of a batch is closed with the batch."""
 
     async def act(strategy: IbConnectionStrategy) -> Any:
         async with strategy.get_connection_for_operation("batch", batch_size=20) as connection:
@@ -92,7 +92,7 @@ def test_a_batch_has_one_connection_while_it_lasts(strategy_session: Any) -> Non
 
 
 def test_an_api_call_for_many_series_is_a_batch(strategy_session: Any) -> None:
-    """It must not hold up the shared connection."""
+    """It does not block the shared connection."""
 
     async def act(strategy: IbConnectionStrategy) -> Any:
         async with strategy.get_connection_for_operation("api", batch_size=2) as connection:
@@ -102,7 +102,7 @@ def test_an_api_call_for_many_series_is_a_batch(strategy_session: Any) -> None:
 
 
 def test_temporary_connections_end_with_their_use(strategy_session: Any) -> None:
-    """Two commands have two connections, and neither is left."""
+    """Two commands have a connection each, and both are closed."""
 
     async def act(strategy: IbConnectionStrategy) -> Any:
         async with (
@@ -116,8 +116,8 @@ def test_temporary_connections_end_with_their_use(strategy_session: Any) -> None
     assert strategy_session(act) == ((201, 202), False, False)
 
 
-def test_cleanup_closes_what_no_listener_uses(strategy_session: Any) -> None:
-    """Kept connections in use stay, idle ones go."""
+def test_cleanup_closes_idle_connections(strategy_session: Any) -> None:
+    """Connections in use stay open, idle ones are closed."""
 
     async def act(strategy: IbConnectionStrategy) -> Any:
         async with strategy.get_connection_for_operation("api") as used:
@@ -130,7 +130,7 @@ def test_cleanup_closes_what_no_listener_uses(strategy_session: Any) -> None:
 
 
 def test_a_kept_connection_that_broke_is_replaced(strategy_session: Any) -> None:
-    """The next api call connects anew."""
+    """The next api call opens a new one."""
 
     async def act(strategy: IbConnectionStrategy) -> Any:
         async with strategy.get_connection_for_operation("api") as first:
@@ -142,16 +142,16 @@ def test_a_kept_connection_that_broke_is_replaced(strategy_session: Any) -> None
 
 
 @pytest.mark.parametrize(("operation", "size"), [("order", 1), ("", 1), ("batch", 0)])
-def test_an_unknown_operation_is_a_mistake_of_the_caller(
+def test_an_unknown_operation_is_a_usage_error(
     config: GatewayConfig, operation: str, size: int
 ) -> None:
-    """It names the operations that there are."""
+    """The error names the operations."""
     with pytest.raises(UsageError, match="gap_filler"):
         IbConnectionStrategy(config).get_connection_for_operation(operation, size)
 
 
 def test_a_connection_refuses_another_loop_and_thread(config: GatewayConfig, gateways: Any) -> None:
-    """It lives in one thread and one event loop."""
+    """It belongs to one thread and one event loop."""
     port = gateways().port
 
     async def once() -> Any:
@@ -174,7 +174,7 @@ def test_a_connection_refuses_another_loop_and_thread(config: GatewayConfig, gat
 
 
 def test_the_local_names_of_a_gateway_are_one_gateway(config: GatewayConfig) -> None:
-    """Two names for this machine share one budget and one set of client ids."""
+    """All names of this machine share one budget and one set of client ids."""
     folders = {replace(config, host=host).folder for host in ("localhost", "127.0.0.1", "::1")}
     assert len(folders) == 1
     assert os.fspath(replace(config, host="Gate.Example", port=4001).folder).endswith(

@@ -1,4 +1,4 @@
-"""What is left of connections: nothing, and nothing of them was an order."""
+"""Closed connections leave nothing behind, and no connection sends an order."""
 
 import asyncio
 import gc
@@ -23,86 +23,88 @@ from ktrdr_pipelines.ib.source import GatewaySource, open_source
 
 
 def test_many_connections_leave_nothing(config: GatewayConfig, gateways: Any) -> None:
-    """After a thousand connections there is no socket, thread, task or lock more than before."""
+    """A hundred connections leave no socket, thread, task or lock behind."""
     gateway = gateways()
-    there = replace(config, port=gateway.port)
+    gateway_config = replace(config, port=gateway.port)
 
     async def connect(count: int) -> Any:
         for _ in range(count):
-            with closing(RateLimiter(there.folder, pacing=pacing_of().scaled(0))) as rate_limiter:
-                async with open_source(there, rate_limiter=rate_limiter) as source:
+            with closing(
+                RateLimiter(gateway_config.folder, pacing=pacing_of().scaled(0))
+            ) as rate_limiter:
+                async with open_source(gateway_config, rate_limiter=rate_limiter) as source:
                     await source.health()
         return len(asyncio.all_tasks())
 
     asyncio.run(connect(1))
     gc.collect()
     before = open_files(), threading.active_count()
-    assert asyncio.run(connect(1000)) == 1
+    assert asyncio.run(connect(100)) == 1
     gc.collect()
     assert (open_files(), threading.active_count()) == before
-    assert {fields[2] for fields in gateway.what(71)} == {"201"}
+    assert {fields[2] for fields in gateway.frames(71)} == {"201"}
 
 
 def open_files() -> Any:
-    """Count the open files of this process."""
+    """Return the number of open files of this process."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt(), SystemExit(3)])
-def test_whatever_happens_inside_the_connection_is_closed(
+def test_after_any_exception_the_connection_is_closed(
     config: GatewayConfig, gateways: Any, error: Any
 ) -> None:
-    """Any exception leaves with the socket closed and the id free."""
+    """After any exception the socket is closed and the id is free."""
     gateway = gateways()
-    there = replace(config, port=gateway.port)
+    gateway_config = replace(config, port=gateway.port)
     held = []
 
     async def once() -> None:
-        async with open_source(there) as source:
+        async with open_source(gateway_config) as source:
             held.append(source)
             raise error
 
     with pytest.raises(type(error)):
         asyncio.run(once())
     assert "down" in repr(held[0])
-    ClientIdLeases(there.folder).lease((201, 201)).release()
+    ClientIdLeases(gateway_config.folder).lease((201, 201)).release()
 
 
 def test_a_cancelled_session_is_closed(
-    config: GatewayConfig, gateways: Any, words: Any, aapl: Instrument
+    config: GatewayConfig, gateways: Any, replies: Any, aapl: Instrument
 ) -> None:
-    """A task that is cancelled in mid-request closes its socket and frees its id."""
-    gateway = gateways(contract=words.ignore)
-    there = replace(config, port=gateway.port)
+    """A task that is cancelled during a request closes its socket and frees its id."""
+    gateway = gateways(contract=replies.ignore)
+    gateway_config = replace(config, port=gateway.port)
 
     async def work() -> None:
-        async with open_source(there) as source:
+        async with open_source(gateway_config) as source:
             await source.contract_id(aapl)
 
     async def once() -> Any:
         task = asyncio.create_task(work())
-        await gateway.until_asked(9)
+        await gateway.wait_for_frame(9)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         return len(asyncio.all_tasks())
 
     assert asyncio.run(once()) == 1
-    ClientIdLeases(there.folder).lease((201, 201)).release()
+    ClientIdLeases(gateway_config.folder).lease((201, 201)).release()
 
 
 def test_no_frame_of_a_session_is_an_order(
-    bench: Any, minute_request: BarRequest, aapl: Instrument
+    harness: Any, minute_request: BarRequest, aapl: Instrument
 ) -> None:
-    """A whole session sends the handshake, the time, contracts, bars, heads and cancels only."""
+    """A session sends the handshake, the time, contracts, bars, heads and cancels only."""
 
     async def ask(source: GatewaySource) -> None:
         await source.bars(minute_request)
         await source.head(aapl)
         await source.health()
 
-    bench(ask)
-    assert {fields[0] for fields in bench.gateway.received} <= {
+    harness(ask)
+    assert {fields[0] for fields in harness.gateway.received} <= {
         "71",
         "49",
         "9",
@@ -113,23 +115,23 @@ def test_no_frame_of_a_session_is_an_order(
     }
 
 
-def test_a_connection_that_the_other_side_has_cut_is_closed_quietly(
+def test_a_reset_connection_is_closed_without_an_error(
     config: GatewayConfig, gateways: Any
 ) -> None:
-    """The system refuses to say goodbye on a socket that was reset; nothing comes of it."""
+    """The system refuses to shut a reset socket down; closing it raises nothing."""
     gateway, is_cut = gateways(), threading.Event()
-    there = replace(config, port=gateway.port)
+    gateway_config = replace(config, port=gateway.port)
 
-    def cut(talk: Any, fields: list[str]) -> None:
+    def cut(client: Any, fields: list[str]) -> None:
         at_once = struct.pack("ii", 1, 0)
-        talk.writer.get_extra_info("socket").setsockopt(
+        client.writer.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_LINGER, at_once
         )
-        talk.writer.transport.abort()
+        client.writer.transport.abort()
         asyncio.get_running_loop().call_soon(is_cut.set)
 
     async def once() -> Any:
-        strategy = IbConnectionStrategy(there)
+        strategy = IbConnectionStrategy(gateway_config)
         async with strategy.get_connection_for_operation("cli") as connection:
             gateway.script.time = cut
             with connection._transport.permitted():
@@ -139,4 +141,4 @@ def test_a_connection_that_the_other_side_has_cut_is_closed_quietly(
         return connection.is_up
 
     assert asyncio.run(once()) is False
-    ClientIdLeases(there.folder).lease((201, 201)).release()
+    ClientIdLeases(gateway_config.folder).lease((201, 201)).release()

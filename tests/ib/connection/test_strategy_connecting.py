@@ -1,4 +1,4 @@
-"""Connecting: what refuses, hangs, or is no gateway, and the client ids that are tried."""
+"""Connecting: refusals, hangs, other servers, and the client ids that are tried."""
 
 import asyncio
 import re
@@ -21,8 +21,8 @@ from ktrdr_pipelines.ib.source import open_source
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 
-class Naps:
-    """A sleep that only notes how long it would have taken."""
+class RecordedSleep:
+    """A sleep that records its seconds and returns at once."""
 
     def __init__(self) -> None:
         self.seconds = []
@@ -33,15 +33,15 @@ class Naps:
 
 @pytest.fixture
 def connect(config: GatewayConfig, gateways: Any) -> Any:
-    """Connect once to a gateway of a script, and give the gateway and the naps between tries."""
+    """Return a function that connects once to a gateway of a script, and keeps the gateway."""
 
     def run(operation: str = "cli", timeout_s: float = 60.0, **script: Any) -> Any:
-        gateway, naps = gateways(**script), Naps()
-        run.gateway, run.naps = gateway, naps
-        there = replace(config, port=gateway.port, timeout_s=timeout_s)
+        gateway, sleep = gateways(**script), RecordedSleep()
+        run.gateway, run.sleep = gateway, sleep
+        gateway_config = replace(config, port=gateway.port, timeout_s=timeout_s)
 
         async def once() -> Any:
-            strategy = IbConnectionStrategy(there, sleep=naps)
+            strategy = IbConnectionStrategy(gateway_config, sleep=sleep)
             async with strategy.get_connection_for_operation(operation) as connection:
                 return connection.client_id
 
@@ -51,7 +51,7 @@ def connect(config: GatewayConfig, gateways: Any) -> Any:
 
 
 def test_a_closed_port_says_how_to_start_a_gateway(config: GatewayConfig, closed_port: int) -> None:
-    """Nothing listening names host and port, the gateway, and the simulator."""
+    """The error names host and port, the gateway, and the simulator."""
 
     async def once() -> None:
         async with open_source(replace(config, port=closed_port)):
@@ -64,8 +64,8 @@ def test_a_closed_port_says_how_to_start_a_gateway(config: GatewayConfig, closed
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "gate..home", "[::1]"])
-def test_a_host_that_no_listener_knows_is_unreachable(config: GatewayConfig, host: str) -> None:
-    """A name that does not resolve, or is none, points to IB_HOST and not to the gateway."""
+def test_an_unknown_host_is_unreachable(config: GatewayConfig, host: str) -> None:
+    """A name that does not resolve points to IB_HOST, not to the gateway."""
 
     async def once() -> None:
         async with open_source(replace(config, host=host)):
@@ -78,18 +78,18 @@ def test_a_host_that_no_listener_knows_is_unreachable(config: GatewayConfig, hos
     assert "Start IB Gateway" not in caught.value.hint
 
 
-def test_a_host_that_never_answers_is_unreachable(config: GatewayConfig) -> None:
-    """A connection that is never accepted ends at the deadline, and is no silent gateway."""
+def test_a_host_that_never_accepts_is_unreachable(config: GatewayConfig) -> None:
+    """A connection that is never accepted ends at the deadline, as unreachable."""
     with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
         for filler in (first, second):
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
-        there = replace(config, port=listener.getsockname()[1], timeout_s=1.0)
+        gateway_config = replace(config, port=listener.getsockname()[1], timeout_s=0.5)
 
         async def once() -> None:
-            async with open_source(there):
+            async with open_source(gateway_config):
                 pass
 
         with pytest.raises(
@@ -99,143 +99,145 @@ def test_a_host_that_never_answers_is_unreachable(config: GatewayConfig) -> None
 
 
 def test_a_port_that_closes_at_once_is_unreachable(connect: Any) -> None:
-    """Accept, then the end: what a container's port does when the gateway in it is down."""
+    """A container's port does so while the gateway in it is down."""
     with pytest.raises(GatewayUnreachableError, match="closed the connection"):
-        connect(greet=lambda talk: talk.close())
+        connect(greet=lambda client: client.close())
 
 
 def test_an_end_after_the_handshake_is_unreachable(connect: Any) -> None:
-    """A gateway that greets and then hangs up is no gateway to work with."""
+    """A gateway that closes after its greeting is unreachable."""
     with pytest.raises(GatewayUnreachableError, match="closed the connection"):
-        connect(start=lambda talk, _: talk.close())
+        connect(start=lambda client, _: client.close())
 
 
-def test_a_port_that_stays_silent_is_told_apart(connect: Any, words: Any) -> None:
-    """Accepting and saying nothing is the gateway's own hang, not a missing gateway."""
+def test_a_port_that_sends_nothing_is_a_timeout(connect: Any, replies: Any) -> None:
+    """A port that accepts and sends nothing is a hanging gateway, not a missing one."""
     with pytest.raises(GatewayTimeoutError, match="did not answer"):
-        connect(timeout_s=1.0, greet=lambda _: None)
+        connect(timeout_s=0.5, greet=lambda _: None)
 
 
-def test_silence_after_the_handshake_is_silence(connect: Any, words: Any) -> None:
-    """A gateway that never says that it is ready is silent."""
+def test_a_handshake_that_is_not_completed_is_a_timeout(connect: Any, replies: Any) -> None:
+    """A gateway that does not complete its start-up is a timeout."""
     with pytest.raises(GatewayTimeoutError):
-        connect(timeout_s=1.0, start=words.ignore)
+        connect(timeout_s=0.5, start=replies.ignore)
 
 
-def test_a_gateway_that_does_not_tell_the_time_is_silent(connect: Any, words: Any) -> None:
-    """Being connected is not enough: one round trip must come back."""
+def test_a_gateway_that_does_not_send_the_time_is_a_timeout(connect: Any, replies: Any) -> None:
+    """A connection needs one round trip."""
     with pytest.raises(GatewayTimeoutError, match="time of 127"):
-        connect(timeout_s=1.0, time=words.ignore)
+        connect(timeout_s=0.5, time=replies.ignore)
 
 
-def test_what_the_gateway_says_in_the_handshake_is_told(connect: Any, words: Any) -> None:
-    """A gateway that waits for a click says for which, and a person gets to read it."""
+def test_the_error_quotes_the_messages_of_the_handshake(connect: Any, replies: Any) -> None:
+    """The error quotes the dialog for which a gateway waits."""
 
-    def disclaim(talk: Any, fields: list[str]) -> None:
-        talk.error(-1, 2104, "Market data farm connection is OK:usfarm")
-        talk.error(-1, 10141, "Paper trading disclaimer must first be accepted for API connection.")
+    def disclaim(client: Any, fields: list[str]) -> None:
+        client.error(-1, 2104, "Market data farm connection is OK:usfarm")
+        client.error(
+            -1, 10141, "Paper trading disclaimer must first be accepted for API connection."
+        )
 
     with pytest.raises(GatewayTimeoutError, match=r"did not answer \(10141 Paper trading discl"):
-        connect(timeout_s=1.0, start=disclaim)
+        connect(timeout_s=0.5, start=disclaim)
 
-    def disclaim_and_close(talk: Any, fields: list[str]) -> None:
-        disclaim(talk, fields)
-        talk.close()
+    def disclaim_and_close(client: Any, fields: list[str]) -> None:
+        disclaim(client, fields)
+        client.close()
 
     with pytest.raises(GatewayUnreachableError, match=r"closed the connection \(10141 Paper"):
         connect(start=disclaim_and_close)
 
 
-def test_a_gateway_that_names_no_account_is_told_as_such(connect: Any, words: Any) -> None:
-    """Whose bars they are says the account: without one nothing is asked."""
+def test_a_gateway_without_an_account_is_a_timeout(connect: Any, replies: Any) -> None:
+    """The account decides the origin of bars: without one there is no connection."""
 
-    def nobody(talk: Any, fields: list[str]) -> None:
-        talk.send(15, 1, "")
-        talk.send(9, 1, 1)
+    def no_account(client: Any, fields: list[str]) -> None:
+        client.send(15, 1, "")
+        client.send(9, 1, 1)
 
     with pytest.raises(GatewayTimeoutError, match="it names no account"):
-        connect(timeout_s=1.0, start=nobody)
+        connect(timeout_s=0.5, start=no_account)
 
 
-def test_an_account_that_comes_late_is_waited_for(connect: Any, words: Any) -> None:
-    """A gateway that is still logging in names nobody first."""
+def test_a_late_account_is_waited_for(connect: Any, replies: Any) -> None:
+    """A gateway that is still logging in sends an empty list of accounts first."""
 
-    def late(talk: Any, fields: list[str]) -> None:
-        talk.send(15, 1, "")
-        talk.later(0.1, lambda: words.start(talk, fields))
+    def late(client: Any, fields: list[str]) -> None:
+        client.send(15, 1, "")
+        client.later(0.1, lambda: replies.start(client, fields))
 
     assert connect(start=late) == 201
 
 
 @pytest.mark.parametrize("version", [20, 156, 179, 201])
-def test_another_protocol_version_is_refused_for_good(connect: Any, version: int) -> None:
-    """Versions that are not spoken end at once and are not worth another try."""
+def test_an_unsupported_protocol_version_is_not_retried(connect: Any, version: int) -> None:
+    """An unsupported version fails at once, and is not retried."""
     with pytest.raises(GatewayUnreachableError, match=f"version {version}") as caught:
         connect(version=version)
     assert not caught.value.retry
 
 
 @pytest.mark.parametrize("data", [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x00\x00\x00\x04abc\x00"])
-def test_something_else_at_the_port_is_recognised(connect: Any, data: Any) -> None:
-    """Another protocol on the port is told as such, without waiting for the deadline."""
+def test_another_protocol_at_the_port_is_recognized(connect: Any, data: Any) -> None:
+    """Another protocol at the port fails at once, before the deadline."""
     with pytest.raises(GatewayUnreachableError, match="something else listens there"):
-        connect(greet=lambda talk: talk.raw(data))
+        connect(greet=lambda client: client.raw(data))
 
 
-def refuse_id(talk: Any, fields: list[str]) -> None:
-    """Say 326 and hang up, as the gateway does."""
-    talk.error(-1, 326, "Unable to connect as the client id is already in use.")
-    talk.close()
+def refuse_id(client: Any, fields: list[str]) -> None:
+    """Send 326 and close, as the gateway does."""
+    client.error(-1, 326, "Unable to connect as the client id is already in use.")
+    client.close()
 
 
-def test_an_id_in_use_leads_to_the_next(connect: Any, words: Any) -> None:
-    """326 costs a pause, not the connection."""
+def test_an_id_in_use_leads_to_the_next(connect: Any, replies: Any) -> None:
+    """After 326 and a pause the next id is tried."""
 
-    def start(talk: Any, fields: list[str]) -> None:
-        (refuse_id if talk.client_id == 201 else words.start)(talk, fields)
+    def start(client: Any, fields: list[str]) -> None:
+        (refuse_id if client.client_id == 201 else replies.start)(client, fields)
 
     assert connect(start=start) == 202
-    assert connect.naps.seconds == [IbLimitsRegistry.CLIENT_ID_PAUSE_S.value]
+    assert connect.sleep.seconds == [IbLimitsRegistry.CLIENT_ID_PAUSE_S.value]
 
 
 def test_few_ids_are_tried(connect: Any) -> None:
-    """After three refused ids it gives up, for more would make the gateway refuse everyone."""
+    """After three refused ids it gives up: more would make the gateway refuse every client."""
     with pytest.raises(ClientIdInUseError) as caught:
         connect(start=refuse_id)
     assert caught.value.code == 326
-    assert [fields[2] for fields in connect.gateway.what(71)] == ["201", "202", "203"]
-    assert len(connect.naps.seconds) == 2
+    assert [fields[2] for fields in connect.gateway.frames(71)] == ["201", "202", "203"]
+    assert len(connect.sleep.seconds) == 2
 
 
 def test_a_refused_id_is_skipped_by_the_next_connection(
-    config: GatewayConfig, gateways: Any, words: Any
+    config: GatewayConfig, gateways: Any, replies: Any
 ) -> None:
-    """The quarantine of an id outlives the connection that met it."""
+    """The quarantine of an id outlasts the connection that was refused."""
 
-    def start(talk: Any, fields: list[str]) -> None:
-        (refuse_id if talk.client_id == 201 else words.start)(talk, fields)
+    def start(client: Any, fields: list[str]) -> None:
+        (refuse_id if client.client_id == 201 else replies.start)(client, fields)
 
     gateway = gateways(start=start)
 
     async def once() -> None:
-        strategy = IbConnectionStrategy(replace(config, port=gateway.port), sleep=Naps())
+        strategy = IbConnectionStrategy(replace(config, port=gateway.port), sleep=RecordedSleep())
         async with strategy.get_connection_for_operation("cli"):
             pass
 
     asyncio.run(once())
     asyncio.run(once())
-    assert [fields[2] for fields in gateway.what(71)] == ["201", "202", "202"]
+    assert [fields[2] for fields in gateway.frames(71)] == ["201", "202", "202"]
 
 
-def test_a_state_folder_that_cannot_be_made_is_told(
+def test_a_state_folder_that_cannot_be_made_is_a_disk_error(
     config: GatewayConfig, gateways: Any, tmp_path: Path
 ) -> None:
-    """A file where the folder should be names the setting to change."""
+    """A file in place of the folder is an error that names the setting."""
     (tmp_path / "state").write_text("no folder")
-    there = replace(config, port=gateways().port)
+    gateway_config = replace(config, port=gateways().port)
 
     async def once() -> None:
-        async with open_source(there):
+        async with open_source(gateway_config):
             pass
 
     with pytest.raises(DiskError, match="KTRDR_STATE"):

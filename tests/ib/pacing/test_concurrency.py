@@ -1,4 +1,4 @@
-"""The number in flight against gateways whose latency grows with load, in simulated time."""
+"""The number of requests in flight, against gateways whose latency grows with load."""
 
 import asyncio
 import heapq
@@ -29,7 +29,7 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 
 @dataclass
 class LoadedGateway:
-    """A gateway with so many workers, each busy for a while with one request; others queue.
+    """A gateway with some workers, each busy for a while with one request; others queue.
 
     ``noise`` spreads the service time; requests come as fast as the width allows.
     """
@@ -37,7 +37,7 @@ class LoadedGateway:
     workers: int
     service_s: float = 0.5
     noise: float = 0.0
-    flight: Concurrency = field(default_factory=Concurrency)
+    concurrency: Concurrency = field(default_factory=Concurrency)
     now: float = 1000.0
     most_open: int = 0
     answers: int = 0
@@ -45,12 +45,12 @@ class LoadedGateway:
     _random: random.Random = field(default_factory=lambda: random.Random(7))
 
     def run(self, seconds: float) -> float:
-        """Keep it as busy as the width allows; give the answers in a second."""
+        """Keep the gateway as busy as the concurrency allows; return responses per second."""
         until, before = self.now + seconds, self.answers
         free_at = [self.now] * self.workers
         open_requests: list[tuple[float, float]] = []
         while self.now < until:
-            while len(open_requests) < self.flight.limit(self.now):
+            while len(open_requests) < self.concurrency.limit(self.now):
                 starts = max(heapq.heappop(free_at), self.now)
                 took = self.service_s * self._random.lognormvariate(0, self.noise)
                 heapq.heappush(free_at, starts + took)
@@ -61,21 +61,23 @@ class LoadedGateway:
         return (self.answers - before) / seconds
 
     def take(self, sample: Sample) -> None:
-        """Let the width learn of an answer."""
+        """Update the concurrency with a response."""
         self.answers += 1
-        self._pace = pace_after(self._pace, sample, ratio=self.flight.ratio)
-        self.flight = answered(self.flight, sample, self._pace.idle_s)
+        self._pace = pace_after(self._pace, sample, ratio=self.concurrency.ratio)
+        self.concurrency = answered(self.concurrency, sample, self._pace.idle_s)
 
     @property
     def best(self) -> float:
-        """The answers in a second that it can give at all."""
+        """The most responses per second that the gateway can return."""
         return self.workers / self.service_s
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-@pytest.mark.parametrize("workers", [1, 2, 4, 8, 16, 30, 44, 200])
-def test_it_covers_near_the_best_rate(workers: int, noise: float) -> None:
-    """Whatever a gateway can do at once, most of it is used, and never 50 are open."""
+@pytest.mark.parametrize(
+    ("workers", "noise"),
+    [(1, 0.0), (2, 0.3), (4, 0.3), (8, 0.0), (16, 0.3), (30, 0.0), (44, 0.3), (200, 0.0)],
+)
+def test_the_rate_is_near_the_best(workers: int, noise: float) -> None:
+    """The rate is near the gateway's best, and fewer than 50 requests are open."""
     gateway = LoadedGateway(workers, noise=noise)
     gateway.run(120)
     rate = gateway.run(300)
@@ -85,104 +87,103 @@ def test_it_covers_near_the_best_rate(workers: int, noise: float) -> None:
     assert gateway.most_open <= 45
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-@pytest.mark.parametrize("workers", [4, 8, 12])
-def test_it_does_not_make_the_gateway_queue_for_long(workers: int, noise: float) -> None:
-    """Answers take at most about two and a half times what an idle gateway needs."""
+@pytest.mark.parametrize(("workers", "noise"), [(4, 0.3), (8, 0.0), (12, 0.3)])
+def test_requests_do_not_queue_for_long(workers: int, noise: float) -> None:
+    """The latency stays below about 2.5 times that of an idle gateway."""
     gateway = LoadedGateway(workers, noise=noise)
     gateway.run(900)
-    assert 0.9 * workers <= gateway.flight.width <= 2.6 * workers
+    assert 0.9 * workers <= gateway.concurrency.width <= 2.6 * workers
 
 
 def test_a_gateway_that_becomes_slower_and_faster_is_followed() -> None:
-    """The width falls when workers vanish, and rises when they come back."""
+    """The concurrency falls with the number of workers, and rises with it."""
     gateway = LoadedGateway(20)
     gateway.run(120)
-    wide = gateway.flight.width
+    wide = gateway.concurrency.width
     gateway.workers = 2
     gateway.run(300)
-    narrow = gateway.flight.width
+    narrow = gateway.concurrency.width
     gateway.workers = 20
     gateway.run(300)
     assert wide >= 16
     assert narrow <= 8
-    assert gateway.flight.width >= 16
+    assert gateway.concurrency.width >= 16
 
 
-def test_a_gateway_that_is_slower_for_good_becomes_the_norm() -> None:
-    """A width of one measures anew what an idle gateway needs, so it does not stay there."""
+def test_a_lasting_slowdown_becomes_the_new_idle_time() -> None:
+    """At a low concurrency the idle time is measured again."""
     gateway = LoadedGateway(8)
     gateway.run(60)
     gateway.service_s = 4.0
     gateway.run(2000)
-    assert gateway.flight.width >= 6
+    assert gateway.concurrency.width >= 6
 
 
-def test_trouble_halves_the_width_once_for_a_burst() -> None:
-    """Forty failures that were sent together are one reason to ask less."""
-    flight = Concurrency(width=40, seen_at=100)
+def test_a_burst_of_failures_halves_the_concurrency_once() -> None:
+    """Forty concurrent failures halve the concurrency once."""
+    concurrency = Concurrency(width=40, seen_at=100)
     for number in range(40):
-        flight = troubled(flight, sent_at=90, at=101 + number / 100)
-    assert flight.width == 20
-    assert troubled(flight, sent_at=102, at=103).width == 10
+        concurrency = troubled(concurrency, sent_at=90, at=101 + number / 100)
+    assert concurrency.width == 20
+    assert troubled(concurrency, sent_at=102, at=103).width == 10
 
 
-def test_the_width_never_falls_below_one() -> None:
-    """Something can always be asked."""
-    flight = Concurrency(seen_at=100)
+def test_the_concurrency_never_falls_below_one() -> None:
+    """One request may always be in flight."""
+    concurrency = Concurrency(seen_at=100)
     for number in range(10):
-        flight = troubled(flight, sent_at=100 + number, at=100.5 + number)
-    assert flight.limit(111) == 1
+        concurrency = troubled(concurrency, sent_at=100 + number, at=100.5 + number)
+    assert concurrency.limit(111) == 1
 
 
-def test_a_width_that_is_not_used_does_not_grow() -> None:
-    """A few quick answers say nothing about what forty at once would take."""
-    flight = Concurrency(width=10, seen_at=100)
+def test_an_unused_concurrency_does_not_grow() -> None:
+    """Quick responses to few requests say nothing about many."""
+    concurrency = Concurrency(width=10, seen_at=100)
     for number in range(100):
-        flight = answered(flight, Sample(100 + number, 100.5 + number, open_now=2), 0.5)
-    assert flight.width == 10
+        concurrency = answered(concurrency, Sample(100 + number, 100.5 + number, open_now=2), 0.5)
+    assert concurrency.width == 10
 
 
 def test_after_a_long_rest_it_starts_over() -> None:
-    """What was known of the gateway ten minutes ago is not believed."""
-    flight = Concurrency(width=40, seen_at=100)
-    assert flight.limit(100 + REST_S) == 40
-    assert flight.limit(101 + REST_S) == IbLimitsRegistry.CONCURRENCY.value
+    """After ten minutes without a response the initial concurrency applies."""
+    concurrency = Concurrency(width=40, seen_at=100)
+    assert concurrency.limit(100 + REST_S) == 40
+    assert concurrency.limit(101 + REST_S) == IbLimitsRegistry.CONCURRENCY.value
 
 
 WORKERS, SERVICE_S = 3, 0.03
 
 
 class Busy:
-    """Answers bars as a gateway of a few workers does; counts what is open."""
+    """Sends bars as a gateway with a few workers does, and counts open requests."""
 
-    def __init__(self, tell_bars: Any) -> None:
-        self._tell_bars = tell_bars
+    def __init__(self, send_bars: Any) -> None:
+        self._send_bars = send_bars
         self._free_at = [0.0] * WORKERS
         self.open_now = self.most_open = 0
 
-    def __call__(self, talk: Any, fields: list[str]) -> None:
+    def __call__(self, client: Any, fields: list[str]) -> None:
         self.open_now += 1
         self.most_open = max(self.most_open, self.open_now)
         now = time.monotonic()
         done_at = max(heapq.heappop(self._free_at), now) + SERVICE_S
         heapq.heappush(self._free_at, done_at)
-        talk.later(done_at - now, lambda: self._answer(talk, fields))
+        client.later(done_at - now, lambda: self._answer(client, fields))
 
-    def _answer(self, talk: Any, fields: list[str]) -> None:
+    def _answer(self, client: Any, fields: list[str]) -> None:
         self.open_now -= 1
-        self._tell_bars(talk, fields)
+        self._send_bars(client, fields)
 
 
 def different(request: BarRequest, count: int, first_minute: int) -> list[BarRequest]:
-    """Make requests that differ by their ends, which lie behind the bars that are returned."""
+    """Return requests that differ by their ends, which lie after the returned bars."""
     start = datetime(2026, 1, 5, 15, tzinfo=UTC)
     minutes = range(first_minute, first_minute + count)
     return [replace(request, ends_at=start + timedelta(minutes=one)) for one in minutes]
 
 
 async def ask_all(config: GatewayConfig, requests: list[BarRequest]) -> list[Any]:
-    """Ask everything at once from one client with a budget object of its own."""
+    """Send all requests at once from one client with a rate limiter of its own."""
     rate_limiter = RateLimiter(config.folder, pacing=pacing_of().scaled(0))
     try:
         async with open_source(config, rate_limiter=rate_limiter) as source:
@@ -192,18 +193,18 @@ async def ask_all(config: GatewayConfig, requests: list[BarRequest]) -> list[Any
         rate_limiter.close()
 
 
-def test_two_clients_together_find_the_width_of_a_gateway(
-    config: GatewayConfig, gateways: Any, words: Any, minute_request: BarRequest
+def test_two_clients_share_one_concurrency(
+    config: GatewayConfig, gateways: Any, replies: Any, minute_request: BarRequest
 ) -> None:
-    """Both share one width; it stays near what the gateway can do, and all are answered."""
-    busy = Busy(words.tell_bars)
+    """Both share one concurrency, which stays near the gateway's workers."""
+    busy = Busy(replies.send_bars)
     gateway = gateways(bars=busy)
-    there = replace(config, port=gateway.port, timeout_s=60)
+    gateway_config = replace(config, port=gateway.port, timeout_s=60)
 
     async def run() -> Any:
         return await asyncio.gather(
-            ask_all(there, different(minute_request, 80, 0)),
-            ask_all(there, different(minute_request, 80, 100)),
+            ask_all(gateway_config, different(minute_request, 80, 0)),
+            ask_all(gateway_config, different(minute_request, 80, 100)),
         )
 
     begun_s = time.monotonic()
@@ -215,8 +216,8 @@ def test_two_clients_together_find_the_width_of_a_gateway(
     assert took_s < 10 * (160 * SERVICE_S / WORKERS)
 
 
-def test_conservative_pacing_keeps_a_fixed_width(config: GatewayConfig) -> None:
-    """IB_PACING=conservative does not adapt."""
+def test_conservative_pacing_has_a_fixed_concurrency(config: GatewayConfig) -> None:
+    """IB_PACING=conservative does not adapt the concurrency."""
     pacing = pacing_of(conservative=True)
     assert (pacing.adapts, pacing.concurrency) == (False, 6)
     assert pacing_of().adapts

@@ -1,4 +1,4 @@
-"""Missing permissions: they block what they concern, in every process, and are probed daily."""
+"""Missing permissions: each blocks what it concerns, in every process, and is retried daily."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,36 +11,37 @@ from ktrdr_pipelines.domain.planning.responses import BarRequest, Response
 from ktrdr_pipelines.errors import EntitlementError
 from ktrdr_pipelines.ib.pacing.entitlements import Entitlement, Entitlements
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
+from tests.ib.pacing_support import FakeClock
+from tests.ib.scripted_gateway import HMDS
 
-HMDS = "Historical Market Data Service error message:"
 REFUSED = (162, f"{HMDS}No market data permissions for ISLAND STK. Requested")
 DIFFERENT_IP = (162, f"{HMDS}Trading TWS session is connected from a different IP address")
 
 
-def listed_at(exchange: str, words: Any, contract_id: int) -> Any:
-    """Answer questions about contracts with stocks of another exchange."""
+def listed_at(exchange: str, replies: Any, contract_id: int) -> Any:
+    """Return a handler that sends contracts of another exchange, except for AAPL."""
 
-    def tell(talk: Any, fields: list[str]) -> None:
-        texts = [text.format(id=fields[2]) for text in words.details]
+    def respond(client: Any, fields: list[str]) -> None:
+        texts = [text.format(id=fields[2]) for text in replies.details]
         texts[2] = fields[4]
         if fields[4] != "AAPL":
             texts[12], texts[20] = str(contract_id), exchange
-        talk.send(*texts)
-        talk.send(52, 1, fields[2])
+        client.send(*texts)
+        client.send(52, 1, fields[2])
 
-    return tell
+    return respond
 
 
 def other(request: BarRequest, symbol: str) -> BarRequest:
-    """Make the same request for another symbol."""
+    """Return the same request for another symbol."""
     instrument = replace(request.series.instrument, symbol=symbol, ib_symbol=symbol)
     return replace(request, series=Series(instrument, request.series.timeframe))
 
 
-def test_a_second_series_of_the_same_permission_is_not_asked(
-    bench: Any, minute_request: BarRequest, words: Any
+def test_a_second_series_of_a_missing_permission_is_not_requested(
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """What NASDAQ stocks may not, no other stock of NASDAQ asks again in the same run."""
+    """A refusal of NASDAQ stocks stops the next NASDAQ stock of the run."""
 
     async def ask(source: Any) -> None:
         with pytest.raises(EntitlementError, match="No market data permissions") as first:
@@ -49,27 +50,27 @@ def test_a_second_series_of_the_same_permission_is_not_asked(
             await source.bars(other(minute_request, "MSFT"))
         assert (first.value.was_sent, second.value.was_sent) == (True, False)
 
-    bench(
+    harness(
         ask,
-        contract=listed_at("NASDAQ", words, 272093),
-        bars=lambda talk, fields: talk.error(fields[1], *REFUSED),
+        contract=listed_at("NASDAQ", replies, 272093),
+        bars=lambda client, fields: client.error(fields[1], *REFUSED),
     )
-    assert len(bench.gateway.what(20)) == 1
+    assert len(harness.gateway.frames(20)) == 1
 
 
 @pytest.mark.parametrize(
     ("symbol", "what"), [("IBM", WhatToShow.TRADES), ("AAPL", WhatToShow.MIDPOINT)]
 )
-def test_another_exchange_or_kind_of_data_is_asked(
-    bench: Any, minute_request: BarRequest, words: Any, *, symbol: str, what: WhatToShow
+def test_another_exchange_or_kind_of_data_is_requested(
+    harness: Any, minute_request: BarRequest, replies: Any, *, symbol: str, what: WhatToShow
 ) -> None:
-    """A refusal stops what it concerns and nothing else."""
+    """A refusal stops only what it concerns."""
 
-    def once(talk: Any, fields: list[str]) -> None:
-        if len(bench.gateway.what(20)) == 1:
-            talk.error(fields[1], *REFUSED)
+    def once(client: Any, fields: list[str]) -> None:
+        if len(harness.gateway.frames(20)) == 1:
+            client.error(fields[1], *REFUSED)
         else:
-            words.tell_bars(talk, fields)
+            replies.send_bars(client, fields)
 
     async def ask(source: Any) -> Any:
         with pytest.raises(EntitlementError, match="Level 1 market data subscription"):
@@ -79,32 +80,32 @@ def test_another_exchange_or_kind_of_data_is_asked(
         series = Series(instrument, request.series.timeframe)
         return await source.bars(replace(request, series=series))
 
-    answer = bench(ask, contract=listed_at("NYSE", words, 8314), bars=once)
+    answer = harness(ask, contract=listed_at("NYSE", replies, 8314), bars=once)
     assert isinstance(answer, Response)
 
 
 def test_a_competing_session_concerns_every_symbol(
-    bench: Any, minute_request: BarRequest, words: Any
+    harness: Any, minute_request: BarRequest, replies: Any
 ) -> None:
-    """While another session takes the data, nothing else is asked for a few minutes."""
+    """While another session receives the data, nothing is requested for minutes."""
 
     async def ask(source: Any) -> None:
         for symbol in ("AAPL", "IBM"):
             with pytest.raises(EntitlementError, match="different IP"):
                 await source.bars(other(minute_request, symbol))
 
-    bench(
+    harness(
         ask,
-        contract=listed_at("NYSE", words, 8314),
-        bars=lambda talk, fields: talk.error(fields[1], *DIFFERENT_IP),
+        contract=listed_at("NYSE", replies, 8314),
+        bars=lambda client, fields: client.error(fields[1], *DIFFERENT_IP),
     )
-    assert len(bench.gateway.what(20)) == 1
+    assert len(harness.gateway.frames(20)) == 1
 
 
-def test_a_head_that_is_not_permitted_blocks_too(
-    bench: Any, minute_request: BarRequest, aapl: Instrument
+def test_a_refused_head_blocks_bars(
+    harness: Any, minute_request: BarRequest, aapl: Instrument
 ) -> None:
-    """The same permission is behind head timestamps and bars."""
+    """Head timestamps and bars need the same permission."""
 
     async def ask(source: Any) -> None:
         with pytest.raises(EntitlementError):
@@ -112,24 +113,17 @@ def test_a_head_that_is_not_permitted_blocks_too(
         with pytest.raises(EntitlementError, match="not requested"):
             await source.bars(minute_request)
 
-    bench(ask, head=lambda talk, fields: talk.error(fields[1], 354, "not subscribed"))
-    assert bench.gateway.what(20) == []
+    harness(ask, head=lambda client, fields: client.error(fields[1], 354, "not subscribed"))
+    assert harness.gateway.frames(20) == []
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_767_623_400.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
+MORNING_S = 1_767_623_400.0
 NASDAQ = Entitlement("NASDAQ", "STK", "TRADES")
 NYSE = Entitlement("NYSE", "STK", "TRADES")
 
 
 def is_blocked(entitlements: Entitlements, entitlement: Entitlement) -> bool:
-    """Say whether a question would be stopped."""
+    """Return whether a request would be stopped."""
     try:
         entitlements.check(entitlement, "a question")
     except EntitlementError:
@@ -138,8 +132,12 @@ def is_blocked(entitlements: Entitlements, entitlement: Entitlement) -> bool:
 
 
 def test_refusals_are_shared_by_processes_and_probed_once_a_day(tmp_path: Path) -> None:
-    """A new process believes them for the rest of the day; a reboot does not forget them."""
-    clock, one, other = Clock(), RateLimiter(tmp_path, boot="1"), RateLimiter(tmp_path, boot="2")
+    """A new process and a new boot respect a refusal for the rest of the day."""
+    clock, one, other = (
+        FakeClock(MORNING_S),
+        RateLimiter(tmp_path, boot="1"),
+        RateLimiter(tmp_path, boot="2"),
+    )
     Entitlements(one, clock=clock).note(NASDAQ, EntitlementError("bars", reason="no", code=354))
     later = Entitlements(other, clock=clock)
     assert is_blocked(later, NASDAQ)
@@ -152,9 +150,9 @@ def test_refusals_are_shared_by_processes_and_probed_once_a_day(tmp_path: Path) 
     other.close()
 
 
-def test_a_refusal_that_a_wrong_clock_noted_does_not_last(tmp_path: Path) -> None:
-    """Where the clock was ahead and is set back, nobody is blocked for longer than a day."""
-    clock, rate_limiter = Clock(), RateLimiter(tmp_path)
+def test_a_refusal_recorded_by_a_wrong_clock_does_not_last(tmp_path: Path) -> None:
+    """A refusal recorded by a clock in the future does not count after it is set back."""
+    clock, rate_limiter = FakeClock(MORNING_S), RateLimiter(tmp_path)
     clock.now += 30 * 86_400
     Entitlements(rate_limiter, clock=clock).note(
         NASDAQ, EntitlementError("bars", reason="no", code=354)
@@ -165,8 +163,8 @@ def test_a_refusal_that_a_wrong_clock_noted_does_not_last(tmp_path: Path) -> Non
 
 
 def test_a_competing_session_is_forgotten_after_minutes(tmp_path: Path) -> None:
-    """It blocks everything, and not for a day."""
-    clock, rate_limiter = Clock(), RateLimiter(tmp_path)
+    """It blocks everything for five minutes."""
+    clock, rate_limiter = FakeClock(MORNING_S), RateLimiter(tmp_path)
     entitlements = Entitlements(rate_limiter, clock=clock)
     entitlements.note(NASDAQ, EntitlementError("bars", reason="competing", code=10197))
     assert is_blocked(entitlements, NYSE)
@@ -175,18 +173,18 @@ def test_a_competing_session_is_forgotten_after_minutes(tmp_path: Path) -> None:
     rate_limiter.close()
 
 
-def test_a_person_who_looks_makes_it_forget(tmp_path: Path) -> None:
-    """After a look by a person everything may be asked again."""
+def test_a_reset_removes_refusals(tmp_path: Path) -> None:
+    """The doctor's reset removes refusals."""
     rate_limiter = RateLimiter(tmp_path)
     Entitlements(rate_limiter).note(NASDAQ, EntitlementError("bars", code=354))
-    rate_limiter.remember(lambda memory, database: memory.forgive(database))
+    rate_limiter.remember(lambda memory, database: memory.reset(database))
     assert not is_blocked(Entitlements(rate_limiter), NASDAQ)
     rate_limiter.close()
 
 
-def test_a_probe_goes_past_what_others_met_and_opens_the_way(tmp_path: Path) -> None:
-    """What a person asks is sent once; a refusal counts again for all, an answer ends that."""
-    clock, rate_limiter = Clock(), RateLimiter(tmp_path)
+def test_a_probe_ignores_refusals_of_other_runs(tmp_path: Path) -> None:
+    """It ignores refusals of other runs; its own count, and a response clears all."""
+    clock, rate_limiter = FakeClock(MORNING_S), RateLimiter(tmp_path)
 
     def run() -> Entitlements:
         return Entitlements(rate_limiter, clock=clock)
@@ -210,13 +208,13 @@ def test_a_probe_goes_past_what_others_met_and_opens_the_way(tmp_path: Path) -> 
     rate_limiter.close()
 
 
-def test_a_process_that_runs_heeds_a_person_who_looked(tmp_path: Path) -> None:
-    """What the doctor of another process made everybody forget may be asked at once."""
+def test_a_running_process_notices_a_reset(tmp_path: Path) -> None:
+    """A reset by another process counts at once."""
     one, doctor = RateLimiter(tmp_path), RateLimiter(tmp_path)
     running = Entitlements(one)
     running.note(NASDAQ, EntitlementError("bars", code=354))
     assert is_blocked(running, NASDAQ)
-    doctor.remember(lambda memory, database: memory.forgive(database))
+    doctor.remember(lambda memory, database: memory.reset(database))
     assert not is_blocked(running, NASDAQ)
     one.close()
     doctor.close()

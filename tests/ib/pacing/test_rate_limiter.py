@@ -1,4 +1,4 @@
-"""The budget over tasks under a clock that is set: exact and fair."""
+"""The rate limiter over tasks and processes: exact and fair."""
 
 import asyncio
 import multiprocessing
@@ -18,17 +18,17 @@ from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacing.rate_limiter import CANCEL_HOLD_S, RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import MESSAGE, PacedRequest, Pacing, Rule, Scope, pacing_of
 from ktrdr_pipelines.ib.pacing.shared_file import RecordBusyError
-from tests.ib.paced import Time, bars, hold, send
+from tests.ib.pacing_support import FakeClock, bars, hold, send
 
 
 async def a_moment() -> None:
-    """Let other tasks begin, before much time passes."""
+    """Let other tasks begin."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 def test_an_identical_request_waits(rate_limiter: Any) -> None:
-    """Fifteen seconds and a margin lie between two identical requests."""
+    """Two identical requests are 15 s and a margin apart."""
 
     async def run() -> tuple[float, float]:
         one = rate_limiter()
@@ -38,8 +38,8 @@ def test_an_identical_request_waits(rate_limiter: Any) -> None:
     assert second - first == pytest.approx(15.75)
 
 
-def test_other_requests_do_not_wait(rate_limiter: Any, time: Time) -> None:
-    """Chunks of one series go out one after another without a pause."""
+def test_other_requests_do_not_wait(rate_limiter: Any, clock: FakeClock) -> None:
+    """Chunks of one series follow each other without a pause."""
 
     async def run() -> None:
         one = rate_limiter()
@@ -47,11 +47,11 @@ def test_other_requests_do_not_wait(rate_limiter: Any, time: Time) -> None:
             await send(one, bars(end))
 
     asyncio.run(run())
-    assert time.now == 5000.0
+    assert clock.now == 5000.0
 
 
 def test_processes_share_one_budget(rate_limiter: Any) -> None:
-    """What one process sent makes another wait."""
+    """A request of one process delays an identical one of another."""
 
     async def run() -> float:
         await send(rate_limiter(), bars(1))
@@ -60,10 +60,10 @@ def test_processes_share_one_budget(rate_limiter: Any) -> None:
     assert asyncio.run(run()) == pytest.approx(5015.75)
 
 
-def test_places_of_a_dead_process_stay_taken_until_their_deadline(
-    rate_limiter: Any, time: Time
+def test_permits_of_a_dead_process_stay_taken_until_their_deadline(
+    rate_limiter: Any, clock: FakeClock
 ) -> None:
-    """The gateway may still be working on what a killed process asked."""
+    """The gateway may still work on the requests of a killed process."""
 
     async def run() -> float:
         dead = rate_limiter()
@@ -75,8 +75,8 @@ def test_places_of_a_dead_process_stay_taken_until_their_deadline(
     assert asyncio.run(run()) == pytest.approx(5030.0, abs=0.3)
 
 
-def test_the_line_of_a_dead_process_is_soon_forgotten(rate_limiter: Any, time: Time) -> None:
-    """Requests that waited when their process died stop others for seconds only."""
+def test_queue_entries_of_a_dead_process_expire(rate_limiter: Any, clock: FakeClock) -> None:
+    """Queue entries of a dead process expire after seconds."""
 
     async def run() -> float:
         dead = rate_limiter()
@@ -88,14 +88,14 @@ def test_the_line_of_a_dead_process_is_soon_forgotten(rate_limiter: Any, time: T
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-        time.now += 16
-        return await send(rate_limiter(), bars(1)) - time.now
+        clock.now += 16
+        return await send(rate_limiter(), bars(1)) - clock.now
 
     assert asyncio.run(run()) == 0.0
 
 
-def test_an_answer_gives_its_place_to_the_next(rate_limiter: Any, time: Time) -> None:
-    """A waiting request goes as soon as one of six is answered, without polling."""
+def test_a_released_permit_goes_to_the_next_request(rate_limiter: Any, clock: FakeClock) -> None:
+    """A waiting request is sent as soon as a permit is released, without polling."""
 
     async def run() -> None:
         one = rate_limiter()
@@ -104,11 +104,11 @@ def test_an_answer_gives_its_place_to_the_next(rate_limiter: Any, time: Time) ->
                 tasks.create_task(send(one, bars(end)))
 
     asyncio.run(run())
-    assert time.now == 5000.0
+    assert clock.now == 5000.0
 
 
-def test_a_cancelled_request_keeps_its_place_for_a_moment(rate_limiter: Any) -> None:
-    """Cancelling gives a place back soon, not at once and not at the deadline only."""
+def test_a_cancelled_request_keeps_its_permit_for_a_while(rate_limiter: Any) -> None:
+    """Its permit is released after CANCEL_HOLD_S."""
 
     async def run() -> float:
         one = rate_limiter(pacing=Pacing(pacing_of().rules, most_open=47, concurrency=1))
@@ -126,8 +126,8 @@ def test_a_cancelled_request_keeps_its_place_for_a_moment(rate_limiter: Any) -> 
     assert asyncio.run(run()) == pytest.approx(5000 + CANCEL_HOLD_S, abs=0.2)
 
 
-def test_a_waiter_that_gives_up_leaves_the_line(rate_limiter: Any, time: Time) -> None:
-    """It neither sends nor holds anyone up."""
+def test_a_request_that_gives_up_leaves_the_queue(rate_limiter: Any, clock: FakeClock) -> None:
+    """A request that stops waiting delays no other."""
 
     async def run() -> float:
         one = rate_limiter()
@@ -135,14 +135,14 @@ def test_a_waiter_that_gives_up_leaves_the_line(rate_limiter: Any, time: Time) -
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
                 await send(one, bars(1))
-        time.now = 5016.0
+        clock.now = 5016.0
         return await send(one, bars(1))
 
     assert asyncio.run(run()) == 5016.0
 
 
 def test_tails_go_before_backfills(rate_limiter: Any) -> None:
-    """A tail that comes last of all gets the next free place."""
+    """The newest tail gets the next free permit."""
     order: list[str] = []
 
     async def run() -> None:
@@ -166,7 +166,7 @@ def test_tails_go_before_backfills(rate_limiter: Any) -> None:
 
 
 def test_a_process_that_comes_late_is_served_in_turn(rate_limiter: Any) -> None:
-    """Thirty waiting requests of one process do not make another wait for all of them."""
+    """Thirty waiting requests of one process do not delay another's for all of them."""
     order: list[str] = []
 
     async def run() -> None:
@@ -189,8 +189,8 @@ def test_a_process_that_comes_late_is_served_in_turn(rate_limiter: Any) -> None:
     assert order.index("late") <= 6
 
 
-def test_a_violation_pauses_every_process(rate_limiter: Any, time: Time) -> None:
-    """The pause is in the shared record; several complaints about one burst make one pause."""
+def test_a_violation_pauses_every_process(rate_limiter: Any, clock: FakeClock) -> None:
+    """Several errors about one burst make one pause, which all processes share."""
 
     async def run() -> tuple[float, float, float]:
         one, other = rate_limiter(), rate_limiter()
@@ -200,108 +200,111 @@ def test_a_violation_pauses_every_process(rate_limiter: Any, time: Time) -> None
     assert asyncio.run(run()) == (60.0, 60.0, 5060.0)
 
 
-def test_another_violation_after_the_pause_doubles_it(rate_limiter: Any, time: Time) -> None:
-    """It grows to ten minutes and starts again after a quiet while."""
+def test_another_violation_after_the_pause_doubles_it(rate_limiter: Any, clock: FakeClock) -> None:
+    """The pause grows to ten minutes, and starts over after a while without violations."""
     one = rate_limiter()
     pauses = []
     for _ in range(6):
         pauses.append(one.pause_after_violation())
-        time.now += pauses[-1] + 1
-    time.now += 3600
+        clock.now += pauses[-1] + 1
+    clock.now += 3600
     pauses.append(one.pause_after_violation())
     assert pauses == [60, 120, 240, 480, 600, 600, 60]
 
 
-def test_a_request_is_stamped_after_it_is_written(
-    rate_limiter: Any, time: Time, tmp_path: Path
+def test_a_request_is_timed_after_it_is_written(
+    rate_limiter: Any, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """A process that stands still between its turn and the socket keeps later ones waiting."""
+    """A process that is suspended before it writes delays later requests accordingly."""
     steps = iter([0.0, 3.0])
 
     def halting() -> float:
-        time.now += next(steps, 0.0)
-        return time.now
+        clock.now += next(steps, 0.0)
+        return clock.now
 
-    one = RateLimiter(tmp_path, clock=halting, sleep=time.sleep, boot="boot")
+    one = RateLimiter(tmp_path, clock=halting, sleep=clock.sleep, boot="boot")
     assert asyncio.run(send(one, bars(1))) == 5003.0
     one.close()
     assert asyncio.run(send(rate_limiter(), bars(1))) == pytest.approx(5018.75)
 
 
-def test_a_burst_of_cancels_is_spread_over_all_processes(rate_limiter: Any, time: Time) -> None:
-    """No 1.1 s hold more messages than the rate allows, and none is sent later than it must be."""
-    make_entry: list[float] = []
+def test_a_burst_of_cancels_is_spread_over_all_processes(
+    rate_limiter: Any, clock: FakeClock
+) -> None:
+    """No 1.1 s hold more messages than the rate, and none is later than necessary."""
+    written: list[float] = []
 
     async def run() -> None:
         two = rate_limiter(), rate_limiter()
-        sends = (two[n % 2].message(lambda: make_entry.append(time.now)) for n in range(100))
+        sends = (two[n % 2].message(lambda: written.append(clock.now)) for n in range(100))
         await asyncio.gather(*sends)
 
     asyncio.run(run())
-    assert [at - 5000 for at in make_entry] == pytest.approx([0] * 47 + [1.1] * 47 + [2.2] * 6)
+    assert [at - 5000 for at in written] == pytest.approx([0] * 47 + [1.1] * 47 + [2.2] * 6)
 
 
-def test_requests_and_messages_share_one_rate(rate_limiter: Any, time: Time) -> None:
-    """What requests have used up is missing for a cancel, and the other way round."""
+def test_requests_and_messages_share_one_rate(rate_limiter: Any, clock: FakeClock) -> None:
+    """Both use up the message rate."""
 
     async def run() -> list[float]:
-        one, interval = rate_limiter(), []
+        one, timestamps = rate_limiter(), []
         for n in range(30):
-            interval.append(await send(one, bars(n)))
-            await one.message(lambda: interval.append(time.now))
-        return interval
+            timestamps.append(await send(one, bars(n)))
+            await one.message(lambda: timestamps.append(clock.now))
+        return timestamps
 
-    interval = asyncio.run(run())
-    assert [timestamp - 5000 for timestamp in interval[46:48]] == pytest.approx([0, 1.1])
+    timestamps = asyncio.run(run())
+    assert [timestamp - 5000 for timestamp in timestamps[46:48]] == pytest.approx([0, 1.1])
 
 
-def test_a_cancel_waits_for_no_request_and_no_pause(rate_limiter: Any, time: Time) -> None:
-    """A hundred requests that wait for a place or for the end of a pause do not hold it up."""
-    make_entry: list[float] = []
+def test_a_cancel_waits_for_no_request_and_no_pause(rate_limiter: Any, clock: FakeClock) -> None:
+    """Neither waiting requests nor a pause delays it."""
+    written: list[float] = []
 
     async def run() -> None:
         one = rate_limiter()
         for end in range(6):
             await hold(one, bars(end))
-        line = [asyncio.create_task(hold(one, bars(100 + n, tail=True))) for n in range(100)]
+        waiting = [asyncio.create_task(hold(one, bars(100 + n, tail=True))) for n in range(100)]
         await a_moment()
         one.pause_after_violation()
-        begun = time.now
-        await one.message(lambda: make_entry.append(time.now - begun))
-        for task in line:
+        begun = clock.now
+        await one.message(lambda: written.append(clock.now - begun))
+        for task in waiting:
             task.cancel()
-        await asyncio.gather(*line, return_exceptions=True)
+        await asyncio.gather(*waiting, return_exceptions=True)
 
     asyncio.run(run())
-    assert make_entry == [0]
+    assert written == [0]
 
 
-def test_a_cancel_whose_time_has_just_come_does_not_join_the_line(
-    rate_limiter: Any, time: Time, monkeypatch: pytest.MonkeyPatch
+def test_a_due_cancel_does_not_join_the_queue(
+    rate_limiter: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It needs no place, so it does not sleep until one is given back."""
-    make_entry: list[float] = []
+    """It needs no permit, so it does not wait for a release."""
+    written: list[float] = []
 
     async def run() -> None:
         one = rate_limiter()
         for _ in range(47):
             await one.message(lambda: None)
-        attempt, begun = one._record.attempt, time.now
+        attempt, begun = one._record.attempt, clock.now
 
         def slow(*given: Any, **named: Any) -> Any:
             entry = attempt(*given, **named)
-            time.now = max(time.now, entry.send_time.at)  # the turn comes while the process is busy
+            # The send time passes while the process is busy.
+            clock.now = max(clock.now, entry.send_time.at)
             return entry
 
         monkeypatch.setattr(one._record, "attempt", slow)
-        await one.message(lambda: make_entry.append(time.now - begun))
+        await one.message(lambda: written.append(clock.now - begun))
 
     asyncio.run(run())
-    assert make_entry == pytest.approx([1.1])
+    assert written == pytest.approx([1.1])
 
 
-def test_what_cannot_be_written_was_never_sent(rate_limiter: Any) -> None:
-    """A connection that is gone when the turn comes leaves no trace in the budget."""
+def test_a_request_that_cannot_be_written_does_not_count(rate_limiter: Any) -> None:
+    """A request whose connection is gone leaves no trace in the budget."""
 
     def broken() -> None:
         raise OSError("gone")
@@ -316,9 +319,9 @@ def test_what_cannot_be_written_was_never_sent(rate_limiter: Any) -> None:
     assert asyncio.run(run()) == 5000
 
 
-def test_a_request_is_written_once_though_its_record_breaks(rate_limiter: Any, time: Time) -> None:
-    """The second attempt notes what the first has written, and writes nothing."""
-    make_entry: list[float] = []
+def test_a_request_is_written_once_if_its_record_fails(rate_limiter: Any, clock: FakeClock) -> None:
+    """The second attempt records what the first one wrote, and writes nothing."""
+    written: list[float] = []
 
     async def run() -> float:
         one = rate_limiter()
@@ -332,30 +335,30 @@ def test_a_request_is_written_once_though_its_record_breaks(rate_limiter: Any, t
 
         one._record.attempt = breaking
         async with one.permit(
-            bars(1), hold_s=45, write=lambda: make_entry.append(time.now)
+            bars(1), hold_s=45, write=lambda: written.append(clock.now)
         ) as permit:
             return permit.sent_at_s
 
     assert asyncio.run(run()) == 5000
-    assert make_entry == [5000]
+    assert written == [5000]
     assert asyncio.run(send(rate_limiter(), bars(1))) == pytest.approx(5015.75)
 
 
-def test_conservative_requests_keep_the_safe_delay(tmp_path: Path, time: Time) -> None:
-    """A conservative gateway is asked every ten seconds and a margin."""
+def test_conservative_requests_keep_the_safe_delay(tmp_path: Path, clock: FakeClock) -> None:
+    """Conservative requests are ten seconds and a margin apart."""
     config = GatewayConfig(state_dir=tmp_path, conservative=True)
     assert RateLimiter.of(config)._record._pacing == pacing_of(conservative=True)
 
     async def run() -> list[float]:
         one = RateLimiter(
-            tmp_path, pacing=pacing_of(conservative=True), clock=time, sleep=time.sleep, boot="b"
+            tmp_path, pacing=pacing_of(conservative=True), clock=clock, sleep=clock.sleep, boot="b"
         )
-        interval = [await send(one, bars(end)) for end in range(4)]
+        timestamps = [await send(one, bars(end)) for end in range(4)]
         one.close()
-        return interval
+        return timestamps
 
-    interval = asyncio.run(run())
-    assert [b - a for a, b in pairwise(interval)] == pytest.approx([10.5, 10.5, 10.5])
+    timestamps = asyncio.run(run())
+    assert [b - a for a, b in pairwise(timestamps)] == pytest.approx([10.5, 10.5, 10.5])
 
 
 QUICK = Pacing(
@@ -371,7 +374,7 @@ QUICK = Pacing(
 
 
 def test_four_processes_never_break_a_rule(tmp_path: Path) -> None:
-    """Some hundred requests and cancels of four processes keep every rule when they are written."""
+    """The requests and cancels of four processes keep every rule at the time of writing."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(4) as pool:
         found = pool.starmap(_work, [(tmp_path, number) for number in range(4)], chunksize=1)
@@ -429,12 +432,12 @@ def _work(folder: Path, number: int) -> list[Sent]:
 
 
 def _note(at: list[float]) -> None:
-    """Write down when a message is written, as a socket would see it."""
+    """Record when a message is written."""
     at.append(boot_time_s())
 
 
 def _broken(sent: list[Sent]) -> list[str]:
-    """Restate the rules of QUICK and find what breaks them."""
+    """Return the rules of QUICK, restated here, that requests break."""
     return [name for one in sent for name in _broken_by(one, sent)]
 
 
@@ -463,8 +466,8 @@ def _broken_by(one: Sent, sent: list[Sent]) -> Iterator[str]:
         yield "in flight"
 
 
-def test_a_killed_process_leaves_its_places_taken_and_the_record_whole(tmp_path: Path) -> None:
-    """After SIGKILL others go on, and the dead one's requests still count."""
+def test_a_killed_process_leaves_a_valid_record(tmp_path: Path) -> None:
+    """After SIGKILL others continue, and the requests of the dead process count."""
     parent, child = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(
         target=_hold_and_wait, args=(tmp_path, child)
@@ -489,7 +492,7 @@ def test_a_killed_process_leaves_its_places_taken_and_the_record_whole(tmp_path:
 
 
 def _hold_and_wait(folder: Path, pipe: Any) -> None:
-    """Take every place for half a second, say when, and wait to be killed."""
+    """Take every permit for half a second, send the time, and wait to be killed."""
 
     async def run() -> float:
         rate_limiter = RateLimiter(folder, pacing=QUICK)

@@ -1,4 +1,4 @@
-"""No second holds more messages to a gateway than IB allows, whatever the messages are for."""
+"""The message rate: no second holds more messages to a gateway than IB allows."""
 
 import asyncio
 import sqlite3
@@ -40,13 +40,13 @@ def most_in(at: list[float], length_s: float) -> int:
 
 
 def different(request: BarRequest, count: int, first: int) -> list[BarRequest]:
-    """Make requests that differ by their ends."""
+    """Return requests that differ by their ends."""
     start = datetime(2026, 1, 6, tzinfo=UTC)
     return [replace(request, ends_at=start + timedelta(hours=first + n)) for n in range(count)]
 
 
 async def ask_all(source: GatewaySource, requests: list[BarRequest]) -> int:
-    """Request everything at once, and look at the connection meanwhile; count what is missing."""
+    """Send all requests at once, with health checks; return how many had no response."""
 
     async def one(request: BarRequest) -> bool:
         try:
@@ -55,95 +55,97 @@ async def ask_all(source: GatewaySource, requests: list[BarRequest]) -> int:
             return True
         return False
 
-    looks = [source.health() for _ in range(20)]
-    missing, _ = await asyncio.gather(asyncio.gather(*map(one, requests)), asyncio.gather(*looks))
+    checks = [source.health() for _ in range(20)]
+    missing, _ = await asyncio.gather(asyncio.gather(*map(one, requests)), asyncio.gather(*checks))
     return sum(missing)
 
 
 @pytest.mark.slow
 def test_a_load_with_timeouts_and_cancels_keeps_the_rate(
-    config: GatewayConfig, gateways: Any, words: Any, minute_request: BarRequest
+    config: GatewayConfig, gateways: Any, replies: Any, minute_request: BarRequest
 ) -> None:
-    """Requests, cancels, handshakes and questions for the time of two clients count together."""
+    """Requests, cancels, handshakes and time requests of two clients count together."""
 
-    def sometimes(talk: Any, fields: list[str]) -> None:
-        if len(gateway.what(20)) % ONE_IN:
-            words.tell_bars(talk, fields)
+    def sometimes(client: Any, fields: list[str]) -> None:
+        if len(gateway.frames(20)) % ONE_IN:
+            replies.send_bars(client, fields)
 
     gateway = gateways(bars=sometimes)
-    there = replace(config, port=gateway.port, timeout_s=1.5)
+    gateway_config = replace(config, port=gateway.port, timeout_s=1.5)
 
-    make_entry: list[float] = []
+    written: list[float] = []
 
-    def noting(write: Callable[[bytes], None]) -> Callable[[bytes], None]:
-        def note(message: bytes) -> None:
-            make_entry.append(boot_time_s())
+    def recording(write: Callable[[bytes], None]) -> Callable[[bytes], None]:
+        def record(message: bytes) -> None:
+            written.append(boot_time_s())
             write(message)
 
-        return note
+        return record
 
     async def client(first: int) -> int:
-        async with open_source(there) as source:
-            wire = source._connection._transport
-            wire._write = noting(wire._write)
+        async with open_source(gateway_config) as source:
+            transport = source._connection._transport
+            transport._write = recording(transport._write)
             return await ask_all(source, different(minute_request, 120, first))
 
     async def run() -> int:
         return sum(await asyncio.gather(client(0), client(1000)))
 
     missing = asyncio.run(run())
+    gateway.wait_for_frames(25, missing)
     kinds = Counter(fields[0] for fields in gateway.received)
-    sent = timestamps(there)
+    sent = timestamps(gateway_config)
     assert kinds["25"] == missing >= 240 // ONE_IN // 2
     assert (kinds["20"], kinds["71"], kinds["49"]) == (240, 2, 42)
     assert len(sent) == len(gateway.received) + gateway.connects, "a message had no turn"
     assert most_in(sent, SECOND_S) <= MOST
-    assert len(make_entry) == len(sent) - 6, "each client's handshake and first look come before"
-    assert most_in(make_entry, SECOND_S) <= MOST, "when they went to the sockets"
+    assert len(written) == len(sent) - 6, "each client's handshake and first look come before"
+    assert most_in(written, SECOND_S) <= MOST, "when they went to the sockets"
     assert len(sent) / (sent[-1] - sent[0]) < MOST
 
 
 def test_head_timestamps_and_their_cancels_count(
     config: GatewayConfig, gateways: Any, aapl: Any
 ) -> None:
-    """A head timestamp is two messages."""
+    """A head timestamp request is two messages."""
     gateway = gateways()
-    there = replace(config, port=gateway.port)
+    gateway_config = replace(config, port=gateway.port)
 
     async def run() -> None:
-        async with open_source(there) as source:
+        async with open_source(gateway_config) as source:
             await source.head(aapl)
 
     asyncio.run(run())
+    gateway.wait_for_frames(90)
     kinds = Counter(fields[0] for fields in gateway.received)
     assert (kinds["87"], kinds["90"], kinds["9"]) == (1, 1, 1)
-    assert len(timestamps(there)) == len(gateway.received) + gateway.connects
+    assert len(timestamps(gateway_config)) == len(gateway.received) + gateway.connects
 
 
 def test_a_connection_of_its_own_counts_too(config: GatewayConfig, gateways: Any) -> None:
-    """A strategy that was given no budget uses the shared one: three messages a connection."""
+    """A strategy without a rate limiter uses the shared budget: three messages a connection."""
     gateway = gateways()
-    there = replace(config, port=gateway.port)
+    gateway_config = replace(config, port=gateway.port)
 
     async def run() -> None:
-        strategy = IbConnectionStrategy(there)
+        strategy = IbConnectionStrategy(gateway_config)
         for _ in range(3):
             async with strategy.get_connection_for_operation("cli") as connection:
                 assert connection.is_up
 
     asyncio.run(run())
-    assert len(timestamps(there)) == 9
+    assert len(timestamps(gateway_config)) == 9
 
 
-def test_nothing_is_sent_where_it_cannot_be_noted(config: GatewayConfig, gateways: Any) -> None:
-    """A record that cannot be used is an error of the disk, and no message goes past it."""
-    is_met = threading.Event()
-    gateway = gateways(greet=lambda _: is_met.set())
-    there = replace(config, port=gateway.port)
+def test_nothing_is_sent_without_the_record(config: GatewayConfig, gateways: Any) -> None:
+    """If the record cannot be used, nothing is sent and a DiskError is raised."""
+    is_connected = threading.Event()
+    gateway = gateways(greet=lambda _: is_connected.set())
+    gateway_config = replace(config, port=gateway.port)
 
     async def run() -> None:
-        strategy = IbConnectionStrategy(there)
-        (there.folder / FILE).mkdir(parents=True)
+        strategy = IbConnectionStrategy(gateway_config)
+        (gateway_config.folder / FILE).mkdir(parents=True)
         try:
             async with strategy.get_connection_for_operation("cli"):
                 pass
@@ -152,5 +154,5 @@ def test_nothing_is_sent_where_it_cannot_be_noted(config: GatewayConfig, gateway
 
     with pytest.raises(DiskError):
         asyncio.run(run())
-    assert is_met.wait(60)
+    assert is_connected.wait(60)
     assert gateway.received == []

@@ -1,4 +1,4 @@
-"""When requests may be sent: the rules, whose turn it is, and pauses."""
+"""When requests may be sent: the rules, the order of waiting requests, and pauses."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,44 +28,44 @@ STRICT = pacing_of(conservative=True).rules
 
 
 def bars(end: object = 0, *, contract: str = "1", **other: Any) -> PacedRequest:
-    """Make a request for minute bars."""
+    """Return a request for minute bars."""
     return PacedRequest(RequestKind.BARS, contract, f"{contract}|{end}", **other)
 
 
 def small(end: object = 0, **other: Any) -> PacedRequest:
-    """Make a request for small bars."""
+    """Return a request for small bars."""
     return bars(end, small=True, **other)
 
 
 def head(contract: str) -> PacedRequest:
-    """Make a request for a head timestamp."""
+    """Return a request for a head timestamp."""
     return PacedRequest(RequestKind.HEAD, contract, f"head|{contract}", small=True)
 
 
-def test_nothing_sent_means_now() -> None:
-    """A first request waits for nothing."""
+def test_a_first_request_does_not_wait() -> None:
+    """A first request does not wait."""
     assert earliest(RULES, [], small()) < 0
 
 
 def test_an_identical_request_waits_fifteen_seconds_and_a_margin() -> None:
-    """Contract, end, duration, size, what and hours make two requests identical."""
+    """Contract, end, duration, bar size, what_to_show and hours make two requests identical."""
     assert earliest(RULES, [SentRequest(100, bars(1))], bars(1)) == pytest.approx(115.75)
 
 
 def test_another_end_is_another_request() -> None:
-    """Neighbouring chunks of one series are not identical, and do not wait for each other."""
+    """Neighbouring chunks of a series are not identical."""
     assert earliest(RULES, [SentRequest(100, bars(1))], bars(2)) < 100
 
 
-def test_a_contract_is_asked_at_most_five_times_in_two_seconds() -> None:
-    """Four small requests of one contract are sent at once, the fifth keeps the margin."""
+def test_the_requests_of_one_contract_keep_a_margin() -> None:
+    """Four small requests of one contract are sent at once; the fifth keeps the margin."""
     sent = [SentRequest(100 + n / 10, small(n)) for n in range(4)]
     assert earliest(RULES, sent[:3], small(9)) < 100
     assert earliest(RULES, sent, small(9)) == pytest.approx(102.0)
     assert earliest(RULES, sent, small(9, contract="2")) < 100
 
 
-def test_sixty_in_ten_minutes_keep_a_margin() -> None:
+def test_the_ten_minute_window_keeps_a_margin() -> None:
     """The 58th small request waits until the first is ten minutes old."""
     sent = [SentRequest(1000 + n, small(n, contract=str(n))) for n in range(57)]
     assert earliest(RULES, sent[:56], small("x")) < 1056
@@ -73,7 +73,7 @@ def test_sixty_in_ten_minutes_keep_a_margin() -> None:
 
 
 def test_bid_ask_counts_twice() -> None:
-    """Half as many of them fill the window."""
+    """Half as many requests of BID_ASK fill the window."""
     assert (weight_of("BID_ASK"), weight_of("TRADES")) == (2, 1)
     sent = [SentRequest(1000 + n, small(n, contract=str(n), weight=2)) for n in range(28)]
     assert earliest(RULES, sent, small("x")) < 1028
@@ -81,25 +81,25 @@ def test_bid_ask_counts_twice() -> None:
 
 
 def test_heads_obey_the_small_bar_rules() -> None:
-    """A head counts in the window whatever bars it is asked for."""
+    """A head counts in the window."""
     sent = [SentRequest(1000 + n, head(str(n))) for n in range(57)]
     assert earliest(RULES, sent, head("x")) == pytest.approx(1600.0)
 
 
 def test_minutes_and_longer_are_not_under_the_hard_rules() -> None:
-    """A hundred different requests for minutes in a second wait for the message rate only."""
+    """A hundred requests for minutes in a second wait for the message rate only."""
     sent = [SentRequest(1000 + n / 100, bars(n)) for n in range(100)]
     assert earliest(RULES, sent, bars("x")) == pytest.approx(1000.53 + 1.1)
 
 
 def test_longer_bars_do_not_use_up_the_small_window() -> None:
-    """They are not counted where they are not bound."""
+    """Longer bars do not count for small ones."""
     sent = [SentRequest(1000 + n, bars(n)) for n in range(100)]
     assert earliest(RULES, sent, small("x")) < 1100
 
 
 def test_conservative_puts_everything_under_the_hard_rules() -> None:
-    """Minutes then wait for the window, and ten seconds for each other."""
+    """Minutes wait for the window, and ten seconds for each other."""
     sent = [SentRequest(1000 + n, bars(n, contract=str(n))) for n in range(57)]
     assert earliest(STRICT, sent, bars("x")) == pytest.approx(1600.0)
     assert earliest(STRICT, sent[:1], bars("x")) == pytest.approx(1010.5)
@@ -115,7 +115,7 @@ def test_contract_requests_are_under_the_message_rate_only() -> None:
 
 @st.composite
 def requests(draw: st.DrawFn) -> PacedRequest:
-    """Make a request of a small world, so that rules meet often."""
+    """Draw a request of few different ones, so that rules apply often."""
     return PacedRequest(
         draw(st.sampled_from([RequestKind.BARS, RequestKind.HEAD])),
         contract := draw(st.sampled_from(["1", "2"])),
@@ -126,7 +126,7 @@ def requests(draw: st.DrawFn) -> PacedRequest:
 
 
 def breaks(rules: tuple[Rule, ...], sent: list[SentRequest]) -> list[str]:
-    """Find rules that a history breaks, by looking at every window that ends at a hit."""
+    """Return the rules that a history breaks, by every window that ends at a request."""
     broken = []
     for rule in rules:
         bound = [one for one in sent if rule.binds(one.request)]
@@ -146,7 +146,7 @@ def breaks(rules: tuple[Rule, ...], sent: list[SentRequest]) -> list[str]:
 def test_sending_at_the_earliest_time_breaks_no_rule(
     requested: list[tuple[PacedRequest, float]], conservative: bool
 ) -> None:
-    """Whatever is asked and when, no window holds more than its rule allows."""
+    """For any requests at any times, no window holds more than its rule allows."""
     rules = (
         *pacing_of(conservative=conservative).rules,
         Rule("few", 5, 40.0, small_only=not conservative, weighted=True),
@@ -160,10 +160,10 @@ def test_sending_at_the_earliest_time_breaks_no_rule(
 
 
 @given(st.lists(st.tuples(requests(), st.floats(0, 60)), max_size=30), st.randoms())
-def test_the_order_of_the_hits_does_not_matter(
+def test_the_order_of_sent_requests_does_not_matter(
     placed: list[tuple[PacedRequest, float]], random: Any
 ) -> None:
-    """A request fits behind hits that lie in the future too."""
+    """The earliest time is the same for any order of sent requests, future ones included."""
     sent = [SentRequest(at, request) for request, at in placed]
     shuffled = random.sample(sent, len(sent))
     assert earliest(STRICT, sent, small()) == earliest(STRICT, shuffled, small())
@@ -171,7 +171,7 @@ def test_the_order_of_the_hits_does_not_matter(
 
 @pytest.fixture
 def ask() -> Any:
-    """Ask for a turn at time 100 as owner "me", number 50."""
+    """Return a function that computes the send time of a request of "me" at time 100."""
 
     def run(request: PacedRequest, pacing: Pacing | None = None, **given: Any) -> SendTime:
         held = {owner: [bars(n) for n in range(count)] for owner, count in given.items()}
@@ -190,23 +190,23 @@ def ask() -> Any:
     return run
 
 
-def test_a_free_place_is_taken_now(ask: Any) -> None:
-    """With five of six places taken the next goes at once."""
+def test_a_free_permit_is_taken_now(ask: Any) -> None:
+    """With five of six permits taken the next request is sent at once."""
     assert ask(bars(), a=5).is_now(100)
 
 
-def test_minutes_wait_for_a_place_in_flight(ask: Any) -> None:
-    """With all places taken there is none, though the time has come."""
+def test_minutes_wait_for_a_permit(ask: Any) -> None:
+    """With all permits taken a due request waits."""
     assert ask(bars(), a=3, b=3) == SendTime(100, has_permit=False)
 
 
-def test_heads_need_no_place_in_flight(ask: Any) -> None:
+def test_heads_do_not_count_against_the_concurrency(ask: Any) -> None:
     """They count among the open requests only."""
     assert ask(head("1"), a=6).is_now(100)
 
 
-def test_fifty_open_requests_are_the_end_for_all(ask: Any) -> None:
-    """The margin leaves 47 places for everything that is historical."""
+def test_open_historical_requests_are_limited(ask: Any) -> None:
+    """The margin leaves 47 open historical requests."""
     assert pacing_of().most_open == 47
     assert ask(head("1"), a=46).has_permit
     assert not ask(head("1"), a=47).has_permit
@@ -215,45 +215,45 @@ def test_fifty_open_requests_are_the_end_for_all(ask: Any) -> None:
 
 
 def test_a_tail_goes_before_backfills_that_came_first(ask: Any) -> None:
-    """The last place is the tail's, whoever waited longer."""
+    """The last permit goes to the tail."""
     ask.others = [Waiting(1, "other", 90, bars(1)), Waiting(2, "other", 90, bars(2))]
     assert ask(bars("tail", tail=True), a=5).has_permit
     assert not ask(bars("more"), a=5).has_permit
 
 
 def test_among_tails_the_first_goes_first(ask: Any) -> None:
-    """Tails do not overtake each other."""
+    """Tails keep their order."""
     ask.others = [Waiting(1, "other", 90, bars(1, tail=True))]
     assert not ask(bars("tail", tail=True), a=5).has_permit
 
 
 def test_an_owner_with_less_goes_first(ask: Any) -> None:
-    """A process that holds nothing goes before the many requests of a busy one."""
+    """A process without open requests goes before a busy one."""
     ask.others = [Waiting(n, "busy", 90, bars(n)) for n in range(20)]
     assert ask(bars("mine"), busy=5).has_permit
 
 
-def test_of_two_owners_every_second_turn_is_the_others(ask: Any) -> None:
-    """A newcomer stands behind the other's first request, not behind all of them."""
+def test_two_owners_take_turns(ask: Any) -> None:
+    """A new process waits for the other's first request, not for all of them."""
     ask.others = [Waiting(n, "busy", 90, bars(n)) for n in range(20)]
     assert ask(bars("mine"), a=4).has_permit
     assert not ask(bars("mine"), a=5).has_permit
 
 
-def test_who_waits_for_another_time_takes_no_place(ask: Any) -> None:
-    """A request that may not be sent for a while holds nobody up."""
+def test_a_request_that_is_not_due_takes_no_permit(ask: Any) -> None:
+    """A request that is not due yet takes no permit."""
     ask.others = [Waiting(1, "other", 110, bars(1))]
     assert ask(bars("mine"), a=5).has_permit
 
 
 def test_a_promised_time_counts_as_sent(ask: Any) -> None:
-    """Whoever stands ahead with an identical request makes it wait from then on."""
+    """An identical request ahead in the queue delays a later one."""
     ask.others = [Waiting(1, "other", 110, bars(1))]
     assert ask(bars(1)).at == pytest.approx(125.75)
 
 
 def test_pauses_double_while_violations_stay_close() -> None:
-    """From one minute to ten, and back to one after a quiet while."""
+    """From one minute to ten, and back to one after a while without violations."""
     lengths, last = [], None
     for _ in range(6):
         last = next_pause_s(last, since_s=1)
@@ -263,7 +263,7 @@ def test_pauses_double_while_violations_stay_close() -> None:
 
 
 def test_scaling_changes_time_and_nothing_else() -> None:
-    """A scaled pacing has the same counts in shorter windows."""
+    """Scaled rules have the same counts in shorter windows."""
     scaled = pacing_of().scaled(0.01)
     assert [rule.most for rule in scaled.rules] == [rule.most for rule in RULES]
     assert scaled.horizon_s(small=True) == pytest.approx(6.0)
@@ -271,7 +271,7 @@ def test_scaling_changes_time_and_nothing_else() -> None:
 
 
 def test_the_rules_stay_below_what_is_documented() -> None:
-    """The limits restated: 15 s, 5 in 2 s, 60 in 600 s, 50 messages a second."""
+    """The documented limits: 15 s, 5 in 2 s, 60 in 600 s, 50 messages a second."""
     limits = {"identical": (1, 15), "same contract": (5, 2), "window": (60, 600)}
     for rule in RULES:
         most, window_s = limits.get(rule.name, (50, 1))

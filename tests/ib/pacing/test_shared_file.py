@@ -1,4 +1,4 @@
-"""The file behind the budget: what the system refuses is an error that says what to do."""
+"""The file of the shared record: errors of the system, versions, and damage."""
 
 import sqlite3
 from contextlib import closing
@@ -11,11 +11,11 @@ from ktrdr_pipelines.ib.pacing.shared_file import FILE, SharedFile
 
 
 def forget(_: sqlite3.Connection) -> None:
-    """Take in a loss."""
+    """Handle a loss."""
 
 
 def test_a_full_disk_says_to_make_room(tmp_path: Path) -> None:
-    """Where the file cannot grow, another folder is the second best hint."""
+    """The hint offers another folder only as a second choice."""
     file = SharedFile(tmp_path, on_loss=forget)
     with file.transaction() as database:
         database.execute("PRAGMA max_page_count = 1")
@@ -29,8 +29,8 @@ def test_a_full_disk_says_to_make_room(tmp_path: Path) -> None:
     assert str(tmp_path / FILE) in str(caught.value)
 
 
-def test_a_broken_file_that_cannot_be_quarantined_is_told(tmp_path: Path) -> None:
-    """Nothing is lost silently: the error says that it is broken, and where."""
+def test_a_broken_file_that_cannot_be_quarantined_is_an_error(tmp_path: Path) -> None:
+    """The error says that the file is broken, and which one."""
     (tmp_path / FILE).write_bytes(b"this is no database" * 100)
     (tmp_path / f"{FILE}.broken").mkdir()
     with (
@@ -42,7 +42,7 @@ def test_a_broken_file_that_cannot_be_quarantined_is_told(tmp_path: Path) -> Non
 
 
 def test_a_file_of_a_newer_version_asks_for_an_update(tmp_path: Path) -> None:
-    """Another folder would be another budget: that is no hint here."""
+    """The hint names no other folder, which would be another budget."""
     with sqlite3.connect(tmp_path / FILE) as database:
         database.execute("PRAGMA user_version = 99")
     database.close()
@@ -59,7 +59,7 @@ def test_a_file_of_a_newer_version_asks_for_an_update(tmp_path: Path) -> None:
 def test_a_file_of_an_earlier_version_loses_account_numbers(
     tmp_path: Path, is_cut_short: bool
 ) -> None:
-    """Refusals are kept without them; free pages hold none either."""
+    """Refusals are kept without them, and free pages hold none."""
     account = "U" + "7654321"
     with SharedFile(tmp_path, on_loss=forget).transaction() as database:
         database.execute("PRAGMA user_version = 3")
@@ -78,6 +78,6 @@ def test_a_file_of_an_earlier_version_loses_account_numbers(
         [(reason,)] = database.execute("SELECT DISTINCT reason FROM blocks").fetchall()
         assert database.execute("SELECT value FROM memory").fetchall() == [("{(account)}",)]
     assert reason == ("" if is_cut_short else "Error for (account). " * 20)
-    make_entry = [one.read_bytes() for one in tmp_path.iterdir()]
-    assert not any(account.encode() in data for data in make_entry)
+    contents = [one.read_bytes() for one in tmp_path.iterdir()]
+    assert not any(account.encode() in data for data in contents)
     file.close()

@@ -1,4 +1,4 @@
-"""The record behind the budget: of another start of the machine, removed, broken, busy."""
+"""The shared record: of another boot, removed, broken or busy."""
 
 import asyncio
 import sqlite3
@@ -14,11 +14,11 @@ from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import Pacing, Rule, Scope
 from ktrdr_pipelines.ib.pacing.shared_file import LOCK_WAIT_S
 from ktrdr_pipelines.ib.pacing.shared_state import Sending
-from tests.ib.paced import Time, bars, hold, send
+from tests.ib.pacing_support import FakeClock, bars, hold, send
 
 
-def test_rows_of_another_start_of_the_machine_count_for_nothing(rate_limiter: Any) -> None:
-    """Stamps of another boot mean nothing: neither hits nor places nor pauses."""
+def test_rows_of_another_boot_do_not_count(rate_limiter: Any) -> None:
+    """Requests, permits and pauses of another boot do not count."""
 
     async def run() -> float:
         before = rate_limiter(boot="yesterday")
@@ -30,10 +30,8 @@ def test_rows_of_another_start_of_the_machine_count_for_nothing(rate_limiter: An
     assert asyncio.run(run()) == 5000.0
 
 
-def test_timestamps_of_the_future_are_of_another_start_without_a_name(
-    rate_limiter: Any, time: Time
-) -> None:
-    """Where two starts of the machine have one name, what lies in the future counts for nothing."""
+def test_rows_in_the_future_are_of_an_earlier_boot(rate_limiter: Any, clock: FakeClock) -> None:
+    """If two boots have one name, rows in the future are of the earlier one."""
 
     async def run() -> float:
         before = rate_limiter()
@@ -43,12 +41,12 @@ def test_timestamps_of_the_future_are_of_another_start_without_a_name(
         await asyncio.sleep(0)
         before.pause_after_violation()
         for _ in range(MOST_FAILURES):
-            time.now += 1
-            before.note_trouble(ill_with="silence")
+            clock.now += 1
+            before.note_trouble(failure="silence")
         before._record.withdraw = lambda _: None
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        time.now = 30.0
+        clock.now = 30.0
         after = rate_limiter()
         assert after.vitals().breaker.state is BreakerState.CLOSED
         await after.admit("bars", probe_s=45)
@@ -58,21 +56,21 @@ def test_timestamps_of_the_future_are_of_another_start_without_a_name(
 
 
 @pytest.mark.parametrize("mark", ["pause", "breaker", "width", "line"])
-def test_any_timestamp_of_the_future_shows_another_start(
-    rate_limiter: Any, time: Time, mark: str
+def test_any_row_in_the_future_shows_an_earlier_boot(
+    rate_limiter: Any, clock: FakeClock, mark: str
 ) -> None:
-    """A pause, a breaker or a width that alone is left is found as well."""
+    """A pause, a breaker, a concurrency or a queue entry alone shows it."""
     before = rate_limiter()
     if mark == "pause":
         before.pause_after_violation()
     elif mark == "line":
         for _ in range(2):
-            unsent = Sending(lambda: None, time)
+            unsent = Sending(lambda: None, clock)
             before._record.attempt(bars(1), None, unsent, hold_s=45)
         before.remember(lambda _, database: database.execute("DELETE FROM requests WHERE number=1"))
     else:
-        before.note_trouble(ill_with="silence" if mark == "breaker" else None)
-    time.now = 30.0
+        before.note_trouble(failure="silence" if mark == "breaker" else None)
+    clock.now = 30.0
     after = rate_limiter()
     assert after.vitals().paused_s == 0.0
     assert after.remember(lambda memory, database: memory.latest(database)) == 0.0
@@ -80,13 +78,13 @@ def test_any_timestamp_of_the_future_shows_another_start(
 
 
 def remove(folder: Path) -> None:
-    """Remove the record with all that belongs to it."""
+    """Remove the record and its side files."""
     for path in folder.glob("pacer.sqlite*"):
         path.unlink()
 
 
-def test_a_record_that_was_removed_is_made_anew(rate_limiter: Any, tmp_path: Path) -> None:
-    """Even while a process has it open; whoever removes it takes the budget into his hands."""
+def test_a_removed_record_is_recreated(rate_limiter: Any, tmp_path: Path) -> None:
+    """A process that has it open makes a new one, with a new budget."""
 
     async def run() -> float:
         one = rate_limiter()
@@ -102,7 +100,7 @@ def test_a_record_that_was_removed_is_made_anew(rate_limiter: Any, tmp_path: Pat
 def test_a_broken_record_is_quarantined_and_starts_with_a_cool_down(
     rate_limiter: Any, tmp_path: Path, used: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was forgotten breaks no rule: all wait for the longest memory that binds them."""
+    """All requests wait for the longest window that binds them."""
 
     async def run() -> tuple[float, float]:
         one = rate_limiter()
@@ -122,7 +120,7 @@ def test_a_broken_record_is_quarantined_and_starts_with_a_cool_down(
 
 
 def test_a_record_of_a_newer_version_is_refused(rate_limiter: Any, tmp_path: Path) -> None:
-    """An older program does not work around a budget that it cannot read."""
+    """An older program does not bypass a record that it cannot read."""
     with sqlite3.connect(tmp_path / "pacer.sqlite") as database:
         database.execute("PRAGMA user_version = 99")
     database.close()
@@ -131,7 +129,7 @@ def test_a_record_of_a_newer_version_is_refused(rate_limiter: Any, tmp_path: Pat
 
 
 def test_a_folder_that_cannot_be_made_names_the_setting(tmp_path: Path) -> None:
-    """The state folder must be writable."""
+    """The error names KTRDR_STATE."""
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match="KTRDR_STATE"):
         asyncio.run(send(RateLimiter(tmp_path / "file" / "state"), bars(1)))
@@ -140,7 +138,7 @@ def test_a_folder_that_cannot_be_made_names_the_setting(tmp_path: Path) -> None:
 def test_a_record_that_another_process_holds_is_waited_for(
     rate_limiter: Any, tmp_path: Path
 ) -> None:
-    """A writer elsewhere delays a request and fails nothing."""
+    """A transaction of another process delays a request."""
 
     async def run() -> float:
         one = rate_limiter()
@@ -158,10 +156,10 @@ def test_a_record_that_another_process_holds_is_waited_for(
     assert asyncio.run(run()) >= 5000.0
 
 
-def test_a_place_is_given_back_though_another_process_is_writing(
+def test_a_permit_is_released_while_another_process_writes(
     rate_limiter: Any, tmp_path: Path
 ) -> None:
-    """It waits out the other's transaction: a place that stays taken keeps everybody waiting."""
+    """Releasing a permit waits for the other process's transaction."""
 
     async def run() -> float:
         rule = Rule("identical", 1, 0.1, Scope.IDENTICAL)

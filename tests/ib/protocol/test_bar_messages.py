@@ -1,4 +1,4 @@
-"""Reading reaches, heads and frames, without a socket."""
+"""Reading message 17 and head timestamps, and cutting frames, without a socket."""
 
 import math
 import string
@@ -21,7 +21,7 @@ from tests.support.fake_gateway import stock
 
 
 def at(hour: int, minute: int = 0, day: int = 5) -> Any:
-    """Give a moment of January 2026."""
+    """Return a moment of January 2026."""
     return datetime(2026, 1, day, hour, minute, tzinfo=UTC)
 
 
@@ -45,9 +45,9 @@ def at(hour: int, minute: int = 0, day: int = 5) -> Any:
     ],
 )
 def test_a_moment_is_read_only_where_its_zone_is_clear(text: str, moment: datetime | None) -> None:
-    """Forms without a zone, with an ambiguous one, or with nonsense give none."""
-    make_entry = written_moment(text)
-    assert (make_entry and make_entry.earliest()) == moment
+    """A form without a zone, with an ambiguous one, or an invalid one gives None."""
+    written = written_moment(text)
+    assert (written and written.earliest()) == moment
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,12 @@ def test_a_moment_is_read_only_where_its_zone_is_clear(text: str, moment: dateti
     ],
 )
 def test_a_reach_needs_two_moments_in_order(start: str, end: str, reach: Interval | None) -> None:
-    """Half a reach, an empty one or a reversed one is none."""
+    """A missing, empty or reversed range gives None."""
     assert reach_of(History(start, end, 0, [])) == reach
 
 
 def test_a_wall_time_that_occurs_twice_makes_the_reach_shorter() -> None:
-    """In the hour that clocks repeat, nothing is claimed that may not have been answered."""
+    """In the repeated hour of a clock change the shorter range is claimed."""
     twice = "20251102 01:30:00 US/Eastern"
     from_it = reach_of(History(twice, "20251102-12:00:00", 0, []))
     to_it = reach_of(History("20251102-00:00:00", twice, 0, []))
@@ -79,8 +79,8 @@ def test_a_wall_time_that_occurs_twice_makes_the_reach_shorter() -> None:
 @given(st.text(max_size=40))
 def test_no_text_breaks_the_reading_of_moments(text: str) -> None:
     """Any text gives a moment in UTC or none."""
-    make_entry = written_moment(text)
-    moment = make_entry and make_entry.earliest()
+    written = written_moment(text)
+    moment = written and written.earliest()
     assert moment is None or moment.tzinfo is UTC
 
 
@@ -97,7 +97,7 @@ def test_no_text_breaks_the_reading_of_moments(text: str) -> None:
     ],
 )
 def test_a_head_is_read_in_every_form_with_a_zone(text: str, head: datetime | None) -> None:
-    """Epochs, before 1970 too, and moments; nothing and zero mean that there is none."""
+    """Epochs, also before 1970, and moments; an empty text, 0 and -1 give None."""
     assert head_of(text) == head
 
 
@@ -114,7 +114,7 @@ def test_frames_are_cut_however_the_bytes_arrive(bodies: list[bytes], data: Any)
 
 @pytest.mark.parametrize("length", [0, 1, MAX_FRAME_BYTES + 1, 2**32 - 1])
 def test_a_length_that_no_frame_has_is_refused(length: int) -> None:
-    """Nothing is collected in the hope that a gigabyte follows."""
+    """An impossible length is refused before any data is collected."""
     with pytest.raises(BadFrameError, match=str(length)):
         FrameCutter().feed(length.to_bytes(4))
 
@@ -144,7 +144,7 @@ def read(text: str) -> float | None:
 
 
 def is_written_by_ib(text: str) -> bool:
-    """Say by hand whether a text is in the grammar: ``-d.dE+d`` with its optional parts."""
+    """Return whether a text is in the grammar ``-d.dE+d`` with its optional parts."""
     number = text.removeprefix("-")
     for mark in "eE":
         number, _, exponent = number.partition(mark)
@@ -158,8 +158,8 @@ def is_written_by_ib(text: str) -> bool:
 
 
 @st.composite
-def make_entry(draw: st.DrawFn) -> str:
-    """Write a number as Python's repr, str and format do."""
+def number_texts(draw: st.DrawFn) -> str:
+    """Draw a number as Python's repr, str and format write it."""
     number: Any = draw(
         st.floats(allow_nan=False, allow_infinity=False)
         | st.integers(-(10**30), 10**30)
@@ -171,7 +171,7 @@ def make_entry(draw: st.DrawFn) -> str:
     return draw(st.sampled_from([str(number), format(number, form)]))
 
 
-@given(make_entry())
+@given(number_texts())
 @example("1.7976931348623157E308")
 @example("9223372036854775807")
 @example("-0")
@@ -226,13 +226,13 @@ def test_no_other_character_is_part_of_a_number(before: str, other: str, after: 
 
 @pytest.mark.parametrize("text", ["nan", "NaN", "inf", "-inf", "Infinity", "0x10", "1j", "None"])
 def test_no_word_is_a_number(text: str) -> None:
-    """Those that Python reads are none either."""
+    """Words that Python's float accepts are not numbers either."""
     assert read(text) is None
 
 
 @pytest.mark.parametrize("count", ["\u0661", "0_1", "+1", " 1", "1 ", "1.0", "", "-1", "\u00b9"])
 def test_a_count_of_bars_is_a_plain_number(count: str) -> None:
-    """A message with another one is not what it seems, as a whole."""
+    """A message with another count is invalid as a whole."""
     fields = ["17", "1", "", "", count, str(FIRST), *["10", "11", "9", "10", "1", "1", "1"]]
     with pytest.raises(ValueError, match="bars"):
         history_of(fields)
@@ -254,8 +254,8 @@ def test_a_count_of_bars_is_a_plain_number(count: str) -> None:
         "9" * 40,
     ],
 )
-def test_a_head_in_other_digits_is_none(text: str) -> None:
-    """Nor is one of a year that no calendar has."""
+def test_a_head_in_other_digits_is_invalid(text: str) -> None:
+    """Nor is a head of a year outside the calendar valid."""
     with pytest.raises(ValueError, match="head timestamp"):
         head_of(text)
 
@@ -265,5 +265,5 @@ def test_a_head_in_other_digits_is_none(text: str) -> None:
     ["\u0662\u0660260105-14:30:00", "20260105 \uff11\uff14:30:00 UTC", "20260105-14:30:0\u0660"],
 )
 def test_a_moment_in_other_digits_is_none(text: str) -> None:
-    """The reach of a response is read by the same rule."""
+    """The range of a response is read by the same rule."""
     assert written_moment(text) is None

@@ -15,21 +15,15 @@ import pytest
 from ktrdr_pipelines.domain.instruments import Instrument, SecType
 from ktrdr_pipelines.errors import BadAnswerError, ContractAmbiguousError
 from ktrdr_pipelines.ib.protocol.contract_messages import candidate_of, chosen
+from tests.support.recorded_frames import MES_DETAILS
 
-MES = (
-    "10,7,MES,FUT,20260320 14:30:00 Europe/Zurich,0,,CME,USD,MESH6,MES,MES,750150186,0.25,5,"
-    "ACTIVETIM;AD,CME,1,362673777,Micro E-Mini S&P 500 Stock Price Index,,202603,,,,US/Central,"
-    "20251222:1700-20251223:1600;20251223:1700-20251224:1215;20251225:1700-20251226:1600;"
-    "20251227:CLOSED;20251228:1700-20251229:1600,"
-    "20251223:0830-20251223:1600;20251224:0830-20251224:1215;20251225:CLOSED"
-)
 TAIL = (*("", "0", "0", "2147483647", "MES", "IND", "67", "20260320", "", "1", "1", "1"),)
 """What follows the hours: rules, no tags, group, underlying, market rule, real expiration date."""
 
 
 def mes(last_trade: str | None = None, *, expires: str | None = None) -> list[str]:
-    """Write the message of MES, with another date or real expiration date."""
-    fields = [*MES.split(","), *TAIL]
+    """Return the fields of MES, with another last trade date or real expiration date."""
+    fields = [*MES_DETAILS.split(","), *TAIL]
     if last_trade is not None:
         fields[4] = last_trade
     if expires is not None:
@@ -38,7 +32,7 @@ def mes(last_trade: str | None = None, *, expires: str | None = None) -> list[st
 
 
 def gold(local: str, contract_id: int, last_trade: str) -> list[str]:
-    """Write the beginning of a message of gold, to the hours."""
+    """Return the first fields of a message of gold."""
     fields = [
         *("10", "9", "GC", "FUT", last_trade, "0", "", "COMEX", "USD", local, "GC", "GC"),
         *(str(contract_id), "0.1", "100", "", "COMEX", "1", "17340715", "Gold", "", "202602"),
@@ -55,7 +49,7 @@ GOLD = [
 
 @pytest.fixture
 def future(aapl: Instrument) -> Callable[..., Instrument]:
-    """Make an entry of the universe for a future."""
+    """Return a function that makes the instrument of a future."""
 
     def make(symbol: str, exchange: str, day: date | None, **other: Any) -> Instrument:
         return replace(
@@ -91,7 +85,7 @@ def future(aapl: Instrument) -> Callable[..., Instrument]:
 def test_a_last_trade_date_is_that_of_the_exchange(
     future: Callable[..., Instrument], text: str, expires: str, day: date
 ) -> None:
-    """Whatever zone the login has, the date of the universe fits."""
+    """In every zone of the login the date of the universe fits."""
     found = candidate_of(mes(text, expires=expires), 178)
     assert found.last_trade_date == f"{day:%Y%m%d}"
     assert chosen(future("MES", "CME", day), [found]).contract_id == 750150186
@@ -99,13 +93,13 @@ def test_a_last_trade_date_is_that_of_the_exchange(
 
 
 def test_a_date_as_the_gateway_writes_it_fits_too(future: Callable[..., Instrument]) -> None:
-    """An entry that was copied from the gateway's window goes on working."""
+    """An entry copied from the gateway's window is accepted."""
     found = candidate_of(mes("20260321 05:00:00 Asia/Shanghai"), 178)
     assert chosen(future("MES", "CME", date(2026, 3, 21)), [found]) is found
 
 
 def test_another_date_is_another_contract(future: Callable[..., Instrument]) -> None:
-    """The error names the date that fits, and the id."""
+    """The hint names the fitting date and the id."""
     found = candidate_of(mes("20260321 05:00:00 Asia/Shanghai", expires=""), 178)
     with pytest.raises(BadAnswerError) as caught:
         chosen(future("MES", "CME", date(2026, 3, 19)), [found])
@@ -114,7 +108,7 @@ def test_another_date_is_another_contract(future: Callable[..., Instrument]) -> 
 
 
 def test_a_matching_contract_id_decides(future: Callable[..., Instrument]) -> None:
-    """Whatever the date says; another id is another contract."""
+    """The date is ignored then; another id is another contract."""
     found = candidate_of(mes("20260321 05:00:00 CST", expires=""), 178)
     entry = future("MES", "CME", date(2026, 3, 18), contract_id=750150186)
     assert chosen(entry, [found]) is found
@@ -123,7 +117,7 @@ def test_a_matching_contract_id_decides(future: Callable[..., Instrument]) -> No
 
 
 def test_one_of_several_is_chosen_by_its_date_or_id(future: Callable[..., Instrument]) -> None:
-    """They come in no order of expiry; without date and id they stay ambiguous."""
+    """Contracts arrive in any order; without date and id they are ambiguous."""
     candidates = [candidate_of(fields, 178) for fields in GOLD]
     by_date = chosen(future("GC", "COMEX", date(2026, 1, 28)), candidates)
     assert by_date.local_symbol == "GCF6"
@@ -137,7 +131,7 @@ def test_one_of_several_is_chosen_by_its_date_or_id(future: Callable[..., Instru
 def test_the_date_of_the_exchange_decides_between_dates_as_written(
     future: Callable[..., Instrument],
 ) -> None:
-    """Of contracts that expire day by day, one is written on the date of the next one."""
+    """Of daily contracts, one is written with the date of the next one."""
     candidates = [
         candidate_of(gold("GCA", 1, "20260226 05:00:00 Asia/Shanghai"), 178),
         candidate_of(gold("GCB", 2, "20260227 05:00:00 Asia/Shanghai"), 178),
@@ -147,27 +141,27 @@ def test_the_date_of_the_exchange_decides_between_dates_as_written(
 
 
 @pytest.mark.parametrize("text", ["202603", "2026-03-20", ""])
-def test_a_hint_names_no_date_that_is_none(future: Callable[..., Instrument], text: str) -> None:
-    """The universe takes a date of eight digits, or the id."""
+def test_a_hint_names_only_a_valid_date(future: Callable[..., Instrument], text: str) -> None:
+    """The universe accepts a date of eight digits, or the id."""
     found = candidate_of(mes(text, expires=""), 178)
     with pytest.raises(BadAnswerError) as caught:
         chosen(future("MES", "CME", date(2026, 3, 19)), [found])
     assert caught.value.hint.endswith("symbol, currency or con_id: 750150186.")
 
 
-def test_an_unknown_zone_is_told_where_nothing_stands_beside_it(
-    bench: Any, future: Callable[..., Instrument]
+def test_an_unknown_zone_without_an_expiration_date_is_reported(
+    harness: Any, future: Callable[..., Instrument]
 ) -> None:
-    """The written date counts then, and the reader is told."""
+    """Without a real expiration date the written date counts, and the zone is reported."""
     entry = future("MES", "CME", date(2026, 3, 20))
 
-    def tell(talk: Any, fields: list[str]) -> None:
+    def respond(client: Any, fields: list[str]) -> None:
         message = mes("20260320 21:30:00 CST", expires="")
         message[1] = fields[2]
-        talk.send(*message)
-        talk.send(52, 1, fields[2])
+        client.send(*message)
+        client.send(52, 1, fields[2])
 
-    async def series_gaps(source: Any) -> tuple[int, tuple[str, ...]]:
+    async def ask(source: Any) -> tuple[int, tuple[str, ...]]:
         return await source.contract_id(entry), source.notices.zones
 
-    assert bench(series_gaps, contract=tell) == (750150186, ("CST",))
+    assert harness(ask, contract=respond) == (750150186, ("CST",))

@@ -1,4 +1,4 @@
-"""What each code of the gateway becomes."""
+"""The error of each code of the gateway."""
 
 from typing import Any
 
@@ -25,8 +25,8 @@ from ktrdr_pipelines.ib.protocol.error_codes import (
     error_frame,
 )
 from ktrdr_pipelines.limits import IbLimitsRegistry
+from tests.ib.scripted_gateway import HMDS
 
-HMDS = "Historical Market Data Service error message:"
 REQUESTED = "AAPL 1m, 1 D to now"
 
 CODES = [
@@ -39,7 +39,7 @@ CODES = [
     (162, f"{HMDS}Time length exceed max.", RequestTooLongError),
     (162, f"{HMDS}invalid step: 1 sec", RequestTooLongError),
     (162, f"{HMDS}No historical market data for EUR/CASH@FXSUBPIP Last 300", RequestRejectedError),
-    (162, f"{HMDS}something that nobody has seen", BadAnswerError),
+    (162, f"{HMDS}something unknown", BadAnswerError),
     (
         165,
         "Historical Market Data Service query message:HMDS server disconnect occurred.",
@@ -99,7 +99,7 @@ CODES = [
 
 @pytest.mark.parametrize(("code", "text", "kind"), CODES)
 def test_a_code_becomes_its_error(code: int, text: str, kind: Any) -> None:
-    """Each code of the facts is an error of its class, or a notice that ends nothing."""
+    """Each documented code becomes an error of its class, or a notice that ends no request."""
     error = error_for(ErrorFrame(7, code, text), REQUESTED)
     if kind is None:
         assert error is None
@@ -133,20 +133,20 @@ def test_an_error_says_what_to_do(code: int, text: str, hint: str) -> None:
 
 
 def test_the_table_covers_every_code_of_the_registry() -> None:
-    """No code that the registry knows is without a test here."""
+    """Every code of the registry is tested here."""
     tested = {code for code, _, _ in CODES}
     assert set(IbLimitsRegistry.CODES.value) | set(IbLimitsRegistry.CODE_TEXTS.value) <= tested
 
 
 def test_an_error_frame_is_read_with_and_without_its_last_field() -> None:
-    """The rejection of an order at its end does not matter."""
+    """The last field, about orders, is ignored."""
     expected = ErrorFrame(3, 162, "no data")
     assert error_frame(["4", "2", "3", "162", "no data", ""]) == expected
     assert error_frame(["4", "2", "3", "162", "no data"]) == expected
 
 
 @pytest.mark.parametrize("fields", [["4", "2"], ["4", "2", "x", "1", ""], ["4", "2", "1", "", ""]])
-def test_a_frame_that_is_none_is_a_value_error(fields: list[str]) -> None:
-    """What cannot be read is not guessed."""
+def test_an_invalid_frame_is_a_value_error(fields: list[str]) -> None:
+    """An unreadable frame is not guessed."""
     with pytest.raises(ValueError, match=r"."):
         error_frame(fields)

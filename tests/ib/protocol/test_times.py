@@ -48,7 +48,7 @@ WINTER = datetime(2026, 1, 5, 12, tzinfo=UTC)
     ],
 )
 def test_a_zone_is_known_by_every_name_it_has(name: str, winter_h: float, summer_h: float) -> None:
-    """Names with a place, old ones that mean one place, and offsets."""
+    """Names of places, old names that mean one place, and offsets."""
     zone = zone_named(name)
     for moment, hours in ((WINTER, winter_h), (SUMMER, summer_h)):
         offset = moment.astimezone(zone).utcoffset()
@@ -73,7 +73,7 @@ def test_a_zone_is_known_by_every_name_it_has(name: str, winter_h: float, summer
     ],
 )
 def test_a_name_of_several_places_or_none_is_unknown(name: str) -> None:
-    """CST is Chicago and Shanghai: no guess is made."""
+    """CST may be Chicago or Shanghai, so it is not guessed."""
     assert readings_of(name) == ()
     with pytest.raises(UnknownZone):
         zone_named(name)
@@ -92,14 +92,14 @@ def test_a_name_of_several_places_or_none_is_unknown(name: str) -> None:
     ],
 )
 def test_a_moment_is_read_by_the_zone_that_it_names(text: str, moment: datetime) -> None:
-    """Whatever zone the login has."""
-    make_entry = written_moment(text)
-    assert make_entry is not None
-    assert make_entry.earliest() == make_entry.latest() == moment
+    """The zone of the login does not matter."""
+    written = written_moment(text)
+    assert written is not None
+    assert written.earliest() == written.latest() == moment
 
 
 def test_a_name_of_two_readings_gives_both() -> None:
-    """EST is New York in details, and five hours behind UTC all year as Java and tzdata have it."""
+    """EST is New York in details, and a fixed offset in Java and the tz database."""
     summer = written_moment("20260701 16:00:00 EST")
     winter = written_moment("20260105 16:00:00 EST")
     assert summer is not None
@@ -119,14 +119,14 @@ def test_a_name_of_two_readings_gives_both() -> None:
         ("20230413-16:31:22", "UTC", True),
     ],
 )
-def test_what_zone_a_moment_names_is_told(text: str, zone: str, *, is_known: bool) -> None:
-    """An unknown name, or none, can be reported."""
-    make_entry = written_moment(text)
-    assert make_entry is not None
-    assert (make_entry.zone, make_entry.is_known) == (zone, is_known)
+def test_the_zone_of_a_moment_is_kept(text: str, zone: str, *, is_known: bool) -> None:
+    """An unknown or missing name can be reported."""
+    written = written_moment(text)
+    assert written is not None
+    assert (written.zone, written.is_known) == (zone, is_known)
 
 
 @pytest.mark.parametrize("text", ["20251219", "", "soon", "20251319 10:00:00 GB", "2025-12-19"])
 def test_a_date_alone_is_no_moment(text: str) -> None:
-    """A far expiry comes as one (grade L)."""
+    """A distant expiry is written as a date (grade L)."""
     assert written_moment(text) is None

@@ -1,6 +1,6 @@
-"""The gateway as a whole: farms that flap, a link that is lost for long, ids that are held.
+"""Outages of the whole gateway: flapping farms, a lost link, held client ids.
 
-The notices come over a socket, in the order of published logs; their times are those of the rules.
+The notices arrive in the order of published logs, at the times of the rules.
 """
 
 from collections.abc import Iterator
@@ -14,28 +14,24 @@ from ktrdr_pipelines.simulator.faults.faults import Fault, FaultPlan, FaultRule,
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
-from tests.simulator.rawclient import Frame, RawClient, raw_client
+from tests.simulator.conftest import NOW
+from tests.simulator.rawclient import Frame, RawClient, faulty_gateway, raw_client
 
-NOW = "2024-01-10T20:00:30+00:00"
 LOST = "Connectivity between IBKR and Trader Workstation has been lost."
 KEPT = "Connectivity between IBKR and Trader Workstation has been restored - data maintained."
 
 
 @contextmanager
 def faulty(market: SyntheticMarket, faults: str) -> Iterator[tuple[SimulatorServer, RawClient]]:
-    """Run a gateway with faults, and a client that has read its welcome."""
-    behaviour = Behaviour(faults=parse_faults(f"faults: [{faults}]", "faults"))
-    with (
-        running_simulator(market, now=NOW, behaviour=behaviour) as server,
-        raw_client(server) as client,
-    ):
+    """Run a gateway with faults, and a client that has read the start-up messages."""
+    with faulty_gateway(market, faults, now=NOW) as (server, client):
         client.until(2158)
         client.seen.clear()
         yield server, client
 
 
 def notices(client: RawClient) -> list[tuple[str, str]]:
-    """Return code and text of what was said about no request so far."""
+    """Return code and text of the received notices that concern no request."""
     return [_notice(frame) for frame in client.seen if frame[0] == "4" and frame[2] == "-1"]
 
 
@@ -43,8 +39,8 @@ def _notice(frame: Frame) -> tuple[str, str]:
     return frame[3], frame[4]
 
 
-def test_1100_comes_again_and_again(synthetic: SyntheticMarket) -> None:
-    """Then one 1102, which may list the farms that are connected; until it requests hang."""
+def test_notice_1100_is_repeated(synthetic: SyntheticMarket) -> None:
+    """The last notice, 1102, may list the connected farms; requests hang until then."""
     farms = "eufarmnj; usfarm; ushmds; secdefnj"
     fault = f"{{fault: link_lost, seconds: 0.05, repeats: 4, farms: {farms}, nth: 1}}"
     with faulty(synthetic, fault) as (_, client):
@@ -57,7 +53,7 @@ def test_1100_comes_again_and_again(synthetic: SyntheticMarket) -> None:
 
 
 def test_a_farm_of_market_data_flaps(synthetic: SyntheticMarket) -> None:
-    """It breaks and is well again within a moment; no request is lost over it."""
+    """It breaks and is restored, and no request is lost."""
     with faulty(synthetic, "{fault: farm_flaps, seconds: 0.01, repeats: 2, nth: 1}") as (_, client):
         client.bars(1)
         client.until(2104)
@@ -69,8 +65,8 @@ def test_a_farm_of_market_data_flaps(synthetic: SyntheticMarket) -> None:
             assert client.until(17)[1] == "1"
 
 
-def test_a_night_goes_as_it_was_logged(synthetic: SyntheticMarket) -> None:
-    """A farm flaps, the link is lost for long, and in the end two farms are broken.
+def test_a_night_follows_the_published_log(synthetic: SyntheticMarket) -> None:
+    """A farm flaps, the link is lost, and in the end two farms are broken.
 
     Source: https://github.com/IbcAlpha/IBC/issues/143 (grade L).
     """
@@ -91,8 +87,8 @@ def test_a_night_goes_as_it_was_logged(synthetic: SyntheticMarket) -> None:
         assert server.counts["fault"] == 1
 
 
-def test_a_farm_that_1102_does_not_list_is_well_all_the_same(synthetic: SyntheticMarket) -> None:
-    """No message says so: bars come, and a client that connects now hears of no trouble."""
+def test_a_farm_that_1102_omits_is_restored(synthetic: SyntheticMarket) -> None:
+    """No notice reports it: bars are returned, and a new client gets no trouble."""
     with faulty(synthetic, "{fault: farm_unnamed, seconds: 0.01, nth: 1}") as (server, client):
         client.bars(1)
         client.until(1102)
@@ -103,11 +99,11 @@ def test_a_farm_that_1102_does_not_list_is_well_all_the_same(synthetic: Syntheti
         assert client.until(17)[1] == "2"
         with raw_client(server, client_id=2) as other:
             other.until(2158)
-            assert other.quiet(4)
+            assert other.receives_none_of(4)
 
 
-def test_who_connects_in_the_middle_hears_what_is_broken(synthetic: SyntheticMarket) -> None:
-    """Each trouble once, however often it was told; lifting the faults ends it with a notice."""
+def test_a_client_that_connects_in_an_outage_gets_the_notices(synthetic: SyntheticMarket) -> None:
+    """Each trouble once; lifting the faults sends a notice of its end."""
     fault = "{fault: farm_unnamed, seconds: 3600, repeats: 720, nth: 1}"
     with faulty(synthetic, fault) as (server, client):
         client.bars(1)
@@ -122,7 +118,7 @@ def test_who_connects_in_the_middle_hears_what_is_broken(synthetic: SyntheticMar
 
 
 def test_every_id_is_held_for_a_while(synthetic: SyntheticMarket) -> None:
-    """From one connection on every id is refused, by 326; who is connected stays so."""
+    """Every new id is refused by 326; connected clients stay."""
     plan = parse_faults("faults: [{fault: ids_held, seconds: 60, nth: 2}]", "faults")
     behaviour = Behaviour(faults=plan)
     with (
@@ -143,7 +139,7 @@ def test_every_id_is_held_for_a_while(synthetic: SyntheticMarket) -> None:
 
 
 def test_ids_may_be_held_until_the_gateway_restarts(synthetic: SyntheticMarket) -> None:
-    """Where every connection meets it there is no end of it."""
+    """If every connection meets the fault, the ids stay held."""
     behaviour = Behaviour(faults=parse_faults("faults: [{fault: ids_held}]", ""))
     with running_simulator(synthetic, now=NOW, behaviour=behaviour) as server:
         for hour in (21, 22, 23):
@@ -152,19 +148,19 @@ def test_ids_may_be_held_until_the_gateway_restarts(synthetic: SyntheticMarket) 
                 assert refused.until(326)[2] == "-1"
 
 
-def test_violations_come_one_by_one(synthetic: SyntheticMarket) -> None:
-    """Each refused request gets its own 162, those beside it their bars."""
+def test_violations_are_single(synthetic: SyntheticMarket) -> None:
+    """Each refused request gets a 162, the others their bars."""
     with faulty(synthetic, "{fault: pacing, every: 3}") as (_, client):
         for number in range(1, 10):
             client.bars(number, duration=f"{number} D")
         service = "Historical Market Data Service error message:"
         text = f"{service}Historical data request pacing violation"
-        answered = [client.frame() for _ in range(9)]
-        told = {frame[2] if frame[0] == "4" else frame[1]: frame for frame in answered if frame}
-        refused = {number for number, frame in told.items() if frame[0] == "4"}
+        frames = [client.frame() for _ in range(9)]
+        by_request = {frame[2] if frame[0] == "4" else frame[1]: frame for frame in frames if frame}
+        refused = {number for number, frame in by_request.items() if frame[0] == "4"}
         assert refused == {"3", "6", "9"}
-        assert all(told[number][3:5] == ["162", text] for number in refused)
-        assert {told[str(number)][0] for number in (1, 2, 4, 5, 7, 8)} == {"17"}
+        assert all(by_request[number][3:5] == ["162", text] for number in refused)
+        assert {by_request[str(number)][0] for number in (1, 2, 4, 5, 7, 8)} == {"17"}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +173,7 @@ def test_violations_come_one_by_one(synthetic: SyntheticMarket) -> None:
     ],
 )
 def test_every_selects_beside_nth(selectors: dict[str, object], hit: list[int]) -> None:
-    """One of so many, and those that are named by their number."""
+    """Both selectors apply: one of so many, and numbered ones."""
     plan = FaultPlan([FaultRule(Fault.NO_RESPONSE, **selectors)])  # type: ignore[arg-type]
     chosen = [plan.choose(Met(Occasion.HISTORY)) is not None for _ in range(7)]
     assert [number for number, is_hit in enumerate(chosen, 1) if is_hit] == hit
@@ -194,7 +190,7 @@ def test_every_selects_beside_nth(selectors: dict[str, object], hit: list[int]) 
         ("{fault: ids_held, symbol: AAPL}", "of no effect with kind connect"),
     ],
 )
-def test_a_file_says_what_it_cannot_mean(entry: str, named: str) -> None:
+def test_a_meaningless_entry_is_refused(entry: str, named: str) -> None:
     """Key and reason are named."""
     with pytest.raises(SimulatorError, match=named):
         parse_faults(f"faults: [{entry}]", "faults")

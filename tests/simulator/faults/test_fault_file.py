@@ -1,4 +1,4 @@
-"""Files of faults: what is refused, and how it is said."""
+"""Fault files: reading, and the errors of invalid ones."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from ktrdr_pipelines.simulator.faults.faults import Fault, Occasion
 
 
 def test_an_entry_is_read_with_all_its_keys() -> None:
-    """Selectors and settings arrive as they are written; the rest has defaults."""
+    """Selectors and settings are read; missing ones have defaults."""
     [rule] = parse_faults(
         """
         faults:
@@ -82,8 +82,8 @@ def test_an_entry_is_read_with_all_its_keys() -> None:
         ("faults:\n  - {fault: link_lost, code: 1103}", 2, "code", "1101 or 1102"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(text: str, line: int, key: str, reason: str) -> None:
-    """File, line and key come first, then what is wrong or what would be right."""
+def test_an_error_names_its_line_and_key(text: str, line: int, key: str, reason: str) -> None:
+    """An error names file, line and key, then the reason."""
     with pytest.raises(SimulatorError) as refused:
         parse_faults(text, "faults.yaml")
     number = f", {key}" if key else ""
@@ -91,7 +91,7 @@ def test_what_is_wrong_is_said_with_its_place(text: str, line: int, key: str, re
     assert reason in str(refused.value)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """The error says which file and why."""
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """The error names the file and the reason."""
     with pytest.raises(SimulatorError, match=r"none\.yaml.*No such file"):
         read_faults(tmp_path / "none.yaml")

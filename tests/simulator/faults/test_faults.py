@@ -1,8 +1,8 @@
-"""Every fault by name, over a real socket."""
+"""Every fault, over a real socket."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -15,25 +15,19 @@ from ktrdr_pipelines.simulator.protocol.messages import ContractFields, HistoryR
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.simulator.serving import OpenRequest, follow
 from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
-from tests.simulator.rawclient import AAPL, RawClient, closes, dates, raw_client
-
-NOW = "2024-01-10T20:00:30+00:00"
-Faulty = Callable[[str], SimulatorServer]
+from tests.simulator.conftest import NOW
+from tests.simulator.rawclient import AAPL, RawClient, closes, dates, faulty_gateway, raw_client
 
 
-@contextmanager
-def faulty(market: SyntheticMarket, faults: str) -> Iterator[tuple[SimulatorServer, RawClient]]:
+def faulty(
+    market: SyntheticMarket, faults: str
+) -> AbstractContextManager[tuple[SimulatorServer, RawClient]]:
     """Run a gateway with faults, and a client of it."""
-    behaviour = Behaviour(faults=parse_faults(f"faults: [{faults}]", "faults"))
-    with (
-        running_simulator(market, now=NOW, behaviour=behaviour) as server,
-        raw_client(server) as client,
-    ):
-        yield server, client
+    return faulty_gateway(market, faults, now=NOW)
 
 
 def good_and_bad(market: SyntheticMarket, fault: str) -> tuple[list[str], list[str]]:
-    """Ask twice for the same day, of which the second answer is hit; give both answers."""
+    """Request the same day twice, the second time with a fault; return both responses."""
     with faulty(market, f"{{{fault}, nth: 2}}") as (_, client):
         client.bars(1)
         client.bars(2)
@@ -42,7 +36,7 @@ def good_and_bad(market: SyntheticMarket, fault: str) -> tuple[list[str], list[s
 
 
 def test_silence(synthetic: SyntheticMarket) -> None:
-    """The request is never answered; others are, and it can be cancelled."""
+    """The request gets no response and can be cancelled; others get theirs."""
     with faulty(synthetic, "{fault: silence, nth: 1}") as (server, client):
         client.bars(1)
         client.bars(2)
@@ -53,8 +47,8 @@ def test_silence(synthetic: SyntheticMarket) -> None:
 
 
 @pytest.mark.parametrize("fault", ["hang_up", "silence"])
-def test_connections_that_come_to_nothing(synthetic: SyntheticMarket, fault: str) -> None:
-    """The gateway accepts, and hangs up or says nothing."""
+def test_connections_that_are_closed_or_get_nothing(synthetic: SyntheticMarket, fault: str) -> None:
+    """The gateway accepts, then closes or sends nothing."""
     behaviour = Behaviour(faults=parse_faults(f"faults: [{{fault: {fault}, kind: connect}}]", ""))
     with (
         running_simulator(synthetic, now=NOW, behaviour=behaviour) as server,
@@ -68,8 +62,8 @@ def test_connections_that_come_to_nothing(synthetic: SyntheticMarket, fault: str
                 client.frame()
 
 
-def test_the_time_is_not_told(synthetic: SyntheticMarket) -> None:
-    """A request for the time may stay without an answer, too."""
+def test_a_time_request_without_a_response(synthetic: SyntheticMarket) -> None:
+    """A time request may get no response, too."""
     with faulty(synthetic, "{fault: silence, kind: time, nth: 1}") as (_, client):
         client.send(49, 1)
         client.send(49, 1)
@@ -79,18 +73,18 @@ def test_the_time_is_not_told(synthetic: SyntheticMarket) -> None:
 
 
 @pytest.mark.parametrize("fault", ["hang_up", "cut"])
-def test_the_end_comes_instead_of_an_answer_or_inside(
+def test_the_connection_ends_instead_of_a_response_or_inside(
     synthetic: SyntheticMarket, fault: str
 ) -> None:
-    """The connection ends, and no whole answer came."""
+    """The connection ends without a complete response."""
     with faulty(synthetic, f"{{fault: {fault}}}") as (_, client):
         client.bars(1)
         assert client.is_ended()
         assert "17" not in [frame[0] for frame in client.seen]
 
 
-def test_late_and_trickling_answers_are_whole(synthetic: SyntheticMarket) -> None:
-    """They take their time; what is asked meanwhile is answered in whole frames."""
+def test_late_and_trickling_responses_are_complete(synthetic: SyntheticMarket) -> None:
+    """They are delayed; other responses meanwhile are complete frames."""
     faults = "{fault: late, seconds: 0.05, nth: 1}, {fault: trickle, seconds: 0.1, nth: 2}"
     with faulty(synthetic, faults) as (_, client):
         client.bars(1)
@@ -102,11 +96,11 @@ def test_late_and_trickling_answers_are_whole(synthetic: SyntheticMarket) -> Non
 
 
 def test_bars_after_a_cancel(synthetic: SyntheticMarket) -> None:
-    """Nothing comes until the request is cancelled; then the echo, and then the bars."""
+    """The bars follow the confirmation of the cancel."""
     faults = "{fault: bars_after_cancel, seconds: 0.01}"
     with faulty(synthetic, faults) as (server, client):
         client.bars(1)
-        assert client.quiet(17)
+        assert client.receives_none_of(17)
         client.cancel(1)
         client.until(162)
         assert client.until(17)[1] == "1"
@@ -114,7 +108,7 @@ def test_bars_after_a_cancel(synthetic: SyntheticMarket) -> None:
 
 
 def test_live_bars_after_a_cancel_come_once(synthetic: SyntheticMarket) -> None:
-    """Bars that would be kept up to date are late, too: one answer, and no update after it."""
+    """A cancelled request for live bars gets one response and no update."""
     faults = "{fault: bars_after_cancel, seconds: 0.01}"
     with faulty(synthetic, faults) as (_, client):
         client.send(20, 1, *AAPL, 0, "", "1 hour", "1 D", 1, "TRADES", 2, 1, "")
@@ -129,7 +123,7 @@ def test_live_bars_after_a_cancel_come_once(synthetic: SyntheticMarket) -> None:
 def test_live_bars_that_come_after_a_cancel_are_not_kept_up_to_date(
     synthetic: SyntheticMarket, fields_of: Callable[..., ContractFields]
 ) -> None:
-    """What was cancelled already is followed by no updates: following it ends at once."""
+    """Following a cancelled request ends at once."""
     texts = ("", "1 min", "1 D", True, "TRADES", 2, True)
     request = HistoryRequest(1, fields_of("AAPL"), *texts)
     gateway = SimulatorServer(synthetic, behaviour=Behaviour(update_s=3_600.0))._gateway
@@ -155,17 +149,15 @@ def test_live_bars_that_come_after_a_cancel_are_not_kept_up_to_date(
         ("fault: error, code: 10197, text: No data during competing session", 10197, "competing"),
     ],
 )
-def test_errors_without_reason(
-    synthetic: SyntheticMarket, fault: str, code: int, text: str
-) -> None:
-    """A good request gets the gateway's error of that kind."""
+def test_injected_errors(synthetic: SyntheticMarket, fault: str, code: int, text: str) -> None:
+    """A valid request gets the injected error."""
     with faulty(synthetic, f"{{{fault}}}") as (_, client):
         client.bars(1)
         assert text in client.until(code, 1)[4]
 
 
 def test_nothing_past_the_oldest_bar(synthetic: SyntheticMarket) -> None:
-    """A request that reaches before the listing gets nothing, a narrower one its bars."""
+    """A request that reaches before the listing gets no data, a narrower one its bars."""
     with faulty(synthetic, "{fault: past_oldest}") as (_, client):
         client.bars(1, size="1 day", duration="10 D", end="19801216-21:00:00")
         assert "no data" in client.until(162, 1)[4]
@@ -174,15 +166,15 @@ def test_nothing_past_the_oldest_bar(synthetic: SyntheticMarket) -> None:
 
 
 def test_the_newest_bars_are_missing(synthetic: SyntheticMarket) -> None:
-    """Notice 2188 comes first, and the answer is short of its last bars."""
+    """Notice 2188 is first, and the response lacks the last bars."""
     with faulty(synthetic, "{fault: newest_missing, bars: 2}") as (_, client):
         client.bars(1)
         assert client.until(2188)[2] == "1"
         assert len(dates(client.until(17))) == 5
 
 
-def test_partial_answers_hold_the_newest_bars(synthetic: SyntheticMarket) -> None:
-    """Only a share of the bars comes."""
+def test_partial_responses_hold_the_newest_bars(synthetic: SyntheticMarket) -> None:
+    """Only a share of the bars is returned."""
     good, bad = good_and_bad(synthetic, "fault: partial, share: 0.3")
     assert dates(bad) == dates(good)[-2:]
 
@@ -191,7 +183,7 @@ def test_partial_answers_hold_the_newest_bars(synthetic: SyntheticMarket) -> Non
 def test_bars_are_counted_as_they_were_sent(
     synthetic: SyntheticMarket, fault: str, count: int
 ) -> None:
-    """The record of what was answered tells of the bars that came, not of those that should."""
+    """The log counts the sent bars."""
     with faulty(synthetic, f"{{fault: {fault}}}") as (server, client):
         client.bars(1)
         assert client.until(17)[4] == str(count)
@@ -199,7 +191,7 @@ def test_bars_are_counted_as_they_were_sent(
 
 
 def test_duplicated_and_conflicting_bars(synthetic: SyntheticMarket) -> None:
-    """Bars come twice, the same or with other prices; the count says so."""
+    """Bars are sent twice, equal or with other prices; the count includes them."""
     good, bad = good_and_bad(synthetic, "fault: duplicated")
     assert sorted(set(dates(bad))) == dates(good)
     assert bad[4] == "10"
@@ -209,14 +201,14 @@ def test_duplicated_and_conflicting_bars(synthetic: SyntheticMarket) -> None:
 
 
 def test_unordered_bars(synthetic: SyntheticMarket) -> None:
-    """All bars come, in no order."""
+    """All bars are sent, in random order."""
     good, bad = good_and_bad(synthetic, "fault: unordered")
     assert dates(bad) != dates(good)
     assert sorted(dates(bad)) == dates(good)
 
 
 def test_restated_bars(synthetic: SyntheticMarket) -> None:
-    """Prices are scaled by the factor, volumes the other way."""
+    """Prices are scaled by the factor, volumes inversely."""
     good, bad = good_and_bad(synthetic, "fault: restated, factor: 0.25")
     assert [float(text) for text in closes(bad)] == [float(text) / 4 for text in closes(good)]
     assert float(bad[10]) == float(good[10]) * 4
@@ -224,7 +216,7 @@ def test_restated_bars(synthetic: SyntheticMarket) -> None:
 
 @pytest.mark.parametrize("code", [1101, 1102])
 def test_the_link_is_lost_and_restored(synthetic: SyntheticMarket, code: int) -> None:
-    """1100, what is open hangs for good, then 1101 or 1102; every client hears of it."""
+    """1100, open requests hang, then 1101 or 1102; every client gets the notices."""
     faults = f"{{fault: link_lost, seconds: 3600, code: {code}, nth: 1}}"
     with faulty(synthetic, faults) as (server, client), raw_client(server, 2) as other:
         other.until(2158)
@@ -232,17 +224,17 @@ def test_the_link_is_lost_and_restored(synthetic: SyntheticMarket, code: int) ->
         client.until(1100)
         client.bars(2)
         other.until(1100)
-        assert client.quiet(17)
+        assert client.receives_none_of(17)
         server.lift_faults()
         other.until(code)
         client.until(code)
         client.bars(3)
         assert client.until(17)[1] == "3"
-        assert client.quiet(17)
+        assert client.receives_none_of(17)
 
 
-def test_live_bars_hang_like_all_that_is_open(synthetic: SyntheticMarket) -> None:
-    """They change every second, and after an outage began no update comes any more."""
+def test_live_bars_hang_in_an_outage(synthetic: SyntheticMarket) -> None:
+    """After the start of an outage no update is sent."""
     behaviour = Behaviour(faults=parse_faults("faults: [{fault: link_lost, nth: 2}]", ""))
     with (
         running_simulator(synthetic, now=NOW, behaviour=behaviour, update_s=0.0) as server,
@@ -254,14 +246,14 @@ def test_live_bars_hang_like_all_that_is_open(synthetic: SyntheticMarket) -> Non
         client.until(1100)
         for minutes in range(1, 20):
             server.clock.set(datetime.fromisoformat(NOW) + timedelta(minutes=minutes))
-            assert client.quiet(90)
+            assert client.receives_none_of(90)
         server.lift_faults()
         client.until(1102)
-        assert client.quiet(17, 90)
+        assert client.receives_none_of(17, 90)
 
 
 def test_an_outage_ends_by_itself(synthetic: SyntheticMarket) -> None:
-    """After its seconds the link is back, and requests are answered again."""
+    """After its seconds the link is back, and requests get responses."""
     with faulty(synthetic, "{fault: link_lost, seconds: 0.1, nth: 1}") as (_, client):
         client.bars(1)
         client.until(1100)
@@ -270,15 +262,15 @@ def test_an_outage_ends_by_itself(synthetic: SyntheticMarket) -> None:
         assert client.until(17)[1] == "2"
 
 
-def test_who_comes_during_an_outage_is_told(synthetic: SyntheticMarket) -> None:
-    """A client that connects while the farm is broken hears 2105, and 2106 later."""
+def test_a_new_client_gets_the_notices_of_an_outage(synthetic: SyntheticMarket) -> None:
+    """A client that connects while the farm is broken gets 2105, and 2106 later."""
     with faulty(synthetic, "{fault: farm_broken, seconds: 60}") as (server, client):
         client.bars(1)
         client.until(2105)
         with raw_client(server, 2) as other:
             other.until(2105)
             other.bars(1)
-            assert other.quiet(17)
+            assert other.receives_none_of(17)
             server.lift_faults()
             other.until(2106)
             other.bars(2)
@@ -286,7 +278,7 @@ def test_who_comes_during_an_outage_is_told(synthetic: SyntheticMarket) -> None:
 
 
 def test_the_nightly_reset(synthetic: SyntheticMarket) -> None:
-    """Sockets are accepted, nothing is answered, and in the end everybody is dropped."""
+    """Sockets are accepted, no request gets a response, then all connections end."""
     with faulty(synthetic, "{fault: nightly_reset, seconds: 60}") as (server, client):
         client.bars(1)
         with raw_client(server, 2) as other:
@@ -306,20 +298,20 @@ def test_the_nightly_reset(synthetic: SyntheticMarket) -> None:
 
 
 def test_a_clock_that_is_off(synthetic: SyntheticMarket) -> None:
-    """The time that is told is minutes off; the bars are those of the true time."""
+    """The stated time is minutes off; the bars are those of the true time."""
     with faulty(synthetic, "{fault: clock_off, minutes: -10}") as (server, client):
         before = server.clock.now().timestamp()
         client.send(49, 1)
-        told = int(client.until(49)[2])
+        stated = int(client.until(49)[2])
         client.bars(1, size="1 min", end="")
         newest = int(dates(client.until(17))[-1])
         after = server.clock.now().timestamp()
-    assert int(before) - 600 <= told <= after - 600
+    assert int(before) - 600 <= stated <= after - 600
     assert before - 60 < newest <= after
 
 
-def test_selectors_choose_what_is_hit() -> None:
-    """Kind, symbol, time, nth and times all must fit; entries count on their own."""
+def test_selectors_must_all_match() -> None:
+    """Kind, symbol, time, nth and times must all match; entries count separately."""
     plan = parse_faults(
         "faults: [{fault: silence, symbol: AAPL, nth: [2, 3], times: 1},"
         " {fault: error, code: 1, kind: head, from: 2024-01-02T00:00:00Z,"
@@ -327,8 +319,8 @@ def test_selectors_choose_what_is_hit() -> None:
         "faults",
     )
     aapl, msft = frozenset({"AAPL"}), frozenset({"MSFT"})
-    asked = [plan.choose(Met(Occasion.HISTORY, name)) for name in (aapl, msft, aapl, aapl, aapl)]
-    assert [rule is not None for rule in asked] == [False, False, True, False, False]
+    chosen = [plan.choose(Met(Occasion.HISTORY, name)) for name in (aapl, msft, aapl, aapl, aapl)]
+    assert [rule is not None for rule in chosen] == [False, False, True, False, False]
     days = [datetime(2024, 1, day, tzinfo=UTC) for day in (1, 2, 3)]
     heads = [plan.choose(Met(Occasion.HEAD, aapl, day)) for day in days]
     assert [rule is not None for rule in heads] == [False, True, False]
@@ -336,7 +328,7 @@ def test_selectors_choose_what_is_hit() -> None:
 
 
 def test_chance_is_repeatable() -> None:
-    """The same seed gives the same faults, another one others."""
+    """A seed gives the same faults again, another seed gives others."""
 
     def sent(seed: int) -> list[bool]:
         text = f"seed: {seed}\nfaults: [{{fault: silence, probability: 0.3}}]"
@@ -348,7 +340,7 @@ def test_chance_is_repeatable() -> None:
 
 
 def test_without_faults_nothing_happens() -> None:
-    """An empty plan chooses nothing."""
+    """An empty plan chooses no fault."""
     assert FaultPlan().choose(Met(Occasion.HISTORY)) is None
 
 
@@ -356,15 +348,15 @@ def test_a_pair_is_named_by_both_currencies(synthetic: SyntheticMarket) -> None:
     """EURUSD in a file means EUR against USD."""
     with faulty(synthetic, "{fault: no_data, symbol: EURUSD}") as (_, client):
         pair = ("0", "EUR", "CASH", "", "0.0", "", "", "IDEALPRO", "", "USD", "", "")
-        asked = ("20240109-21:00:00", "1 hour", "1 D", "1", "MIDPOINT", "2", "0", "")
-        client.send(20, 1, *pair, 0, *asked)
+        chosen = ("20240109-21:00:00", "1 hour", "1 D", "1", "MIDPOINT", "2", "0", "")
+        client.send(20, 1, *pair, 0, *chosen)
         assert client.until(162)[2] == "1"
-        client.send(20, 2, *AAPL, 0, *asked)
+        client.send(20, 2, *AAPL, 0, *chosen)
         assert client.until(17)[1] == "2"
 
 
-def test_nothing_past_the_oldest_bar_hides_no_other_fault(synthetic: SyntheticMarket) -> None:
-    """It is met by requests that reach there, and those alone: the others meet what follows."""
+def test_past_oldest_hides_no_other_fault(synthetic: SyntheticMarket) -> None:
+    """Requests that do not reach there meet the next entry."""
     faults = "{fault: past_oldest}, {fault: invalid, nth: 3}"
     with faulty(synthetic, faults) as (server, client):
         client.bars(1, size="1 day", end="19801222-00:00:00", duration="1 M")
@@ -377,13 +369,13 @@ def test_nothing_past_the_oldest_bar_hides_no_other_fault(synthetic: SyntheticMa
 
 
 def test_the_example_names_every_fault() -> None:
-    """The file that explains all of it reads well and leaves nothing out."""
+    """The example file is valid, and has every fault."""
     plan = parse_faults(example_text(), "example")
     assert {rule.fault for rule in plan.rules} == set(Fault)
 
 
 def test_every_entry_of_the_example_happens() -> None:
-    """As printed: none hides behind an earlier one; a clock that is off has its own time."""
+    """No entry of the example is hidden by an earlier one."""
     plan = parse_faults(example_text(), "example")
     now = datetime(2024, 1, 10, 15, tzinfo=UTC)
     for symbol in ("IBM",) * 400 + ("AAPL", "MSFT", "SPY") * 3:

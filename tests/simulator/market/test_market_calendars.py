@@ -1,4 +1,4 @@
-"""The simulator's own calendar against days written by hand, apart from the project's calendars."""
+"""The simulator's own calendar against days written by hand, without the project's calendars."""
 
 from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
@@ -14,7 +14,7 @@ EPOCH = date(1970, 1, 1)
 
 
 def session(hours: Hours, day: str, zone: ZoneInfo) -> str:
-    """Return open and close of a day's session in local time, or nothing where it has none."""
+    """Return open and close of a day's session in local time; empty without a session."""
     label = (date.fromisoformat(day) - EPOCH).days
     at = int(np.searchsorted(hours.labels, label))
     if hours.labels[at] != label:
@@ -27,7 +27,7 @@ def session(hours: Hours, day: str, zone: ZoneInfo) -> str:
 @pytest.mark.parametrize(
     ("venue", "day", "expected"),
     [
-        # MES as a live gateway told it, https://github.com/ib-api-reloaded/ib_async/issues/128
+        # MES at a live gateway, https://github.com/ib-api-reloaded/ib_async/issues/128
         (Venue.CME, "2025-12-23", "22 17:00 to 23 16:00"),
         (Venue.CME, "2025-12-24", "23 17:00 to 24 12:15"),
         (Venue.CME, "2025-12-25", ""),
@@ -42,12 +42,12 @@ def session(hours: Hours, day: str, zone: ZoneInfo) -> str:
     ],
 )
 def test_hours_of_equity_futures(venue: Venue, day: str, expected: str) -> None:
-    """They close at 12:15 beside a half day of stocks, at 12:00 beside a holiday of theirs."""
+    """They close at 12:15 on half days of stocks, at 12:00 on some holidays."""
     assert session(calendar_of(venue).all_hours, day, CHICAGO) == expected
 
 
 def test_regular_hours_end_with_an_early_close() -> None:
-    """Those of the day before Christmas are 08:30 to 12:15."""
+    """On the day before Christmas they are 08:30 to 12:15."""
     hours = calendar_of(Venue.CME).regular
     assert session(hours, "2025-12-24", CHICAGO) == "24 08:30 to 24 12:15"
     assert session(hours, "2025-12-23", CHICAGO) == "23 08:30 to 23 16:00"
@@ -65,13 +65,13 @@ def test_regular_hours_end_with_an_early_close() -> None:
     ],
 )
 def test_sessions_of_crypto(zone: str, day: str, expected: str) -> None:
-    """From 16:01 of the date before to 16:00 in whatever zone; none on Saturday and Sunday."""
+    """From 16:01 of the date before to 16:00 in the given zone; none at weekends."""
     assert session(crypto_sessions(zone).all_hours, day, ZoneInfo(zone)) == expected
 
 
 @pytest.mark.parametrize("zone", ["US/Eastern", "Europe/Zurich", "Australia/Sydney"])
-def test_offsets_of_crypto_tell_the_date_of_the_close(zone: str) -> None:
-    """Local midnight of a session's date lies its offset before that of UTC."""
+def test_offsets_of_crypto_give_the_date_of_the_close(zone: str) -> None:
+    """The offset of a session gives the local date of its close."""
     hours = crypto_sessions(zone).all_hours
     local = (hours.closes + hours.offsets) // DAY_S
     assert np.array_equal(local, hours.labels)

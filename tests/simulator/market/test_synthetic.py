@@ -1,4 +1,4 @@
-"""The synthetic market: pure, exact over all sizes, and plausible."""
+"""The synthetic market: pure, consistent over all sizes, and plausible."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -30,7 +30,7 @@ spans = st.integers(1, 20 * 24 * 60).map(lambda minutes: minutes * 60)
 
 
 def bars(key: str, size: str, start_s: int, end_s: int, **other: Any) -> PricedBars:
-    """Return the bars of a window: regular hours of ``MARKET`` unless told otherwise."""
+    """Return the bars of a window: by default in regular hours of ``MARKET``."""
     what = other.get("what", What.MIDPOINT if BY_KEY[key].venue is Venue.FX else What.TRADES)
     window, use_rth = Window(start_s, end_s), other.get("use_rth", True)
     market: SyntheticMarket = other.get("market", MARKET)
@@ -43,7 +43,7 @@ def column(found: PricedBars, name: str) -> list[float]:
 
 
 def assert_same(one: PricedBars, other: PricedBars) -> None:
-    """Check that two answers are equal in every column."""
+    """Check that two responses are equal in every column."""
     for name in ("start", "open", "high", "low", "close"):
         assert column(one, name) == column(other, name)
     assert (one.volume is None) == (other.volume is None)
@@ -126,7 +126,7 @@ def test_weeks_and_months_aggregate_their_days_exactly(
 def test_a_bar_does_not_depend_on_the_request(
     key: str, start_s: int, before_s: int, after_s: int
 ) -> None:
-    """Minutes asked in one request or in two, in a new market or a used one, are the same."""
+    """Minutes are the same in one request or two, and in a new market or a used one."""
     end_s = start_s + after_s
     whole = bars(key, "1m", start_s - before_s, end_s, market=SyntheticMarket(seed=1))
     parts = [bars(key, "1m", *cut) for cut in ((start_s - before_s, start_s), (start_s, end_s))]
@@ -198,7 +198,7 @@ def test_bid_ask_bars_average_their_minutes(key: str, end_s: int, size: str) -> 
 
 
 def test_contracts_stand_beside_their_chain() -> None:
-    """Each later month is a little dearer, and nothing is traded after the last trade date."""
+    """Each later month is dearer, and trading ends at the last trade date."""
     first = int(datetime.fromisoformat("2023-12-14T14:30:00+00:00").timestamp())
     last = int(datetime.fromisoformat("2023-12-18T00:00:00+00:00").timestamp())
     chain, december, march = (
@@ -214,7 +214,7 @@ def test_contracts_stand_beside_their_chain() -> None:
 
 @pytest.mark.parametrize("key", ["EURUSD", "AAPL", "ES", "BTC.ZEROHASH"])
 def test_bid_is_below_and_ask_above_the_middle(key: str) -> None:
-    """Quotes stand around the midpoint in every size."""
+    """Quotes lie around the midpoint in every size."""
     for size in ("1m", "1h", "1d", "1w"):
         bid, mid, ask = (
             bars(key, size, FIRST, FIRST + 10 * 86_400, what=what)
@@ -226,7 +226,7 @@ def test_bid_is_below_and_ask_above_the_middle(key: str) -> None:
 
 
 def test_a_thin_stock_has_minutes_without_trades() -> None:
-    """Of the 390 minutes of a session most have no bar, and the day has its bar all the same."""
+    """Most minutes of a session have no bar, and the day has one."""
     start_s = int(datetime.fromisoformat("2024-01-09T05:00:00+00:00").timestamp())
     minutes = bars("THIN", "1m", start_s, start_s + 86_400)
     assert 60 < len(minutes) < 130
@@ -237,7 +237,7 @@ def test_a_thin_stock_has_minutes_without_trades() -> None:
 @given(moments, st.integers(1, 59), st.sampled_from(["AAPL", "EURUSD"]))
 @examples(30)
 def test_a_cut_minute_lies_within_the_whole_one(minute_s: int, seconds: int, key: str) -> None:
-    """What there is of a minute so far agrees with what it becomes."""
+    """The part of a minute so far is consistent with the whole minute."""
     whole = bars(key, "1m", minute_s, minute_s + 60)
     so_far = bars(key, "1m", minute_s, minute_s + seconds)
     assert column(so_far, "start") == column(whole, "start")
@@ -246,8 +246,8 @@ def test_a_cut_minute_lies_within_the_whole_one(minute_s: int, seconds: int, key
         assert whole.low[0] <= so_far.low[0] <= so_far.high[0] <= whole.high[0]
 
 
-def test_days_asked_again_are_the_same() -> None:
-    """Kept daily bars equal those of a market that has kept none."""
+def test_cached_days_are_the_same() -> None:
+    """Cached daily bars equal those of a new market."""
     for _ in range(2):
         again = bars("JPM", "1d", FIRST, FIRST + 3_650 * 86_400)
     fresh = bars("JPM", "1d", FIRST, FIRST + 3_650 * 86_400, market=SyntheticMarket(seed=1))
@@ -256,7 +256,7 @@ def test_days_asked_again_are_the_same() -> None:
 
 
 def test_daily_moves_are_plausible() -> None:
-    """A session's standard deviation is that of its listing, more or less."""
+    """The standard deviation of a session is about that of its listing."""
     closes = bars("MSFT", "1d", FIRST, LAST).close
     assert 0.012 < np.std(np.diff(np.log(closes))) < 0.022
 

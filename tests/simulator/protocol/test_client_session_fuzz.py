@@ -1,4 +1,4 @@
-"""The gateway fed with what no client sends: any bytes, any fields, in any pieces."""
+"""Arbitrary bytes and fields from a client, in any pieces."""
 
 import struct
 from datetime import UTC, datetime
@@ -29,13 +29,13 @@ noise = st.binary(max_size=24)
 
 
 def framed(type_id: int, fields: list[str]) -> bytes:
-    """Frame a message without the code under test."""
+    """Return the bytes of a message, without the code under test."""
     payload = "".join(f"{value}\0" for value in (type_id, *fields)).encode()
     return struct.pack(">I", len(payload)) + payload
 
 
-def said(stream: bytes, cuts: list[int]) -> list[object]:
-    """Feed a stream in the pieces that some cuts make, and return what is to be done."""
+def actions_of(stream: bytes, cuts: list[int]) -> list[object]:
+    """Return the actions after a stream in the pieces that some cuts make."""
     session = ClientSession(GatewayRules(), account="SIM000001", now=lambda: NOW)
     positions = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
     actions = [
@@ -54,16 +54,16 @@ def said(stream: bytes, cuts: list[int]) -> list[object]:
 def test_a_stream_means_the_same_however_it_is_split(
     sent: list[tuple[int, list[str]]], tail: bytes, cuts: list[int]
 ) -> None:
-    """A greeted client may send anything at all, and pieces change nothing."""
+    """After a greeting any bytes give the same actions, whatever their pieces."""
     hello = b"API\0" + struct.pack(">I", 9) + b"v100..226"
     start = framed(71, ["2", "5", ""])
     stream = hello + start + b"".join(framed(*each) for each in sent) + tail
-    assert said(stream, cuts) == said(stream, [])
+    assert actions_of(stream, cuts) == actions_of(stream, [])
 
 
 @given(
     fields=st.lists(texts, min_size=10, max_size=10),
-    asked=st.tuples(
+    texts_of_request=st.tuples(
         st.sampled_from(["", "20240109-21:00:00", "20240109 21:00:00", "x"]),
         st.sampled_from(["1 min", "1 hour", "1 day", "1W", "x"]),
         st.sampled_from(["1 D", "3 D", "1 M", "60", "0 D", "9999 Y"]),
@@ -73,14 +73,20 @@ def test_a_stream_means_the_same_however_it_is_split(
     con_id=st.integers(-(2**40), 2**40),
 )
 @examples(120)
-def test_any_request_gets_one_answer(
-    fields_of: Any, unframe: Any, *, fields: list[str], asked: Any, flags: Any, con_id: int
+def test_any_request_gets_one_response(
+    fields_of: Any,
+    split_frames: Any,
+    *,
+    fields: list[str],
+    texts_of_request: Any,
+    flags: Any,
+    con_id: int,
 ) -> None:
-    """Whatever a request says, it is answered in whole frames that carry its id."""
+    """Every request gets complete frames that carry its id."""
     names = ("symbol", "sec_type", "last_trade_date", "multiplier", "exchange", "currency")
     chosen = dict(zip(names, fields, strict=False))
     contract = fields_of("AAPL", **(chosen if con_id % 2 else {"con_id": con_id}))
-    end, size, duration, what = asked
+    end, size, duration, what = texts_of_request
     use_rth, keep, style = flags
     setting = Setting(MARKET, 178, int(NOW.timestamp()))
     requests = (
@@ -91,6 +97,6 @@ def test_any_request_gets_one_answer(
         ),
     )
     for request in requests:
-        frames = unframe(answer(setting, request).data)
+        frames = split_frames(answer(setting, request).data)
         assert frames
         assert all("7" in frame[1:4] for frame in frames)

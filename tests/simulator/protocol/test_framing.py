@@ -1,4 +1,4 @@
-"""Frames and fields: bytes in, bytes out."""
+"""Frames and fields as bytes."""
 
 import pytest
 from hypothesis import given
@@ -18,7 +18,7 @@ def test_a_frame_is_its_length_and_nul_terminated_fields() -> None:
 
 @given(st.lists(FIELDS, min_size=1, max_size=5), st.integers(1, 7))
 def test_frames_survive_any_splitting(messages: list[list[str]], piece: int) -> None:
-    """Frames fed in pieces of any size come out whole and in order."""
+    """Frames in pieces of any size are returned complete and in order."""
     stream = b"".join(framing.message(fields) for fields in messages)
     reader = framing.FrameReader()
     payloads = [
@@ -36,8 +36,8 @@ def test_impossible_lengths_are_frame_errors(header: bytes) -> None:
         list(framing.FrameReader().feed(header))
 
 
-def test_frames_before_a_bad_length_still_come_out() -> None:
-    """What is complete before the damage is not lost with it."""
+def test_frames_before_a_bad_length_are_returned() -> None:
+    """Frames that were complete before the damage are returned."""
     payloads = framing.FrameReader().feed(framing.message(("49", "1")) + b"\xff\xff\xff\xff")
     assert next(payloads) == b"49\x001\0"
     with pytest.raises(framing.FrameError):
@@ -61,13 +61,13 @@ def test_payloads_that_are_no_fields_are_frame_errors(payload: bytes) -> None:
     ],
 )
 def test_version_offers_are_read(offer: bytes, versions: tuple[int, int]) -> None:
-    """A client offers a range of versions, with or without options behind it."""
+    """A client offers a range of versions, with or without options after it."""
     assert framing.parse_versions(offer) == versions
 
 
 @pytest.mark.parametrize("offer", [b"63", b"v", b"v1..", b"vx..y", b"\xff"])
 def test_other_offers_are_frame_errors(offer: bytes) -> None:
-    """Anything but a version range ends the handshake."""
+    """Any other offer ends the handshake."""
     with pytest.raises(framing.FrameError):
         framing.parse_versions(offer)
 

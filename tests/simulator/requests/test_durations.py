@@ -26,9 +26,9 @@ LATER = "2024-12-31T00:00:00+00:00"
 
 
 @pytest.fixture
-def ask(asker: Any, synthetic: SyntheticMarket) -> Any:
-    """Ask on the last day of 2024, so that no end of these tests is in the future."""
-    return asker(synthetic, now=LATER)
+def requester(new_requester: Any, synthetic: SyntheticMarket) -> Any:
+    """Return a requester on the last day of 2024, so that no end is in the future."""
+    return new_requester(synthetic, now=LATER)
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,10 @@ def ask(asker: Any, synthetic: SyntheticMarket) -> Any:
     ],
 )
 def test_durations_of_a_stock_count_sessions(
-    ask: Any, end: str, duration: str, days: list[str]
+    requester: Any, end: str, duration: str, days: list[str]
 ) -> None:
     """``N D`` is N sessions back; weeks end where the same weekday began."""
-    assert ask.bars("AAPL", "1 hour", duration, end + NEW_YORK).days == days
+    assert requester.bars("AAPL", "1 hour", duration, end + NEW_YORK).days == days
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_durations_of_a_stock_count_sessions(
     ],
 )
 def test_months_and_years_reach_to_the_same_day(
-    ask: Any, *, end: str, duration: str, first: str, last: str
+    requester: Any, *, end: str, duration: str, first: str, last: str
 ) -> None:
-    """The first session is the one after the same day a month or year before."""
-    days = ask.bars("SPY", "1 day", duration, end + NEW_YORK).days
+    """The first session is after the same day a month or year before."""
+    days = requester.bars("SPY", "1 day", duration, end + NEW_YORK).days
     assert (days[0], days[-1]) == (first, last)
 
 
@@ -97,35 +97,35 @@ def test_months_and_years_reach_to_the_same_day(
     ],
 )
 def test_seconds_are_those_of_trading(
-    ask: Any, *, end: str, seconds: int, first: str, bars: int
+    requester: Any, *, end: str, seconds: int, first: str, bars: int
 ) -> None:
-    """S passes over closed hours, and cuts the first bar at its start."""
-    told = ask.bars("AAPL", "30 mins", f"{seconds} S", end + NEW_YORK)
-    assert (told.dates[0][:14], len(told.bars)) == (first, bars)
+    """S skips closed hours, and cuts the first bar at its start."""
+    response = requester.bars("AAPL", "30 mins", f"{seconds} S", end + NEW_YORK)
+    assert (response.dates[0][:14], len(response.bars)) == (first, bars)
 
 
 def test_a_first_bar_that_seconds_cut_holds_only_its_rest(
-    asker: Any, synthetic: SyntheticMarket
+    new_requester: Any, synthetic: SyntheticMarket
 ) -> None:
-    """One second of a half hour is there, and no more."""
-    ask = asker(synthetic, now="2024-01-17T00:00:00+00:00")
-    told = ask.bars("AAPL", "30 mins", "23401 S", "20240116 16:00:00" + NEW_YORK)
-    second = ask.bars("AAPL", "1 secs", "1 S", "20240112 16:00:00" + NEW_YORK)
-    assert told.bars[0][1:6] == second.bars[0][1:6]
+    """One second of the half hour is left."""
+    requester = new_requester(synthetic, now="2024-01-17T00:00:00+00:00")
+    response = requester.bars("AAPL", "30 mins", "23401 S", "20240116 16:00:00" + NEW_YORK)
+    second = requester.bars("AAPL", "1 secs", "1 S", "20240112 16:00:00" + NEW_YORK)
+    assert response.bars[0][1:6] == second.bars[0][1:6]
 
 
 def test_a_day_of_seconds_reaches_back_almost_four_sessions(
-    asker: Any, synthetic: SyntheticMarket
+    new_requester: Any, synthetic: SyntheticMarket
 ) -> None:
-    """86400 s are 3.69 sessions of 23,400 s: as a live gateway answered.
+    """86400 s are 3.69 sessions of 23,400 s, as at a live gateway.
 
     Source: https://github.com/wboayue/rust-ibapi/issues/835 (grade L).
     """
-    ask = asker(synthetic, now="2026-09-18T12:00:00+00:00")
-    told = ask.bars("AAPL", "1 hour", "86400 S", "20260918-00:00:00", format_date=2)
-    first = datetime.fromtimestamp(int(told.dates[0]), UTC)
+    requester = new_requester(synthetic, now="2026-09-18T12:00:00+00:00")
+    response = requester.bars("AAPL", "1 hour", "86400 S", "20260918-00:00:00", format_date=2)
+    first = datetime.fromtimestamp(int(response.dates[0]), UTC)
     assert first == datetime(2026, 9, 14, 15, tzinfo=UTC)
-    assert told.start == "20260916 20:00:00 US/Eastern"
+    assert response.start == "20260916 20:00:00 US/Eastern"
 
 
 @pytest.mark.parametrize(
@@ -138,42 +138,44 @@ def test_a_day_of_seconds_reaches_back_almost_four_sessions(
         ),
     ],
 )
-def test_what_is_too_long_for_its_unit_is_refused(ask: Any, duration: str, cause: str) -> None:
-    """The refusal is one that a client can tell for what it is."""
-    told = ask.bars("AAPL", "1 hour", duration)
-    (error,) = told.errors
+def test_a_duration_too_long_for_its_unit_is_refused(
+    requester: Any, duration: str, cause: str
+) -> None:
+    """A client classifies the refusal as too long."""
+    response = requester.bars("AAPL", "1 hour", duration)
+    (error,) = response.errors
     assert error == (321, f"Error validating request.-'bK' : cause - {cause}")
     assert IbLimitsRegistry.class_of(*error) is CodeClass.TOO_LONG
 
 
-def test_a_half_day_has_four_hourly_bars(ask: Any) -> None:
-    """The day after Thanksgiving ends at 13:00; the holiday before it does not count."""
-    told = ask.bars("AAPL", "1 hour", "2 D", "20231124 16:00:00" + NEW_YORK)
-    assert told.days == ["20231122", "20231124"]
-    on_friday = [text[9:14] for text in told.dates if text.startswith("20231124")]
+def test_a_half_day_has_four_hourly_bars(requester: Any) -> None:
+    """The day after Thanksgiving ends at 13:00; the holiday does not count."""
+    response = requester.bars("AAPL", "1 hour", "2 D", "20231124 16:00:00" + NEW_YORK)
+    assert response.days == ["20231122", "20231124"]
+    on_friday = [text[9:14] for text in response.dates if text.startswith("20231124")]
     assert on_friday == ["09:30", "10:00", "11:00", "12:00"]
 
 
-def test_extended_hours_of_a_half_day_end_at_17(ask: Any) -> None:
-    """With all hours a day goes from 04:00 to 20:00, and to 17:00 on a half day."""
-    told = ask.bars("AAPL", "1 min", "2 D", "20231124 23:00:00" + NEW_YORK, use_rth=False)
-    times = {day: [d[9:14] for d in told.dates if d.startswith(day)] for day in told.days}
+def test_extended_hours_of_a_half_day_end_at_17(requester: Any) -> None:
+    """All hours are 04:00 to 20:00, and to 17:00 on a half day."""
+    response = requester.bars("AAPL", "1 min", "2 D", "20231124 23:00:00" + NEW_YORK, use_rth=False)
+    times = {day: [d[9:14] for d in response.dates if d.startswith(day)] for day in response.days}
     assert (times["20231122"][0], times["20231122"][-1]) == ("04:00", "19:59")
     assert (times["20231124"][0], times["20231124"][-1]) == ("04:00", "16:59")
     assert (len(times["20231122"]), len(times["20231124"])) == (960, 780)
 
 
-def test_sessions_keep_local_time_over_the_change_of_clocks(ask: Any) -> None:
+def test_sessions_keep_local_time_over_the_change_of_clocks(requester: Any) -> None:
     """The open moves from 14:30 to 13:30 UTC and stays 09:30 in New York."""
     end = "20240311 16:00:00" + NEW_YORK
-    local = ask.bars("AAPL", "4 hours", "2 D", end)
+    local = requester.bars("AAPL", "4 hours", "2 D", end)
     assert [text[:14] for text in local.dates] == [
         "20240308 09:30",
         "20240308 12:00",
         "20240311 09:30",
         "20240311 12:00",
     ]
-    epochs = ask.bars("AAPL", "4 hours", "2 D", end, format_date=2).dates
+    epochs = requester.bars("AAPL", "4 hours", "2 D", end, format_date=2).dates
     assert [int(text) % 86_400 / 3_600 for text in epochs] == [14.5, 17.0, 13.5, 16.0]
 
 
@@ -191,18 +193,18 @@ def test_sessions_keep_local_time_over_the_change_of_clocks(ask: Any) -> None:
     ],
 )
 def test_durations_of_a_pair_count_its_own_sessions(
-    ask: Any, end: str, duration: str, days: list[str]
+    requester: Any, end: str, duration: str, days: list[str]
 ) -> None:
     """FX sessions run from 17:15 to 17:00 New York and are dated by their close."""
-    assert ask.bars("EURUSD", "1 day", duration, end + NEW_YORK).days == days
+    assert requester.bars("EURUSD", "1 day", duration, end + NEW_YORK).days == days
 
 
-def test_an_fx_session_starts_at_1715(ask: Any) -> None:
+def test_an_fx_session_starts_at_1715(requester: Any) -> None:
     """The first hour of a pair's session is cut by the break before it."""
-    told = ask.bars("EURUSD", "1 hour", "1 D", "20240117 17:00:00" + NEW_YORK)
-    assert [text[:14] for text in told.dates[:2]] == ["20240116 17:15", "20240116 18:00"]
-    assert len(told.bars) == 24
-    four = ask.bars("EURUSD", "4 hours", "1 D", "20240117 17:00:00" + NEW_YORK)
+    response = requester.bars("EURUSD", "1 hour", "1 D", "20240117 17:00:00" + NEW_YORK)
+    assert [text[:14] for text in response.dates[:2]] == ["20240116 17:15", "20240116 18:00"]
+    assert len(response.bars) == 24
+    four = requester.bars("EURUSD", "4 hours", "1 D", "20240117 17:00:00" + NEW_YORK)
     assert [text[9:14] for text in four.dates] == [
         "17:15",
         "20:00",
@@ -214,28 +216,28 @@ def test_an_fx_session_starts_at_1715(ask: Any) -> None:
     ]
 
 
-def test_weeks_are_dated_by_their_last_session(ask: Any) -> None:
-    """A week before Good Friday is dated Thursday; one that lasts by its latest session."""
-    told = ask.bars("AAPL", "1 week", "3 W", "20240403 16:00:00" + NEW_YORK)
-    assert told.dates == ["20240315", "20240322", "20240328", "20240403"]
+def test_weeks_are_dated_by_their_last_session(requester: Any) -> None:
+    """The week before Good Friday has the date of Thursday, a current week its latest one."""
+    response = requester.bars("AAPL", "1 week", "3 W", "20240403 16:00:00" + NEW_YORK)
+    assert response.dates == ["20240315", "20240322", "20240328", "20240403"]
 
 
-def test_message_17_states_calendar_time(ask: Any) -> None:
-    """The stated reach is the asked end and that minus the duration, whatever the sessions."""
-    told = ask.bars("AAPL", "1 day", "3 D", "20240116-21:00:00")
-    assert told.end == "20240116 16:00:00 US/Eastern"
-    assert told.start == "20240113 16:00:00 US/Eastern"
-    assert told.days == ["20240111", "20240112", "20240116"]
-    hour = ask.bars("AAPL", "1 min", "3600 S", "20240116-21:00:00")
+def test_message_17_states_calendar_time(requester: Any) -> None:
+    """The stated range is the requested end and the duration in calendar time."""
+    response = requester.bars("AAPL", "1 day", "3 D", "20240116-21:00:00")
+    assert response.end == "20240116 16:00:00 US/Eastern"
+    assert response.start == "20240113 16:00:00 US/Eastern"
+    assert response.days == ["20240111", "20240112", "20240116"]
+    hour = requester.bars("AAPL", "1 min", "3600 S", "20240116-21:00:00")
     assert hour.start == "20240116 15:00:00 US/Eastern"
-    spring = ask.bars("AAPL", "1 day", "2 D", "20240311-20:00:00")
+    spring = requester.bars("AAPL", "1 day", "2 D", "20240311-20:00:00")
     assert spring.start == "20240309 16:00:00 US/Eastern"
 
 
-def test_every_session_of_a_year_is_found(ask: Any) -> None:
+def test_every_session_of_a_year_is_found(requester: Any) -> None:
     """2023 had 250 sessions of stocks and 259 of FX."""
-    stocks = ask.bars("AAPL", "1 day", "1 Y", "20231231 23:00:00" + NEW_YORK).days
-    pairs = ask.bars("EURUSD", "1 day", "1 Y", "20231231 12:00:00" + NEW_YORK).days
+    stocks = requester.bars("AAPL", "1 day", "1 Y", "20231231 23:00:00" + NEW_YORK).days
+    pairs = requester.bars("EURUSD", "1 day", "1 Y", "20231231 12:00:00" + NEW_YORK).days
     assert len([day for day in stocks if day.startswith("2023")]) == 250
     weekdays = sum(date.fromordinal(n).weekday() < 5 for n in range(738_521, 738_886))
     assert weekdays == 260
@@ -277,13 +279,13 @@ TOO_LONG = "Time length exceed max."
     ],
 )
 def test_tables_allow_and_refuse(table: str, duration: str, size: str, refusal: str | None) -> None:
-    """A bar too small for its duration is an invalid step, a duration in no row is too long."""
+    """A bar too small for its duration is an invalid step; a duration in no row is too long."""
     read = parse_duration(duration)
     assert step_refusal(DurationTable(table), read, SIZE_BY_TEXT[size]) == refusal
 
 
 def test_every_legal_size_is_served() -> None:
-    """The sizes are those that IB documents, and the gateway's list of them is IB's own text."""
+    """The sizes are those that IB documents, and the list of them is IB's own text."""
     minutes = {f"{count} mins" for count in (2, 3, 5, 10, 15, 20, 30)}
     hours = {f"{count} hours" for count in (2, 3, 4, 8)}
     seconds = {f"{count} secs" for count in (1, 5, 10, 15, 30)}
@@ -296,10 +298,12 @@ def test_every_legal_size_is_served() -> None:
     )
 
 
-def test_small_bars_end_six_months_ago(asker: Any, synthetic: SyntheticMarket) -> None:
-    """Bars of 30 s are there for 180 days, of a minute for ever."""
-    ask = asker(synthetic)
+def test_small_bars_end_six_months_ago(new_requester: Any, synthetic: SyntheticMarket) -> None:
+    """Bars of 30 s are available for 180 days, minutes without limit."""
+    requester = new_requester(synthetic)
     old, newer = "20230712-15:00:00", "20230717-21:00:00"
-    assert ask.bars("AAPL", "30 secs", "600 S", old).errors[0][1].endswith("AAPL@SMART Trades")
-    assert len(ask.bars("AAPL", "30 secs", "1 D", newer).bars) == 780
-    assert len(ask.bars("AAPL", "1 min", "600 S", old).bars) == 10
+    assert (
+        requester.bars("AAPL", "30 secs", "600 S", old).errors[0][1].endswith("AAPL@SMART Trades")
+    )
+    assert len(requester.bars("AAPL", "30 secs", "1 D", newer).bars) == 780
+    assert len(requester.bars("AAPL", "1 min", "600 S", old).bars) == 10

@@ -1,10 +1,10 @@
-"""The rules over time: what breaks them, and what the gateway does then."""
+"""The pacing rules: which requests break them, and the gateway's reaction."""
 
 import json
 import socket
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,13 @@ from ktrdr_pipelines.simulator.simulated_gateway import Behaviour, SimClock
 from tests.simulator.rawclient import END, RawClient, raw_client
 
 START = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
-SeriesStatus = Callable[..., AbstractContextManager[tuple[SimulatorServer, SimClock]]]
 
 
 @contextmanager
-def standing(
+def fixed_clock_gateway(
     market: SyntheticMarket, mode: SimulatedPacing, **other: Any
 ) -> Iterator[tuple[SimulatorServer, SimClock]]:
-    """Run a gateway whose clock stands until it is moved."""
+    """Run a gateway whose clock is fixed until it is set."""
     clock = SimClock(START, runs=False)
     server = SimulatorServer(market, clock=clock, behaviour=Behaviour(pacing=mode, **other))
     thread = ServerThread(server.start, server.close)
@@ -44,23 +43,23 @@ def standing(
 
 
 def after(clock: SimClock, seconds: float) -> None:
-    """Move a standing clock."""
+    """Advance a fixed clock."""
     clock.set(clock.now() + timedelta(seconds=seconds))
 
 
 def codes(client: RawClient) -> list[int]:
-    """Give the codes of the errors about requests so far."""
+    """Return the codes of the received errors about requests."""
     return [int(frame[3]) for frame in client.seen if frame[0] == "4" and frame[2] != "-1"]
 
 
-def ask(client: RawClient, number: int, **asked: str) -> int:
-    """Ask for bars; give the number of bars, or the code of an error as a negative number."""
-    client.bars(number, **asked)
-    return result(client, number)
+def request_bars(client: RawClient, number: int, **options: str) -> int:
+    """Request bars; return their number, or the code of an error as a negative number."""
+    client.bars(number, **options)
+    return outcome(client, number)
 
 
-def result(client: RawClient, number: int) -> int:
-    """Wait for what becomes of a request."""
+def outcome(client: RawClient, number: int) -> int:
+    """Wait for the outcome of a request."""
     while True:
         frame = client.frame()
         assert frame is not None
@@ -74,111 +73,117 @@ def result(client: RawClient, number: int) -> int:
 
 
 def end_of(minute: int) -> str:
-    """Give an end that no other request has."""
+    """Return an end that no other request has."""
     return f"20240109-20:{minute:02d}:00"
 
 
 def test_an_identical_request_within_15_s_is_a_violation(synthetic: SyntheticMarket) -> None:
-    """The same again is 162 with IB's text, from whichever client, until 15 s have passed."""
-    with standing(synthetic, SimulatedPacing.HARD) as (server, clock):
+    """Any client gets 162 with IB's text, until 15 s have passed."""
+    with fixed_clock_gateway(synthetic, SimulatedPacing.HARD) as (server, clock):
         with raw_client(server, 1) as one, raw_client(server, 2) as other:
-            assert ask(one, 1) == 7
-            assert ask(other, 1) == -162
+            assert request_bars(one, 1) == 7
+            assert request_bars(other, 1) == -162
             assert "Historical data request pacing violation" in other.seen[-1][4]
-            assert ask(other, 2, duration="2 D") == 14
+            assert request_bars(other, 2, duration="2 D") == 14
             after(clock, 14.999)
-            assert ask(one, 2) == -162
+            assert request_bars(one, 2) == -162
             after(clock, 0.001)
-            assert ask(one, 3) == 7
+            assert request_bars(one, 3) == 7
         assert server.violations == {PacingRule.IDENTICAL: 2}
 
 
 def test_both_clients_ways_of_writing_no_strike_are_identical(synthetic: SyntheticMarket) -> None:
-    """Where ib_async writes 0.0 ibapi writes nothing: the request is the same."""
+    """ib_async sends 0.0, ibapi an empty strike: the request is the same."""
     fields = ("0", "AAPL", "STK", "", "", "", "", "SMART", "", "USD", "", "")
-    with standing(synthetic, SimulatedPacing.HARD) as (server, _), raw_client(server) as client:
-        assert ask(client, 1) == 7
+    with (
+        fixed_clock_gateway(synthetic, SimulatedPacing.HARD) as (server, _),
+        raw_client(server) as client,
+    ):
+        assert request_bars(client, 1) == 7
         client.send(20, 2, *fields, 0, END, "1 hour", "1 D", "1", "TRADES", "2", "0", "")
-        assert result(client, 2) == -162
+        assert outcome(client, 2) == -162
 
 
 def test_the_sixth_request_of_a_contract_within_2_s_is_a_violation(
     synthetic: SyntheticMarket,
 ) -> None:
-    """Five of one contract, exchange and tick type pass, whoever asks; another type is another."""
+    """Five of one contract, exchange and tick type are accepted over all clients."""
     with (
-        standing(synthetic, SimulatedPacing.HARD) as (server, clock),
+        fixed_clock_gateway(synthetic, SimulatedPacing.HARD) as (server, clock),
         raw_client(server, 1) as one,
         raw_client(server, 2) as other,
     ):
         for at in range(5):
-            assert ask((one, other)[at % 2], at, end=end_of(at)) > 0
+            assert request_bars((one, other)[at % 2], at, end=end_of(at)) > 0
         for client in (one, other):
-            assert ask(client, 5, end=end_of(5)) == -162
-        assert ask(other, 6, end=end_of(6), what="MIDPOINT") > 0
+            assert request_bars(client, 5, end=end_of(5)) == -162
+        assert request_bars(other, 6, end=end_of(6), what="MIDPOINT") > 0
         after(clock, 1.999)
-        assert ask(one, 7, end=end_of(5)) == -162
+        assert request_bars(one, 7, end=end_of(5)) == -162
         after(clock, 0.001)
-        assert ask(one, 8, end=end_of(5)) > 0
+        assert request_bars(one, 8, end=end_of(5)) > 0
         assert server.violations == {PacingRule.SAME_CONTRACT: 3}
 
 
 @pytest.mark.parametrize(("what", "fit"), [("TRADES", 60), ("BID_ASK", 30)])
 def test_the_window_of_ten_minutes(synthetic: SyntheticMarket, what: str, fit: int) -> None:
-    """Sixty fit into 10 min, whoever asks, half as many of BID_ASK; then the oldest must pass."""
+    """Sixty requests fit into 10 min over all clients, half as many of BID_ASK."""
     with (
-        standing(synthetic, SimulatedPacing.HARD) as (server, clock),
+        fixed_clock_gateway(synthetic, SimulatedPacing.HARD) as (server, clock),
         raw_client(server, 1) as one,
         raw_client(server, 2) as other,
     ):
         for at in range(fit):
-            assert ask((one, other)[at % 2], at, end=end_of(at), what=what) > 0
+            assert request_bars((one, other)[at % 2], at, end=end_of(at), what=what) > 0
             after(clock, 3)
         for client in (one, other):
-            assert ask(client, 100, what=what) == -162
+            assert request_bars(client, 100, what=what) == -162
         after(clock, 600 - 3 * fit - 0.001)
-        assert ask(one, 101, what=what) == -162
+        assert request_bars(one, 101, what=what) == -162
         assert server.violations == {PacingRule.WINDOW: 3}
         after(clock, 0.001)
-        assert ask(one, 102, what=what) > 0
-        assert ask(one, 103, what=what, duration="2 D") == -162
+        assert request_bars(one, 102, what=what) > 0
+        assert request_bars(one, 103, what=what, duration="2 D") == -162
 
 
 def test_documented_pacing_binds_small_bars_and_heads_only(synthetic: SyntheticMarket) -> None:
-    """Hours may be asked as often as one likes; bars of 30 s and head timestamps may not."""
+    """Hours are not limited; bars of 30 s and head timestamps are."""
     with (
-        standing(synthetic, SimulatedPacing.DOCUMENTED) as (server, _),
+        fixed_clock_gateway(synthetic, SimulatedPacing.DOCUMENTED) as (server, _),
         raw_client(server) as client,
     ):
-        assert [ask(client, at) for at in range(8)] == [7] * 8
-        assert ask(client, 10, size="30 secs", duration="1800 S") == 60
-        assert ask(client, 11, size="30 secs", duration="1800 S") == -162
+        assert [request_bars(client, at) for at in range(8)] == [7] * 8
+        assert request_bars(client, 10, size="30 secs", duration="1800 S") == 60
+        assert request_bars(client, 11, size="30 secs", duration="1800 S") == -162
         for number, expected in ((12, 1), (13, -162)):
             client.head(number)
-            assert result(client, number) == expected
+            assert outcome(client, number) == expected
 
 
 @pytest.mark.parametrize(
     ("size", "small"), [("1 secs", True), ("30 secs", True), ("1 min", False), ("x secs", False)]
 )
 def test_small_bars_are_those_of_30_s_or_less(size: str, small: bool) -> None:
-    """The hard rules of IB are about these."""
+    """IB's hard rules apply to these."""
     assert is_small_bar(size) is small
 
 
 def test_without_pacing_nothing_is_counted(synthetic: SyntheticMarket) -> None:
-    """Mode off: identical requests, bursts of messages, all are answered."""
-    with standing(synthetic, SimulatedPacing.OFF) as (server, _), raw_client(server) as client:
+    """Identical requests and bursts of messages get their responses."""
+    with (
+        fixed_clock_gateway(synthetic, SimulatedPacing.OFF) as (server, _),
+        raw_client(server) as client,
+    ):
         for _ in range(200):
             client.send(49, 1)
-        assert ask(client, 1, size="30 secs", duration="1800 S") == 60
-        assert ask(client, 2, size="30 secs", duration="1800 S") == 60
+        assert request_bars(client, 1, size="30 secs", duration="1800 S") == 60
+        assert request_bars(client, 2, size="30 secs", duration="1800 S") == 60
         assert server.violations == {}
 
 
 def test_too_many_messages_are_error_100_and_three_strikes(synthetic: SyntheticMarket) -> None:
     """The 51st message within a second is refused; the third such burst ends the session."""
-    with standing(synthetic, SimulatedPacing.DOCUMENTED) as (server, clock):
+    with fixed_clock_gateway(synthetic, SimulatedPacing.DOCUMENTED) as (server, clock):
         with raw_client(server) as client:
             client.until(2158)
             for strike in range(1, 3):
@@ -193,13 +198,13 @@ def test_too_many_messages_are_error_100_and_three_strikes(synthetic: SyntheticM
             client.until(100)
             assert client.is_ended()
         with raw_client(server, 2) as other:
-            assert ask(other, 1) == 7
+            assert request_bars(other, 1) == 7
 
 
 def test_the_id_of_a_killed_client_stays_taken(synthetic: SyntheticMarket) -> None:
-    """A client that dies with a request open holds its id; one that hangs up properly does not."""
+    """A client that dies with an open request holds its id; a proper disconnect frees it."""
     held = {"hold_s": 30.0}
-    with standing(synthetic, SimulatedPacing.DOCUMENTED, **held) as (server, clock):
+    with fixed_clock_gateway(synthetic, SimulatedPacing.DOCUMENTED, **held) as (server, clock):
         with raw_client(server, 7) as proper:
             proper.until(2158)
         with raw_client(server, 7) as killed:
@@ -217,8 +222,8 @@ def test_the_id_of_a_killed_client_stays_taken(synthetic: SyntheticMarket) -> No
 
 
 def test_the_33rd_client_is_refused(synthetic: SyntheticMarket) -> None:
-    """Thirty-two are connected at most."""
-    with standing(synthetic, SimulatedPacing.DOCUMENTED) as (server, _):
+    """Thirty-two clients may be connected."""
+    with fixed_clock_gateway(synthetic, SimulatedPacing.DOCUMENTED) as (server, _):
         clients = [raw_client(server, number) for number in range(33)]
         opened = [client.__enter__() for client in clients]
         for client in opened[:32]:
@@ -229,14 +234,14 @@ def test_the_33rd_client_is_refused(synthetic: SyntheticMarket) -> None:
 
 
 def test_soft_pacing_takes_longer_under_load_and_ends_in_a_disconnect() -> None:
-    """Workers take a time by bars; who comes later waits longer, and beyond the queue nobody."""
+    """Workers take time by bars, later requests wait longer, and a full queue disconnects."""
     workers = Workers(Speed(workers=2, request_s=1.0, bar_s=0.01, most_waiting=2), lambda: 100.0)
     assert [workers.reserve(100) for _ in range(5)] == [2.0, 2.0, 4.0, 4.0, None]
     assert workers.waiting == 2
 
 
 def test_an_end_costs_a_worker_time() -> None:
-    """A request without one takes 30 times less, or as much less as it is told."""
+    """A request without an end is faster by the factor."""
     for factor, speed in ((30.0, Speed(workers=1)), (4.0, Speed(workers=1, end_factor=4.0))):
         with_end, without = (
             Workers(speed, lambda: 100.0).reserve(100, has_end=has) for has in (1, 0)
@@ -246,22 +251,22 @@ def test_an_end_costs_a_worker_time() -> None:
 
 
 def test_requests_with_an_end_wait_under_soft_pacing(synthetic: SyntheticMarket) -> None:
-    """A request without an end is answered while the one before it, which has one, still waits."""
+    """A request without an end gets its response before an earlier one with an end."""
     speed = Speed(workers=2, request_s=3_600.0, bar_s=0.0, end_factor=3_600_000.0)
     with (
-        standing(synthetic, SimulatedPacing.SOFT, speed=speed) as (server, _),
+        fixed_clock_gateway(synthetic, SimulatedPacing.SOFT, speed=speed) as (server, _),
         raw_client(server) as client,
     ):
         client.bars(1)
         client.bars(2, end="")
         assert client.until(17)[1] == "2"
-        assert client.quiet(17)
+        assert client.receives_none_of(17)
 
 
-def test_an_overloaded_gateway_hangs_up(synthetic: SyntheticMarket) -> None:
-    """Beyond the queue the client is cut off, and that is counted."""
+def test_an_overloaded_gateway_disconnects(synthetic: SyntheticMarket) -> None:
+    """A full queue ends the connection, and is counted."""
     speed = Speed(workers=1, request_s=60.0, most_waiting=1)
-    with standing(synthetic, SimulatedPacing.SOFT, speed=speed) as (server, _):
+    with fixed_clock_gateway(synthetic, SimulatedPacing.SOFT, speed=speed) as (server, _):
         with raw_client(server) as client:
             for number in range(3):
                 client.bars(number, duration=f"{number + 1} D")
@@ -269,14 +274,14 @@ def test_an_overloaded_gateway_hangs_up(synthetic: SyntheticMarket) -> None:
         assert server.violations == {PacingRule.OVERLOAD: 1}
 
 
-def test_the_log_tells_everything_as_json_lines(tmp_path: Path) -> None:
-    """Clients, requests with their outcome, violations and their time, one object a line."""
+def test_the_log_holds_json_lines(tmp_path: Path) -> None:
+    """Clients, requests with their outcome, and violations: one JSON object a line."""
     log = tmp_path / "gateway.log"
     behaviour = Behaviour(pacing=SimulatedPacing.HARD, log=log)
     with running_simulator(now=START, behaviour=behaviour) as server:
         with raw_client(server, 3) as client:
-            ask(client, 1)
-            ask(client, 2)
+            request_bars(client, 1)
+            request_bars(client, 2)
         counts = server.counts
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     events = [line["event"] for line in lines]
@@ -289,7 +294,7 @@ def test_the_log_tells_everything_as_json_lines(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """The error says which file and which option."""
+    """The error names the file and the option."""
     with (
         pytest.raises(SimulatorError, match=r"nowhere.*--log"),
         running_simulator(behaviour=Behaviour(log=tmp_path / "nowhere" / "log")),

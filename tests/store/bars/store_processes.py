@@ -1,4 +1,4 @@
-"""What the tests of several processes run in those processes; started by path, with a mode.
+"""The code that tests of several processes run in those processes, by mode.
 
 Not a test module: ``python -m tests.store.bars.store_processes MODE FOLDER NUMBER``.
 """
@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -26,49 +27,73 @@ START = datetime(2023, 12, 31, 21, tzinfo=UTC)
 NOW = datetime(2024, 6, 3, tzinfo=UTC)
 FX = make.series(Timeframe.M5, "EURUSD", "FX")
 STOCK = make.series(Timeframe.M1)
-HANDS = 3
 
 
-def say(number: int) -> None:
-    """Tell the test a number."""
+def report(number: int) -> None:
+    """Write a number to the test."""
     sys.stdout.write(f"{number}\n")
     sys.stdout.flush()
 
 
+def in_workers(work: Callable[[int], None], count: int) -> None:
+    """Run work in several child processes at once, each with its number."""
+    make.run(FX, START, 1)  # children inherit the calendar: their time goes into the work
+    children = []
+    for number in range(count):
+        children.append(os.fork())
+        if children[-1] == 0:
+            try:
+                work(number)
+            except BaseException:  # noqa: BLE001  (the edge of the child process)
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+    for child in children:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def save(layout: StoreLayout, number: int) -> None:
-    """Save every third hour of a week, hour by hour."""
-    with closing(Ledger(layout.ledger)) as ledger:
-        store = BarStore(layout, ledger)
-        for hour in range(number, 90, HANDS):
-            make.save(store, FX, make.run(FX, START + timedelta(hours=hour), 12, hour + 1.0))
+    """Save the hours of a week in several processes, each hour in one of them."""
+
+    def work(worker: int) -> None:
+        with closing(Ledger(layout.ledger)) as ledger:
+            store = BarStore(layout, ledger)
+            for hour in range(worker, 90, number):
+                make.save(store, FX, make.run(FX, START + timedelta(hours=hour), 12, hour + 1.0))
+
+    in_workers(work, number)
 
 
 def claim(layout: StoreLayout, number: int) -> None:
-    """Claim as many of the same intervals as can be had, and print them."""
-    hours = list(range(200))
-    random.Random(number).shuffle(hours)
-    with closing(Ledger(layout.ledger)) as ledger:
-        for hour in hours:
-            start = START + timedelta(hours=hour)
-            wanted = [Interval(start, start + timedelta(hours=1))]
-            if ledger.claims.acquire(series_key(FX), wanted, f"hand {number}", NOW, 3600):
-                say(hour)
+    """Claim as many of the same intervals as possible in several processes, and report them."""
+
+    def work(worker: int) -> None:
+        hours = list(range(200))
+        random.Random(worker).shuffle(hours)
+        with closing(Ledger(layout.ledger)) as ledger:
+            for hour in hours:
+                start = START + timedelta(hours=hour)
+                wanted = [Interval(start, start + timedelta(hours=1))]
+                if ledger.claims.acquire(series_key(FX), wanted, f"worker {worker}", NOW, 3600):
+                    report(hour)
+
+    in_workers(work, number)
 
 
 def rewrite(layout: StoreLayout, number: int) -> None:
-    """Replace all bars again and again, each time all by one value, and rebuild the catalog."""
+    """Replace all bars repeatedly, each time all by one value, and rebuild the catalog."""
     with closing(Ledger(layout.ledger)) as ledger:
         store = BarStore(layout, ledger)
         for turn in range(number):
-            say(turn)
+            report(turn)
             first = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
             make.save(store, STOCK, make.run(STOCK, first, 500 + turn, turn + 1.0))
             rebuild_catalog(layout, [STOCK.instrument], NOW)
 
 
 def kill(layout: StoreLayout, number: int) -> None:
-    """Kill writers at random moments; each time every file must say exactly what it holds."""
-    dice = random.Random(1)
+    """Kill writers at random moments; each time every footer must match the bars of its file."""
+    chosen = random.Random(1)
     make.run(FX, START, 1)  # children inherit the calendar: their time goes into saving
     took_s = _seconds_of_a_save(layout)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
@@ -76,12 +101,12 @@ def kill(layout: StoreLayout, number: int) -> None:
         child = os.fork()
         if child == 0:
             _save_for_ever(layout, turn)
-        assert not signal.sigtimedwait({signal.SIGCHLD}, dice.uniform(0.2, 4) * took_s), "it died"
+        assert not signal.sigtimedwait({signal.SIGCHLD}, chosen.uniform(0.2, 4) * took_s), "it died"
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         signal.sigwait({signal.SIGCHLD})
         _check(layout)
-    say(len(_timestamps(layout)))
+    report(len(_timestamps(layout)))
 
 
 def inherit(layout: StoreLayout, number: int) -> None:
@@ -96,11 +121,11 @@ def inherit(layout: StoreLayout, number: int) -> None:
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     ledger.claims.release("parent")
-    say(len(ledger.claims.live(series_key(FX), NOW)) + number)
+    report(len(ledger.claims.live(series_key(FX), NOW)) + number)
 
 
 def _seconds_of_a_save(layout: StoreLayout) -> float:
-    """Save once in a child, whose first save is the slowest, and say how long that took."""
+    """Return how long one save takes in a child, whose first save is the slowest."""
     started = time.monotonic()
     child = os.fork()
     if child == 0:
@@ -135,8 +160,8 @@ def _check(layout: StoreLayout) -> None:
 
 def _timestamps(layout: StoreLayout) -> list[datetime]:
     with closing(Ledger(layout.ledger)) as ledger:
-        interval: list[datetime] = BarStore(layout, ledger).read(FX)["ts"].to_pylist()
-        return interval
+        timestamps: list[datetime] = BarStore(layout, ledger).read(FX)["ts"].to_pylist()
+        return timestamps
 
 
 MODES: dict[str, Callable[[StoreLayout, int], None]] = {

@@ -1,4 +1,4 @@
-"""Bars and what is known of them go in together and come out unchanged."""
+"""Bars, coverage and identity are saved together and read back unchanged."""
 
 import tempfile
 from contextlib import closing
@@ -29,7 +29,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def test_what_is_saved_is_read(store: BarStore, make: Any) -> None:
-    """Bars, coverage, identity and counts come back as they were given."""
+    """Bars, coverage, identity and counts are read as they were saved."""
     series = make.series()
     bars = make.run(series, OPEN, 390)
     result = make.save(store, series, bars)
@@ -46,7 +46,7 @@ def test_what_is_saved_is_read(store: BarStore, make: Any) -> None:
 
 
 def test_a_series_without_files_is_empty(store: BarStore, make: Any) -> None:
-    """Nothing is known of a series that was never saved."""
+    """It has no bars, coverage or identity."""
     series = make.series()
     assert store.read(series).num_rows == 0
     assert store.coverage(series) == Coverage()
@@ -59,7 +59,7 @@ def test_a_series_without_files_is_empty(store: BarStore, make: Any) -> None:
 def test_a_newer_bar_replaces_and_the_older_is_kept(
     store: BarStore, make: Any, clock: datetime
 ) -> None:
-    """Bars that differ are revised, their old values go to the ledger."""
+    """Bars that differ are revised, and the ledger keeps their old values."""
     series = make.series()
     make.save(store, series, make.run(series, OPEN, 10, 1.0))
     result = make.save(store, series, make.run(series, OPEN + 8 * MINUTE, 4, 2.0))
@@ -74,7 +74,7 @@ def test_a_newer_bar_replaces_and_the_older_is_kept(
 
 
 def test_saving_the_same_again_writes_nothing(store: BarStore, make: Any) -> None:
-    """A file that would not change is left alone."""
+    """A file that would not change is not rewritten."""
     series = make.series()
     bars = make.run(series, OPEN, 10)
     (path,) = make.save(store, series, bars).files
@@ -86,7 +86,7 @@ def test_saving_the_same_again_writes_nothing(store: BarStore, make: Any) -> Non
 
 
 def test_equal_bars_at_other_times_are_other_bars(store: BarStore, make: Any) -> None:
-    """A quiet market repeats values; no bar is dropped for it."""
+    """A quiet market repeats values; no bar is dropped as a duplicate."""
     series = make.series(Timeframe.M5, "EURUSD", "FX")
     start = datetime(2024, 6, 3, 4, tzinfo=UTC)
     make.save(store, series, make.run(series, start, 3, 1.1))
@@ -95,7 +95,7 @@ def test_equal_bars_at_other_times_are_other_bars(store: BarStore, make: Any) ->
 
 
 def test_null_stays_null(store: BarStore, make: Any) -> None:
-    """What the gateway could not say is null on disk; becoming known is a revision."""
+    """A value that the gateway does not have is null; a later value is a revision."""
     series = make.series()
     bars = make.run(series, OPEN, 2)
     nothing = pa.nulls(2, pa.float64())
@@ -110,7 +110,7 @@ def test_null_stays_null(store: BarStore, make: Any) -> None:
 
 
 def test_bars_need_not_come_in_order(store: BarStore, make: Any) -> None:
-    """Bars are stored sorted; of two with one stamp the last given stays."""
+    """Bars are stored sorted; of two with one timestamp the last given stays."""
     series = make.series()
     late, early = OPEN + MINUTE, OPEN
     bars = pa.concat_tables([make.bars(series, [late, early], 1.0), make.bars(series, [late], 2.0)])
@@ -120,7 +120,7 @@ def test_bars_need_not_come_in_order(store: BarStore, make: Any) -> None:
 
 
 def test_saving_a_part_never_shortens_history(store: BarStore, make: Any) -> None:
-    """A save in the middle leaves what lies before and after as it was."""
+    """A save in the middle changes nothing before and after it."""
     series = make.series(Timeframe.D1)
     first = datetime(2020, 1, 1, tzinfo=UTC)
     make.save(store, series, make.run(series, first, 1000, 1.0))
@@ -149,7 +149,7 @@ def test_minutes_are_filed_by_the_year_of_their_session(store: BarStore, make: A
 
 
 def test_coverage_is_cut_where_a_year_ends(store: BarStore, make: Any) -> None:
-    """No file claims what stands in another, even where no bar is."""
+    """No file covers what another file holds, even where there are no bars."""
     series = make.series()
     start, end = datetime(2022, 6, 1, tzinfo=UTC), datetime(2024, 6, 1, tzinfo=UTC)
     proved = make.empty(start, end, datetime(2024, 6, 2, tzinfo=UTC))
@@ -162,7 +162,7 @@ def test_coverage_is_cut_where_a_year_ends(store: BarStore, make: Any) -> None:
 
 
 def test_a_proof_of_emptiness_is_kept_without_bars(store: BarStore, make: Any) -> None:
-    """A file of no bars holds what was proved; bars that come later beat it."""
+    """A file without bars holds the proof; bars that are saved later replace it."""
     series = make.series(Timeframe.H1)
     day = timedelta(days=1)
     proved = make.empty(OPEN - day, OPEN + day, OPEN + 2 * day)
@@ -177,7 +177,7 @@ def test_a_proof_of_emptiness_is_kept_without_bars(store: BarStore, make: Any) -
 
 
 def test_nothing_to_save_makes_no_file(store: BarStore, make: Any) -> None:
-    """No bars and no proof leave no trace."""
+    """Without bars and proofs nothing is written."""
     series = make.series()
     result = store.save(series, make.identity(series), empty_bars(), Coverage())
     assert result.files == ()
@@ -185,7 +185,7 @@ def test_nothing_to_save_makes_no_file(store: BarStore, make: Any) -> None:
 
 
 def test_reading_and_counting_an_interval_agree(store: BarStore, make: Any) -> None:
-    """Counting gives the number of bars that reading gives, over the turn of a year too."""
+    """The count is the number of bars that are read, over the turn of a year too."""
     series = make.series(Timeframe.M5)
     start = datetime(2023, 12, 29, 14, 30, tzinfo=UTC)
     bars = make.bars(series, [start + n * timedelta(hours=1) for n in range(200)])
@@ -200,7 +200,7 @@ def test_reading_and_counting_an_interval_agree(store: BarStore, make: Any) -> N
 
 
 def test_another_contract_is_refused(store: BarStore, make: Any) -> None:
-    """A series holds one instrument; the error names both and what to do, and nothing changes."""
+    """A series holds one instrument; the error names both, and nothing changes."""
     series = make.series()
     bars = make.run(series, OPEN, 5)
     make.save(store, series, bars)
@@ -230,13 +230,15 @@ def test_an_identity_of_another_series_is_refused(store: BarStore, make: Any) ->
         store.save(series, make.identity(other), make.run(series, OPEN, 1), Coverage())
 
 
-def test_the_mirror_follows_a_changed_file(store: BarStore, layout: StoreLayout, make: Any) -> None:
-    """A file that was replaced behind the ledger's back is counted anew."""
+def test_the_file_index_follows_a_changed_file(
+    store: BarStore, layout: StoreLayout, make: Any
+) -> None:
+    """A file that another program replaced is recounted."""
     series = make.series()
     (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
-    aside = path.read_bytes()
+    earlier = path.read_bytes()
     make.save(store, series, make.run(series, OPEN, 20))
-    path.write_bytes(aside)
+    path.write_bytes(earlier)
     assert store.rows(series) == 10
     assert store.coverage(series) == make.covering(series, make.run(series, OPEN, 10))
     path.unlink()
@@ -244,8 +246,8 @@ def test_the_mirror_follows_a_changed_file(store: BarStore, layout: StoreLayout,
     assert store.coverage(series) == Coverage()
 
 
-def test_files_are_not_opened_to_know_coverage(store: BarStore, make: Any) -> None:
-    """The mirror answers while the file stands unchanged, whatever is inside."""
+def test_the_file_index_has_coverage_and_counts(store: BarStore, make: Any) -> None:
+    """So that no file has to be opened for them."""
     series = make.series()
     (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
     row = store.ledger.files.of(series_key(series))[store.layout.relative(path)]
@@ -255,7 +257,7 @@ def test_files_are_not_opened_to_know_coverage(store: BarStore, make: Any) -> No
 
 
 def test_leftovers_of_killed_writers_are_not_read(store: BarStore, make: Any) -> None:
-    """An unfinished file beside the bars meets no glob."""
+    """An unfinished file beside the bars matches no glob."""
     series = make.series()
     (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
     path.with_name(".2024.parquet.123-abcd.tmp").write_bytes(b"half a file")
@@ -264,7 +266,7 @@ def test_leftovers_of_killed_writers_are_not_read(store: BarStore, make: Any) ->
 
 
 def test_two_stores_over_one_folder_see_each_other(layout: StoreLayout, make: Any) -> None:
-    """What one process saves another knows at once."""
+    """What one process saves, another reads at once."""
     series = make.series()
     one, two = (BarStore(layout, Ledger(layout.ledger)) for _ in range(2))
     make.save(one, series, make.run(series, OPEN, 5))

@@ -1,4 +1,4 @@
-"""Files that are not what they should be, and disks that refuse."""
+"""Damaged and misplaced files, full disks and kept locks."""
 
 import json
 import resource
@@ -73,7 +73,7 @@ def _with_footer(path: Path, text: str) -> None:
     "damage", [_junk, _nothing, _half, _foreign, _bad_footer, _wrong_count, _wild_coverage]
 )
 def test_a_damaged_file_is_named(store: BarStore, make: Any, damage: Any) -> None:
-    """Whatever is wrong, reading names the file and the way to repair; saving changes nothing."""
+    """Reading names the file and hints at repair; saving changes nothing."""
     series = make.series()
     (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
     damage(path)
@@ -88,8 +88,8 @@ def test_a_damaged_file_is_named(store: BarStore, make: Any, damage: Any) -> Non
     assert path.read_bytes() == left
 
 
-def test_a_lost_footer_that_no_listener_remembers_is_named(store: BarStore, make: Any) -> None:
-    """Without footer and without ledger nothing says what the bars are: reading names the file."""
+def test_a_lost_footer_that_the_ledger_does_not_have_is_named(store: BarStore, make: Any) -> None:
+    """Without footer and without ledger nothing identifies the bars: reading names the file."""
     series = make.series()
     (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
     _footless(path)
@@ -118,7 +118,7 @@ def test_a_lost_footer_that_no_listener_remembers_is_named(store: BarStore, make
 def test_a_copy_in_the_wrong_place_is_named(
     store: BarStore, make: Any, copy: str, why: str
 ) -> None:
-    """A copied file counts no bar twice and covers nothing of another series; repair moves it."""
+    """Its bars are not counted twice or for another series; repair quarantines it."""
     held = make.series()
     (path,) = make.save(store, held, make.run(held, OPEN, 10)).files
     target = store.layout.bars / copy
@@ -140,7 +140,7 @@ def test_a_copy_in_the_wrong_place_is_named(
 
 
 def test_damaged_pages_are_found_when_read(store: BarStore, make: Any) -> None:
-    """A good footer over broken data is an error, not bars."""
+    """A valid footer over damaged pages is an error."""
     series = make.series()
     (path,) = make.save(store, series, make.run(series, OPEN, 390)).files
     data = bytearray(path.read_bytes())
@@ -152,7 +152,7 @@ def test_damaged_pages_are_found_when_read(store: BarStore, make: Any) -> None:
 
 
 def test_a_newer_file_is_refused_and_not_called_corrupt(store: BarStore, make: Any) -> None:
-    """A file of a newer version needs a newer program, not a repair."""
+    """It needs a newer ktrdr, not a repair."""
     series = make.series()
     (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
     footer = json.loads(pq.read_metadata(path).metadata[b"ktrdr"])
@@ -163,7 +163,7 @@ def test_a_newer_file_is_refused_and_not_called_corrupt(store: BarStore, make: A
 
 
 def test_a_file_that_is_gone_is_a_disk_error(tmp_path: Path) -> None:
-    """A missing file is the disk's word, with its path."""
+    """The error has the system's reason and the path."""
     with pytest.raises(DiskError, match=r"2024\.parquet.*No such file"):
         read_bars(tmp_path / "2024.parquet")
 
@@ -180,7 +180,7 @@ def _no_file_above(size: int) -> Iterator[None]:
 
 
 def _noisy(make: Any, series: Series, count: int) -> pa.Table:
-    """Make bars that do not compress."""
+    """Return bars that do not compress."""
     bars = make.run(series, OPEN, count)
     noise = np.random.default_rng(1)
     for position, name in enumerate(BAR_SCHEMA.names[2:8], start=2):
@@ -189,7 +189,7 @@ def _noisy(make: Any, series: Series, count: int) -> pa.Table:
 
 
 def test_a_full_disk_leaves_the_older_file(store: BarStore, make: Any) -> None:
-    """A save that finds no room changes nothing, leaves nothing, and says what to do."""
+    """A save without room changes nothing, leaves no file, and gives a hint."""
     series = make.series()
     (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
     before = path.read_bytes()
@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_the_older_file(store: BarStore, make: Any) -> None:
 
 
 def test_a_full_ledger_disk_is_an_error_of_the_store(store: BarStore, make: Any) -> None:
-    """SQLite's refusal is told with a hint, and the ledger works again afterwards."""
+    """SQLite's error gets a hint, and the ledger works again afterwards."""
     series = make.series()
     interval = make.covering(series, make.run(series, OPEN, 1)).bars.bounds
     store.ledger.attempts.of("AAPL|1m")
@@ -223,7 +223,7 @@ def test_a_folder_that_cannot_be_written_is_a_disk_error(store: BarStore, make: 
 
 
 def test_a_lock_that_is_kept_ends_in_an_error(tmp_path: Path) -> None:
-    """Nobody waits for a hanging process for ever."""
+    """The wait for a hanging process is limited."""
     path = tmp_path / "AAPL.1m.lock"
     with (
         locked(path, "AAPL 1m"),
@@ -233,8 +233,8 @@ def test_a_lock_that_is_kept_ends_in_an_error(tmp_path: Path) -> None:
         pass
 
 
-def test_bars_come_without_a_footer_in_their_schema(store: BarStore, make: Any) -> None:
-    """Tables that are read carry no metadata into others."""
+def test_bars_are_read_without_metadata(store: BarStore, make: Any) -> None:
+    """The footer does not get into the schema of tables."""
     series = make.series()
     (path,) = make.save(store, series, make.run(series, OPEN, 1)).files
     assert read_bars(path).schema.metadata is None

@@ -1,4 +1,4 @@
-"""Several processes at one store: killed, racing, reading while another writes."""
+"""Several processes on one store: killed, racing, reading while another writes."""
 
 import subprocess
 import sys
@@ -35,18 +35,17 @@ def _end(process: subprocess.Popen[str]) -> list[str]:
     return output.split()
 
 
-def test_a_killed_writer_leaves_true_files(layout: StoreLayout) -> None:
+def test_a_killed_writer_leaves_valid_files(layout: StoreLayout) -> None:
     """Whenever a writer is killed, each file's coverage is exactly that of its bars."""
     (rows,) = _end(_start("kill", layout, 25))
-    assert int(rows) > 12, "no writer came to its end before it was killed"
+    assert int(rows) > 12, "no writer completed a save before it was killed"
 
 
 def test_writers_of_several_processes_lose_nothing(
     layout: StoreLayout, store: BarStore, make: Any
 ) -> None:
-    """Three processes save into the same two files by turns; every bar arrives."""
-    for hand in [_start("save", layout, number) for number in range(3)]:
-        _end(hand)
+    """Three processes save into the same two files; every bar is kept."""
+    _end(_start("save", layout, 3))
     series = make.series(Timeframe.M5, "EURUSD", "FX")
     expected = make.run(series, START, 90 * 12)
     bars = store.read(series)
@@ -60,22 +59,21 @@ def test_writers_of_several_processes_lose_nothing(
 
 
 def test_no_interval_is_claimed_twice(layout: StoreLayout) -> None:
-    """Processes that want the same intervals share them out; a new ledger is no obstacle."""
-    hands = [_start("claim", layout, number) for number in range(3)]
-    granted = [int(hour) for hand in hands for hour in _end(hand)]
-    assert sorted(granted) == list(range(200))
+    """Processes that want the same intervals divide them, in a new ledger too."""
+    granted = _end(_start("claim", layout, 3))
+    assert sorted(map(int, granted)) == list(range(200))
 
 
 def test_a_ledger_survives_a_fork(layout: StoreLayout) -> None:
-    """A child opens a connection of its own and leaves the parent's alone."""
+    """A child opens a connection of its own and does not use the parent's."""
     assert _end(_start("inherit", layout, 0)) == ["1"]
 
 
 @pytest.mark.slow
-def test_a_reader_sees_full_answers_while_bars_are_rewritten(
+def test_a_reader_sees_whole_files_while_bars_are_rewritten(
     layout: StoreLayout, store: BarStore, ledger: Ledger, make: Any
 ) -> None:
-    """Forty saves and rebuilds under a looping reader: never a wrong row, never an error."""
+    """Forty saves and rebuilds under a looping reader: no wrong row and no error."""
     series = make.series()
     first = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
     make.save(store, series, make.run(series, first, 500, 0.0))
@@ -87,11 +85,11 @@ def test_a_reader_sees_full_answers_while_bars_are_rewritten(
     )
     sources = cycle(["series('AAPL', '1m')", "bars_1m", "bars"])
     seen: list[float] = []
-    for _turn in writer.stdout or ():
+    for _ in writer.stdout or ():
         answer = query_catalog(layout, sql.format(next(sources))).to_pylist()[0].values()
-        rows, low, high, low_open, high_volume, closes_at, interval = answer
+        rows, low, high, low_open, high_volume, closes_at, distinct = answer
         assert low == high == low_open == high_volume
-        assert rows == interval == max(500, 499 + int(low))
+        assert rows == distinct == max(500, 499 + int(low))
         assert closes_at == first + timedelta(minutes=rows)
         seen.append(low)
     assert _end(writer) == []

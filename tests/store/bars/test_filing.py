@@ -1,13 +1,9 @@
-"""Files that other programs changed: what is gone is missing again, and nothing else is."""
+"""Files that other programs changed: removed bars are missing again, and nothing else is."""
 
-# ruff: noqa: S608  (conditions are constants here)
-
-from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,43 +22,14 @@ from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.maintenance.repair import repair
 from tests.support.older_files import make_older
+from tests.support.rewriting import Rewrite, by_arrow, by_duckdb, by_pandas, where
 
 FIRST, END = date(2024, 6, 3), date(2024, 7, 1)
 GONE = (date(2024, 6, 12), date(2024, 6, 13), date(2024, 6, 25))
 DAY = timedelta(days=1)
 
-Rewrite = Callable[[Path, str], None]
-"""Keeps the bars of a file that a condition holds for, in the words of SQL."""
-
-
-def with_arrow(path: Path, condition: str) -> None:
-    """Rewrite a file as pyarrow does: the footer stays."""
-    held = pq.read_table(path, partitioning=None)
-    kept = duckdb.sql(f"SELECT ts FROM held WHERE {condition}").to_arrow_table()["ts"]
-    left = held.filter(pc.is_in(held["ts"], kept.combine_chunks().cast(held["ts"].type)))
-    pq.write_table(left, path)
-
-
-def with_pandas(path: Path, condition: str) -> None:
-    """Rewrite a file as pandas does: the footer is lost, and a column of its own may come."""
-    frame = pd.read_parquet(path, engine="pyarrow", partitioning=None)
-    kept = duckdb.sql(f"SELECT ts::VARCHAR AS ts FROM frame WHERE {condition}").df()["ts"]
-    frame[frame["ts"].isin(pd.to_datetime(kept, utc=True))].to_parquet(path)
-
-
-def with_duckdb(path: Path, condition: str) -> None:
-    """Rewrite a file as DuckDB does: the footer is lost, every column may be null."""
-    beside = path.with_suffix(".copy")
-    source = f"read_parquet('{path}', hive_partitioning = false)"
-    duckdb.sql(
-        f"COPY (SELECT * FROM {source} WHERE {condition} ORDER BY ts) TO '{beside}' "
-        "(FORMAT parquet)"
-    )
-    beside.replace(path)
-
-
-REWRITES = [with_arrow, with_pandas, with_duckdb]
-rewriting = pytest.mark.parametrize("rewrite", REWRITES)
+# Every program alters the schema in its own way; whether the footer stays decides what is believed.
+rewriting = pytest.mark.parametrize("rewrite", [by_arrow, by_duckdb])
 
 
 def _not_on(*days: date) -> str:
@@ -70,7 +37,7 @@ def _not_on(*days: date) -> str:
 
 
 def _month(make: Any, store: BarStore, timeframe: Timeframe, key: str = "XNYS.RTH") -> Series:
-    """Save a whole month, covered without a hole."""
+    """Save a whole month, all of it covered."""
     series: Series = make.series(timeframe, "EURUSD" if key == "FX" else "AAPL", key)
     ends = make.true_ends(series, FIRST, END)
     covered = Coverage(IntervalSet([_whole(series)]))
@@ -88,16 +55,27 @@ def _path(store: BarStore, series: Series) -> Path:
     return path
 
 
-@rewriting
-@pytest.mark.parametrize("key", ["XNYS.RTH", "XNYS.ETH", "FX"])
-@pytest.mark.parametrize("timeframe", [Timeframe.M5, Timeframe.H1, Timeframe.D1])
-def test_days_taken_out_are_uncovered_and_nothing_else(
+@pytest.mark.parametrize(
+    ("rewrite", "key", "timeframe"),
+    [
+        (by_arrow, "XNYS.RTH", Timeframe.M5),
+        (by_arrow, "XNYS.ETH", Timeframe.H1),
+        (by_arrow, "FX", Timeframe.D1),
+        (by_pandas, "XNYS.RTH", Timeframe.H1),
+        (by_pandas, "XNYS.ETH", Timeframe.D1),
+        (by_pandas, "FX", Timeframe.M5),
+        (by_duckdb, "XNYS.RTH", Timeframe.D1),
+        (by_duckdb, "XNYS.ETH", Timeframe.M5),
+        (by_duckdb, "FX", Timeframe.H1),
+    ],
+)
+def test_removed_days_are_uncovered_and_nothing_else(
     store: BarStore, make: Any, rewrite: Rewrite, key: str, timeframe: Timeframe
 ) -> None:
-    """With the footer kept or lost, exactly the days that were deleted are not covered any more."""
+    """With the footer kept or lost, exactly the removed days are no longer covered."""
     series = _month(make, store, timeframe, key)
     before = store.read(series)
-    rewrite(_path(store, series), _not_on(*GONE))
+    rewrite(_path(store, series), where(_not_on(*GONE)))
     gone = IntervalSet(_whole(series, day, day + DAY) for day in GONE)
     assert store.coverage(series).bars == IntervalSet([_whole(series)]) - gone
     left = before.filter(pc.invert(pc.is_in(before["session_date"], pa.array(GONE))))
@@ -108,44 +86,46 @@ def test_days_taken_out_are_uncovered_and_nothing_else(
 
 
 @rewriting
-def test_a_week_taken_out_is_uncovered(store: BarStore, make: Any, rewrite: Rewrite) -> None:
+def test_a_removed_week_is_uncovered(store: BarStore, make: Any, rewrite: Rewrite) -> None:
     """A weekly bar stands for the seven days from its Monday."""
     series = _month(make, store, Timeframe.W1)
-    rewrite(_path(store, series), "ts <> TIMESTAMPTZ '2024-06-10 00:00:00Z'")
+    rewrite(_path(store, series), where("ts <> TIMESTAMPTZ '2024-06-10 00:00:00Z'"))
     week = _whole(series, date(2024, 6, 10), date(2024, 6, 17))
     assert store.coverage(series).bars == IntervalSet([_whole(series)]) - IntervalSet([week])
 
 
 @rewriting
-def test_minutes_taken_out_unsettle_their_session(
+def test_removed_minutes_uncover_their_session(
     store: BarStore, make: Any, rewrite: Rewrite
 ) -> None:
-    """One bar that is missing inside a session counts as the session, in a file without digests."""
+    """In a file without digests, one removed bar uncovers its whole session."""
     series = _month(make, store, Timeframe.M1)
     make_older(store.layout, _path(store, series))
-    rewrite(_path(store, series), "ts <> TIMESTAMPTZ '2024-06-12 15:00:00Z'")
+    rewrite(_path(store, series), where("ts <> TIMESTAMPTZ '2024-06-12 15:00:00Z'"))
     day = IntervalSet([_whole(series, GONE[0], GONE[0] + DAY)])
     assert store.coverage(series).bars == IntervalSet([_whole(series)]) - day
     assert store.rows_per_session(series)[GONE[0]] == 389
 
 
 @rewriting
-def test_minutes_taken_out_of_a_file_with_digests_are_damage(
+def test_minutes_removed_from_a_file_with_digests_are_damage(
     store: BarStore, make: Any, rewrite: Rewrite
 ) -> None:
     """The remaining bars of the session cannot be checked: the file is refused."""
     series = _month(make, store, Timeframe.M1)
-    rewrite(_path(store, series), "ts <> TIMESTAMPTZ '2024-06-12 15:00:00Z'")
+    rewrite(_path(store, series), where("ts <> TIMESTAMPTZ '2024-06-12 15:00:00Z'"))
     with pytest.raises(CorruptFileError, match=r"bars of 2024-06-12 are gone.*ktrdr repair"):
         store.coverage(series)
 
 
 @rewriting
-def test_the_next_save_says_what_is_true(store: BarStore, make: Any, rewrite: Rewrite) -> None:
-    """What is filled is covered, what is not stays missing, and the footer stands again."""
+def test_the_next_save_writes_the_true_coverage(
+    store: BarStore, make: Any, rewrite: Rewrite
+) -> None:
+    """Filled days are covered, others stay missing, and the footer agrees."""
     series = _month(make, store, Timeframe.M5)
     before, path = store.read(series), _path(store, series)
-    rewrite(path, _not_on(*GONE))
+    rewrite(path, where(_not_on(*GONE)))
     for number, day in enumerate(GONE, start=1):
         ends = make.true_ends(series, day, day + DAY)
         part = Coverage(IntervalSet([_whole(series, day, day + DAY)]))
@@ -157,12 +137,10 @@ def test_the_next_save_says_what_is_true(store: BarStore, make: Any, rewrite: Re
 
 
 @rewriting
-def test_a_save_before_any_look_covers_no_more(
-    store: BarStore, make: Any, rewrite: Rewrite
-) -> None:
-    """A writer that meets the changed file first recounts it too."""
+def test_a_save_recounts_a_changed_file(store: BarStore, make: Any, rewrite: Rewrite) -> None:
+    """Even if nothing has read the file since it was changed."""
     series = _month(make, store, Timeframe.M5)
-    rewrite(_path(store, series), _not_on(*GONE))
+    rewrite(_path(store, series), where(_not_on(*GONE)))
     july = make.true_ends(series, END, date(2024, 7, 3))
     later = Coverage(IntervalSet([_whole(series, END, date(2024, 7, 3))]))
     store.save(series, make.identity(series), make.bars(series, july), later)
@@ -174,7 +152,7 @@ def test_a_save_before_any_look_covers_no_more(
 
 
 def test_a_file_that_is_gone_covers_nothing(store: BarStore, make: Any) -> None:
-    """Without the file there are no bars, and all of it is missing."""
+    """All of it is missing."""
     series = _month(make, store, Timeframe.M5)
     _path(store, series).unlink()
     assert store.coverage(series) == Coverage()
@@ -182,12 +160,12 @@ def test_a_file_that_is_gone_covers_nothing(store: BarStore, make: Any) -> None:
 
 
 @rewriting
-def test_all_bars_taken_out_leave_an_empty_truth(
+def test_a_file_without_bars_covers_no_session(
     store: BarStore, make: Any, rewrite: Rewrite
 ) -> None:
-    """A file without a bar covers nothing but the closed time around."""
+    """Only the time between sessions may stay covered."""
     series = _month(make, store, Timeframe.H1)
-    rewrite(_path(store, series), "false")
+    rewrite(_path(store, series), where("false"))
     calendar = calendar_named("XNYS.RTH")
     covered = store.coverage(series).bars
     for session in calendar.sessions(FIRST, END):
@@ -198,11 +176,11 @@ def test_all_bars_taken_out_leave_an_empty_truth(
 def test_a_proof_of_emptiness_outlives_a_recount(
     store: BarStore, make: Any, rewrite: Rewrite
 ) -> None:
-    """Bars that are taken out prove nothing against an interval that had none."""
+    """Removed bars refute no interval that had none."""
     series = _month(make, store, Timeframe.H1)
     proof = make.empty(*_ends(_whole(series, END, date(2024, 7, 5))), store._clock())
     store.save(series, make.identity(series), make.bars(series, []), proof)
-    rewrite(_path(store, series), _not_on(*GONE))
+    rewrite(_path(store, series), where(_not_on(*GONE)))
     assert store.coverage(series).empty == tuple(
         Emptiness(one.interval, one.proved_at) for one in proof.empty
     )
@@ -213,18 +191,18 @@ def _ends(interval: Interval) -> tuple[Any, Any]:
 
 
 @rewriting
-def test_what_a_recount_found_is_found_once(store: BarStore, make: Any, rewrite: Rewrite) -> None:
-    """The ledger mirrors the truth, so that nobody reads the file again to know it."""
+def test_the_result_of_a_recount_is_recorded(store: BarStore, make: Any, rewrite: Rewrite) -> None:
+    """The file index has it, so that the file is read once."""
     series = _month(make, store, Timeframe.M5)
     path = _path(store, series)
-    rewrite(path, _not_on(*GONE))
+    rewrite(path, where(_not_on(*GONE)))
     found = store.coverage(series)
     (row,) = store.ledger.files.of("AAPL|5m").values()
     assert row.coverage == found
     assert row.fingerprint.mtime_ns == path.stat().st_mtime_ns
 
 
-def test_bars_that_no_listener_wrote_are_refused(store: BarStore, make: Any) -> None:
+def test_bars_that_were_never_written_are_refused(store: BarStore, make: Any) -> None:
     """A session with more bars than were written cannot be trusted, with a footer or without."""
     series = _month(make, store, Timeframe.M5)
     path = _path(store, series)
@@ -256,7 +234,7 @@ def test_bars_of_another_day_are_refused(store: BarStore, make: Any) -> None:
 
 
 def test_bars_out_of_order_are_refused(store: BarStore, make: Any) -> None:
-    """What is not sorted was not written by us, and readers rely on order."""
+    """Readers rely on the order."""
     series = _month(make, store, Timeframe.M5)
     path = _path(store, series)
     bars = pq.read_table(path, partitioning=None)
@@ -265,8 +243,8 @@ def test_bars_out_of_order_are_refused(store: BarStore, make: Any) -> None:
         store.coverage(series)
 
 
-def test_columns_that_lose_something_are_refused(store: BarStore, make: Any) -> None:
-    """Stamps without a zone mean nothing; they are not guessed."""
+def test_timestamps_without_a_zone_are_refused(store: BarStore, make: Any) -> None:
+    """Their zone is not guessed."""
     series = _month(make, store, Timeframe.M5)
     path = _path(store, series)
     frame = pd.read_parquet(path, engine="pyarrow", partitioning=None)
@@ -277,12 +255,12 @@ def test_columns_that_lose_something_are_refused(store: BarStore, make: Any) -> 
 
 
 @rewriting
-def test_without_its_calendar_no_less_is_missing(
+def test_without_its_calendar_no_removed_day_is_covered(
     store: BarStore, make: Any, rewrite: Rewrite
 ) -> None:
-    """Of a symbol that left the universe the days that are gone are cut by the bars around."""
+    """For a symbol outside the universe, the bars around a removed day bound it."""
     series = _month(make, store, Timeframe.M5)
-    rewrite(_path(store, series), _not_on(*GONE))
+    rewrite(_path(store, series), where(_not_on(*GONE)))
     covered = store.coverage_of("AAPL", Timeframe.M5).bars
     gone = IntervalSet(_whole(series, day, day + DAY) for day in GONE)
     assert not covered & gone
@@ -296,12 +274,12 @@ def test_without_its_calendar_no_less_is_missing(
 def test_without_its_calendar_a_short_pause_hides_nothing(
     store: BarStore, make: Any, rewrite: Rewrite
 ) -> None:
-    """A day that is gone is missing though it began before the four hours of a last bar were over.
+    """A removed day is missing although it began before the last 4h bar of the day before ended.
 
     Spot currencies pause from 17:00 to 17:15 in New York, and the bar before that began at 16:00.
     """
     series = _month(make, store, Timeframe.H4, "FX")
-    rewrite(_path(store, series), _not_on(*GONE))
+    rewrite(_path(store, series), where(_not_on(*GONE)))
     covered = store.coverage_of("EURUSD", Timeframe.H4).bars
     for session in calendar_named("FX").sessions(FIRST, END):
         inside = Interval(session.opens_at, session.closes_at)
@@ -309,13 +287,13 @@ def test_without_its_calendar_a_short_pause_hides_nothing(
 
 
 @rewriting
-def test_repair_agrees_and_writes_the_footer(
+def test_repair_corrects_the_footer(
     layout: StoreLayout, store: BarStore, make: Any, rewrite: Rewrite
 ) -> None:
-    """A repair keeps every bar left, quarantines nothing, and corrects the footer."""
+    """It keeps every remaining bar and quarantines nothing."""
     series = _month(make, store, Timeframe.M5)
     path = _path(store, series)
-    rewrite(path, _not_on(*GONE))
+    rewrite(path, where(_not_on(*GONE)))
     bars = store.read(series)
     report = repair(layout, [series.instrument])
     assert (report.quarantined, report.fixed) == ((), (path,))

@@ -1,4 +1,4 @@
-"""Footers: every kind of proof comes back, and earlier versions are read and can read."""
+"""Footers: every kind of proof is read back, and earlier versions are compatible."""
 
 import json
 from datetime import UTC, date, datetime, timedelta
@@ -27,24 +27,24 @@ PROVED = datetime(2024, 6, 20, 9, 30, 15, 123456, tzinfo=UTC)
 
 
 def span(first: int, end: int) -> Interval:
-    """Make an interval of days."""
+    """Return an interval of days."""
     return Interval(FIRST + first * DAY, FIRST + end * DAY)
 
 
 def empty(first: int, end: int, kind: ProofKind = ProofKind.PLAIN, note: str = "") -> Emptiness:
-    """Make a proof about an interval of days."""
+    """Return a proof about an interval of days."""
     return Emptiness(span(first, end), PROVED + first * DAY, kind, note)
 
 
 def every_kind() -> Coverage:
-    """Make coverage with a proof of every kind between bars."""
+    """Return coverage with a proof of every kind between bars."""
     proofs = [empty(2 * n + 1, 2 * n + 2, kind) for n, kind in enumerate(ProofKind)]
     noted = empty(20, 21, ProofKind.ACKNOWLEDGED, 'halted: "news" of 3.6.\n\u2014 see § 4')
     return Coverage(IntervalSet([span(0, 1), span(30, 40)]), (*proofs, noted))
 
 
 def test_every_kind_of_proof_comes_back() -> None:
-    """With its moment, to the microsecond, and with what a person said."""
+    """With its time, to the microsecond, and the user's note."""
     coverage = every_kind()
     assert coverage_from_json(coverage_to_json(coverage)) == coverage
 
@@ -56,7 +56,7 @@ def test_a_footer_comes_back_with_every_kind_of_proof(make: Any) -> None:
 
 
 def test_a_file_keeps_every_kind_of_proof(store: BarStore, make: Any) -> None:
-    """Saved, mirrored in the ledger, read from the file and kept by a later save."""
+    """Saved, recorded in the file index, read from the file and kept by a later save."""
     series = make.series(Timeframe.H1)
     bars = make.run(series, FIRST, 6)
     coverage = make.covering(series, bars).merged(Coverage(empty=every_kind().empty))
@@ -83,7 +83,7 @@ def test_an_earlier_versions_footer_is_read() -> None:
 
 
 def test_plain_proofs_are_written_as_earlier_versions_write_them() -> None:
-    """They read such footers; what they know nothing of they do not take for bars or proofs."""
+    """Earlier versions read those, and take other proofs for nothing at all."""
     plain = Coverage(IntervalSet([span(0, 1)]), (empty(1, 2),))
     fields = json.loads(coverage_to_json(plain))
     assert fields.keys() == {"bars", "empty"}
@@ -102,7 +102,7 @@ def test_plain_proofs_are_written_as_earlier_versions_write_them() -> None:
 
 @pytest.mark.parametrize("kind", ["", "sure", None, 3])
 def test_a_proof_of_an_unknown_kind_is_refused(kind: object) -> None:
-    """It is no footer of this version: a proof is not believed by a word that means nothing."""
+    """It is no footer of this version."""
     fields = json.loads(coverage_to_json(every_kind()))
     fields["proofs"][0][3] = kind
     with pytest.raises(ValueError, match="ProofKind"):

@@ -1,4 +1,4 @@
-"""The catalog: every object always there, every bar in it, and no look into the future."""
+"""The catalog: every object exists, every bar is in it, and no bar closes too early."""
 
 # ruff: noqa: S608  (queries are made of the names that are tested)
 
@@ -48,7 +48,7 @@ def _one(layout: StoreLayout, sql: str) -> Any:
 
 
 def test_an_empty_store_has_every_object(layout: StoreLayout) -> None:
-    """Without a bar all views and the macro answer with no rows and the right columns."""
+    """Without bars all views and the macro return no rows, with the right columns."""
     rebuild_catalog(layout, [], NOW)
     for source in [*VIEWS, "series('AAPL', '1m')"]:
         answer = query_catalog(layout, f"SELECT * FROM {source}")
@@ -61,7 +61,7 @@ def test_an_empty_store_has_every_object(layout: StoreLayout) -> None:
 def test_columns_have_one_type_in_all_views(
     layout: StoreLayout, store: BarStore, make: Any
 ) -> None:
-    """Views over files and views over nothing can be joined and united."""
+    """Views with and without files can be joined and united."""
     series = make.series()
     make.save(store, series, make.run(series, OPEN, 3))
     rebuild_catalog(layout, [series.instrument], NOW)
@@ -80,7 +80,9 @@ def test_columns_have_one_type_in_all_views(
     assert all(dict(kind) == dict(kinds[0]) for kind in kinds)
 
 
-def test_bars_are_found_by_every_way(layout: StoreLayout, store: BarStore, make: Any) -> None:
+def test_views_and_macro_return_the_same_bars(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
     """The macro, the view of a timeframe and the view of all give the same bars."""
     universe = []
     for symbol in ("AAPL", "MSFT"):
@@ -105,8 +107,8 @@ def test_bars_are_found_by_every_way(layout: StoreLayout, store: BarStore, make:
     assert _one(layout, "SELECT count(*) FROM bars") == 6 * 2 * len(Timeframe)
 
 
-def test_odd_symbols_stay_as_written(layout: StoreLayout, store: BarStore, make: Any) -> None:
-    """No symbol turns into a number, a truth value or nothing."""
+def test_symbols_stay_as_written(layout: StoreLayout, store: BarStore, make: Any) -> None:
+    """No symbol turns into a number, a boolean or NULL."""
     symbols = {"ON", "NO", "0700", "1E5", "nan", "INF", "true", "AAPL.ETH", "BRK-B", "a_b", "null"}
     universe = []
     for symbol in sorted(symbols):
@@ -115,18 +117,20 @@ def test_odd_symbols_stay_as_written(layout: StoreLayout, store: BarStore, make:
         make.save(store, series, make.run(series, OPEN, 2))
     rebuild_catalog(layout, universe, NOW)
     for source in ("bars_1m", "bars", "instruments", "coverage"):
-        told = [row["symbol"] for row in _rows(layout, f"SELECT symbol FROM {source}")]
-        assert set(told) == symbols
-    for symbol in symbols:
-        sql = f"SELECT DISTINCT symbol FROM series('{symbol}', '1m')"
-        assert _one(layout, sql) == symbol
-        assert _one(layout, f"SELECT count(*) FROM bars_1m WHERE symbol = '{symbol}'") == 2
+        found = [row["symbol"] for row in _rows(layout, f"SELECT symbol FROM {source}")]
+        assert set(found) == symbols
+    for source, where in (("series('{0}', '1m')", "true"), ("bars_1m", "symbol = '{0}'")):
+        select = f"SELECT '{{0}}', symbol, count(*) FROM {source} WHERE {where} GROUP BY ALL"
+        rows = _rows(layout, " UNION ALL ".join(select.format(symbol) for symbol in symbols))
+        assert sorted(tuple(row.values()) for row in rows) == [
+            (symbol, symbol, 2) for symbol in sorted(symbols)
+        ]
 
 
-def test_empty_ranges_say_what_they_rest_on(
+def test_coverage_has_the_kind_of_each_proof(
     layout: StoreLayout, store: BarStore, make: Any
 ) -> None:
-    """Coverage has the kind of each proof in its last column; ranges with bars have none."""
+    """In its last column; ranges with bars have none."""
     series = make.series()
     make.save(store, series, make.run(series, OPEN, 3))
     identity = store.identity(series)
@@ -148,7 +152,7 @@ def test_empty_ranges_say_what_they_rest_on(
 
 
 def test_statements_can_be_queried(layout: StoreLayout, store: BarStore) -> None:
-    """What responses said of ranges without bars, void ones too, with the time of each."""
+    """Void ones too, with the time of each."""
     part = Interval(OPEN, OPEN + timedelta(hours=7))
     said = [
         Statement(part, StatementKind.EMPTY, "1h", NOW - timedelta(days=2), "a", controlled=True),
@@ -176,7 +180,7 @@ def test_statements_can_be_queried(layout: StoreLayout, store: BarStore) -> None
 
 
 @pytest.mark.parametrize("reason", ["unconfirmed", "contradicted", "sparse"])
-def test_gaps_have_the_new_reasons(layout: StoreLayout, make: Any, reason: str) -> None:
+def test_gaps_have_reasons(layout: StoreLayout, make: Any, reason: str) -> None:
     """Reason, detail and the time of the next request are columns."""
     series = make.series()
     gap = Gap(
@@ -203,7 +207,7 @@ def test_no_bar_closes_before_its_end(
     """closes_at is never earlier than the true end; it is the true end but for two cases.
 
     Those two: a short first bar below an hour is given its full length, and the end of a day or
-    week that no calendar knows is told late.
+    week without a calendar is late.
     """
     truth: dict[tuple[str, datetime], datetime] = {}
     universe = []
@@ -218,11 +222,11 @@ def test_no_bar_closes_before_its_end(
     rebuild_catalog(layout, universe, NOW)
     by_path = [f"SELECT * FROM series('{symbol}', '{timeframe}')" for symbol, _ in CALENDARS]
     for sql in (f"SELECT * FROM bars_{timeframe}", " UNION ALL ".join(by_path)):
-        told = {(row["symbol"], row["ts"]): row["closes_at"] for row in _rows(layout, sql)}
-        assert told.keys() == truth.keys()
-        early = {key: told[key] for key in truth if told[key] < truth[key]}
+        found = {(row["symbol"], row["ts"]): row["closes_at"] for row in _rows(layout, sql)}
+        assert found.keys() == truth.keys()
+        early = {key: found[key] for key in truth if found[key] < truth[key]}
         assert early == {}
-        late = {key for key in truth if told[key] > truth[key]}
+        late = {key for key in truth if found[key] > truth[key]}
         expected = {
             (symbol, ts)
             for (symbol, ts), end in truth.items()
@@ -231,10 +235,10 @@ def test_no_bar_closes_before_its_end(
         assert late <= expected
 
 
-def test_without_a_calendar_the_end_is_told_late(
+def test_without_a_calendar_closes_at_is_late(
     layout: StoreLayout, store: BarStore, make: Any
 ) -> None:
-    """Bars of a symbol that left the universe are given their full length, days and weeks more."""
+    """Outside the universe bars close after their full length, days and weeks later still."""
     monday = datetime(2024, 6, 3, tzinfo=UTC)
     for timeframe in Timeframe:
         series = make.series(timeframe)
@@ -242,16 +246,16 @@ def test_without_a_calendar_the_end_is_told_late(
         make.save(store, series, make.run(series, first, 1))
     rebuild_catalog(layout, [], NOW)
     for source in ("bars", *(f"series('AAPL', '{timeframe}')" for timeframe in Timeframe)):
-        told = {row["timeframe"]: row["closes_at"] for row in _rows(layout, f"FROM {source}")}
+        found = {row["timeframe"]: row["closes_at"] for row in _rows(layout, f"FROM {source}")}
         late = {"1d": monday + timedelta(days=2), "1w": monday + timedelta(days=8)}
-        for timeframe, closes_at in told.items():
+        for timeframe, closes_at in found.items():
             assert closes_at == late.get(timeframe, OPEN + Timeframe(timeframe).length)
 
 
 def test_a_bar_after_the_close_is_not_capped(
     layout: StoreLayout, store: BarStore, make: Any
 ) -> None:
-    """A bar that the calendar does not know keeps its length; the close before it is no cap."""
+    """A bar outside the sessions closes after its full length."""
     series = make.series()
     late = datetime(2024, 6, 3, 20, 5, tzinfo=UTC)
     make.save(store, series, make.run(series, late, 1))
@@ -263,7 +267,7 @@ def test_a_bar_after_the_close_is_not_capped(
 def test_the_last_week_of_the_calendar_is_whole(
     layout: StoreLayout, store: BarStore, make: Any
 ) -> None:
-    """Sessions are told in whole weeks, so no week seems to close on a Wednesday."""
+    """Sessions are listed in whole weeks, so no week seems to close on a Wednesday."""
     series = make.series()
     for days in (0, 2, 6):
         rebuild_catalog(layout, [series.instrument], NOW + timedelta(days=days))
@@ -286,10 +290,10 @@ def test_sessions_reach_back_to_the_first_bar(
     assert _one(layout, "SELECT closes_at FROM bars") == datetime(2001, 9, 17, 20, tzinfo=UTC)
 
 
-def test_small_tables_say_what_is_known(
+def test_small_tables_can_be_queried(
     layout: StoreLayout, store: BarStore, ledger: Ledger, make: Any
 ) -> None:
-    """Instruments, coverage with verdicts, and the newest requests can be queried."""
+    """Instruments, coverage with verdicts, and the newest requests."""
     series = make.series()
     bars = make.run(series, OPEN, 2)
     make.save(store, series, bars)
@@ -337,7 +341,7 @@ def test_a_symbol_with_sessions_of_its_own_has_a_calendar_of_its_own(
 
 
 def test_older_shells_can_read_the_file(layout: StoreLayout, store: BarStore, make: Any) -> None:
-    """The file is in the storage format that DuckDB 1.0 reads, whatever version wrote it."""
+    """The file has the storage format of DuckDB 1.0, whatever version wrote it."""
     series = make.series()
     make.save(store, series, make.run(series, OPEN, 2))
     rebuild_catalog(layout, [series.instrument], NOW)
@@ -348,7 +352,7 @@ def test_older_shells_can_read_the_file(layout: StoreLayout, store: BarStore, ma
 
 
 def test_a_shell_opens_the_file_by_path(layout: StoreLayout, store: BarStore, make: Any) -> None:
-    """A plain connection needs nothing of this package, from whatever folder it is made."""
+    """A plain connection needs nothing of this package, in any working directory."""
     series = make.series()
     make.save(store, series, make.run(series, OPEN, 2))
     rebuild_catalog(layout, [series.instrument], NOW)
@@ -360,7 +364,7 @@ def test_a_shell_opens_the_file_by_path(layout: StoreLayout, store: BarStore, ma
 
 
 def test_a_folder_with_wild_characters_can_be_queried(tmp_path: Path, make: Any) -> None:
-    """Brackets, stars and quotes in the data folder's name are taken as they are."""
+    """Brackets, stars and quotes in the data folder's name match themselves."""
     layout = create_store(tmp_path / "it's [my] data*")
     store = BarStore(layout, Ledger(layout.ledger))
     series = make.series()
@@ -371,10 +375,10 @@ def test_a_folder_with_wild_characters_can_be_queried(tmp_path: Path, make: Any)
         assert _one(layout, f"SELECT count(*) FROM {source}") == 2
 
 
-def test_a_moved_folder_is_healed_by_a_rebuild(
+def test_a_rebuild_fixes_the_catalog_of_a_moved_folder(
     layout: StoreLayout, store: BarStore, make: Any
 ) -> None:
-    """Views name absolute paths; a rebuild names the new ones, and the mirror still counts."""
+    """Views name absolute paths; a rebuild names the new ones."""
     series = make.series()
     make.save(store, series, make.run(series, OPEN, 2))
     rebuild_catalog(layout, [series.instrument], NOW)
@@ -387,10 +391,10 @@ def test_a_moved_folder_is_healed_by_a_rebuild(
 
 
 @pytest.mark.parametrize("name", ["it's [here]", "100 % *"])
-def test_a_copied_folder_never_answers_with_the_bars_of_the_first(
+def test_a_copied_folder_never_returns_the_bars_of_the_first(
     tmp_path: Path, make: Any, name: str
 ) -> None:
-    """Both are there, so that the old paths would be met: refused until it is built anew."""
+    """The old paths still exist, so the copy is refused until it is rebuilt."""
     first = create_store(tmp_path / name)
     series = make.series()
     with closing(BarStore(first, Ledger(first.ledger)).ledger) as ledger:
@@ -407,7 +411,7 @@ def test_a_copied_folder_never_answers_with_the_bars_of_the_first(
 
 @pytest.fixture(scope="module")
 def queried(make: Any, tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
-    """Give a store of two bars, for queries that change nothing."""
+    """Return a store of two bars, for queries that change nothing."""
     layout = create_store(tmp_path_factory.mktemp("queried"))
     with closing(Ledger(layout.ledger)) as ledger:
         series = make.series()
@@ -417,7 +421,7 @@ def queried(make: Any, tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
 
 
 @pytest.mark.parametrize(
-    ("sql", "told"),
+    ("sql", "message"),
     [
         ("SELEC 1", "syntax error"),
         ("SELECT * FROM nope", "nope does not exist"),
@@ -431,14 +435,16 @@ def queried(make: Any, tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
         ("SELECT * FROM layout", "layout does not exist"),
     ],
 )
-def test_bad_queries_are_the_users(queried: StoreLayout, sql: str, told: str) -> None:
-    """DuckDB's own words reach the user, as an error of usage."""
-    with pytest.raises(UsageError, match=rf"(?s){told}"):
+def test_an_invalid_query_is_an_error_of_usage(
+    queried: StoreLayout, sql: str, message: str
+) -> None:
+    """With DuckDB's message."""
+    with pytest.raises(UsageError, match=rf"(?s){message}"):
         query_catalog(queried, sql)
 
 
 @pytest.mark.parametrize(
-    ("wild", "told"),
+    ("source", "message"),
     [
         ("series('*', '1m')", r"no symbol can be \*"),
         ("series('AAPL', '7m')", "no timeframe is 7m"),
@@ -446,22 +452,22 @@ def test_bad_queries_are_the_users(queried: StoreLayout, sql: str, told: str) ->
     ],
 )
 def test_an_empty_store_refuses_what_names_no_series(
-    layout: StoreLayout, wild: str, told: str
+    layout: StoreLayout, source: str, message: str
 ) -> None:
-    """A slip is told before the first bar is loaded too."""
+    """A typing error is reported before the first bar is loaded, too."""
     rebuild_catalog(layout, [], NOW)
-    with pytest.raises(UsageError, match=told):
-        query_catalog(layout, f"SELECT count(*) FROM {wild}")
+    with pytest.raises(UsageError, match=message):
+        query_catalog(layout, f"SELECT count(*) FROM {source}")
 
 
-def test_a_statement_without_rows_answers_with_nothing(layout: StoreLayout) -> None:
+def test_an_empty_query_returns_no_columns(layout: StoreLayout) -> None:
     """No statement at all is no error."""
     rebuild_catalog(layout, [], NOW)
     assert query_catalog(layout, "").num_columns == 0
 
 
-def test_a_missing_catalog_names_the_remedy(layout: StoreLayout) -> None:
-    """Before the first rebuild the error says how to get one; a broken one likewise."""
+def test_a_missing_catalog_hints_at_repair(layout: StoreLayout) -> None:
+    """Before the first rebuild; a damaged one likewise."""
     with pytest.raises(StoreError, match=r"no catalog.*ktrdr repair"):
         connect_catalog(layout)
     layout.catalog.write_bytes(b"junk" * 10_000)
@@ -482,8 +488,8 @@ def test_an_open_reader_keeps_its_catalog_and_a_new_one_gets_the_newest(
             assert new.execute(count).fetchall() == [(1,)]
 
 
-def test_a_log_of_a_strangers_shell_does_not_spoil_the_catalog(layout: StoreLayout) -> None:
-    """A write-ahead log that a shell left belongs to the old file and goes with it."""
+def test_a_log_that_a_shell_left_is_removed(layout: StoreLayout) -> None:
+    """A write-ahead log belongs to the old file."""
     rebuild_catalog(layout, [], NOW)
     log = layout.catalog.with_name("ktrdr.duckdb.wal")
     log.write_bytes(b"junk" * 100)
@@ -495,7 +501,7 @@ def test_a_log_of_a_strangers_shell_does_not_spoil_the_catalog(layout: StoreLayo
 def test_a_failed_rebuild_keeps_the_old_catalog(
     layout: StoreLayout, store: BarStore, make: Any
 ) -> None:
-    """Where the new catalog cannot be written the old one answers, and nothing is left over."""
+    """The old catalog can be queried, and no file is left over."""
     series = make.series()
     make.save(store, series, make.run(series, OPEN, 2))
     rebuild_catalog(layout, [series.instrument], NOW)
@@ -508,8 +514,8 @@ def test_a_failed_rebuild_keeps_the_old_catalog(
     assert sorted(layout.root.iterdir()) == names
 
 
-def test_answers_can_be_written_as_json(layout: StoreLayout, store: BarStore, make: Any) -> None:
-    """What a query gives is plain Arrow, its instants in UTC."""
+def test_rows_can_be_written_as_json(layout: StoreLayout, store: BarStore, make: Any) -> None:
+    """A query returns plain Arrow, its times in UTC."""
     series = make.series()
     make.save(store, series, make.run(series, OPEN, 1))
     rebuild_catalog(layout, [series.instrument], NOW)

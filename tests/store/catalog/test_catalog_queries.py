@@ -1,4 +1,4 @@
-"""Queries answer with the bars that the store stands for: all of them, and no others."""
+"""Queries return the bars that belong to the store: all of them, and no others."""
 
 # ruff: noqa: S608  (queries are made of the names that are tested)
 
@@ -31,7 +31,7 @@ SOURCES = ("bars", "bars_1m", "series('AAPL', '1m')")
 
 
 def count(layout: StoreLayout, source: str, where: str = "true") -> int:
-    """Count the bars that a query sees."""
+    """Return the number of bars that a query sees."""
     found = query_catalog(layout, f"SELECT count(*) AS bars FROM {source} WHERE {where}")
     return int(found["bars"][0].as_py())
 
@@ -45,13 +45,13 @@ def saved(store: BarStore, make: Any, symbol: str = "AAPL", bars: int = 10) -> S
 
 
 def path_of(layout: StoreLayout, symbol: str = "AAPL", year: int = 2024) -> Path:
-    """Give the file of a year."""
+    """Return the file of a year."""
     return layout.series_folder(symbol, Timeframe.M1) / f"{year}.parquet"
 
 
 @pytest.fixture
 def queried(layout: StoreLayout, store: BarStore, make: Any) -> StoreLayout:
-    """Make a store of two symbols with a catalog that knows all of it."""
+    """Return a store of two symbols with a current catalog."""
     universe = [saved(store, make, symbol).instrument for symbol in ("AAPL", "MSFT")]
     rebuild_catalog(layout, universe, NOW)
     return layout
@@ -101,12 +101,14 @@ def no_parquet(layout: StoreLayout) -> Path:
 FOREIGN = [copied_series, copied_over, copied_beside, copied_year, copied_timeframe, no_parquet]
 
 
-@pytest.mark.parametrize("is_rebuilt", [False, True])
-@pytest.mark.parametrize("put", FOREIGN)
+@pytest.mark.parametrize(
+    ("put", "is_rebuilt"),
+    [*((put, False) for put in FOREIGN), (copied_beside, True), (no_parquet, True)],
+)
 def test_files_that_a_load_refuses_are_refused(
     queried: StoreLayout, make: Any, put: Any, *, is_rebuilt: bool
 ) -> None:
-    """Each way of reading them fails and names the file; other symbols are answered."""
+    """Each way of reading them fails and names the file; other symbols can be queried."""
     path = put(queried)
     if is_rebuilt:
         rebuild_catalog(queried, [make.instrument()], NOW)
@@ -123,7 +125,9 @@ def test_files_that_a_load_refuses_are_refused(
 
 
 @pytest.mark.parametrize("put", FOREIGN[:-1])
-def test_a_shell_refuses_what_the_catalog_knows(queried: StoreLayout, make: Any, put: Any) -> None:
+def test_a_shell_refuses_files_that_the_catalog_refuses(
+    queried: StoreLayout, make: Any, put: Any
+) -> None:
     """The views of the catalog file fail by themselves, and for the file alone."""
     path = put(queried)
     rebuild_catalog(queried, [make.instrument()], NOW)
@@ -137,7 +141,7 @@ def test_a_shell_refuses_what_the_catalog_knows(queried: StoreLayout, make: Any,
 def test_a_file_known_to_be_damaged_is_refused(
     queried: StoreLayout, store: BarStore, make: Any
 ) -> None:
-    """From the check on that found it, until it is another."""
+    """From the check that found the damage until the file changes."""
     path = path_of(queried)
     content = path.read_bytes()
     data = bytearray(content)
@@ -152,10 +156,10 @@ def test_a_file_known_to_be_damaged_is_refused(
     assert count(queried, "bars") == 40
 
 
-def test_what_the_catalog_does_not_know_is_answered(
+def test_bars_saved_after_the_catalog_are_queried(
     queried: StoreLayout, store: BarStore, make: Any
 ) -> None:
-    """A year, a symbol and a timeframe that were saved after it was built."""
+    """A new year, a new symbol and a new timeframe."""
     series: Series = make.series()
     make.save(store, series, make.run(series, datetime(2022, 6, 3, 13, 30, tzinfo=UTC), 5))
     saved(store, make, "NEW")
@@ -167,7 +171,7 @@ def test_what_the_catalog_does_not_know_is_answered(
     assert count(queried, "series('NEW', '1h')") == 3
 
 
-def test_the_first_bars_of_a_store_are_answered(
+def test_the_first_bars_of_a_store_are_queried(
     layout: StoreLayout, store: BarStore, make: Any
 ) -> None:
     """While the catalog still is that of an empty store."""
@@ -177,48 +181,30 @@ def test_the_first_bars_of_a_store_are_answered(
         assert count(layout, source) == 20
 
 
-def test_a_file_that_a_killed_writer_left_is_answered(
+def test_a_file_that_the_ledger_does_not_have_is_queried(
     queried: StoreLayout, store: BarStore, make: Any
 ) -> None:
-    """It stands in its place and the ledger does not know it yet: it is judged, then read."""
+    """A killed writer leaves one: it is checked, then read."""
     store.ledger.files.remove([queried.relative(path_of(queried))])
     assert count(queried, "bars") == 40
     queried.ledger.unlink()
     assert count(queried, "bars") == 40
 
 
-PARTS = [
+FOLDERS = [
     "symbol=OLD/timeframe=1d",
     "symbol=OLD/timeframe=1m/x",
-    "ts=7",
-    "close=1/open=2/session_date=x",
-    "filename=1",
-    "what?",
-    "a*b",
-    "[ab]",
-    "[!a]",
-    "{a,b}",
-    "it's",
-    'say "so"',
-    "per%20cent",
-    "a#b",
-    "a b",
-    "käse",
-    "数据",
-    "$HOME",
-    "~",
-    "a;b",
-    "--x",
-    "s3:x",
-    "file:x",
-    "a=b=c",
-    "..x",
-    "year=2024/all.parquet",
+    "ts=7/close=1/session_date=x/filename=1",
+    "a=b=c/year=2024/all.parquet",
+    "what?/a*b/[ab]/[!a]/{a,b}",
+    'it\'s/say "so"/a;b/--x/..x',
+    "per%20cent/a#b/a b/$HOME/~",
+    "käse/数据/s3:x/file:x",
 ]
 
 
 def test_a_folder_with_a_backslash_is_refused(tmp_path: Path) -> None:
-    """DuckDB cannot open what is in it, and the error says so."""
+    """DuckDB cannot open files in it."""
     layout = create_store(tmp_path / "a\\b")
     with pytest.raises(StoreError, match="backslash"):
         rebuild_catalog(layout, [], NOW)
@@ -226,21 +212,19 @@ def test_a_folder_with_a_backslash_is_refused(tmp_path: Path) -> None:
         query_catalog(layout, "FROM bars")
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_a_store_may_lie_in_any_folder(tmp_path: Path, make: Any, part: str) -> None:
-    """Whatever the folders above it are named, its bars are named by its own."""
-    layout = create_store(tmp_path / part / "data")
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_store_may_lie_in_any_folder(tmp_path: Path, make: Any, folder: str) -> None:
+    """The names of folders above it do not matter."""
+    layout = create_store(tmp_path / folder / "data")
     with closing(Ledger(layout.ledger)) as ledger:
         store = BarStore(layout, ledger)
         universe = [saved(store, make, symbol).instrument for symbol in ("AAPL", "NULL")]
     rebuild_catalog(layout, universe, NOW)
-    for source in ("bars", "bars_1m"):
-        found = query_catalog(
-            layout, f"SELECT symbol, timeframe, count(*) AS n FROM {source} GROUP BY ALL ORDER BY 1"
-        ).to_pylist()
-        assert [tuple(one.values()) for one in found] == [("AAPL", "1m", 20), ("NULL", "1m", 20)]
-        assert count(layout, source, "symbol = 'NULL'") == 20
-        assert count(layout, source, "ts >= '2024-01-01'") == 20
+    found = query_catalog(
+        layout, "SELECT symbol, timeframe, count(*) AS n FROM bars GROUP BY ALL ORDER BY 1"
+    ).to_pylist()
+    assert [tuple(one.values()) for one in found] == [("AAPL", "1m", 20), ("NULL", "1m", 20)]
+    assert count(layout, "bars", "symbol = 'NULL' AND ts >= '2024-01-01'") == 10
     assert count(layout, "series('NULL', '1m')") == 20
     copied_beside(layout)
     with pytest.raises(CorruptFileError, match=r"x\.parquet"):
@@ -252,11 +236,11 @@ def test_a_store_may_lie_in_any_folder(tmp_path: Path, make: Any, part: str) -> 
 # --- names, links and leftovers ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", ["", "ktrdr.", "ktrdr.main.", "main."])
-def test_every_name_of_a_view_means_the_present_files(
+@pytest.mark.parametrize("prefix", ["ktrdr.", "ktrdr.main.", "main."])
+def test_qualified_names_read_the_present_files(
     queried: StoreLayout, store: BarStore, make: Any, prefix: str
 ) -> None:
-    """Qualified names do not go back to what an older catalog knew."""
+    """They do not read what an older catalog lists."""
     hours = make.series(Timeframe.H1)
     make.save(store, hours, make.run(hours, OPEN, 3))
     assert count(queried, f"{prefix}bars_1h") == 3
@@ -281,9 +265,11 @@ def test_linked_folders_are_read(queried: StoreLayout, tmp_path: Path, level: st
     assert count(queried, "series('MSFT', '1m')") == 20
 
 
-@pytest.mark.parametrize("name", ["AAPL copy", "AAPL (1)", "", "Ä", ".AAPL", "AAPL~", "A\nB"])
-def test_folders_of_no_symbol_are_refused(queried: StoreLayout, make: Any, name: str) -> None:
-    """A copied folder is no symbol of its own; repair moves it."""
+@pytest.mark.parametrize("name", ["AAPL copy", "", "Ä", "A\nB"])
+def test_folders_whose_names_are_no_symbols_are_refused(
+    queried: StoreLayout, make: Any, name: str
+) -> None:
+    """A copied folder is not another symbol; repair quarantines its files."""
     shutil.copytree(queried.symbol_folder("AAPL"), queried.symbol_folder(name))
     with pytest.raises(CorruptFileError, match="ktrdr repair"):
         count(queried, "bars")
@@ -295,7 +281,7 @@ def test_folders_of_no_symbol_are_refused(queried: StoreLayout, make: Any, name:
 def test_a_file_that_duckdb_cannot_open_stops_its_timeframe_alone(
     queried: StoreLayout, store: BarStore, make: Any
 ) -> None:
-    """Tables, other timeframes and other series by path are answered."""
+    """Tables, other timeframes and other series by path can be queried."""
     hours = make.series(Timeframe.H1)
     make.save(store, hours, make.run(hours, OPEN, 3))
     path_of(queried, year=2023).write_bytes(b"no Parquet")  # the first of the timeframe
@@ -313,7 +299,7 @@ def test_a_file_that_duckdb_cannot_open_stops_its_timeframe_alone(
 
 @pytest.mark.parametrize("name", ["Close", "filename", "TS"])
 def test_a_column_that_hides_another_is_refused(queried: StoreLayout, name: str) -> None:
-    """DuckDB would take it for ours."""
+    """DuckDB would read it in place of the column of bars."""
     path = path_of(queried)
     table = pq.read_table(path, partitioning=None)
     pq.write_table(table.add_column(0, name, pa.array([1.0] * table.num_rows)), path)
@@ -329,7 +315,7 @@ def test_a_column_that_hides_another_is_refused(queried: StoreLayout, name: str)
 def test_a_file_of_another_instrument_is_refused(
     queried: StoreLayout, store: BarStore, make: Any, change: dict[str, Any]
 ) -> None:
-    """However well its digests fit: the ledger knows what was there."""
+    """Although its digests match: the ledger has its earlier identity."""
     path = path_of(queried)
     footer, bars = read_file(path)
     write_file(path, bars, replace(footer, identity=replace(footer.identity, **change)))
@@ -346,7 +332,7 @@ def test_a_file_of_another_instrument_is_refused(
 def test_a_year_of_another_contract_is_refused_and_named(
     queried: StoreLayout, store: BarStore, make: Any, bars: int
 ) -> None:
-    """However many bars it has, and whoever looked at it before: the pinned contract prevails."""
+    """The pinned contract prevails, however many bars the other has."""
     series: Series = make.series()
     right = make.identity(series)
     store.ledger.contracts.pin("AAPL", right.origin, right.contract_id, "AAPL", NOW)
@@ -362,6 +348,6 @@ def test_a_year_of_another_contract_is_refused_and_named(
         with pytest.raises(CorruptFileError, match=r"2022\.parquet.*contract id 7,"):
             store.coverage(series)  # as status, verify and loads do
     assert count(queried, "bars", "symbol = 'MSFT'") == 20
-    [aside] = repair(queried, [series.instrument], NOW).quarantined
-    assert aside.was == path
+    [moved] = repair(queried, [series.instrument], NOW).quarantined
+    assert moved.was == path
     assert count(queried, "bars") == 40

@@ -38,8 +38,8 @@ NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)
 PLACES = ("{bar_file}", "{bars}", "{root}", "{outside}")
 
 
-class World:
-    """A store with a few bars, a folder of other files and a home, all below one folder."""
+class SharedStore:
+    """A store with a few bars, beside it other files and a home, all below one folder."""
 
     def __init__(self, root: Path, make: Any) -> None:
         self.root = root
@@ -63,38 +63,55 @@ class World:
             other.execute(f"EXPORT DATABASE '{self.outside}/exported'")
 
     def sql(self, text: str) -> str:
-        """Fill in the places of a statement, each as it stands within quotes."""
+        """Insert paths into a statement, escaped for use within quotes."""
         paths = (self.bar_file, self.layout.bars, self.layout.root, self.outside)
         for position, path in zip(PLACES, paths, strict=True):
             text = text.replace(position, str(path).replace("'", "''"))
         return text
 
-    def files(self) -> dict[str, tuple[int, int, str]]:
-        """Return size, time of change and digest of every file, and every folder."""
-        found = {}
-        for path in sorted(self.root.rglob("*")):
-            footer = path.stat()
-            digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-            size = footer.st_size if path.is_file() else 0
-            found[str(path)] = (size, footer.st_mtime_ns if path.is_file() else 0, digest)
-        return found
+    def files(self) -> dict[str, tuple[int, int, str] | None]:
+        """Return size, time of change and digest of every file, and None for every folder."""
+        return {str(path): _contents(path) for path in self.root.rglob("*")}
+
+
+def _contents(path: Path) -> tuple[int, int, str] | None:
+    if not path.is_file():
+        return None
+    info = path.stat()
+    return info.st_size, info.st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
-def world(make: Any, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Make the store and what is beside it once; nothing may change it."""
-    return World(tmp_path_factory.mktemp("world"), make)
+def shared(make: Any, tmp_path_factory: pytest.TempPathFactory) -> SharedStore:
+    """Create the store and what is beside it once; nothing may change it."""
+    return SharedStore(tmp_path_factory.mktemp("shared"), make)
 
 
 @pytest.fixture
-def unchanged(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """Work in the folder of other files, and hold that no file came, went or changed."""
-    monkeypatch.chdir(world.outside)
-    monkeypatch.setenv("HOME", str(world.home))
-    monkeypatch.setattr(tempfile, "tempdir", str(world.temp))
-    before = world.files()
-    yield world
-    assert world.files() == before
+def unchanged(shared: SharedStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[SharedStore]:
+    """Work in the folder of other files, and assert that no file came, went or changed."""
+    monkeypatch.chdir(shared.outside)
+    monkeypatch.setenv("HOME", str(shared.home))
+    monkeypatch.setattr(tempfile, "tempdir", str(shared.temp))
+    before = shared.files()
+    yield shared
+    assert shared.files() == before
+
+
+@pytest.fixture(scope="module")
+def connection(shared: SharedStore) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open the catalog once, for checks that run nothing."""
+    with closing(connect_catalog(shared.layout)) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def confined(shared: SharedStore) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open the catalog once, barred from other files as for a query."""
+    with closing(connect_catalog(shared.layout)) as connection:
+        _confine(connection, shared.layout, shared.temp)
+        connection.execute("SET lock_configuration = true")
+        yield connection
 
 
 ALLOWED: list[tuple[str, list[tuple[Any, ...]]]] = [
@@ -150,7 +167,7 @@ ALLOWED: list[tuple[str, list[tuple[Any, ...]]]] = [
         "PIVOT (PIVOT bars ON symbol USING count(*) GROUP BY timeframe) ON timeframe USING sum(AAPL)",
         [(2, Decimal(3))],
     ),
-    # looking around
+    # descriptions of the catalog
     ("SELECT column_name FROM (DESCRIBE bars) LIMIT 1", [("symbol",)]),
     ("SELECT max FROM (SUMMARIZE SELECT close FROM bars)", [("1.0",)]),
     ("FROM (SHOW TABLES) SELECT count(*) > 5", [(True,)]),
@@ -397,7 +414,12 @@ REFUSED = [
     "SELECT nextval('s')",
     "SELECT __internal_compress_string_hugeint('x')",
     "SELECT no_such_function(1)",
-    # texts that are no statements, and statements that DuckDB itself refuses
+    # texts that are not valid
+    "SELECT 1\0; COPY (SELECT 1) TO '{outside}/made.csv'",
+    "SELECT '\udcff'",
+]  # fmt: skip
+
+FAILING = [
     "SELEC 1",
     "'a'",
     "()",
@@ -405,46 +427,59 @@ REFUSED = [
     "SELECT $$a",
     "SELECT 1 /* a",
     "SELECT 1; SELEC 2",
-    "SELECT 1\0; COPY (SELECT 1) TO '{outside}/made.csv'",
-    "SELECT '\udcff'",
     "SELECT ?",
     "SELECT $name",
     "SELECT error('x')",
     "SELECT " + " + ".join(["1"] * 5000),
-]  # fmt: skip
+]
+"""What DuckDB itself refuses: texts that are no statements, and errors of a query."""
 
 
 def test_the_table_is_long_enough() -> None:
     """Every kind of statement is there, and no statement twice."""
-    statements = [*(sql for sql, _ in ALLOWED), *ANSWERED, *REFUSED]
+    statements = [*(sql for sql, _ in ALLOWED), *ANSWERED, *REFUSED, *FAILING]
     assert len(statements) == len(set(statements))
     assert len(statements) >= 250
 
 
 @pytest.mark.parametrize(("sql", "rows"), ALLOWED, ids=[sql[:60] for sql, _ in ALLOWED])
-def test_what_reads_the_store_is_answered(
-    unchanged: World, sql: str, rows: list[tuple[Any, ...]]
+def test_queries_of_the_store_are_answered(
+    unchanged: SharedStore, sql: str, rows: list[tuple[Any, ...]]
 ) -> None:
-    """Each statement gives exactly these rows."""
+    """Each statement returns exactly these rows."""
     answer = query_catalog(unchanged.layout, unchanged.sql(sql))
     columns = [column.to_pylist() for column in answer.columns]
     assert list(zip(*columns, strict=True)) == rows
 
 
 @pytest.mark.parametrize("sql", ANSWERED)
-def test_whatever_looks_around_is_answered(unchanged: World, sql: str) -> None:
-    """Descriptions and plans have rows, in words that are DuckDB's own."""
+def test_descriptions_and_plans_are_answered(unchanged: SharedStore, sql: str) -> None:
+    """They have rows; their text is DuckDB's."""
     assert query_catalog(unchanged.layout, sql).num_rows > 0
 
 
 @pytest.mark.parametrize("sql", REFUSED, ids=[sql[:60] for sql in REFUSED])
-def test_everything_else_is_refused(unchanged: World, sql: str) -> None:
-    """It is an error of usage in one clear message, before anything ran."""
+def test_everything_else_is_refused(
+    shared: SharedStore, connection: duckdb.DuckDBPyConnection, sql: str
+) -> None:
+    """The check refuses it as an error of usage, before anything runs."""
     with pytest.raises(UsageError, match="cannot run this query: ") as refused:
-        query_catalog(unchanged.layout, unchanged.sql(sql))
-    text = str(refused.value)
-    assert "INTERNAL" not in text
-    assert "StatementType" not in text
+        check_statements(connection, shared.sql(sql))
+    assert_is_clear(refused.value)
+
+
+@pytest.mark.parametrize("sql", FAILING, ids=[sql[:60] for sql in FAILING])
+def test_what_duckdb_refuses_is_an_error_of_usage(unchanged: SharedStore, sql: str) -> None:
+    """In one clear message too."""
+    with pytest.raises(UsageError, match="cannot run this query: ") as refused:
+        query_catalog(unchanged.layout, sql)
+    assert_is_clear(refused.value)
+
+
+def assert_is_clear(error: UsageError) -> None:
+    """Assert that a message has none of DuckDB's internal names."""
+    assert "INTERNAL" not in str(error)
+    assert "StatementType" not in str(error)
 
 
 REACHING = [sql for sql in REFUSED if "{outside}/data." in sql or "{outside}/made" in sql]
@@ -469,17 +504,16 @@ BARRED = [
         if not sql.startswith(("CALL", "EXPLAIN", "IMPORT")) and "\0" not in sql
     ],
 )
-def test_barriers_hold_without_the_check(unchanged: World, sql: str) -> None:
+def test_barriers_hold_without_the_check(
+    unchanged: SharedStore, confined: duckdb.DuckDBPyConnection, sql: str
+) -> None:
     """DuckDB itself refuses what reaches beyond the store, were the check to miss it."""
-    with closing(connect_catalog(unchanged.layout)) as connection:
-        _confine(connection, unchanged.layout, unchanged.temp)
-        connection.execute("SET lock_configuration = true")
-        with pytest.raises(duckdb.Error):
-            connection.sql(unchanged.sql(sql)).fetchall()
+    with pytest.raises(duckdb.Error):
+        confined.sql(unchanged.sql(sql)).fetchall()
 
 
-def test_spilling_goes_to_a_private_folder_that_is_removed(unchanged: World) -> None:
-    """A query that needs more memory than it may take is answered; its folder is gone then."""
+def test_spilling_goes_to_a_private_folder_that_is_removed(unchanged: SharedStore) -> None:
+    """A query that exceeds its memory limit is answered, and its folder is removed."""
     sql = (
         "SET memory_limit = '60MB'; SET threads = 1; "
         "SELECT count(*), current_setting('temp_directory') FROM (SELECT range, hash(range) AS h "
@@ -493,23 +527,23 @@ def test_spilling_goes_to_a_private_folder_that_is_removed(unchanged: World) -> 
 
 
 def test_the_folder_for_spilling_is_the_users_alone(
-    unchanged: World, monkeypatch: pytest.MonkeyPatch
+    unchanged: SharedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other users cannot enter it while the query runs."""
     modes = []
     confine = _confine
 
-    def series_gaps(connection: Any, layout: StoreLayout, spill: Path) -> None:
+    def recording(connection: Any, layout: StoreLayout, spill: Path) -> None:
         modes.append(os.stat(spill).st_mode & 0o777)  # noqa: PTH116
         confine(connection, layout, spill)
 
-    monkeypatch.setattr("ktrdr_pipelines.store.catalog.catalog._confine", series_gaps)
+    monkeypatch.setattr("ktrdr_pipelines.store.catalog.catalog._confine", recording)
     query_catalog(unchanged.layout, "SELECT 1")
     assert modes == [0o700]
 
 
-def test_refusals_say_what_to_do(unchanged: World) -> None:
-    """Each kind of refusal names what it refuses and the way out."""
+def test_refusals_have_hints(unchanged: SharedStore) -> None:
+    """Each kind of refusal names what it refuses, and a hint."""
     for sql, reason, hint in (
         ("EXPLAIN ANALYZE COPY bars TO 'x'", "COPY could write", "Write SELECT"),
         ("UPDATE EXTENSIONS", "UPDATE could write", "Write SELECT"),
@@ -523,24 +557,23 @@ def test_refusals_say_what_to_do(unchanged: World) -> None:
             query_catalog(unchanged.layout, sql)
 
 
-def test_the_check_runs_nothing(unchanged: World) -> None:
-    """A statement that would be expensive or wrong is only read."""
-    with closing(connect_catalog(unchanged.layout)) as connection:
-        sql = "SET VARIABLE x = 1; SELECT count(*) FROM range(1_000_000_000_000) WHERE error('x')"
-        checked = check_statements(connection, sql)
-        assert connection.execute("SELECT getvariable('x')").fetchall() == [(None,)]
+def test_the_check_runs_nothing(connection: duckdb.DuckDBPyConnection) -> None:
+    """A statement that would be expensive or wrong is only parsed."""
+    sql = "SET VARIABLE x = 1; SELECT count(*) FROM range(1_000_000_000_000) WHERE error('x')"
+    checked = check_statements(connection, sql)
+    assert connection.execute("SELECT getvariable('x')").fetchall() == [(None,)]
     assert checked.settings == ()
     assert checked.statements == ("SET VARIABLE x = 1",)
     assert (checked.query or "").strip().startswith("SELECT count(*)")
 
 
-def test_many_brackets_are_no_trouble(unchanged: World) -> None:
-    """Whether they are too many is for DuckDB's version to say."""
+def test_many_brackets_are_handled(unchanged: SharedStore) -> None:
+    """Whether they are too many depends on the version of DuckDB."""
     with contextlib.suppress(UsageError):
         query_catalog(unchanged.layout, "SELECT " + "(" * 5000 + "1" + ")" * 5000)
 
 
-def test_long_sums_are_read(unchanged: World) -> None:
+def test_long_sums_are_read(unchanged: SharedStore) -> None:
     """A tree as deep as DuckDB itself allows is checked to its end."""
     sql = "SELECT " + " + ".join(["1"] * 900)
     assert query_catalog(unchanged.layout, sql).columns[0].to_pylist() == [900]

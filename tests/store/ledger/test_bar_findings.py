@@ -1,4 +1,4 @@
-"""Findings: implausible bars that are the gateway's, told from damage by what the files are."""
+"""Findings: implausible bars that the gateway returned, as opposed to damage."""
 
 import sqlite3
 from contextlib import closing
@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,6 +22,7 @@ from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.store.maintenance.rename import rename
 from ktrdr_pipelines.store.maintenance.repair import RepairReport, repair
 from tests.support.older_files import make_older
+from tests.support.rewriting import by_arrow, by_duckdb, by_pandas
 
 NOW = datetime(2024, 6, 4, tzinfo=UTC)
 OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
@@ -31,12 +31,12 @@ KEY = "AAPL|1m"
 
 
 def finding(minute: int, detail: str = "close=-5.0") -> Finding:
-    """Make a finding of a minute."""
+    """Return a finding of a minute."""
     return Finding(micros(OPEN + minute * MINUTE), FindingKind.PRICE_SIGN, detail)
 
 
 def test_findings_are_kept_by_series_and_bar(ledger: Ledger) -> None:
-    """Oldest first, one a bar: a newer one of the same bar takes its place, of whatever kind."""
+    """Oldest first, one a bar: a newer one of the same bar replaces it, whatever its kind."""
     ledger.findings.record(KEY, [finding(2), finding(1)], NOW)
     ledger.findings.record(f"{KEY}x", [finding(1)], NOW)
     other = Finding(finding(1).ts, FindingKind.VOLUME, "volume=-5.0")
@@ -50,7 +50,7 @@ def test_findings_are_kept_by_series_and_bar(ledger: Ledger) -> None:
 
 
 def test_a_ledger_of_version_6_gets_the_table(ledger: Ledger) -> None:
-    """It opens and goes on."""
+    """It is migrated when it is opened."""
     ledger.findings.record(KEY, [], NOW)
     ledger.close()
     with closing(sqlite3.connect(ledger.path)) as connection:
@@ -62,7 +62,7 @@ def test_a_ledger_of_version_6_gets_the_table(ledger: Ledger) -> None:
 
 
 def spoiled(bars: pa.Table, minute: int, column: str = "close", value: float = -5.0) -> pa.Table:
-    """Give one bar another value."""
+    """Return bars of which one has another value."""
     values = bars[column].to_pylist()
     values[minute] = value
     position = bars.schema.get_field_index(column)
@@ -71,8 +71,8 @@ def spoiled(bars: pa.Table, minute: int, column: str = "close", value: float = -
 
 
 @pytest.fixture
-def odd(store: BarStore, make: Any) -> Path:
-    """Save ten minutes as an earlier version did: one at -5, and no finding."""
+def implausible(store: BarStore, make: Any) -> Path:
+    """Save ten minutes as an earlier version did: one closes at -5, and there is no finding."""
     series = make.series()
     make.save(store, series, spoiled(make.run(series, OPEN, 10, 10.0), 3))
     [path] = store.layout.bar_files("AAPL", Timeframe.M1)
@@ -86,10 +86,10 @@ def repaired(layout: StoreLayout, make: Any) -> RepairReport:
 
 
 def test_repair_derives_findings_of_earlier_versions(
-    layout: StoreLayout, ledger: Ledger, odd: Path, make: Any
+    layout: StoreLayout, ledger: Ledger, implausible: Path, make: Any
 ) -> None:
-    """Once; the file and what it covers stay as they are."""
-    before = odd.stat().st_ino
+    """Once; the file and its coverage stay as they are."""
+    before = implausible.stat().st_ino
     assert repaired(layout, make).findings == 1
     [found] = ledger.findings.of(KEY)
     assert (found.ts, found.kind) == (finding(3).ts, FindingKind.PRICE_SIGN)
@@ -97,13 +97,13 @@ def test_repair_derives_findings_of_earlier_versions(
     again = repaired(layout, make)
     assert (again.findings, again.distrusted, again.fixed) == (0, (), ())
     assert ledger.findings.of(KEY) == [found]
-    assert odd.stat().st_ino == before
+    assert implausible.stat().st_ino == before
 
 
 def test_a_lost_ledger_loses_no_finding(
-    layout: StoreLayout, store: BarStore, odd: Path, make: Any
+    layout: StoreLayout, store: BarStore, implausible: Path, make: Any
 ) -> None:
-    """What the gateway returned twice is in the files."""
+    """They are derived from the files again."""
     repaired(layout, make)
     before = store.ledger.findings.of(KEY)
     store.ledger.close()
@@ -114,8 +114,8 @@ def test_a_lost_ledger_loses_no_finding(
         assert ledger.findings.of(KEY) == before
 
 
-def test_repair_forgets_findings_of_other_values(
-    layout: StoreLayout, ledger: Ledger, odd: Path, make: Any
+def test_repair_deletes_findings_of_other_values(
+    layout: StoreLayout, ledger: Ledger, implausible: Path, make: Any
 ) -> None:
     """Bars that are plausible now, and bars that are gone."""
     ledger.findings.record(KEY, [finding(3), finding(5), finding(90)], NOW)
@@ -139,45 +139,23 @@ def test_a_bar_that_no_response_covers_is_no_finding(
     assert store.ledger.findings.of(KEY) == []
 
 
-def by_arrow(path: Path) -> None:
-    """Keep the footer, as pyarrow does."""
-    pq.write_table(pq.read_table(path, partitioning=None), path)
-
-
-def by_pandas(path: Path) -> None:
-    """Lose the footer, and keep the columns."""
-    pq.write_table(pq.read_table(path, partitioning=None).replace_schema_metadata(None), path)
-
-
-def by_duckdb(path: Path) -> None:
-    """Lose the footer."""
-    copy = path.with_name(".copy")
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute(
-            f"COPY (FROM read_parquet('{path}', hive_partitioning = false)) "
-            f"TO '{copy}' (FORMAT parquet)"
-        )
-    copy.replace(path)
-
-
 @pytest.mark.parametrize("rewrite", [by_arrow, by_pandas, by_duckdb])
-def test_a_file_of_another_program_is_told_from_ours(odd: Path, rewrite: Any) -> None:
+def test_a_file_of_another_program_is_recognized(implausible: Path, rewrite: Any) -> None:
     """Whether it keeps the footer or not."""
-    assert is_as_written(odd)
-    rewrite(odd)
-    assert not is_as_written(odd)
+    assert is_as_written(implausible)
+    rewrite(implausible)
+    assert not is_as_written(implausible)
 
 
 @pytest.mark.parametrize("rewrite", [by_arrow, by_pandas, by_duckdb])
 def test_implausible_bars_of_another_program_are_requested_again(
-    layout: StoreLayout, store: BarStore, odd: Path, make: Any, *, rewrite: Any
+    layout: StoreLayout, store: BarStore, implausible: Path, make: Any, *, rewrite: Any
 ) -> None:
     """They are kept, no finding, and not covered; what is plausible stays covered."""
     series = make.series()
-    rewrite(odd)
+    rewrite(implausible)
     report = repaired(layout, make)
-    assert (report.findings, report.distrusted, report.fixed) == (0, (odd,), ())
+    assert (report.findings, report.distrusted, report.fixed) == (0, (implausible,), ())
     assert store.rows(series) == 10
     missing = make.covering(series, store.read(series)).bars - store.coverage(series).bars
     assert missing == IntervalSet([Interval(OPEN + 3 * MINUTE, OPEN + 4 * MINUTE)])
@@ -188,13 +166,13 @@ def test_implausible_bars_of_another_program_are_requested_again(
 
 @pytest.mark.parametrize("rewrite", [by_arrow, by_pandas, by_duckdb])
 def test_a_known_finding_survives_another_program(
-    layout: StoreLayout, store: BarStore, odd: Path, make: Any, *, rewrite: Any
+    layout: StoreLayout, store: BarStore, implausible: Path, make: Any, *, rewrite: Any
 ) -> None:
     """The values are those that the gateway returned."""
     repaired(layout, make)
     before = store.ledger.findings.of(KEY)
     coverage = store.coverage(make.series())
-    rewrite(odd)
+    rewrite(implausible)
     assert repaired(layout, make).distrusted == ()
     assert store.ledger.findings.of(KEY) == before
     assert store.coverage(make.series()) == coverage
@@ -202,35 +180,37 @@ def test_a_known_finding_survives_another_program(
 
 @pytest.mark.parametrize("rewrite", [by_arrow, by_pandas, by_duckdb])
 def test_a_save_has_implausible_bars_of_another_program_requested_again(
-    store: BarStore, odd: Path, make: Any, rewrite: Any
+    store: BarStore, implausible: Path, make: Any, rewrite: Any
 ) -> None:
-    """Otherwise they would pass for the gateway's in the file that is written anew."""
+    """Otherwise they would pass as the gateway's in the rewritten file."""
     series = make.series()
-    rewrite(odd)
+    rewrite(implausible)
     make.save(store, series, make.run(series, OPEN + 20 * MINUTE, 1, 10.0))
-    assert is_as_written(odd)
+    assert is_as_written(implausible)
     assert store.rows(series) == 11
     assert OPEN + 3 * MINUTE not in store.coverage(series).bars
     assert OPEN + 4 * MINUTE in store.coverage(series).bars
 
 
-def test_a_save_of_our_own_file_takes_nothing_back(store: BarStore, odd: Path, make: Any) -> None:
+def test_a_save_into_an_unchanged_file_uncovers_nothing(
+    store: BarStore, implausible: Path, make: Any
+) -> None:
     """Bars of earlier versions stay covered until the store is repaired."""
     series = make.series()
     make.save(store, series, make.run(series, OPEN + 20 * MINUTE, 1, 10.0))
-    assert is_as_written(odd)
+    assert is_as_written(implausible)
     assert OPEN + 3 * MINUTE in store.coverage(series).bars
 
 
-def test_a_rename_moves_findings_and_makes_no_file_ours(
-    layout: StoreLayout, store: BarStore, odd: Path, make: Any
+def test_a_rename_moves_findings_and_trusts_no_file_more(
+    layout: StoreLayout, store: BarStore, implausible: Path, make: Any
 ) -> None:
-    """The new files say as little for their values as the old ones did."""
+    """Values of another program stay recognizable as such."""
     layout.universe.write_text("symbols: {AAPL: {}}\n")
     repaired(layout, make)
     before = store.ledger.findings.of(KEY)
     assert len(before) == 1
-    pq.write_table(spoiled(pq.read_table(odd, partitioning=None), 7), odd)
+    pq.write_table(spoiled(pq.read_table(implausible, partitioning=None), 7), implausible)
     rename(layout, "AAPL", "APPL2", NOW)
     [path] = layout.bar_files("APPL2", Timeframe.M1)
     assert not is_as_written(path)
@@ -239,10 +219,8 @@ def test_a_rename_moves_findings_and_makes_no_file_ours(
 
 
 @pytest.mark.parametrize("rewrite", [None, by_arrow])
-def test_a_proof_that_is_taken_back_makes_no_file_ours(
-    store: BarStore, make: Any, rewrite: Any
-) -> None:
-    """Only the footer changes then."""
+def test_a_retracted_proof_makes_no_file_trusted(store: BarStore, make: Any, rewrite: Any) -> None:
+    """Only the footer is rewritten then."""
     series = make.series()
     bars = spoiled(make.run(series, OPEN, 10, 10.0), 3)
     empty = Interval(OPEN + 30 * MINUTE, OPEN + 40 * MINUTE)
@@ -259,13 +237,13 @@ def test_a_proof_that_is_taken_back_makes_no_file_ours(
 
 
 def test_written_values_are_read_back_as_the_finding_has_them(
-    store: BarStore, odd: Path, make: Any
+    store: BarStore, implausible: Path, make: Any
 ) -> None:
     """The text of a finding is made of the values in the file, to the last digit."""
-    footer, bars = read_file(odd)
+    footer, bars = read_file(implausible)
     bars = spoiled(spoiled(bars, 3, "close", -0.1 - 0.2), 3, "volume", -5e-324)
-    write_file(odd, bars, footer)
+    write_file(implausible, bars, footer)
     keys = [int(timestamps(bars)[3])]
     assert moment(keys[0]) == OPEN + 3 * MINUTE
-    assert findings_of(read_file(odd)[1], keys) == findings_of(bars, keys)
+    assert findings_of(read_file(implausible)[1], keys) == findings_of(bars, keys)
     assert "close=-0.30000000000000004" in findings_of(bars, keys)[0].detail

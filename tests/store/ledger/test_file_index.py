@@ -1,4 +1,4 @@
-"""The bars of each session, packed into the ledger and read as arrays."""
+"""The number of bars of each session, encoded for the ledger and decoded as arrays."""
 
 import json
 from datetime import date
@@ -18,7 +18,7 @@ def _read(encoded: str | bytes) -> dict[date, int]:
 
 @given(counts)
 def test_what_is_packed_is_read(rows: dict[date, int]) -> None:
-    """Every date with its bars, whatever they are."""
+    """Every date with its number of bars."""
     assert _read(encode_sessions(rows)) == rows
 
 

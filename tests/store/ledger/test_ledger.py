@@ -1,4 +1,4 @@
-"""The ledger's tables, and what it does when its file is missing, new or broken."""
+"""The ledger's tables, and its file when it is missing, new, damaged or of another version."""
 
 import sqlite3
 import threading
@@ -33,7 +33,7 @@ def _hours(first: int, last: int) -> Interval:
 
 def _failed(ledger: Ledger, interval: Interval, kind: str, at: datetime) -> None:
     ledger.attempts.record(
-        KEY, interval, kind, error="silent", code=None, next_try_at=at + HOUR, at=at
+        KEY, interval, kind, error="no response", code=None, next_try_at=at + HOUR, at=at
     )
 
 
@@ -55,12 +55,12 @@ def _request(at: datetime, rows: int, **other: Any) -> RequestRecord:
 
 
 def test_a_series_has_one_key(make: Any) -> None:
-    """The ledger knows a series by symbol and timeframe."""
+    """Symbol and timeframe."""
     assert series_key(make.series()) == KEY
 
 
 def test_repeated_attempts_are_counted(ledger: Ledger) -> None:
-    """The same try again raises its count; the last one's words and next time stand."""
+    """Another attempt raises the count; error and next time are those of the last."""
     _failed(ledger, _hours(0, 1), "error", NOW)
     ledger.attempts.record(
         KEY, _hours(0, 1), "error", error="lost", code=1100, next_try_at=None, at=NOW + HOUR
@@ -71,17 +71,17 @@ def test_repeated_attempts_are_counted(ledger: Ledger) -> None:
     assert ledger.attempts.of("MSFT|1m") == []
 
 
-def test_attempts_of_other_kinds_stand_beside(ledger: Ledger) -> None:
+def test_attempts_of_other_kinds_are_kept_apart(ledger: Ledger) -> None:
     """A "no data" does not hide an error at the same interval."""
     _failed(ledger, _hours(0, 1), "no_data", NOW)
     _failed(ledger, _hours(0, 1), "error", NOW)
     assert [one.kind for one in ledger.attempts.of(KEY)] == [AttemptKind.ERROR, AttemptKind.NO_DATA]
-    with pytest.raises(ValueError, match="unheard"):
-        _failed(ledger, _hours(0, 1), "unheard", NOW)
+    with pytest.raises(ValueError, match="unknown_kind"):
+        _failed(ledger, _hours(0, 1), "unknown_kind", NOW)
 
 
-def test_settling_clears_the_attempts_inside(ledger: Ledger) -> None:
-    """What reaches beyond the covered interval stays."""
+def test_covering_an_interval_clears_the_attempts_inside(ledger: Ledger) -> None:
+    """An attempt that reaches beyond the interval stays."""
     for first, last in [(0, 1), (1, 2), (1, 4)]:
         _failed(ledger, _hours(first, last), "error", NOW)
     ledger.attempts.clear(KEY, _hours(0, 3))
@@ -89,7 +89,7 @@ def test_settling_clears_the_attempts_inside(ledger: Ledger) -> None:
 
 
 def test_a_claim_excludes_others_until_it_expires(ledger: Ledger) -> None:
-    """Overlapping claims of others are refused whole; time frees them."""
+    """Overlapping claims of others are refused as a whole."""
     assert ledger.claims.acquire(KEY, [_hours(0, 2)], "one", NOW, 60) == [_hours(0, 2)]
     wanted = [_hours(1, 3), _hours(2, 3)]
     assert ledger.claims.acquire(KEY, wanted, "two", NOW, 60) == [_hours(2, 3)]
@@ -109,7 +109,7 @@ def test_a_claim_is_renewed_by_its_owner(ledger: Ledger) -> None:
     assert claim.expires_at == later + timedelta(seconds=60)
 
 
-def test_claims_are_given_back(ledger: Ledger) -> None:
+def test_claims_are_released(ledger: Ledger) -> None:
     """An owner releases some intervals, a series, or all."""
     for key in (KEY, "MSFT|1m"):
         ledger.claims.acquire(key, [_hours(0, 1), _hours(1, 2)], "one", NOW, 60)
@@ -123,18 +123,18 @@ def test_claims_are_given_back(ledger: Ledger) -> None:
     assert ledger.claims.live("MSFT|1m", NOW) == []
 
 
-def test_the_audit_knows_the_last_answer_with_bars(ledger: Ledger) -> None:
-    """Empty answers, other contracts and other gateways do not count."""
-    asked = (265598, "TRADES", "127.0.0.1:4002")
-    assert ledger.requests.last_answered(*asked) is None
+def test_the_audit_has_the_last_response_with_bars(ledger: Ledger) -> None:
+    """Empty responses, other contracts and other gateways do not count."""
+    contract = (265598, "TRADES", "127.0.0.1:4002")
+    assert ledger.requests.last_answered(*contract) is None
     ledger.requests.record(_request(NOW, 390))
     ledger.requests.record(_request(NOW + HOUR, 0))
     ledger.requests.record(_request(NOW + HOUR, 5, gateway="127.0.0.1:7496"))
     ledger.requests.record(_request(NOW + HOUR, 5, contract_id=1))
-    assert ledger.requests.last_answered(*asked) == NOW
+    assert ledger.requests.last_answered(*contract) == NOW
 
 
-def test_the_audit_counts_and_forgets(ledger: Ledger) -> None:
+def test_the_audit_is_counted_and_pruned(ledger: Ledger) -> None:
     """Requests are counted by series and time, and kept for 90 days."""
     old = NOW - timedelta(days=91)
     ledger.requests.record(_request(old, 1))
@@ -151,26 +151,26 @@ def test_the_audit_counts_and_forgets(ledger: Ledger) -> None:
     assert ledger.requests.newest(1) == [newest]
 
 
-def test_heads_are_remembered_even_when_unknown(ledger: Ledger) -> None:
-    """That a gateway could not say is worth knowing too."""
-    asked = (265598, "TRADES", "127.0.0.1:4002")
-    assert ledger.heads.of(*asked) is None
-    ledger.heads.record(*asked, head=None, asked_at=NOW)
-    assert ledger.heads.of(*asked) == HeadRecord(None, NOW)
-    ledger.heads.record(*asked, head=NOW - 1000 * HOUR, asked_at=NOW + HOUR)
-    assert ledger.heads.of(*asked) == HeadRecord(NOW - 1000 * HOUR, NOW + HOUR)
+def test_heads_are_recorded_even_when_unknown(ledger: Ledger) -> None:
+    """A gateway without a head timestamp is not asked again at once."""
+    contract = (265598, "TRADES", "127.0.0.1:4002")
+    assert ledger.heads.of(*contract) is None
+    ledger.heads.record(*contract, head=None, asked_at=NOW)
+    assert ledger.heads.of(*contract) == HeadRecord(None, NOW)
+    ledger.heads.record(*contract, head=NOW - 1000 * HOUR, asked_at=NOW + HOUR)
+    assert ledger.heads.of(*contract) == HeadRecord(NOW - 1000 * HOUR, NOW + HOUR)
 
 
 def test_contracts_are_pinned_by_origin(ledger: Ledger) -> None:
-    """A simulated contract id says nothing of the real one."""
+    """The contract id of a simulator is not that of the real gateway."""
     assert ledger.contracts.of("AAPL", Origin.IB) is None
     ledger.contracts.pin("AAPL", Origin.IB, 265598, "Apple", NOW)
     assert ledger.contracts.of("AAPL", Origin.IB) == 265598
     assert ledger.contracts.of("AAPL", Origin.SIMULATED) is None
 
 
-def test_a_ledger_that_was_lost_begins_anew(ledger: Ledger) -> None:
-    """A file that vanished under an open connection is made again, by the same object."""
+def test_a_lost_ledger_is_created_again(ledger: Ledger) -> None:
+    """Even if the file is removed under an open connection."""
     _failed(ledger, _hours(0, 1), "error", NOW)
     for path in ledger.path.parent.glob("ledger.sqlite*"):
         path.unlink()
@@ -180,21 +180,21 @@ def test_a_ledger_that_was_lost_begins_anew(ledger: Ledger) -> None:
 
 
 def test_an_empty_file_becomes_a_ledger(layout: StoreLayout) -> None:
-    """A file of no bytes, as a crash may leave, is no obstacle."""
+    """A crash may leave one."""
     layout.ledger.write_bytes(b"")
     with closing(Ledger(layout.ledger)) as ledger:
         assert ledger.attempts.of(KEY) == []
 
 
 def test_a_file_that_is_no_ledger_is_corrupt(layout: StoreLayout) -> None:
-    """Junk is refused with the way out."""
+    """The error hints at repair."""
     layout.ledger.write_bytes(b"junk" * 1000)
     with pytest.raises(CorruptFileError, match=r"ledger\.sqlite.*ktrdr repair"):
         Ledger(layout.ledger).attempts.of(KEY)
 
 
 def test_damaged_pages_are_corrupt(ledger: Ledger) -> None:
-    """A ledger that breaks inside is told as such, in use and when it is checked."""
+    """In use and when the ledger is checked."""
     for number in range(500):
         ledger.requests.record(_request(NOW + number * HOUR, 1))
     ledger.close()
@@ -208,7 +208,7 @@ def test_damaged_pages_are_corrupt(ledger: Ledger) -> None:
 
 
 def test_a_newer_ledger_is_refused(ledger: Ledger) -> None:
-    """Tables of a newer version are left alone."""
+    """Its tables are not changed."""
     ledger.attempts.of(KEY)
     ledger.close()
     with closing(sqlite3.connect(ledger.path)) as connection:
@@ -217,8 +217,8 @@ def test_a_newer_ledger_is_refused(ledger: Ledger) -> None:
         ledger.attempts.of(KEY)
 
 
-def test_an_older_ledger_is_brought_up_to_date(ledger: Ledger) -> None:
-    """What it says stays; the tables that it lacks are made."""
+def test_an_older_ledger_is_migrated(ledger: Ledger) -> None:
+    """Its rows stay, and missing tables are created."""
     ledger.heads.record(1, "TRADES", "gateway", head=NOW, asked_at=NOW)
     ledger.close()
     with closing(sqlite3.connect(ledger.path)) as connection:
@@ -245,7 +245,7 @@ def test_columns_that_an_older_ledger_lacks_are_added(ledger: Ledger) -> None:
     ledger.check()
 
 
-def test_a_mark_of_what_is_kept_fresh_never_moves(ledger: Ledger) -> None:
+def test_the_mark_of_a_series_kept_fresh_never_moves(ledger: Ledger) -> None:
     """The first save of a series sets it."""
     ledger.kept_fresh.record(KEY, NOW)
     ledger.kept_fresh.record(KEY, NOW + HOUR)
@@ -255,7 +255,7 @@ def test_a_mark_of_what_is_kept_fresh_never_moves(ledger: Ledger) -> None:
 
 
 def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:
-    """Half of a claim is never kept."""
+    """No part of a claim is kept."""
 
     def intervals() -> Any:
         yield _hours(0, 1)
@@ -296,8 +296,8 @@ def test_a_ledger_opens_its_file_on_first_use_and_frees_it_when_dropped(
     assert database() is None
 
 
-def test_a_refresh_is_remembered_until_it_ends_or_is_too_old(ledger: Ledger) -> None:
-    """What was answered again counts for a week, and what a whole refresh had is forgotten."""
+def test_a_refresh_is_recorded_until_it_ends_or_is_too_old(ledger: Ledger) -> None:
+    """Received intervals count for a week; a completed refresh leaves no rows."""
     week = timedelta(days=REFRESH_KEPT_DAYS)
     parts = IntervalSet([_hours(0, 2), _hours(4, 6)])
     ledger.refreshes.record(KEY, parts, NOW)
@@ -312,7 +312,7 @@ def test_a_refresh_is_remembered_until_it_ends_or_is_too_old(ledger: Ledger) -> 
 
 
 def test_widths_are_kept_by_gateway_and_timeframe(ledger: Ledger) -> None:
-    """A later finding replaces an earlier one, and what is forgotten is gone."""
+    """A later record replaces an earlier one."""
     ledger.widths.record("one:1", Timeframe.M5, WidthRecord(4, 1, NOW))
     ledger.widths.record("one:1", Timeframe.M5, WidthRecord(2, 2, NOW))
     assert ledger.widths.of("one:1") == {Timeframe.M5: WidthRecord(2, 2, NOW)}
@@ -322,7 +322,7 @@ def test_widths_are_kept_by_gateway_and_timeframe(ledger: Ledger) -> None:
 
 
 def test_sessions_are_kept_by_contract(ledger: Ledger) -> None:
-    """What version 6 kept of a whole calendar, told by one contract, is there and not read."""
+    """Rows of version 6, which had no symbol, are kept and not read."""
     day = date(2024, 6, 20)
     closed = LearnedDay(day, ())
     ledger.schedules.record("XNYS.RTH", [closed], ScheduleSource.DETAILS, NOW)
@@ -334,13 +334,13 @@ def test_sessions_are_kept_by_contract(ledger: Ledger) -> None:
 
 
 def test_votes_are_counted_withdrawn_and_moved(ledger: Ledger) -> None:
-    """Three contracts that told the same of a date are an agreement while all three stand."""
+    """Three contracts with the same schedule of a date agree, while none is withdrawn."""
     day = date(2024, 6, 20)
     for symbol in ("AAA", "BBB", "CCC"):
         ledger.votes.record("XNYS.RTH", symbol, [LearnedDay(day, ())], NOW)
     ledger.votes.record("NOT.THERE", "AAA", [LearnedDay(day, ())], NOW)
     [shared] = ledger.votes.agreed()["XNYS.RTH"]
-    assert (shared.told, shared.symbols) == (LearnedDay(day, ()), ("AAA", "BBB", "CCC"))
+    assert (shared.stated, shared.symbols) == (LearnedDay(day, ()), ("AAA", "BBB", "CCC"))
     assert set(ledger.votes.agreed()) == {"XNYS.RTH"}
     ledger.move_symbol("AAA", "ZZZ")
     assert set(ledger.votes.of("XNYS.RTH")[day]) == {"BBB", "CCC", "ZZZ"}
@@ -351,7 +351,7 @@ def test_votes_are_counted_withdrawn_and_moved(ledger: Ledger) -> None:
 
 
 def test_the_latest_bar_after_a_close_is_kept(ledger: Ledger) -> None:
-    """One that starts earlier does not take its place."""
+    """One that starts earlier does not replace it."""
     day = date(2024, 6, 20)
     ledger.late_bars.record("VIX", {day: LateBar(100, 200)})
     ledger.late_bars.record("VIX", {day: LateBar(90, 400)})

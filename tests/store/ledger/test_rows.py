@@ -87,7 +87,7 @@ def note(name: str = "a", until: datetime | None = None, other: Colour | None = 
 
 
 def test_values_are_read_as_they_were_written(connection: sqlite3.Connection) -> None:
-    """With values and without; the keys stand beside them."""
+    """With and without optional values; keys are returned beside the values."""
     written = [note("a"), note("b", NOW + HOUR, Colour.RED)]
     NOTES.insert(connection, written, "me", 5)
     assert NOTES.select(connection, "ORDER BY name") == written
@@ -101,7 +101,7 @@ def test_values_are_read_as_they_were_written(connection: sqlite3.Connection) ->
 
 
 def test_rows_hold_plain_values_of_sqlite(connection: sqlite3.Connection) -> None:
-    """As other programs, and versions that converted by hand, read and write them."""
+    """As other programs and earlier versions read and write them."""
     NOTES.insert(connection, [note()], "me", 5)
     start, end = micros(NOW), micros(NOW + HOUR)
     rows = connection.execute(f"SELECT {COLUMNS} FROM notes").fetchall()  # noqa: S608
@@ -114,7 +114,7 @@ def test_rows_hold_plain_values_of_sqlite(connection: sqlite3.Connection) -> Non
 
 
 def test_a_row_with_the_same_primary_key_is_replaced(connection: sqlite3.Connection) -> None:
-    """Whatever the other columns say."""
+    """Whatever the other columns hold."""
     NOTES.insert(connection, [note()], "me", 5)
     NOTES.insert(connection, [note(until=NOW + HOUR)], "me", 6)
     assert list(NOTES.select_keyed(connection)) == [(("me", 6), note(until=NOW + HOUR))]
@@ -131,7 +131,7 @@ def test_named_tuples_are_values_too(connection: sqlite3.Connection) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         ("colour = 'green'", "green"),
         ("first = 'June'", "June"),
@@ -140,10 +140,10 @@ def test_named_tuples_are_values_too(connection: sqlite3.Connection) -> None:
     ],
 )
 def test_a_value_that_its_class_refuses_raises(
-    connection: sqlite3.Connection, damage: str, said: str
+    connection: sqlite3.Connection, damage: str, message: str
 ) -> None:
-    """A damaged row is not read as something else."""
+    """A damaged row is an error, not another value."""
     NOTES.insert(connection, [note()], "me", 5)
     connection.execute(f"UPDATE notes SET {damage}")  # noqa: S608
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         NOTES.select(connection, "")

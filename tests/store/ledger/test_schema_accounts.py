@@ -1,6 +1,6 @@
-"""Ledgers of earlier versions lose account numbers and their hashes, down to the free pages.
+"""Migration removes account numbers and their hashes from older ledgers and their free pages.
 
-The account is put together here, so that no file of the project holds what looks like one.
+The account is composed here, so that no file of the project contains one.
 """
 
 import hashlib
@@ -28,26 +28,60 @@ HASH = hashlib.sha256(f"ktrdr-pipelines account:{ACCOUNT}".encode()).hexdigest()
 TEXT = f"321 Error for {ACCOUNT}: account {ACCOUNT.lower()} is not subscribed"
 DELETED = 2_000
 
+STEPS = (
+    *("BEGIN IMMEDIATE", "ALTER TABLE requests", "UPDATE requests", "PRAGMA user_version ="),
+    *("COMMIT", "DELETE FROM erasure_due", "VACUUM", "PRAGMA wal_checkpoint"),
+    "DROP TABLE erasure_due",
+)
+"""How the statements of a migration begin, in their order."""
+
 OPEN_AND_DIE = """
 import os, sys
 from pathlib import Path
 from ktrdr_pipelines.store.ledger import database
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 connect = database._connect
-def dying(path):
-    connection = connect(path)
-    die = lambda said: said.lstrip().startswith(sys.argv[2]) and os._exit(9)
-    connection.set_trace_callback(die)
-    return connection
-database._connect = dying
-Ledger(Path(sys.argv[1])).requests.newest(1)
+def open_and_die(path, step):
+    def dying(path):
+        connection = connect(path)
+        connection.set_trace_callback(lambda sql: sql.lstrip().startswith(step) and os._exit(9))
+        return connection
+    database._connect = dying
+    Ledger(path).requests.newest(1)
+for path, step in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+    child = os.fork()
+    if child == 0:
+        try:
+            open_and_die(Path(path), step)
+        finally:
+            os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-"""Opens a ledger and is gone when a statement begins that has a certain beginning."""
+"""Opens each ledger in a child process, which exits with 9 at the first statement of its step."""
+
+
+OPEN_AT_ONCE = """
+import os, sys
+from pathlib import Path
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+children = []
+for _ in range(3):
+    children.append(os.fork())
+    if children[-1] == 0:
+        try:
+            count = len(Ledger(Path(sys.argv[1])).requests.newest(1000))
+            os.write(1, f"{count}\\n".encode())
+        finally:
+            os._exit(0)
+for child in children:
+    os.waitpid(child, 0)
+"""
+"""Opens a ledger in three child processes, which write the number of its requests."""
 
 
 @pytest.fixture(params=[6, 7], ids="version {}".format)
 def layout(request: pytest.FixtureRequest, tmp_path: Path) -> StoreLayout:
-    """Copy a store of an earlier version, and put an account into its ledger and its catalog."""
+    """Copy a store of an earlier version, and write an account into its ledger and catalog."""
     root = tmp_path / "data"
     if request.param == 6:
         shutil.copytree(FIXTURES / "store_v6", root)
@@ -64,7 +98,7 @@ def layout(request: pytest.FixtureRequest, tmp_path: Path) -> StoreLayout:
 
 
 def _fill_ledger(path: Path) -> None:
-    """Write texts and hashes into it, and delete most of them again."""
+    """Write texts and hashes into the ledger, and delete most of them again."""
     with closing(sqlite3.connect(path, isolation_level=None)) as ledger:
         ledger.execute("PRAGMA secure_delete = OFF")
         ledger.execute("BEGIN")
@@ -85,9 +119,9 @@ def _fill_ledger(path: Path) -> None:
 
 
 def found(root: Path) -> set[str]:
-    """Give what the bytes of all files hold of the account and its hash."""
-    make_entry = b"".join(one.read_bytes() for one in sorted(root.rglob("*")) if one.is_file())
-    return {text for text in (ACCOUNT, ACCOUNT.lower(), HASH) if text.encode() in make_entry}
+    """Return which forms of the account the bytes of all files contain."""
+    contents = b"".join(one.read_bytes() for one in sorted(root.rglob("*")) if one.is_file())
+    return {text for text in (ACCOUNT, ACCOUNT.lower(), HASH) if text.encode() in contents}
 
 
 def open_and_close(path: Path) -> None:
@@ -98,7 +132,7 @@ def open_and_close(path: Path) -> None:
 
 
 def is_due(path: Path) -> bool:
-    """Say whether free pages of a ledger have yet to be erased."""
+    """Return whether free pages of a ledger have yet to be erased."""
     with closing(sqlite3.connect(path)) as ledger:
         statement = "SELECT count(*) FROM sqlite_master WHERE name = 'erasure_due'"
         assert ledger.execute("PRAGMA user_version").fetchone()[0] == LEDGER_VERSION
@@ -106,14 +140,14 @@ def is_due(path: Path) -> bool:
 
 
 def texts(path: Path) -> Iterator[str]:
-    """Give the texts that a ledger has of requests and attempts."""
+    """Yield the texts that a ledger has of requests and attempts."""
     with closing(sqlite3.connect(path)) as ledger:
         for statement in ("SELECT outcome FROM requests", "SELECT error FROM attempts"):
             yield from (row[0] for row in ledger.execute(statement))
 
 
 def test_nothing_is_left_of_an_account(layout: StoreLayout) -> None:
-    """Neither in rows, in free pages, in the log beside the ledger, nor in the catalog."""
+    """Neither in rows, free pages and the log of the ledger, nor in the catalog."""
     before = sum(1 for _ in texts(layout.ledger))
     open_and_close(layout.ledger)
     assert found(layout.root) == set()
@@ -125,7 +159,7 @@ def test_nothing_is_left_of_an_account(layout: StoreLayout) -> None:
 
 
 def test_a_log_that_was_not_written_back_is_erased_too(layout: StoreLayout) -> None:
-    """Also while the process that wrote it has the ledger open, and goes on reading."""
+    """Even while the process that wrote it keeps the ledger open and reads."""
     with closing(sqlite3.connect(layout.ledger, isolation_level=None)) as other:
         other.execute("UPDATE attempts SET error = ?", (f"{TEXT} again",))
         assert ACCOUNT.encode() in layout.ledger.with_name("ledger.sqlite-wal").read_bytes()
@@ -135,32 +169,22 @@ def test_a_log_that_was_not_written_back_is_erased_too(layout: StoreLayout) -> N
     assert found(layout.root) == set()
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        *("BEGIN IMMEDIATE", "ALTER TABLE requests", "UPDATE requests", "PRAGMA user_version ="),
-        *("COMMIT", "DELETE FROM erasure_due", "VACUUM", "PRAGMA wal_checkpoint"),
-        "DROP TABLE erasure_due",
-    ],
-)
-def test_a_killed_migration_is_finished_by_the_next_opening(
-    layout: StoreLayout, statement: str
-) -> None:
-    """Whatever step it died at."""
-    died = subprocess.run(
-        [sys.executable, "-c", OPEN_AND_DIE, str(layout.ledger), statement],
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
-    assert died.returncode == 9, died.stderr.decode()
-    open_and_close(layout.ledger)
-    assert found(layout.root) == set()
-    assert not is_due(layout.ledger)
+def test_a_killed_migration_is_completed_by_the_next_opening(layout: StoreLayout) -> None:
+    """At whichever step it was killed."""
+    roots = [layout.root.with_name(f"killed {number}") for number in range(len(STEPS))]
+    ledgers = [StoreLayout(shutil.copytree(layout.root, root)).ledger for root in roots]
+    arguments = [str(one) for pair in zip(ledgers, STEPS, strict=True) for one in pair]
+    command = [sys.executable, "-c", OPEN_AND_DIE, *arguments]
+    killed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert killed.stdout.split() == ["9"] * len(STEPS)
+    for root, ledger, step in zip(roots, ledgers, STEPS, strict=True):
+        open_and_close(ledger)
+        assert found(root) == set(), step
+        assert not is_due(ledger), step
 
 
-def test_a_reader_puts_the_erasing_off_and_stops_nothing(layout: StoreLayout) -> None:
-    """The rows are clean at once; the pages are, at the first opening after the reader has gone."""
+def test_a_reader_defers_the_erasure_and_blocks_nothing(layout: StoreLayout) -> None:
+    """Rows are cleaned at once, pages at the first opening after the reader has closed."""
     with closing(sqlite3.connect(layout.ledger, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         seen = reader.execute("SELECT count(*) FROM requests").fetchone()
@@ -176,28 +200,17 @@ def test_a_reader_puts_the_erasing_off_and_stops_nothing(layout: StoreLayout) ->
 
 def test_processes_that_open_it_at_once_migrate_it_once(layout: StoreLayout) -> None:
     """Each of them can use it."""
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from ktrdr_pipelines.store.ledger.ledger import Ledger\n"
-        "sys.stdin.readline(); print(len(Ledger(Path(sys.argv[1])).requests.newest(1000)))"
-    )
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(layout.ledger)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    told = [one.communicate("go\n", timeout=120)[0] for one in workers]
-    assert len(set(told)) == 1
-    assert int(told[0]) > 0
+    command = [sys.executable, "-c", OPEN_AT_ONCE, str(layout.ledger)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    counts = done.stdout.split()
+    assert len(counts) == 3
+    assert len(set(counts)) == 1
+    assert int(counts[0]) > 0
     assert found(layout.root) == set()
 
 
 def test_a_catalog_of_an_earlier_version_is_not_read(layout: StoreLayout) -> None:
-    """It is another one than this version would build."""
+    """Its tables differ from those of this version."""
     with pytest.raises(NoCatalogError, match="earlier version"):
         connect_catalog(layout)
 

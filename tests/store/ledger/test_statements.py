@@ -1,4 +1,4 @@
-"""The ledger's statements and disagreements: kept, voided, moved with their symbol."""
+"""The ledger's statements and disagreements: stored, voided, moved with their symbol."""
 
 import sqlite3
 from contextlib import closing
@@ -21,7 +21,7 @@ HERE, THERE = "127.0.0.1:4002", "127.0.0.1:7496"
 FOUND = Disagreement(NOW - 5 * DAY, NOW - DAY, 30, 0.5)
 
 
-def said(
+def statement(
     kind: StatementKind = StatementKind.EMPTY,
     day: int = 0,
     *,
@@ -30,7 +30,7 @@ def said(
     controlled: bool = False,
     reaches_past: bool = False,
 ) -> Statement:
-    """Make a statement about a day."""
+    """Return a statement about a day."""
     start = datetime(2024, 5, 1, 4, tzinfo=UTC) + day * DAY
     return Statement(
         Interval(start, start + DAY),
@@ -46,11 +46,11 @@ def said(
 @pytest.mark.parametrize("kind", StatementKind)
 @pytest.mark.parametrize("controlled", [True, False])
 @pytest.mark.parametrize("reaches_past", [True, False])
-def test_statements_come_back_as_they_were_recorded(
+def test_statements_are_read_as_they_were_recorded(
     ledger: Ledger, kind: StatementKind, *, controlled: bool, reaches_past: bool
 ) -> None:
     """Each field, to the microsecond."""
-    one = said(
+    one = statement(
         kind,
         said_at=NOW + timedelta(microseconds=7),
         controlled=controlled,
@@ -61,29 +61,29 @@ def test_statements_come_back_as_they_were_recorded(
     assert ledger.statements.of("MSFT") == []
 
 
-def test_statements_come_oldest_first(ledger: Ledger) -> None:
+def test_statements_are_read_oldest_first(ledger: Ledger) -> None:
     """By the gateway's clock, in whatever order they were recorded."""
-    newer, older = said(day=1, said_at=NOW + HOUR), said(day=2)
+    newer, older = statement(day=1, said_at=NOW + HOUR), statement(day=2)
     ledger.statements.record("AAPL", HERE, [newer], NOW)
     ledger.statements.record("AAPL", HERE, [older], NOW)
     assert ledger.statements.of("AAPL") == [older, newer]
 
 
 def test_a_control_that_comes_later_replaces_what_was_recorded(ledger: Ledger) -> None:
-    """The same statement of the same request stands once."""
-    one = said()
+    """The same statement of the same request is stored once."""
+    one = statement()
     ledger.statements.record("AAPL", HERE, [one], NOW)
     ledger.statements.record("AAPL", HERE, [replace(one, controlled=True)], NOW + HOUR)
     assert ledger.statements.of("AAPL") == [replace(one, controlled=True)]
 
 
-def test_one_request_may_say_several_things(ledger: Ledger) -> None:
-    """Of other intervals, or of another kind."""
+def test_one_request_may_make_several_statements(ledger: Ledger) -> None:
+    """About other intervals, or of another kind."""
     several = [
-        said(request="one"),
-        said(StatementKind.AROUND, request="one"),
-        said(day=1, request="one"),
-        said(request="two"),
+        statement(request="one"),
+        statement(StatementKind.AROUND, request="one"),
+        statement(day=1, request="one"),
+        statement(request="two"),
     ]
     ledger.statements.record("AAPL", HERE, several, NOW)
     found = ledger.statements.of("AAPL")
@@ -92,32 +92,32 @@ def test_one_request_may_say_several_things(ledger: Ledger) -> None:
 
 
 def test_statements_outlive_the_process(ledger: Ledger) -> None:
-    """They are read again when a ledger is opened again."""
-    ledger.statements.record("AAPL", HERE, [said(), said(StatementKind.AROUND, 1)], NOW)
+    """Another connection reads them."""
+    ledger.statements.record("AAPL", HERE, [statement(), statement(StatementKind.AROUND, 1)], NOW)
     ledger.disagreements.record("AAPL|1m", FOUND, NOW)
     ledger.close()
     with closing(Ledger(ledger.path)) as again:
-        assert again.statements.of("AAPL") == [said(), said(StatementKind.AROUND, 1)]
+        assert again.statements.of("AAPL") == [statement(), statement(StatementKind.AROUND, 1)]
         assert again.disagreements.all() == {"AAPL|1m": (FOUND,)}
 
 
 def test_statements_that_are_too_old_to_count_are_dropped(ledger: Ledger) -> None:
-    """By the time of their record, when newer ones are recorded."""
-    ledger.statements.record("AAPL", HERE, [said(day=1)], NOW)
-    ledger.statements.record("AAPL", HERE, [said(day=2)], NOW + DAY)
-    ledger.statements.record("MSFT", HERE, [said(day=3)], NOW + KEPT_DAYS * DAY)
+    """By the time they were recorded, when newer ones are."""
+    ledger.statements.record("AAPL", HERE, [statement(day=1)], NOW)
+    ledger.statements.record("AAPL", HERE, [statement(day=2)], NOW + DAY)
+    ledger.statements.record("MSFT", HERE, [statement(day=3)], NOW + KEPT_DAYS * DAY)
     assert len(ledger.statements.of("AAPL")) == 2
     ledger.statements.record("MSFT", HERE, [], NOW + KEPT_DAYS * DAY + HOUR)
-    assert ledger.statements.of("AAPL") == [said(day=2)]
+    assert ledger.statements.of("AAPL") == [statement(day=2)]
 
 
-# --- what is refuted -----------------------------------------------------------------------------
+# --- voiding -------------------------------------------------------------------------------------
 
 
-def test_responses_without_bars_of_a_time_are_voided(ledger: Ledger) -> None:
-    """Of every symbol of the gateway, from the first to the last moment, both in."""
+def test_empty_responses_of_a_period_are_voided(ledger: Ledger) -> None:
+    """Of every symbol of the gateway; both ends of the period count."""
     moments = [-25 * HOUR, -24 * HOUR, timedelta(0), 24 * HOUR, 25 * HOUR]
-    made = [said(day=n, said_at=NOW + after) for n, after in enumerate(moments)]
+    made = [statement(day=n, said_at=NOW + after) for n, after in enumerate(moments)]
     ledger.statements.record("AAPL", HERE, made, NOW)
     ledger.statements.record("MSFT", HERE, [made[2]], NOW)
     voided = ledger.statements.void_empty(HERE, NOW - DAY, NOW + DAY, NOW)
@@ -128,34 +128,34 @@ def test_responses_without_bars_of_a_time_are_voided(ledger: Ledger) -> None:
     assert ledger.statements.of("MSFT") == []
 
 
-def test_what_is_void_is_not_voided_again(ledger: Ledger) -> None:
-    """The second time nothing is taken back."""
-    ledger.statements.record("AAPL", HERE, [said()], NOW)
+def test_a_void_statement_is_not_voided_again(ledger: Ledger) -> None:
+    """The second time no interval is returned."""
+    ledger.statements.record("AAPL", HERE, [statement()], NOW)
     assert ledger.statements.void_empty(HERE, NOW - DAY, NOW + DAY, NOW)
     assert ledger.statements.void_empty(HERE, NOW - DAY, NOW + DAY, NOW) == {}
 
 
 def test_other_statements_and_other_gateways_stay(ledger: Ledger) -> None:
-    """Bars on both sides were seen; what one gateway returns says nothing of another."""
-    others = [said(kind) for kind in StatementKind if kind not in WITHOUT_BARS]
+    """Statements about bars are not void, and each gateway is judged by itself."""
+    others = [statement(kind) for kind in StatementKind if kind not in WITHOUT_BARS]
     ledger.statements.record("AAPL", HERE, others, NOW)
-    ledger.statements.record("MSFT", THERE, [said()], NOW)
+    ledger.statements.record("MSFT", THERE, [statement()], NOW)
     assert ledger.statements.void_empty(HERE, NOW - DAY, NOW + DAY, NOW) == {}
     assert len(ledger.statements.of("AAPL")) == len(others)
-    assert ledger.statements.of("MSFT") == [said()]
+    assert ledger.statements.of("MSFT") == [statement()]
 
 
 def test_the_same_interval_is_named_once(ledger: Ledger) -> None:
-    """Several responses for it become void together."""
-    made = [said(request=str(n), said_at=NOW + n * HOUR) for n in range(3)]
+    """Although several responses for it become void."""
+    made = [statement(request=str(n), said_at=NOW + n * HOUR) for n in range(3)]
     ledger.statements.record("AAPL", HERE, made, NOW)
     voided = ledger.statements.void_empty(HERE, NOW - DAY, NOW + DAY, NOW)
     assert voided == {"AAPL": [made[0].interval]}
 
 
-def test_void_statements_are_kept_to_be_shown(ledger: Ledger) -> None:
-    """They count for nothing, and a note says since when."""
-    ledger.statements.record("AAPL", HERE, [said()], NOW)
+def test_void_statements_are_kept_for_display(ledger: Ledger) -> None:
+    """With the time at which they became void."""
+    ledger.statements.record("AAPL", HERE, [statement()], NOW)
     ledger.statements.void_empty(HERE, NOW - DAY, NOW + DAY, NOW + HOUR)
     ledger.close()
     with closing(sqlite3.connect(ledger.path)) as connection:
@@ -164,18 +164,22 @@ def test_void_statements_are_kept_to_be_shown(ledger: Ledger) -> None:
 
 
 def test_statements_after_a_refutation_count(ledger: Ledger) -> None:
-    """A gateway that is well again is believed again."""
-    ledger.statements.record("AAPL", HERE, [said(request="before")], NOW)
+    """Voiding ends with the period."""
+    ledger.statements.record("AAPL", HERE, [statement(request="before")], NOW)
     ledger.statements.void_empty(HERE, NOW - DAY, NOW, NOW)
-    after = said(request="after", said_at=NOW + HOUR)
+    after = statement(request="after", said_at=NOW + HOUR)
     ledger.statements.record("AAPL", HERE, [after], NOW + HOUR)
     assert ledger.statements.of("AAPL") == [after]
 
 
-def test_what_bears_on_beginnings_is_read_for_all_symbols_at_once(ledger: Ledger) -> None:
-    """Beginnings that were seen and responses without bars, void ones left out."""
-    begins, empty = said(StatementKind.BEGINS), said(day=1)
-    others = [said(StatementKind.AROUND), said(StatementKind.HEAD), said(StatementKind.TRADED)]
+def test_statements_about_beginnings_are_read_for_all_symbols(ledger: Ledger) -> None:
+    """Beginnings and empty responses, without void ones."""
+    begins, empty = statement(StatementKind.BEGINS), statement(day=1)
+    others = [
+        statement(StatementKind.AROUND),
+        statement(StatementKind.HEAD),
+        statement(StatementKind.TRADED),
+    ]
     ledger.statements.record("AAPL", HERE, [begins, empty, *others], NOW)
     ledger.statements.record("MSFT", THERE, [empty], NOW)
     ledger.statements.record("IBM", THERE, others, NOW)
@@ -211,31 +215,31 @@ def test_statements_and_disagreements_move_with_a_renamed_symbol(
 ) -> None:
     """Void ones stay void."""
     layout.universe.write_text("symbols:\n  AAPL: {}\n  MSFT: {}\n")
-    kept, void = said(StatementKind.AROUND), said(day=1)
+    kept, void = statement(StatementKind.AROUND), statement(day=1)
     ledger.statements.record("AAPL", HERE, [kept, void], NOW)
-    ledger.statements.record("MSFT", THERE, [said(day=2)], NOW)
+    ledger.statements.record("MSFT", THERE, [statement(day=2)], NOW)
     ledger.statements.void_empty(HERE, NOW - DAY, NOW + DAY, NOW)
     ledger.disagreements.record("AAPL|1m", FOUND, NOW)
     rename(layout, "AAPL", "APPL2", NOW)
     assert ledger.statements.of("APPL2") == [kept]
     assert ledger.statements.of("AAPL") == []
-    assert ledger.statements.of("MSFT") == [said(day=2)]
+    assert ledger.statements.of("MSFT") == [statement(day=2)]
     assert ledger.disagreements.all() == {"APPL2|1m": (FOUND,)}
 
 
-def test_a_symbol_that_is_used_anew_has_no_statements(layout: StoreLayout, ledger: Ledger) -> None:
-    """What was said of a retired instrument says nothing of another one of its name."""
+def test_a_reused_symbol_has_no_statements(layout: StoreLayout, ledger: Ledger) -> None:
+    """Statements about a retired instrument are moved with it."""
     layout.universe.write_text("symbols:\n  AAPL: {}\n  MSFT: {}\n")
-    ledger.statements.record("AAPL", HERE, [said(StatementKind.AROUND)], NOW)
+    ledger.statements.record("AAPL", HERE, [statement(StatementKind.AROUND)], NOW)
     ledger.disagreements.record("AAPL|1m", FOUND, NOW)
     move = retire(layout, "AAPL", NOW)
     assert ledger.statements.of("AAPL") == []
     assert ledger.disagreements.of("AAPL|1m") == []
-    assert ledger.statements.of(move.target) == [said(StatementKind.AROUND)]
+    assert ledger.statements.of(move.target) == [statement(StatementKind.AROUND)]
 
 
 def test_a_ledger_of_version_6_gets_the_tables(ledger: Ledger) -> None:
-    """What it says stays."""
+    """Its rows stay."""
     ledger.heads.record(1, "TRADES", HERE, head=NOW, asked_at=NOW)
     ledger.close()
     with closing(sqlite3.connect(ledger.path)) as connection:
@@ -243,8 +247,8 @@ def test_a_ledger_of_version_6_gets_the_tables(ledger: Ledger) -> None:
         connection.execute("DROP TABLE disagreements")
         connection.execute("PRAGMA user_version = 6")
     assert ledger.statements.of("AAPL") == []
-    ledger.statements.record("AAPL", HERE, [said()], NOW)
+    ledger.statements.record("AAPL", HERE, [statement()], NOW)
     ledger.disagreements.record("AAPL|1m", FOUND, NOW)
-    assert ledger.statements.of("AAPL") == [said()]
+    assert ledger.statements.of("AAPL") == [statement()]
     assert ledger.disagreements.of("AAPL|1m") == [FOUND]
     assert ledger.heads.all(HERE) == {(1, "TRADES"): NOW}

@@ -1,4 +1,4 @@
-"""Moves a symbol in a process of its own, killed before its n-th change of the disk.
+"""Moves a symbol in its own process, which is killed before its n-th change on disk.
 
 Not a test module: ``python killed_rename.py KIND FOLDER NUMBER``. Every rename of a file or a
 folder, every removal and every commit of SQLite counts as one change.
@@ -22,7 +22,7 @@ NOW = datetime(2024, 6, 4, tzinfo=UTC)
 
 
 class Countdown:
-    """Kills this process when its turn comes."""
+    """Kills this process at the given tick."""
 
     def __init__(self, left: int) -> None:
         self._left = left

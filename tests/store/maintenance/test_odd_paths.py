@@ -1,4 +1,4 @@
-"""Paths of the store at which something else stands than the file or folder that should."""
+"""Paths of the store at which something else lies than the expected file or folder."""
 
 import os
 import shutil
@@ -17,28 +17,35 @@ from ktrdr_pipelines.store.catalog.catalog import query_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
 from ktrdr_pipelines.store.maintenance.inspection import quarantine
+from ktrdr_pipelines.store.maintenance.odd_paths import quarantine_odd_paths
 from ktrdr_pipelines.store.maintenance.repair import repair
-from tests.support.oddities import MAKERS, PRECIOUS, outside, put
+from tests.support.oddities import PRECIOUS, outside, put
 
 NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)
 OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
 M1 = "bars/symbol=AAPL/timeframe=1m"
-LINKS = ["link to nothing", "loop"]
-NO_FILES = [*LINKS, "link to folder", "folder", "pipe", "socket"]
-NO_REAL_FILES = [*NO_FILES, "link to file"]
-NO_FOLDERS = [*LINKS, "link to file", "pipe", "socket", "file"]
+NO_FILES = ["link to nothing", "loop", "link to folder", "folder", "pipe", "socket"]
 
 
-@pytest.fixture
-def filled(layout: StoreLayout, store: BarStore, make: Any) -> Iterator[StoreLayout]:
-    """Give a store of two symbols with a catalog and a universe."""
-    for symbol in ("AAPL", "MSFT"):
-        series = make.series(symbol=symbol)
-        make.save(store, series, make.run(series, OPEN, 10))
+@pytest.fixture(scope="module")
+def template(make: Any, tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
+    """Return a store of two symbols with a catalog and a universe, to be copied."""
+    layout = create_store(tmp_path_factory.mktemp("template") / "data")
+    with closing(open_ledger(layout)) as ledger:
+        for symbol in ("AAPL", "MSFT"):
+            series = make.series(symbol=symbol)
+            make.save(BarStore(layout, ledger), series, make.run(series, OPEN, 10))
     layout.universe.write_text("symbols: {AAPL: {}, MSFT: {}}\n")
     (layout.state / "universe.good.yaml").write_bytes(layout.universe.read_bytes())
     repair(layout, instruments(make), NOW)
-    store.ledger.close()
+    return layout
+
+
+@pytest.fixture
+def filled(template: StoreLayout, tmp_path: Path) -> Iterator[StoreLayout]:
+    """Yield a copy of the template; nothing outside it may change."""
+    shutil.copytree(template.root, tmp_path / "data")
+    layout = open_store(tmp_path / "data")
     yield layout
     for path in outside(layout.marker).rglob("inside"):
         assert path.read_text() == PRECIOUS
@@ -49,31 +56,52 @@ def instruments(make: Any) -> list[Any]:
     return [make.instrument(symbol) for symbol in ("AAPL", "MSFT")]
 
 
-def _table() -> Iterator[tuple[str, str]]:
-    """Give paths, and kinds of what cannot be used there."""
-    for path in (f"{M1}/2024.parquet", f"{M1}/2023.parquet"):
-        yield from ((path, kind) for kind in NO_REAL_FILES)
-    for path in ("ktrdr.duckdb", "universe.yaml", "state/ledger.sqlite", "state/move.json"):
-        yield from ((path, kind) for kind in NO_FILES)
-    for path in (
-        *("ktrdr.duckdb.wal", "state/ledger.sqlite-wal", "state/ledger.sqlite-shm"),
-        *("state/ledger.lock", "state/locks/AAPL.1m.lock", "state/locks/store.lock"),
-        *("state/locks/catalog.lock", "state/locks/move.lock", ".ktrdr.duckdb.1-aa.tmp"),
-        f"{M1}/.2024.parquet.1-aa.tmp",
-    ):
-        yield from ((path, kind) for kind in ("loop", "folder", "link to folder"))
-    for path in (M1, "bars/symbol=AAPL", "bars/symbol=NEW", "epochs", "retired", "state"):
-        yield from ((path, kind) for kind in NO_FOLDERS)
-    for path in ("state/locks", "quarantine"):
-        yield from ((path, kind) for kind in ("loop", "file"))
-    yield from (("bars", kind) for kind in NO_FOLDERS if kind != "link to nothing")
+# Each path of the store with one or two kinds; ``tests/store/test_files.py`` has every kind.
+ODD_PATHS = [
+    (f"{M1}/2024.parquet", "link to file"),
+    (f"{M1}/2024.parquet", "folder"),
+    (f"{M1}/2024.parquet", "pipe"),
+    (f"{M1}/2023.parquet", "loop"),
+    (f"{M1}/2023.parquet", "link to nothing"),
+    ("ktrdr.duckdb", "pipe"),
+    ("ktrdr.duckdb.wal", "link to file"),
+    ("universe.yaml", "pipe"),
+    ("universe.yaml", "link to nothing"),
+    ("state/ledger.sqlite", "pipe"),
+    ("state/ledger.sqlite", "folder"),
+    ("state/ledger.sqlite-wal", "loop"),
+    ("state/ledger.sqlite-shm", "folder"),
+    ("state/ledger.lock", "link to folder"),
+    ("state/move.json", "socket"),
+    ("state/universe.good.yaml", "link to folder"),
+    ("state/dagster.log", "link to nothing"),
+    ("state/locks/AAPL.1m.lock", "link to file"),
+    ("state/locks/store.lock", "loop"),
+    ("state/locks/catalog.lock", "folder"),
+    ("state/locks/move.lock", "link to folder"),
+    (".ktrdr.duckdb.1-aa.tmp", "loop"),
+    (f"{M1}/.2024.parquet.1-aa.tmp", "folder"),
+    (M1, "loop"),
+    (M1, "pipe"),
+    ("bars/symbol=AAPL", "link to file"),
+    ("bars/symbol=AAPL", "link to nothing"),
+    ("bars/symbol=NEW", "socket"),
+    ("bars", "loop"),
+    ("bars", "file"),
+    ("epochs", "link to nothing"),
+    ("retired", "link to file"),
+    ("state", "socket"),
+    ("state/locks", "file"),
+    ("quarantine", "loop"),
+    ("quarantine", "file"),
+]
 
 
-@pytest.mark.parametrize(("name", "kind"), list(_table()))
+@pytest.mark.parametrize(("name", "kind"), ODD_PATHS)
 def test_what_cannot_be_used_is_quarantined_as_it_is(
     filled: StoreLayout, make: Any, name: str, kind: str
 ) -> None:
-    """A repair moves it into quarantine, tells of it, and leaves a store that can be used."""
+    """A repair quarantines and reports it, and leaves a store that can be used."""
     path = filled.root / name
     put(path, kind)
     before = path.lstat()
@@ -85,15 +113,31 @@ def test_what_cannot_be_used_is_quarantined_as_it_is(
     series = make.series()
     store = BarStore(layout, open_ledger(layout))
     make.save(store, series, make.run(series, OPEN, 20))
-    again = repair(layout, instruments(make), NOW)
-    assert again.quarantined == ()
-    assert query_catalog(layout, "FROM bars WHERE symbol = 'AAPL'").num_rows == 20
+    assert store.rows(series) == 20
+    assert quarantine_odd_paths(layout) == []
     for target in outside(path).glob("file"):
         assert target.read_text() == PRECIOUS
 
 
-@pytest.mark.parametrize("kind", NO_REAL_FILES)
-def test_an_odd_bar_file_is_named_by_whatever_reads_it(
+def test_an_odd_universe_is_replaced_by_its_last_good_copy(filled: StoreLayout, make: Any) -> None:
+    """Repair restores what the user had."""
+    text = filled.universe.read_text()
+    put(filled.universe, "folder")
+    repair(filled, instruments(make), NOW)
+    assert filled.universe.read_text() == text
+
+
+def test_the_logs_of_an_odd_ledger_are_quarantined_with_it(filled: StoreLayout, make: Any) -> None:
+    """SQLite would apply the old log to the new ledger."""
+    log = filled.ledger_beside("-wal")
+    log.write_bytes(b"of the old ledger")
+    put(filled.ledger, "folder")
+    report = repair(filled, instruments(make), NOW)
+    assert {one.was for one in report.quarantined} == {log, filled.ledger}
+
+
+@pytest.mark.parametrize("kind", ["link to nothing", "link to file", "folder", "pipe"])
+def test_an_odd_bar_file_is_named_by_every_reader(
     filled: StoreLayout, make: Any, kind: str
 ) -> None:
     """Reading, saving and counting give an error that names it; it stays where it is."""
@@ -113,12 +157,14 @@ def test_an_odd_bar_file_is_named_by_whatever_reads_it(
     assert path.lstat().st_ino == before
 
 
-@pytest.mark.parametrize("kind", NO_FOLDERS)
-@pytest.mark.parametrize("name", [M1, "bars/symbol=AAPL"])
-def test_what_is_no_folder_of_bars_is_named(
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(M1, "link to nothing"), (M1, "pipe"), ("bars/symbol=AAPL", "loop"), (M1, "link to file")],
+)
+def test_an_odd_folder_of_bars_is_named(
     filled: StoreLayout, make: Any, name: str, kind: str
 ) -> None:
-    """Bars are neither read from it nor saved past it."""
+    """Bars are neither read from it nor saved into it."""
     put(filled.root / name, kind)
     series = make.series()
     layout = open_store(filled.root)
@@ -133,7 +179,7 @@ def test_what_is_no_folder_of_bars_is_named(
 
 @pytest.mark.parametrize("kind", NO_FILES)
 def test_an_odd_marker_is_to_be_moved_by_hand(layout: StoreLayout, kind: str) -> None:
-    """The error says what stands there and what the file should hold; nothing is written."""
+    """The error says what lies there and what the file should contain; nothing is written."""
     put(layout.marker, kind) if kind != "link to folder" else layout.marker.unlink()
     if kind == "link to folder":
         layout.marker.symlink_to("bars")
@@ -144,10 +190,8 @@ def test_an_odd_marker_is_to_be_moved_by_hand(layout: StoreLayout, kind: str) ->
     assert layout.marker.lstat().st_ino == before
 
 
-def test_bars_on_a_disk_that_is_not_mounted_are_not_given_up(
-    filled: StoreLayout, make: Any
-) -> None:
-    """A link to bars that are not there may be right again later: a repair changes nothing."""
+def test_a_link_to_missing_bars_is_not_quarantined(filled: StoreLayout, make: Any) -> None:
+    """Their disk may be mounted later: a repair changes nothing."""
     put(filled.bars, "link to nothing")
     layout = open_store(filled.root)
     with pytest.raises(OddPathError, match=r"bars.*[Mm]ount"):
@@ -158,7 +202,7 @@ def test_bars_on_a_disk_that_is_not_mounted_are_not_given_up(
 
 @pytest.mark.parametrize("name", ["bars", "state", "epochs", "bars/symbol=AAPL", M1])
 def test_folders_may_be_links_to_another_place(filled: StoreLayout, make: Any, name: str) -> None:
-    """Parts of a store, or the whole, may lie elsewhere: all of it goes on working."""
+    """Parts of a store, or all of it, may lie elsewhere."""
     folder = filled.root / name
     elsewhere = outside(filled.marker) / "moved"
     shutil.move(folder, elsewhere)
@@ -174,12 +218,13 @@ def test_folders_may_be_links_to_another_place(filled: StoreLayout, make: Any, n
     assert folder.is_symlink()
 
 
-@pytest.mark.parametrize("name", ["bars/symbol=AAPL", M1])
-@pytest.mark.parametrize("is_other_store", [False, True])
+@pytest.mark.parametrize(
+    ("name", "is_other_store"), [("bars/symbol=AAPL", False), (M1, False), (M1, True)]
+)
 def test_a_link_into_a_store_is_no_folder_of_bars(
     filled: StoreLayout, make: Any, tmp_path: Path, name: str, is_other_store: bool
 ) -> None:
-    """Files that belong to another series or store are not touched through a link to them."""
+    """Files of another series or store are not changed through a link to them."""
     root = tmp_path / "copy" if is_other_store else filled.root
     if is_other_store:
         shutil.copytree(filled.root, root)
@@ -199,10 +244,11 @@ def test_a_link_into_a_store_is_no_folder_of_bars(
     assert {path: path.stat().st_ino for path in target.rglob("*")} == before
 
 
+@pytest.mark.on_disk
 def test_damage_of_bars_on_another_disk_is_quarantined(
     layout: StoreLayout, store: BarStore, make: Any
 ) -> None:
-    """Where nothing can be renamed into quarantine, it is copied and then removed."""
+    """Files that cannot be renamed into quarantine are copied and then removed."""
     shared = Path("/dev/shm")  # noqa: S108  (another disk than that of temporary folders)
     if not shared.is_dir() or shared.stat().st_dev == layout.root.stat().st_dev:
         pytest.skip("there is only one disk")
@@ -224,8 +270,8 @@ def test_damage_of_bars_on_another_disk_is_quarantined(
         shutil.rmtree(elsewhere)
 
 
-def test_a_file_in_quarantine_is_in_nothing_s_way(layout: StoreLayout) -> None:
-    """What is quarantined after a file of its folder's name goes beside that file."""
+def test_a_quarantined_file_with_the_name_of_a_folder_blocks_nothing(layout: StoreLayout) -> None:
+    """Files of that folder are quarantined beside it."""
     folder = layout.bars / "symbol=AAPL"
     put(folder, "file")
     first = quarantine(layout, folder, "odd", "nothing")
@@ -241,7 +287,7 @@ def test_a_file_in_quarantine_is_in_nothing_s_way(layout: StoreLayout) -> None:
 def test_folders_whose_names_are_no_symbols_hold_no_series(
     filled: StoreLayout, make: Any, name: bytes
 ) -> None:
-    """Their files are quarantined under their names; everything else goes on."""
+    """Their files are quarantined under their names."""
     folder = filled.bars / os.fsdecode(name) / "timeframe=1m"
     folder.mkdir(parents=True)
     source = filled.root / M1 / "2024.parquet"
@@ -253,17 +299,14 @@ def test_folders_whose_names_are_no_symbols_hold_no_series(
     assert query_catalog(filled, "FROM bars").num_rows == 20
 
 
-@pytest.mark.parametrize("kind", NO_FILES)
-def test_an_odd_catalog_is_named(filled: StoreLayout, kind: str) -> None:
-    """A query does not wait for a pipe; the error names the catalog and the way out."""
+@pytest.mark.parametrize("kind", ["loop", "folder", "pipe"])
+def test_an_odd_catalog_is_named(filled: StoreLayout, make: Any, kind: str) -> None:
+    """A query does not wait for a pipe; the error hints at repair, which builds a catalog."""
     put(filled.catalog, kind)
     with pytest.raises(StoreError, match=r"ktrdr\.duckdb.*ktrdr repair"):
         query_catalog(filled, "FROM bars")
-
-
-def test_every_kind_is_in_a_table() -> None:
-    """The tables above have every kind."""
-    assert {*NO_REAL_FILES, *NO_FOLDERS} == set(MAKERS)
+    repair(filled, instruments(make), NOW)
+    assert query_catalog(filled, "FROM bars").num_rows == 20
 
 
 def test_bars_of_another_store_are_refused(layout: StoreLayout, tmp_path: Path, make: Any) -> None:

@@ -1,4 +1,4 @@
-"""Renaming and retiring symbols: all of it or, after a kill and a repair, all of it."""
+"""Renaming and retiring symbols: complete, or completed after a kill."""
 
 import shutil
 import subprocess
@@ -32,19 +32,19 @@ from ktrdr_pipelines.store.universe_file import load_universe
 NOW = datetime(2024, 6, 4, tzinfo=UTC)
 FIRST = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
 UNIVERSE = "# mine\nsymbols:\n  AAPL: {}  # the first\n  MSFT: {}\n"
-HANDS = Path(__file__).with_name("killed_rename.py")
+KILLED_RENAME = Path(__file__).with_name("killed_rename.py")
 
 
 @pytest.fixture
 def filled(layout: StoreLayout, store: BarStore, make: Any) -> StoreLayout:
-    """Give a store with bars of AAPL in two files of two timeframes, and rows in every table."""
+    """Return a store with bars of AAPL in files of two timeframes, and ledger rows about it."""
     layout.universe.write_text(UNIVERSE)
     fill(layout, store, make)
     return layout
 
 
 def fill(layout: StoreLayout, store: BarStore, make: Any) -> None:
-    """Save bars of AAPL and MSFT, and let the ledger know things about AAPL."""
+    """Save bars of AAPL and MSFT, and record rows about AAPL in the ledger."""
     ledger = store.ledger
     for symbol in ("AAPL", "MSFT"):
         minutes, days = make.series(Timeframe.M1, symbol), make.series(Timeframe.D1, symbol)
@@ -79,8 +79,8 @@ def fill(layout: StoreLayout, store: BarStore, make: Any) -> None:
     )
 
 
-def facts_of(layout: StoreLayout, symbol: str) -> dict[str, Any]:
-    """Give all that a store says of a symbol's bars."""
+def records_of(layout: StoreLayout, symbol: str) -> dict[str, Any]:
+    """Return everything that a store records about a symbol."""
     with closing(Ledger(layout.ledger)) as ledger:
         store = BarStore(layout, ledger)
         files = {
@@ -104,9 +104,9 @@ def facts_of(layout: StoreLayout, symbol: str) -> dict[str, Any]:
 
 def assert_renamed(layout: StoreLayout, before: dict[str, Any]) -> None:
     """Assert that APPL2 has all that AAPL had, that AAPL has nothing, and the rest is as it was."""
-    after = facts_of(layout, "APPL2")
+    after = records_of(layout, "APPL2")
     assert after == before | {"identities": {"APPL2"}}
-    assert facts_of(layout, "AAPL") == {
+    assert records_of(layout, "AAPL") == {
         "files": {},
         "identities": set(),
         "requests": 0,
@@ -114,7 +114,7 @@ def assert_renamed(layout: StoreLayout, before: dict[str, Any]) -> None:
         "revisions": 0,
         "fresh_from": None,
     }
-    assert facts_of(layout, "MSFT")["files"]
+    assert records_of(layout, "MSFT")["files"]
     universe = load_universe(layout.universe)
     assert list(universe.instruments) == ["APPL2", "MSFT"]
     assert universe.instrument("APPL2").ib_symbol == "AAPL"
@@ -125,7 +125,7 @@ def assert_renamed(layout: StoreLayout, before: dict[str, Any]) -> None:
 
 def test_rename_moves_files_footers_ledger_and_universe(filled: StoreLayout) -> None:
     """The new symbol has every bar, coverage, attempt, audit row and revision of the old one."""
-    before = facts_of(filled, "AAPL")
+    before = records_of(filled, "AAPL")
     assert before["attempts"] == before["requests"] == 1
     assert before["revisions"] == 3
     assert before["fresh_from"] == FIRST + timedelta(minutes=20)
@@ -134,8 +134,8 @@ def test_rename_moves_files_footers_ledger_and_universe(filled: StoreLayout) -> 
     assert filled.universe.read_text() == UNIVERSE.replace("AAPL: {}", "APPL2: {symbol: AAPL}")
 
 
-def test_no_table_of_the_ledger_knows_the_old_symbol(filled: StoreLayout) -> None:
-    """Whatever tables there are: no value of any row is the old symbol or a series of it."""
+def test_no_table_of_the_ledger_has_the_old_symbol(filled: StoreLayout) -> None:
+    """In all tables: no value of any row is the old symbol or a series of it."""
     rename(filled, "AAPL", "APPL2", NOW)
     ledger = Ledger(filled.ledger)
     with closing(ledger), ledger.database.reading() as connection:
@@ -155,10 +155,10 @@ def test_renamed_store_passes_a_repair_and_is_queried_by_its_new_name(filled: St
     assert counts.to_pydict()["symbol"] == ["APPL2", "MSFT"]
 
 
-def test_retired_bars_are_kept_out_of_sight_and_the_symbol_is_free(
+def test_retired_bars_are_kept_unqueried_and_the_symbol_is_free(
     filled: StoreLayout, make: Any
 ) -> None:
-    """The files stand untouched under retired; another instrument may take the symbol."""
+    """The files do not change under retired; another instrument may use the symbol."""
     files = {p.name: p.read_bytes() for p in filled.symbol_folder("AAPL").rglob("*.parquet")}
     move = retire(filled, "AAPL", NOW)
     assert move.target == "AAPL@1"
@@ -176,9 +176,9 @@ def test_retired_bars_are_kept_out_of_sight_and_the_symbol_is_free(
     assert retire(filled, "AAPL", NOW).target == "AAPL@2"
 
 
-def test_series_that_a_load_is_asking_for_is_not_moved(filled: StoreLayout, make: Any) -> None:
-    """The text names the series; after the load is over it goes through."""
-    before = facts_of(filled, "AAPL")
+def test_series_that_a_load_is_requesting_is_not_moved(filled: StoreLayout, make: Any) -> None:
+    """The error names the series; after the load, the move succeeds."""
+    before = records_of(filled, "AAPL")
     with closing(Ledger(filled.ledger)) as ledger, claiming(filled, ledger) as claimant:
         series = make.series(Timeframe.H1)
         assert claimant.claim(series, Interval(FIRST, FIRST + timedelta(hours=1)), NOW)
@@ -186,15 +186,15 @@ def test_series_that_a_load_is_asking_for_is_not_moved(filled: StoreLayout, make
             rename(filled, "AAPL", "APPL2", NOW)
         with pytest.raises(StoreError, match="requesting AAPL 1h"):
             retire(filled, "AAPL", NOW)
-    assert facts_of(filled, "AAPL") == before
+    assert records_of(filled, "AAPL") == before
     rename(filled, "AAPL", "APPL2", NOW)
     assert_renamed(filled, before)
 
 
-def test_no_bar_is_saved_while_a_move_waits_to_be_finished(
+def test_no_bar_is_saved_while_a_move_is_unfinished(
     filled: StoreLayout, store: BarStore, make: Any
 ) -> None:
-    """A load that comes in between would save into a folder that is about to go."""
+    """It would be saved into a folder that is about to be removed."""
     write_journal(filled, Move(MoveKind.RENAME, "AAPL", "APPL2"))
     series = make.series(Timeframe.M1)
     with pytest.raises(StoreError, match="rename of AAPL to APPL2"):
@@ -209,7 +209,7 @@ def test_no_bar_is_saved_while_a_move_waits_to_be_finished(
 def test_a_load_that_began_before_a_move_writes_nothing_under_the_old_name(
     filled: StoreLayout, make: Any, move: Any
 ) -> None:
-    """What it has of the symbol by then is refused; other symbols are saved as before."""
+    """Its bars of the symbol are refused; other symbols are saved as before."""
     before = BarStore(filled, Ledger(filled.ledger))
     series, other = make.series(Timeframe.H1, "AAPL"), make.series(Timeframe.H1, "MSFT")
     bars = make.run(series, FIRST, 2)
@@ -235,20 +235,20 @@ def test_first_bars_need_a_universe_that_names_the_symbol_only_where_it_can_be_r
     ("symbol", "target", "error"),
     [("AAPL", "MSFT", StoreError), ("TSLA", "T", UniverseError), ("AAPL", "a b", UniverseError)],
 )
-def test_what_cannot_be_moved_changes_nothing(
+def test_an_impossible_move_changes_nothing(
     filled: StoreLayout, symbol: str, target: str, error: type[Exception]
 ) -> None:
-    """A taken name, an unknown symbol, no symbol at all: an error and the store as it was."""
-    before = facts_of(filled, "AAPL")
+    """A used name, an unknown symbol, an invalid symbol."""
+    before = records_of(filled, "AAPL")
     with pytest.raises(error):
         rename(filled, symbol, target, NOW)
-    assert facts_of(filled, "AAPL") == before
+    assert records_of(filled, "AAPL") == before
     assert filled.universe.read_text() == UNIVERSE
     assert pending_move(filled) is None
 
 
 def test_unreadable_file_stops_a_rename_before_it_begins(filled: StoreLayout) -> None:
-    """A damaged file is for repair to judge; nothing has moved."""
+    """Nothing has moved; the error hints at repair."""
     path = filled.series_folder("AAPL", Timeframe.M1) / "2023.parquet"
     path.write_bytes(b"no bars")
     with pytest.raises(CorruptFileError, match="ktrdr repair"):
@@ -258,63 +258,61 @@ def test_unreadable_file_stops_a_rename_before_it_begins(filled: StoreLayout) ->
 
 
 @pytest.mark.parametrize(("beside", "move"), [("epochs", rename), ("retired", retire)])
-def test_bars_on_another_disk_are_not_begun_to_be_moved(
-    filled: StoreLayout, beside: str, move: Any
-) -> None:
-    """No folder can be renamed to there, and a move that is begun blocks loads until it is done."""
+def test_a_move_to_another_disk_is_not_begun(filled: StoreLayout, beside: str, move: Any) -> None:
+    """Folders cannot be renamed to another disk, and an unfinished move blocks loads."""
     shutil.rmtree(filled.root / beside, ignore_errors=True)
     (filled.root / beside).symlink_to("/dev")
-    before = facts_of(filled, "AAPL")
+    before = records_of(filled, "AAPL")
     names = ("AAPL", "APPL2") if move is rename else ("AAPL",)
     with pytest.raises(StoreError, match=rf"different disks.*Link {beside}"):
         move(filled, *names, NOW)
     assert pending_move(filled) is None
-    assert facts_of(filled, "AAPL") == before
+    assert records_of(filled, "AAPL") == before
 
 
 def kill_at(layout: StoreLayout, kind: str, step: int) -> int:
     """Move AAPL in a process that is killed before its n-th change of anything on disk."""
-    command = [sys.executable, str(HANDS), kind, str(layout.root), str(step)]
+    command = [sys.executable, str(KILLED_RENAME), kind, str(layout.root), str(step)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode in {0, -9}, done.stderr
     return done.returncode
 
 
 SHARES = 3
-"""Tests that share the moments of a kill out among themselves, so that none takes minutes."""
+"""Number of tests among which the moments of a kill are divided, so that none takes minutes."""
 
 
 @pytest.mark.slow
 @pytest.mark.on_disk
 @pytest.mark.parametrize("share", range(SHARES))
 @pytest.mark.parametrize("by", ["repair", "again"])
-def test_rename_killed_anywhere_is_finished_or_never_begun(
+def test_rename_killed_anywhere_is_completed_or_never_begun(
     tmp_path: Path, make: Any, by: str, share: int
 ) -> None:
     """After a kill before any change on disk, repair or the same call again leaves it renamed."""
     for step in range(1 + share, 100, SHARES):
         layout = new_store(tmp_path / f"{step}", make)
-        before = facts_of(layout, "AAPL")
+        before = records_of(layout, "AAPL")
         if kill_at(layout, "rename", step) == 0:
             assert step > 10
             break
         finish(layout, by)
         if "APPL2" not in load_universe(layout.universe).instruments:
-            assert facts_of(layout, "AAPL") == before
+            assert records_of(layout, "AAPL") == before
             rename(layout, "AAPL", "APPL2", NOW)
         assert_renamed(open_store(layout.root), before)
     else:
-        raise AssertionError("it never came to its end")
+        raise AssertionError("the move was never completed")
 
 
 @pytest.mark.slow
 @pytest.mark.on_disk
 @pytest.mark.parametrize("share", range(SHARES))
 @pytest.mark.parametrize("by", ["repair", "again"])
-def test_retirement_killed_anywhere_is_finished_or_never_begun(
+def test_retirement_killed_anywhere_is_completed_or_never_begun(
     tmp_path: Path, make: Any, by: str, share: int
 ) -> None:
-    """After a kill before any change on disk, the bars are kept, out of sight, untouched."""
+    """After a kill before any change on disk, the bars are kept unchanged and unqueried."""
     for step in range(1 + share, 100, SHARES):
         layout = new_store(tmp_path / f"{step}", make)
         folder = layout.symbol_folder("AAPL")
@@ -331,11 +329,11 @@ def test_retirement_killed_anywhere_is_finished_or_never_begun(
         assert not folder.exists()
         assert pending_move(layout) is None
     else:
-        raise AssertionError("it never came to its end")
+        raise AssertionError("the move was never completed")
 
 
 def new_store(root: Path, make: Any) -> StoreLayout:
-    """Make another filled store."""
+    """Return another filled store."""
     layout = create_store(root)
     layout.universe.write_text(UNIVERSE)
     with closing(Ledger(layout.ledger)) as ledger:
@@ -344,7 +342,7 @@ def new_store(root: Path, make: Any) -> StoreLayout:
 
 
 def finish(layout: StoreLayout, by: str) -> None:
-    """Do the rest of what was killed, by a repair or by the move itself."""
+    """Complete a killed move, by a repair or by the move itself."""
     if by == "repair":
         assert repair(layout, now=NOW).quarantined == ()
     else:

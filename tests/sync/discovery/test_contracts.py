@@ -21,23 +21,23 @@ LISTED = date(2024, 10, 28)
 
 @pytest.fixture
 def listed_later(world: Callable[..., World]) -> World:
-    """Make an interval that lies before the contract was listed, as the head timestamp says."""
+    """Make an interval before the listing of the contract, as its head timestamp states."""
     keys = dense_keys(RTH, Timeframe.D1, LISTED, date(2025, 6, 1))
     made = world(RTH, Timeframe.D1, date(2024, 10, 7), LISTED, keys=keys, now=utc(2025, 6, 1, 3))
-    made.bench.gateway.head_at = utc(2024, 10, 28, 13, 30)
+    made.harness.gateway.head_at = utc(2024, 10, 28, 13, 30)
     return made
 
 
 def test_an_interval_before_the_listing_is_explained_before_the_store_has_bars(
     listed_later: World,
 ) -> None:
-    """Neither the report nor the gap index waits for the first bars to name the contract."""
+    """Neither the report nor the gap index needs stored bars to identify the contract."""
     assert listed_later.load_until_confirmed().is_complete
-    assert listed_later.bench.store.read(listed_later.series).num_rows == 0
+    assert listed_later.harness.store.read(listed_later.series).num_rows == 0
     again = listed_later.load()
     assert (again.requests, again.is_complete) == (0, True)
-    series, gateway = listed_later.series, listed_later.bench.gateway
-    index = GapIndex(listed_later.bench.store, Calendars(), gateway.gateway)
+    series, gateway = listed_later.series, listed_later.harness.gateway
+    index = GapIndex(listed_later.harness.store, Calendars(), gateway.gateway)
     [found] = index.series_gaps([series], gateway.time)
     assert found.missing.clip(listed_later.wanted) == IntervalSet()
 
@@ -45,8 +45,8 @@ def test_an_interval_before_the_listing_is_explained_before_the_store_has_bars(
 def test_contracts_that_differ_by_origin_are_not_known_before_the_first_bars(
     listed_later: World,
 ) -> None:
-    """The first bars decide: until then a contract counts that gateways of all origins name."""
-    store, series = listed_later.bench.store, listed_later.series
+    """Until bars are stored, a contract counts if the gateways of all origins name it."""
+    store, series = listed_later.harness.store, listed_later.series
     pin = store.ledger.contracts.pin
     assert known_contract(store, series) is None
     pin(series.symbol, Origin.IB, 265598, "AAPL", utc(2025, 1, 1))
@@ -56,5 +56,5 @@ def test_contracts_that_differ_by_origin_are_not_known_before_the_first_bars(
     pin(series.symbol, Origin.SIMULATED, 7, "AAPL", utc(2025, 1, 1))
     assert known_contract(store, series) is None
     assert store.ledger.contracts.all(None) == {}
-    pin_origin(listed_later.bench.layout, Origin.IB)
+    pin_origin(listed_later.harness.layout, Origin.IB)
     assert known_contract(store, series) == 265598

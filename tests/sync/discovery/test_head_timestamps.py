@@ -1,4 +1,4 @@
-"""Finding where data begin by probing: few requests, and nothing claimed that was not seen."""
+"""Probing for the start of data: few requests, and no claim without evidence."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -24,18 +24,18 @@ DAY = timedelta(days=1)
 
 @dataclass
 class History:
-    """Bars on every weekday of some intervals; ``nothing_past_oldest`` as IB may answer."""
+    """Bars on every weekday of some intervals; ``nothing_past_oldest`` as IB may respond."""
 
     intervals: list[tuple[date, date]]
     nothing_past_oldest: bool = False
-    asked: list[tuple[Timeframe, date, str]] = field(default_factory=list)
+    requests: list[tuple[Timeframe, date, str]] = field(default_factory=list)
 
     @property
     def oldest(self) -> date:
         return next(day for day in _days(*self.intervals[0]) if day.weekday() < 5)
 
-    async def ask(self, timeframe: Timeframe, end: date, duration: str) -> date | None:
-        self.asked.append((timeframe, end, duration))
+    async def oldest_in_range(self, timeframe: Timeframe, end: date, duration: str) -> date | None:
+        self.requests.append((timeframe, end, duration))
         count, unit = duration.split()
         assert count == "1"
         start = _after(end, unit)
@@ -53,9 +53,9 @@ def _days(first: date, end: date) -> list[date]:
 
 
 def _after(end: date, unit: str) -> date:
-    """Give where a duration begins: after the end's date a week, month or year earlier.
+    """Return where a duration begins: after the end's date a week, month or year earlier.
 
-    Of a year of weeks it is the first whole week.
+    For a year of weekly bars it is the first whole week.
     """
     if unit == "W":
         return end - 6 * DAY
@@ -68,8 +68,8 @@ def _after(end: date, unit: str) -> date:
 
 
 def search(history: History) -> tuple[date, Search]:
-    """Search to its end."""
-    made = Search(history.ask, FLOOR, TODAY)
+    """Run a search; return the date that it found, and itself."""
+    made = Search(history.oldest_in_range, FLOOR, TODAY)
     return asyncio.run(made.run()), made
 
 
@@ -79,42 +79,42 @@ def search(history: History) -> tuple[date, Search]:
     [date(1990, 1, 1), date(1997, 5, 15), date(2010, 12, 30), date(2012, 1, 2), date(2024, 5, 14)],
 )
 def test_the_first_bar_is_found_in_few_requests(first: date, nothing_past_oldest: bool) -> None:
-    """Of 35 years the first day is found, to the day where the gateway lets it be seen."""
+    """In 35 years the first day is found, or its month where older requests return nothing."""
     history = History([(first, TODAY)], nothing_past_oldest)
     found, made = search(history)
     assert (found - first).days <= (31 if nothing_past_oldest else 0)
     assert found >= first
-    assert len(history.asked) <= 48, "four for a year without bars"
+    assert len(history.requests) <= 48, "four for a year without bars"
     assert made.probes <= 20
 
 
-@pytest.mark.parametrize("hole_years", [1, 2, 4])
-def test_a_hole_of_a_year_is_not_taken_for_the_beginning(hole_years: int) -> None:
-    """Bars behind a hole are found, and the hole's own years alone are told as silent."""
-    gap = date(2015, 1, 1), date(2015 + hole_years, 1, 1)
+@pytest.mark.parametrize("gap_years", [1, 2, 4])
+def test_a_gap_of_years_is_not_taken_for_the_beginning(gap_years: int) -> None:
+    """Bars before a gap are found, and only the gap's own years are recorded as empty."""
+    gap = date(2015, 1, 1), date(2015 + gap_years, 1, 1)
     history = History([(date(1996, 3, 4), gap[0]), (gap[1], TODAY)])
     found, made = search(history)
     assert found == date(1996, 3, 4)
-    empty = {cell for cell, is_silent in made.empty.items() if is_silent}
+    empty = {cell for cell, is_empty in made.empty.items() if is_empty}
     for cell in empty:
         assert cell.end <= found.replace(day=1) or (gap[0] <= cell.first and cell.end <= gap[1])
 
 
-def test_nothing_older_than_the_floor_is_looked_for() -> None:
-    """What nobody wants costs nothing."""
+def test_nothing_older_than_the_floor_is_requested() -> None:
+    """No request is made for dates before the wanted start."""
     history = History([(date(1970, 1, 1), TODAY)])
     search(history)
-    assert min(end for _, end, _ in history.asked) > FLOOR
+    assert min(end for _, end, _ in history.requests) > FLOOR
 
 
-def test_a_year_is_silent_only_when_its_end_is_too() -> None:
-    """A wide "no data" may come of reaching past the oldest bar; its newest week tells."""
+def test_a_year_is_empty_only_if_its_newest_week_is() -> None:
+    """A wide request may return no data because it reaches past the oldest bar."""
     history = History([(date(2010, 12, 28), TODAY)], nothing_past_oldest=True)
-    empty = asyncio.run(oldest_in(history.ask, year_of(date(2009, 5, 1))))
+    empty = asyncio.run(oldest_in(history.oldest_in_range, year_of(date(2009, 5, 1))))
     assert empty is None
-    assert [duration for _, _, duration in history.asked] == ["1 Y", "1 M", "1 W", "1 M"]
+    assert [duration for _, _, duration in history.requests] == ["1 Y", "1 M", "1 W", "1 M"]
     history.intervals[0] = (date(2010, 12, 20), TODAY)
-    found = asyncio.run(oldest_in(history.ask, year_of(date(2010, 5, 1))))
+    found = asyncio.run(oldest_in(history.oldest_in_range, year_of(date(2010, 5, 1))))
     assert found is not None
     assert found.year == 2010
 
@@ -128,7 +128,7 @@ def test_a_year_is_silent_only_when_its_end_is_too() -> None:
 def test_whatever_the_history_nothing_false_is_claimed(
     first: date, joined_gaps: list[tuple[int, int]], nothing_past_oldest: bool
 ) -> None:
-    """The found date has a bar, a silent interval has none, and the requests stay few."""
+    """The found date has a bar, an empty interval has none, and the requests are limited."""
     intervals = [(first, TODAY)]
     for after, length in sorted(joined_gaps):
         start, end = intervals[-1]
@@ -138,8 +138,8 @@ def test_whatever_the_history_nothing_false_is_claimed(
     history = History(intervals, nothing_past_oldest)
     found, made = search(history)
     assert found == TODAY or any(low <= found < high for low, high in intervals)
-    for cell, is_silent in made.empty.items():
-        if is_silent and not nothing_past_oldest:
+    for cell, is_empty in made.empty.items():
+        if is_empty and not nothing_past_oldest:
             assert not any(
                 day.weekday() < 5 and cell.first <= day < cell.end
                 for low, high in intervals
@@ -149,7 +149,7 @@ def test_whatever_the_history_nothing_false_is_claimed(
 
 
 def test_cells_are_calendar_years_and_months() -> None:
-    """Both ends lie on the first of a month."""
+    """A cell begins and ends on the first of a month."""
     assert year_of(date(2024, 2, 29)) == Cell(date(2024, 1, 1), date(2025, 1, 1))
     assert month_of(date(2024, 2, 29)) == Cell(date(2024, 2, 1), date(2024, 3, 1))
     assert month_of(date(2023, 12, 31)) == Cell(date(2023, 12, 1), date(2024, 1, 1))

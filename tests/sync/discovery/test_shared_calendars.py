@@ -1,4 +1,4 @@
-"""What one contract says holds for that contract, and bars after the close extend its sessions."""
+"""Trading hours of one contract hold for it alone; bars after the close extend sessions."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -29,8 +29,7 @@ from tests.support.fake_gateway import (
     stock,
     true_bars_of,
 )
-from tests.support.loading import Bench, Make, World
-from tests.sync.discovery.test_trading_hours import Notes
+from tests.support.loading import Harness, MakeHarness, NotedTexts, World
 
 RTH = "XNYS.RTH"
 NEW_YORK = calendar_named(RTH)
@@ -40,14 +39,14 @@ M5, H1, D1 = Timeframe.M5, Timeframe.H1, Timeframe.D1
 
 
 def at(text: str) -> datetime:
-    """Read a moment."""
+    """Parse a moment."""
     return datetime.fromisoformat(text)
 
 
 def true_bars_by_series(
     symbols: Iterable[str], timeframe: Timeframe, calendar: str, first: date, end: date
 ) -> dict[tuple[str, Timeframe], TrueBars]:
-    """Make what markets truly did that have every bar of a calendar, daily ones too."""
+    """Return the bars of markets that trade at every expected time, daily bars included."""
     sessions = calendar_named(calendar)
     made = {
         kind: true_bars_of(dense_keys(calendar, kind, first, end), kind, sessions)
@@ -57,16 +56,16 @@ def true_bars_by_series(
 
 
 def session_of(calendar: SessionCalendar, day: date) -> Interval:
-    """Give the hours of a session."""
+    """Return the hours of a session."""
     [session] = calendar.sessions(day, day + DAY)
     return Interval(session.opens_at, session.closes_at)
 
 
-# --- item 3: an expiring contract ------------------------------------------------------------
+# --- an expiring contract --------------------------------------------------------------------
 
 
 def future(symbol: str, last: date) -> Instrument:
-    """Make a contract of the equity futures."""
+    """Return a contract of the equity futures."""
     return replace(
         stock(symbol, "GLOBEX.EQUITY"),
         sec_type=SecType.FUT,
@@ -81,10 +80,10 @@ ESX6, ESH7 = future("ESX6", EXPIRY), future("ESH7", date(2027, 3, 19))
 
 
 @pytest.fixture
-def futures(bench: Make) -> Bench:
+def futures(harness: MakeHarness) -> Harness:
     """Make a market of two contracts, on the evening of the day on which one expires.
 
-    Its trading hours end at 08:30 in Chicago on that day, and so do its bars.
+    Its trading hours and its bars end at 08:30 in Chicago on that day.
     """
     globex = calendar_named("GLOBEX.EQUITY")
     true_bars = true_bars_by_series(
@@ -98,23 +97,23 @@ def futures(bench: Make) -> Bench:
         "ESX6": (LearnedDay(EXPIRY, (last,)),),
         "ESH7": (LearnedDay(EXPIRY, (session_of(globex, EXPIRY),)),),
     }
-    return bench(gateway)
+    return harness(gateway)
 
 
 @pytest.mark.parametrize("order", [(ESX6, ESH7), (ESH7, ESX6)], ids=["before", "after"])
 @pytest.mark.parametrize("together", [False, True])
-def test_an_expiring_contract_shortens_no_others_day(
-    futures: Bench, order: tuple[Instrument, Instrument], *, together: bool
+def test_an_expiring_contract_does_not_shorten_the_day_of_another(
+    futures: Harness, order: tuple[Instrument, Instrument], *, together: bool
 ) -> None:
-    """Whoever is heard last: every five-minute bar of the living contract is requested and kept."""
+    """Every five-minute bar of the other contract is stored, whichever is loaded last."""
     globex = calendar_named("GLOBEX.EQUITY")
     wanted = interval_between(globex, M5, date(2026, 11, 16), EXPIRY + DAY)
     jobs = [Job(Series(one, M5), wanted=IntervalSet([wanted])) for one in order]
     reports = futures.run(*jobs) if together else [futures.run(job)[0] for job in jobs]
-    living = next(one for one in reports if one.series.symbol == "ESH7")
-    assert living.is_complete
-    futures.check_complete(living.series, wanted)
-    after = bars_between(futures.store.read(living.series), at("2026-11-20T14:30Z"), wanted.end)
+    other = next(one for one in reports if one.series.symbol == "ESH7")
+    assert other.is_complete
+    futures.check_complete(other.series, wanted)
+    after = bars_between(futures.store.read(other.series), at("2026-11-20T14:30Z"), wanted.end)
     assert after.num_rows == 7.5 * 12
     index = futures.ledger.calendars()
     assert index.of(ESH7) is index.of(ESX6) is globex
@@ -134,107 +133,107 @@ SYMBOLS = ("AAA", "BBB", "CCC", "DDD")
 
 
 @pytest.fixture
-def exchange(bench: Make) -> Bench:
+def exchange(harness: MakeHarness) -> Harness:
     """Make a store of four stocks that hold ten weeks of daily bars, on the evening of the last."""
     true_bars = true_bars_by_series(SYMBOLS, H1, RTH, date(2024, 4, 1), date(2024, 7, 20))
-    made = bench(FakeGateway(true_bars, at("2024-06-14T23:00Z")))
+    made = harness(FakeGateway(true_bars, at("2024-06-14T23:00Z")))
     wanted = IntervalSet([interval_between(NEW_YORK, D1, date(2024, 4, 2), TODAY)])
     reports = made.run(*(Job(Series(stock(one), D1), wanted=wanted) for one in SYMBOLS))
     assert all(report.is_complete for report in reports)
     return made
 
 
-def hear(bench: Bench, symbol: str, day: date, *told: Interval) -> list[str]:
-    """Load an hour of a symbol whose details tell of a date; give what was noted."""
-    bench.gateway.details_of[symbol] = (LearnedDay(day, told),)
-    notes = Notes()
-    last = bench.store.rows(Series(stock(symbol), H1)) // 7
+def load_with_hours(harness: Harness, symbol: str, day: date, *hours: Interval) -> list[str]:
+    """Load an hour of a symbol whose details state hours of a date; return the noted texts."""
+    harness.gateway.details_of[symbol] = (LearnedDay(day, hours),)
+    noted = NotedTexts()
+    last = harness.store.rows(Series(stock(symbol), H1)) // 7
     first = [one.day for one in NEW_YORK.sessions(date(2024, 4, 2), TODAY)][last]
     wanted = interval_between(NEW_YORK, H1, first, first + DAY)
-    bench.run_with(notes, Series(stock(symbol), H1), wanted)
-    return notes.texts
+    harness.run_with(noted, Series(stock(symbol), H1), wanted)
+    return noted.texts
 
 
-def shared_session(bench: Bench, day: date, symbol: str = "ZZZ") -> list[Interval]:
-    """Give the hours of a date for a symbol that was never heard."""
-    sessions = bench.ledger.calendars().of(stock(symbol)).sessions(day, day + DAY)
+def shared_session(harness: Harness, day: date, symbol: str = "ZZZ") -> list[Interval]:
+    """Return the hours of a date for a symbol whose details were never received."""
+    sessions = harness.ledger.calendars().of(stock(symbol)).sessions(day, day + DAY)
     return [Interval(one.opens_at, one.closes_at) for one in sessions]
 
 
-def test_three_contracts_change_the_calendar_of_all(exchange: Bench) -> None:
-    """The third one does, that is noted, and one that is told otherwise by itself is not closed."""
+def test_three_contracts_change_the_calendar_of_all(exchange: Harness) -> None:
+    """The third contract changes it, with a note; when one withdraws, the library applies again."""
     known = session_of(NEW_YORK, EARLY)
     early = Interval(known.start, known.end - 3 * HOUR)
     for symbol in SYMBOLS[:2]:
-        assert hear(exchange, symbol, EARLY, early) == []
+        assert load_with_hours(exchange, symbol, EARLY, early) == []
         assert shared_session(exchange, EARLY) == [known]
-    notes = hear(exchange, "CCC", EARLY, early)
-    [text] = notes
+    noted = load_with_hours(exchange, "CCC", EARLY, early)
+    [text] = noted
     assert text.startswith("XNYS.RTH 2024-06-20: 09:30-13:00 instead of 09:30-16:00 ")
     assert text.endswith("according to 3 contracts: AAA, BBB, CCC")
     assert shared_session(exchange, EARLY) == [early]
     index = exchange.ledger.calendars()
     assert index.of(stock("AAA")) is index.of(stock("ZZZ"))
     [changed] = index.changed()[RTH]
-    assert (changed.told.day, changed.symbols) == (EARLY, SYMBOLS[:3])
-    # One of the three takes it back: the library counts again.
-    assert "no longer agree" in hear(exchange, "AAA", EARLY, known)[0]
+    assert (changed.stated.day, changed.symbols) == (EARLY, SYMBOLS[:3])
+    # One of the three withdraws it: the library's hours apply again.
+    assert "no longer agree" in load_with_hours(exchange, "AAA", EARLY, known)[0]
     assert shared_session(exchange, EARLY) == [known]
 
 
-def test_contracts_with_hours_of_their_own_have_no_vote(exchange: Bench) -> None:
-    """Two that live, one without bars, and one that has an end change nothing."""
+def test_contracts_with_hours_of_their_own_do_not_count(exchange: Harness) -> None:
+    """Two active contracts, one without bars, and one that has an end change nothing."""
     for symbol in SYMBOLS[:2]:
-        hear(exchange, symbol, EARLY)
+        load_with_hours(exchange, symbol, EARLY)
     exchange.gateway.true_bars["NEW", H1] = exchange.gateway.true_bars["AAA", H1]
     exchange.gateway.true_bars["NEW", D1] = exchange.gateway.true_bars["AAA", D1]
-    hear(exchange, "NEW", EARLY)
+    load_with_hours(exchange, "NEW", EARLY)
     ended = Series(replace(stock("DDD"), end=date(2024, 12, 1)), H1)
     exchange.gateway.details_of["DDD"] = (LearnedDay(EARLY, ()),)
     exchange.load(ended, interval_between(NEW_YORK, H1, date(2024, 5, 1), date(2024, 5, 2)))
     index = exchange.ledger.calendars()
     assert index.changed() == {}
-    assert index.told_closed(stock("NEW")) == index.told_closed(stock("DDD")) == {EARLY}
+    assert index.stated_closed(stock("NEW")) == index.stated_closed(stock("DDD")) == {EARLY}
     assert shared_session(exchange, EARLY) == [session_of(NEW_YORK, EARLY)]
 
 
-def test_a_date_of_which_any_symbol_holds_bars_is_never_closed(exchange: Bench) -> None:
-    """Nor do hours shrink in which bars are held, though the three that tell it hold none."""
+def test_a_date_of_which_any_symbol_holds_bars_is_never_closed(exchange: Harness) -> None:
+    """Nor are hours with held bars shortened, though the three contracts hold none of them."""
     held = date(2024, 6, 13)
     known = session_of(NEW_YORK, held)
-    hear(exchange, "DDD", EARLY, session_of(NEW_YORK, EARLY))
+    load_with_hours(exchange, "DDD", EARLY, session_of(NEW_YORK, EARLY))
     exchange.load(Series(stock("DDD"), H1), interval_between(NEW_YORK, H1, held, TODAY))
     for symbol in SYMBOLS[:3]:
-        hear(exchange, symbol, held, Interval(known.start, known.end - 2 * HOUR))
+        load_with_hours(exchange, symbol, held, Interval(known.start, known.end - 2 * HOUR))
     assert shared_session(exchange, held) == [known]
     assert exchange.ledger.calendars().changed() == {}
     for symbol in SYMBOLS[:3]:
-        hear(exchange, symbol, held)
+        load_with_hours(exchange, symbol, held)
     assert shared_session(exchange, held) == [known]
 
 
-def test_bars_take_back_what_contracts_agreed_on(exchange: Bench) -> None:
-    """A future day that three called closed is expected again when a bar of it comes."""
+def test_bars_override_what_contracts_agreed_on(exchange: Harness) -> None:
+    """A future date that three contracts call closed is expected again once a bar of it arrives."""
     for symbol in SYMBOLS[:3]:
-        hear(exchange, symbol, EARLY)
+        load_with_hours(exchange, symbol, EARLY)
     assert shared_session(exchange, EARLY) == []
     exchange.gateway.time = at("2024-06-21T23:00Z")
     exchange.gateway.details_of = {}
-    notes = Notes()
+    noted = NotedTexts()
     around = interval_between(NEW_YORK, H1, date(2024, 6, 18), date(2024, 6, 22))
     series = Series(stock("DDD"), H1)
-    exchange.run_with(notes, series, around)
-    assert any("bars of DDD lie outside the hours" in text for text in notes.texts)
+    exchange.run_with(noted, series, around)
+    assert any("bars of DDD lie outside the hours" in text for text in noted.texts)
     assert shared_session(exchange, EARLY) == [session_of(NEW_YORK, EARLY)]
     assert exchange.load(series, around).is_complete
     exchange.check_complete(series, around)
 
 
-# --- item 4: bars after the close ------------------------------------------------------------
+# --- bars after the close --------------------------------------------------------------------
 
 
 def late_true_bars(timeframe: Timeframe, days: Iterable[date], minutes: int = 15) -> TrueBars:
-    """Make a market that goes on after the close on some days."""
+    """Return the bars of a market that trades past the close on some days."""
     chosen = np.array(sorted(days), dtype="datetime64[D]")
     longer = NEW_YORK.closes + np.where(np.isin(NEW_YORK.days, chosen), minutes * 60_000_000, 0)
     calendar = SessionCalendar(
@@ -249,19 +248,19 @@ def late_true_bars(timeframe: Timeframe, days: Iterable[date], minutes: int = 15
 
 
 def days_between(first: date, end: date) -> list[date]:
-    """Give session dates."""
+    """Return session dates."""
     return [one.day for one in NEW_YORK.sessions(first, end)]
 
 
 @pytest.fixture
-def vix(bench: Make) -> Callable[[Iterable[date]], tuple[Bench, Series]]:
+def vix(harness: MakeHarness) -> Callable[[Iterable[date]], tuple[Harness, Series]]:
     """Make an index with bars until 16:15 on some days; ten sessions are held until 16:00."""
 
-    def make(days: Iterable[date]) -> tuple[Bench, Series]:
+    def make(days: Iterable[date]) -> tuple[Harness, Series]:
         series = Series(stock("VIX"), M5)
         true_bars = true_bars_by_series(("VIX",), M5, RTH, FIRST - 60 * DAY, END + 20 * DAY)
         true_bars["VIX", M5] = late_true_bars(M5, days)
-        made = bench(FakeGateway(true_bars, at("2024-06-14T23:00Z")))
+        made = harness(FakeGateway(true_bars, at("2024-06-14T23:00Z")))
         hours = [session_of(NEW_YORK, day) for day in days_between(FIRST, date(2024, 6, 12))]
         held = true_bars["VIX", M5].bars
         identity = identity_of(series, contract_id=265598, origin=Origin.IB)
@@ -278,52 +277,54 @@ ALL_DAYS = interval_between(NEW_YORK, M5, FIRST, END)
 
 
 def test_three_days_of_late_bars_make_earlier_days_due(
-    vix: Callable[[Iterable[date]], tuple[Bench, Series]],
+    vix: Callable[[Iterable[date]], tuple[Harness, Series]],
 ) -> None:
-    """What no tail ever requested is a gap then, and the next load fills it."""
-    bench, series = vix(days_between(FIRST, END))
-    assert bench.load(series, Interval(ALL_DAYS.start, NEW_DAYS.start)).is_complete
-    notes = Notes()
-    [report] = bench.run_with(notes, series, NEW_DAYS)
+    """Ranges after the close that no tail requested become gaps, and the next load fills them."""
+    harness, series = vix(days_between(FIRST, END))
+    assert harness.load(series, Interval(ALL_DAYS.start, NEW_DAYS.start)).is_complete
+    noted = NotedTexts()
+    [report] = harness.run_with(noted, series, NEW_DAYS)
     assert report.is_complete
-    [text] = notes.texts
+    [text] = noted.texts
     assert text.startswith("sessions of VIX last until 16:15 instead of 16:00 ")
     assert text.endswith("bars after the close on 2024-06-12, 2024-06-13, 2024-06-14")
-    index = bench.ledger.calendars()
+    index = harness.ledger.calendars()
     wanted = Series(replace(series.instrument, start=FIRST), M5)
-    [found] = GapIndex(bench.store, index, bench.gateway.gateway).series_gaps(
-        [wanted], bench.gateway.time
+    [found] = GapIndex(harness.store, index, harness.gateway.gateway).series_gaps(
+        [wanted], harness.gateway.time
     )
     assert sum(gap.bars for gap in found.gaps) == 7 * 3
-    asked = bench.request_count
-    assert bench.load(series, ALL_DAYS).is_complete
-    bench.check_complete(series, ALL_DAYS)
-    assert bench.request_count - asked <= 2
-    asked = bench.request_count
-    assert bench.load(series, ALL_DAYS).is_complete
-    assert bench.request_count == asked
-    assert bench.ledger.calendars().of(stock("SPX")) is NEW_YORK
+    request_count = harness.request_count
+    assert harness.load(series, ALL_DAYS).is_complete
+    harness.check_complete(series, ALL_DAYS)
+    assert harness.request_count - request_count <= 2
+    request_count = harness.request_count
+    assert harness.load(series, ALL_DAYS).is_complete
+    assert harness.request_count == request_count
+    assert harness.ledger.calendars().of(stock("SPX")) is NEW_YORK
 
 
 def test_earlier_days_are_filled_in_the_load_that_shows_them(
-    vix: Callable[[Iterable[date]], tuple[Bench, Series]],
+    vix: Callable[[Iterable[date]], tuple[Harness, Series]],
 ) -> None:
-    """Where they are wanted too."""
-    bench, series = vix(days_between(FIRST, END))
-    assert bench.load(series, ALL_DAYS).is_complete
-    bench.check_complete(series, ALL_DAYS)
+    """The load in which three days show later bars also fills the earlier days that it wants."""
+    harness, series = vix(days_between(FIRST, END))
+    assert harness.load(series, ALL_DAYS).is_complete
+    harness.check_complete(series, ALL_DAYS)
 
 
 @pytest.mark.parametrize("after", [2, 20, 32], ids=["at once", "soon", "half an hour"])
-def test_an_index_kept_by_tails_after_each_close_lacks_no_bar(bench: Make, after: int) -> None:
-    """However soon after the known close tails come: the last quarter of an hour is there.
+def test_an_index_kept_by_tails_after_each_close_lacks_no_bar(
+    harness: MakeHarness, after: int
+) -> None:
+    """Tails at any time after the known close store the last quarter of an hour.
 
-    What the first tails cannot know is due once three sessions have shown it.
+    What the first tails cannot know becomes due once three sessions have shown it.
     """
     series = Series(stock("VIX"), M5)
     true_bars = true_bars_by_series(("VIX",), M5, RTH, FIRST - 60 * DAY, END + 20 * DAY)
     true_bars["VIX", M5] = late_true_bars(M5, days_between(FIRST - 60 * DAY, END + 20 * DAY))
-    made = bench(FakeGateway(true_bars, at("2024-06-03T12:00Z")))
+    made = harness(FakeGateway(true_bars, at("2024-06-03T12:00Z")))
     for day in days_between(FIRST, END):
         close = session_of(NEW_YORK, day).end
         for minutes in (-120, after):
@@ -340,72 +341,72 @@ def test_an_index_kept_by_tails_after_each_close_lacks_no_bar(bench: Make, after
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_stray_bars_extend_nothing(
-    vix: Callable[[Iterable[date]], tuple[Bench, Series]], count: int
+    vix: Callable[[Iterable[date]], tuple[Harness, Series]], count: int
 ) -> None:
-    """They are kept, and no other day becomes due."""
-    bench, series = vix(days_between(date(2024, 6, 12), END)[:count])
-    assert bench.load(series, NEW_DAYS).is_complete
-    assert bench.ledger.calendars().of(series.instrument) is NEW_YORK
-    assert len(bench.ledger.late_bars.all()["VIX"]) == count
-    asked = bench.request_count
-    assert bench.load(series, ALL_DAYS).is_complete
-    assert bench.request_count == asked
+    """Late bars on one or two days are kept, and no other day becomes due."""
+    harness, series = vix(days_between(date(2024, 6, 12), END)[:count])
+    assert harness.load(series, NEW_DAYS).is_complete
+    assert harness.ledger.calendars().of(series.instrument) is NEW_YORK
+    assert len(harness.ledger.late_bars.all()["VIX"]) == count
+    request_count = harness.request_count
+    assert harness.load(series, ALL_DAYS).is_complete
+    assert harness.request_count == request_count
 
 
-def test_responses_without_late_bars_do_not_open_the_ledger(
-    vix: Callable[[Iterable[date]], tuple[Bench, Series]],
+def test_late_bars_are_recorded_only_if_they_add_something(
+    vix: Callable[[Iterable[date]], tuple[Harness, Series]],
 ) -> None:
-    """Nor do late bars that add nothing to what is known."""
-    bench, series = vix(())
-    assert bench.load(series, NEW_DAYS).is_complete
-    assert bench.ledger.late_bars.all() == {}
-    bench, series = vix(days_between(FIRST - 30 * DAY, END))
-    assert bench.load(series, NEW_DAYS).is_complete
-    assert bench.load(series, interval_between(NEW_YORK, M5, FIRST - 20 * DAY, FIRST)).is_complete
-    assert set(bench.ledger.late_bars.all()["VIX"]) == set(days_between(date(2024, 6, 12), END))
-    bench.ledger.move_symbol("VIX", "VIX2")
-    assert set(bench.ledger.late_bars.all()) == {"VIX2"}
+    """Responses without late bars, and late bars that are already known, add no row."""
+    harness, series = vix(())
+    assert harness.load(series, NEW_DAYS).is_complete
+    assert harness.ledger.late_bars.all() == {}
+    harness, series = vix(days_between(FIRST - 30 * DAY, END))
+    assert harness.load(series, NEW_DAYS).is_complete
+    assert harness.load(series, interval_between(NEW_YORK, M5, FIRST - 20 * DAY, FIRST)).is_complete
+    assert set(harness.ledger.late_bars.all()["VIX"]) == set(days_between(date(2024, 6, 12), END))
+    harness.ledger.move_symbol("VIX", "VIX2")
+    assert set(harness.ledger.late_bars.all()) == {"VIX2"}
 
 
-# --- one contract that tells falsehoods ------------------------------------------------------
+# --- one contract that states false hours ----------------------------------------------------
 
 
-class Liar:
-    """Tells wrong hours of one contract, by a seed."""
+class FalseHours:
+    """Generates wrong trading hours of one contract, from a seed."""
 
     KINDS = ("closed", "short", "late open", "long", "saturday", "other market")
 
     def __init__(self, seed: int) -> None:
-        self.dice = np.random.default_rng(seed)
+        self.rng = np.random.default_rng(seed)
 
     def details(self, days: list[LearnedDay]) -> tuple[LearnedDay, ...]:
-        """Tell sessions falsely: one of them, which is believed as far as can be, or many."""
+        """Return false hours of one of the first two sessions, which few checks reject, or many."""
         chosen = np.zeros(len(days), dtype=bool)
-        chosen[self.dice.integers(0, min(2, len(days)))] = True
-        if self.dice.random() < 0.2:
-            chosen |= self.dice.random(len(days)) < 0.5
-        return tuple(self._told(days, chosen))
+        chosen[self.rng.integers(0, min(2, len(days)))] = True
+        if self.rng.random() < 0.2:
+            chosen |= self.rng.random(len(days)) < 0.5
+        return tuple(self._mutated(days, chosen))
 
     def schedule(self, days: list[LearnedDay]) -> list[LearnedDay]:
-        """Tell a year falsely: a few of its sessions, or all."""
-        share = float(self.dice.choice([0.02, 0.08, 1.0]))
-        return self._told(days, self.dice.random(len(days)) < share)
+        """Return a year's schedule of which a few sessions, or all, are false."""
+        share = float(self.rng.choice([0.02, 0.08, 1.0]))
+        return self._mutated(days, self.rng.random(len(days)) < share)
 
-    def _told(self, days: list[LearnedDay], chosen: np.ndarray) -> list[LearnedDay]:
-        kind = str(self.dice.choice(self.KINDS))
+    def _mutated(self, days: list[LearnedDay], chosen: np.ndarray) -> list[LearnedDay]:
+        kind = str(self.rng.choice(self.KINDS))
         found = {one.day: one for one in days}
         for one, is_chosen in zip(days, chosen, strict=True):
             if is_chosen:
-                told = self._lie(kind, one)
-                found[told.day] = told
+                false = self._false(kind, one)
+                found[false.day] = false
         return [found[day] for day in sorted(found)]
 
-    def _lie(self, kind: str, one: LearnedDay) -> LearnedDay:
-        """Tell one session falsely."""
+    def _false(self, kind: str, one: LearnedDay) -> LearnedDay:
+        """Return a false version of one session."""
         if not one.parts or kind == "closed":
             return LearnedDay(one.day, ())
         hours = Interval(one.parts[0].start, one.parts[-1].end)
-        by = timedelta(minutes=int(self.dice.integers(1, 200)))
+        by = timedelta(minutes=int(self.rng.integers(1, 200)))
         if kind == "short":
             return LearnedDay(one.day, (Interval(hours.start, hours.end - by),))
         if kind == "late open":
@@ -420,26 +421,28 @@ class Liar:
 
 @examples(12, phases=UNSHRUNK)
 @given(seed=st.integers(0, 2**32 - 1), gone=st.sampled_from([0.0, 0.1]))
-def test_falsehoods_of_one_contract_never_hide_a_bar(bench: Make, seed: int, gone: float) -> None:
-    """Day by day, whatever it tells: complete means that every bar is there, of all symbols."""
-    liar = Liar(seed)
+def test_falsehoods_of_one_contract_never_hide_a_bar(
+    harness: MakeHarness, seed: int, gone: float
+) -> None:
+    """Loads that report complete have stored every bar, whatever hours one contract states."""
+    wrong = FalseHours(seed)
     true_bars = true_bars_by_series(("AAA", "BBB"), H1, RTH, FIRST - 60 * DAY, END + 40 * DAY)
     days = np.array(days_between(FIRST - 60 * DAY, END), dtype="datetime64[D]")
-    missing = days[liar.dice.random(len(days)) < gone]
+    missing = days[wrong.rng.random(len(days)) < gone]
     for kind in (H1, D1):
         bars = true_bars["AAA", kind].bars
         dates = bars["session_date"].to_numpy().astype("datetime64[D]")
         true_bars["AAA", kind] = true_bars_of(
             timestamps(bars)[~np.isin(dates, missing)], kind, NEW_YORK
         )
-    made = bench(FakeGateway(true_bars, at("2024-06-03T12:00Z")))
+    made = harness(FakeGateway(true_bars, at("2024-06-03T12:00Z")))
     gateway, complete = made.gateway, 0
-    gateway.mutate_schedule = lambda at, count: liar.schedule(schedule_of(NEW_YORK, at, count))
+    gateway.mutate_schedule = lambda at, count: wrong.schedule(schedule_of(NEW_YORK, at, count))
     for day in days_between(FIRST, END):
         gateway.time = max(gateway.time, session_of(NEW_YORK, day).end + 40 * MINUTE)
         wanted = interval_between(NEW_YORK, H1, FIRST, day + DAY)
         coming = schedule_of(NEW_YORK, session_of(NEW_YORK, day).start + 7 * DAY, 7)
-        gateway.details_of["AAA"] = liar.details(coming)
+        gateway.details_of["AAA"] = wrong.details(coming)
         for symbol in ("AAA", "BBB"):
             series = Series(stock(symbol), H1)
             report = made.load(series, wanted)

@@ -1,4 +1,4 @@
-"""Coins: a contract's own hours in place of the assumption that trading never ends.
+"""Cryptocurrencies: the hours of the contract replace the assumption of continuous trading.
 
 Hours as seen: ``20260507:1601-20260508:1600;20260509:CLOSED``, taken to be New York's.
 """
@@ -35,7 +35,7 @@ from tests.support.fake_gateway import (
     true_keys,
     utc,
 )
-from tests.support.loading import Bench, Make
+from tests.support.loading import Harness, MakeHarness
 
 NEW_YORK = ZoneInfo("America/New_York")
 DAY = timedelta(days=1)
@@ -45,7 +45,7 @@ WANTED = Interval(utc(2026, 4, 20), utc(2026, 5, 8, 20))
 
 
 def own_day(day: date) -> LearnedDay:
-    """Tell the hours of a date: closed on Saturdays and Sundays, else from 16:01 to 16:00."""
+    """Return the hours of a date: closed on Saturdays and Sundays, else from 16:01 to 16:00."""
     if day.weekday() >= 5:
         return LearnedDay(day, ())
     opens = datetime.combine(day - DAY, datetime.min.time(), NEW_YORK).replace(hour=16, minute=1)
@@ -58,7 +58,7 @@ def _close(day: date) -> datetime:
 
 
 def own_days(first: date, end: date) -> list[LearnedDay]:
-    """Tell the hours of dates."""
+    """Return the hours of dates."""
     return [own_day(first + place * DAY) for place in range((end - first).days)]
 
 
@@ -67,7 +67,7 @@ TRUE = with_own_hours(calendar_named("CRYPTO"), own_days(date(2025, 1, 1), date(
 
 @pytest.fixture
 def bitcoin() -> Instrument:
-    """Give a coin."""
+    """Return a cryptocurrency."""
     return replace(
         stock("BTC"),
         sec_type=SecType.CRYPTO,
@@ -79,7 +79,7 @@ def bitcoin() -> Instrument:
 
 
 def true_bars_in(calendar: SessionCalendar, timeframe: Timeframe) -> TrueBars:
-    """Make a market that trades in the sessions of a calendar."""
+    """Return the bars of a market that trades in the sessions of a calendar."""
     first, end = FIRST - 30 * DAY, END + 30 * DAY
     keys = true_keys(calendar, timeframe, first, end)
     bars = bars_at(keys, calendar, daily=not timeframe.is_intraday)
@@ -101,7 +101,7 @@ def true_bars_in(calendar: SessionCalendar, timeframe: Timeframe) -> TrueBars:
 
 @dataclass
 class CoinGateway(FakeGateway):
-    """Counts the sessions of a calendar of its own."""
+    """A fake gateway that counts the sessions of its own calendar."""
 
     sessions: SessionCalendar = field(default_factory=lambda: TRUE)
 
@@ -118,10 +118,10 @@ class CoinGateway(FakeGateway):
 
 
 @pytest.fixture
-def bench_of(bench: Make) -> Callable[..., Bench]:
-    """Make a store beside a gateway whose contract tells its own hours."""
+def harness_of(harness: MakeHarness) -> Callable[..., Harness]:
+    """Return a function that makes a harness whose contract states its own hours."""
 
-    def begin(calendar: SessionCalendar = TRUE) -> Bench:
+    def make(calendar: SessionCalendar = TRUE) -> Harness:
         kinds = (Timeframe.D1, Timeframe.H1, Timeframe.M15)
         true_bars = {("BTC", kind): true_bars_in(calendar, kind) for kind in kinds}
         gateway = CoinGateway(true_bars, NOW, sessions=calendar)
@@ -131,113 +131,113 @@ def bench_of(bench: Make) -> Callable[..., Bench]:
             for one in own_days((ends_at - days * DAY).date(), ends_at.date() + DAY)
             if one.parts and one.parts[0].start < ends_at
         ]
-        return bench(gateway)
+        return harness(gateway)
 
-    return begin
+    return make
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1, Timeframe.M15])
 def test_a_coin_is_complete_by_its_own_hours(
-    bench_of: Callable[..., Bench], bitcoin: Instrument, timeframe: Timeframe
+    harness_of: Callable[..., Harness], bitcoin: Instrument, timeframe: Timeframe
 ) -> None:
-    """Closed weekends are no gaps, sessions cross midnight, daily bars follow them."""
-    bench, series = bench_of(), Series(bitcoin, timeframe)
-    report = bench.load(series, WANTED)
+    """Closed weekends are no gaps, sessions cross midnight, and daily bars follow them."""
+    harness, series = harness_of(), Series(bitcoin, timeframe)
+    report = harness.load(series, WANTED)
     assert report.is_complete, report.summary
     assert report.requests <= 6
-    bench.check_complete(series, WANTED)
-    calendar = bench.ledger.calendars().of(bitcoin)
+    harness.check_complete(series, WANTED)
+    calendar = harness.ledger.calendars().of(bitcoin)
     expected = [(one.day, one.opens_at, one.closes_at) for one in TRUE.sessions(FIRST, END + DAY)]
     assert [
         (one.day, one.opens_at, one.closes_at) for one in calendar.sessions(FIRST, END + DAY)
     ] == expected
-    asked = bench.request_count
-    assert bench.load(series, WANTED).is_complete
-    assert bench.request_count == asked
+    request_count = harness.request_count
+    assert harness.load(series, WANTED).is_complete
+    assert harness.request_count == request_count
 
 
 def test_a_running_session_gives_no_daily_bar(
-    bench_of: Callable[..., Bench], bitcoin: Instrument
+    harness_of: Callable[..., Harness], bitcoin: Instrument
 ) -> None:
     """The session ends in the afternoon; its bar is due when the UTC day is over too.
 
-    Whether daily bars are of sessions or of UTC days is not proved: one that is requested before
-    both are over may be half a bar.
+    It is not proved whether daily bars span sessions or UTC days: one that is requested before both
+    are over may be partial.
     """
-    bench, series = bench_of(), Series(bitcoin, Timeframe.D1)
+    harness, series = harness_of(), Series(bitcoin, Timeframe.D1)
     wanted = Interval(utc(2026, 5, 4), utc(2026, 5, 13))
-    bench.gateway.time = utc(2026, 5, 12, 19, 30)
-    bench.load(series, wanted)
-    assert bench.store.read(series)["session_date"].to_pylist()[-1] == date(2026, 5, 11)
-    bench.gateway.time = utc(2026, 5, 12, 20, 45)
-    bench.load(series, wanted)
-    assert bench.store.read(series)["session_date"].to_pylist()[-1] == date(2026, 5, 11)
-    bench.gateway.time = utc(2026, 5, 13, 0, 45)
-    assert bench.load(series, wanted).is_complete
-    assert bench.store.read(series)["session_date"].to_pylist()[-1] == date(2026, 5, 12)
-    bench.check(series, wanted)
+    harness.gateway.time = utc(2026, 5, 12, 19, 30)
+    harness.load(series, wanted)
+    assert harness.store.read(series)["session_date"].to_pylist()[-1] == date(2026, 5, 11)
+    harness.gateway.time = utc(2026, 5, 12, 20, 45)
+    harness.load(series, wanted)
+    assert harness.store.read(series)["session_date"].to_pylist()[-1] == date(2026, 5, 11)
+    harness.gateway.time = utc(2026, 5, 13, 0, 45)
+    assert harness.load(series, wanted).is_complete
+    assert harness.store.read(series)["session_date"].to_pylist()[-1] == date(2026, 5, 12)
+    harness.check(series, wanted)
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1])
-def test_bars_take_back_what_was_told_to_be_closed(
-    bench_of: Callable[..., Bench], bitcoin: Instrument, timeframe: Timeframe
+def test_bars_override_days_that_were_stated_as_closed(
+    harness_of: Callable[..., Harness], bitcoin: Instrument, timeframe: Timeframe
 ) -> None:
-    """A coin that trades round the clock, whatever its contract tells, is loaded whole."""
+    """A coin that trades continuously is loaded whole, whatever hours its contract states."""
     whole = calendar_named("CRYPTO")
-    bench, series = bench_of(whole), Series(bitcoin, timeframe)
-    bench.load(series, WANTED)
-    bench.gateway.time += DAY
-    report = bench.load(series, WANTED)
+    harness, series = harness_of(whole), Series(bitcoin, timeframe)
+    harness.load(series, WANTED)
+    harness.gateway.time += DAY
+    report = harness.load(series, WANTED)
     assert report.is_complete, report.summary
-    stored = timestamps(bench.store.read(series, WANTED))
-    true = timestamps(bench.true_bars(series).bars)
+    stored = timestamps(harness.store.read(series, WANTED))
+    true = timestamps(harness.true_bars(series).bars)
     inside = (true >= micros(WANTED.start)) & (true < micros(WANTED.end))
     weekend = np.isin(whole.days_of(true), np.array(["2026-04-25", "2026-05-02"], "datetime64[D]"))
     assert np.isin(true[inside & weekend], stored).all()
     assert np.array_equal(stored, true[inside])
-    bench.check(series, WANTED)
+    harness.check(series, WANTED)
 
 
 @pytest.mark.parametrize("calendar", [TRUE, calendar_named("CRYPTO")])
 @pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.W1])
 @pytest.mark.parametrize("mode", [Mode.TAIL, Mode.FULL])
-def test_no_half_day_is_stored_whichever_days_the_bars_are_of(
-    bench_of: Callable[..., Bench],
+def test_no_partial_day_is_stored_whichever_days_the_bars_span(
+    harness_of: Callable[..., Harness],
     bitcoin: Instrument,
     timeframe: Timeframe,
     calendar: SessionCalendar,
     mode: Mode,
 ) -> None:
-    """Bars of sessions, or of UTC days, load after load at any hour: none is cut.
+    """Repeated loads at any hour store no partial bar, of sessions or of UTC days.
 
-    Nor is one that came before the contract told its hours.
+    Nor does a load before the contract states its hours.
     """
-    bench, series = bench_of(calendar), Series(bitcoin, timeframe)
-    details, bench.gateway.details = bench.gateway.details, ()
-    bench.gateway.true_bars["BTC", timeframe] = true_bars_in(calendar, timeframe)
+    harness, series = harness_of(calendar), Series(bitcoin, timeframe)
+    details, harness.gateway.details = harness.gateway.details, ()
+    harness.gateway.true_bars["BTC", timeframe] = true_bars_in(calendar, timeframe)
     wanted = Interval(utc(2026, 4, 20), utc(2026, 5, 25))
-    bench.load(series, wanted)
-    bench.check(series, wanted)
-    bench.gateway.details = details
+    harness.load(series, wanted)
+    harness.check(series, wanted)
+    harness.gateway.details = details
     for hours in (8, 1, 4, 20, 31, 70, 5, 24, 50):
-        bench.gateway.time += timedelta(hours=hours)
-        bench.run(Job(series, mode, Bounds(start=wanted.start)))
-        bench.check(series, wanted)
-    assert not bench.run(Job(series, Mode.FULL, Bounds(start=wanted.start)))[0].unexplained
-    true = bars_between(bench.true_bars(series).bars, wanted.start, utc(2026, 5, 18))
-    assert bars_between(bench.store.read(series), wanted.start, utc(2026, 5, 18)).equals(true)
+        harness.gateway.time += timedelta(hours=hours)
+        harness.run(Job(series, mode, Bounds(start=wanted.start)))
+        harness.check(series, wanted)
+    assert not harness.run(Job(series, Mode.FULL, Bounds(start=wanted.start)))[0].unexplained
+    true = bars_between(harness.true_bars(series).bars, wanted.start, utc(2026, 5, 18))
+    assert bars_between(harness.store.read(series), wanted.start, utc(2026, 5, 18)).equals(true)
 
 
-def test_a_gateway_that_tells_no_schedule_leaves_the_assumption(
-    bench_of: Callable[..., Bench], bitcoin: Instrument
+def test_without_a_schedule_continuous_trading_is_assumed(
+    harness_of: Callable[..., Harness], bitcoin: Instrument
 ) -> None:
-    """Of dates that are not told nothing is assumed away: they wait to be proved empty."""
-    bench, series = bench_of(), Series(bitcoin, Timeframe.H1)
-    bench.gateway.mutate_schedule = lambda *_: []
-    report = bench.load(series, WANTED)
-    assert len(bench.gateway.schedule_requests) == 1
-    bench.check(series, WANTED)
-    calendar = bench.ledger.calendars().of(bitcoin)
+    """Dates without stated hours stay expected, and need confirmation."""
+    harness, series = harness_of(), Series(bitcoin, Timeframe.H1)
+    harness.gateway.mutate_schedule = lambda *_: []
+    report = harness.load(series, WANTED)
+    assert len(harness.gateway.schedule_requests) == 1
+    harness.check(series, WANTED)
+    calendar = harness.ledger.calendars().of(bitcoin)
     assert [one.day for one in calendar.sessions(date(2026, 4, 25), date(2026, 4, 27))] == [
         date(2026, 4, 25),
         date(2026, 4, 26),
@@ -245,103 +245,103 @@ def test_a_gateway_that_tells_no_schedule_leaves_the_assumption(
     assert not report.unexplained.clip(Interval(utc(2026, 5, 8, 0), utc(2026, 5, 8, 20)))
 
 
-def dated_by_open(told: list[LearnedDay]) -> list[LearnedDay]:
-    """Tell sessions under the dates on which they open."""
-    return [LearnedDay(one.day - DAY, one.parts) for one in told]
+def dated_by_open(days: list[LearnedDay]) -> list[LearnedDay]:
+    """Return sessions dated by their opens."""
+    return [LearnedDay(one.day - DAY, one.parts) for one in days]
 
 
-def by_the_week(told: list[LearnedDay]) -> list[LearnedDay]:
-    """Tell one session from Sunday to Friday, dated Friday."""
-    fridays = (one for one in told if one.day.weekday() == 4)
+def by_the_week(days: list[LearnedDay]) -> list[LearnedDay]:
+    """Return one session from Sunday to Friday for each week, dated Friday."""
+    fridays = (one for one in days if one.day.weekday() == 4)
     return [
         LearnedDay(one.day, (Interval(one.parts[0].end - 5.5 * DAY, one.parts[0].end),))
         for one in fridays
     ]
 
 
-@pytest.mark.parametrize("retold", [dated_by_open, by_the_week])
+@pytest.mark.parametrize("redated", [dated_by_open, by_the_week])
 @pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1])
-def test_a_schedule_that_dates_sessions_in_its_own_way_loses_no_bar(
-    bench_of: Callable[..., Bench],
+def test_a_schedule_with_other_session_dates_loses_no_bar(
+    harness_of: Callable[..., Harness],
     bitcoin: Instrument,
     timeframe: Timeframe,
-    retold: Callable[[list[LearnedDay]], list[LearnedDay]],
+    redated: Callable[[list[LearnedDay]], list[LearnedDay]],
 ) -> None:
     """Details and schedule are dated alike, so that each date has its own session."""
-    bench, series = bench_of(), Series(bitcoin, timeframe)
-    unmutated = bench.gateway.mutate_schedule
+    harness, series = harness_of(), Series(bitcoin, timeframe)
+    unmutated = harness.gateway.mutate_schedule
     assert unmutated is not None
-    bench.gateway.mutate_schedule = lambda ends_at, days: retold(unmutated(ends_at, days))
+    harness.gateway.mutate_schedule = lambda ends_at, days: redated(unmutated(ends_at, days))
     for _ in range(3):
-        report = bench.load(series, WANTED)
-        bench.gateway.time += DAY
+        report = harness.load(series, WANTED)
+        harness.gateway.time += DAY
     assert report.is_complete, report.summary
-    bench.check_complete(series, WANTED)
-    calendar = bench.ledger.calendars().of(bitcoin)
+    harness.check_complete(series, WANTED)
+    calendar = harness.ledger.calendars().of(bitcoin)
     assert (calendar.closes[:-1] <= calendar.opens[1:]).all()
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1])
 def test_details_of_another_zone_are_dated_as_the_schedule(
-    bench_of: Callable[..., Bench], bitcoin: Instrument, timeframe: Timeframe
+    harness_of: Callable[..., Harness], bitcoin: Instrument, timeframe: Timeframe
 ) -> None:
     """A close at 16:00 in New York is on the next date in Shanghai."""
-    bench, series = bench_of(), Series(bitcoin, timeframe)
-    bench.gateway.details = tuple(
-        LearnedDay(one.day + DAY, one.parts) for one in bench.gateway.details
+    harness, series = harness_of(), Series(bitcoin, timeframe)
+    harness.gateway.details = tuple(
+        LearnedDay(one.day + DAY, one.parts) for one in harness.gateway.details
     )
-    assert bench.load(series, WANTED).is_complete
-    bench.check_complete(series, WANTED)
-    calendar = bench.ledger.calendars().of(bitcoin)
+    assert harness.load(series, WANTED).is_complete
+    harness.check_complete(series, WANTED)
+    calendar = harness.ledger.calendars().of(bitcoin)
     assert (calendar.closes[:-1] <= calendar.opens[1:]).all()
     assert (calendar.sessions(date(2026, 5, 13), date(2026, 5, 14))[0].closes_at) == _close(
         date(2026, 5, 13)
     )
 
 
-def test_a_gateway_that_fails_to_tell_a_schedule_is_not_asked_for_each_year(
-    bench_of: Callable[..., Bench], bitcoin: Instrument
+def test_a_failed_schedule_request_is_not_repeated_for_each_year(
+    harness_of: Callable[..., Harness], bitcoin: Instrument
 ) -> None:
-    """Ten years of them would be ten deadlines: the next run asks for the next year."""
-    bench, series = bench_of(), Series(bitcoin, Timeframe.D1)
+    """Ten years would take ten deadlines: the next run requests the next year."""
+    harness, series = harness_of(), Series(bitcoin, Timeframe.D1)
 
-    def empty_range(ends_at: datetime, days: int) -> list[LearnedDay]:
+    def refuse(ends_at: datetime, days: int) -> list[LearnedDay]:
         raise GatewayTimeoutError("the schedule", reason="no answer")
 
-    bench.gateway.mutate_schedule = empty_range
+    harness.gateway.mutate_schedule = refuse
     years = IntervalSet([Interval(utc(2016, 5, 1), WANTED.end)])
-    bench.run(Job(series, wanted=years), Job(Series(bitcoin, Timeframe.H1), wanted=years))
-    assert len(bench.gateway.schedule_requests) == bench.retries + 1
+    harness.run(Job(series, wanted=years), Job(Series(bitcoin, Timeframe.H1), wanted=years))
+    assert len(harness.gateway.schedule_requests) == harness.retries + 1
 
 
-def test_a_day_of_a_coin_is_told_to_be_complete_when_any_of_its_days_is(
-    bench_of: Callable[..., Bench], bitcoin: Instrument
+def test_a_daily_bar_of_a_coin_closes_at_the_end_of_its_utc_day(
+    harness_of: Callable[..., Harness], bitcoin: Instrument
 ) -> None:
-    """A join on closes_at looks at no hour that the bar may hold and that is not over."""
-    bench, series = bench_of(), Series(bitcoin, Timeframe.D1)
-    bench.load(series, WANTED)
-    index = bench.ledger.calendars()
+    """A join on closes_at sees no bar before all hours that it may span are over."""
+    harness, series = harness_of(), Series(bitcoin, Timeframe.D1)
+    harness.load(series, WANTED)
+    index = harness.ledger.calendars()
     assert index.of(bitcoin).days_may_differ
-    rebuild_catalog(bench.layout, [bitcoin], NOW)
+    rebuild_catalog(harness.layout, [bitcoin], NOW)
     for source in ("bars_1d", "series('BTC', '1d')"):
-        rows = query_catalog(bench.layout, f"FROM {source}").to_pylist()
+        rows = query_catalog(harness.layout, f"FROM {source}").to_pylist()
         assert rows
         assert all(row["closes_at"] == row["ts"] + DAY for row in rows)
 
 
-def test_late_bars_leave_a_coin_its_days() -> None:
-    """A calendar that bars after the close extend says the same of daily bars."""
+def test_an_extended_calendar_keeps_that_days_may_differ() -> None:
+    """Extending a calendar by late bars does not change what is known of its daily bars."""
     longer = Extension(None, by_us=60_000_000, starts_us=0, sessions=(date(2026, 5, 1),))
     assert extended(TRUE, (longer,)).days_may_differ
 
 
-def test_flat_bars_that_are_held_speak_for_no_session(
-    bench_of: Callable[..., Bench], bitcoin: Instrument
+def test_held_flat_bars_are_no_evidence_of_a_session(
+    harness_of: Callable[..., Harness], bitcoin: Instrument
 ) -> None:
-    """A gateway that fills closed weekends, loaded before the contract told its hours."""
+    """Closed weekends that the gateway fills, loaded before the hours were known, stay closed."""
     whole = calendar_named("CRYPTO")
-    bench, series = bench_of(whole), Series(bitcoin, Timeframe.H1)
-    true_bars = bench.true_bars(series)
+    harness, series = harness_of(whole), Series(bitcoin, Timeframe.H1)
+    true_bars = harness.true_bars(series)
     keys = timestamps(true_bars.bars)
     place = np.searchsorted(TRUE.opens, keys, side="right") - 1
     is_open = pa.array(keys < TRUE.closes[place])
@@ -351,10 +351,10 @@ def test_flat_bars_that_are_held_speak_for_no_session(
         bars = bars.set_column(bars.schema.get_field_index(name), bars.schema.field(name), column)
     count = pc.if_else(is_open, bars["bar_count"], pa.scalar(0, pa.int32()))
     bars = bars.set_column(len(bars.schema) - 1, bars.schema.field("bar_count"), count)
-    bench.gateway.true_bars["BTC", Timeframe.H1] = replace(true_bars, bars=bars)
-    details, bench.gateway.details = bench.gateway.details, ()
-    bench.load(series, WANTED)
-    bench.gateway.details = details
-    bench.load(series, Interval(WANTED.start, WANTED.end + 3 * DAY))
-    calendar = bench.ledger.calendars().of(bitcoin)
+    harness.gateway.true_bars["BTC", Timeframe.H1] = replace(true_bars, bars=bars)
+    details, harness.gateway.details = harness.gateway.details, ()
+    harness.load(series, WANTED)
+    harness.gateway.details = details
+    harness.load(series, Interval(WANTED.start, WANTED.end + 3 * DAY))
+    calendar = harness.ledger.calendars().of(bitcoin)
     assert not calendar.sessions(date(2026, 4, 25), date(2026, 4, 27))

@@ -1,4 +1,4 @@
-"""The audit has a row for every request that went to the gateway, and for no other."""
+"""The audit has a row for every request that was sent to the gateway, and for no other."""
 
 import asyncio
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def outcomes(ledger: Ledger) -> list[str]:
     return [record.outcome for record in reversed(ledger.requests.newest(10))]
 
 
-def ask(audit: RequestAudit, request: Callable[[Any], Any]) -> Any:
+def run_audited(audit: RequestAudit, request: Callable[[Any], Any]) -> Any:
     """Make a request, and record it."""
     return asyncio.run(audited(audit, request, "head", proved=str))
 
@@ -43,32 +43,30 @@ def ask(audit: RequestAudit, request: Callable[[Any], Any]) -> Any:
 def test_a_response_is_recorded_with_what_it_proved(ledger: Ledger, audit: RequestAudit) -> None:
     """One request is one row, with all its parameters."""
 
-    async def answered(sent: Callable[[], None]) -> str:
+    async def respond(sent: Callable[[], None]) -> str:
         sent()
         return "data begin 1980"
 
-    assert ask(audit, answered) == "data begin 1980"
+    assert run_audited(audit, respond) == "data begin 1980"
     (row,) = ledger.requests.newest(10)
     assert (row.outcome, row.proved, row.rows) == ("head", "data begin 1980", 0)
     assert (row.series, row.contract_id, row.duration) == ("AAPL|1h", 265598, "5 D")
     assert (row.asked_end, row.sent_at) == (NOW, NOW)
 
 
-def test_what_was_never_sent_has_no_row(ledger: Ledger, audit: RequestAudit) -> None:
-    """A connection that is gone, or a refusal that is known, costs the gateway nothing."""
+def test_a_request_that_was_not_sent_has_no_row(ledger: Ledger, audit: RequestAudit) -> None:
+    """A lost connection or a known refusal stops the request before the gateway."""
 
     async def stopped(_: Callable[[], None]) -> str:
         raise OutageError("bars", reason="the link is lost")
 
     with pytest.raises(OutageError):
-        ask(audit, stopped)
+        run_audited(audit, stopped)
     assert outcomes(ledger) == []
     assert audit.sent_times == 0
 
 
-def test_what_was_sent_again_after_an_outage_has_a_row_each(
-    ledger: Ledger, audit: RequestAudit
-) -> None:
+def test_a_request_resent_after_an_outage_has_two_rows(ledger: Ledger, audit: RequestAudit) -> None:
     """The gateway counts both; only the last has the outcome."""
 
     async def again(sent: Callable[[], None]) -> str:
@@ -77,17 +75,17 @@ def test_what_was_sent_again_after_an_outage_has_a_row_each(
         raise GatewayTimeoutError("bars", reason="no answer in 30 s")
 
     with pytest.raises(GatewayTimeoutError):
-        ask(audit, again)
+        run_audited(audit, again)
     assert outcomes(ledger) == ["OutageError", "GatewayTimeoutError"]
 
 
-def test_a_request_that_is_cancelled_has_its_row(ledger: Ledger, audit: RequestAudit) -> None:
-    """The open request of a load that is stopped has a row."""
+def test_a_cancelled_request_has_a_row(ledger: Ledger, audit: RequestAudit) -> None:
+    """The open request of a load that is cancelled has a row."""
 
     async def cancelled(sent: Callable[[], None]) -> str:
         sent()
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        ask(audit, cancelled)
+        run_audited(audit, cancelled)
     assert outcomes(ledger) == ["cancelled"]

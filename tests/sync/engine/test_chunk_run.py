@@ -33,17 +33,17 @@ def made(world: MakeWorld) -> World:
 
 
 def without_row(request: BarRequest, bars: pa.Table, row: int) -> Response:
-    """Return a response of which one row was no bar."""
+    """Return a response of which one row is impossible."""
     at = moment(int(timestamps(bars)[row]))
     kept = pa.array(np.arange(bars.num_rows) != row)
     place = IntervalSet([Interval(at, at + LENGTH)])
     return Response(request, bars.filter(kept), None, impossible=place)
 
 
-def test_an_impossible_row_once_costs_one_request(made: World) -> None:
+def test_an_impossible_row_takes_one_more_request(made: World) -> None:
     """The second response is whole, and is kept."""
     first = iter([True])
-    made.bench.gateway.mutate = lambda request, bars: (
+    made.harness.gateway.mutate = lambda request, bars: (
         without_row(request, bars, 7) if next(first, False) else bars
     )
     report = made.load()
@@ -59,13 +59,13 @@ def test_an_impossible_row_that_stays_is_never_covered(made: World) -> None:
         at = np.flatnonzero(timestamps(bars) == 1_717_508_220_000_000)
         return without_row(request, bars, int(at[0])) if len(at) else bars
 
-    made.bench.gateway.mutate = always
+    made.harness.gateway.mutate = always
     report = made.load()
     assert not report.is_complete
     assert report.unexplained.length == LENGTH
-    assert made.bench.store.rows(made.series) == 389
+    assert made.harness.store.rows(made.series) == 389
     made.check()
-    made.bench.gateway.mutate = None
+    made.harness.gateway.mutate = None
     assert made.load_until_confirmed().is_complete
     made.check_complete()
 
@@ -78,19 +78,19 @@ def odd(bars: pa.Table, row: int, close: float) -> pa.Table:
     return bars.set_column(place, bars.schema.field("close"), pa.array(values))
 
 
-def test_an_implausible_bar_that_comes_twice_is_kept_with_a_finding(made: World) -> None:
+def test_an_implausible_bar_that_is_returned_twice_is_kept_with_a_finding(made: World) -> None:
     """It is stored as the gateway returned it, with a finding in the ledger."""
 
     def always(request: BarRequest, bars: pa.Table) -> Response:
         key = int(timestamps(bars)[7])
         return Response(request, odd(bars, 7, 1e9), None, implausible=(key,))
 
-    made.bench.gateway.mutate = always
+    made.harness.gateway.mutate = always
     report = made.load()
     assert report.is_complete
     assert report.requests == 2
-    assert made.bench.store.read(made.series)["close"].to_pylist()[7] == 1e9
-    (finding,) = made.bench.ledger.findings.of(series_key(made.series))
+    assert made.harness.store.read(made.series)["close"].to_pylist()[7] == 1e9
+    (finding,) = made.harness.ledger.findings.of(series_key(made.series))
     assert "close=1000000000.0" in finding.detail
 
 
@@ -107,11 +107,11 @@ def test_an_implausible_bar_that_differs_each_time_is_not_kept(made: World) -> N
             request, odd(bars, int(at[0]), float(next(closes))), None, implausible=(key,)
         )
 
-    made.bench.gateway.mutate = changing
+    made.harness.gateway.mutate = changing
     report = made.load()
     assert report.unexplained.length == LENGTH
-    assert made.bench.store.rows(made.series) == 389
-    assert made.bench.ledger.findings.of(series_key(made.series)) == []
+    assert made.harness.store.rows(made.series) == 389
+    assert made.harness.ledger.findings.of(series_key(made.series)) == []
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1])
@@ -136,20 +136,22 @@ def test_a_response_with_an_impossible_row_does_not_state_that_its_day_is_empty(
         kept = bars.filter(pa.array(~gone))
         return Response(request, kept, None, impossible=IntervalSet(unread))
 
-    made.bench.gateway.mutate = always
+    made.harness.gateway.mutate = always
     for _ in range(3):
         report = made.load_until_confirmed()
-        made.bench.gateway.time += timedelta(days=1)
+        made.harness.gateway.time += timedelta(days=1)
     assert not report.is_complete
     assert report.unexplained.length > timedelta(0)
     made.check()
-    made.bench.gateway.mutate = None
+    made.harness.gateway.mutate = None
     assert made.load_until_confirmed().is_complete
     made.check_complete()
 
 
-def as_read(request: BarRequest, bars: pa.Table, bad: set[int]) -> Response | pa.Table | NoData:
-    """Return the response as it is read when the rows at some timestamps are no bars."""
+def parsed_without(
+    request: BarRequest, bars: pa.Table, bad: set[int]
+) -> Response | pa.Table | NoData:
+    """Return the response as it is parsed when the rows at some timestamps are no bars."""
     keys = timestamps(bars)
     is_bad = np.isin(keys, list(bad))
     if not is_bad.any():
@@ -184,14 +186,14 @@ def days(*dates: date) -> set[int]:
 def test_a_daily_row_that_is_no_bar_makes_no_day_empty(world: MakeWorld, bad: set[int]) -> None:
     """Bars on both sides, or none before, are no statement about a date whose row is impossible."""
     made = world("XNYS.RTH", Timeframe.D1, date(2024, 3, 1), date(2024, 3, 29))
-    made.bench.gateway.mutate = lambda request, bars: as_read(request, bars, bad)
+    made.harness.gateway.mutate = lambda request, bars: parsed_without(request, bars, bad)
     report = made.load()
     assert not report.is_complete, report.summary
     missing = report.unexplained
     assert all(moment(key) in missing for key in bad)
-    assert made.bench.store.rows(made.series) == 20 - len(bad)
+    assert made.harness.store.rows(made.series) == 20 - len(bad)
     made.check()
-    made.bench.gateway.mutate = None
+    made.harness.gateway.mutate = None
     assert made.load_until_confirmed().is_complete
     made.check_complete()
 
@@ -201,14 +203,14 @@ def test_a_session_of_rows_that_are_no_bars_is_not_empty(world: MakeWorld) -> No
     made = world("XNYS.RTH", Timeframe.H1, date(2024, 3, 1), date(2024, 3, 29))
     opens = datetime(2024, 3, 13, tzinfo=UTC)
     whole = {micros(opens + timedelta(minutes=n)) for n in range(0, 1440, 30)}
-    made.bench.gateway.mutate = lambda request, bars: as_read(
+    made.harness.gateway.mutate = lambda request, bars: parsed_without(
         request, bars, whole | days(date(2024, 3, 13))
     )
     report = made.load()
     assert not report.is_complete, report.summary
     assert datetime(2024, 3, 13, 15, tzinfo=UTC) in report.unexplained
     made.check()
-    made.bench.gateway.mutate = None
+    made.harness.gateway.mutate = None
     assert made.load_until_confirmed().is_complete
     made.check_complete()
 
@@ -220,27 +222,27 @@ def test_a_daily_row_that_is_no_bar_confirms_no_empty_session(world: MakeWorld) 
 
     def mutate(request: BarRequest, bars: pa.Table) -> Response | pa.Table | NoData:
         if request.series.timeframe is Timeframe.D1:
-            return as_read(request, bars, days(date(2024, 3, 13)))
+            return parsed_without(request, bars, days(date(2024, 3, 13)))
         keys = timestamps(bars)
         return bars.filter(pa.array((keys < low) | (keys >= high)))
 
-    made.bench.gateway.mutate = mutate
+    made.harness.gateway.mutate = mutate
     made.load()
     symbol = made.series.symbol
-    said = made.bench.ledger.statements.of(symbol)
-    assert any(one.series.timeframe is Timeframe.D1 for one in made.bench.gateway.requests)
+    statements = made.harness.ledger.statements.of(symbol)
+    assert any(one.series.timeframe is Timeframe.D1 for one in made.harness.gateway.requests)
     noon = datetime(2024, 3, 13, 15, tzinfo=UTC)
     assert not [
         one
-        for one in said
+        for one in statements
         if one.timeframe == Timeframe.D1.value
         and noon in one.interval
         and one.kind is not StatementKind.TRADED
     ]
 
 
-def test_one_bar_that_is_never_the_same_is_no_response(made: World) -> None:
-    """Where nothing is left of a response its range is requested by another run."""
+def test_a_single_bar_that_changes_each_time_is_no_response(made: World) -> None:
+    """If no bar of a response is valid, another run requests its range."""
     closes = iter(range(10**9, 10**9 + 1000))
 
     def changing(request: BarRequest, bars: pa.Table) -> Response:
@@ -249,63 +251,63 @@ def test_one_bar_that_is_never_the_same_is_no_response(made: World) -> None:
             request, odd(bars.slice(0, 1), 0, float(next(closes))), None, implausible=(key,)
         )
 
-    made.bench.gateway.mutate = changing
+    made.harness.gateway.mutate = changing
     report = made.load()
     assert not report.is_complete
     assert report.requests < 12
-    assert made.bench.store.rows(made.series) == 0
-    made.bench.gateway.mutate = None
+    assert made.harness.store.rows(made.series) == 0
+    made.harness.gateway.mutate = None
     assert made.load_until_confirmed().is_complete
     made.check_complete()
 
 
-def test_no_bars_at_the_second_request_leave_what_was_implausible_open(made: World) -> None:
+def test_an_empty_second_response_leaves_an_implausible_bar_missing(made: World) -> None:
     """The bars of the first response are kept but for the implausible one."""
     key = 1_717_508_220_000_000
 
     def first_only(request: BarRequest, bars: pa.Table) -> Response | NoData:
-        if made.bench.request_count > 1:
+        if made.harness.request_count > 1:
             return NoData(request, "HMDS query returned no data")
         row = int(np.flatnonzero(timestamps(bars) == key)[0])
         return Response(request, odd(bars, row, 1e9), None, implausible=(key,))
 
-    made.bench.gateway.mutate = first_only
+    made.harness.gateway.mutate = first_only
     report = made.load()
     assert not report.is_complete
     assert moment(key) in report.unexplained
-    assert made.bench.store.rows(made.series) == 389
-    made.bench.gateway.mutate = None
+    assert made.harness.store.rows(made.series) == 389
+    made.harness.gateway.mutate = None
     assert made.load_until_confirmed().is_complete
     made.check_complete()
 
 
 def test_a_failure_of_the_second_request_loses_nothing(made: World) -> None:
-    """Nothing of the first is kept then; the next run requests all of it."""
-    made.bench.gateway.mutate = lambda request, bars: (
+    """The first response is not kept then; the next run requests all of it."""
+    made.harness.gateway.mutate = lambda request, bars: (
         without_row(request, bars, 7)
-        if made.bench.request_count == 1
+        if made.harness.request_count == 1
         else GatewayTimeoutError("bars")
     )
     assert not made.load().is_complete
     made.check()
-    made.bench.gateway.mutate = None
-    made.bench.gateway.time += timedelta(hours=2)
+    made.harness.gateway.mutate = None
+    made.harness.gateway.time += timedelta(hours=2)
     assert made.load_until_confirmed().is_complete
     made.check_complete()
 
 
-def test_a_bar_that_came_right_again_has_no_finding(made: World) -> None:
-    """A refresh replaces the bar, and its finding is forgotten with it."""
+def test_a_corrected_bar_has_no_finding(made: World) -> None:
+    """A refresh replaces the bar and deletes its finding."""
 
     def always(request: BarRequest, bars: pa.Table) -> Response:
         return Response(request, odd(bars, 7, 1e9), None, implausible=(int(timestamps(bars)[7]),))
 
-    made.bench.gateway.mutate = always
+    made.harness.gateway.mutate = always
     made.load()
-    assert made.bench.ledger.findings.counts() == {series_key(made.series): 1}
-    made.bench.gateway.mutate = None
-    made.bench.run(Job(made.series, wanted=IntervalSet([made.wanted]), refresh=True))
-    assert made.bench.ledger.findings.counts() == {}
+    assert made.harness.ledger.findings.counts() == {series_key(made.series): 1}
+    made.harness.gateway.mutate = None
+    made.harness.run(Job(made.series, wanted=IntervalSet([made.wanted]), refresh=True))
+    assert made.harness.ledger.findings.counts() == {}
     made.check_complete()
 
 
@@ -313,9 +315,9 @@ def test_a_bar_that_came_right_again_has_no_finding(made: World) -> None:
 def test_a_short_first_bar_alone_is_covered(
     world: Callable[..., World], timeframe: Timeframe
 ) -> None:
-    """Where the bars after it are covered, 09:30 to 10:00 needs no next bar to be whole."""
+    """The bar from 09:30 to 10:00 is whole if the bars after it are covered."""
     made = world("XNYS.RTH", timeframe, date(2024, 6, 4), date(2024, 6, 5))
-    first = made.bench.true_bars(made.series).bars["ts"].to_pylist()
+    first = made.harness.true_bars(made.series).bars["ts"].to_pylist()
     opening = next(moment for moment in first if moment >= made.wanted.start)
 
     requests = iter(range(100))
@@ -325,7 +327,7 @@ def test_a_short_first_bar_alone_is_covered(
         later = [not is_first or moment > opening for moment in bars["ts"].to_pylist()]
         return bars.filter(pa.array(later))
 
-    made.bench.gateway.mutate = without_opening_at_first
+    made.harness.gateway.mutate = without_opening_at_first
     report = made.load()
     assert report.is_complete, report.summary
     assert report.requests == 2

@@ -1,4 +1,4 @@
-"""Intervals without a trade that come as flat bars, and days that begin with their first trade."""
+"""Flat bars for intervals without a trade, and days that begin with their first trade."""
 
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
@@ -21,7 +21,7 @@ from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.sync.runner import Job
 from tests.support.fake_gateway import TrueBars, thinned, true_keys, utc
-from tests.support.loading import Bench, World
+from tests.support.loading import Harness, World
 
 MakeWorld = Callable[..., World]
 ETH = "XNYS.ETH"
@@ -29,7 +29,7 @@ SPRING = date(2024, 3, 1), date(2024, 6, 1)
 SWITCH = date(2024, 4, 15)
 CUT = date(2024, 4, 25)
 SHARE = 0.7
-"""Of the intervals that have no trade."""
+"""The share of intervals that have no trade."""
 
 
 def filled(keys: np.ndarray, dense: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ def filled(keys: np.ndarray, dense: np.ndarray) -> np.ndarray:
 
 
 def with_flat(bars: pa.Table, traded: np.ndarray) -> pa.Table:
-    """Make the bars of a table flat at which nothing was traded."""
+    """Return bars of which those at timestamps without a trade are flat."""
     flat = ~np.isin(timestamps(bars), traded)
     close = bars["close"]
     for name in ("open", "high", "low", "average"):
@@ -60,7 +60,7 @@ def with_flat(bars: pa.Table, traded: np.ndarray) -> pa.Table:
 
 
 class Market:
-    """A thin stock in extended hours, of which some sessions come filled."""
+    """A thin stock in extended hours; some of its sessions are filled with flat bars."""
 
     def __init__(
         self,
@@ -77,13 +77,13 @@ class Market:
         every = np.union1d(self.traded, filled(self.traded, dense[chosen]))
         self.made = make(ETH, timeframe, *SPRING, keys=every, now=utc(2024, 6, 3))
         key = (self.made.series.symbol, timeframe)
-        true_bars = self.made.bench.gateway.true_bars
+        true_bars = self.made.harness.gateway.true_bars
         true = true_bars[key]
         true_bars[key] = TrueBars(with_flat(true.bars, self.traded), true.opens, true.closes)
 
     def cut(self, day: date, after_hours: int) -> None:
-        """Let the gateway leave out the end of one session."""
-        bench, calendar = self.made.bench, calendar_named(ETH)
+        """Omit the end of one session from the responses."""
+        harness, calendar = self.made.harness, calendar_named(ETH)
         [session] = calendar.sessions(day, day + timedelta(days=1))
         low = micros(session.opens_at + timedelta(hours=after_hours))
         high = micros(session.closes_at) - 300_000_000
@@ -92,7 +92,7 @@ class Market:
             keys = timestamps(bars)
             return bars.filter(pa.array((keys < low) | (keys >= high)))
 
-        bench.gateway.mutate = lacking
+        harness.gateway.mutate = lacking
 
 
 def always(days: np.ndarray) -> np.ndarray:
@@ -128,11 +128,11 @@ def but_the_oldest(days: np.ndarray) -> np.ndarray:
 WAYS = [always, never, before, since, but_the_newest, but_the_oldest]
 
 
-def sparse_of(bench: Bench, report: SeriesReport) -> tuple[set[date], set[date]]:
+def sparse_of(harness: Harness, report: SeriesReport) -> tuple[set[date], set[date]]:
     """Return the sparse sessions of the load's report, and those of the gap index."""
     calendar = calendar_named(ETH)
-    index = GapIndex(bench.store, bench.ledger.calendars(), bench.gateway.gateway)
-    [found] = index.series_gaps([report.series], bench.gateway.time)
+    index = GapIndex(harness.store, harness.ledger.calendars(), harness.gateway.gateway)
+    [found] = index.series_gaps([report.series], harness.gateway.time)
     sparse = [gap for gap in found.gaps if gap.reason == "sparse"]
     return (
         {calendar.day_of(one.start) for one in report.sparse},
@@ -141,71 +141,71 @@ def sparse_of(bench: Bench, report: SeriesReport) -> tuple[set[date], set[date]]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_thin_stock_is_loaded_with_its_flat_bars_and_none_is_odd(
+def test_a_thin_stock_is_loaded_with_its_flat_bars(
     world: MakeWorld, way: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    """Filled, not filled, and filled for a while: every bar is kept, no session is sparse."""
+    """Whichever sessions are filled, every bar is kept, and none is implausible or sparse."""
     market = Market(world, way)
     report = market.made.load_until_confirmed()
     assert not report.unexplained
     market.made.check_complete()
-    assert sparse_of(market.made.bench, report) == (set(), set())
-    assert market.made.bench.ledger.findings.of("AAPL|5m") == []
-    stored = market.made.bench.store.read(market.made.series)
+    assert sparse_of(market.made.harness, report) == (set(), set())
+    assert market.made.harness.ledger.findings.of("AAPL|5m") == []
+    stored = market.made.harness.store.read(market.made.series)
     assert is_flat(stored).any() == (way is not never)
 
 
 @pytest.mark.parametrize("way", [always, before, since])
-def test_a_session_that_breaks_off_among_filled_ones_is_found(
+def test_a_truncated_session_among_filled_ones_is_sparse(
     world: MakeWorld, way: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    """Whether its neighbours are filled as it is, or older or newer ones are not."""
+    """It is found whether all neighbours are filled, or only the older or the newer ones."""
     market = Market(world, way)
     day = CUT if way is not before else date(2024, 4, 4)
     market.cut(day, 4)
     report = market.made.load()
-    assert sparse_of(market.made.bench, report) == ({day}, {day})
-    market.made.bench.gateway.mutate = None
-    market.made.bench.gateway.time += timedelta(minutes=20)
+    assert sparse_of(market.made.harness, report) == ({day}, {day})
+    market.made.harness.gateway.mutate = None
+    market.made.harness.gateway.time += timedelta(minutes=20)
     report = market.made.load_until_confirmed()
     assert report.is_complete
     market.made.check_complete()
 
 
-def test_a_steady_stock_that_breaks_off_is_found_across_the_switch(world: MakeWorld) -> None:
-    """Right behind the switch, most neighbours are not filled: traded bars are compared."""
+def test_a_truncated_session_is_sparse_right_after_the_switch(world: MakeWorld) -> None:
+    """Most of its neighbours are not filled: the numbers of traded bars are compared."""
     calendar = calendar_named(ETH)
     dense = true_keys(calendar, Timeframe.M5, date(2024, 1, 20), date(2024, 6, 21))
     market = Market(world, since, traded=thinned(dense, 0.3))
     market.cut(date(2024, 4, 16), 11)
     report = market.made.load()
-    found = sparse_of(market.made.bench, report)
+    found = sparse_of(market.made.harness, report)
     assert found == ({date(2024, 4, 16)}, {date(2024, 4, 16)})
 
 
-def test_flat_bars_of_a_ledger_that_has_not_counted_them_are_counted(world: MakeWorld) -> None:
-    """A ledger that was rebuilt from the files knows no counts until the store is looked at."""
+def test_a_ledger_without_counts_of_flat_bars_counts_them(world: MakeWorld) -> None:
+    """A ledger that is rebuilt from the files has no counts until the store is read."""
     market = Market(world, before)
     report = market.made.load_until_confirmed()
-    bench = market.made.bench
-    bench.ledger.close()
-    bench.layout.ledger.unlink()
-    bench.ledger = Ledger(bench.layout.ledger)
-    assert sparse_of(bench, report) == (set(), set())
-    stored = bench.store.read(market.made.series)
+    harness = market.made.harness
+    harness.ledger.close()
+    harness.layout.ledger.unlink()
+    harness.ledger = Ledger(harness.layout.ledger)
+    assert sparse_of(harness, report) == (set(), set())
+    stored = harness.store.read(market.made.series)
     traded = rows_per_session(stored.filter(pa.array(~is_flat(stored))))
-    assert bench.store.traded_per_session(market.made.series) == traded
+    assert harness.store.traded_per_session(market.made.series) == traded
 
 
 FIRST_TRADES = [5.25, 5.0, 5.1, 8.0, 1.0, 7.5, 0.0, 3.0]
-"""Hours after the open of extended hours at which days begin: 09:16, 09:00, 09:06, 12:00 ..."""
+"""Hours after the open of extended hours at which days begin: 09:15, 09:00, 09:06, 12:00 ..."""
 
 
 @pytest.mark.parametrize("way", [always, never])
 def test_days_that_begin_with_their_first_trade_are_complete(
     world: MakeWorld, way: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    """No bar comes before it, and the bars on both sides explain that."""
+    """The time before the first trade is explained by the bars on both sides."""
     calendar = calendar_named(ETH)
     dense = true_keys(calendar, Timeframe.M5, date(2024, 1, 20), date(2024, 6, 21))
     place = np.searchsorted(calendar.opens, dense, side="right") - 1
@@ -215,32 +215,32 @@ def test_days_that_begin_with_their_first_trade_are_complete(
     report = market.made.load_until_confirmed()
     assert report.is_complete
     market.made.check_complete()
-    assert sparse_of(market.made.bench, report) == (set(), set())
+    assert sparse_of(market.made.harness, report) == (set(), set())
 
 
 @pytest.mark.parametrize("way", [always, never])
-def test_tails_of_days_that_begin_late_wait_for_nothing_and_cover_nothing_early(
+def test_tails_cover_nothing_of_a_day_before_its_first_trade(
     world: MakeWorld, way: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    """Before the first trade nothing of the session is covered; later tails bring all of it."""
+    """Later tails load and cover the whole session."""
     calendar = calendar_named(ETH)
     dense = true_keys(calendar, Timeframe.M5, date(2024, 1, 20), date(2024, 6, 21))
     place = np.searchsorted(calendar.opens, dense, side="right") - 1
     late = dense[dense - calendar.opens[place] >= 5.25 * 3_600_000_000]
     market = Market(world, way, traded=thinned(late, 0.2))
-    bench, series = market.made.bench, market.made.series
+    harness, series = market.made.harness, market.made.series
 
     def tail(now: datetime) -> SeriesReport:
-        bench.gateway.time = now
-        return bench.run(Job(series, Mode.TAIL, Bounds(start=market.made.wanted.start)))[0]
+        harness.gateway.time = now
+        return harness.run(Job(series, Mode.TAIL, Bounds(start=market.made.wanted.start)))[0]
 
-    bench.gateway.time = utc(2024, 5, 22, 2)
-    bench.run(Job(series, Mode.FULL, Bounds(start=market.made.wanted.start)))
+    harness.gateway.time = utc(2024, 5, 22, 2)
+    harness.run(Job(series, Mode.FULL, Bounds(start=market.made.wanted.start)))
     for hour in (9, 11, 13, 14, 18, 22):
         report = tail(utc(2024, 5, 22, hour, 2))
-        covered = bench.store.coverage(series).bars.bounds
+        covered = harness.store.coverage(series).bars.bounds
         assert covered is not None
-        assert covered.end <= bench.gateway.time
+        assert covered.end <= harness.gateway.time
         if hour < 13:
             assert covered.end <= utc(2024, 5, 22, 8)
         market.made.check()
@@ -252,9 +252,9 @@ def test_tails_of_days_that_begin_late_wait_for_nothing_and_cover_nothing_early(
 
 
 def test_a_flat_bar_refutes_no_response_without_bars(world: MakeWorld) -> None:
-    """What a gateway fills one day and not the other was no false statement."""
+    """A response without the flat bars that another one has was no false statement."""
     market = Market(world, never)
-    bench, series = market.made.bench, market.made.series
+    harness, series = market.made.harness, market.made.series
     day = date(2024, 5, 2)
     [session] = calendar_named(ETH).sessions(day, day + timedelta(days=1))
     low, high = micros(session.opens_at), micros(session.closes_at)
@@ -264,28 +264,28 @@ def test_a_flat_bar_refutes_no_response_without_bars(world: MakeWorld) -> None:
         left = bars.filter(pa.array((keys < low) | (keys >= high)))
         return left if left.num_rows else NoData(request, "no data")
 
-    bench.gateway.mutate = empty
+    harness.gateway.mutate = empty
     market.made.load()
-    before_flat = bench.ledger.statements.all()
+    before_flat = harness.ledger.statements.all()
 
     def flat(_: BarRequest, bars: pa.Table) -> pa.Table:
         keys = timestamps(bars)
         return with_flat(bars, keys[(keys < low) | (keys >= high)])
 
-    bench.gateway.mutate = flat
-    bench.gateway.time += timedelta(minutes=20)
+    harness.gateway.mutate = flat
+    harness.gateway.time += timedelta(minutes=20)
     market.made.load()
     assert before_flat
-    assert not any(one.voided_at for one in bench.ledger.statements.all())
-    assert bench.store.rows_per_session(series)[day]
+    assert not any(one.voided_at for one in harness.ledger.statements.all())
+    assert harness.store.rows_per_session(series)[day]
 
 
 def test_the_documented_filter_leaves_out_flat_bars(world: MakeWorld) -> None:
-    """In SQL and in pandas; a bar without a known volume stays, as does one that counts a trade."""
+    """In SQL and pandas it keeps a bar of unknown volume, and one that counts a trade."""
     text = (Path(ktrdr_pipelines.__file__).parent / "docs" / "bars.md").read_text("utf-8")
     market = Market(world, before)
     market.made.load()
-    bars = market.made.bench.store.read(market.made.series)
+    bars = market.made.harness.store.read(market.made.series)
     count = bars.num_rows
     odd = {"volume": [None, *([0.0] * 2)], "bar_count": [None, 3, None]}
     for name, values in odd.items():
@@ -307,8 +307,8 @@ def test_the_documented_filter_leaves_out_flat_bars(world: MakeWorld) -> None:
     assert len(names["traded"]) == len(kept)
 
 
-def test_flat_bars_after_the_close_move_no_session(world: MakeWorld) -> None:
-    """They show no trading after hours; they are kept."""
+def test_flat_bars_after_the_close_extend_no_session(world: MakeWorld) -> None:
+    """They are kept, but are no evidence of trading after hours."""
     made = world("XNYS.RTH", Timeframe.M5, *SPRING)
     calendar = calendar_named("XNYS.RTH")
 
@@ -321,8 +321,8 @@ def test_flat_bars_after_the_close_move_no_session(world: MakeWorld) -> None:
         more = with_flat(more.set_column(place, more.schema.field("ts"), late), np.array([0]))
         return pa.concat_tables([bars, more]).sort_by("ts") if len(ends) else bars
 
-    made.bench.gateway.mutate = longer
+    made.harness.gateway.mutate = longer
     report = made.load()
     assert report.is_complete
-    assert made.bench.ledger.late_bars.all() == {}
-    assert is_flat(made.bench.store.read(made.series)).sum() > 50
+    assert made.harness.ledger.late_bars.all() == {}
+    assert is_flat(made.harness.store.read(made.series)).sum() > 50

@@ -42,7 +42,7 @@ class Market:
         self.made, self.unit = made, 1.0
         self._volumes = volumes
         self._trades = trades or (lambda keys: np.full(len(keys), 70))
-        made.bench.gateway.mutate = self._shaped
+        made.harness.gateway.mutate = self._shaped
 
     def _shaped(self, _: BarRequest, bars: pa.Table) -> pa.Table:
         keys = timestamps(bars)
@@ -59,13 +59,13 @@ class Market:
 
     def run(self, mode: Mode, now: datetime, start: datetime | None = None) -> SeriesReport:
         """Load by a mode at a moment."""
-        self.made.bench.gateway.time = now
+        self.made.harness.gateway.time = now
         bounds = Bounds(start=start or self.made.wanted.start)
-        return self.made.bench.run(Job(self.made.series, mode, bounds))[0]
+        return self.made.harness.run(Job(self.made.series, mode, bounds))[0]
 
     def jumps(self) -> list[float]:
         """Return the jumps that the ledger knows."""
-        known = self.made.bench.ledger.disagreements.of(
+        known = self.made.harness.ledger.disagreements.of(
             series_key(self.made.series), DisagreementKind.VOLUME
         )
         return [one.ratio for one in known]
@@ -93,26 +93,26 @@ def test_held_bars_returned_in_another_unit_are_one_volume_jump(
     market = Market(world(RTH, timeframe, *JUNE))
     market.unit = 1.0 if to_lots else 100.0
     market.run(Mode.FULL, BEFORE)
-    held = market.made.bench.store.read(market.made.series)
+    held = market.made.harness.store.read(market.made.series)
     market.unit = 100.0 if to_lots else 1.0
     report = market.run(Mode.TAIL, AFTER)
     [jump] = report.volume_jumps
     assert jump.ratio == pytest.approx(0.01 if to_lots else 100.0)
     assert report.is_complete
     assert report.disagreements == ()
-    stored = market.made.bench.store.read(market.made.series)
+    stored = market.made.harness.store.read(market.made.series)
     assert stored.slice(0, held.num_rows).equals(held)
     for days in range(1, 15):
         report = market.run(Mode.TAIL, AFTER + timedelta(days=days))
     assert len(report.volume_jumps) == len(market.jumps()) == 1
-    bench = market.made.bench
-    index = GapIndex(bench.store, bench.ledger.calendars(), bench.gateway.gateway)
+    harness = market.made.harness
+    index = GapIndex(harness.store, harness.ledger.calendars(), harness.gateway.gateway)
     [found] = index.series_gaps([market.made.series], AFTER)
     assert (found.volume_jumps, found.disagreements) == ((jump,), ())
 
 
-def test_a_switch_and_a_switch_back_are_two(world: MakeWorld) -> None:
-    """Each is reported when it comes."""
+def test_a_switch_and_a_switch_back_are_two_volume_jumps(world: MakeWorld) -> None:
+    """Each is reported when it occurs."""
     market = Market(world(RTH, Timeframe.H1, *JUNE))
     market.run(Mode.FULL, BEFORE)
     for days, unit in ((3, 100.0), (4, 100.0), (5, 1.0), (6, 1.0), (7, 100.0)):
@@ -138,15 +138,15 @@ def test_adjoining_bars_in_another_unit_are_a_volume_jump(
     assert report.is_complete
 
 
-def test_a_refresh_as_a_whole_ends_it(world: MakeWorld) -> None:
-    """All bars are in one unit then; that load still says that it was another one."""
+def test_a_refresh_of_the_whole_series_removes_the_jump(world: MakeWorld) -> None:
+    """All bars are then in one unit; the refresh itself still reports the jump."""
     market = Market(world(RTH, Timeframe.D1, *JUNE))
     market.run(Mode.FULL, BEFORE)
     market.unit = 100.0
     market.run(Mode.TAIL, AFTER)
     bounds = Bounds(start=market.made.wanted.start)
     job = Job(market.made.series, Mode.FULL, bounds, refresh=True)
-    report = market.made.bench.run(job)[0]
+    report = market.made.harness.run(job)[0]
     assert report.volume_jumps
     assert market.jumps() == []
     assert market.run(Mode.TAIL, AFTER + timedelta(days=1)).volume_jumps == ()
@@ -162,7 +162,7 @@ def busy_from(day: datetime, times: float, days: int = 90) -> Shape:
     return shape
 
 
-def nothing(keys: np.ndarray) -> np.ndarray:
+def no_volume(keys: np.ndarray) -> np.ndarray:
     """Return no volume at all."""
     return np.zeros(len(keys))
 
@@ -178,7 +178,7 @@ QUIET = {
     "two busy days": (busy_from(utc(2024, 6, 17), 100.0, 2), None),
     "a listing": (busy_from(utc(2024, 5, 3), 0.01), None),
     "ten times as much": (busy_from(utc(2024, 6, 17), 10.0), None),
-    "no volume": (nothing, nothing),
+    "no volume": (no_volume, no_volume),
     "a sparse stock": (sparse, None),
     "much more trading": (
         busy_from(utc(2024, 6, 17), 100.0),
@@ -219,8 +219,8 @@ def test_volumes_rounded_to_whole_lots_are_a_volume_jump(world: MakeWorld) -> No
     assert market.jumps() == [pytest.approx(0.01, rel=0.02)]
 
 
-def test_the_text_says_which_unit_is_which(world: MakeWorld) -> None:
-    """The text says which unit is which, that nothing changed, and what to do."""
+def test_the_text_of_a_jump_names_both_units(world: MakeWorld) -> None:
+    """The text also states that nothing was changed, and what to do."""
     market = Market(world(RTH, Timeframe.D1, *JUNE))
     market.run(Mode.FULL, BEFORE)
     market.unit = 100.0

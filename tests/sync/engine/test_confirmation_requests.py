@@ -1,4 +1,4 @@
-"""How many requests evidence may cost: ceilings over what a market without empty sessions takes."""
+"""Limits of the requests for confirmation, over those of a market without empty sessions."""
 
 from collections.abc import Callable
 from datetime import date, timedelta
@@ -19,7 +19,7 @@ MakeWorld = Callable[..., World]
 def year_of(
     world: MakeWorld, timeframe: Timeframe, empty: Callable[[np.ndarray], np.ndarray]
 ) -> World:
-    """Make a year of a market that trades in no minute of some sessions."""
+    """Make a year of a market that does not trade in some sessions."""
     around = YEAR[0] - timedelta(days=40), YEAR[1] + timedelta(days=20)
     keys = dense_keys(RTH, timeframe, *around)
     days = calendar_named(RTH).days_of(keys) if timeframe.is_intraday else keys.astype("M8[us]")
@@ -29,17 +29,17 @@ def year_of(
 
 
 def none_of(days: np.ndarray) -> np.ndarray:
-    """Let every session trade."""
+    """Return no session."""
     return days[:0]
 
 
 def thin(days: np.ndarray) -> np.ndarray:
-    """Return a market without bars in a random three of ten sessions."""
+    """Return a random three of ten sessions."""
     return days[np.random.default_rng(11).random(len(days)) < 0.3]
 
 
 def days_from(first: date, count: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a market without bars in some sessions in a row."""
+    """Return a function that returns some consecutive sessions."""
 
     def empty(days: np.ndarray) -> np.ndarray:
         place = int(np.searchsorted(days, np.datetime64(first)))
@@ -49,10 +49,10 @@ def days_from(first: date, count: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M30, Timeframe.H1, Timeframe.H4, Timeframe.D1])
-def test_a_thin_stock_is_complete_in_its_first_load_for_two_requests_more(
+def test_a_thin_stock_is_complete_in_its_first_load_with_two_requests_more(
     world: MakeWorld, timeframe: Timeframe
 ) -> None:
-    """A year with 30 % empty sessions: daily bars speak for all of them."""
+    """In a year with 30 % empty sessions, daily bars confirm all of them."""
     liquid = year_of(world, timeframe, none_of).load()
     assert liquid.is_complete
     made = year_of(world, timeframe, thin)
@@ -63,8 +63,10 @@ def test_a_thin_stock_is_complete_in_its_first_load_for_two_requests_more(
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M5, Timeframe.H1, Timeframe.D1])
-def test_a_liquid_stock_costs_its_chunks_alone(world: MakeWorld, timeframe: Timeframe) -> None:
-    """No request more than its sessions take at the length that is always granted."""
+def test_a_liquid_stock_takes_the_requests_of_its_chunks_alone(
+    world: MakeWorld, timeframe: Timeframe
+) -> None:
+    """It takes no more requests than its sessions do at the width that is always granted."""
     made = year_of(world, timeframe, none_of)
     report = made.load()
     assert report.is_complete
@@ -81,7 +83,7 @@ def test_a_halt_of_one_day_is_explained_within_three_days(
     made = year_of(world, timeframe, days_from(date(2023, 6, 7), 1))
     for _ in range(3):
         report = made.load()
-        made.bench.gateway.time += timedelta(days=1, minutes=1)
+        made.harness.gateway.time += timedelta(days=1, minutes=1)
     assert report.is_complete
     made.check_complete()
 
@@ -94,12 +96,14 @@ def test_a_halt_of_weeks_is_explained_in_its_first_load(world: MakeWorld) -> Non
     made.check_complete()
 
 
-def test_a_gateway_that_returns_a_tenth_of_each_range_is_given_up(
+def test_a_load_ends_though_the_gateway_returns_a_tenth_of_each_range(
     world: MakeWorld,
 ) -> None:
-    """One load takes no more requests than a few for each chunk; it ends with what came."""
+    """One load takes a few requests for each chunk at most, and keeps what was returned."""
     made = year_of(world, Timeframe.H1, none_of)
-    made.bench.gateway.mutate = lambda _, bars: bars.slice(bars.num_rows - bars.num_rows // 10 - 1)
+    made.harness.gateway.mutate = lambda _, bars: bars.slice(
+        bars.num_rows - bars.num_rows // 10 - 1
+    )
     report = made.load()
     assert not report.is_complete
     assert report.requests <= 250

@@ -35,7 +35,7 @@ from tests.support.fake_gateway import (
     true_daily_bars,
     utc,
 )
-from tests.support.loading import Bench, World
+from tests.support.loading import Harness, World
 
 RTH = "XNYS.RTH"
 FIRST, END = date(2024, 9, 2), date(2024, 11, 1)
@@ -46,7 +46,7 @@ TIMEFRAMES = (Timeframe.D1, Timeframe.H1)
 
 @dataclass(frozen=True)
 class Market:
-    """What is traded: in every session, or, where it is thin, in some, and a few bars in those."""
+    """A market that trades in every session or, if it is thin, in some, with few bars each."""
 
     is_thin: bool = False
     timeframes: tuple[Timeframe, ...] = TIMEFRAMES
@@ -73,7 +73,7 @@ MARKETS = (
 
 @dataclass
 class Pattern:
-    """Says by a seeded rule which requests come back without bars.
+    """A seeded rule for which requests return no bars.
 
     ``kind`` is burst (some requests in a row), window (a time of hours), share (by chance), symbol
     (of one symbol for hours), session (that reach some dates, for hours) or timeframe (of one
@@ -87,19 +87,19 @@ class Pattern:
     request_count: int = field(default=0)
 
     def __post_init__(self) -> None:
-        self.dice = random.Random(self.seed)
-        self.first = self.dice.randrange(1, 12)
-        self.length = self.dice.randrange(5, 60)
+        self.rng = random.Random(self.seed)
+        self.first = self.rng.randrange(1, 12)
+        self.length = self.rng.randrange(5, 60)
         days = calendar_named(RTH).sessions(FIRST, END)
-        place = self.dice.randrange(0, len(days) - 3)
-        few = days[place : place + self.dice.randrange(1, 8)]
+        place = self.rng.randrange(0, len(days) - 3)
+        few = days[place : place + self.rng.randrange(1, 8)]
         self.dates = Interval(few[0].opens_at, few[-1].closes_at)
 
     def hides(self, request: BarRequest, now: datetime) -> bool:
-        """Whether a request comes back without bars."""
+        """Return whether a request returns no bars."""
         self.request_count += 1
         is_on = BEGIN <= now < BEGIN + timedelta(hours=self.hours)
-        chance = self.dice.random() < self.share
+        chance = self.rng.random() < self.share
         match self.kind:
             case "burst":
                 return self.first <= self.request_count < self.first + self.length
@@ -130,18 +130,18 @@ patterns = st.builds(
 class Store:
     """A store of a small universe whose gateway follows a pattern."""
 
-    bench: Bench
+    harness: Harness
     wanted: IntervalSet
     series: list[Series]
 
     def load(self) -> list[SeriesReport]:
-        """Load everything, and see that nothing is called complete that is not."""
+        """Load everything, and check that no series with missing bars is reported complete."""
         jobs = [Job(one, wanted=self.wanted_of(one)) for one in self.series]
-        reports = self.bench.run(*jobs)
+        reports = self.harness.run(*jobs)
         for report in reports:
             if report.is_complete:
                 assert self.missing(report.series) == 0, report.summary
-        self.series_gaps()
+        self.check_gap_index()
         return reports
 
     def wanted_of(self, one: Series) -> IntervalSet:
@@ -150,14 +150,14 @@ class Store:
     def missing(self, one: Series) -> int:
         """Count the bars that the gateway has and the store lacks."""
         (part,) = self.wanted_of(one)
-        true_bars = bars_between(self.bench.true_bars(one).bars, part.start, part.end)
-        stored = self.bench.store.read(one, part)
+        true_bars = bars_between(self.harness.true_bars(one).bars, part.start, part.end)
+        stored = self.harness.store.read(one, part)
         return true_bars.num_rows - stored.num_rows
 
-    def series_gaps(self) -> None:
-        """See that neither the gap index nor a window says complete over a missing bar."""
-        now = self.bench.gateway.time
-        index = GapIndex(self.bench.store, self.bench_calendars(), self.bench.gateway.gateway)
+    def check_gap_index(self) -> None:
+        """Check that neither the gap index nor a window is complete over a missing bar."""
+        now = self.harness.gateway.time
+        index = GapIndex(self.harness.store, self.calendars(), self.harness.gateway.gateway)
         for found in index.series_gaps(self.series, now):
             (part,) = self.wanted_of(found.series)
             if self.missing(found.series):
@@ -165,13 +165,12 @@ class Store:
                 state = index.windows(found.series, {"all": (FIRST, END)}, now)
                 assert state["all"].state is WindowState.UNEXPLAINED
 
-    def bench_calendars(self) -> object:
-
-        return self.bench.ledger.calendars()
+    def calendars(self) -> object:
+        return self.harness.ledger.calendars()
 
 
 def store_of(folder: Path, pattern: Pattern, market: Market = MARKETS[0]) -> Store:
-    """Make a store whose gateway hides by a pattern."""
+    """Make a store whose gateway follows a pattern."""
     true_bars = {}
     series = []
     finest = market.timeframes[-1]
@@ -191,18 +190,18 @@ def store_of(folder: Path, pattern: Pattern, market: Market = MARKETS[0]) -> Sto
 
     gateway.mutate = mutate
     wanted = IntervalSet([interval_between(calendar_named(RTH), Timeframe.H1, FIRST, END)])
-    return Store(Bench(create_store(folder), gateway), wanted, series)
+    return Store(Harness(create_store(folder), gateway), wanted, series)
 
 
 def true_weekly_bars(daily: pa.Table) -> TrueBars:
-    """Make the weekly bars of the weeks in which there are daily ones."""
+    """Return the weekly bars of the weeks in which there are daily ones."""
     days = np.unique([monday_of(day) for day in daily["session_date"].to_pylist()])
     keys = days.astype("datetime64[us]").astype(np.int64)
     return true_bars_of(keys, Timeframe.W1, calendar_named(RTH))
 
 
 HIDES_TEN_DAYS = Pattern("session", 9869, 0.35, 14)
-"""Requests for the oldest days come back without bars for 14 hours, and many are sent."""
+"""For 14 hours requests for the oldest days return no bars, and many are sent."""
 
 
 @given(pattern=patterns, market=st.sampled_from(MARKETS))
@@ -211,12 +210,12 @@ HIDES_TEN_DAYS = Pattern("session", 9869, 0.35, 14)
 def test_nothing_is_called_complete_over_a_missing_bar(
     pattern: Pattern, market: Market, folders: Iterator[Path]
 ) -> None:
-    """Whatever pattern of empty responses lasts less than a day, or is random, or of one timeframe.
+    """Empty responses for less than a day, at random or for one timeframe never hide a bar.
 
-    After the gateway is well again every bar is there.
+    Once the gateway has recovered, every bar is stored.
     """
     store = store_of(next(folders), pattern, market)
-    gateway = store.bench.gateway
+    gateway = store.harness.gateway
     for step in (0, 1, 16, 20, 45, 240, 900, 1500, 1500, 1500):
         gateway.time += timedelta(minutes=step)
         store.load()
@@ -231,7 +230,7 @@ def test_nothing_is_called_complete_over_a_missing_bar(
 def test_a_session_with_a_late_bar_alone_is_not_called_empty(
     world: Callable[..., World],
 ) -> None:
-    """Bars after the close extend sessions before it is judged which of them have none."""
+    """Bars after the close extend sessions before those without bars are determined."""
     first, end, day = date(2024, 6, 3), date(2024, 6, 22), date(2024, 6, 12)
     calendar = calendar_named("XNYS.RTH")
     around = first - timedelta(days=40), end + timedelta(days=20)
@@ -240,7 +239,7 @@ def test_a_session_with_a_late_bar_alone_is_not_called_empty(
     keys = np.union1d(keys[calendar.days_of(keys) != np.datetime64(day)], late)
     made = world("XNYS.RTH", Timeframe.M30, first, end, keys=keys)
     made.load()
-    assert made.bench.store.rows_per_session(made.series)[day] == 1
+    assert made.harness.store.rows_per_session(made.series)[day] == 1
     session = calendar.sessions(day, day + timedelta(days=1))[0]
-    said = made.bench.ledger.statements.of(made.series.symbol)
-    assert [one for one in said if session.opens_at in one.interval] == []
+    statements = made.harness.ledger.statements.of(made.series.symbol)
+    assert [one for one in statements if session.opens_at in one.interval] == []

@@ -10,11 +10,9 @@ import pytest
 
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
-from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import BY_THE_YEAR, narrower
 from ktrdr_pipelines.domain.planning.jobs import Mode
-from ktrdr_pipelines.domain.planning.reports import Quiet
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
@@ -26,20 +24,10 @@ from ktrdr_pipelines.errors import (
 from ktrdr_pipelines.sync.engine.request_widths import Widths
 from ktrdr_pipelines.sync.runner import Job
 from tests.support.fake_gateway import start_of, utc
-from tests.support.loading import World
+from tests.support.loading import NotedTexts, World
 
 MakeWorld = Callable[..., World]
 RTH = "XNYS.RTH"
-
-
-class Notes(Quiet):
-    """Keeps the notes of a load."""
-
-    def __init__(self, notes: list[str]) -> None:
-        self._notes = notes
-
-    def noted(self, series: Series, text: str) -> None:
-        self._notes.append(text)
 
 
 def reaches_over_days(request: BarRequest, bars: pa.Table) -> int:
@@ -70,16 +58,16 @@ def test_a_width_that_works_is_found_and_kept(
 ) -> None:
     """Each timeout halves the width once; a width that works is used for the rest of the run."""
     made = world(RTH, timeframe, date(2024, 1, 2), date(2024, 6, 29))
-    made.bench.gateway.mutate = times_out_beyond(days)
-    made.bench.gateway.concurrency = 1
-    (report,) = made.bench.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))
+    made.harness.gateway.mutate = times_out_beyond(days)
+    made.harness.gateway.concurrency = 1
+    (report,) = made.harness.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))
     assert report.is_complete, report.summary
     assert report.failures == ()
     made.check_complete()
-    unmutated = made.bench.gateway.unmutated
+    unmutated = made.harness.gateway.unmutated
     wide = [
         request
-        for request in made.bench.gateway.requests
+        for request in made.harness.gateway.requests
         if reaches_over_days(request, unmutated(request)) > days
     ]
     assert len(wide) <= 6
@@ -87,10 +75,10 @@ def test_a_width_that_works_is_found_and_kept(
     assert made.load().requests == 0
 
 
-def test_requests_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> None:
+def test_concurrent_timeouts_narrow_the_width_once(world: MakeWorld) -> None:
     """Six timeouts of the same width halve it once."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
-    made.bench.gateway.mutate = times_out_beyond(15)
+    made.harness.gateway.mutate = times_out_beyond(15)
     report = made.load()
     assert report.is_complete
     assert report.requests <= 6 + 38 + 16
@@ -98,30 +86,30 @@ def test_requests_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> Non
 
 
 def test_one_session_that_always_times_out_stays_a_failure(world: MakeWorld) -> None:
-    """The rest of the chunk comes; the poisoned session alone is left, with a try."""
+    """The rest of the chunk is loaded; the failing session alone is left, with an attempt."""
     made = world(RTH, Timeframe.H1, date(2024, 6, 3), date(2024, 6, 29))
-    poison = utc(2024, 6, 12, 14), utc(2024, 6, 12, 15)
+    failing = utc(2024, 6, 12, 14), utc(2024, 6, 12, 15)
 
     def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         assert request.ends_at is not None
         start = start_of(request, request.ends_at)
-        hit = start < poison[1] and poison[0] < request.ends_at
-        return GatewayTimeoutError("bars") if hit else bars
+        overlaps = start < failing[1] and failing[0] < request.ends_at
+        return GatewayTimeoutError("bars") if overlaps else bars
 
-    made.bench.gateway.mutate = mutate
+    made.harness.gateway.mutate = mutate
     report = made.load()
     assert [part.start.day for part in report.unexplained] == [12]
     assert report.unexplained.length.total_seconds() == 6.5 * 3600
     assert len(report.failures) == 1
     made.check()
-    made.bench.gateway.mutate = None
+    made.harness.gateway.mutate = None
     assert made.load().requests == 1
     made.check_complete()
 
 
 @pytest.mark.parametrize("timeframe", Timeframe)
 def test_a_narrower_width_is_always_less(timeframe: Timeframe) -> None:
-    """From any width one session is reached, and below it there is nothing."""
+    """Narrowing any width ends at one session."""
     width: int | None = 300
     seen = []
     while width is not None:
@@ -133,16 +121,16 @@ def test_a_narrower_width_is_always_less(timeframe: Timeframe) -> None:
 
 
 def test_the_wait_of_an_identical_request_is_reported(world: MakeWorld) -> None:
-    """IB's rule of identical requests makes a retry wait, and the reason is reported."""
+    """IB's rule of identical requests delays a retry, and the reason is reported."""
     made = world(RTH, Timeframe.M1, date(2024, 6, 12), date(2024, 6, 13))
-    notes: list[str] = []
+    noted = NotedTexts()
     failing = iter([True])
-    made.bench.gateway.mutate = lambda _, bars: (
+    made.harness.gateway.mutate = lambda _, bars: (
         GatewayTimeoutError("bars") if next(failing, False) else bars
     )
-    manager = replace(made.bench.manager(), progress=Notes(notes))
+    manager = replace(made.harness.manager(), progress=noted)
     asyncio.run(manager.run([Job(made.series, wanted=IntervalSet([made.wanted]))]))
-    assert any("IB accepts identical requests only every 15 s" in text for text in notes)
+    assert any("IB accepts identical requests only every 15 s" in text for text in noted.texts)
 
 
 def quarter(number: int) -> Interval:
@@ -154,20 +142,20 @@ def quarter(number: int) -> Interval:
 
 def too_wide(made: World, number: int, days: int) -> int:
     """Load a quarter of a year, and count the requests that were too wide for a response."""
-    request_count, unmutated = made.bench.request_count, made.bench.gateway.unmutated
-    assert made.bench.load(made.series, quarter(number)).is_complete
-    new = made.bench.gateway.requests[request_count:]
+    request_count, unmutated = made.harness.request_count, made.harness.gateway.unmutated
+    assert made.harness.load(made.series, quarter(number)).is_complete
+    new = made.harness.gateway.requests[request_count:]
     return sum(reaches_over_days(one, unmutated(one)) > days for one in new)
 
 
 def test_a_width_that_two_runs_learned_holds_for_a_day(world: MakeWorld) -> None:
     """One timeout may be chance; after two runs no request is too wide until a day later."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
-    made.bench.gateway.mutate = times_out_beyond(15)
-    made.bench.gateway.concurrency = 1
+    made.harness.gateway.mutate = times_out_beyond(15)
+    made.harness.gateway.concurrency = 1
     found = [too_wide(made, number, 15) > 0 for number in (1, 2, 3, 4)]
     assert found == [True, True, False, False]
-    made.bench.gateway.time += timedelta(days=1, minutes=1)
+    made.harness.gateway.time += timedelta(days=1, minutes=1)
     assert [too_wide(made, number, 15) > 0 for number in (5, 6)] == [True, False]
 
 
@@ -176,26 +164,26 @@ def test_a_single_timeout_is_forgotten_after_a_response_to_a_wide_request(
 ) -> None:
     """Runs with one timeout each, and one without between them, narrow nothing."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
-    made.bench.gateway.concurrency = 1
+    made.harness.gateway.concurrency = 1
     for number in (1, 3):
-        empty_ranges = iter([True])
-        made.bench.gateway.mutate = lambda _, bars, empty_ranges=empty_ranges: (
-            GatewayTimeoutError("bars") if next(empty_ranges, False) else bars
+        failing = iter([True])
+        made.harness.gateway.mutate = lambda _, bars, failing=failing: (
+            GatewayTimeoutError("bars") if next(failing, False) else bars
         )
-        made.bench.load(made.series, quarter(number))
-        assert made.bench.ledger.widths.of("fake:1")[Timeframe.H1].runs == 1
-        made.bench.gateway.mutate = None
-        made.bench.load(made.series, quarter(number + 1))
-        assert made.bench.ledger.widths.of("fake:1") == {}
-    assert made.bench.load(made.series, quarter(5)).requests == 3
+        made.harness.load(made.series, quarter(number))
+        assert made.harness.ledger.widths.of("fake:1")[Timeframe.H1].runs == 1
+        made.harness.gateway.mutate = None
+        made.harness.load(made.series, quarter(number + 1))
+        assert made.harness.ledger.widths.of("fake:1") == {}
+    assert made.harness.load(made.series, quarter(5)).requests == 3
 
 
 def test_timeouts_of_every_width_narrow_nothing(world: MakeWorld) -> None:
     """A width is too wide only if a narrower request got a response."""
     made = world(RTH, Timeframe.H1, *(date(2023, 1, 3), date(2023, 6, 29)))
-    made.bench.gateway.mutate = lambda *_: GatewayTimeoutError("bars")
+    made.harness.gateway.mutate = lambda *_: GatewayTimeoutError("bars")
     assert not made.load().is_complete
-    assert made.bench.ledger.widths.of("fake:1") == {}
+    assert made.harness.ledger.widths.of("fake:1") == {}
 
 
 def refused_beyond(sessions: int) -> Callable[[BarRequest, pa.Table], pa.Table | GatewayError]:
@@ -212,40 +200,40 @@ def refused_beyond(sessions: int) -> Callable[[BarRequest, pa.Table], pa.Table |
 
 
 def test_a_refusal_for_length_narrows_and_is_remembered(world: MakeWorld) -> None:
-    """It costs one refused request in the first run, none in the next, and one after a month."""
+    """It takes one refused request in the first run, none in the next, and one after a month."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
-    made.bench.gateway.mutate = refused_beyond(5)
-    made.bench.gateway.concurrency = 1
+    made.harness.gateway.mutate = refused_beyond(5)
+    made.harness.gateway.concurrency = 1
 
     def refused(number: int) -> int:
-        request_count = made.bench.request_count
-        assert made.bench.load(made.series, quarter(number)).is_complete
-        new = made.bench.gateway.requests[request_count:]
+        request_count = made.harness.request_count
+        assert made.harness.load(made.series, quarter(number)).is_complete
+        new = made.harness.gateway.requests[request_count:]
         return sum(int(one.duration.split()[0]) > 5 for one in new)
 
     assert [refused(number) > 0 for number in (1, 2, 3)] == [True, False, False]
-    made.bench.gateway.time += timedelta(days=31)
+    made.harness.gateway.time += timedelta(days=31)
     assert [refused(number) > 0 for number in (4, 5)] == [True, False]
 
 
-def test_refusals_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> None:
+def test_concurrent_refusals_narrow_the_width_once(world: MakeWorld) -> None:
     """Six refusals of one width are one finding."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
-    made.bench.gateway.mutate = refused_beyond(11)
+    made.harness.gateway.mutate = refused_beyond(11)
     report = made.load()
     assert report.is_complete
-    assert made.bench.ledger.widths.of("fake:1")[Timeframe.H1].most >= 10
+    assert made.harness.ledger.widths.of("fake:1")[Timeframe.H1].most >= 10
     made.check_complete()
 
 
-def test_requests_that_were_open_when_it_narrowed_narrow_it_no_more(world: MakeWorld) -> None:
-    """What was sent before the first refusal came is wider than what is known by then."""
+def test_requests_sent_before_a_narrowing_do_not_narrow_further(world: MakeWorld) -> None:
+    """Requests sent before the first refusal arrived are wider than the width known since."""
     made = world(RTH, Timeframe.H1, date(2024, 1, 2), date(2024, 3, 1))
-    widths = Widths(made.bench.ledger, "fake:1", lambda: datetime(2024, 6, 1, tzinfo=UTC))
+    widths = Widths(made.harness.ledger, "fake:1", lambda: datetime(2024, 6, 1, tzinfo=UTC))
     for sessions in (22, 21, 15, 22):
         assert widths.narrow(Timeframe.H1, sessions, refused=f"{sessions} D")
         assert widths.most(Timeframe.H1) == 11
-        assert made.bench.ledger.widths.of("fake:1")[Timeframe.H1].most == 11
+        assert made.harness.ledger.widths.of("fake:1")[Timeframe.H1].most == 11
     assert widths.narrow(Timeframe.H1, 11, refused="11 D")
     assert widths.most(Timeframe.H1) == 5
 
@@ -263,15 +251,15 @@ def only_by_the_year(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayE
 
 
 def test_days_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorld) -> None:
-    """A refused month of days costs no request for every two of them, in no later run either."""
+    """A refused month of days does not lead to requests of two days, in later runs either."""
     made = world(RTH, Timeframe.D1, date(2010, 1, 4), date(2024, 6, 29))
-    made.bench.gateway.mutate = only_by_the_year
+    made.harness.gateway.mutate = only_by_the_year
     first = date(2014, 5, 5)
-    assert made.bench.load(made.series, wanted_days(date(2014, 4, 1), first)).is_complete
-    request_count = made.bench.request_count
+    assert made.harness.load(made.series, wanted_days(date(2014, 4, 1), first)).is_complete
+    request_count = made.harness.request_count
     assert request_count <= 4
-    assert made.bench.load(made.series, wanted_days(first, date(2024, 4, 1))).is_complete
-    new = made.bench.gateway.requests[request_count:]
+    assert made.harness.load(made.series, wanted_days(first, date(2024, 4, 1))).is_complete
+    new = made.harness.gateway.requests[request_count:]
     assert len(new) <= 15, "ten years, and seams where this gateway's year has 365 days"
     assert not any(one.duration.endswith("D") and int(one.duration.split()[0]) > 2 for one in new)
 
@@ -280,7 +268,7 @@ def test_days_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorld
     ("timeframe", "unit", "counts", "whole", "fewer"),
     [(Timeframe.D1, "D", (30, 20, 40), 252, 60), (Timeframe.W1, "W", (3, 2, 4), 52, 26)],
 )
-def test_refusals_of_days_that_were_open_at_once_are_one_finding(
+def test_concurrent_refusals_of_days_are_one_finding(
     world: MakeWorld,
     timeframe: Timeframe,
     unit: str,
@@ -288,9 +276,9 @@ def test_refusals_of_days_that_were_open_at_once_are_one_finding(
     whole: int,
     fewer: int,
 ) -> None:
-    """Whichever comes last, the finding stays; a refused year narrows it to counted days."""
+    """The finding holds in any order of refusals; a refused year narrows it to counted days."""
     made = world(RTH, Timeframe.D1, date(2024, 1, 2), date(2024, 3, 1))
-    widths = Widths(made.bench.ledger, "fake:1", lambda: datetime(2024, 6, 1, tzinfo=UTC))
+    widths = Widths(made.harness.ledger, "fake:1", lambda: datetime(2024, 6, 1, tzinfo=UTC))
     for count in counts:
         assert widths.narrow(timeframe, count, refused=f"{count} {unit}")
         assert widths.most(timeframe) == BY_THE_YEAR
@@ -303,25 +291,25 @@ def test_refusals_of_days_that_were_open_at_once_are_one_finding(
 def test_weeks_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorld) -> None:
     """A refused month of weeks does not make every week of ten years a request."""
     made = world(RTH, Timeframe.W1, date(2010, 1, 4), date(2024, 6, 29))
-    made.bench.gateway.mutate = lambda request, bars: (
+    made.harness.gateway.mutate = lambda request, bars: (
         RequestTooLongError("bars", reason="162 Time length exceed max.")
         if request.duration.endswith("W") and request.duration != "1 W"
         else bars
     )
     newest = interval_between(calendar_named(RTH), Timeframe.W1, date(2024, 3, 4), date(2024, 4, 1))
-    assert made.bench.load(made.series, newest).is_complete
-    request_count = made.bench.request_count
+    assert made.harness.load(made.series, newest).is_complete
+    request_count = made.harness.request_count
     assert request_count <= 4
     older = interval_between(calendar_named(RTH), Timeframe.W1, date(2014, 3, 3), date(2024, 4, 1))
-    assert made.bench.load(made.series, older).is_complete
-    new = made.bench.gateway.requests[request_count:]
+    assert made.harness.load(made.series, older).is_complete
+    new = made.harness.gateway.requests[request_count:]
     assert len(new) <= 15
     assert not any(one.duration.endswith("W") and one.duration != "1 W" for one in new)
 
 
 def test_another_refusal_narrows_nothing(world: MakeWorld) -> None:
-    """A wrong what_to_show is wrong at every width."""
+    """An invalid what_to_show is refused at every width."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2023, 3, 1))
-    made.bench.gateway.mutate = lambda *_: RequestRejectedError("bars", reason="162 No such data")
+    made.harness.gateway.mutate = lambda *_: RequestRejectedError("bars", reason="162 No such data")
     assert not made.load().is_complete
-    assert made.bench.ledger.widths.of("fake:1") == {}
+    assert made.harness.ledger.widths.of("fake:1") == {}

@@ -1,4 +1,4 @@
-"""Loading one series: by mode and calendar, whole, and nothing that is not needed."""
+"""Loading one series by mode and calendar: complete, and without needless requests."""
 
 import asyncio
 from collections.abc import Callable
@@ -55,10 +55,10 @@ def test_an_interval_is_stored_exactly_as_it_was(
     report = made.load()
     assert report.is_complete
     made.check_complete()
-    request_count = made.bench.request_count
+    request_count = made.harness.request_count
     assert made.load().requests == 0
-    assert made.bench.request_count == request_count
-    assert made.bench.gateway.opened == 1
+    assert made.harness.request_count == request_count
+    assert made.harness.gateway.opened == 1
 
 
 @pytest.mark.parametrize("calendar", CALENDARS)
@@ -69,7 +69,7 @@ def test_hours_of_a_span_are_whole(world: MakeWorld, calendar: str, days: int) -
     made = world(calendar, Timeframe.H1, first, first + timedelta(days=days))
     assert made.load().is_complete
     made.check_complete()
-    assert made.bench.request_count <= -(-days // 29)
+    assert made.harness.request_count <= -(-days // 29)
 
 
 @pytest.mark.parametrize("calendar", CALENDARS)
@@ -77,7 +77,7 @@ def test_hours_of_a_span_are_whole(world: MakeWorld, calendar: str, days: int) -
 def test_a_thin_market_is_stored_exactly_as_it_was(
     world: MakeWorld, calendar: str, timeframe: Timeframe
 ) -> None:
-    """Silences between bars, at edges and over whole sessions neither hide nor invent bars."""
+    """Missing bars inside and at the ends of sessions, and whole ones, hide or add no bar."""
     first, end = date(2024, 6, 24), date(2024, 7, 13)
     around = first - timedelta(days=40), end + timedelta(days=20)
     keys = thinned(dense_keys(calendar, timeframe, *around), 0.6)
@@ -92,18 +92,18 @@ def test_a_thin_market_is_stored_exactly_as_it_was(
 def test_an_end_in_mid_session_cuts_no_bar(
     world: MakeWorld, calendar: str, timeframe: Timeframe
 ) -> None:
-    """Of an open session whole bars are stored, and the rest once it has come to be."""
+    """Whole bars of an open session are stored, and the others once they have ended."""
     first, end = date(2024, 5, 28), date(2024, 6, 7)
     made = world(calendar, timeframe, first, end, now=utc(2024, 6, 5, 15, 17, 41))
     report = made.load()
     assert report.is_complete
     made.check()
-    held = made.bench.store.rows(made.series)
-    made.bench.gateway.time = utc(2024, 6, 5, 17, 3, 2)
+    held = made.harness.store.rows(made.series)
+    made.harness.gateway.time = utc(2024, 6, 5, 17, 3, 2)
     made.load()
     made.check()
-    assert made.bench.store.rows(made.series) >= held
-    made.bench.gateway.time = utc(2024, 7, 5)
+    assert made.harness.store.rows(made.series) >= held
+    made.harness.gateway.time = utc(2024, 7, 5)
     assert made.load().is_complete
     made.check_complete()
 
@@ -113,25 +113,25 @@ def test_the_session_after_the_clocks_went_back_is_one_request(world: MakeWorld)
     made = world("FX", Timeframe.M1, date(2024, 11, 4), date(2024, 11, 5))
     assert made.load().is_complete
     made.check_complete()
-    assert made.bench.gateway.sizes == ["1 D"]
+    assert made.harness.gateway.sizes == ["1 D"]
 
 
 def test_bars_of_equal_values_all_stay(world: MakeWorld) -> None:
-    """Two bars that differ by their time alone are two bars."""
+    """Bars that differ only by their time are all kept."""
     made = world("XNYS.RTH", Timeframe.M1, date(2024, 6, 4), date(2024, 6, 5))
-    made.bench.gateway.mutate = lambda _, bars: bars.set_column(
+    made.harness.gateway.mutate = lambda _, bars: bars.set_column(
         5, bars.schema.field("close"), [[1.0] * bars.num_rows]
     )
     made.load()
-    assert made.bench.store.rows(made.series) == 390
+    assert made.harness.store.rows(made.series) == 390
 
 
-def test_a_wanted_end_in_mid_session_loses_no_bar_for_good(world: MakeWorld) -> None:
-    """An interval that cuts a session, and then its neighbour, make the session whole."""
+def test_a_wanted_end_in_mid_session_loses_no_bar(world: MakeWorld) -> None:
+    """Two adjoining intervals that meet inside a session store all of it."""
     made = world("XNYS.RTH", Timeframe.H1, date(2024, 6, 4), date(2024, 6, 5))
     cut = made.wanted.start.replace(hour=15, minute=45)
-    made.bench.load(made.series, type(made.wanted)(cut, made.wanted.end))
-    made.bench.load(made.series, type(made.wanted)(made.wanted.start, cut))
+    made.harness.load(made.series, type(made.wanted)(cut, made.wanted.end))
+    made.harness.load(made.series, type(made.wanted)(made.wanted.start, cut))
     made.check_complete()
 
 
@@ -157,12 +157,12 @@ def part(made: World, first: date, end: date) -> Interval:
 def run(made: World, mode: Mode, requested_by: RequestedBy = RequestedBy.PERSON) -> SeriesReport:
     """Load by a mode, from the start of the world."""
     bounds = Bounds(start=made.wanted.start)
-    return made.bench.run(Job(made.series, mode, bounds, requested_by=requested_by))[0]
+    return made.harness.run(Job(made.series, mode, bounds, requested_by=requested_by))[0]
 
 
-def joined_gaps(made: World) -> IntervalSet:
-    """Return what is expected and not covered before the newest covered moment."""
-    covered = made.bench.store.coverage(made.series).bars
+def uncovered(made: World) -> IntervalSet:
+    """Return the expected intervals before the newest covered moment that are not covered."""
+    covered = made.harness.store.coverage(made.series).bars
     assert covered.bounds is not None
     sessions = calendar_named(RTH)
     bounds = covered.bounds
@@ -175,7 +175,7 @@ def joined_gaps(made: World) -> IntervalSet:
 def test_every_mode_loads_all_where_nothing_is_stored(
     world: MakeWorld, timeframe: Timeframe, mode: Mode
 ) -> None:
-    """With nothing covered yet each mode means everything from the start."""
+    """With nothing covered, each mode loads everything from the start."""
     made = spring(world, timeframe)
     assert run(made, mode).is_complete
     made.check_complete()
@@ -185,18 +185,18 @@ def test_every_mode_loads_all_where_nothing_is_stored(
 def test_a_complete_store_needs_no_request_in_any_mode(
     world: MakeWorld, timeframe: Timeframe
 ) -> None:
-    """A second run makes no request, and does not even connect."""
+    """A second run makes no request and opens no connection."""
     made = spring(world, timeframe)
     run(made, Mode.FULL)
     for mode in Mode:
         assert run(made, mode).requests == 0
-    assert made.bench.gateway.opened == 1
+    assert made.harness.gateway.opened == 1
 
 
-def test_a_tail_of_an_old_cache_leaves_no_hole(world: MakeWorld) -> None:
-    """A tail goes on from the last covered bar, ninety days back as well as one."""
+def test_a_tail_of_an_old_store_leaves_no_gap(world: MakeWorld) -> None:
+    """A tail continues at the last covered bar, ninety days back as well as one."""
     made = spring(world)
-    made.bench.load(made.series, part(made, date(2024, 2, 1), date(2024, 3, 29)))
+    made.harness.load(made.series, part(made, date(2024, 2, 1), date(2024, 3, 29)))
     report = run(made, Mode.TAIL)
     assert report.is_complete
     assert report.requests == 3
@@ -204,50 +204,50 @@ def test_a_tail_of_an_old_cache_leaves_no_hole(world: MakeWorld) -> None:
 
 
 def test_a_tail_on_friday_evening_loads_the_rest_of_friday(world: MakeWorld) -> None:
-    """What was loaded at noon is completed after the close."""
+    """The session that was loaded until noon is completed after the close."""
     made = spring(world, Timeframe.M1)
-    made.bench.gateway.time = utc(2024, 6, 28, 16, 0, 30)
-    made.bench.load(made.series, part(made, date(2024, 6, 27), date(2024, 6, 29)))
-    assert made.bench.store.rows(made.series) == 390 + 150
-    made.bench.gateway.time = utc(2024, 6, 28, 22)
+    made.harness.gateway.time = utc(2024, 6, 28, 16, 0, 30)
+    made.harness.load(made.series, part(made, date(2024, 6, 27), date(2024, 6, 29)))
+    assert made.harness.store.rows(made.series) == 390 + 150
+    made.harness.gateway.time = utc(2024, 6, 28, 22)
     report = run(made, Mode.TAIL)
     assert report.is_complete
     assert report.added == 390 - 150
     assert report.requests == 1
 
 
-def test_a_tail_requests_oldest_first_so_that_a_stop_leaves_no_hole(world: MakeWorld) -> None:
-    """A broken tail is gone on with by the next one: nothing newer stands behind a hole."""
+def test_a_tail_requests_oldest_first_so_that_a_stop_leaves_no_gap(world: MakeWorld) -> None:
+    """The next tail continues an interrupted one: no newer bars are stored after a gap."""
     made = spring(world, Timeframe.M5)
-    made.bench.load(made.series, part(made, date(2024, 2, 1), date(2024, 2, 3)))
+    made.harness.load(made.series, part(made, date(2024, 2, 1), date(2024, 2, 3)))
 
     async def stop(_: BarRequest) -> None:
-        if made.bench.request_count == 8:
-            await made.bench.cancel()
+        if made.harness.request_count == 8:
+            await made.harness.cancel()
 
-    made.bench.gateway.before_response = stop
+    made.harness.gateway.before_response = stop
     with pytest.raises(asyncio.CancelledError):
         run(made, Mode.TAIL)
     made.check()
-    assert not joined_gaps(made)
-    made.bench.gateway.before_response = None
+    assert not uncovered(made)
+    made.harness.gateway.before_response = None
     assert run(made, Mode.TAIL).is_complete
     made.check_complete()
 
 
-def test_a_tail_comes_back_to_what_it_could_not_have(world: MakeWorld) -> None:
-    """A failed chunk stays unexplained while it is deferred, and is requested when it is due."""
+def test_a_tail_requests_a_failed_chunk_again_when_it_is_due(world: MakeWorld) -> None:
+    """The chunk stays unexplained while it is deferred."""
     made = spring(world, Timeframe.M5)
-    made.bench.load(made.series, part(made, date(2024, 2, 1), date(2024, 2, 3)))
+    made.harness.load(made.series, part(made, date(2024, 2, 1), date(2024, 2, 3)))
     count = iter(range(100))
-    made.bench.gateway.mutate = lambda _, bars: (
+    made.harness.gateway.mutate = lambda _, bars: (
         RequestRejectedError("bars") if next(count) == 3 else bars
     )
     assert not run(made, Mode.TAIL, RequestedBy.SENSOR).is_complete
     report = run(made, Mode.TAIL, RequestedBy.SENSOR)
     assert not report.is_complete
     assert report.requests == 0
-    made.bench.gateway.time += timedelta(minutes=6)
+    made.harness.gateway.time += timedelta(minutes=6)
     report = run(made, Mode.TAIL, RequestedBy.SENSOR)
     assert report.is_complete
     assert report.requests == 1
@@ -257,20 +257,20 @@ def test_a_tail_comes_back_to_what_it_could_not_have(world: MakeWorld) -> None:
 def test_a_backfill_ends_at_the_oldest_covered_bar(world: MakeWorld) -> None:
     """A backfill requests what lies before the stored bars, and nothing after them."""
     made = spring(world)
-    made.bench.load(made.series, part(made, date(2024, 5, 1), date(2024, 5, 20)))
+    made.harness.load(made.series, part(made, date(2024, 5, 1), date(2024, 5, 20)))
     run(made, Mode.BACKFILL)
-    covered = made.bench.store.coverage(made.series).bars.bounds
+    covered = made.harness.store.coverage(made.series).bars.bounds
     assert covered is not None
     assert covered.start <= made.wanted.start + timedelta(days=1)
     assert covered.end == utc(2024, 5, 20, 13, 30)
     made.check()
 
 
-def test_full_fills_holes_inside(world: MakeWorld) -> None:
-    """Full finds what is missing between covered intervals, and requests that alone."""
+def test_full_fills_gaps_inside(world: MakeWorld) -> None:
+    """A full load requests only what is missing between covered intervals."""
     made = spring(world)
     for first, end in ((date(2024, 2, 1), date(2024, 3, 8)), (date(2024, 4, 2), date(2024, 6, 29))):
-        made.bench.load(made.series, part(made, first, end))
+        made.harness.load(made.series, part(made, first, end))
     report = run(made, Mode.FULL)
     assert report.is_complete
     assert report.requests == 1
@@ -278,10 +278,10 @@ def test_full_fills_holes_inside(world: MakeWorld) -> None:
 
 
 def test_neighbouring_gaps_are_one_request(world: MakeWorld) -> None:
-    """Two short holes of one month are served by one request."""
+    """Two short gaps of one month are filled by one request."""
     made = spring(world)
     for first, end in ((date(2024, 2, 1), date(2024, 6, 4)), (date(2024, 6, 6), date(2024, 6, 12))):
-        made.bench.load(made.series, part(made, first, end))
+        made.harness.load(made.series, part(made, first, end))
     assert run(made, Mode.FULL).requests == 1
     made.check_complete()
 
@@ -289,20 +289,15 @@ def test_neighbouring_gaps_are_one_request(world: MakeWorld) -> None:
 INTRADAY = [one for one in Timeframe if one.is_intraday]
 
 
-def by_mode(made: World, mode: Mode) -> SeriesReport:
-    """Load from the world's start by a mode."""
-    return made.bench.run(Job(made.series, mode, Bounds(made.wanted.start)))[0]
-
-
 @pytest.mark.parametrize("timeframe", Timeframe)
 def test_a_weekend_is_no_gap(world: MakeWorld, timeframe: Timeframe) -> None:
     """On Saturday and Sunday, a store that was complete on Friday night requests nothing."""
     made = world(RTH, timeframe, date(2024, 6, 3), date(2024, 6, 8), now=utc(2024, 6, 7, 23))
-    assert by_mode(made, Mode.FULL).is_complete
+    assert run(made, Mode.FULL).is_complete
     for hours in (12, 24, 36, 58):
-        made.bench.gateway.time = utc(2024, 6, 7, 23) + timedelta(hours=hours)
+        made.harness.gateway.time = utc(2024, 6, 7, 23) + timedelta(hours=hours)
         for mode in Mode:
-            report = by_mode(made, mode)
+            report = run(made, mode)
             assert (report.requests, report.unexplained) == (0, IntervalSet()), mode
 
 
@@ -322,7 +317,7 @@ def test_a_holiday_is_no_gap(world: MakeWorld, timeframe: Timeframe, day: date) 
     made.check_complete()
     assert made.load().requests == 0
     alone = Interval(utc(day.year, day.month, day.day, 5), utc(day.year, day.month, day.day, 23))
-    assert made.bench.load(made.series, alone).requests == 0
+    assert made.harness.load(made.series, alone).requests == 0
 
 
 @pytest.mark.parametrize("timeframe", INTRADAY)
@@ -332,7 +327,7 @@ def test_a_half_day_ends_at_one(world: MakeWorld, timeframe: Timeframe) -> None:
     report = made.load()
     assert (report.is_complete, report.requests) == (True, 1)
     made.check_complete()
-    assert made.bench.store.read(made.series)["ts"][-1].as_py() < utc(2024, 11, 29, 18)
+    assert made.harness.store.read(made.series)["ts"][-1].as_py() < utc(2024, 11, 29, 18)
 
 
 CLOCK_CHANGES = [date(2024, 3, 11), date(2024, 11, 4)]
@@ -349,7 +344,7 @@ CLOCK_CHANGES = [date(2024, 3, 11), date(2024, 11, 4)]
 def test_the_days_around_a_clock_change_are_whole(
     world: MakeWorld, timeframe: Timeframe, calendar: str, monday: date
 ) -> None:
-    """No bar is lost or requested twice where the clocks go forward or back."""
+    """No bar is lost or requested twice where clocks go forward or back."""
     made = world(calendar, timeframe, monday - timedelta(days=4), monday + timedelta(days=3))
     assert made.load().is_complete
     made.check_complete()
@@ -357,16 +352,16 @@ def test_the_days_around_a_clock_change_are_whole(
 
 
 @pytest.mark.parametrize("timeframe", INTRADAY)
-def test_a_tail_on_friday_evening_brings_friday(world: MakeWorld, timeframe: Timeframe) -> None:
-    """After the close of a week's last session its bars come, once, and the weekend waits."""
+def test_a_tail_on_friday_evening_loads_friday_once(world: MakeWorld, timeframe: Timeframe) -> None:
+    """After the last close of a week its bars are loaded, and the weekend needs no request."""
     made = world(RTH, timeframe, date(2024, 6, 3), date(2024, 6, 15), now=utc(2024, 6, 6, 23))
-    by_mode(made, Mode.FULL)
-    made.bench.gateway.time = utc(2024, 6, 7, 21, 30)
-    report = by_mode(made, Mode.TAIL)
+    run(made, Mode.FULL)
+    made.harness.gateway.time = utc(2024, 6, 7, 21, 30)
+    report = run(made, Mode.TAIL)
     assert (report.requests, report.is_complete) == (1, True)
-    made.bench.check_complete(made.series, Interval(made.wanted.start, utc(2024, 6, 8, 4)))
-    made.bench.gateway.time = utc(2024, 6, 9, 12)
-    assert by_mode(made, Mode.TAIL).requests == 0
+    made.harness.check_complete(made.series, Interval(made.wanted.start, utc(2024, 6, 8, 4)))
+    made.harness.gateway.time = utc(2024, 6, 9, 12)
+    assert run(made, Mode.TAIL).requests == 0
 
 
 @pytest.mark.parametrize(
@@ -380,32 +375,32 @@ def test_a_tail_on_friday_evening_brings_friday(world: MakeWorld, timeframe: Tim
     ],
 )
 def test_a_month_end_loses_no_bar(world: MakeWorld, timeframe: Timeframe, end: date) -> None:
-    """Month by month, in two loads that meet at the month's end, all is there, once."""
+    """Two loads that meet at the end of a month store each bar once."""
     after = end + timedelta(days=1)
     made = world(RTH, timeframe, end - timedelta(days=20), after + timedelta(days=20))
     calendar = calendar_named(RTH)
     middle = calendar.day_starts_at(after)
-    made.bench.load(made.series, Interval(middle, made.wanted.end))
-    made.bench.load(made.series, Interval(made.wanted.start, middle))
+    made.harness.load(made.series, Interval(middle, made.wanted.end))
+    made.harness.load(made.series, Interval(made.wanted.start, middle))
     made.check_complete()
     assert made.load().requests == 0
 
 
 @pytest.mark.parametrize("timeframe", Timeframe)
-def test_a_leap_day_is_a_day_like_others(world: MakeWorld, timeframe: Timeframe) -> None:
+def test_a_leap_day_is_loaded(world: MakeWorld, timeframe: Timeframe) -> None:
     """The 29th of February is loaded alone, and with its neighbours."""
     made = world(RTH, timeframe, date(2024, 2, 26), date(2024, 3, 4))
     leap = Interval(utc(2024, 2, 29, 5), utc(2024, 3, 1, 5))
     if timeframe.is_intraday:
-        assert made.bench.load(made.series, leap).requests == 1
-        made.bench.check_complete(made.series, leap)
+        assert made.harness.load(made.series, leap).requests == 1
+        made.harness.check_complete(made.series, leap)
     assert made.load().is_complete
     made.check_complete()
 
 
 @pytest.mark.parametrize("timeframe", INTRADAY)
 def test_after_the_expiry_day_nothing_is_expected(world: MakeWorld, timeframe: Timeframe) -> None:
-    """The last session comes whole; nothing after the instrument's end is requested, ever."""
+    """The last session is complete; nothing after the instrument's end is ever requested."""
     made = world(
         RTH,
         timeframe,
@@ -415,34 +410,34 @@ def test_after_the_expiry_day_nothing_is_expected(world: MakeWorld, timeframe: T
         now=utc(2024, 7, 8),
     )
     ended = series_of(replace(made.series.instrument, end=date(2024, 6, 22)), timeframe)
-    report = made.bench.load(ended, made.wanted)
+    report = made.harness.load(ended, made.wanted)
     assert report.is_complete
-    made.bench.check_complete(ended, Interval(made.wanted.start, utc(2024, 6, 22, 4)))
-    assert made.bench.store.coverage(ended).empty == ()
-    assert max(request.ends_at for request in made.bench.gateway.requests) <= utc(2024, 6, 22, 4)
+    made.harness.check_complete(ended, Interval(made.wanted.start, utc(2024, 6, 22, 4)))
+    assert made.harness.store.coverage(ended).empty == ()
+    assert max(request.ends_at for request in made.harness.gateway.requests) <= utc(2024, 6, 22, 4)
     for mode in Mode:
-        made.bench.gateway.time += timedelta(days=40)
-        (report,) = made.bench.run(Job(ended, mode, Bounds(made.wanted.start)))
+        made.harness.gateway.time += timedelta(days=40)
+        (report,) = made.harness.run(Job(ended, mode, Bounds(made.wanted.start)))
         assert (report.requests, report.is_complete) == (0, True)
 
 
 @pytest.mark.parametrize("mode", [Mode.TAIL, Mode.FULL])
 @pytest.mark.parametrize("timeframe", Timeframe)
-def test_a_cache_ninety_days_old_is_brought_up_without_a_hole(
+def test_a_store_ninety_days_old_is_updated_without_a_gap(
     world: MakeWorld, timeframe: Timeframe, mode: Mode
 ) -> None:
-    """However long nothing was loaded, the tail begins at the last covered bar."""
+    """After any time without a load, the tail begins at the last covered bar."""
     made = world(RTH, timeframe, date(2024, 1, 2), date(2024, 6, 29), now=utc(2024, 3, 28, 23))
-    assert by_mode(made, Mode.FULL).is_complete
-    made.bench.gateway.time += timedelta(days=90)
-    report = by_mode(made, mode)
+    assert run(made, Mode.FULL).is_complete
+    made.harness.gateway.time += timedelta(days=90)
+    report = run(made, mode)
     assert report.is_complete
-    made.bench.check_complete(made.series, Interval(made.wanted.start, utc(2024, 6, 22, 4)))
-    covered = made.bench.store.coverage(made.series).bars
+    made.harness.check_complete(made.series, Interval(made.wanted.start, utc(2024, 6, 22, 4)))
+    covered = made.harness.store.coverage(made.series).bars
     true_bars = true_bars_of(
         dense_keys(RTH, timeframe, date(2024, 1, 2), date(2024, 6, 22)),
         timeframe,
         calendar_named(RTH),
     )
-    interval = [one for one in true_bars.bars["ts"].to_pylist() if one >= made.wanted.start]
-    assert all(timestamp in covered for timestamp in interval[:: max(1, len(interval) // 200)])
+    expected = [one for one in true_bars.bars["ts"].to_pylist() if one >= made.wanted.start]
+    assert all(timestamp in covered for timestamp in expected[:: max(1, len(expected) // 200)])

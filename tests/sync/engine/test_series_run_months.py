@@ -1,4 +1,4 @@
-"""Months of updates: ranges that are covered or were attempted are hardly requested again."""
+"""Months of updates: ranges that are covered or were attempted are rarely requested again."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ from tests.support.fake_gateway import (
     true_daily_bars,
     utc,
 )
-from tests.support.loading import Bench
+from tests.support.loading import Harness
 
 START, LAST = date(2024, 3, 1), date(2024, 12, 31)
 FIRST_EVENING = utc(2024, 5, 1, 22)
@@ -41,7 +41,7 @@ DAYS = 120
 
 
 def thin(keys: np.ndarray) -> np.ndarray:
-    """Leave out most bars, and every bar of some sessions."""
+    """Return timestamps without most bars, and without every bar of some sessions."""
     days = calendar_named("XNYS.RTH").days_of(keys)
     empty = {np.datetime64(day) for day in ("2024-04-11", "2024-05-15", "2024-07-10")}
     chance = np.random.default_rng(3)
@@ -50,29 +50,29 @@ def thin(keys: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Months:
-    """A store, five series, and a count of the requests whose interval was known already."""
+    """A store, five series, and counts of the requests whose intervals were known already."""
 
-    bench: Bench
+    harness: Harness
     series: list[Series]
     sent: Counter[str] = field(default_factory=Counter)
     known: dict[Series, IntervalSet] = field(default_factory=dict)
 
     def evening(self, *modes: Mode) -> None:
-        """Let automatic work look once, as sensors do, and judge what it asks."""
+        """Load once as sensors do, and count which requests repeat known intervals."""
         for mode in modes:
             for series in self.series:
                 self.known[series] = self._known(series)
-            before = self.bench.request_count
-            self.bench.run(
+            before = self.harness.request_count
+            self.harness.run(
                 *(Job(one, mode, requested_by=RequestedBy.SENSOR) for one in self.series)
             )
-            for request in self.bench.gateway.requests[before:]:
+            for request in self.harness.gateway.requests[before:]:
                 self.sent["again" if self._was_known(request) else "new"] += 1
 
     def _known(self, series: Series) -> IntervalSet:
-        """Return what was ever covered, or tried."""
-        coverage = self.bench.store.coverage(series)
-        attempts = self.bench.ledger.attempts.of(series_key(series))
+        """Return the intervals that were covered or attempted."""
+        coverage = self.harness.store.coverage(series)
+        attempts = self.harness.ledger.attempts.of(series_key(series))
         return (
             coverage.bars
             | IntervalSet(proof.interval for proof in coverage.empty)
@@ -81,7 +81,7 @@ class Months:
 
     def _was_known(self, request: BarRequest) -> bool:
         known = self.known.get(request.series)
-        end = request.ends_at or self.bench.gateway.time
+        end = request.ends_at or self.harness.gateway.time
         calendar = calendar_named(request.series.instrument.calendar)
         start = start_of(request, end)
         if not request.series.timeframe.is_intraday:
@@ -118,48 +118,48 @@ def months(folders: Iterator[Path]) -> Months:
         true_bars.setdefault((one.symbol, Timeframe.D1), daily)
     gateway = FakeGateway(true_bars, FIRST_EVENING)
     gateway.contract_ids = {"AAPL": 1, "THIN": 2, "EURUSD": 3}
-    return Months(Bench(create_store(next(folders)), gateway, retries=0), series)
+    return Months(Harness(create_store(next(folders)), gateway, retries=0), series)
 
 
-def failing_now_and_then(seed: int) -> Callable[..., object]:
-    """Leave one request in forty unanswered."""
+def failing_at_random(seed: int) -> Callable[..., object]:
+    """Return a mutation that lets one request in forty time out."""
     chance = np.random.default_rng(seed)
     return lambda _, bars: GatewayTimeoutError("bars") if chance.random() < 1 / 40 else bars
 
 
 @pytest.mark.slow
-def test_covered_ranges_are_hardly_ever_requested_again(months: Months) -> None:
-    """120 days of tails and gap filling: re-requests stay under 1 % a month, and nothing lacks."""
+def test_covered_ranges_are_rarely_requested_again(months: Months) -> None:
+    """In 120 days of tails and gap filling, less than 1 % a month is requested again."""
     for _ in range(DAYS):
         months.evening(Mode.TAIL, Mode.FULL)
-        months.bench.gateway.time += timedelta(days=1)
+        months.harness.gateway.time += timedelta(days=1)
     total = months.sent.total()
     assert total > 350
     assert 0 < months.sent["again"] * 30 / DAYS < months.sent["new"] / 100, months.sent
     for series in months.series:
         calendar = calendar_named(series.instrument.calendar)
         opened = calendar.sessions(START, START + timedelta(days=1))[0].opens_at
-        end = months.bench.gateway.time - timedelta(days=1)
+        end = months.harness.gateway.time - timedelta(days=1)
         start = opened if series.timeframe.is_intraday else midnight(START)
-        months.bench.check_complete(series, Interval(start, _day(series, end)))
+        months.harness.check_complete(series, Interval(start, _day(series, end)))
 
 
 @pytest.mark.slow
-def test_failures_do_not_make_it_ask_for_ever(months: Months) -> None:
+def test_failures_do_not_lead_to_endless_requests(months: Months) -> None:
     """One request in forty fails; failed ranges are requested again when due, until all is stored.
 
     Two sessions without a bar among full ones take statements on two more days each.
     """
-    months.bench.gateway.mutate = failing_now_and_then(11)  # type: ignore[assignment]
+    months.harness.gateway.mutate = failing_at_random(11)  # type: ignore[assignment]
     for _ in range(40):
         _evening_of(months)
-        months.bench.gateway.time += timedelta(days=1)
+        months.harness.gateway.time += timedelta(days=1)
     total = months.sent.total()
     assert months.sent["again"] < total * 2 / 40 + 2 * 2 * 2, months.sent
-    months.bench.gateway.mutate = None
+    months.harness.gateway.mutate = None
     _evening_of(months)
     for series in months.series:
-        assert months.bench.ledger.attempts.of(series_key(series)) == []
+        assert months.harness.ledger.attempts.of(series_key(series)) == []
 
 
 def _evening_of(months: Months) -> None:

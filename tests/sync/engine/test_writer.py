@@ -1,4 +1,4 @@
-"""A store that is moved, deleted or replaced while a load works on it."""
+"""Stores that are moved, deleted or replaced during a load."""
 
 import shutil
 import sqlite3
@@ -31,7 +31,7 @@ MARK = datetime(2024, 6, 3, tzinfo=UTC)
 
 
 def move_away(layout: StoreLayout) -> Path:
-    """Leave nothing where the store was."""
+    """Move the store to another path."""
     return layout.root.rename(layout.root.with_name("moved"))
 
 
@@ -52,20 +52,20 @@ def copy_in_place(layout: StoreLayout) -> Path:
 
 
 def delete_and_create(layout: StoreLayout) -> None:
-    """Create another store where one was deleted; inodes may be used again."""
+    """Delete the store and create another at its path; inodes may be reused."""
     shutil.rmtree(layout.root)
     create_store(layout.root, Origin.IB)
 
 
 def empty_and_create(layout: StoreLayout) -> None:
-    """Create another store in the very folder."""
+    """Create another store in the same folder."""
     for path in layout.root.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     create_store(layout.root, Origin.IB)
 
 
 def switch_bars(layout: StoreLayout) -> Path:
-    """Mount other bars: the rest of the store stays."""
+    """Replace the folder of bars, as a mount would; the rest of the store stays."""
     moved = layout.bars.rename(layout.root.with_name("other-bars"))
     layout.bars.mkdir()
     return moved
@@ -95,7 +95,7 @@ def dump(layout: StoreLayout) -> list[str]:
 
 
 def before_response(layout: StoreLayout, number: int, way: Callable[..., object]) -> Callable:
-    """Replace the store before the n-th response; remember what is there then."""
+    """Return a callback that replaces the store before the n-th response and records the result."""
     count = iter(range(1, 10_000))
     found: dict[str, object] = {}
 
@@ -113,12 +113,12 @@ def before_response(layout: StoreLayout, number: int, way: Callable[..., object]
 def test_a_run_fails_and_writes_nothing_into_another_store(
     world: MakeWorld, way: Callable[..., object], number: int
 ) -> None:
-    """Before the first save, between saves, at the end: what is at the path stays as it is."""
+    """Before the first save, between saves, at the end: the new contents stay unchanged."""
     made = world(RTH, Timeframe.M1, *JUNE)
-    layout = made.bench.layout
+    layout = made.harness.layout
     act = before_response(layout, number, way)
-    made.bench.gateway.before_response = act
-    made.bench.gateway.concurrency = 1
+    made.harness.gateway.before_response = act
+    made.harness.gateway.concurrency = 1
     with pytest.raises(StoreReplacedError, match=r"is not the one that was opened") as caught:
         made.load()
     assert str(layout.root) in str(caught.value)
@@ -128,34 +128,34 @@ def test_a_run_fails_and_writes_nothing_into_another_store(
 
 
 @pytest.mark.parametrize("way", [move_away, replace, copy_in_place])
-def test_what_was_saved_stays_in_the_store_that_was_opened(
+def test_saved_bars_stay_in_the_store_that_was_opened(
     world: MakeWorld, way: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The moved store is whole and goes on where the load ended."""
+    """The moved store is complete, and a load continues where the run ended."""
     monkeypatch.setattr("ktrdr_pipelines.sync.engine.writer._EVERY_S", 0.0)
     made = world(RTH, Timeframe.M1, *JUNE)
-    made.bench.gateway.before_response = before_response(made.bench.layout, 8, way)
-    made.bench.gateway.concurrency = 1
+    made.harness.gateway.before_response = before_response(made.harness.layout, 8, way)
+    made.harness.gateway.concurrency = 1
     with pytest.raises(StoreReplacedError):
         made.load()
-    moved = open_store(made.bench.layout.root.with_name("moved"))
+    moved = open_store(made.harness.layout.root.with_name("moved"))
     assert repair(moved).quarantined == ()
-    made.bench.layout = moved
-    made.bench.ledger = open_ledger(moved)
-    held = made.bench.store.rows(made.series)
+    made.harness.layout = moved
+    made.harness.ledger = open_ledger(moved)
+    held = made.harness.store.rows(made.series)
     assert held > 0
     made.check()
-    made.bench.gateway.before_response = None
+    made.harness.gateway.before_response = None
     assert made.load().is_complete
     made.check_complete()
 
 
-def test_an_old_store_without_an_id_is_watched_too(world: MakeWorld) -> None:
-    """It is not written anew for that, and one that takes its place is another store."""
+def test_an_old_store_without_an_id_is_checked_too(world: MakeWorld) -> None:
+    """Its marker is not rewritten, and a store that takes its place is another one."""
     made = world(RTH, Timeframe.D1, *JUNE)
-    layout = made.bench.layout
+    layout = made.harness.layout
     layout.marker.write_text('{"format_version": 1, "origin": "ib"}')
-    made.bench.layout = open_store(layout.root)
+    made.harness.layout = open_store(layout.root)
     made.load()
     assert layout.marker.read_text() == '{"format_version": 1, "origin": "ib"}'
 
@@ -164,36 +164,36 @@ def test_an_old_store_without_an_id_is_watched_too(world: MakeWorld) -> None:
         delete_and_create(layout)
         layout.marker.write_text(text)
 
-    made = World(made.bench, made.series, made.wanted)
+    made = World(made.harness, made.series, made.wanted)
     (layout.bars / "symbol=AAPL" / "timeframe=1d" / "all.parquet").unlink()
-    made.bench.gateway.before_response = before_response(layout, 1, replace_by_old)
+    made.harness.gateway.before_response = before_response(layout, 1, replace_by_old)
     with pytest.raises(StoreReplacedError):
         made.load()
     assert list(layout.bars.rglob("*.parquet")) == []
 
 
-def test_a_store_that_no_listener_has_open_may_be_moved(world: MakeWorld) -> None:
-    """A load in the new place knows all that was held; two paths to one store are one store."""
+def test_a_store_that_is_not_open_may_be_moved(world: MakeWorld) -> None:
+    """A load at the new path knows all held bars; two paths to one store are one store."""
     made = world(RTH, Timeframe.D1, *JUNE)
     made.load()
-    moved = move_away(made.bench.layout)
+    moved = move_away(made.harness.layout)
     alias = moved.with_name("alias")
     alias.symlink_to(moved)
     for root in (moved, alias):
-        made.bench.layout = open_store(root)
-        made.bench.ledger = open_ledger(made.bench.layout)
+        made.harness.layout = open_store(root)
+        made.harness.ledger = open_ledger(made.harness.layout)
         assert made.load().requests == 0
-    made.bench.layout.root.unlink()
+    made.harness.layout.root.unlink()
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_no_other_work_goes_on_in_another_store(
+def test_no_other_work_continues_in_a_replaced_store(
     world: MakeWorld, way: Callable[..., object]
 ) -> None:
-    """Repairs, renames, catalogs and gap indexes of an open store refuse what is at its path."""
+    """Repair, rename, catalog and gap index refuse a store that is not the one they opened."""
     made = world(RTH, Timeframe.D1, *JUNE)
     made.load()
-    layout = made.bench.layout
+    layout = made.harness.layout
     layout.universe.write_text("symbols: {AAPL: {}}\n")
     ledger = open_ledger(layout)
     store = BarStore(layout, ledger)
@@ -201,8 +201,8 @@ def test_no_other_work_goes_on_in_another_store(
     identity, bars = store.identity(made.series), store.read(made.series)
     way(layout)
     before = everything(layout.root), dump(layout)
-    instruments, now = [made.series.instrument], made.bench.gateway.time
-    if way is not switch_bars:  # a person may have put that in order
+    instruments, now = [made.series.instrument], made.harness.gateway.time
+    if way is not switch_bars:  # a user may have replaced the bars before a repair
         with pytest.raises(StoreReplacedError):
             repair(layout, instruments, now)
     for act in (
@@ -216,13 +216,13 @@ def test_no_other_work_goes_on_in_another_store(
     assert (everything(layout.root), dump(layout)) == before
 
 
-def test_an_open_ledger_leaves_the_log_of_another_alone(world: MakeWorld) -> None:
-    """Closing a ledger whose file was moved deletes nothing that stands at its old path."""
+def test_an_open_ledger_keeps_the_log_of_another(world: MakeWorld) -> None:
+    """Closing a ledger whose file was moved deletes nothing at its old path."""
     made = world(RTH, Timeframe.D1, *JUNE)
-    layout = made.bench.layout
+    layout = made.harness.layout
     ledger = open_ledger(layout)
     ledger.kept_fresh.record("AAPL|1d", MARK)
-    made.bench.ledger.close()
+    made.harness.ledger.close()
     replace(layout)
     other = sqlite3.connect(layout.ledger)
     with closing(other):

@@ -1,4 +1,4 @@
-"""The unmodified ib_async client in an event loop of its own, and what it asks."""
+"""The unmodified ib_async client in an event loop of its own."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,14 +15,14 @@ EURUSD = Forex("EURUSD")
 END = datetime(2024, 1, 9, 21, tzinfo=UTC)
 
 
-def talk(
-    server: SimulatorServer, conversation: Callable[[IB], Awaitable[Any]], **connect: Any
+def run_session(
+    server: SimulatorServer, session: Callable[[IB], Awaitable[Any]], **connect: Any
 ) -> Any:
-    """Connect, hold a conversation and disconnect, in an event loop of its own."""
+    """Connect, run a session and disconnect, in an event loop of its own."""
 
     async def run() -> Any:
         async with client(server, **connect) as ib:
-            return await asyncio.wait_for(conversation(ib), 60)
+            return await asyncio.wait_for(session(ib), 60)
 
     return asyncio.run(run())
 
@@ -32,8 +32,8 @@ async def client(server: SimulatorServer, client_id: int = 5, **connect: Any) ->
     """Connect an ib_async client that raises the errors of its requests."""
     ib = IB()
     ib.RaiseRequestErrors = True
-    options = {"timeout": 30.0} | connect
-    await ib.connectAsync("127.0.0.1", server.port, clientId=client_id, **options)
+    settings = {"timeout": 30.0} | connect
+    await ib.connectAsync("127.0.0.1", server.port, clientId=client_id, **settings)
     try:
         yield ib
     finally:
@@ -41,9 +41,9 @@ async def client(server: SimulatorServer, client_id: int = 5, **connect: Any) ->
 
 
 def history(ib: IB, contract: Any, size: str, duration: str, **other: Any) -> Awaitable[Any]:
-    """Ask for bars with epoch dates."""
+    """Request bars with epoch dates."""
     what = "MIDPOINT" if contract.secType == "CASH" else "TRADES"
-    asked = {"endDateTime": END, "whatToShow": what, "useRTH": True, "formatDate": 2}
+    options = {"endDateTime": END, "whatToShow": what, "useRTH": True, "formatDate": 2}
     return ib.reqHistoricalDataAsync(
-        contract, durationStr=duration, barSizeSetting=size, **(asked | other)
+        contract, durationStr=duration, barSizeSetting=size, **(options | other)
     )

@@ -1,4 +1,4 @@
-"""A clock that is set, and requests as the budget sees them."""
+"""A fake clock, and requests as the budget counts them."""
 
 import asyncio
 from typing import Any
@@ -7,11 +7,11 @@ from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import PacedRequest, RequestKind
 
 
-class Time:
-    """A clock that moves only while somebody sleeps."""
+class FakeClock:
+    """A clock that advances only by its own ``sleep``."""
 
-    def __init__(self) -> None:
-        self.now = 5000.0
+    def __init__(self, now: float = 5000.0) -> None:
+        self.now = now
 
     def __call__(self) -> float:
         return self.now
@@ -23,18 +23,18 @@ class Time:
 
 
 def bars(end: object, *, contract: str = "1", **other: Any) -> PacedRequest:
-    """Make a request for minute bars."""
+    """Return a request for minute bars."""
     return PacedRequest(RequestKind.BARS, contract, f"{contract}|{end}", **other)
 
 
 async def send(rate_limiter: RateLimiter, request: PacedRequest) -> float:
-    """Send a request that is answered at once, and give its stamp."""
+    """Send a request that gets a response at once; return when it was sent."""
     async with rate_limiter.permit(request, hold_s=45) as permit:
         permit.release()
     return permit.sent_at_s
 
 
 async def hold(rate_limiter: RateLimiter, request: PacedRequest, hold_s: float = 45) -> float:
-    """Send a request that is never answered."""
+    """Send a request that gets no response; return when it was sent."""
     async with rate_limiter.permit(request, hold_s=hold_s) as permit:
         return permit.sent_at_s

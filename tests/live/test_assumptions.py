@@ -1,7 +1,7 @@
-"""What is believed of real gateways since others published what theirs sent, as questions.
+"""Assumptions about real gateways, taken from what others published, each with its requests.
 
-The first five are those whose answers matter most. A question fails where the gateway at hand
-differs from what the product relies on; where nothing is covered it only tells what was seen.
+The first five matter most. A test fails where the gateway differs from what the product relies on;
+where the product relies on nothing, it only reports what was returned.
 """
 
 import time
@@ -24,17 +24,17 @@ APPLE = Contract(
 )
 THIN = Contract(secType="STK", symbol="T", exchange="SMART", primaryExchange="NYSE", currency="USD")
 MORNING = datetime(2024, 6, 6, 14, tzinfo=UTC)
-"""Half an hour after an opening in New York, on a Thursday."""
+"""Half an hour after an open in New York, on a Thursday."""
 
 
 def end_of(day: datetime) -> str:
-    """Write an end in UTC."""
+    """Return an end as it is written in UTC."""
     return f"{day:%Y%m%d-%H:%M:%S}"
 
 
 def test_hours_of_coins(live: Live) -> None:
     """Seen as 20260507:1601-20260508:1600;20260509:CLOSED; the zone was not shown."""
-    [coin] = live.ask(lambda client: client.details(BITCOIN))
+    [coin] = live.run(lambda client: client.details(BITCOIN))
     live.note(
         "hours of BTC",
         "sessions from 16:01 to 16:00 with closed days, or round the clock",
@@ -44,24 +44,24 @@ def test_hours_of_coins(live: Live) -> None:
 
 
 def test_schedule_of_coins(live: Live) -> None:
-    """Its sessions may be those of the details, of UTC days, or refused."""
+    """Its sessions may be those of the details or of UTC days, or the request is refused."""
 
-    async def ask(client: Client) -> str:
+    async def request(client: Client) -> str:
         try:
             fields = await client.raw(BITCOIN, "1 day", "14 D", what="SCHEDULE", use_rth=False)
         except GatewayError as error:
             return str(error)
         return f"zone {fields[4]}, {fields[5]} sessions: {', '.join(fields[6:12])} ..."
 
-    live.note("schedule of BTC", "sessions like those of the details", live.ask(ask))
+    live.note("schedule of BTC", "sessions like those of the details", live.run(request))
 
 
 def test_daily_bars_of_coins(live: Live) -> None:
-    """Whether weekends have bars, and of which day."""
-    bars = live.ask(
+    """It is open whether weekends have bars, and of which day."""
+    bars = live.run(
         lambda client: client.bars(BITCOIN, "1 day", "14 D", what="AGGTRADES", use_rth=False)
     )
-    hours = live.ask(
+    hours = live.run(
         lambda client: client.bars(BITCOIN, "1 hour", "7 D", what="AGGTRADES", use_rth=False)
     )
     moments = [datetime.fromtimestamp(int(text), UTC) for text in hours.timestamps]
@@ -72,8 +72,8 @@ def test_daily_bars_of_coins(live: Live) -> None:
 
 
 def test_last_trade_dates_of_gold(live: Live) -> None:
-    """Written in the zone of the login, such as 20260225 19:30:00 Europe/Zurich."""
-    found = live.ask(lambda client: client.details(GOLD))
+    """They are written in the zone of the login, such as 20260225 19:30:00 Europe/Zurich."""
+    found = live.run(lambda client: client.details(GOLD))
     seen = "; ".join(
         f"{one.local_symbol} {one.written_date} means {one.last_trade_date}, expires {one.expires}"
         for one in found[:5]
@@ -86,7 +86,7 @@ def test_last_trade_dates_of_gold(live: Live) -> None:
 
 @pytest.mark.parametrize("text", ["1 week", "1W"])
 def test_weekly_bars(live: Live, text: str) -> None:
-    """Refusals list 1W; 1 week was accepted in 2017. One of the two must be."""
+    """Refusals list 1W; 1 week was accepted in 2017. One of the two must be accepted."""
     end = end_of(MORNING)
     error = live.refusal(lambda client: client.bars(APPLE, text, "8 W", end=end))
     live.note(f"bar size {text!r}", "accepted", error or "accepted")
@@ -98,7 +98,7 @@ def test_weekly_bars(live: Live, text: str) -> None:
 def test_seconds_are_trading_seconds(live: Live) -> None:
     """7200 S across an open holds 24 bars of 5 minutes where seconds count trading."""
     opened = MORNING.replace(hour=15, minute=0)
-    bars = live.ask(lambda client: client.bars(APPLE, "5 mins", "7200 S", end=end_of(opened)))
+    bars = live.run(lambda client: client.bars(APPLE, "5 mins", "7200 S", end=end_of(opened)))
     live.note(
         "7200 S across an open", "24 bars", f"{len(bars.rows)} bars from {bars.timestamps[:1]}"
     )
@@ -108,7 +108,7 @@ def test_seconds_are_trading_seconds(live: Live) -> None:
 def test_minutes_of_extended_hours(live: Live) -> None:
     """Untraded minutes may come as flat bars of volume 0; a day begins with its first trade."""
     end = end_of(MORNING.replace(hour=0))
-    bars = live.ask(lambda client: client.bars(THIN, "1 min", "1 D", end=end, use_rth=False))
+    bars = live.run(lambda client: client.bars(THIN, "1 min", "1 D", end=end, use_rth=False))
     flat = [row for row in bars.rows if float(row[5]) == 0 and int(row[7]) == 0]
     first = datetime.fromtimestamp(int(bars.timestamps[0]), UTC)
     live.note(
@@ -129,9 +129,9 @@ def test_durations_that_are_too_long(live: Live, duration: str, size: str) -> No
 
 
 def test_the_range_that_is_stated(live: Live) -> None:
-    """It ends where asked and begins so many calendar days before, in a zone that is known."""
+    """It ends at the requested end and begins so many calendar days before, in a known zone."""
     end = MORNING
-    bars = live.ask(lambda client: client.bars(APPLE, "1 day", "8 D", end=end_of(end)))
+    bars = live.run(lambda client: client.bars(APPLE, "1 day", "8 D", end=end_of(end)))
     live.note(
         "range of 8 D",
         "8 calendar days up to the end, 8 sessions",
@@ -145,10 +145,10 @@ def test_the_range_that_is_stated(live: Live) -> None:
 
 
 def test_an_end_before_the_first_trade(live: Live) -> None:
-    """162, or bars of the session before."""
+    """The response is error 162, or bars of the session before."""
     end = end_of(MORNING.replace(hour=8, minute=30))
 
-    async def ask(client: Client) -> str:
+    async def request(client: Client) -> str:
         try:
             bars = await client.bars(THIN, "1 min", "1 D", end=end, use_rth=False)
         except GatewayError as error:
@@ -158,34 +158,34 @@ def test_an_end_before_the_first_trade(live: Live) -> None:
         )
         return ", ".join(f"{count} bars of {day}" for day, count in days.items())
 
-    live.note("an end before the first trade", "162, or the session before", live.ask(ask))
+    live.note("an end before the first trade", "162, or the session before", live.run(request))
 
 
 def test_an_empty_end_is_fast(live: Live) -> None:
-    """Some thirty times faster than with an end, in one author's words."""
+    """It was published as some thirty times faster than a request with an end."""
 
-    async def ask(client: Client) -> tuple[float, float]:
+    async def request(client: Client) -> tuple[float, float]:
         async def took_s(end: str, duration: str) -> float:
             begun = time.monotonic()
-            answer: Bars = await client.bars(APPLE, "1 min", duration, end=end)
-            assert answer.rows
+            bars: Bars = await client.bars(APPLE, "1 min", duration, end=end)
+            assert bars.rows
             return time.monotonic() - begun
 
         return await took_s("", "1 D"), await took_s(end_of(MORNING), "2 D")
 
-    without, with_end = live.ask(ask)
+    without, with_end = live.run(request)
     live.note(
         "an empty end", "faster than an end", f"{without:.2f} s without, {with_end:.2f} s with one"
     )
 
 
-def test_the_gateway_speaks_english(live: Live) -> None:
-    """Texts of other languages cannot always be told apart."""
+def test_the_language_of_the_gateway_is_english(live: Live) -> None:
+    """Texts of other languages cannot always be recognized."""
 
-    async def ask(client: Client) -> str:
+    async def request(client: Client) -> str:
         await client.bars(APPLE, "1 day", "3 D")
         return client.connection.notices.foreign_text
 
-    text = live.ask(ask)
+    text = live.run(request)
     live.note("language", "English", text or "English")
     assert not text
