@@ -1,6 +1,5 @@
-"""The README and the pages say what there is: links, settings, commands, reasons, documents."""
+"""The README and the pages describe what exists: links, settings, commands, reasons, documents."""
 
-import json
 import re
 import tarfile
 from collections.abc import Callable, Iterator
@@ -12,8 +11,7 @@ import pytest
 import typer
 
 import ktrdr_pipelines
-from ktrdr_pipelines.cli.entry_point import LogFile, run
-from ktrdr_pipelines.cli.main import app, command_line
+from ktrdr_pipelines.cli.main import app
 from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.domain.coverage import ProofKind
 from ktrdr_pipelines.domain.planning.empty_ranges import StatementKind
@@ -28,6 +26,7 @@ from ktrdr_pipelines.simulator.market.listings import listings
 from ktrdr_pipelines.simulator.market.simulated_instruments import SecurityType
 from ktrdr_pipelines.store.catalog.sql import TABLES
 from ktrdr_pipelines.store.ledger.schema import LEDGER_VERSION
+from tests.support.command_line import ktrdr_in_process
 
 ROOT = Path(ktrdr_pipelines.__file__).parents[1]
 README = ROOT / "README.md"
@@ -351,15 +350,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def document(store: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """Run a command over the store, and return its JSON document."""
+    """Return a function that runs a command over the store and returns its JSON document."""
     assert store.is_dir()
-
-    def of(*arguments: str) -> Any:
-        capsys.readouterr()
-        run(command_line, [*arguments, "--json"], LogFile())
-        return json.loads(capsys.readouterr().out)
-
-    return of
+    ktrdr = ktrdr_in_process(capsys)
+    return lambda *arguments: ktrdr(*arguments, "--json").document
 
 
 def test_the_recipes_of_the_readme_run(document: Callable[..., Any]) -> None:

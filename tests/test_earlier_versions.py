@@ -1,13 +1,12 @@
-"""Stores of earlier versions: they open, lose nothing, and loading goes on from what they hold."""
+"""Stores of earlier versions: they open, lose nothing, and loads continue from them."""
 
 import hashlib
 import json
 import shutil
 import sqlite3
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ import dagster as dg
 import duckdb
 import pytest
 
-from ktrdr_pipelines.cli.entry_point import LogFile, run
-from ktrdr_pipelines.cli.main import command_line
 from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.settings import load_settings
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.store.ledger.schema import LEDGER_VERSION
+from tests.support.command_line import CommandResult, Ktrdr, ktrdr_in_process
 
 FIXTURES = Path(__file__).parent / "fixtures"
 BARS: dict[str, dict[str, Any]] = json.loads((FIXTURES / "store_v6_bars.json").read_text())
@@ -38,22 +36,6 @@ COLUMNS = "ts, session_date, open, high, low, close, volume, average, bar_count"
 
 KEPT = ("attempts", "requests", "ranges", "instruments", "revisions", "confirmed", "schedules")
 """Tables that say what cannot be learned from the bar files."""
-
-
-@dataclass(frozen=True)
-class Told:
-    """The exit code of a command, and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.out)
-
-
-Ktrdr = Callable[..., Told]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +64,7 @@ def version(request: pytest.FixtureRequest) -> int:
 def store(
     version: int, tmp_path: Path, gateway: SimulatorServer, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """Copy the store of an earlier version, and let the settings mean the copy on that day."""
+    """Copy the store of an earlier version, and make the settings name it, on its last day."""
     root = tmp_path / "data"
     copy_store(version, root)
     monkeypatch.setenv("KTRDR_DATA", str(root))
@@ -96,14 +78,13 @@ def store(
 
 @pytest.fixture
 def ktrdr(store: Path, capsys: pytest.CaptureFixture[str]) -> Ktrdr:
-    """Run a command line over the copy, through the same edge as the entry point."""
+    """Return a function that runs a command line over the copy, as the entry point does."""
+    in_process = ktrdr_in_process(capsys)
 
-    def command(*arguments: str) -> Told:
-        capsys.readouterr()
-        code = run(command_line, list(arguments), LogFile())
-        told = capsys.readouterr()
-        assert "Traceback" not in told.out + told.err
-        return Told(code, told.out, told.err)
+    def command(*arguments: str) -> CommandResult:
+        result = in_process(*arguments)
+        assert "Traceback" not in result.all
+        return result
 
     return command
 
@@ -135,8 +116,8 @@ def version_of(ledger: Path) -> int:
         return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def tells_of_disagreement(ledger: Path) -> bool:
-    """Return whether a ledger, migrated by now, knows of bars that came again at other prices."""
+def has_disagreements(ledger: Path) -> bool:
+    """Return whether a migrated ledger lists bars that were returned at other prices."""
     with closing(sqlite3.connect(ledger)) as connection:
         return bool(connection.execute("SELECT count(*) FROM disagreements").fetchone()[0])
 
@@ -156,7 +137,7 @@ def held(store: Path) -> dict[str, dict[str, Any]]:
 
 
 def facts_of(bars: list[tuple[Any, ...]]) -> dict[str, Any]:
-    """Return what the fixture says of the bars of a series."""
+    """Return the facts that the fixture has of the bars of a series."""
     text = "\n".join(
         "|".join(str(v.astimezone(UTC) if isinstance(v, datetime) else v) for v in bar)
         for bar in bars
@@ -169,15 +150,13 @@ def facts_of(bars: list[tuple[Any, ...]]) -> dict[str, Any]:
     }
 
 
-def test_every_command_that_reads_opens_it_and_migrates_its_ledger(
-    store: Path, ktrdr: Ktrdr, version: int
-) -> None:
-    """Nothing that the store knows is lost on the way, neither bars nor rows of the ledger."""
+def test_reading_commands_migrate_the_ledger(store: Path, ktrdr: Ktrdr, version: int) -> None:
+    """Neither bars nor rows of the ledger are lost."""
     ledger = store / "state" / "ledger.sqlite"
     assert version_of(ledger) == version
     before = rows_of(ledger)
     status = ktrdr("status", "--json")
-    assert status.code == (3 if tells_of_disagreement(ledger) else 0)
+    assert status.code == (3 if has_disagreements(ledger) else 0)
     assert version_of(ledger) == LEDGER_VERSION
     rows = {f"{one['symbol']}|{one['timeframe']}": one["rows"] for one in status.document["series"]}
     assert {key: rows[key] for key in BARS} == {key: one["rows"] for key, one in BARS.items()}
@@ -189,8 +168,8 @@ def test_every_command_that_reads_opens_it_and_migrates_its_ledger(
     assert held(store) == BARS
 
 
-def test_gaps_are_what_was_never_loaded_and_each_has_a_reason(ktrdr: Ktrdr) -> None:
-    """Of what is held nothing is missing; what was tried says so, and when it is tried again."""
+def test_gaps_are_the_ranges_never_loaded(ktrdr: Ktrdr) -> None:
+    """Each has a reason, and failed attempts have the time of the next."""
     document = ktrdr("gaps", "AAPL", "--json").document
     gaps = [one for one in document["gaps"] if one["timeframe"] == "1m"]
     missing = [(one["start"], one["end"]) for one in gaps]
@@ -204,18 +183,18 @@ def test_gaps_are_what_was_never_loaded_and_each_has_a_reason(ktrdr: Ktrdr) -> N
 
 
 def test_verify_reads_every_bar_and_finds_no_damage(store: Path, ktrdr: Ktrdr) -> None:
-    """Files are sound; that bars are missing makes it incomplete, and is no damage."""
-    told = ktrdr("verify", "--json")
-    assert told.code == 3
-    certificates = told.document["certificates"]
+    """Files are intact; missing bars make it incomplete."""
+    result = ktrdr("verify", "--json")
+    assert result.code == 3
+    certificates = result.document["certificates"]
     assert all(one["sound"] for one in certificates), certificates
     assert sum(one["bars"] for one in certificates) == sum(one["rows"] for one in BARS.values())
     assert {one["revisions"] for one in certificates if one["timeframe"] == "1d"} == {0, 2}
     assert held(store) == BARS
 
 
-def test_repair_changes_no_bar_and_the_catalog_answers(store: Path, ktrdr: Ktrdr) -> None:
-    """The catalog is made anew, and shows bars, coverage with its proof, and the empty week."""
+def test_repair_keeps_bars_and_rebuilds_the_catalog(store: Path, ktrdr: Ktrdr) -> None:
+    """The catalog has the bars, and the coverage with the week that is confirmed empty."""
     repaired = ktrdr("repair", "--json")
     assert repaired.code == 0
     assert repaired.document["files"] == 8
@@ -239,17 +218,17 @@ def test_repair_changes_no_bar_and_the_catalog_answers(store: Path, ktrdr: Ktrdr
     assert empty.document == [{"symbol": "THIN", "timeframe": "1h", "first": "2023-12-18"}]
 
 
-def test_repair_gives_digests_to_files_when_told_to(
+def test_repair_adds_digests_with_seal(
     store: Path, ktrdr: Ktrdr, gateway: SimulatorServer, version: int
 ) -> None:
     """No bar and no coverage changes, so nothing is requested again.
 
-    Files of version 8 have digests already.
+    Files from version 8 on have digests already.
     """
     assert ktrdr("repair", "--json").document["sealed"] == []
-    told = ktrdr("repair", "--seal", "--json").document
+    result = ktrdr("repair", "--seal", "--json").document
     without = 8 if version < FIRST_WITH_DIGESTS else 0
-    assert (len(told["sealed"]), told["quarantined"], told["fixed"]) == (without, [], [])
+    assert (len(result["sealed"]), result["quarantined"], result["fixed"]) == (without, [], [])
     assert held(store) == BARS
     certificates = ktrdr("verify", "--json").document["certificates"]
     assert all(one["sound"] for one in certificates)
@@ -260,7 +239,7 @@ def test_repair_gives_digests_to_files_when_told_to(
     assert [one for one in gateway.requests[first:] if one.bar_size] == []
 
 
-def test_repair_without_the_ledger_rebuilds_what_the_files_say(store: Path, ktrdr: Ktrdr) -> None:
+def test_repair_without_the_ledger_keeps_all_bars(store: Path, ktrdr: Ktrdr) -> None:
     """A lost ledger loses no bar."""
     (store / "state" / "ledger.sqlite").unlink()
     assert ktrdr("repair").code == 0
@@ -268,30 +247,30 @@ def test_repair_without_the_ledger_rebuilds_what_the_files_say(store: Path, ktrd
     assert held(store) == BARS
 
 
-def test_what_is_held_is_not_requested_again(ktrdr: Ktrdr, gateway: SimulatorServer) -> None:
-    """Whatever the version wrote down of it, in the footers and in the ledger."""
+def test_stored_bars_are_not_requested_again(ktrdr: Ktrdr, gateway: SimulatorServer) -> None:
+    """The coverage of every version is understood."""
     first = len(gateway.requests)
     for timeframe, start, end in (
         ("1m", "2023-12-28", "2024-01-04"),
         ("1h", "2023-12-27", "2024-01-05"),
         ("1d", "2023-12-27", "2024-01-05"),
     ):
-        told = ktrdr("load", "AAPL,THIN", timeframe, "--start", start, "--end", end, "--json")
-        assert told.code == 0, told.out + told.err
+        result = ktrdr("load", "AAPL,THIN", timeframe, "--start", start, "--end", end, "--json")
+        assert result.code == 0, result.out + result.err
     assert [one for one in gateway.requests[first:] if one.bar_size] == []
 
 
-def test_a_load_goes_on_and_asks_only_for_what_is_missing(
+def test_a_load_requests_only_missing_sessions(
     store: Path, ktrdr: Ktrdr, gateway: SimulatorServer
 ) -> None:
-    """Two sessions are missing of six: a request or two bring them, and then nothing is asked."""
+    """One or two requests return two sessions of six; a second load sends none."""
     first = len(gateway.requests)
     wanted = ("AAPL", "1m", "--start", "2023-12-28", "--end", "2024-01-06")
-    told = ktrdr("load", *wanted, "--json")
-    assert told.code == 0, told.out + told.err
-    asked = [one for one in gateway.requests[first:] if one.bar_size == "1 min"]
-    assert 1 <= len(asked) <= 2, asked
-    assert all(one.duration in {"1 D", "2 D", "3 D"} for one in asked), asked
+    result = ktrdr("load", *wanted, "--json")
+    assert result.code == 0, result.out + result.err
+    requests = [one for one in gateway.requests[first:] if one.bar_size == "1 min"]
+    assert 1 <= len(requests) <= 2, requests
+    assert all(one.duration in {"1 D", "2 D", "3 D"} for one in requests), requests
     bars = held(store)
     assert bars["AAPL|1m"]["rows"] == 6 * 390
     assert {key: bars[key] for key in BARS if key != "AAPL|1m"} == {
@@ -309,12 +288,10 @@ def test_a_load_goes_on_and_asks_only_for_what_is_missing(
     assert [one for one in gateway.requests[first:] if one.bar_size] == []
 
 
-def test_an_update_completes_the_store_and_the_next_one_asks_for_no_bars(
-    store: Path, ktrdr: Ktrdr, gateway: SimulatorServer
-) -> None:
-    """Whatever was tried in the earlier version, a person's load has all that the gateway has."""
-    told = ktrdr("load", "AAPL", "1m,1h,1d", "--json")
-    assert told.code == 0, told.out + told.err
+def test_a_load_completes_the_store(store: Path, ktrdr: Ktrdr, gateway: SimulatorServer) -> None:
+    """It ignores failed attempts of the earlier version; a second load sends no request."""
+    result = ktrdr("load", "AAPL", "1m,1h,1d", "--json")
+    assert result.code == 0, result.out + result.err
     assert ktrdr("gaps", "AAPL").code == 0
     first = len(gateway.requests)
     assert ktrdr("load", "AAPL", "1m,1h,1d").code == 0
@@ -341,7 +318,7 @@ def sensor_of(definitions: dg.Definitions, name: str) -> dg.SensorDefinition:
 def test_dagster_knows_partitions_events_and_the_run_of_the_earlier_version(
     store: Path, instance: dg.DagsterInstance
 ) -> None:
-    """Keys of assets and partitions are what they were: no window turns unmaterialized."""
+    """Keys of assets and partitions are unchanged, so no window becomes unmaterialized."""
     definitions = build_defs(load_settings())
     repository = definitions.get_repository_def()
     bars = {key for key in repository.asset_graph.get_all_asset_keys() if key.path[0] == "bars"}
@@ -349,8 +326,8 @@ def test_dagster_knows_partitions_events_and_the_run_of_the_earlier_version(
     for key in bars:
         partitions = repository.asset_graph.get(key).partitions_def
         assert partitions is not None
-        [told] = instance.get_materialized_partitions(key)
-        assert told in partitions.get_partition_keys(dynamic_partitions_store=instance)
+        [result] = instance.get_materialized_partitions(key)
+        assert result in partitions.get_partition_keys(dynamic_partitions_store=instance)
         assert instance.get_dynamic_partitions(f"symbols_{key.path[1]}") == ["AAPL", "THIN"]
     assert instance.get_latest_materialization_event(dg.AssetKey(["bars_catalog"])) is not None
     [run] = instance.get_runs()
@@ -358,7 +335,7 @@ def test_dagster_knows_partitions_events_and_the_run_of_the_earlier_version(
 
 
 @pytest.mark.parametrize("name", ["gap_sensor", "report_sensor", "alert_sensor"])
-def test_sensors_go_on_from_the_cursors_of_the_earlier_version(
+def test_sensors_continue_from_earlier_cursors(
     store: Path, instance: dg.DagsterInstance, name: str
 ) -> None:
     """A cursor is read, and one of the same kind is written."""
@@ -378,16 +355,18 @@ def test_sensors_go_on_from_the_cursors_of_the_earlier_version(
     assert json.loads(result.cursor).keys() == json.loads(cursor).keys()
 
 
-def test_the_gap_sensor_asks_for_runs_of_what_is_missing(
+def test_the_gap_sensor_requests_runs_for_missing_bars(
     store: Path, instance: dg.DagsterInstance
 ) -> None:
-    """What the earlier version left missing becomes runs; what is held does not."""
+    """Stored bars cause no run."""
     definitions = build_defs(load_settings())
     with dg.build_sensor_context(
         instance=instance, resources=definitions.resources, definitions=definitions
     ) as context:
         result = sensor_of(definitions, "gap_sensor")(context)
     assert isinstance(result, dg.SensorResult)
-    asked = {(run.tags["ktrdr/symbol"], run.tags["ktrdr/timeframe"]) for run in result.run_requests}
-    assert ("AAPL", "1m") in asked
-    assert ("AAPL", "1d") not in asked
+    requests = {
+        (run.tags["ktrdr/symbol"], run.tags["ktrdr/timeframe"]) for run in result.run_requests
+    }
+    assert ("AAPL", "1m") in requests
+    assert ("AAPL", "1d") not in requests

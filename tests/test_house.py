@@ -1,4 +1,4 @@
-"""The package keeps its words, its folders and its seams."""
+"""Rules for the names, the prose, the folders and the layers of the package."""
 
 import ast
 import io
@@ -351,8 +351,8 @@ def test_a_replaced_word_is_found(tmp_path: Path) -> None:
     assert replaced_names("bookings = case_study_of(framework)\n") == [
         f"line 1: case_study_of (write: {WORD_FOR['case']})"
     ]
-    told = replaced_phrases(texts_in('"""What\nnobody has."""\nx = f"{1} put off"  # in vain\n'))
-    assert len(told) == 3
+    found = replaced_phrases(texts_in('"""What\nnobody has."""\nx = f"{1} put off"  # in vain\n'))
+    assert len(found) == 3
     for number in range(MOST_ENTRIES + 1):
         (tmp_path / f"m{number}.py").touch()
     assert crowded(tmp_path) == [f"{tmp_path.name}: {MOST_ENTRIES + 1} entries"]

@@ -39,7 +39,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_without_any_variable_the_defaults_hold() -> None:
-    """A paper gateway on this machine, asked as fast as it allows."""
+    """They name a paper gateway on this machine."""
     settings = load_settings({})
     assert settings.ib_host == "127.0.0.1"
     assert settings.ib_port == 4002
@@ -62,7 +62,7 @@ def test_without_any_variable_the_defaults_hold() -> None:
 
 
 def test_every_variable_is_read(tmp_path: Path) -> None:
-    """All names are taken, and values become what they mean."""
+    """Each is parsed to its type."""
     settings = load_settings(
         {
             "IB_HOST": "gateway.local",
@@ -94,8 +94,8 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
     assert settings.clock.offset_s == -86_400.5
 
 
-def test_the_environment_is_read_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change of the environment shows in the next reading."""
+def test_the_environment_is_read_by_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of the environment is seen by the next call."""
     for name in NAMES.split():
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("IB_PORT", "7497")
@@ -104,8 +104,8 @@ def test_the_environment_is_read_when_asked(monkeypatch: pytest.MonkeyPatch) -> 
     assert load_settings().ib_port == 7496
 
 
-def test_settings_made_by_hand_ignore_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests and resources say what they need and get nothing else."""
+def test_constructed_settings_ignore_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests and resources get only what they set."""
     monkeypatch.setenv("IB_PORT", "7497")
     monkeypatch.setenv("KTRDR_NONSENSE", "1")
     settings = Settings(ib_host="h", ib_client_id_cli=(400, 401))
@@ -121,15 +121,15 @@ def test_a_dotenv_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_settings_cannot_be_changed() -> None:
-    """What was read stays what it was."""
+    """They are frozen."""
     with pytest.raises(ValidationError, match="frozen"):
         Settings().ib_port = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
         Settings().client_ids["cli"] = (1, 2)  # type: ignore[index]
 
 
-def test_a_field_that_does_not_exist_is_refused() -> None:
-    """A slip in a keyword is no silent default."""
+def test_an_unknown_field_is_refused() -> None:
+    """A misspelled keyword is an error."""
     with pytest.raises(ValidationError, match="ib_prot"):
         Settings(ib_prot=1)  # type: ignore[call-arg]
 
@@ -170,7 +170,7 @@ def test_a_field_that_does_not_exist_is_refused() -> None:
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(name: str, value: str, allowed: str) -> None:
-    """The text has the variable, the value as given, and what would do."""
+    """The error has the variable, the value as given, and what is allowed."""
     with pytest.raises(SettingsError) as caught:
         load_settings({name: value})
     assert f"{name}={value!r}" in str(caught.value)
@@ -179,7 +179,7 @@ def test_a_bad_value_is_named_with_what_is_allowed(name: str, value: str, allowe
 
 @pytest.mark.parametrize("cli", ["50-60", "1-1", "5-300"])
 def test_two_operations_never_share_an_id(cli: str) -> None:
-    """The text names both ranges that overlap."""
+    """The error names both ranges that overlap."""
     with pytest.raises(SettingsError, match=r"IB_CLIENT_ID_\w+=.* and IB_CLIENT_ID_\w+=.* overlap"):
         load_settings({"IB_CLIENT_ID_CLI": cli})
     with pytest.raises(ValidationError, match="overlap"):
@@ -201,7 +201,7 @@ def test_two_operations_never_share_an_id(cli: str) -> None:
     ],
 )
 def test_a_mistyped_name_is_an_error_with_the_right_one(name: str, near: str) -> None:
-    """Any unknown name of this project, and any near miss of the shared prefix."""
+    """Any unknown name of this project is, and any near miss of the shared prefix."""
     with pytest.raises(SettingsError) as caught:
         load_settings({name: "x"})
     assert f"{name}='x'" in str(caught.value)
@@ -209,26 +209,26 @@ def test_a_mistyped_name_is_an_error_with_the_right_one(name: str, near: str) ->
 
 
 @pytest.mark.parametrize("name", ["IB_ACCOUNT", "IB_GATEWAY_VERSION", "IBM_PORT", "PATH", "IB_"])
-def test_names_of_other_programs_are_left_alone(name: str) -> None:
-    """The prefix IB_ is not this project's own."""
+def test_variables_of_other_programs_are_ignored(name: str) -> None:
+    """Other programs use the prefix IB_ too."""
     assert load_settings({name: "anything"}) == load_settings({})
 
 
 def test_the_single_client_id_of_older_systems_is_explained() -> None:
-    """It is refused with the names that replace it."""
+    """The error has the names that replace it."""
     with pytest.raises(SettingsError, match=r"IB_CLIENT_ID='7'.*IB_CLIENT_ID_CLI=201-250"):
         load_settings({"IB_CLIENT_ID": "7"})
 
 
 @pytest.mark.parametrize("value", ["1", "true", "True", "yes", "on"])
 def test_read_only_is_accepted_where_it_is_true(value: str) -> None:
-    """It says what is so anyway."""
+    """Connections are read-only in any case."""
     assert load_settings({"IB_READONLY": value}) == load_settings({})
 
 
 @pytest.mark.parametrize("value", ["0", "false", "", "maybe"])
 def test_read_only_cannot_be_switched_off(value: str) -> None:
-    """The text says that connections are read-only for ever."""
+    """The error says that connections are always read-only."""
     with pytest.raises(SettingsError, match="always read-only"):
         load_settings({"IB_READONLY": value})
 
@@ -236,7 +236,7 @@ def test_read_only_cannot_be_switched_off(value: str) -> None:
 def test_folders_are_absolute_and_know_the_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Processes of one run have different working folders and must mean the same store."""
+    """Processes of one run have different working folders, and need the same store."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert load_settings({"KTRDR_DATA": "bars"}).ktrdr_data == tmp_path / "bars"
@@ -245,14 +245,14 @@ def test_folders_are_absolute_and_know_the_home(
 
 
 def test_the_data_folder_of_the_environment_comes_first(project: Path, tmp_path: Path) -> None:
-    """KTRDR_DATA counts even inside a project, and nothing is made."""
+    """KTRDR_DATA takes precedence inside a project, and no folder is created."""
     settings = Settings(ktrdr_data=tmp_path / "mine")
     assert data_folder(settings, project) == tmp_path / "mine"
     assert not (tmp_path / "mine").exists()
 
 
 def test_the_data_folder_lies_beside_the_nearest_workspace(project: Path) -> None:
-    """It is found upwards from where one is, and not made."""
+    """It is searched for upwards, and not created."""
     assert data_folder(Settings(), project / "deep" / "er") == project / "data"
     assert workspace_folder(project / "deep") == project
     assert not (project / "data").exists()
@@ -274,6 +274,6 @@ def test_the_workspace_beside_the_package_is_the_last_resort(nowhere: Path, tmp_
 
 
 def test_without_any_workspace_the_error_says_what_to_set(nowhere: Path) -> None:
-    """The text has the place where the search began and the way out."""
+    """The error names the folder where the search began, and KTRDR_DATA."""
     with pytest.raises(NoStoreError, match=r"elsewhere.*KTRDR_DATA"):
         data_folder(Settings(), nowhere)

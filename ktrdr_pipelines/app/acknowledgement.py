@@ -1,9 +1,9 @@
 """List ranges explained in spite of held data or by the user, and acknowledge missing sessions.
 
-``explained_ranges`` lists the ranges with the statements they rest on; ``acknowledge`` records the
-user's explanation of a session that is missing as a whole. No gateway is needed.
+``explained_ranges`` lists the ranges with their statements; ``acknowledge`` records the user's
+explanation of a session that is missing as a whole. Neither uses the gateway.
 
-Not here: what statements prove (``domain.planning.empty_ranges``), how the proof is written
+Not here: what statements prove (``domain.planning.empty_ranges``), how a proof is stored
 (``store.bars.bar_store``).
 """
 
@@ -46,26 +46,26 @@ def explained_ranges(
     Raises:
         StoreError: the ledger cannot be read.
     """
-    said: dict[str, list[Statement]] = {}
+    statements: dict[str, list[Statement]] = {}
     ranges = []
     for one in found:
         series = one.series
-        if one.disputed and series.symbol not in said:
-            said[series.symbol] = ledger.statements.of(series.symbol)
+        if one.disputed and series.symbol not in statements:
+            statements[series.symbol] = ledger.statements.of(series.symbol)
         for proof in one.disputed:
             spans = session_grid(calendars.of(series.instrument), series.timeframe).spans_in(
                 proof.interval
             )
-            about = tuple(
+            concerned = tuple(
                 statement
-                for statement in said[series.symbol]
+                for statement in statements[series.symbol]
                 if any(
                     statement.interval.start < span.closes_at
                     and span.opens_at < statement.interval.end
                     for span in spans
                 )
             )
-            ranges.append(ExplainedRange(series, proof, about))
+            ranges.append(ExplainedRange(series, proof, concerned))
     return ranges
 
 

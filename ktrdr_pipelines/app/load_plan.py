@@ -1,6 +1,7 @@
 """Estimate what jobs would request, without a gateway.
 
-Not here: what a request costs (``gaps.estimates``), what a job lacks (``sync.stored_states``).
+Not here: the cost of a request (``gaps.estimates``), the missing ranges of a job
+(``sync.stored_states``).
 """
 
 from collections.abc import Sequence

@@ -25,21 +25,22 @@ DAGSTER_SETTINGS: Final = "dagster/dagster.yaml"
 def make_workspace(
     settings: Settings, folder: Path, origin: Origin | None, *, example: str
 ) -> tuple[Workspace, bool]:
-    """Make a folder a store with a universe and a catalog; existing parts are kept.
+    """Make a folder a store with a universe and a catalog, and keep the parts that exist.
 
     Args:
         settings: the settings of the command.
         folder: the data folder.
-        origin: where its bars will come from; None leaves it to the first bars.
-        example: the file of the project that is copied as the universe if there is none.
+        origin: the origin of its bars; None for that of the first bars saved.
+        example: the project's file that is copied as the universe if there is none.
 
     Returns:
         The workspace, and whether the universe was created.
 
     Raises:
         DiskError: the folder cannot be written.
-        NoStoreError, ForeignIdentityError: it is a store of a newer version or another origin.
-        UniverseError: it has a universe, and that is malformed.
+        NoStoreError: it is a store of a newer version.
+        ForeignIdentityError: it is a store of another origin.
+        UniverseError: its universe is malformed.
     """
     text = committed(example)
     layout = create_store(folder, origin)
@@ -83,9 +84,10 @@ EARLIER: Final = frozenset(
         "db43e8a4bdf0bef4875d99470ff6f12de6ec9165daecb89fefda8f0f2683b9fd",
         "1c51c12d3c83ecbb8bf45f57b20bac9ed320c3af326ed17212da11aa83ae8543",
         "f4ad4696c15a357a2f4754196a3064a8b909ba8461d1c33e3f9b416a23089ed8",
+        "33de2092e6ae1fd6cd2047479b9117cc0527fdf27518644fd759f5114b93e2cb",
     }
 )
-"""SHA-256 of the settings as earlier versions wrote them: a file that the user has not edited."""
+"""SHA-256 of the settings that earlier versions wrote: such a file is unedited, and is replaced."""
 
 _MONITORING: Final = "run_monitoring"
 

@@ -1,8 +1,7 @@
 """The workspace: from settings to store, universe, ledger, gap index, catalog and load manager.
 
-Commands, Dagster runs and programs open one and take from it what they need; nothing of it is put
-together elsewhere. Modules are imported when a part is first used, so that a command that needs
-little starts fast.
+Commands, Dagster runs and programs open one; its parts are put together here alone. Modules are
+imported when a part is first used, so that a command that needs few of them starts fast.
 
 Not here: creating a store (``app.setup``), the resources of Dagster (``defs.resources``).
 """
@@ -33,14 +32,14 @@ class Workspace:
     """A store, its universe, and the gateway that its bars come from.
 
     A workspace is cheap: each part is made when it is first used. Open one for each command, run,
-    tick or request: it keeps the universe as it first read it. Threads may share one; the ledger
-    has a connection a thread.
+    tick or request: it keeps the universe as it first read it. Threads may share one; each gets
+    a connection of its own to the ledger.
 
     Args:
-        settings: name the gateway, and by how much market time is ahead of real time.
+        settings: the gateway, and by how many seconds market time is ahead of real time.
         layout: the store.
-        universe: stands in for that of the store's file, which is not read then.
-        real: returns real time.
+        universe: used in place of the store's universe file, which is then not read.
+        real: returns the real time.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class Workspace:
 
     @property
     def problem(self) -> "UniverseError | None":
-        """What is wrong with the universe's file, if the last good universe stands in for it."""
+        """The error of the universe file, if the last good universe is used in its place."""
         return self._universe_read[1]
 
     @cached_property
@@ -104,7 +103,7 @@ class Workspace:
 
     @cached_property
     def ledger(self) -> "Ledger":
-        """The ledger; it refuses to open where another store took the path of this one."""
+        """The ledger; opening it fails if another store has taken the path of this one."""
         from ktrdr_pipelines.store.ledger.ledger import open_ledger
 
         return open_ledger(self.layout)
@@ -119,8 +118,8 @@ class Workspace:
     def gap_index(self) -> "GapIndex":
         """Return the gap index, with the calendars as the ledger holds them now.
 
-        Indexes of one store share what they have read in this process. Where data begin is taken
-        from what the gateway of the settings stated.
+        Indexes of one store share what they have read in this process. The beginnings of the data
+        are those that the gateway of the settings stated.
 
         Raises:
             StoreError: the ledger cannot be read.
@@ -167,15 +166,15 @@ class Workspace:
         """Return a manager that loads from the gateway into the store; nothing is opened yet.
 
         Args:
-            operation: the operation whose client ids are used (``api``, ``gap_filler``, ``batch``,
-                ``cli``).
+            operation: the operation whose client ids are used: ``api``, ``gap_filler``, ``batch``
+                or ``cli``.
             progress: the listener to its loads.
-            wait_s: how long a run waits until the gateway accepts the connection.
+            wait_s: how many seconds a run waits for the gateway to accept the connection.
         """
         return _load_manager(self, operation, progress, wait_s)
 
     def data_loader(self) -> "IbDataLoader":
-        """Return what loads bars of symbols and returns them as DataFrames."""
+        """Return a loader that loads bars of symbols and returns them as DataFrames."""
         from ktrdr_pipelines.sync.loader import IbDataLoader
 
         return IbDataLoader(self.load_manager(operation="api"), self.store, self.universe)

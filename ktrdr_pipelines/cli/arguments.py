@@ -29,18 +29,14 @@ if TYPE_CHECKING:
 
 SomeSymbols = Annotated[
     str | None,
-    typer.Argument(
-        metavar="[SYMBOL[,SYMBOL...]]",
-        help="Symbols of the universe.",
-        show_default="all of them",
-    ),
+    typer.Argument(metavar="SYMBOL[,SYMBOL...]", help="Symbols of the universe. [default: all]"),
 ]
 SomeTimeframes = Annotated[
     str | None,
     typer.Argument(
-        metavar="[TIMEFRAME[,...]]",
-        help="Timeframes, out of 1m 5m 15m 30m 1h 4h 1d 1w.",
-        show_default="those that the universe lists for each symbol, and those on disk",
+        metavar="TIMEFRAME[,...]",
+        help="Timeframes, out of 1m 5m 15m 30m 1h 4h 1d 1w. [default: those that the universe "
+        "lists for each symbol, and those on disk]",
     ),
 ]
 
@@ -156,7 +152,7 @@ WaitOption = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class TypedOptions:
     """The options of ``ktrdr load`` as the user typed them."""
 
     mode: str = "full"
@@ -189,14 +185,14 @@ class Wish:
     @property
     def is_plain(self) -> bool:
         """Return whether all options have their defaults."""
-        return self == Wish()
+        return self == TypedOptions()
 
 
 def named_jobs(
     universe: "Universe",
     symbols: str,
     timeframes: str | None,
-    wish: Wish,
+    typed: TypedOptions,
     *,
     now: datetime,
 ) -> "list[Job]":
@@ -211,7 +207,7 @@ def named_jobs(
     from ktrdr_pipelines.domain.instruments import Series
     from ktrdr_pipelines.domain.planning.jobs import Job
 
-    mode, date_range = wish.read()
+    mode, date_range = typed.read()
     kinds = None if timeframes is None else timeframes_named(timeframes)
     chosen = [
         Series(instrument, kind)
@@ -224,7 +220,7 @@ def named_jobs(
                 f"{one}: {universe.name} does not list this timeframe for {one.symbol}; it is "
                 "loaded now, but not kept up to date"
             )
-    return [Job(one, mode, date_range.bounds(one, now), refresh=wish.refresh) for one in chosen]
+    return [Job(one, mode, date_range.bounds(one, now), refresh=typed.refresh) for one in chosen]
 
 
 def update_jobs(

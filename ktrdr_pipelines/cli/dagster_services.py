@@ -1,8 +1,8 @@
 """Dagster as the process of ``ktrdr up``: web server, code server and daemon, on loopback only.
 
-It does what ``dagster dev`` does, and more: its web server serves only pages of this
-machine (``LoopbackGuard``), runs whose process is gone are ended before the daemon starts and every
-half minute, and the web server stops as soon as the daemon ends.
+It does what ``dagster dev`` does. In addition, its web server accepts requests of this machine's
+own pages only (``LoopbackGuard``), runs whose process is gone are ended before the daemon starts
+and every half minute, and the web server stops as soon as the daemon ends.
 
 Not here: starting and ending this process (``cli.processes``), ending dead runs
 (``defs.runs.dead_runs``).

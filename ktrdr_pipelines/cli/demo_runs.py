@@ -1,6 +1,6 @@
 """Run Dagster for ``ktrdr demo``: one ranged run a timeframe, in this process.
 
-The runs show live progress on the terminal: their gateway resource gets a second listener.
+Their gateway resource gets a second listener, which shows live progress on the terminal.
 
 Not here: the command and its output (``cli.commands.demo``).
 """
@@ -191,7 +191,7 @@ def run_demo(workspace: Workspace, *, shown: bool) -> list[RunResult]:
             result = _run(workspace, instance, progress, timeframe=timeframe, windows=windows)
             results.append(result)
             if shown:
-                progress.tell(_run_text(result))
+                progress.print_now(_run_text(result))
     return results
 
 

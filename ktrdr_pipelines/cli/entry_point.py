@@ -1,9 +1,9 @@
 """Run a command line so that it always ends with one message and an exit code.
 
 Exit codes: 0 done, 1 failed, 2 bad usage, 3 incomplete, 128 plus the signal's number if a signal
-ended the command, which stops where nothing is lost. The terminal shows one clear line; warnings
-and tracebacks go to the log file. It lies in the state folder, is created with its first line, and
-only its user may read it.
+ended the command. A command that is stopped saves what it has received. The terminal shows one
+line; warnings and tracebacks go to the log file. It lies in the state folder, is created with its
+first line, and only its user may read it.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from typing import IO, Any, Final, Protocol, TypeVar, runtime_checkable
 
 import typer
 
-from ktrdr_pipelines.cli.output import error_json, mute, note, say_json, tell_somewhere
+from ktrdr_pipelines.cli.output import error_json, mute, note, print_with_fallback, say_json
 from ktrdr_pipelines.errors import ExitCode, KtrdrError, StoreError
 from ktrdr_pipelines.ib.private_files import make_private_folder, private_opener
 
@@ -31,7 +31,7 @@ MOST_BYTES: Final = 1_000_000
 
 
 class LogFile(logging.Handler):
-    """Appends records to a file in the first writable folder; a lost line is no error."""
+    """Appends records to a file in the first writable folder, or drops them if there is none."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -89,7 +89,7 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(BaseException):
-    """A signal stopped the command; not an ``Exception``, so that no handler takes it for one."""
+    """A signal stopped the command; not an ``Exception``, so that no such handler catches it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -114,7 +114,7 @@ def stoppable() -> Iterator[None]:
 
 
 def run_stoppable(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine; a signal cancels it, and a second signal does not wait for its cleanup.
+    """Run a coroutine; a signal cancels it, and a second signal interrupts its cleanup.
 
     Raises:
         Stopped: a signal ended the coroutine.
@@ -161,7 +161,7 @@ _OF_THE_DISK: Final = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENO
 
 @runtime_checkable
 class _UsageError(Protocol):
-    """What every version of typer raises for a command line that it cannot parse."""
+    """The error that every version of typer raises for a command line that it cannot parse."""
 
     exit_code: int
 
@@ -188,39 +188,39 @@ def run(command: Callable[[list[str]], object], arguments: list[str], log: LogFi
         mute(sys.stdout, sys.stderr)
         return ExitCode.FAILED
     except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
-        _tell("stopped; what was saved is kept", kind="Stopped", as_json=as_json)
+        _print_message("stopped; what was saved is kept", kind="Stopped", as_json=as_json)
         return stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
     except KtrdrError as error:
-        _tell_document(f"Error: {error}", error_json(error), as_json=as_json)
+        _print_document(f"Error: {error}", error_json(error), as_json=as_json)
         return error.exit_code
     except Exception as error:  # noqa: BLE001  (the process edge)
-        return _tell_foreign_error(error, log, as_json=as_json)
+        return _print_foreign_error(error, log, as_json=as_json)
 
 
-def _tell(text: str, *, kind: str, as_json: bool) -> None:
-    _tell_document(text, {"kind": kind, "message": text}, as_json=as_json)
+def _print_message(text: str, *, kind: str, as_json: bool) -> None:
+    _print_document(text, {"kind": kind, "message": text}, as_json=as_json)
 
 
-def _tell_document(text: str, document: Mapping[str, Any], *, as_json: bool) -> None:
+def _print_document(text: str, document: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
-        tell_somewhere(lambda: say_json({"error": document}, lines=False), lambda: note(text))
+        print_with_fallback(lambda: say_json({"error": document}, lines=False), lambda: note(text))
     else:
-        tell_somewhere(lambda: note(text), lambda: None)
+        print_with_fallback(lambda: note(text), lambda: None)
 
 
-def _tell_foreign_error(error: Exception, log: LogFile, *, as_json: bool) -> int:
+def _print_foreign_error(error: Exception, log: LogFile, *, as_json: bool) -> int:
     """Print an error that is not a KtrdrError: one of typer, of the disk, or a defect."""
     if isinstance(error, _UsageError):
         if as_json:
-            _tell(error.format_message(), kind="UsageError", as_json=as_json)
+            _print_message(error.format_message(), kind="UsageError", as_json=as_json)
         else:
-            tell_somewhere(lambda: error.show(sys.stderr), lambda: None)
+            print_with_fallback(lambda: error.show(sys.stderr), lambda: None)
         return error.exit_code
     trace = (type(error), error, error.__traceback__)
     log.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, "unexpected", None, trace))
     where = f"Details are in {log.path}" if log.path else "The log could not be written"
     text = f"Error: {_foreign_error_text(error)}. {where}"
-    _tell(text, kind=type(error).__name__, as_json=as_json)
+    _print_message(text, kind=type(error).__name__, as_json=as_json)
     return ExitCode.FAILED
 
 

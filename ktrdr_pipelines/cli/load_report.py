@@ -1,7 +1,7 @@
 """Run the jobs of a command and report the result.
 
 A load shows its progress, rebuilds the catalog at the end, and prints a table, the gaps that
-remain, the reasons and what to do. Gaps are joined over nights and weekends, as a user counts them.
+remain, their reasons and what to do. Gaps are joined over nights and weekends.
 
 Not here: which jobs run (``cli.arguments``), loading (``sync.runner``).
 """
@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from ktrdr_pipelines.app.workspace import Workspace
-from ktrdr_pipelines.cli.entry_point import run_stoppable
+from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable
 from ktrdr_pipelines.cli.output import (
     CollectedMessages,
     counted,
     disagreement_json,
-    disagreement_text,
     error_json,
     instant_text,
     interval_text,
@@ -71,7 +70,7 @@ def exit_code_of(
     return ExitCode.DONE if complete else ExitCode.INCOMPLETE
 
 
-def tell(
+def print_report(
     reports: Sequence[SeriesReport],
     messages: CollectedMessages,
     catalog_error: KtrdrError | None = None,
@@ -121,7 +120,7 @@ def _row(report: SeriesReport, calendars: Calendars) -> tuple[str, ...]:
 
 def _result(report: SeriesReport) -> str:
     left = report.unexplained
-    words = (
+    states = (
         (report.error is not None, "failed"),
         (report.unconfirmed and not left - report.unconfirmed, "unconfirmed"),
         (report.deferred and not left - report.deferred, "deferred"),
@@ -131,7 +130,7 @@ def _result(report: SeriesReport) -> str:
         (report.disagreements, "other prices"),
         (report.waiting, "complete, session still open"),
     )
-    return next((word for holds, word in words if holds), "complete")
+    return next((state for holds, state in states if holds), "complete")
 
 
 def _gap_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iterator[str]:
@@ -167,7 +166,7 @@ def _unconfirmed_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
                 f"{_BY} requests them once more, 15 minutes after the first request"
             )
         for found in (*report.disagreements, *report.volume_jumps):
-            yield f"{report.series}: {disagreement_text(report.series, found)}"
+            yield f"{report.series}: {found.text_for(report.series)}"
 
 
 def _joined_gaps(report: SeriesReport, calendars: Calendars) -> list[Interval]:
@@ -194,6 +193,11 @@ def _reason_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iter
             yield (
                 f"  {report.series}: deferred until {instant_text(report.next_try_at)} "
                 "after failed attempts; ktrdr load retries immediately"
+            )
+        elif report.unexplained - report.unconfirmed and report.no_data_until is not None:
+            yield (
+                f"  {report.series}: no_data, the gateway has no data of it at all; next attempt "
+                f"at {instant_text(report.no_data_until)}; ktrdr load retries immediately"
             )
         elif report.unexplained - report.unconfirmed and not report.failures:
             yield f"  {report.series}: no response has covered it yet"
@@ -248,7 +252,7 @@ def load_jobs(
         print_messages(messages)
     catalog_error = _renewed(workspace)
     workspace.layout.require_same()
-    tell(
+    print_report(
         reports, messages, catalog_error, calendars=workspace.gap_index().calendars, as_json=as_json
     )
     return exit_code_of(reports, catalog_error)
@@ -257,11 +261,11 @@ def load_jobs(
 def _run(
     workspace: Workspace, jobs: Sequence[Job], progress: Progress, wait_s: float
 ) -> list[SeriesReport]:
-    """Run the jobs; if they are interrupted, bring the catalog up to date with what was saved."""
+    """Run the jobs; if they fail or are stopped, renew the catalog with the bars saved so far."""
     manager = workspace.load_manager(progress=progress, wait_s=wait_s)
     try:
         return run_stoppable(manager.run(jobs))
-    except BaseException:
+    except (KtrdrError, Stopped):
         _renewed(workspace)
         raise
 

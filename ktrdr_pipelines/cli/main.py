@@ -30,7 +30,8 @@ from ktrdr_pipelines.cli.output import say, say_clock, take_streams
 
 app = typer.Typer(
     name="ktrdr",
-    help="A complete local store of Interactive Brokers bars.",
+    help="A complete local store of Interactive Brokers bars.\n\nktrdr demo needs no account. "
+    "ktrdr COMMAND --help describes a command.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -1,7 +1,7 @@
 """Print what commands produce: results to stdout, everything else to stderr.
 
-Text, tables and JSON go out in the encoding of their stream. The standard streams are replaced if
-they are closed, and muted when their reader is gone. A running load shows a progress bar a series.
+Text, tables and JSON are written in the encoding of their stream. The standard streams are replaced
+if they are closed, and muted when their reader is gone. A running load has a progress bar a series.
 """
 
 import json
@@ -36,8 +36,8 @@ _MODES: Final = {"stdin": "r", "stdout": "w", "stderr": "w"}
 def take_streams() -> None:
     """Replace closed standard streams by the null device, and escape unprintable characters.
 
-    The number of a closed stream would go to the next file that is opened, and what is printed
-    to the stream would end up in that file.
+    The next file that is opened would get the descriptor of a closed stream, and text printed to
+    the stream would end up in that file.
     """
     for name, mode in _MODES.items():
         if getattr(sys, name) is None:
@@ -74,23 +74,26 @@ def typed_text(text: str, encoding: str | None = None) -> str:
 
 
 def mute(*streams: TextIO) -> None:
-    """Discard what is printed to the streams from now on, also when the process exits."""
+    """Discard all further output to the streams, also what Python flushes at exit."""
     for stream in streams:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def tell_somewhere(result: Callable[[], object], beside: Callable[[], object]) -> None:
-    """Print a result; if stdout cannot be written, print ``beside``. A closed pipe is no error."""
+def print_with_fallback(first: Callable[[], object], second: Callable[[], object]) -> None:
+    """Call ``first`` to print, and ``second`` if stdout cannot be written.
+
+    A closed pipe is no error.
+    """
     try:
-        result()
+        first()
         sys.stdout.flush()
     except BrokenPipeError:
         mute(sys.stdout, sys.stderr)
     except OSError:
         mute(sys.stdout)
         with suppress(OSError):
-            beside()
+            second()
 
 
 CLOCK_VARIABLE: Final = "KTRDR_CLOCK_OFFSET_S"
@@ -172,7 +175,7 @@ def plain(value: object) -> object:
 
 
 def error_json(error: KtrdrError) -> dict[str, Any]:
-    """Return an error as a JSON object: its kind, its message and the message's parts."""
+    """Return an error as a JSON object: its kind, its message and the parts of the message."""
     fields = {
         "kind": type(error).__name__,
         "message": str(error),
@@ -240,11 +243,6 @@ def disagreement_json(found: "Disagreement") -> dict[str, Any]:
     return {"first": found.first, "last": found.last, "bars": found.bars, "ratio": found.ratio}
 
 
-def disagreement_text(series: "Series", found: "Disagreement") -> str:
-    """Return how bars disagree with others, with the command that requests them again."""
-    return str(found).replace("SYMBOL TIMEFRAME", f"{series.symbol} {series.timeframe}")
-
-
 def counted(number: int, one: str, many: str = "") -> str:
     """Format a number and the noun it counts; ``many`` is the plural if it is irregular."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
@@ -262,7 +260,7 @@ MOST_SHOWN: Final = 12
 
 @dataclass(slots=True)
 class CollectedMessages:
-    """Collects the messages of a load, each once, and prints only waits immediately."""
+    """Collects the messages of a load, each once; only waits are printed immediately."""
 
     texts: dict[Series, list[str]] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
@@ -288,10 +286,10 @@ class CollectedMessages:
             self.notices.append(text)
 
     def waiting(self, text: str, until: datetime) -> None:
-        """Print the wait immediately: otherwise a load that waits looks like one that hangs."""
-        self.tell(f"waiting until {instant_text(until)}: {text}")
+        """Print the wait immediately, so that a waiting load does not look like one that hangs."""
+        self.print_now(f"waiting until {instant_text(until)}: {text}")
 
-    def tell(self, text: str) -> None:
+    def print_now(self, text: str) -> None:
         """Print a line to stderr immediately."""
         note(text)
 
@@ -321,7 +319,7 @@ class TerminalProgress(CollectedMessages):
         if task.finished and len(self._tasks) > MOST_SHOWN:
             self._bars.update(task.id, visible=False)
 
-    def tell(self, text: str) -> None:
+    def print_now(self, text: str) -> None:
         """Print a line above the bars."""
         self._bars.console.print(text, soft_wrap=True)
 

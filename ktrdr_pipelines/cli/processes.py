@@ -2,7 +2,7 @@
 
 Each process gets a process group of its own, so that Ctrl-C reaches only the command, which then
 ends its children in order. If the command is killed (``kill -9``, out of memory), a watchdog ends
-the group: this module, run as a process whose stdin only the command holds open.
+the group: this module, run as a process that reads a pipe which only the command holds open.
 
 Not here: what the processes run (``cli.commands.simulate``, ``cli.dagster_services``).
 """
@@ -35,7 +35,7 @@ GRACE_S: Final = 20.0
 
 WATCHDOG_GRACE_S: Final = 6.0
 """How long a group may take whose command was killed: loads save what they have and return their
-permits, which takes seconds. What is not done by then is lost as if it had been killed too."""
+permits, which takes seconds. A group that takes longer is killed."""
 
 START_S: Final = 120.0
 """How long a simulated gateway may take to report its port, or Dagster's UI to respond: a few
@@ -43,10 +43,10 @@ seconds on an idle machine, far more on a busy one."""
 
 _POLL_S: Final = 0.05
 _WEB_POLL_S: Final = 0.25
-_TOLD_LINES: Final = 15
+_LOG_LINES: Final = 15
 _GROUP: Final = 2
 _THREADS: Final = 17
-"""Places of the process group and the number of threads in /proc/PID/stat, after the name."""
+"""Indexes of the process group and the number of threads in /proc/PID/stat, after the name."""
 
 _ENDED_IN_ORDER: Final = b"."
 
@@ -60,7 +60,7 @@ def start(
     keeping: Sequence[int] = (),
 ) -> "subprocess.Popen[bytes]":
     """Start a process in a group of its own, with the descriptors ``keeping`` left open."""
-    with _heeding_interrupts():
+    with _accepting_interrupts():
         return subprocess.Popen(  # noqa: S603  (the command is the project's own)
             command,
             cwd=cwd,
@@ -181,7 +181,7 @@ class Dagster:
 
     def _exited(self) -> KtrdrError:
         text = self.log.read_text(encoding="utf-8", errors="replace").strip()
-        last = "\n  ".join(text.splitlines()[-_TOLD_LINES:])
+        last = "\n  ".join(text.splitlines()[-_LOG_LINES:])
         return KtrdrError(
             "Dagster exited by itself",
             reason=f"exit code {self.process.returncode}, and its last output was\n  {last}\n",
@@ -229,8 +229,9 @@ def _responds(url: str) -> bool:
 def lives(group: int) -> bool:
     """Return whether any process of a group is running.
 
-    Zombies do not count: orphans are never reaped where a container's first process is no init. But
-    a process whose first thread is a zombie runs, and keeps its files, until its last thread ends.
+    Zombies do not count: in a container without an init process, orphans are never reaped. A
+    process whose first thread is a zombie still runs, and keeps its files open, until its last
+    thread ends.
     """
     if not _signal_group(group, 0):
         return False
@@ -269,7 +270,7 @@ def require_free(option: str, port: int) -> None:
 
 
 @contextmanager
-def _heeding_interrupts() -> Iterator[None]:
+def _accepting_interrupts() -> Iterator[None]:
     """Let a child receive SIGINT even if this process, started in the background, ignores it."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         yield

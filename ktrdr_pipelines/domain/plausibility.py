@@ -59,7 +59,8 @@ class Disagreement:
     ratio: float
     kind: DisagreementKind = DisagreementKind.PRICE
 
-    def __str__(self) -> str:
+    def text_for(self, series: object) -> str:
+        """Return the extent, the ratio, and the command that requests the series again."""
         if self.kind is DisagreementKind.VOLUME:
             unit, other = ("shares", "lots of 100") if self.ratio > 1 else ("lots of 100", "shares")
             return (
@@ -67,14 +68,14 @@ class Disagreement:
                 f"{self.last:%Y-%m-%d %H:%MZ} are {self.ratio:.4g} times what they were before, or "
                 f"what those of the sessions before are, at the same prices: they seem to be in "
                 f"{unit}, the others in {other}. All bars are kept as returned. Hint: set the "
-                "gateway to report volumes in one unit; `ktrdr load SYMBOL TIMEFRAME --refresh` "
+                f"gateway to report volumes in one unit; `ktrdr load {series} --refresh` "
                 "requests all of it again"
             )
         return (
             f"{self.bars} held bars from {self.first:%Y-%m-%d %H:%MZ} to "
             f"{self.last:%Y-%m-%d %H:%MZ} were returned again at {self.ratio:.4g} times their "
-            "price: older and newer bars may be on different price bases (a split). Hint: `ktrdr "
-            "load SYMBOL TIMEFRAME --refresh` requests all of it again"
+            "price: older and newer bars may be on different price bases (a split). Hint: "
+            f"`ktrdr load {series} --refresh` requests all of it again"
         )
 
 

@@ -313,6 +313,14 @@ def _report(
         sparse=sparse & state.wanted,
         unconfirmed=unexplained & IntervalSet(one.interval for one in to_confirm),
         confirmed_at=_first_due(to_confirm, clock),
+        no_data_until=next(
+            (
+                one.next_try_at
+                for one in attempts
+                if one.kind is AttemptKind.NO_DATA and unexplained.clip(one.interval)
+            ),
+            None,
+        ),
         disagreements=tuple(ledger.disagreements.of(key, DisagreementKind.PRICE)),
         volume_jumps=tuple(ledger.disagreements.of(key, DisagreementKind.VOLUME)),
     )

@@ -1,4 +1,4 @@
-"""The workspace: every part from settings and one store, made when it is first used."""
+"""The workspace: each part is made from settings and one store when it is first used."""
 
 import subprocess
 import sys
@@ -21,14 +21,14 @@ NOW = datetime(2024, 6, 12, 12, tzinfo=UTC)
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Give the settings of a new store with one symbol."""
+    """Return the settings of a new store with one symbol."""
     layout = create_store(tmp_path / "data")
     layout.universe.write_text("symbols: {AAPL: {timeframes: [1d]}}\n")
     return Settings(ib_port=4999, ktrdr_data=layout.root, ktrdr_state=tmp_path / "state")
 
 
-def test_opening_reads_no_more_than_the_marker(settings: Settings) -> None:
-    """A malformed universe is an error of what needs the universe; no ledger is created."""
+def test_opening_reads_the_marker_only(settings: Settings) -> None:
+    """A malformed universe fails only what needs the universe, and no ledger is created."""
     workspace = Workspace.open(settings)
     workspace.layout.universe.write_text("symbols: [")
     _ = workspace.store, workspace.ledger, workspace.load_manager()
@@ -41,14 +41,14 @@ def test_opening_reads_no_more_than_the_marker(settings: Settings) -> None:
 
 
 def test_a_folder_without_a_store_is_refused(tmp_path: Path) -> None:
-    """Before anything is made in it."""
+    """Nothing is created in it."""
     with pytest.raises(NoStoreError):
         Workspace.open(Settings(ktrdr_data=tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_universe_stays_as_it_was_first_read(settings: Settings) -> None:
-    """An edit is seen by the next workspace; an invalid one is its problem."""
+    """The next workspace sees an edit; an invalid one is its problem."""
     workspace = Workspace.open(settings)
     assert list(workspace.universe.instruments) == ["AAPL"]
     workspace.layout.universe.write_text("symbols: [")
@@ -62,7 +62,7 @@ def test_the_universe_stays_as_it_was_first_read(settings: Settings) -> None:
 
 
 def test_all_parts_are_of_one_store_and_gateway(settings: Settings) -> None:
-    """Store, ledger, index and loads; the gateway is that of the settings."""
+    """Store, ledger, index and loads share the store, and the gateway of the settings."""
     moved = settings.model_copy(update={"ktrdr_clock_offset_s": 3600.0})
     workspace = Workspace(moved, Workspace.open(settings).layout, real=lambda: NOW)
     assert workspace.now == NOW + timedelta(hours=1)
@@ -76,8 +76,8 @@ def test_all_parts_are_of_one_store_and_gateway(settings: Settings) -> None:
     assert gateway_config(settings) == workspace.gateway_config
 
 
-def test_the_gap_index_has_the_calendars_of_the_ledger_as_it_is_now(settings: Settings) -> None:
-    """What a load learns of sessions is seen by the next index of the same workspace."""
+def test_each_gap_index_has_the_current_calendars(settings: Settings) -> None:
+    """The next index of a workspace has the sessions that a load has learned."""
     workspace = Workspace.open(settings)
     workspace.layout.universe.write_text(
         "symbols: {VOD: {sec_type: STK, calendar: 'GATEWAY:America/New_York', timeframes: [1d]}}\n"

@@ -1,6 +1,6 @@
-"""The command line as a person uses it: in this process where that is enough, else as its own."""
+"""Run the command line in this process, or in a process of its own where that is tested."""
 
-import json
+import itertools
 import os
 import signal
 import socket
@@ -10,20 +10,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.cli.entry_point import LogFile, run
-from ktrdr_pipelines.cli.main import command_line
 from ktrdr_pipelines.simulator.market.hours import Hours
 from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
 from ktrdr_pipelines.simulator.market.simulated_instruments import SimulatedInstrument
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from tests.support.command_line import CommandResult, Ktrdr, ktrdr_in_process
 
 NOW = "2024-01-10T20:00:30+00:00"
 """A Wednesday, 15:00:30 in New York: an open session."""
@@ -39,37 +37,9 @@ symbols:
 MODULE = (sys.executable, "-m", "ktrdr_pipelines.cli.main")
 
 
-@dataclass(frozen=True)
-class Told:
-    """What a command printed, and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        """The one JSON document of stdout."""
-        return json.loads(self.out)
-
-    @property
-    def all(self) -> str:
-        return self.out + self.err
-
-    def is_error(self, code: int, *parts: str) -> None:
-        """Assert that it is one clear message that has these parts, in any letter case."""
-        assert self.code == code, self.all
-        assert "Traceback" not in self.all
-        missing = [part for part in parts if part.casefold() not in self.err.casefold()]
-        assert not missing, self.err
-
-
-Ktrdr = Callable[..., Told]
-
-
 @pytest.fixture(autouse=True)
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give every test a data and a state folder of its own, and a gateway that is not there."""
+    """Give every test a data and a state folder of its own, and a port without a gateway."""
     for name in [one for one in os.environ if one.startswith(("KTRDR_", "IB_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("KTRDR_DATA", str(tmp_path / "data"))
@@ -81,33 +51,40 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def new_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return a function that gives the commands after it a request budget of their own.
+
+    IB accepts an identical request every 15 seconds; a load that repeats one would wait for that.
+    """
+    numbers = itertools.count(1)
+
+    def renew() -> None:
+        monkeypatch.setenv("KTRDR_STATE", str(tmp_path / f"state {next(numbers)}"))
+
+    return renew
+
+
+@pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Name the data folder of the test."""
+    """Return the data folder of the test."""
     return tmp_path / "data"
 
 
 @pytest.fixture
 def ktrdr(capsys: pytest.CaptureFixture[str]) -> Ktrdr:
-    """Run a command line in this process, through the same edge as the entry point."""
-
-    def command(*arguments: str) -> Told:
-        capsys.readouterr()
-        code = run(command_line, list(arguments), LogFile())
-        told = capsys.readouterr()
-        return Told(code, told.out, told.err)
-
-    return command
+    """Return a function that runs a command line in this process, as the entry point does."""
+    return ktrdr_in_process(capsys)
 
 
 @pytest.fixture
 def process() -> Ktrdr:
-    """Run a command line in a process of its own."""
+    """Return a function that runs a command line in a process of its own."""
 
-    def command(*arguments: str, **other: Any) -> Told:
+    def command(*arguments: str, **other: Any) -> CommandResult:
         done = subprocess.run(
             [*MODULE, *arguments], capture_output=True, text=True, timeout=180, check=False, **other
         )
-        return Told(done.returncode, done.stdout, done.stderr)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
     return command
 
@@ -130,13 +107,13 @@ def shared_gateway() -> Iterator[SimulatorServer]:
 
 @pytest.fixture
 def gateway(shared_gateway: SimulatorServer, monkeypatch: pytest.MonkeyPatch) -> SimulatorServer:
-    """Let the settings name the gateway that all tests share."""
+    """Make the settings name the gateway that all tests share."""
     monkeypatch.setenv("IB_PORT", str(shared_gateway.port))
     return shared_gateway
 
 
 class HeldMarket:
-    """A market that never answers for one symbol, as long as it is held."""
+    """A market that does not respond for one symbol until it is let go."""
 
     def __init__(self, symbol: str) -> None:
         self._market = SyntheticMarket(seed=1)
@@ -163,7 +140,7 @@ class HeldMarket:
 
 @contextmanager
 def held_gateway(symbol: str) -> Iterator[SimulatorServer]:
-    """Run a gateway that is silent about the bars of one symbol."""
+    """Run a gateway that does not respond to requests for the bars of one symbol."""
     market = HeldMarket(symbol)
     with running_simulator(market, now=NOW) as server:
         try:
@@ -173,16 +150,16 @@ def held_gateway(symbol: str) -> Iterator[SimulatorServer]:
 
 
 @pytest.fixture
-def half_answering_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatorServer]:
-    """Let the settings name a gateway that is silent about bars of MSFT."""
+def half_responding_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatorServer]:
+    """Make the settings name a gateway that does not respond for bars of MSFT."""
     with held_gateway("MSFT") as server:
         monkeypatch.setenv("IB_PORT", str(server.port))
         yield server
 
 
 @pytest.fixture
-def unanswering_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Let the settings name a port that accepts connections and never says a word."""
+def silent_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Make the settings name a port that accepts connections and never sends a byte."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         monkeypatch.setenv("IB_PORT", str(port))
@@ -190,14 +167,14 @@ def unanswering_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 
 def free_port() -> int:
-    """Give a port that nothing listens on."""
+    """Return a port that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
 @contextmanager
 def client_id_taken(port: int, client_id: int) -> Iterator[None]:
-    """Keep a client id of a gateway, without any code under test."""
+    """Hold a client id of a gateway, without any code under test."""
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(b"API\0" + _frame("v157..178"))
         client.recv(1024)
@@ -212,7 +189,7 @@ def _frame(text: str) -> bytes:
 
 @contextmanager
 def started(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """Start a command that serves or works for long, heeding SIGINT; end it if it still runs."""
+    """Start a long-running command that accepts SIGINT; end it if it still runs at the end."""
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from ktrdr_pipelines.cli.main import main; main()"
@@ -232,7 +209,7 @@ def started(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 def wait_for(holds: Callable[[], Any]) -> None:
-    """Return once something holds; look often, and not for ever."""
+    """Return once something holds; fail after two minutes."""
     pause = threading.Event()
     for _ in range(12000):
         if holds():
@@ -242,7 +219,7 @@ def wait_for(holds: Callable[[], Any]) -> None:
 
 
 def group_members(group: int) -> list[int]:
-    """Name the living processes of a process group."""
+    """Return the running processes of a process group."""
     found = []
     for folder in Path("/proc").iterdir():
         try:
@@ -255,7 +232,7 @@ def group_members(group: int) -> list[int]:
 
 
 def children_groups(parent: int) -> set[int]:
-    """Give the process groups of the children of a process."""
+    """Return the process groups of the children of a process."""
     groups = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -268,6 +245,6 @@ def children_groups(parent: int) -> set[int]:
 
 
 @pytest.fixture(scope="session")
-def hands() -> Any:
-    """Give the helpers of this file to tests; test files cannot import each other."""
+def helpers() -> Any:
+    """Return the helpers of this file, as test files cannot import each other."""
     return sys.modules[__name__]

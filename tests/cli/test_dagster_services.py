@@ -1,4 +1,4 @@
-"""The web server of ktrdr up: it serves pages of this machine, and refuses all others."""
+"""The web server of ktrdr up accepts requests of this machine's pages only."""
 
 import base64
 import json
@@ -86,8 +86,8 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         thread.join()
 
 
-def answer(port: int, *lines: str, body: str = "") -> tuple[int, str]:
-    """Send a raw request; give the status and what follows the first line."""
+def send_raw(port: int, *lines: str, body: str = "") -> tuple[int, str]:
+    """Send a raw request; return the status and the text after the first line."""
     head = "\r\n".join([*lines, f"Content-Length: {len(body)}"] if body else lines)
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
         client.sendall(f"{head}\r\n\r\n{body}".encode("latin-1"))
@@ -105,26 +105,26 @@ def answer(port: int, *lines: str, body: str = "") -> tuple[int, str]:
 
 
 def headers(**values: str) -> list[str]:
-    """Give header lines; underscores stand for hyphens."""
+    """Return header lines; underscores stand for hyphens."""
     return [f"{name.replace('_', '-')}: {value}" for name, value in values.items()]
 
 
 def upgrade(port: int, host: str, **others: str) -> tuple[int, str]:
-    """Ask for the websocket of GraphQL subscriptions."""
-    asked = [f"{name}: {value}" for name, value in UPGRADE.items()]
-    return answer(port, "GET /graphql HTTP/1.1", *headers(Host=host, **others), *asked)
+    """Request the websocket of GraphQL subscriptions."""
+    lines = [f"{name}: {value}" for name, value in UPGRADE.items()]
+    return send_raw(port, "GET /graphql HTTP/1.1", *headers(Host=host, **others), *lines)
 
 
 def post(port: int, host: str, query: str, **others: str) -> tuple[int, str]:
     """Send a GraphQL query as the UI does."""
     lines = headers(Host=host, Content_Type="application/json", Connection="close", **others)
-    return answer(port, "POST /graphql HTTP/1.1", *lines, body=json.dumps({"query": query}))
+    return send_raw(port, "POST /graphql HTTP/1.1", *lines, body=json.dumps({"query": query}))
 
 
 @pytest.mark.parametrize("host", OWN_HOSTS)
-def test_it_answers_by_the_names_of_this_machine(port: int, host: str) -> None:
-    """The page, a query and a websocket, by every loopback name and any port."""
-    assert answer(port, "GET / HTTP/1.1", *headers(Host=host, Connection="close"))[0] == 200
+def test_requests_to_loopback_names_are_accepted(port: int, host: str) -> None:
+    """Pages, queries and websockets are, by every loopback name and any port."""
+    assert send_raw(port, "GET / HTTP/1.1", *headers(Host=host, Connection="close"))[0] == 200
     status, text = post(port, host, READ, Origin=f"http://{host}")
     assert status == 200
     assert "version" in text
@@ -133,10 +133,10 @@ def test_it_answers_by_the_names_of_this_machine(port: int, host: str) -> None:
 
 @pytest.mark.parametrize("host", FOREIGN_HOSTS)
 def test_another_host_is_refused(port: int, host: str) -> None:
-    """A name that someone points at 127.0.0.1, and any other spelling: HTTP and websocket."""
+    """Other names that resolve to 127.0.0.1 are, and other spellings, for HTTP and websockets."""
     lines = headers(Host=host, Connection="close")
     for path in ("/", "/server_info", "/graphql", "/runs/any"):
-        status, text = answer(port, f"GET {path} HTTP/1.1", *lines)
+        status, text = send_raw(port, f"GET {path} HTTP/1.1", *lines)
         assert (status, "dagster" in text) == (400, False)
     assert post(port, host, READ)[0] == 400
     assert upgrade(port, host)[0] == 400
@@ -153,27 +153,27 @@ def test_another_host_is_refused(port: int, host: str) -> None:
     ],
     ids=["none", "none in HTTP 1.0", "own first", "own last", "own twice"],
 )
-def test_it_takes_exactly_one_host_header(port: int, lines: tuple[str, ...]) -> None:
-    """None or several are refused: servers and proxies do not agree which of them counts."""
-    assert answer(port, *lines, "Connection: close")[0] == 400
+def test_exactly_one_host_header_is_accepted(port: int, lines: tuple[str, ...]) -> None:
+    """None or several are refused: servers and proxies disagree on which of them counts."""
+    assert send_raw(port, *lines, "Connection: close")[0] == 400
 
 
 @pytest.mark.parametrize("origin", FOREIGN_ORIGINS)
-def test_a_page_of_another_site_cannot_send_anything(port: int, origin: str) -> None:
-    """Queries, forms and websockets by an allowed Host: the browser names the page."""
+def test_requests_of_another_site_are_refused(port: int, origin: str) -> None:
+    """The browser names the page in the Origin of queries, forms and websockets."""
     assert post(port, "localhost", READ, Origin=origin)[0] == 400
     assert upgrade(port, "127.0.0.1", Origin=origin)[0] == 400
     form = headers(Host="localhost", Content_Type="text/plain", Connection="close", Origin=origin)
-    assert answer(port, f"POST /graphql?query={MUTATION} HTTP/1.1", *form, body="x")[0] == 400
+    assert send_raw(port, f"POST /graphql?query={MUTATION} HTTP/1.1", *form, body="x")[0] == 400
     report = "POST /report_asset_materialization/bars/1d HTTP/1.1"
-    assert answer(port, report, *form, body="x")[0] == 400
+    assert send_raw(port, report, *form, body="x")[0] == 400
 
 
 def test_an_image_of_another_site_changes_nothing(port: int) -> None:
-    """GraphQL over GET executes mutations, and images and frames come without an Origin."""
+    """GraphQL over GET executes mutations, and images and frames have no Origin."""
     request = f"GET /graphql?query={MUTATION} HTTP/1.1"
     own = headers(Host="localhost", Connection="close", Sec_Fetch_Site="same-origin")
-    status, text = answer(port, request, *own)
+    status, text = send_raw(port, request, *own)
     assert (status, "setNuxSeen" in text) == (200, True)
     for mode, target in (("no-cors", "image"), ("navigate", "iframe"), ("cors", "empty")):
         fetch = headers(
@@ -183,11 +183,11 @@ def test_an_image_of_another_site_changes_nothing(port: int) -> None:
             Sec_Fetch_Mode=mode,
             Sec_Fetch_Dest=target,
         )
-        assert answer(port, request, *fetch)[0] == 400
+        assert send_raw(port, request, *fetch)[0] == 400
 
 
 def test_a_link_of_another_site_opens_the_page(port: int) -> None:
-    """A person who follows a link gets the UI."""
+    """A user who follows a link gets the UI."""
     link = headers(
         Host="localhost:3000",
         Connection="close",
@@ -196,4 +196,4 @@ def test_a_link_of_another_site_opens_the_page(port: int) -> None:
         Sec_Fetch_Dest="document",
         Accept="text/html",
     )
-    assert answer(port, "GET /runs HTTP/1.1", *link)[0] == 200
+    assert send_raw(port, "GET /runs HTTP/1.1", *link)[0] == 200

@@ -1,4 +1,4 @@
-"""How loads are told: bars that move, notes, gaps and their reasons, without a gateway."""
+"""The output of loads, without a gateway: progress bars, notes, gaps and their reasons."""
 
 import asyncio
 import io
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable, stoppable
-from ktrdr_pipelines.cli.load_report import MOST_GAPS, exit_code_of, joined_gaps, tell
+from ktrdr_pipelines.cli.load_report import MOST_GAPS, exit_code_of, joined_gaps, print_report
 from ktrdr_pipelines.cli.output import (
     MOST_SHOWN,
     CollectedMessages,
@@ -26,13 +26,19 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.errors import CorruptFileError, DiskError, EntitlementError, StoreError
+from ktrdr_pipelines.errors import (
+    CorruptFileError,
+    DiskError,
+    EntitlementError,
+    GatewayTimeoutError,
+    StoreError,
+)
 
 SESSIONS = calendar_named("XNYS.RTH")
 
 
 def series(timeframe: Timeframe = Timeframe.D1, symbol: str = "AAPL") -> Series:
-    """Make a series of regular hours."""
+    """Return a series of regular hours."""
     return Series(
         Instrument(
             symbol=symbol,
@@ -51,19 +57,19 @@ def series(timeframe: Timeframe = Timeframe.D1, symbol: str = "AAPL") -> Series:
 
 
 def days(first: str, end: str) -> Interval:
-    """Give an interval of timestamps of whole days."""
+    """Return an interval of timestamps of whole days."""
     return Interval(*(datetime.fromisoformat(day).replace(tzinfo=UTC) for day in (first, end)))
 
 
 def missing(*intervals: Interval, timeframe: Timeframe = Timeframe.D1) -> IntervalSet:
-    """Give all that is expected in some intervals."""
+    """Return all timestamps that are expected in some intervals."""
     grid = session_grid(calendar_named("XNYS.RTH"), timeframe)
     spans = IntervalSet(span.interval for one in intervals for span in grid.spans_in(one))
     return spans & IntervalSet(intervals)
 
 
-def test_nights_and_weekends_part_no_hole() -> None:
-    """Sessions that are all missing are one hole; a session between them makes it two."""
+def test_gaps_are_joined_over_nights_and_weekends() -> None:
+    """Consecutive missing sessions are one gap; a session between them makes it two."""
     hours = series(Timeframe.H1)
     week = missing(days("2024-01-02", "2024-01-13"), timeframe=Timeframe.H1)
     assert len(week) == 9
@@ -73,7 +79,7 @@ def test_nights_and_weekends_part_no_hole() -> None:
     assert joined_gaps(hours, IntervalSet(), SESSIONS) == []
 
 
-def test_a_broken_series_weighs_more_than_a_gap() -> None:
+def test_failures_take_precedence_over_gaps() -> None:
     """Exit codes: 0 complete, 3 with a gap, 1 where a series or the catalog failed."""
     whole, gap = SeriesReport(series()), missing(days("2024-01-02", "2024-01-03"))
     torn = SeriesReport(series(), unexplained=gap)
@@ -85,14 +91,14 @@ def test_a_broken_series_weighs_more_than_a_gap() -> None:
 
 
 def test_ten_gaps_are_listed_and_the_rest_counted(capsys: Any) -> None:
-    """Every other day is missing: ten intervals, how many more, each reason once."""
+    """Every other day is missing: ten intervals, the number of the others, and each reason once."""
     sessions = calendar_named("XNYS.RTH").sessions(date(2024, 1, 1), date(2024, 2, 1))
     gaps = [days(str(one.day), str(one.day + timedelta(days=1))) for one in sessions[::2]]
     refused = EntitlementError("bars of AAPL", reason="354 not subscribed", code=354)
     report = SeriesReport(
         series(), unexplained=IntervalSet(gaps), failures=(refused, refused, refused)
     )
-    tell([report], CollectedMessages(), calendars=Calendars(), as_json=False)
+    print_report([report], CollectedMessages(), calendars=Calendars(), as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert f"{len(gaps)} intervals unexplained:" in lines
     assert len([line for line in lines if line.startswith("  AAPL 1d  2024-01-")]) == MOST_GAPS
@@ -100,33 +106,53 @@ def test_ten_gaps_are_listed_and_the_rest_counted(capsys: Any) -> None:
     assert "  AAPL 1d: bars of AAPL: 354 not subscribed (3 times)" in lines
 
 
-def told(capsys: Any, report: SeriesReport) -> str:
+def printed(capsys: Any, report: SeriesReport) -> str:
     """Return what a load of one series prints."""
-    tell([report], CollectedMessages(), calendars=Calendars(), as_json=False)
+    print_report([report], CollectedMessages(), calendars=Calendars(), as_json=False)
     return " ".join(capsys.readouterr().out.split())
 
 
 def document(capsys: Any, report: SeriesReport) -> Any:
     """Return the JSON document of a load of one series."""
-    tell([report], CollectedMessages(), calendars=Calendars(), as_json=True)
+    print_report([report], CollectedMessages(), calendars=Calendars(), as_json=True)
     return json.loads(capsys.readouterr().out)
 
 
+def test_a_gap_over_several_sessions_is_one_interval(capsys: Any) -> None:
+    """Its dates are inclusive; the lines after it have the reason, and that saved bars are kept."""
+    gap = missing(days("2024-01-02", "2024-01-06"))
+    silent = GatewayTimeoutError("bars of AAPL", reason="no answer in 2 s")
+    text = printed(capsys, SeriesReport(series(), unexplained=gap, failures=(silent,)))
+    assert "1 interval unexplained: AAPL 1d 2024-01-02 to 2024-01-05" in text
+    assert "AAPL 1d: bars of AAPL: no answer in 2 s" in text
+    assert "What was saved is kept; the same command requests the rest." in text
+
+
 def test_a_gap_without_a_failure_has_a_reason_too(capsys: Any) -> None:
-    """Where no request failed and nothing waits to be confirmed, no response has covered it."""
+    """If no request failed and nothing is unconfirmed, no response has covered it."""
     gap = missing(days("2024-01-02", "2024-01-03"))
-    text = told(capsys, SeriesReport(series(), unexplained=gap))
+    text = printed(capsys, SeriesReport(series(), unexplained=gap))
     assert "AAPL 1d incomplete" in text
     assert "no response has covered it yet" in text
 
 
-def test_ranges_without_bars_say_when_they_are_confirmed(capsys: Any) -> None:
-    """How many, at which time, and by what; the exit code is 3."""
+def test_an_instrument_without_data_is_reported_as_no_data(capsys: Any) -> None:
+    """The reason is that of ktrdr gaps, with the time of the next attempt."""
+    gap = missing(days("2024-01-02", "2024-01-03"))
+    at = datetime(2024, 1, 10, 15, 7, tzinfo=UTC)
+    text = printed(capsys, SeriesReport(series(), unexplained=gap, no_data_until=at))
+    assert "AAPL 1d: no_data, the gateway has no data of it at all" in text
+    assert "next attempt at 2024-01-10T15:07:00Z" in text
+    assert "no response has covered it yet" not in text
+
+
+def test_unconfirmed_ranges_have_a_time(capsys: Any) -> None:
+    """The line has their number, the time and what confirms them; the exit code is 3."""
     gap = missing(days("2024-01-02", "2024-01-04"), days("2024-01-08", "2024-01-09"))
     at = datetime(2024, 1, 10, 15, 7, tzinfo=UTC)
     report = SeriesReport(series(), unexplained=gap, unconfirmed=gap, confirmed_at=at)
     assert exit_code_of([report]) == 3
-    text = told(capsys, report)
+    text = printed(capsys, report)
     assert "AAPL 1d unconfirmed" in text
     assert (
         "2 unconfirmed ranges, returned without bars, to be confirmed at "
@@ -139,23 +165,23 @@ def test_ranges_without_bars_say_when_they_are_confirmed(capsys: Any) -> None:
     assert "2 returned without bars can be confirmed at 2024-01-10 15:07Z" in report.summary
 
 
-def test_what_failed_beside_what_is_unconfirmed_is_told_too(capsys: Any) -> None:
-    """A load that lacks more than what came without bars is incomplete."""
+def test_ranges_beside_unconfirmed_ones_have_a_reason_too(capsys: Any) -> None:
+    """A load that lacks more than unconfirmed ranges is incomplete."""
     gap = missing(days("2024-01-02", "2024-01-03"), days("2024-01-08", "2024-01-09"))
     first = missing(days("2024-01-02", "2024-01-03"))
     at = datetime(2024, 1, 10, 15, 7, tzinfo=UTC)
     report = SeriesReport(series(), unexplained=gap, unconfirmed=first, confirmed_at=at)
-    text = told(capsys, report)
+    text = printed(capsys, report)
     assert "AAPL 1d incomplete" in text
     assert "1 unconfirmed range, returned without bars" in text
     assert "no response has covered it yet" in text
 
 
-def test_sparse_sessions_are_told(capsys: Any) -> None:
-    """They are named in the text and in the document; the exit code is 3."""
+def test_sparse_sessions_are_reported(capsys: Any) -> None:
+    """They are in the text and in the document; the exit code is 3."""
     report = SeriesReport(series(), sparse=missing(days("2024-01-02", "2024-01-03")))
     assert exit_code_of([report]) == 3
-    text = told(capsys, report)
+    text = printed(capsys, report)
     assert "AAPL 1d sparse" in text
     assert "1 sparse session, with far fewer bars than the neighboring sessions" in text
     assert "suspect" not in text
@@ -164,14 +190,14 @@ def test_sparse_sessions_are_told(capsys: Any) -> None:
     ]
 
 
-def test_bars_at_other_prices_are_told(capsys: Any) -> None:
-    """Ratio, extent and the command that requests all of it again; the exit code is 3."""
+def test_bars_at_other_prices_are_reported(capsys: Any) -> None:
+    """The text has the ratio, the range and the command; the exit code is 3."""
     found = Disagreement(
         datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC), 2, 0.25
     )
     report = SeriesReport(series(), disagreements=(found,))
     assert exit_code_of([report]) == 3
-    text = told(capsys, report)
+    text = printed(capsys, report)
     assert "AAPL 1d other prices" in text
     assert "were returned again at 0.25 times their price" in text
     assert "ktrdr load AAPL 1d --refresh" in text
@@ -185,13 +211,13 @@ def test_bars_at_other_prices_are_told(capsys: Any) -> None:
     ]
 
 
-def test_volumes_in_another_unit_are_told_and_block_nothing(capsys: Any) -> None:
-    """Which bars, in which unit, and what to do; the load is complete."""
+def test_volumes_in_another_unit_are_reported(capsys: Any) -> None:
+    """The text has the bars, the unit and the command; the load is complete."""
     first, last = datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC)
     found = Disagreement(first, last, 2, 0.01, DisagreementKind.VOLUME)
     report = SeriesReport(series(), volume_jumps=(found,))
     assert exit_code_of([report]) == 0
-    text = told(capsys, report)
+    text = printed(capsys, report)
     assert "AAPL 1d complete" in text
     assert "in lots of 100, the others in shares" in text
     assert "ktrdr load AAPL 1d --refresh" in text
@@ -199,9 +225,9 @@ def test_volumes_in_another_unit_are_told_and_block_nothing(capsys: Any) -> None
     assert (one["first"], one["bars"], one["ratio"]) == ("2024-01-02T00:00:00Z", 2, 0.01)
 
 
-def test_a_catalog_that_is_not_renewed_is_told(capsys: Any) -> None:
-    """The bars are safe; that they cannot be queried yet is said."""
-    tell(
+def test_a_failure_to_rebuild_the_catalog_is_reported(capsys: Any) -> None:
+    """The bars are saved, and cannot be queried from the tables yet."""
+    print_report(
         [SeriesReport(series())],
         CollectedMessages(),
         DiskError("the catalog", reason="full"),
@@ -211,8 +237,8 @@ def test_a_catalog_that_is_not_renewed_is_told(capsys: Any) -> None:
     assert "The bars are saved; the catalog is not up to date" in capsys.readouterr().err
 
 
-def test_bars_move_with_requests_and_rows() -> None:
-    """A plan lengthens the bar of a series, an answer moves it and counts its rows."""
+def test_progress_counts_requests_and_rows() -> None:
+    """A plan adds requests to the bar of a series, and a response advances it."""
     with Progress(console=Console(file=io.StringIO())) as shown:
         progress = TerminalProgress(shown)
         progress.planned(series(), 3)
@@ -224,16 +250,16 @@ def test_bars_move_with_requests_and_rows() -> None:
         assert task.fields["rows"] == "1,000"
 
 
-def test_lines_stand_above_the_bars() -> None:
-    """What is told while bars move goes to the same place, whole and in its order."""
+def test_lines_are_printed_above_the_progress_bars() -> None:
+    """They are not wrapped."""
     entry = io.StringIO()
     with Progress(console=Console(file=entry, width=20)) as shown:
-        TerminalProgress(shown).tell("a line that is longer than the page is wide")
+        TerminalProgress(shown).print_now("a line that is longer than the page is wide")
     assert "a line that is longer than the page is wide\n" in entry.getvalue()
 
 
-def test_finished_series_make_room() -> None:
-    """With many series only those at work keep their bars."""
+def test_finished_series_are_hidden_among_many() -> None:
+    """With many series only unfinished ones show a bar."""
     with Progress(console=Console(file=io.StringIO())) as shown:
         progress = TerminalProgress(shown)
         for at in range(MOST_SHOWN + 1):
@@ -244,8 +270,8 @@ def test_finished_series_make_room() -> None:
         assert shown.tasks[0].visible
 
 
-def test_nothing_moves_where_no_listener_looks(capsys: Any) -> None:
-    """Without a terminal there are notes, each once, and no bars."""
+def test_without_a_terminal_there_is_no_progress(capsys: Any) -> None:
+    """Notes are collected, each once."""
     with load_progress(shown=True) as progress:
         progress.planned(series(), 1)
         progress.answered(series(), 1)
@@ -256,8 +282,8 @@ def test_nothing_moves_where_no_listener_looks(capsys: Any) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_wait_is_shown_at_once(capsys: Any) -> None:
-    """A load that waits does not look like one that hangs, on a terminal or without."""
+def test_a_wait_is_printed_immediately(capsys: Any) -> None:
+    """It is, with a terminal and without."""
     until = datetime(2026, 1, 5, 14, 39, tzinfo=UTC)
     line = "waiting until 2026-01-05T14:39:00Z: it is left alone"
     with load_progress(shown=True) as progress:
@@ -269,8 +295,8 @@ def test_a_wait_is_shown_at_once(capsys: Any) -> None:
     assert f"{line}\n" in entry.getvalue()
 
 
-def test_a_signal_cancels_the_work_and_waits_for_it() -> None:
-    """What the work does to tidy up is done before the command ends."""
+def test_a_signal_cancels_the_coroutine_and_waits_for_its_cleanup() -> None:
+    """The cleanup is done before the command ends."""
     before = signal.getsignal(signal.SIGTERM)
     done = []
 
@@ -288,8 +314,8 @@ def test_a_signal_cancels_the_work_and_waits_for_it() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_what_could_not_be_saved_is_told_rather_than_the_signal() -> None:
-    """A stop that loses what was answered is an error, not a clean end."""
+def test_an_error_of_saving_takes_precedence_over_the_signal() -> None:
+    """A stop that loses received bars is an error."""
 
     async def work() -> None:
         try:

@@ -1,4 +1,4 @@
-"""Terminals and locales without Unicode: escapes instead of characters, and never a traceback."""
+"""Terminals and locales without Unicode: escapes instead of characters, and no traceback."""
 
 import json
 import os
@@ -21,12 +21,12 @@ symbols:
 
 @pytest.fixture(params=[ASCII, LOCALE], ids=["terminal", "locale"])
 def terminal(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Give the environment of a process that may print ASCII alone."""
+    """Return the environment of a process that can print ASCII only."""
     return os.environ | request.param
 
 
-def test_rows_are_answered(process: Any, store: Path, terminal: dict[str, str]) -> None:
-    """Tables and CSV have escapes; JSON has its own, so that it means the same."""
+def test_rows_are_escaped(process: Any, store: Path, terminal: dict[str, str]) -> None:
+    """Tables and CSV have escapes; JSON has its own, so that the values are the same."""
     sql = f"SELECT '{TEXT}' AS \"Ort ä\", 1 AS n"
     table = process("query", sql, env=terminal)
     assert (table.code, table.err) == (0, "")
@@ -43,42 +43,45 @@ def test_sql_from_stdin_is_read_as_utf_8(
     process: Any, store: Path, terminal: dict[str, str]
 ) -> None:
     """A file that is piped in means the same in every locale."""
-    told = process("query", "-", "--json", env=terminal, input=f"SELECT '{TEXT}' AS a")
-    assert told.document == [{"a": TEXT}]
+    result = process("query", "-", "--json", env=terminal, input=f"SELECT '{TEXT}' AS a")
+    assert result.document == [{"a": TEXT}]
 
 
-def test_errors_are_told(process: Any, store: Path, terminal: dict[str, str]) -> None:
-    """On stderr, on stdout as JSON, and where a command line cannot be read."""
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(("query", f'FROM "{TEXT}"'), 2), (("query", "--nö"), 2)],
+    ids=["error of the project", "unknown option"],
+)
+def test_errors_are_printed(process: Any, store: Path, arguments: Any, code: int) -> None:
+    """They are on stderr, with escapes."""
+    result = process(*arguments, env=os.environ | LOCALE | ASCII)
+    result.is_error(code)
+    assert result.all.isascii(), result.all
+
+
+def test_errors_are_json(process: Any, store: Path) -> None:
+    """They are on stdout, as a document."""
+    result = process("load", "Ä", "1d", "--json", env=os.environ | LOCALE)
+    assert result.code == 2
+    assert result.all.isascii(), result.all
+    assert result.document["error"]["kind"] == "UnknownSymbolError"
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("universe", "check", "--json")], ids=" ".join)
+def test_a_universe_with_comments_of_any_language_is_read(
+    process: Any, store: Path, arguments: tuple[str, ...]
+) -> None:
+    """Its file is UTF-8, whatever the locale; tables have ASCII borders."""
     (store / "universe.yaml").write_text(UNIVERSE, encoding="utf-8")
-    for arguments, code in (
-        (("query", f'FROM "{TEXT}"'), 2),
-        (("query", "--nö"), 2),
-        (("status", "é"), 2),
-    ):
-        told = process(*arguments, env=terminal)
-        told.is_error(code)
-        assert told.all.isascii(), told.all
-    told = process("load", "Ä", "1d", "--json", env=terminal)
-    assert told.code == 2
-    assert "Traceback" not in told.all
-    assert told.document["error"]["kind"] == "UnknownSymbolError"
+    result = process(*arguments, env=os.environ | LOCALE | ASCII)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.isascii()
 
 
-@pytest.mark.parametrize("options", [(), ("--json",)], ids=["text", "json"])
-def test_other_commands_print(process: Any, store: Path, options: tuple[str, ...]) -> None:
-    """Reports about a universe with comments of any language."""
-    (store / "universe.yaml").write_text(UNIVERSE, encoding="utf-8")
-    for command in (("universe", "check"), ("status",), ("gaps",)):
-        told = process(*command, *options, env=os.environ | LOCALE | ASCII)
-        assert told.code in {0, 3}, told.all
-        assert "Traceback" not in told.all
-        assert told.all.isascii()
-
-
-def test_a_terminal_of_one_language_keeps_json_valid(process: Any, store: Path) -> None:
-    """JSON has escapes wherever the terminal does not have every character."""
-    told = process("query", f"SELECT '{TEXT}' AS a", "--json", env=os.environ | LATIN)
-    assert told.document == [{"a": TEXT}]
-    told = process("query", f"SELECT '{TEXT}' AS a", "--json")
-    assert TEXT in told.out
-    assert json.loads(told.out) == [{"a": TEXT}]
+def test_json_is_valid_on_a_latin_1_terminal(process: Any, store: Path) -> None:
+    """It has escapes unless the terminal can print every character."""
+    result = process("query", f"SELECT '{TEXT}' AS a", "--json", env=os.environ | LATIN)
+    assert result.document == [{"a": TEXT}]
+    result = process("query", f"SELECT '{TEXT}' AS a", "--json")
+    assert TEXT in result.out
+    assert json.loads(result.out) == [{"a": TEXT}]

@@ -1,4 +1,4 @@
-"""KTRDR_CLOCK_OFFSET_S on the command line: what it moves, and that every command says so."""
+"""KTRDR_CLOCK_OFFSET_S on the command line: its effects, and the line that every command prints."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -41,7 +41,7 @@ OffsetTo = Callable[[datetime], float]
 
 @pytest.fixture
 def offset_to(monkeypatch: pytest.MonkeyPatch) -> OffsetTo:
-    """Let market time stand at a moment."""
+    """Return a function that sets market time to a moment."""
 
     def move(moment: datetime) -> float:
         offset_s = (moment - datetime.now(tz=UTC)).total_seconds()
@@ -51,35 +51,37 @@ def offset_to(monkeypatch: pytest.MonkeyPatch) -> OffsetTo:
     return move
 
 
-@pytest.mark.parametrize("words", WITHOUT_A_GATEWAY.values(), ids=WITHOUT_A_GATEWAY)
-def test_every_command_says_where_market_time_stands(
+@pytest.mark.parametrize("arguments", WITHOUT_A_GATEWAY.values(), ids=WITHOUT_A_GATEWAY)
+def test_every_command_prints_market_time(
     ktrdr: Any,
     store: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    words: tuple[str, ...],
+    arguments: tuple[str, ...],
 ) -> None:
-    """One line on stderr, the first; without an offset there is none."""
+    """It is the first line on stderr; without an offset there is none."""
     monkeypatch.chdir(tmp_path)
-    assert "Clock:" not in ktrdr(*words).err
+    assert "Clock:" not in ktrdr(*arguments).err
     monkeypatch.setenv("KTRDR_CLOCK_OFFSET_S", "86400")
-    told = ktrdr(*words)
-    first = told.err.splitlines()[0]
+    result = ktrdr(*arguments)
+    first = result.err.splitlines()[0]
     assert first.startswith(
         "Clock: market time is offset by +86400 s (KTRDR_CLOCK_OFFSET_S); it is now "
-    ), told.all
+    ), result.all
     assert first.endswith("Z for the market")
-    assert told.err.count("Clock:") == 1
+    assert result.err.count("Clock:") == 1
 
 
-def test_a_load_says_it_too(ktrdr: Any, store: Path, gateway: Any, offset_to: OffsetTo) -> None:
-    """Beside what it reports, and in its document; the audit has it, by real time."""
+def test_a_load_prints_market_time(
+    ktrdr: Any, store: Path, gateway: Any, offset_to: OffsetTo
+) -> None:
+    """The document has the offset, and the audit has it, with real times."""
     before = datetime.now(tz=UTC)
     offset_s = offset_to(gateway.clock.now())
-    told = ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--json")
-    assert told.code == 0, told.all
-    assert told.err.startswith(f"Clock: market time is offset by {offset_s:+.3f} s")
-    assert told.document["market_clock_offset_s"] == offset_s
+    result = ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--json")
+    assert result.code == 0, result.all
+    assert result.err.startswith(f"Clock: market time is offset by {offset_s:+.3f} s")
+    assert result.document["market_clock_offset_s"] == offset_s
     requests = Ledger(StoreLayout(store).ledger).requests.newest(100)
     assert requests
     assert {one.clock_offset_s for one in requests} == {offset_s}
@@ -89,15 +91,16 @@ def test_a_load_says_it_too(ktrdr: Any, store: Path, gateway: Any, offset_to: Of
 
 
 @pytest.mark.parametrize(
-    "words", [("status",), ("gaps",), ("plan",), ("verify",), ("repair",), ("universe", "check")]
+    "arguments",
+    [("status",), ("gaps",), ("plan",), ("verify",), ("repair",), ("universe", "check")],
 )
 def test_every_document_has_the_offset(
-    ktrdr: Any, store: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+    ktrdr: Any, store: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
-    """Always, so that programs may rely on it."""
-    assert ktrdr(*words, "--json").document["market_clock_offset_s"] == 0.0
+    """It always does, so that programs can rely on it."""
+    assert ktrdr(*arguments, "--json").document["market_clock_offset_s"] == 0.0
     monkeypatch.setenv("KTRDR_CLOCK_OFFSET_S", "-60")
-    assert ktrdr(*words, "--json").document["market_clock_offset_s"] == -60.0
+    assert ktrdr(*arguments, "--json").document["market_clock_offset_s"] == -60.0
     assert ktrdr("load", "NONE", "1d", "--json").document["market_clock_offset_s"] == -60.0
 
 
@@ -105,33 +108,33 @@ def test_every_document_has_the_offset(
 def test_a_bad_offset_is_an_error_that_names_it(
     ktrdr: Any, store: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
-    """Before anything is done, whatever the command."""
+    """Every command refuses it before it does anything."""
     monkeypatch.setenv("KTRDR_CLOCK_OFFSET_S", value)
-    for words in (("status",), ("simulate",)):
-        ktrdr(*words).is_error(2, f"KTRDR_CLOCK_OFFSET_S={value!r}", "such as -86400")
+    for arguments in (("status",), ("simulate",)):
+        ktrdr(*arguments).is_error(2, f"KTRDR_CLOCK_OFFSET_S={value!r}", "such as -86400")
     document = ktrdr("status", "--json").document
     assert document["error"]["kind"] == "SettingsError"
     assert document["market_clock_offset_s"] is None
 
 
-def test_help_needs_no_good_environment(ktrdr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The list of commands and the version come whatever is set."""
+def test_help_ignores_invalid_settings(ktrdr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of commands and the version are printed whatever is set."""
     monkeypatch.setenv("KTRDR_CLOCK_OFFSET_S", "tomorrow")
     assert ktrdr("--help").code == 0
     assert ktrdr("--version").code == 0
 
 
-def test_a_gateway_in_the_past_makes_no_gaps_where_market_time_is_its_time(
+def test_no_gaps_at_the_market_time_of_a_gateway_in_the_past(
     ktrdr: Any,
     store: Path,
     gateway: Any,
     monkeypatch: pytest.MonkeyPatch,
     offset_to: OffsetTo,
 ) -> None:
-    """All commands that look at what is due agree; without the offset all see gaps up to now."""
+    """All commands agree on what is due; without the offset all of them see gaps up to now."""
     offset_to(gateway.clock.now())
-    told = ktrdr("update")
-    assert told.code == 0, told.all
+    result = ktrdr("update")
+    assert result.code == 0, result.all
     first = len(gateway.requests)
     assert (ktrdr("gaps").code, ktrdr("verify").code) == (0, 0)
     assert all(not one["gaps"] for one in ktrdr("status", "--json").document["series"])
@@ -149,26 +152,26 @@ def test_a_gateway_in_the_past_makes_no_gaps_where_market_time_is_its_time(
     assert ktrdr("plan", "--json").document["requests"] > 0
 
 
-def test_what_lies_after_market_time_is_the_future(
+def test_ranges_after_market_time_are_refused(
     ktrdr: Any, store: Path, gateway: Any, offset_to: OffsetTo
 ) -> None:
-    """A range beyond it is refused like one beyond now."""
+    """They are in the future of the market."""
     offset_to(gateway.clock.now())
-    told = ktrdr("load", "AAPL", "1d", "--start", "2024-02-01")
-    told.is_error(2, "in the future", "2024-01-10")
+    result = ktrdr("load", "AAPL", "1d", "--start", "2024-02-01")
+    result.is_error(2, "in the future", "2024-01-10")
 
 
 def test_dagsters_processes_get_the_offset(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the digit, as the settings that they are to share."""
+    """The variable has every digit of the setting."""
     monkeypatch.setenv("KTRDR_CLOCK_OFFSET_S", "-123456789.125")
     variables = _variables(Workspace.open())
     assert load_settings(variables).ktrdr_clock_offset_s == -123_456_789.125
 
 
-def test_an_update_fills_what_lies_between_the_mark_and_the_newest_bar(
+def test_an_update_fills_gaps_of_a_manual_symbol_since_its_first_load(
     ktrdr: Any, store: Path, gateway: Any, offset_to: OffsetTo
 ) -> None:
-    """A manual symbol is kept fresh from where its first bars ended, as sensors do it."""
+    """It is kept fresh from the end of its first bars, as by the sensors."""
     universe = (store / "universe.yaml").read_text()
     (store / "universe.yaml").write_text(
         universe.replace("AAPL: {}", "AAPL: {backfill: manual, start: 2020-01-02}")
@@ -179,8 +182,8 @@ def test_an_update_fills_what_lies_between_the_mark_and_the_newest_bar(
     planned = ktrdr("plan", "--json").document["series"]
     [days] = [one for one in planned if (one["symbol"], one["timeframe"]) == ("AAPL", "1d")]
     assert (days["missing"][0]["start"], days["bars"]) == ("2024-01-04T00:00:00Z", 3)
-    told = ktrdr("update", "AAPL")
-    assert told.code == 0, told.all
+    result = ktrdr("update", "AAPL")
+    assert result.code == 0, result.all
     held = "SELECT list(session_date::VARCHAR ORDER BY ts) AS days FROM series('AAPL', '1d')"
     assert ktrdr("query", held, "--json").document == [
         {"days": ["2024-01-03", "2024-01-04", "2024-01-05", "2024-01-08", "2024-01-09"]}

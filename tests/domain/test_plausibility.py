@@ -312,10 +312,11 @@ def test_prices_that_are_not_positive_have_no_ratio() -> None:
 def test_the_text_of_a_disagreement_names_bars_and_command() -> None:
     """It has the times, the ratio and the command that requests them again."""
     found = disagreement(minute_bars(PRICES), minute_bars(times(0.5)))
-    text = str(found)
+    assert found is not None
+    text = found.text_for("AAPL 1m")
     assert "6 held bars from 2024-06-03 13:30Z to 2024-06-03 13:35Z" in text
     assert "0.5 times" in text
-    assert "--refresh" in text
+    assert "`ktrdr load AAPL 1m --refresh`" in text
 
 
 @given(

@@ -1,4 +1,4 @@
-"""A running `dagster dev` with its daemon, and how a browser would speak to it."""
+"""A running `dagster dev` with its daemon, and its GraphQL API as a browser uses it."""
 
 import json
 import os
@@ -43,7 +43,7 @@ _DAGSTER = (
 def wait_until(
     holds: Callable[[], Any], what: str, *, seconds: float = 150.0, pause_s: float = 0.25
 ) -> Any:
-    """Ask until something holds and give it; a failure says what was waited for."""
+    """Poll until something holds and return it; a failure names what was waited for."""
     ends_at = time.monotonic() + seconds
     while not (value := holds()):
         assert time.monotonic() < ends_at, f"waited {seconds:.0f} s for {what}"
@@ -53,7 +53,7 @@ def wait_until(
 
 @dataclass(frozen=True)
 class DagsterDev:
-    """A running Dagster: its web server, its home, its log."""
+    """A running Dagster: its web server, its home, and its log."""
 
     url: str
     home: Path
@@ -65,14 +65,14 @@ class DagsterDev:
         request = urllib.request.Request(  # noqa: S310  (a loopback address)
             f"{self.url}/graphql", body, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            found: dict[str, Any] = json.load(answer)
+        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+            found: dict[str, Any] = json.load(response)
         assert "errors" not in found, found
         data: dict[str, Any] = found["data"]
         return data
 
     def is_up(self) -> bool:
-        """Say whether the web server answers."""
+        """Return whether the web server responds."""
         try:
             return bool(self.ask("{ version }"))
         except (urllib.error.URLError, ConnectionError, TimeoutError):
@@ -81,7 +81,7 @@ class DagsterDev:
 
 @contextmanager
 def running_dagster(folder: Path, environment: Mapping[str, str]) -> Iterator[DagsterDev]:
-    """Run `dagster dev` over the project's code location, and end all of it."""
+    """Run `dagster dev` over the project's code location, and end all its processes."""
     home = folder / "home"
     home.mkdir(parents=True)
     shutil.copy(ROOT / "data" / "dagster" / "dagster.yaml", home)
@@ -117,19 +117,19 @@ def running_dagster(folder: Path, environment: Mapping[str, str]) -> Iterator[Da
 def dagster_dev(
     tmp_path: Path,
 ) -> Callable[[Mapping[str, str]], Any]:
-    """Give the way to run `dagster dev` in a folder of its own."""
+    """Return a function that runs `dagster dev` in a folder of its own."""
     return lambda environment: running_dagster(tmp_path / "dagster", environment)
 
 
 @pytest.fixture
 def wait_for() -> Callable[..., Any]:
-    """Give the way to wait for something to hold."""
+    """Return a function that waits for something to hold."""
     return wait_until
 
 
 @pytest.fixture
 def read_store() -> Callable[..., pa.Table]:
-    """Give the way to read what a store holds of a symbol, by session dates."""
+    """Return a function that reads stored bars of a symbol by session dates."""
 
     def read(layout: StoreLayout, symbol: str, timeframe: str, first: date, end: date) -> pa.Table:
         universe, _ = universe_file(layout).read()

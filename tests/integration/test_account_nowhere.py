@@ -1,6 +1,6 @@
-"""A gateway names its account wherever it can; nothing that is written or printed holds it.
+"""No output and no file holds the account of a gateway that names it everywhere.
 
-The account is put together here, so that no file of the project holds what looks like one.
+The account is composed here, so that no file of the project contains one.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ ERRORS = {
 
 
 def text_of(code: int) -> str:
-    """Say the account in every way that a text may have."""
+    """Return a message with the account in every form that a text may have."""
     prefix = "Historical Market Data Service error message:" if code == 162 else ""
     return (
         f"{prefix}Error for {ACCOUNT}, {ACCOUNT.lower()}; account {NUMBER} of [{OTHER}] "
@@ -73,14 +73,14 @@ def refusals() -> FaultPlan:
 
 @dataclass
 class Outputs:
-    """Runs commands as processes of their own, and keeps what they print."""
+    """Runs commands as processes of their own, and keeps their output."""
 
     folder: Path
     environ: dict[str, str]
     printed: list[str] = field(default_factory=list)
 
     def ktrdr(self, *arguments: str) -> int:
-        """Run a command; give its exit code."""
+        """Run a command; return its exit code."""
         done = subprocess.run(
             [sys.executable, "-m", "ktrdr_pipelines.cli.main", *arguments],
             capture_output=True,
@@ -94,15 +94,15 @@ class Outputs:
         return done.returncode
 
     def everything(self) -> dict[str, bytes]:
-        """Give all bytes that were written or printed, by where."""
+        """Return all bytes that were written or printed, by path."""
         files = [one for one in self.folder.rglob("*") if one.is_file()]
-        make_entry = {str(one.relative_to(self.folder)): one.read_bytes() for one in files}
-        return make_entry | {"printed": "\n".join(self.printed).encode()}
+        written = {str(one.relative_to(self.folder)): one.read_bytes() for one in files}
+        return written | {"printed": "\n".join(self.printed).encode()}
 
 
 @pytest.fixture
 def gateway() -> Iterator[SimulatorServer]:
-    """Run a gateway that passes for a real one, and that refuses much."""
+    """Run a gateway that looks like a real one, and that refuses many requests."""
     behaviour = Behaviour(faults=refusals())
     with running_simulator(now=NOW, account=f"{ACCOUNT},{OTHER}", behaviour=behaviour) as server:
         yield server
@@ -110,7 +110,7 @@ def gateway() -> Iterator[SimulatorServer]:
 
 @pytest.fixture
 def outputs(tmp_path: Path, gateway: SimulatorServer) -> Outputs:
-    """Make a store in a folder that holds all that is written."""
+    """Make a store in a folder that holds everything that is written."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "universe.yaml").write_text(UNIVERSE)
     (tmp_path / "tmp").mkdir()
@@ -131,27 +131,27 @@ def outputs(tmp_path: Path, gateway: SimulatorServer) -> Outputs:
     return Outputs(tmp_path, environ)
 
 
-def needles() -> Iterator[tuple[str, bytes]]:
-    """Give what must be nowhere: the accounts in several encodings, and their plain hashes."""
+def account_forms() -> Iterator[tuple[str, bytes]]:
+    """Yield the forms of the accounts: several encodings, and unsalted hashes."""
     for account in (ACCOUNT, OTHER):
         forms = (account, account.lower(), account.lstrip("DU"))
         for form in forms:
             for encoding in ("utf-8", "utf-16-le", "utf-16-be"):
                 yield f"{form} in {encoding}", form.encode(encoding)
     listed = ",".join(sorted((ACCOUNT, OTHER)))
-    for said in (ACCOUNT, OTHER, ACCOUNT.lower(), OTHER.lower(), listed):
+    for form in (ACCOUNT, OTHER, ACCOUNT.lower(), OTHER.lower(), listed):
         for prefix in ("", "ktrdr-pipelines account:"):
             for kind in ("md5", "sha1", "sha224", "sha256", "sha512", "blake2b", "blake2s"):
-                digest = hashlib.new(kind, f"{prefix}{said}".encode())
-                yield f"{kind} of {prefix}{said}", digest.hexdigest()[:12].encode()
-                yield f"{kind} of {prefix}{said}, raw", digest.digest()[:8]
+                digest = hashlib.new(kind, f"{prefix}{form}".encode())
+                yield f"{kind} of {prefix}{form}", digest.hexdigest()[:12].encode()
+                yield f"{kind} of {prefix}{form}, raw", digest.digest()[:8]
 
 
 @pytest.mark.slow
 def test_nothing_that_is_written_or_printed_names_the_account(
     outputs: Outputs, gateway: SimulatorServer
 ) -> None:
-    """Store, ledger, catalog, state, logs, records and every output; with free pages and logs."""
+    """Store, ledger, catalog, state, logs and every output are searched, with all free pages."""
     assert outputs.ktrdr("init") == 0
     codes = [outputs.ktrdr("load", symbol, "1d,1h") for symbol in ERRORS]
     assert set(codes) <= {1, 3}
@@ -182,26 +182,29 @@ def test_nothing_that_is_written_or_printed_names_the_account(
     ]
     for command in commands:
         assert outputs.ktrdr(*command) in {0, 1, 3}, (command, outputs.printed[-2:])
-    make_entry = outputs.everything()
+    written = outputs.everything()
     assert {
         "data/ktrdr.duckdb",
         "data/state/ledger.sqlite",
         "state/logins.json",
-    } <= make_entry.keys()
+    } <= written.keys()
     held = [
-        (name, what) for what, one in needles() for name, data in make_entry.items() if one in data
+        (name, what)
+        for what, one in account_forms()
+        for name, data in written.items()
+        if one in data
     ]
     assert held == []
-    assert b"(account)" in make_entry["printed"]
-    assert b"(account)" in make_entry["data/state/ledger.sqlite"]
+    assert b"(account)" in written["printed"]
+    assert b"(account)" in written["data/state/ledger.sqlite"]
     with closing(sqlite3.connect(outputs.folder / "data" / "state" / "ledger.sqlite")) as ledger:
         logins = {row[0] for row in ledger.execute("SELECT login FROM requests")}
     assert logins == {"login 1"}
-    assert set(json.loads(make_entry["state/logins.json"]).values()) == {1}
+    assert set(json.loads(written["state/logins.json"]).values()) == {1}
 
 
-def test_two_logins_are_told_apart_in_queries(outputs: Outputs, gateway: SimulatorServer) -> None:
-    """The audit says which login a request went to, and nothing more of it."""
+def test_queries_distinguish_two_logins(outputs: Outputs, gateway: SimulatorServer) -> None:
+    """The audit has a number for the login of each request."""
     gateway.lift_faults()
     assert outputs.ktrdr("init") == 0
     assert outputs.ktrdr("load", "AAPL", "1d") == 0

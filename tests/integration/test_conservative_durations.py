@@ -1,4 +1,4 @@
-"""A gateway that keeps IB's conservative table of durations: loads complete against it."""
+"""Loads from a gateway that accepts IB's conservative table of durations only."""
 
 import asyncio
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ RANGES = {  # of days and weeks some years and a part of one, which is counted w
 }
 
 
-class Bench:
+class Loading:
     """A store, and a gateway with the conservative table."""
 
     def __init__(self, folder: Path, gateway: SimulatorServer) -> None:
@@ -54,7 +54,7 @@ class Bench:
         )
 
     def load(self, ranges: dict[Timeframe, tuple[date, date]]) -> list[SeriesReport]:
-        """Load session dates as a process that begins anew."""
+        """Load session dates, as a new process does."""
         universe, _ = universe_file(self.layout).read()
         instrument = universe.instrument("AAPL")
         calendar = calendar_named(instrument.calendar)
@@ -69,41 +69,41 @@ class Bench:
 
     @property
     def gateway_name(self) -> str:
-        """Under which what is learned of the gateway is remembered."""
+        """The name under which the ledger records facts about the gateway."""
         return GatewayConfig.from_settings(self.settings).gateway
 
-    def asked(self) -> int:
-        """Count the requests for bars that the gateway has got so far."""
+    def request_count(self) -> int:
+        """Return the number of requests for bars that the gateway has received."""
         return sum(one.kind is Kind.HISTORY for one in self.gateway.requests)
 
     def refused(self) -> int:
-        """Count the requests that were refused for their length so far."""
+        """Return the number of requests that were refused for their length."""
         requests = Ledger(self.layout.ledger).requests.newest(10_000)
         return sum(one.outcome == "RequestTooLongError" for one in requests)
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    """Run a gateway that keeps the conservative table."""
+def loading(tmp_path: Path) -> Iterator[Loading]:
+    """Run a gateway with the conservative table, and make a store."""
     behaviour = Behaviour(durations=DurationTable.SAFE)
     with running_simulator(SyntheticMarket(seed=1), now=NOW, behaviour=behaviour) as gateway:
-        yield Bench(tmp_path, gateway)
+        yield Loading(tmp_path, gateway)
 
 
 @pytest.mark.slow
-def test_all_timeframes_load_completely(bench: Bench) -> None:
-    """Nothing fails, nothing is requested a second time, and no later run is refused anything."""
-    for report in bench.load(RANGES):
+def test_all_timeframes_load_completely(loading: Loading) -> None:
+    """Nothing fails or is requested twice, and no later request is refused."""
+    for report in loading.load(RANGES):
         assert report.is_complete, (report.series.timeframe, report.summary, report.failures)
         assert not report.failures
-    asked, refused = bench.asked(), bench.refused()
-    learned = Ledger(bench.layout.ledger).widths.of(bench.gateway_name)
+    request_count, refused = loading.request_count(), loading.refused()
+    learned = Ledger(loading.layout.ledger).widths.of(loading.gateway_name)
     assert set(learned) == set(Timeframe) - {Timeframe.M1}, "a day of minutes is allowed"
-    assert all(report.is_complete for report in bench.load(RANGES))
-    assert bench.asked() == asked
+    assert all(report.is_complete for report in loading.load(RANGES))
+    assert loading.request_count() == request_count
     earlier = {
         timeframe: (first - timedelta(days=30), first) for timeframe, (first, _) in RANGES.items()
     }
-    assert all(report.is_complete for report in bench.load(earlier))
-    assert bench.asked() > asked
-    assert bench.refused() == refused
+    assert all(report.is_complete for report in loading.load(earlier))
+    assert loading.request_count() > request_count
+    assert loading.refused() == refused

@@ -1,4 +1,4 @@
-"""The main job as a person does it in the browser: a backfill through the daemon."""
+"""A backfill launched in the UI, through the daemon."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime

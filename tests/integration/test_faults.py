@@ -1,8 +1,8 @@
-"""What a load makes of a gateway that misbehaves: complete, or incomplete and said so.
+"""Loads from a faulty gateway: complete, or incomplete with the reason.
 
-``TABLE`` is the documentation: a fault, when it strikes, and how the load under it ends. Whatever
-it is, every stored bar equals the market's, everything covered holds all of the market's bars, and
-once the fault is lifted a second load completes.
+``TABLE`` has a fault, when it occurs, and how the load ends. In every case each stored bar equals
+the market's, covered ranges hold all bars of the market, and a second load without the fault
+completes the store.
 """
 
 import asyncio
@@ -55,16 +55,16 @@ TIMES_FASTER = 300
 """How much faster the budget's clock runs: a pause of a minute takes 0.2 s."""
 
 COMPLETE = ""
-"""What is said when nothing is amiss."""
+"""The message of a complete load."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the table: ``said`` is part of what the load says, nothing where complete."""
+    """One line of the table: ``message`` is a part of the report, empty if complete."""
 
     when: str
     faults: str
-    said: str
+    message: str
     load: tuple[str, date, date] = ("1h", date(2023, 10, 2), date(2024, 1, 6))
 
 
@@ -155,7 +155,7 @@ TABLE = (
 )
 
 
-class Bench:
+class Loading:
     """A store and the gateway of one test."""
 
     def __init__(self, folder: Path, gateway: SimulatorServer) -> None:
@@ -180,7 +180,7 @@ class Bench:
         return Series(universe.instrument("AAPL"), Timeframe(timeframe))
 
     def manager(self) -> LoadManager:
-        """Open a manager as commands do, but for pauses and budget, whose clock runs faster."""
+        """Return a manager as commands have it, with pauses and budget on the faster clock."""
         config = replace(GatewayConfig.from_settings(self.settings), outage_s=OUTAGE_S)
         manager = Workspace(self.settings, self.layout).load_manager()
         return replace(
@@ -190,7 +190,7 @@ class Bench:
         )
 
     def load(self, timeframe: str, first: date, end: date) -> SeriesReport:
-        """Load session dates; an error that ends the whole run becomes the series' own."""
+        """Load session dates; an error that ends the whole run becomes that of the series."""
         series = self.series(timeframe)
         interval = interval_between(calendar_named("XNYS.RTH"), series.timeframe, first, end)
         job = Job(series, wanted=IntervalSet([interval]))
@@ -199,27 +199,27 @@ class Bench:
         except GatewayError as error:
             return SeriesReport(series, error=error)
 
-    def answer(self, request: BarRequest) -> Response:
-        """Ask the gateway for bars, whatever the store holds."""
+    def response_to(self, request: BarRequest) -> Response:
+        """Request bars, whatever the store holds."""
         config = GatewayConfig.from_settings(self.settings)
 
-        async def ask() -> Response:
+        async def send() -> Response:
             async with open_source(config, rate_limiter=fast(config)) as source:
                 found = await source.bars(request)
             assert isinstance(found, Response)
             return found
 
-        return asyncio.run(ask())
+        return asyncio.run(send())
 
     def forget_refusals(self) -> None:
-        """Forget what was refused, as `ktrdr doctor` does."""
+        """Forget refusals, as `ktrdr doctor` does."""
         state = self.settings.ktrdr_state.with_name("other state")
         self.settings = self.settings.model_copy(update={"ktrdr_state": state})
 
     def check_audited(self, *, whole: bool) -> None:
-        """See that the audit has every request for historical data that the gateway counted.
+        """Check that the audit has every request for historical data that the gateway counted.
 
-        What a socket loses on its way is in the audit alone: then it is not ``whole``.
+        A request that is lost with its socket is in the audit alone; the counts differ then.
         """
         kinds = [
             record.kind for record in self.gateway.requests if record.kind is not Kind.CONTRACT
@@ -232,7 +232,7 @@ class Bench:
         assert len(audited) >= len(kinds)
 
     def check_true(self, series: Series) -> None:
-        """See that nothing false is stored, and that nothing true is missing where covered."""
+        """Check that no stored bar is false, and that covered ranges lack no bar."""
         true = truth(series, self.gateway)
         stored = {row["ts"]: row for row in self.store.read(series).to_pylist()}
         for moment, row in stored.items():
@@ -243,7 +243,7 @@ class Bench:
 
 
 def fast(config: GatewayConfig) -> RateLimiter:
-    """Make a budget whose clock runs faster than the world's."""
+    """Return a rate limiter whose clock runs faster than real time."""
     return RateLimiter(
         config.folder,
         pacing=pacing_of(),
@@ -253,12 +253,12 @@ def fast(config: GatewayConfig) -> RateLimiter:
 
 
 async def sleep_fast(seconds: float) -> None:
-    """Sleep as the faster clock says."""
+    """Sleep by the faster clock."""
     await asyncio.sleep(seconds / TIMES_FASTER)
 
 
 def truth(series: Series, gateway: SimulatorServer) -> dict[datetime, dict[str, object]]:
-    """Compute every bar of the market that the series can hold, by stamp."""
+    """Return every bar of the market that the series can hold, by timestamp."""
     [aapl] = [found for found in MARKET.instruments() if found.symbol == "AAPL"]
     start = int(datetime(1980, 12, 1, tzinfo=UTC).timestamp())
     if series.timeframe.is_intraday:
@@ -287,15 +287,15 @@ def truth(series: Series, gateway: SimulatorServer) -> dict[datetime, dict[str, 
     return found
 
 
-def said(report: SeriesReport) -> str:
-    """Give all that a report says is amiss."""
+def report_text(report: SeriesReport) -> str:
+    """Return the summary and the failures of a report."""
     failures = [report.error, *report.failures]
     return "; ".join([report.summary, *(str(failure) for failure in failures if failure)])
 
 
 @cache
 def _warm() -> None:
-    """Let the market build its calendars before any deadline counts."""
+    """Make the market build its calendars before any deadline counts."""
     [aapl] = [found for found in MARKET.instruments() if found.symbol == "AAPL"]
     start = int(datetime(2024, 1, 9, tzinfo=UTC).timestamp())
     for key in ("1m", "1h", "1d"):
@@ -305,17 +305,19 @@ def _warm() -> None:
 
 
 @contextmanager
-def bench(folder: Path, faults: str, *, now: str | None = NOW, seed: int = 1) -> Iterator[Bench]:
+def loading_under(
+    folder: Path, faults: str, *, now: str | None = NOW, seed: int = 1
+) -> Iterator[Loading]:
     """Run a gateway with faults, and a store for it."""
     _warm()
     plan = parse_faults(f"seed: {seed}\nfaults: [{faults}]", "faults")
     behaviour = Behaviour(faults=plan)
     with running_simulator(MARKET, now=now, behaviour=behaviour) as gateway:
-        yield Bench(folder, gateway)
+        yield Loading(folder, gateway)
 
 
 def params(cases: Sequence[Case]) -> list[Any]:
-    """Return the cases, those that outlast many retries marked as slow."""
+    """Return the cases; those that outlast many retries are marked as slow."""
     slow = {"2105 for long", "the nightly reset, long"}
     return [
         pytest.param(case, id=case.when, marks=[pytest.mark.slow] if case.when in slow else [])
@@ -326,11 +328,11 @@ def params(cases: Sequence[Case]) -> list[Any]:
 @pytest.mark.parametrize("case", params(TABLE))
 def test_a_load_under_a_fault(tmp_path: Path, case: Case) -> None:
     """It ends as the table says, stores nothing false, and a second load completes it."""
-    with bench(tmp_path, case.faults) as made:
+    with loading_under(tmp_path, case.faults) as made:
         report = made.load(*case.load)
         series = report.series
-        assert case.said in said(report)
-        assert report.is_complete is (case.said == COMPLETE), report.summary
+        assert case.message in report_text(report)
+        assert report.is_complete is (case.message == COMPLETE), report.summary
         made.check_true(series)
         made.check_audited(whole=not any(one in case.faults for one in ENDS_SOCKETS))
         assert "clock_off" in case.faults or sum(made.gateway.faults.happened) > 0
@@ -342,9 +344,9 @@ def test_a_load_under_a_fault(tmp_path: Path, case: Case) -> None:
         made.check_true(series)
 
 
-def test_restated_bars_the_last_answer_wins(tmp_path: Path) -> None:
-    """What the gateway said is stored; when it says otherwise, that stands, the old is kept."""
-    with bench(tmp_path, "{fault: restated, factor: 0.25}") as made:
+def test_restated_bars_replace_the_stored_ones(tmp_path: Path) -> None:
+    """The latest response is stored, and the earlier bars are kept as revisions."""
+    with loading_under(tmp_path, "{fault: restated, factor: 0.25}") as made:
         report = made.load("1h", date(2024, 1, 2), date(2024, 1, 6))
         assert report.is_complete
         series = report.series
@@ -353,27 +355,27 @@ def test_restated_bars_the_last_answer_wins(tmp_path: Path) -> None:
         for row in before.to_pylist():
             assert row["close"] == true[row["ts"]]["close"] * 0.25  # type: ignore[operator]
         made.gateway.lift_faults()
-        answer = made.answer(BarRequest(series, datetime(2024, 1, 5, 21, tzinfo=UTC), "4 D"))
+        response = made.response_to(BarRequest(series, datetime(2024, 1, 5, 21, tzinfo=UTC), "4 D"))
         identity = made.store.identity(series)
         assert identity is not None
-        made.store.save(series, identity, answer.bars, Coverage())
+        made.store.save(series, identity, response.bars, Coverage())
         made.check_true(series)
         kept = made.store.ledger.revisions.of(series_key(series))
         assert len(kept) == before.num_rows
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_bit_of_everything(tmp_path: Path, seed: int) -> None:
-    """Whatever meets: what is stored is true, and loading again in peace completes it.
+def test_many_faults_at_once(tmp_path: Path, seed: int) -> None:
+    """Stored bars are true, and a load without faults completes the store.
 
-    Only one answer leaves bars out: two that say the same of one interval are proof by design.
+    One response only omits bars: two that omit the same interval would confirm it as empty.
     """
     kinds = ("silence", "hang_up", "cut", "unordered", "duplicated")
     kinds += ("conflicting", "invalid", "bars_after_cancel", "late", "trickle")
     entries = [f"{{fault: {kind}, probability: 0.08}}" for kind in kinds]
     faults = ", ".join(["{fault: no_data, nth: 4}", *entries])
     days = ("5m", date(2023, 11, 1), date(2024, 1, 11))
-    with bench(tmp_path, faults, seed=seed) as made:
+    with loading_under(tmp_path, faults, seed=seed) as made:
         report = made.load(*days)
         made.check_true(report.series)
         assert sum(made.gateway.faults.happened) > 0
@@ -384,9 +386,9 @@ def test_a_bit_of_everything(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("minutes", [-10, 10])
-def test_a_clock_that_is_off_at_this_moment(tmp_path: Path, minutes: int) -> None:
-    """Behind or ahead of this machine's clock: no bar is stored before it is over."""
-    with bench(tmp_path, f"{{fault: clock_off, minutes: {minutes}}}", now=None) as made:
+def test_a_wrong_clock_of_the_gateway(tmp_path: Path, minutes: int) -> None:
+    """Whether it is behind or ahead, no bar is stored before its end."""
+    with loading_under(tmp_path, f"{{fault: clock_off, minutes: {minutes}}}", now=None) as made:
         now = made.gateway.clock.now()
         report = made.load("1m", now.date() - timedelta(days=6), now.date() + timedelta(days=1))
         assert report.now is not None

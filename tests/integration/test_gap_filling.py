@@ -1,4 +1,4 @@
-"""Gaps fill by themselves: a running Dagster, a gateway, and nobody who launches anything."""
+"""A running Dagster fills gaps without any launch by a user."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
@@ -32,8 +32,8 @@ query ($key: AssetKeyInput!) {
 """
 
 
-def forget(path: Path, days: list[date]) -> None:
-    """Take days out of a file of daily bars, with what is known of them."""
+def delete_days(path: Path, days: list[date]) -> None:
+    """Delete days from a file of daily bars, with their coverage."""
     facts, bars = read_file(path)
     kept = bars.filter(pc.invert(pc.is_in(bars["session_date"], pa.array(days))))
     assert kept.num_rows == bars.num_rows - len(days)
@@ -42,8 +42,8 @@ def forget(path: Path, days: list[date]) -> None:
     write_file(path, kept, Footer(facts.identity, coverage, kept.num_rows, rows_per_session(kept)))
 
 
-def missing_of(settings: Settings) -> int:
-    """Count the bars that are missing without a reason."""
+def missing_bars(settings: Settings) -> int:
+    """Return the number of unexplained bars."""
     workspace = Workspace.open(settings)
     series = workspace.universe.series()
     found = workspace.gap_index().series_gaps(series, datetime.now(tz=UTC))
@@ -52,12 +52,12 @@ def missing_of(settings: Settings) -> int:
 
 
 @pytest.mark.slow
-def test_inner_days_that_vanish_come_back_by_themselves(
+def test_deleted_days_are_loaded_again(
     tmp_path: Path,
     dagster_dev: Callable[[Mapping[str, str]], Any],
     wait_for: Callable[..., Any],
 ) -> None:
-    """Nothing is restarted or launched: exactly the days that are gone are asked for again."""
+    """Without a restart or a launch, the days that were deleted are requested."""
     start = datetime.now(tz=UTC).date() - timedelta(days=150)
     layout = create_store(tmp_path / "data")
     layout.universe.write_text(
@@ -72,17 +72,17 @@ def test_inner_days_that_vanish_come_back_by_themselves(
             "KTRDR_STATE": str(tmp_path / "state"),
         }
         with dagster_dev(environment) as dev:
-            assert missing_of(settings) > 150
-            wait_for(lambda: missing_of(settings) == 0, "the store to be filled")
+            assert missing_bars(settings) > 150
+            wait_for(lambda: missing_bars(settings) == 0, "the store to be filled")
             ledger = Ledger(layout.ledger)
             [path] = layout.bar_files("AAPL", Timeframe.D1)
             _, before = read_file(path)
             held = sorted(rows_per_session(before))
             days = [held[20], held[41], held[70]]
             audited = ledger.requests.count()
-            forget(path, days)
-            assert missing_of(settings) == 3
-            wait_for(lambda: missing_of(settings) == 0, "the days to come back")
+            delete_days(path, days)
+            assert missing_bars(settings) == 3
+            wait_for(lambda: missing_bars(settings) == 0, "the days to come back")
             new = ledger.requests.newest(ledger.requests.count() - audited)
             runs = dev.ask(RUNS)["runsOrError"]["results"]
             events = dev.ask(MATERIALIZED, key={"path": ["bars", "1d"]})
@@ -90,10 +90,10 @@ def test_inner_days_that_vanish_come_back_by_themselves(
     assert read_file(path)[1].equals(before)
     assert {record.series for record in new} == {"AAPL|1d"}
     # The three days lie within what one request of days may ask for: from the first to the last.
-    [asked] = new
-    assert asked.rows == len([day for day in held if days[0] <= day <= days[-1]])
-    assert asked.asked_end is not None
-    assert days[-1] <= asked.asked_end.date() <= days[-1] + timedelta(days=1)
+    [request] = new
+    assert request.rows == len([day for day in held if days[0] <= day <= days[-1]])
+    assert request.asked_end is not None
+    assert days[-1] <= request.asked_end.date() <= days[-1] + timedelta(days=1)
     assert "FAILURE" not in {run["status"] for run in runs}, dev.log.read_text()[-4000:]
-    told = {one["partition"] for one in events["assetNodeOrError"]["assetMaterializations"]}
-    assert {f"AAPL|{start.year}", f"MSFT|{start.year}"} <= told
+    partitions = {one["partition"] for one in events["assetNodeOrError"]["assetMaterializations"]}
+    assert {f"AAPL|{start.year}", f"MSFT|{start.year}"} <= partitions

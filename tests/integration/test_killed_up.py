@@ -1,8 +1,8 @@
-"""``ktrdr up`` after kill -9: how soon the gateway is asked again.
+"""``ktrdr up`` after SIGKILL: how soon the gateway gets a request again.
 
-By default it is killed twice, as soon as it has made a request.
+By default it is killed twice, as soon as it has sent a request.
 ``UP_KILLS=30 pytest -n0 -s tests/integration/test_killed_up.py`` kills it thirty times at random
-moments, also while it starts, and prints what each took beside a clean stop.
+moments, also while it starts, and prints how long each restart took, beside a clean one.
 """
 
 import os
@@ -60,7 +60,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Killed:
-    """A kill: what, when, and how long it took until the next request."""
+    """A kill: what was killed, when, and how long it took until the next request."""
 
     kind: str
     moment_s: float
@@ -71,7 +71,7 @@ class Killed:
 
 
 class Up:
-    """``ktrdr up`` over one store, started again and again, and what its gateway is asked."""
+    """Runs ``ktrdr up`` over one store, repeatedly, and counts the requests to its gateway."""
 
     def __init__(self, folder: Path, gateway: SimulatorServer) -> None:
         self._gateway = gateway
@@ -109,7 +109,7 @@ class Up:
         self.process.wait(timeout=90)
 
     def kill(self, kind: str) -> set[int]:
-        """Kill -9 some of its processes; give all that it had, and that may ask for a while yet."""
+        """Send SIGKILL to some of its processes; return all that may still send requests."""
         had = descendants(self.process.pid)
         if kind == "command":
             killed = {self.process.pid}
@@ -117,7 +117,7 @@ class Up:
             killed = {self.process.pid, *had}
         else:
             while not (killed := {pid for pid in had if PARTS[kind] in command_of(pid)}):
-                assert self.process.poll() is None, self._told()
+                assert self.process.poll() is None, self._output()
                 had = descendants(self.process.pid)
         for pid in killed:
             with suppress(ProcessLookupError):
@@ -125,29 +125,29 @@ class Up:
         return killed if kind in KINDS_WITHOUT_RESTART else had
 
     def wait_for_request(self, earlier: set[int], *, within_s: float = 150.0) -> float:
-        """Wait for a request by a process that is none of the earlier ones; give when it came."""
-        asked = self._asked()
+        """Wait for a request by none of the earlier processes; return the time of it."""
+        request_count = self._request_count()
         ends_at = time.monotonic() + within_s
         while True:
             earlier = {pid for pid in earlier if command_of(pid)}
             if earlier:
-                asked = self._asked()
-            elif self._asked() > asked:
+                request_count = self._request_count()
+            elif self._request_count() > request_count:
                 return time.monotonic()
-            assert time.monotonic() < ends_at, self._told()
-            assert self.process.poll() is None, self._told()
+            assert time.monotonic() < ends_at, self._output()
+            assert self.process.poll() is None, self._output()
             time.sleep(0.05)
 
-    def _asked(self) -> int:
+    def _request_count(self) -> int:
         return sum(one.kind == "history" for one in self._gateway.requests)
 
-    def _told(self) -> str:
+    def _output(self) -> str:
         return "\n".join(one.read_text()[-4000:] for one in (self._log, self.log) if one.exists())
 
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
-    """Run it against a simulated gateway that is slow enough to be killed at work."""
+    """Run it with a simulated gateway that is slow enough for a kill during requests."""
     with running_simulator(now=datetime.now(UTC), latency_s=1.0) as gateway:
         up = Up(tmp_path, gateway)
         try:
@@ -159,8 +159,8 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_after_a_kill_at_work_the_gateway_is_asked_again(up: Up) -> None:
-    """Dead runs keep no place from the living, nor does what the command left running."""
+def test_requests_resume_after_a_kill(up: Up) -> None:
+    """Neither dead runs nor processes left behind hold up the new ones."""
     up.wait_for_request(set())
     for kind in ("everything", "command"):
         earlier = up.kill(kind)
@@ -171,13 +171,13 @@ def test_after_a_kill_at_work_the_gateway_is_asked_again(up: Up) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not KILLS, reason="UP_KILLS says how many")
 @pytest.mark.timeout(240 + 90 * KILLS)
-def test_after_kills_at_random_moments_the_gateway_is_asked_again(up: Up) -> None:
-    """Whatever of it is killed, at whatever moment, also while it starts."""
+def test_requests_resume_after_kills_at_random_moments(up: Up) -> None:
+    """They do, whichever process is killed, also while it starts."""
     first_s = up.wait_for_request(set()) - up.started_at
     up.stop()
     up.start()
     clean_s = up.wait_for_request(set()) - up.started_at
-    tell(f"first start {first_s:.1f} s, after a clean stop {clean_s:.1f} s")
+    print_line(f"first start {first_s:.1f} s, after a clean stop {clean_s:.1f} s")
     killed = []
     chance = random.Random(KILLS)
     kinds = [*KINDS, *KINDS_WITHOUT_RESTART]
@@ -194,18 +194,18 @@ def test_after_kills_at_random_moments_the_gateway_is_asked_again(up: Up) -> Non
             up.start()
             began_at = up.started_at
         killed.append(Killed(kind, moment_s, up.wait_for_request(earlier) - began_at))
-        tell(killed[-1])
+        print_line(killed[-1])
     assert all(one.next_s < LIMIT_S for one in killed), "\n".join(map(str, killed))
 
 
-def tell(what: object) -> None:
-    """Print a line at once."""
+def print_line(what: object) -> None:
+    """Print a line immediately."""
     sys.stdout.write(f"{what}\n")
     sys.stdout.flush()
 
 
 def descendants(pid: int) -> set[int]:
-    """Name the living processes that a process has started, and theirs."""
+    """Return the running processes that a process has started, and theirs."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -219,7 +219,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def command_of(pid: int) -> str:
-    """Give the command line of a living process; empty where there is none."""
+    """Return the command line of a running process; empty if there is none."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     return ""

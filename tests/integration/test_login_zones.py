@@ -1,6 +1,6 @@
-"""Loads of each kind of instrument from gateways whose logins lie in other zones.
+"""Loads of each kind of instrument from gateways whose logins are in other zones.
 
-The zone of a login decides in what zone last trade dates and the ranges of responses are told.
+The zone of a login determines the zone of last trade dates and of the ranges of responses.
 """
 
 import asyncio
@@ -49,11 +49,11 @@ GATEWAYS = {
     "Japan, hours too": Variants(zone="Japan", hours_zone=HoursZone.LOGIN),
 }
 COINS = {"Asia/Shanghai": "US/Eastern", "America/New_York": "America/New_York"}
-"""Where coins have sessions of their own, told in this zone; else they trade round the clock."""
+"""The zone of the sessions of coins, if they have any; otherwise they trade around the clock."""
 
 
 class Notes(Quiet):
-    """Keeps what is said of the gateway."""
+    """Keeps the notices about the gateway."""
 
     def __init__(self) -> None:
         self.notices: list[str] = []
@@ -63,7 +63,7 @@ class Notes(Quiet):
 
 
 @dataclass
-class Bench:
+class Loading:
     """A store and a gateway."""
 
     store: BarStore
@@ -71,7 +71,7 @@ class Bench:
     notes: Notes
 
     def series(self, symbol: str, timeframe: str) -> Series:
-        """Give a series of the universe."""
+        """Return a series of the universe."""
         universe, problem = universe_file(self.store.layout).read()
         assert problem is None
         return Series(universe.instrument(symbol), Timeframe(timeframe))
@@ -95,14 +95,14 @@ def gateway(request: pytest.FixtureRequest) -> Iterator[SimulatorServer]:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, gateway: SimulatorServer) -> Bench:
+def loading(tmp_path: Path, gateway: SimulatorServer) -> Loading:
     """Make an empty store beside the gateway."""
     layout = create_store(tmp_path / "data")
     layout.universe.write_text(UNIVERSE, encoding="utf-8")
     settings = Settings(
         ib_port=gateway.port, ktrdr_data=layout.root, ktrdr_state=tmp_path / "state"
     )
-    return Bench(BarStore(layout, Ledger(layout.ledger)), settings, Notes())
+    return Loading(BarStore(layout, Ledger(layout.ledger)), settings, Notes())
 
 
 @pytest.mark.parametrize(
@@ -119,17 +119,19 @@ def bench(tmp_path: Path, gateway: SimulatorServer) -> Bench:
         ("VOD", "1h"),
     ],
 )
-def test_each_kind_of_instrument_is_loaded_whole(bench: Bench, symbol: str, timeframe: str) -> None:
-    """The contract is found, all sessions have bars, nothing is told of zones."""
-    series = bench.series(symbol, timeframe)
+def test_each_kind_of_instrument_is_loaded_completely(
+    loading: Loading, symbol: str, timeframe: str
+) -> None:
+    """The contract is found, all sessions have bars, and there is no notice about zones."""
+    series = loading.series(symbol, timeframe)
     first, end = date(2024, 5, 6), date(2024, 6, 1)
-    report = bench.load(series, first, end)
+    report = loading.load(series, first, end)
     assert report.error is None, report.summary
     assert report.failures == ()
     assert report.is_complete, report.summary
-    assert bench.notes.notices == []
-    calendar = Ledger(bench.store.layout.ledger).calendars().of(series.instrument)
-    stored = bench.store.read(series)
+    assert loading.notes.notices == []
+    calendar = Ledger(loading.store.layout.ledger).calendars().of(series.instrument)
+    stored = loading.store.read(series)
     if series.timeframe is Timeframe.D1:
         days = [one.day for one in calendar.sessions(first, end)]
         assert stored["session_date"].to_pylist() == days
@@ -142,5 +144,5 @@ def test_each_kind_of_instrument_is_loaded_whole(bench: Bench, symbol: str, time
         place = np.searchsorted(opens, keys, side="right") - 1
         assert (keys < closes[place]).all()
         assert set(calendar.days[place].tolist()) == {one.day for one in sessions}
-    again = bench.load(series, first, end)
+    again = loading.load(series, first, end)
     assert (again.requests, again.is_complete) == (0, True)

@@ -44,7 +44,7 @@ KEYS = {"ESZ23": "ESZ2023", "CLG24": "CLG2024"}
 MARKET = SyntheticMarket(1)
 
 
-class Bench:
+class Loading:
     """An empty store with its universe, and a gateway."""
 
     def __init__(self, folder: Path, gateway: SimulatorServer) -> None:
@@ -57,7 +57,7 @@ class Bench:
         )
 
     def series(self, symbol: str, timeframe: str) -> Series:
-        """Give a series of the universe."""
+        """Return a series of the universe."""
         universe, problem = universe_file(self.layout).read()
         assert problem is None
         return Series(universe.instrument(symbol), Timeframe(timeframe))
@@ -72,19 +72,19 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[SimulatorServer]:
-    """Run a gateway whose clock stands in June 2024."""
+    """Run a gateway whose clock is in June 2024."""
     with running_simulator(market=MARKET, now=NOW) as server:
         yield server
 
 
 @pytest.fixture
-def bench(tmp_path: Path, gateway: SimulatorServer) -> Bench:
+def loading(tmp_path: Path, gateway: SimulatorServer) -> Loading:
     """Make an empty store beside the gateway."""
-    return Bench(tmp_path, gateway)
+    return Loading(tmp_path, gateway)
 
 
 def truth(series: Series, first: date, end: date) -> PricedBars:
-    """Give what the market did, asked past every wire."""
+    """Return the bars of the market, read without the gateway."""
     instrument = series.instrument
     [found] = [
         each
@@ -105,9 +105,9 @@ def truth(series: Series, first: date, end: date) -> PricedBars:
     return PricedBars(*(getattr(bars, name)[inside] for name in names))
 
 
-def check_stored(bench: Bench, series: Series, first: date, end: date) -> None:
-    """See that the store holds exactly the market's bars."""
-    true, stored = truth(series, first, end), bench.store.read(series)
+def check_stored(loading: Loading, series: Series, first: date, end: date) -> None:
+    """Check that the store holds exactly the market's bars."""
+    true, stored = truth(series, first, end), loading.store.read(series)
     assert len(true) > 0
     assert (timestamps(stored) // 1_000_000).tolist() == true.start.tolist()
     for name in ("open", "high", "low", "close"):
@@ -131,78 +131,78 @@ CASES = [
 
 @pytest.mark.parametrize(("symbol", "timeframe", "first", "end"), CASES)
 def test_stored_bars_equal_the_markets(
-    bench: Bench, symbol: str, timeframe: str, first: date, end: date
+    loading: Loading, symbol: str, timeframe: str, first: date, end: date
 ) -> None:
-    """Every bar of the span is in the store, unaltered, and asking again asks nothing."""
-    series = bench.series(symbol, timeframe)
-    report = bench.load(series, first, end)
+    """Every bar of the range is stored unchanged, and a second load sends no request."""
+    series = loading.series(symbol, timeframe)
+    report = loading.load(series, first, end)
     assert report.failures == ()
     assert report.is_complete, report.summary
-    check_stored(bench, series, first, end)
-    before = len(bench.gateway.requests)
-    again = bench.load(series, first, end)
+    check_stored(loading, series, first, end)
+    before = len(loading.gateway.requests)
+    again = loading.load(series, first, end)
     assert (again.requests, again.is_complete) == (0, True)
-    assert len(bench.gateway.requests) == before
+    assert len(loading.gateway.requests) == before
 
 
-def test_an_expired_future_is_complete_to_its_last_day(bench: Bench) -> None:
-    """The hours after its end on the last day are proved silent, all later days are ended."""
-    series = bench.series("ESZ23", "1h")
+def test_an_expired_future_is_complete_to_its_last_day(loading: Loading) -> None:
+    """The hours after its end are confirmed empty, and later windows are ended."""
+    series = loading.series("ESZ23", "1h")
     calendar = Calendars().of(series.instrument)
-    report = bench.load(series, date(2023, 12, 1), date(2024, 6, 1))
+    report = loading.load(series, date(2023, 12, 1), date(2024, 6, 1))
     assert report.is_complete
     [last] = calendar.sessions(date(2023, 12, 15), date(2023, 12, 16))
     hours = Interval(last.opens_at, last.closes_at)
-    assert bench.store.coverage(series).covered(NOW).covers(hours)
+    assert loading.store.coverage(series).covered(NOW).covers(hours)
     windows = {
         "spring": (date(2024, 1, 1), date(2024, 4, 1)),
         "december": (date(2023, 12, 1), date(2024, 1, 1)),
     }
-    index = Workspace(bench.settings, bench.layout).gap_index()
+    index = Workspace(loading.settings, loading.layout).gap_index()
     facts = after_load(index.windows(series, windows, report.now or NOW), report)
     assert facts["spring"].state is WindowState.ENDED
     assert facts["december"].state is WindowState.COMPLETE
     assert facts["december"].rows == len(truth(series, date(2023, 12, 1), date(2024, 1, 1)))
 
 
-def test_hours_that_only_the_gateway_knows_come_from_its_schedule(bench: Bench) -> None:
-    """Its schedule is asked for over the socket, then exactly its sessions are loaded."""
-    series = bench.series("MSFT.ETH", "1h")
+def test_hours_that_only_the_gateway_knows_come_from_its_schedule(loading: Loading) -> None:
+    """Its schedule is requested, then exactly its sessions are loaded."""
+    series = loading.series("MSFT.ETH", "1h")
     assert series.instrument.calendar == "GATEWAY:America/New_York"
     first, end = date(2024, 3, 1), date(2024, 6, 5)
-    before = len(bench.gateway.requests)
-    assert bench.load(series, first, end).is_complete
-    schedules = [one for one in bench.gateway.requests[before:] if "SCHEDULE" in str(one)]
+    before = len(loading.gateway.requests)
+    assert loading.load(series, first, end).is_complete
+    schedules = [one for one in loading.gateway.requests[before:] if "SCHEDULE" in str(one)]
     assert len(schedules) == 1
-    index = Ledger(bench.layout.ledger).calendars()
-    told = index.of(series.instrument).sessions(first, end)
+    index = Ledger(loading.layout.ledger).calendars()
+    result = index.of(series.instrument).sessions(first, end)
     known = calendar_named("XNYS.ETH").sessions(first, end)
-    assert told == known
-    stored, true = bench.store.read(series), truth(series, first, end)
+    assert result == known
+    stored, true = loading.store.read(series), truth(series, first, end)
     assert (timestamps(stored) // 1_000_000).tolist() == true.start.tolist()
-    before = len(bench.gateway.requests)
-    assert bench.load(series, first, end).is_complete
-    assert len(bench.gateway.requests) == before
+    before = len(loading.gateway.requests)
+    assert loading.load(series, first, end).is_complete
+    assert len(loading.gateway.requests) == before
 
 
-def test_hours_in_details_of_a_future_are_remembered(bench: Bench) -> None:
-    """A contract that is looked up tells its next days, and they are in the calendar's words."""
-    series = bench.series("CLN24", "1d")
-    bench.load(series, date(2024, 5, 1), date(2024, 6, 4))
-    index = Ledger(bench.layout.ledger).calendars()
+def test_hours_in_details_of_a_future_are_remembered(loading: Loading) -> None:
+    """The calendar has the sessions of the coming days that contract details state."""
+    series = loading.series("CLN24", "1d")
+    loading.load(series, date(2024, 5, 1), date(2024, 6, 4))
+    index = Ledger(loading.layout.ledger).calendars()
     library = calendar_named(series.instrument.calendar)
     week = (date(2024, 6, 5), date(2024, 6, 11))
     assert index.of(series.instrument).sessions(*week) == library.sessions(*week)
 
 
-def test_of_an_ended_instrument_nothing_later_is_asked(bench: Bench) -> None:
-    """What a person declared ended is complete with what it had, though the gateway has more."""
-    series = bench.series("INTC", "1d")
-    report = bench.load(series, date(2023, 6, 1), date(2024, 6, 5))
+def test_nothing_is_requested_after_the_end_of_an_instrument(loading: Loading) -> None:
+    """An end in the universe limits the load, although the gateway has later bars."""
+    series = loading.series("INTC", "1d")
+    report = loading.load(series, date(2023, 6, 1), date(2024, 6, 5))
     assert report.is_complete
     calendar = Calendars().of(series.instrument)
     assert calendar.known is not None
     assert calendar.known[1] == date(2024, 1, 31)
-    before = len(bench.gateway.requests)
-    assert bench.load(series, date(2024, 2, 1), date(2024, 6, 5)).is_complete
-    assert len(bench.gateway.requests) == before
+    before = len(loading.gateway.requests)
+    assert loading.load(series, date(2024, 2, 1), date(2024, 6, 5)).is_complete
+    assert len(loading.gateway.requests) == before

@@ -1,4 +1,4 @@
-"""Recorded bars through simulator, socket, loader and store: what comes out is what was recorded.
+"""Recorded bars through simulator, socket, loader and store equal the recording.
 
 The recordings lie beside the project on some machines only; without them these tests skip.
 """
@@ -71,26 +71,26 @@ def gateway() -> Iterator[SimulatorServer]:
 
 @pytest.fixture
 def settings(tmp_path: Path, gateway: SimulatorServer) -> Settings:
-    """Point at the replaying gateway and an empty store with a universe."""
+    """Return settings of the replaying gateway and of an empty store with a universe."""
     layout = create_store(tmp_path / "data")
     layout.universe.write_text(UNIVERSE, encoding="utf-8")
     return Settings(ib_port=gateway.port, ktrdr_data=layout.root, ktrdr_state=tmp_path / "state")
 
 
 def layout_of(settings: Settings) -> StoreLayout:
-    """Give the store of the settings."""
+    """Return the store of the settings."""
     assert settings.ktrdr_data is not None
     return StoreLayout(settings.ktrdr_data)
 
 
 def series_named(settings: Settings, symbol: str, timeframe: str) -> Series:
-    """Give a series of the universe."""
+    """Return a series of the universe."""
     universe, _ = universe_file(layout_of(settings)).read()
     return Series(universe.instrument(symbol), Timeframe(timeframe))
 
 
 def job(series: Series, first: date, end: date) -> Job:
-    """Ask for session dates of a series."""
+    """Return a job for session dates of a series."""
     calendar = calendar_named(series.instrument.calendar)
     interval = interval_between(calendar, series.timeframe, first, end)
     return Job(series, wanted=IntervalSet([interval]))
@@ -107,8 +107,8 @@ def load(
 def load_until_confirmed(settings: Settings, gateway: SimulatorServer, wanted: Job) -> None:
     """Load until complete: on the first day, and whenever more can be confirmed.
 
-    A recording begins and lapses where no statement of one moment proves that a market was silent.
-    Each load has a request budget of its own: the gateway's clock moves on between them, and real
+    Where a recording begins or has gaps, statements of one moment cannot confirm empty ranges.
+    Each load has a request budget of its own: the gateway's clock advances between them, and real
     time, by which the budget keeps the rule of identical requests, does not.
     """
     passed = timedelta()
@@ -132,7 +132,7 @@ def load_until_confirmed(settings: Settings, gateway: SimulatorServer, wanted: J
 
 
 def recorded(series: Series, first: date, end: date) -> pa.Table:
-    """Give what was recorded of session dates, in the store's columns."""
+    """Return the recorded bars of session dates, in the store's columns."""
     folder = RECORDED / series.symbol.removesuffix(".ETH")
     table = pq.read_table(folder / f"{series.timeframe}.parquet")
     calendar = calendar_named(series.instrument.calendar)
@@ -148,7 +148,7 @@ def recorded(series: Series, first: date, end: date) -> pa.Table:
 
 
 def stored(settings: Settings, series: Series, first: date, end: date) -> pa.Table:
-    """Give what the store holds of session dates, in the recording's columns."""
+    """Return the stored bars of session dates, in the recording's columns."""
     layout = layout_of(settings)
     calendar = calendar_named(series.instrument.calendar)
     interval = interval_between(calendar, series.timeframe, first, end)
@@ -157,7 +157,7 @@ def stored(settings: Settings, series: Series, first: date, end: date) -> pa.Tab
 
 
 def assert_same(left: pa.Table, right: pa.Table) -> None:
-    """Compare bit for bit."""
+    """Compare bit by bit."""
     assert left.num_rows == right.num_rows > 0
     for name in ("ts", "open", "high", "low", "close", "volume"):
         assert left[name].to_pylist() == right[name].to_pylist(), name
@@ -172,7 +172,7 @@ def test_stored_bars_equal_the_recording_bit_for_bit(
     first: date,
     end: date,
 ) -> None:
-    """Every recorded bar of the span is in the store, unaltered, and nothing else is."""
+    """Every recorded bar of the range is stored unchanged, and no other bar."""
     series = series_named(settings, symbol, timeframe)
     load_until_confirmed(settings, gateway, job(series, first, end))
     assert_same(stored(settings, series, first, end), recorded(series, first, end))
@@ -182,7 +182,7 @@ def test_stored_bars_equal_the_recording_bit_for_bit(
 def test_an_expired_future_is_stored_bit_for_bit(
     settings: Settings, gateway: SimulatorServer
 ) -> None:
-    """Days of 2013 with their late halt, and the last day with all that follows it."""
+    """It has days of 2013 with their late halt, and the last day with the time after it."""
     series = series_named(settings, "ESZ3", "1m")
     for first, end in (
         (date(2013, 10, 7), date(2013, 10, 16)),
@@ -196,18 +196,18 @@ def test_an_expired_future_is_stored_bit_for_bit(
 def test_daily_bars_of_23_years_take_at_most_24_requests(
     settings: Settings, gateway: SimulatorServer
 ) -> None:
-    """AAPL 1d from 1998 to 2021 needs no more than one request a year."""
+    """AAPL 1d from 1998 to 2021 needs one request a year at most."""
     series = series_named(settings, "AAPL", "1d")
     before = len(gateway.requests)
     [report] = load(settings, [job(series, date(1998, 1, 1), date(2021, 4, 1))])
-    asked = [request for request in gateway.requests[before:] if request.kind == "history"]
+    requests = [request for request in gateway.requests[before:] if request.kind == "history"]
     assert report.rows >= 5849
-    assert 0 < len(asked) <= 24
+    assert 0 < len(requests) <= 24
 
 
 @pytest.mark.slow
 def test_a_dagster_run_leaves_the_same_files(settings: Settings, tmp_path: Path) -> None:
-    """The same bars through a ranged Dagster run make files with the same rows and coverage."""
+    """A ranged Dagster run writes files with the same rows and coverage."""
     series = series_named(settings, "AAPL", "1h")
     load(settings, [job(series, date(2019, 1, 1), date(2021, 1, 1))])
     other = create_store(tmp_path / "dagster")

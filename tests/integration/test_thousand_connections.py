@@ -1,4 +1,4 @@
-"""A thousand connections leave nothing behind, at the gateway or here."""
+"""A thousand connections leave nothing open, at the gateway or here."""
 
 import asyncio
 import gc
@@ -18,14 +18,14 @@ AT_ONCE = 10
 
 
 def until(is_so: Callable[[], bool]) -> bool:
-    """Say whether something comes true soon; what is left behind for good never does."""
+    """Return whether something becomes true within 20 seconds."""
     never = threading.Event()
     return any(is_so() or never.wait(0.02) for _ in range(1_000))
 
 
 @pytest.mark.slow
 def test_a_thousand_connects_and_disconnects_leave_nothing(tmp_path: Path) -> None:
-    """Threads, sockets, files, tasks and locks are as many afterwards as before."""
+    """The numbers of threads, sockets, files, tasks and locks are the same afterwards."""
     with running_simulator(now="2024-01-10T20:00:30+00:00") as gateway:
         config = GatewayConfig(state_dir=tmp_path, port=gateway.port, timeout_s=20.0)
 

@@ -1,4 +1,4 @@
-"""``ktrdr demo``: run gateway, Dagster, Parquet and DuckDB together, simulated, within a minute.
+"""``ktrdr demo``: run a simulated gateway, Dagster, Parquet and DuckDB together, in a minute.
 
 Not here: the Dagster runs (``cli.demo_runs``), the simulator's process (``cli.processes``).
 """
@@ -27,7 +27,7 @@ FROM series('AAPL', '1h') AS h ASOF JOIN series('AAPL', '1d') AS d
 ON h.ts >= d.closes_at ORDER BY h.ts DESC LIMIT 5"""
 QUERIES: Final = {
     "The last five days of AAPL": _LAST_DAYS,
-    "Each hour beside the newest day that was complete when it began": _NO_LOOKAHEAD,
+    "Each hour of AAPL with the last day that had closed when the hour began": _NO_LOOKAHEAD,
 }
 SUMMARY: Final = """
 SELECT symbol, timeframe, min(session_date) AS first, max(session_date) AS last, count(*) AS bars

@@ -232,12 +232,12 @@ def explained_json(one: "ExplainedRange") -> dict[str, Any]:
         "note": one.proof.note,
         "statements": [
             {
-                "kind": str(said.kind),
-                "timeframe": said.timeframe,
-                "said_at": said.said_at,
-                "controlled": said.controlled,
+                "kind": str(statement.kind),
+                "timeframe": statement.timeframe,
+                "said_at": statement.said_at,
+                "controlled": statement.controlled,
             }
-            for said in one.statements
+            for statement in one.statements
         ],
     }
 

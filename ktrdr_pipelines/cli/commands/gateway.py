@@ -1,7 +1,7 @@
 """``ktrdr health``, ``ktrdr doctor`` and ``ktrdr probe``: check and diagnose a gateway.
 
-``health`` connects and measures a round trip, without requesting data. ``doctor`` finds what is
-wrong with the gateway's setup, and how to fix it. ``probe`` names the tests against real gateways.
+``health`` connects and measures a round trip, without requesting data. ``doctor`` diagnoses the
+gateway's setup, and explains how to fix it. ``probe`` names the tests against real gateways.
 
 Not here: the checks of ``doctor`` (``ib.diagnostics``).
 """
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 def doctor(as_json: AsJson = False) -> None:
     """Diagnose the gateway's setup, and explain how to fix what is wrong.
 
-    IB_HOST and IB_PORT select the gateway. At most five requests are sent. Refusals and failed
-    attempts of earlier runs are forgotten, so that loads can retry immediately.
+    IB_HOST and IB_PORT select the gateway. At most five requests are sent. Ranges deferred after
+    refusals or failed attempts become due immediately, so that sensors and updates retry them.
 
     Exit codes: 0 nothing is wrong, 1 something is wrong, 2 bad usage.
     """
@@ -211,11 +211,11 @@ def _say_health(found: HealthReport) -> None:
 def probe() -> None:
     """Explain how to test the project's assumptions about gateways against a real one.
 
-    The checks are tests that run in a clone of the project. Exit code: 2.
+    The tests run in a clone of the project. Exit code: 2.
     """
     raise UsageError(
         "ktrdr probe",
-        reason="the checks of real gateways are tests now",
+        reason="the checks of real gateways are tests, which this command does not run",
         hint="In a clone of the project, with IB_HOST and IB_PORT naming the gateway: "
         "python -m pytest tests/live -m live -n 0",
     )

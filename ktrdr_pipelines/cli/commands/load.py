@@ -49,22 +49,24 @@ def load(
     sessions are sparse, or the gateway returned stored bars again at other prices.
     """
     from ktrdr_pipelines.app.workspace import Workspace
-    from ktrdr_pipelines.cli.arguments import Wish, named_jobs
+    from ktrdr_pipelines.cli.arguments import TypedOptions, named_jobs
     from ktrdr_pipelines.cli.load_report import load_jobs
     from ktrdr_pipelines.cli.output import warn_of_problem
 
-    wish = Wish(mode, start, end, refresh)
-    wish.read()
+    typed = TypedOptions(mode, start, end, refresh)
+    typed.read()
     workspace = Workspace.open()
     warn_of_problem(workspace)
-    jobs = named_jobs(workspace.universe, symbols, timeframes, wish, now=workspace.now)
+    jobs = named_jobs(workspace.universe, symbols, timeframes, typed, now=workspace.now)
     raise typer.Exit(load_jobs(workspace, jobs, as_json=as_json, wait_s=wait))
 
 
 def update(
     symbols: Annotated[
         str | None,
-        typer.Argument(metavar="[SYMBOL[,SYMBOL...]]", help="Only these symbols."),
+        typer.Argument(
+            metavar="SYMBOL[,SYMBOL...]", help="Symbols of the universe. [default: all]"
+        ),
     ] = None,
     *,
     wait: WaitOption = 0.0,

@@ -14,7 +14,7 @@ from ktrdr_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.workspace import Workspace
-    from ktrdr_pipelines.cli.arguments import Wish
+    from ktrdr_pipelines.cli.arguments import TypedOptions
     from ktrdr_pipelines.domain.planning.jobs import Job
     from ktrdr_pipelines.gaps.estimates import Estimate, SeriesEstimate
 
@@ -32,12 +32,17 @@ _COLUMNS: Final = {
 def plan(
     symbols: Annotated[
         str | None,
-        typer.Argument(metavar="[SYMBOL[,SYMBOL...]]", help="Symbols of the universe."),
+        typer.Argument(
+            metavar="SYMBOL[,SYMBOL...]",
+            help="Symbols of the universe. [default: the series of ktrdr update]",
+        ),
     ] = None,
     timeframes: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TIMEFRAME[,...]]", help="Timeframes, out of 1m 5m 15m 30m 1h 4h 1d 1w."
+            metavar="TIMEFRAME[,...]",
+            help="Timeframes, out of 1m 5m 15m 30m 1h 4h 1d 1w. [default: those that the universe "
+            "lists for each symbol]",
         ),
     ] = None,
     *,
@@ -57,14 +62,14 @@ def plan(
     """
     from ktrdr_pipelines.app.load_plan import planned
     from ktrdr_pipelines.app.workspace import Workspace
-    from ktrdr_pipelines.cli.arguments import Wish
+    from ktrdr_pipelines.cli.arguments import TypedOptions
     from ktrdr_pipelines.cli.output import warn_of_problem
 
-    wish = Wish(mode, start, end, refresh)
-    wish.read()
+    typed = TypedOptions(mode, start, end, refresh)
+    typed.read()
     workspace = Workspace.open()
     warn_of_problem(workspace)
-    jobs = _jobs(workspace, symbols, timeframes, wish)
+    jobs = _jobs(workspace, symbols, timeframes, typed)
     found = planned(workspace, jobs)
     if as_json:
         say_json(_document(found))
@@ -80,13 +85,13 @@ def plan(
 
 
 def _jobs(
-    workspace: "Workspace", symbols: str | None, timeframes: str | None, wish: "Wish"
+    workspace: "Workspace", symbols: str | None, timeframes: str | None, typed: "TypedOptions"
 ) -> "list[Job]":
     from ktrdr_pipelines.cli.arguments import named_jobs, update_jobs
 
     if symbols is not None:
-        return named_jobs(workspace.universe, symbols, timeframes, wish, now=workspace.now)
-    if not wish.is_plain:
+        return named_jobs(workspace.universe, symbols, timeframes, typed, now=workspace.now)
+    if not typed.is_plain:
         raise UsageError(
             "options without symbols",
             reason="the plan of an update takes no options",

@@ -48,7 +48,9 @@ class Held:
 def ranges(
     symbols: Annotated[
         str | None,
-        typer.Argument(metavar="[SYMBOL[,SYMBOL...]]", help="Only these symbols."),
+        typer.Argument(
+            metavar="SYMBOL[,SYMBOL...]", help="Symbols of the universe. [default: all]"
+        ),
     ] = None,
     *,
     refresh: Annotated[

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Durations(StrEnum):
-    """The tables of durations, named here so that the command's help loads no simulator."""
+    """The tables of durations, defined here so that the command's help imports no simulator."""
 
     SAFE = "safe"
     WIDE = "wide"

@@ -15,7 +15,6 @@ from ktrdr_pipelines.cli.output import (
     AsJson,
     counted,
     disagreement_json,
-    disagreement_text,
     error_json,
     instant_text,
     intervals_json,
@@ -157,7 +156,7 @@ def _say_states(states: "Sequence[SeriesGaps]", strangers: "Sequence[Stranger]")
         say(line)
     for state in states:
         for found in (*state.disagreements, *state.volume_jumps):
-            say(f"{state.series}: {disagreement_text(state.series, found)}")
+            say(f"{state.series}: {found.text_for(state.series)}")
     for text in dict.fromkeys(str(state.error) for state in states if state.error is not None):
         note(f"Error: {text}")
     for one in strangers:

@@ -25,7 +25,7 @@ def init(
         str | None,
         typer.Option(
             metavar="ib|simulated",
-            help="The origin of the bars. [default: that of the first gateway]",
+            help="The origin of the bars. [default: that of the first bars saved]",
         ),
     ] = None,
     data: Annotated[
@@ -101,7 +101,7 @@ def repair(
     if as_json:
         say_json(asdict(report))
     else:
-        _tell_repaired(report)
+        _print_report(report)
 
 
 def _workspace_after(odd: "Sequence[Quarantined]") -> "Workspace":
@@ -122,7 +122,7 @@ def _workspace_after(odd: "Sequence[Quarantined]") -> "Workspace":
     return workspace
 
 
-def _tell_repaired(report: "RepairReport") -> None:
+def _print_report(report: "RepairReport") -> None:
     if report.finished:
         say(f"finished the {report.finished}, which had been interrupted")
     say(f"{counted(report.files, 'file')} intact; ledger and catalog are rebuilt")

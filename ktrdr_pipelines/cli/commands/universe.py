@@ -4,6 +4,7 @@ Not here: the edits (``domain.universe.editing``), moving bars (``store.maintena
 a change means (``gaps.universe_diff``).
 """
 
+import codecs
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +38,7 @@ def check(
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE]", help="The file to check. [default: the store's universe.yaml]"
+            metavar="FILE", help="The file to check. [default: the store's universe.yaml]"
         ),
     ] = None,
     as_json: AsJson = False,
@@ -95,9 +96,11 @@ def add(
         )
     layout = Workspace.open().layout
     path = layout.universe
-    text = add_symbol(_text(path), str(path), symbol, fields_of(context.args))
+    before = _content(path)
+    mark = codecs.BOM_UTF8 if before.startswith(codecs.BOM_UTF8) else b""
+    text = add_symbol(before.decode("utf-8-sig"), str(path), symbol, fields_of(context.args))
     write_atomically(
-        path, lambda file: file.write(text.encode()), before_renaming=layout.require_same
+        path, lambda file: file.write(mark + text.encode()), before_renaming=layout.require_same
     )
     universe = parse_universe(text, str(path))
     fields = universe.describe(universe.instrument(symbol))
@@ -153,7 +156,7 @@ def retire(symbol: Symbol, as_json: AsJson = False) -> None:
 
     workspace = Workspace.open()
     layout = workspace.layout
-    said = _said(workspace.universe, symbol)
+    options = _options_of(workspace.universe, symbol)
     finished = _finished(workspace, as_json=as_json)
     is_done = finished is not None and (finished.kind, finished.symbol) == ("retire", symbol)
     move = finished if is_done else retire_in_store(layout, symbol, system_now())
@@ -168,22 +171,22 @@ def retire(symbol: Symbol, as_json: AsJson = False) -> None:
     if kept.is_dir():
         say(f"its bars are kept in {kept}; to restore them:")
         say(
-            f"  ktrdr universe add {symbol}{said} && mv {kept} {layout.symbol_folder(symbol)} "
+            f"  ktrdr universe add {symbol}{options} && mv {kept} {layout.symbol_folder(symbol)} "
             "&& ktrdr repair"
         )
     else:
         say("it had no bars")
 
 
-def _said(universe: "Universe", symbol: str) -> str:
+def _options_of(universe: "Universe", symbol: str) -> str:
     """Return the fields that the entry of a symbol sets, as options of ``add``."""
     if symbol not in universe.instruments:
         return ""
     fields = universe.describe(universe.instrument(symbol))
-    said = {name: text.removesuffix(_SET) for name, text in fields.items() if text.endswith(_SET)}
+    own = {name: text.removesuffix(_SET) for name, text in fields.items() if text.endswith(_SET)}
     return "".join(
         f" --{name.replace('_', '-')} {shlex.quote(value.replace(', ', ','))}"
-        for name, value in said.items()
+        for name, value in own.items()
     )
 
 
@@ -198,28 +201,29 @@ def fields_of(arguments: list[str]) -> dict[str, str]:
     fields: dict[str, str] = {}
     rest = list(arguments)
     while rest:
-        word, equals, value = rest.pop(0).partition("=")
-        name = word.removeprefix("--").replace("-", "_")
-        if not word.startswith("--") or name not in READERS:
+        option, equals, value = rest.pop(0).partition("=")
+        name = option.removeprefix("--").replace("-", "_")
+        if not option.startswith("--") or name not in READERS:
             known = ", ".join(f"--{one.replace('_', '-')}" for one in READERS)
-            raise UsageError(word, reason="no field of a symbol", hint=f"Known are {known}")
+            raise UsageError(option, reason="not a field of a symbol", hint=f"Fields are {known}")
         if not equals:
             if not rest or rest[0].startswith("--"):
-                raise UsageError(word, reason="no value given", hint=f"Write {word} VALUE")
+                raise UsageError(option, reason="no value given", hint=f"Write {option} VALUE")
             value = rest.pop(0)
         if name in fields:
-            raise UsageError(word, reason="given twice", hint="Give it once")
+            raise UsageError(option, reason="given twice", hint="Give it once")
         fields[name] = value
     return fields
 
 
-def _text(path: Path) -> str:
+def _content(path: Path) -> bytes:
+    """Return the bytes of a valid universe file."""
     from ktrdr_pipelines.store.files import disk_errors
     from ktrdr_pipelines.store.universe_file import load_universe
 
     load_universe(path)
     with disk_errors(path):
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes()
 
 
 def _finished(workspace: "Workspace", *, as_json: bool) -> "Move | None":

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.settings import Settings
     from ktrdr_pipelines.store.layout import StoreLayout
 
-HOW_TO_GET_ONE: Final = """\
+HOW_TO_GET_A_GATEWAY: Final = """\
 Set up a gateway in one of these ways:
 
   IB Gateway or TWS, logged in: in Configure, Settings, API, Settings
@@ -28,16 +28,15 @@ Set up a gateway in one of these ways:
     trust the address 127.0.0.1, and leave Read-Only API checked: ktrdr sends no orders
     then set its address: export IB_HOST=127.0.0.1 IB_PORT=4002
 
-  IB Gateway in a container, for a paper account:
-    docker run -e TWS_USERID=... -e TWS_PASSWORD=... -e TRADING_MODE=paper \\
-      -e READ_ONLY_API=yes -p 127.0.0.1:4002:4004 ghcr.io/gnzsnz/ib-gateway:stable
+  IB Gateway in a container: use an image that logs in by itself, with the API read-only
+    publish the port of its API on this machine alone: docker run -p 127.0.0.1:4002:PORT ...
 
   No account: ktrdr up --simulate
 
 Then check it with ktrdr health"""
 
 _SIMULATOR_PORT: Final = 4102
-"""First choice for the simulated gateway: what the store keeps per host and port stays valid."""
+"""The preferred port of the simulated gateway: the store keeps facts per host and port."""
 
 
 def up(
@@ -86,7 +85,7 @@ def _only_one(layout: "StoreLayout") -> "Iterator[int]":
     """Refuse a second Dagster over one store; yield a lock that Dagster must keep open.
 
     Two daemons would request everything twice. One lock lasts as long as this process, the other
-    as long as any process of its Dagster. A Dagster that a killed command left behind is ended.
+    as long as any process of its Dagster. If a killed command left a Dagster behind, it is ended.
 
     Raises:
         StoreError: another `ktrdr up` uses this store, or a Dagster that cannot be ended.
@@ -149,8 +148,8 @@ def _workspace(settings: "Settings", *, simulated: bool) -> "Iterator[Workspace]
     own: dict[str, Any] = {}
     with ExitStack() as stack:
         if simulated:
-            wish = _SIMULATOR_PORT if is_free(_SIMULATOR_PORT) else 0
-            gateway = simulator_process(port=wish, now=settings.clock.moved_now())
+            free_port = _SIMULATOR_PORT if is_free(_SIMULATOR_PORT) else 0
+            gateway = simulator_process(port=free_port, now=settings.clock.moved_now())
             own = {"ib_host": HOST, "ib_port": stack.enter_context(gateway)}
             folder, origin = folder / "simulated", Origin.SIMULATED
         settings = settings.model_copy(update={**own, "ktrdr_data": folder})
@@ -181,7 +180,7 @@ def _require_gateway(workspace: "Workspace") -> None:
             raise found.error
         reason = found.error.reason or str(found.error)
         raise GatewayUnreachableError(
-            f"no gateway responds at {found.gateway}", reason=reason, hint=HOW_TO_GET_ONE
+            f"no gateway responds at {found.gateway}", reason=reason, hint=HOW_TO_GET_A_GATEWAY
         )
     if found.origin is not None:
         refuse_other_origin(workspace.layout, Origin(found.origin))

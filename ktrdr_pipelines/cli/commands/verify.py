@@ -14,7 +14,6 @@ from ktrdr_pipelines.cli.output import (
     AsJson,
     counted,
     disagreement_json,
-    disagreement_text,
     note,
     say,
     say_json,
@@ -72,7 +71,7 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
         of_symbol = list(own)
         certificates += of_symbol
         if not as_json:
-            _tell(symbol, of_symbol)
+            _print_symbol(symbol, of_symbol)
     others = (
         {} if symbols else damaged_others(workspace.store, workspace.universe.instruments, real_now)
     )
@@ -90,7 +89,7 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     else:
         for name, damage in others.items():
             note(f"{name}, not in the universe: {damage}. Hint: run `ktrdr repair`")
-        _tell_all(certificates, others)
+        _print_totals(certificates, others)
     raise typer.Exit(code)
 
 
@@ -103,14 +102,14 @@ def exit_code_of(certificates: "Iterable[Certificate]") -> ExitCode:
     return ExitCode.INCOMPLETE if is_open else ExitCode.DONE
 
 
-def _tell(symbol: str, own: "Sequence[Certificate]") -> None:
+def _print_symbol(symbol: str, own: "Sequence[Certificate]") -> None:
     say(f"{symbol}  {own[0].found.series.instrument.what_to_show}, sessions by timeframe")
     say_table(_COLUMNS, map(_row, own))
     for one in own:
         for wrong in one.content.wrong:
             note(f"{one.found.series}: {wrong}")
         if one.content.findings:
-            _tell_findings(one)
+            _print_findings(one)
         if one.found.error is not None and one.is_sound:
             note(f"Error: {one.found.error}")
         if one.content.outside:
@@ -120,10 +119,10 @@ def _tell(symbol: str, own: "Sequence[Certificate]") -> None:
             bars = counted(one.content.uncovered, "bar")
             say(f"{one.found.series}: {bars} that no response has covered")
         for found in (*one.found.disagreements, *one.found.volume_jumps):
-            say(f"{one.found.series}: {disagreement_text(one.found.series, found)}")
+            say(f"{one.found.series}: {found.text_for(one.found.series)}")
 
 
-def _tell_findings(one: "Certificate") -> None:
+def _print_findings(one: "Certificate") -> None:
     from ktrdr_pipelines.domain.bars import moment
 
     found = one.content.findings
@@ -160,7 +159,7 @@ def _row(one: "Certificate") -> tuple[object, ...]:
     )
 
 
-def _tell_all(certificates: "Sequence[Certificate]", others: Sized) -> None:
+def _print_totals(certificates: "Sequence[Certificate]", others: Sized) -> None:
     bars = counted(sum(one.content.bars for one in certificates), "bar")
     say(f"{bars} in {counted(len(certificates), 'series', 'series')} read and checked:")
     corrupt = sum(not one.is_sound for one in certificates)

@@ -26,9 +26,10 @@ class SeriesReport:
     ``sparse`` are sparse sessions: they are covered, hold far fewer bars than their neighbours and
     are requested once more; where nothing is deferred, ``next_try_at`` is when. ``unconfirmed`` is
     the part of ``unexplained`` for which a response had no bars and another response is due;
-    ``confirmed_at`` is when the first of it can be confirmed. ``disagreements`` are held bars that
-    were returned again at other prices; ``volume_jumps`` are bars whose volumes are in another unit
-    than those beside them, which makes nothing incomplete.
+    ``confirmed_at`` is when the first of it can be confirmed. ``no_data_until`` is when the next
+    request is due if the gateway has no data of the instrument at all, else None.
+    ``disagreements`` are held bars that were returned again at other prices; ``volume_jumps`` are
+    bars whose volumes are in another unit than those beside them, which makes nothing incomplete.
     """
 
     series: Series
@@ -48,6 +49,7 @@ class SeriesReport:
     sparse: IntervalSet = field(default_factory=IntervalSet)
     unconfirmed: IntervalSet = field(default_factory=IntervalSet)
     confirmed_at: datetime | None = None
+    no_data_until: datetime | None = None
     disagreements: tuple[Disagreement, ...] = ()
     volume_jumps: tuple[Disagreement, ...] = ()
 

@@ -126,4 +126,4 @@ class Comparison:
     def _record(self, found: Disagreement) -> None:
         key = series_key(self._series)
         self._store.ledger.disagreements.record(key, found, self._clocks.clock())
-        self._progress.noted(self._series, str(found))
+        self._progress.noted(self._series, found.text_for(self._series))

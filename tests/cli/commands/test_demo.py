@@ -1,4 +1,4 @@
-"""ktrdr demo, from a fresh folder and again: a gateway, Dagster, Parquet, DuckDB."""
+"""ktrdr demo, in an empty folder and repeated: a gateway, Dagster, Parquet, DuckDB."""
 
 import signal
 from datetime import date
@@ -12,7 +12,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 
 
 def test_windows_reach_back_from_today() -> None:
-    """Days go five years back, hours to the year before, minutes to the month before."""
+    """Daily windows go five years back, hourly ones one year, those of minutes one month."""
     assert demo_windows(date(2024, 3, 31)) == {
         Timeframe.D1: ("2019", "2024"),
         Timeframe.H1: ("2023", "2024"),
@@ -26,8 +26,10 @@ def test_the_month_before_january_is_december() -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_runs_from_nothing_and_again(process: Any, ktrdr: Any, data: Path) -> None:
-    """Every series is complete, its windows are materialized, and a second demo asks for less."""
+def test_the_demo_completes_and_a_second_one_requests_little(
+    process: Any, ktrdr: Any, data: Path
+) -> None:
+    """Every series is complete, its windows materialized; the second demo sends few requests."""
     first = process("demo", "--json")
     assert (first.code, first.err) == (0, "")
     document = first.document
@@ -40,8 +42,8 @@ def test_the_demo_runs_from_nothing_and_again(process: Any, ktrdr: Any, data: Pa
 
     second = process("demo")
     assert second.code == 0
-    asked = [int(line.split(" requests")[0].split()[-1]) for line in second.err.splitlines()[1:]]
-    assert sum(asked) < sum(run["requests"] for run in document["runs"]) / 10
+    requests = [int(line.split(" requests")[0].split()[-1]) for line in second.err.splitlines()[1:]]
+    assert sum(requests) < sum(run["requests"] for run in document["runs"]) / 10
     for part in (
         str(data / "demo"),
         "EURUSD",
@@ -53,15 +55,15 @@ def test_the_demo_runs_from_nothing_and_again(process: Any, ktrdr: Any, data: Pa
 
 
 @pytest.mark.slow
-def test_a_demo_that_is_stopped_leaves_nothing(hands: Any, data: Path) -> None:
-    """Ctrl-C in the middle of a run ends it in order, with the simulator's process."""
-    with hands.started("demo") as demo:
+def test_a_stopped_demo_leaves_no_process(helpers: Any, data: Path) -> None:
+    """Ctrl-C during a run ends it in order, together with the simulator's process."""
+    with helpers.started("demo") as demo:
         while "Dagster run of 1d" not in (line := demo.stderr.readline()):
             assert line, "the demo ended early"
-        groups = hands.children_groups(demo.pid)
+        groups = helpers.children_groups(demo.pid)
         demo.send_signal(signal.SIGINT)
         out, err = demo.communicate(timeout=180)
     assert (demo.returncode, out, err) == (130, "", "stopped; what was saved is kept\n")
     assert len(groups) == 1
-    assert [one for group in groups for one in hands.group_members(group)] == []
+    assert [one for group in groups for one in helpers.group_members(group)] == []
     assert list((data / "demo").glob("bars/symbol=AAPL/timeframe=1d/*.parquet"))

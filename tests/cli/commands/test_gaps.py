@@ -1,4 +1,4 @@
-"""ktrdr gaps, ktrdr verify and the blocked lines of ktrdr status: what is missing, and why."""
+"""ktrdr gaps, ktrdr verify and the blocked lines of ktrdr status."""
 
 import os
 from datetime import UTC, datetime, timedelta
@@ -47,17 +47,17 @@ def _retrying(store: Path, kind: str, error: str) -> None:
 
 
 def test_an_empty_store_has_one_gap_a_series(ktrdr: Any, store: Path) -> None:
-    """Without any bar everything from the start is one gap, and the exit code says so."""
-    told = ktrdr("gaps")
-    assert (told.code, told.err) == (3, "")
-    rows = [line.split() for line in told.out.splitlines() if " missing " in f"{line} "]
+    """Without any bar, everything from the start on is one gap, and the exit code is 3."""
+    result = ktrdr("gaps")
+    assert (result.code, result.err) == (3, "")
+    rows = [line.split() for line in result.out.splitlines() if " missing " in f"{line} "]
     assert sum(row[:1] in (["AAPL"], ["MSFT"], ["EURUSD"]) for row in rows) == 5
-    assert "5 gaps in 5 of 5 series (5 missing)" in told.out
-    assert "ktrdr load AAPL 1h requests the first" in told.out
+    assert "5 gaps in 5 of 5 series (5 missing)" in result.out
+    assert "ktrdr load AAPL 1h requests the first" in result.out
 
 
-def test_a_day_taken_out_is_named_with_its_reason(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """The document tells each gap with extent, sessions, bars and reason."""
+def test_a_deleted_day_is_a_gap_with_its_reason(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """The document has the range, sessions, bars and reason of each gap."""
     ktrdr("load", "AAPL", "1d", *DAYS)
     before = ktrdr("gaps", "AAPL", "1d", "--json").document["gaps"]
     _take_out(_daily(store), "2024-01-04")
@@ -78,25 +78,25 @@ def test_a_day_taken_out_is_named_with_its_reason(ktrdr: Any, store: Path, gatew
     assert "2024-01-04" in ktrdr("gaps", "AAPL", "1d").out
 
 
-def test_the_reason_is_told_once(ktrdr: Any, store: Path) -> None:
-    """What the gateway said stands below the table, with the number of gaps that it explains."""
+def test_each_detail_is_printed_once(ktrdr: Any, store: Path) -> None:
+    """The gateway's message is below the table, with the number of gaps that it explains."""
     _retrying(store, "error", "no answer in 30 s")
-    told = ktrdr("gaps", "MSFT", "1d")
-    assert "failed: no answer in 30 s (1 gap)" in told.out
-    assert " failed " in told.out
+    result = ktrdr("gaps", "MSFT", "1d")
+    assert "failed: no answer in 30 s (1 gap)" in result.out
+    assert " failed " in result.out
 
 
-def test_many_gaps_of_a_series_are_counted(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Ten are told one by one, the older ones together; --all tells every one."""
+def test_older_gaps_of_a_series_are_counted(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Ten gaps are listed, and the older ones counted in one row; --all lists every gap."""
     ktrdr("load", "AAPL", "1h", "--start", "2022-01-03", "--end", "2022-04-01")
     path = store / "bars" / "symbol=AAPL" / "timeframe=1h" / "all.parquet"
     (store / "universe.yaml").write_text("symbols: {AAPL: {start: 2022-01-03}}\n")
     for week in range(12):
         monday = datetime(2022, 1, 4, tzinfo=UTC) + timedelta(days=7 * week)
         _take_out(path, f"{monday:%Y-%m-%d}")
-    told = ktrdr("gaps", "AAPL", "1h")
-    assert "3 older gaps since 2022-01-04" in told.out
-    assert "13 gaps in 1 of 1 series" in told.out
+    result = ktrdr("gaps", "AAPL", "1h")
+    assert "3 older gaps since 2022-01-04" in result.out
+    assert "13 gaps in 1 of 1 series" in result.out
     assert (
         sum("2022-" in line for line in ktrdr("gaps", "AAPL", "1h", "--all").out.split("\n")) == 13
     )
@@ -110,51 +110,51 @@ def test_many_gaps_of_a_series_are_counted(ktrdr: Any, store: Path, gateway: Any
         (("AAPL,,MSFT",), "empty"),
     ],
 )
-def test_what_is_not_there_is_bad_usage(
+def test_unknown_names_are_bad_usage(
     ktrdr: Any, store: Path, arguments: tuple[str, ...], part: str
 ) -> None:
-    """A symbol or timeframe that is unknown is named."""
+    """The error names the unknown symbol or timeframe."""
     ktrdr("gaps", *arguments).is_error(2, part)
 
 
 def test_a_damaged_file_fails_its_series(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Gaps of the others are told; the error names the file and the way to repair it."""
+    """Gaps of other series are listed; the error names the file and ktrdr repair."""
     ktrdr("load", "AAPL", "1d", *DAYS)
     _daily(store).write_bytes(b"junk")
-    told = ktrdr("gaps")
-    assert told.code == 1
-    assert "all.parquet" in told.err
-    assert "ktrdr repair" in told.err
-    assert "4 gaps in 4 of 5 series" in told.out
+    result = ktrdr("gaps")
+    assert result.code == 1
+    assert "all.parquet" in result.err
+    assert "ktrdr repair" in result.err
+    assert "4 gaps in 4 of 5 series" in result.out
     assert ktrdr("gaps", "--json").document["errors"][0]["symbol"] == "AAPL"
 
 
-def test_the_picture_shows_what_is_there(
+def test_the_heatmap_shows_the_coverage(
     ktrdr: Any, store: Path, gateway: Any, tmp_path: Path
 ) -> None:
-    """A PNG with the colours of what is complete, partly there and missing."""
+    """It is a PNG with the colours of complete, partial and missing coverage."""
     ktrdr("load", "AAPL", "1d", *DAYS)
     path = tmp_path / "gaps.png"
-    told = ktrdr("gaps", "--plot", str(path))
-    assert f"Heatmap written to {path}" in told.out
+    result = ktrdr("gaps", "--plot", str(path))
+    assert f"Heatmap written to {path}" in result.out
     pixels = (imread(path, format="png")[..., :3] * 255).round().astype(int)
     colours = {tuple(colour) for colour in pixels.reshape(-1, 3).tolist()}
     assert {(205, 62, 54), (236, 238, 241)} <= colours
     ktrdr("gaps", "--plot", str(tmp_path / "no" / "x.png")).is_error(1, "x.png", "folder")
 
 
-def test_blocked_series_are_named_with_what_is_missing(ktrdr: Any, store: Path) -> None:
-    """Status says which series are blocked, what the gateway said and when it is tried again."""
+def test_status_names_blocked_series(ktrdr: Any, store: Path) -> None:
+    """It shows the gateway's message and the time of the next attempt."""
     _retrying(store, "blocked", "No market data permissions for ISLAND STK")
-    told = ktrdr("status")
-    assert "blocked: MSFT 1d: No market data permissions for ISLAND STK" in told.out
-    assert "next attempt at" in told.out
+    result = ktrdr("status")
+    assert "blocked: MSFT 1d: No market data permissions for ISLAND STK" in result.out
+    assert "next attempt at" in result.out
     (row,) = (one for one in ktrdr("status", "--json").document["series"] if one["blocked"])
     assert row["gaps"][0]["reason"] == "blocked"
 
 
-def test_verify_certifies_what_is_whole(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Counts, digest and the verification before stand in one screen a symbol."""
+def test_verify_certifies_intact_series(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Counts, digest and the previous verification are printed."""
     ktrdr("load", "AAPL", "1d", *DAYS)
     first = ktrdr("verify", "AAPL", "--json").document
     daily = next(one for one in first["certificates"] if one["timeframe"] == "1d")
@@ -171,9 +171,14 @@ def test_verify_certifies_what_is_whole(ktrdr: Any, store: Path, gateway: Any) -
 
 
 def test_two_stores_of_the_same_bars_have_one_digest(
-    ktrdr: Any, store: Path, gateway: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ktrdr: Any,
+    store: Path,
+    gateway: Any,
+    new_budget: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However the bars came into the files, and in however many loads."""
+    """The digest does not depend on how many loads wrote the bars."""
 
     def digest() -> str:
         document = ktrdr("verify", "AAPL", "--json").document
@@ -189,28 +194,31 @@ def test_two_stores_of_the_same_bars_have_one_digest(
     assert ktrdr("init").code == 0
     ktrdr("load", "AAPL", "1d", "--start", "2024-01-05", "--end", "2024-01-10")
     assert digest() != here
+    new_budget()
     ktrdr("load", "AAPL", "1d", *DAYS)
     assert digest() == here
 
 
-def test_verify_finds_prices_that_cannot_be(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """A high below the low, in a file whose counts all agree, is corrupt: exit 1, named."""
+def test_verify_finds_impossible_prices(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """A high below the low, in a file whose counts all agree, is corrupt: exit code 1."""
     ktrdr("load", "AAPL", "1d", *DAYS)
     path = _daily(store)
     table = pq.read_table(path, partitioning=None)
     place = table.schema.get_field_index("high")
     low = pc.subtract(table["low"], 1.0)
     pq.write_table(table.set_column(place, table.schema.field("high"), low), path)
-    told = ktrdr("verify", "AAPL")
-    assert told.code == 1
-    assert "of 2024-01-02 and 5 other session dates have other values than were written" in told.err
-    assert "ktrdr repair" in told.err
-    assert "corrupt" in told.out
+    result = ktrdr("verify", "AAPL")
+    assert result.code == 1
+    assert (
+        "of 2024-01-02 and 5 other session dates have other values than were written" in result.err
+    )
+    assert "ktrdr repair" in result.err
+    assert "corrupt" in result.out
     assert _daily_certificate(ktrdr("verify", "AAPL", "--json").document)["findings"] == []
 
 
-def _rewrite_badly(store: Path, *, keeps_footer: bool) -> None:
-    """Let another program write highs below the lows, in a file of an earlier version."""
+def _write_impossible_highs(store: Path, *, keeps_footer: bool) -> None:
+    """Write highs below the lows with another program, in a file of an earlier version."""
     path = _daily(store)
     make_older(open_store(store), path)
     table = pq.read_table(path, partitioning=None)
@@ -220,12 +228,12 @@ def _rewrite_badly(store: Path, *, keeps_footer: bool) -> None:
 
 
 @pytest.mark.parametrize("keeps_footer", [True, False])
-def test_what_another_program_wrote_is_no_finding(
-    ktrdr: Any, store: Path, gateway: Any, *, keeps_footer: bool
+def test_implausible_bars_of_another_program_are_damage(
+    ktrdr: Any, store: Path, gateway: Any, new_budget: Any, *, keeps_footer: bool
 ) -> None:
-    """However often it is repaired it stays damage, until the next load requests it again."""
+    """They stay damage however often they are repaired, until the next load requests them again."""
     ktrdr("load", "AAPL", "1d", *DAYS)
-    _rewrite_badly(store, keeps_footer=keeps_footer)
+    _write_impossible_highs(store, keeps_footer=keeps_footer)
     first = ktrdr("repair")
     assert "the next load requests them again" in first.out
     assert "footer was lost" not in first.out
@@ -234,29 +242,31 @@ def test_what_another_program_wrote_is_no_finding(
         assert (certificate["sound"], certificate["findings"]) == (False, [])
         again = ktrdr("repair", "--json").document
         assert (again["findings"], again["distrusted"], again["fixed"]) == (0, [], [])
+    new_budget()
     ktrdr("load", "AAPL", "1d", *DAYS)
     certificate = _daily_certificate(ktrdr("verify", "AAPL", "--json").document)
     assert (certificate["sound"], certificate["findings"]) == (True, [])
 
 
 @pytest.mark.parametrize("keeps_footer", [True, False])
-def test_a_load_launders_no_damage(
-    ktrdr: Any, store: Path, gateway: Any, *, keeps_footer: bool
+def test_a_load_does_not_hide_damage(
+    ktrdr: Any, store: Path, gateway: Any, new_budget: Any, *, keeps_footer: bool
 ) -> None:
-    """A save that writes the file anew has the implausible bars in it requested again."""
+    """A save that rewrites the file makes its implausible bars missing again."""
     ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
-    _rewrite_badly(store, keeps_footer=keeps_footer)
+    _write_impossible_highs(store, keeps_footer=keeps_footer)
     ktrdr("load", "AAPL", "1d", "--start", "2024-01-08", "--end", "2024-01-10")
     ktrdr("repair")
     certificate = _daily_certificate(ktrdr("verify", "AAPL", "--json").document)
     assert (certificate["sound"], certificate["findings"]) == (False, [])
+    new_budget()
     assert ktrdr("load", "AAPL", "1d", *DAYS).code == 0
     certificate = _daily_certificate(ktrdr("verify", "AAPL", "--json").document)
     assert (certificate["sound"], certificate["findings"], certificate["bars"]) == (True, [], 6)
 
 
-def _spoil(store: Path, column: str, value: float) -> None:
-    """Give the first daily bar another value, in a file as the store itself writes it."""
+def _change_first_value(store: Path, column: str, value: float) -> None:
+    """Change a value of the first daily bar, in a file as the store itself writes it."""
     path = _daily(store)
     facts, bars = read_file(path)
     place = bars.schema.get_field_index(column)
@@ -279,12 +289,12 @@ def _daily_certificate(document: Any) -> Any:
         ("volume", -5.0, "volume"),
     ],
 )
-def test_repair_takes_implausible_bars_for_the_gateways(
+def test_repair_turns_implausible_bars_into_findings(
     ktrdr: Any, store: Path, gateway: Any, *, column: str, value: float, kind: str
 ) -> None:
-    """Before it they are damage, exit 1; after it findings, which are listed and counted."""
+    """Before it they are damage, exit code 1; afterwards they are listed as findings."""
     ktrdr("load", "AAPL", "1d", *DAYS)
-    _spoil(store, column, value)
+    _change_first_value(store, column, value)
     before = ktrdr("verify", "AAPL")
     assert before.code == 1
     assert "1 bars have implausible values" in before.err
@@ -296,9 +306,9 @@ def test_repair_takes_implausible_bars_for_the_gateways(
     (finding,) = certificate["findings"]
     assert (finding["ts"], finding["kind"]) == ("2024-01-02T00:00:00Z", kind)
     assert f"{column}={value!r}" in finding["detail"]
-    told = ktrdr("verify", "AAPL")
-    assert "1 bar with implausible values, kept as the gateway returned them" in told.out
-    assert f"2024-01-02 00:00Z {kind}" in told.out
+    result = ktrdr("verify", "AAPL")
+    assert "1 bar with implausible values, kept as the gateway returned them" in result.out
+    assert f"2024-01-02 00:00Z {kind}" in result.out
     assert "AAPL 1d (1)" in ktrdr("status").out
     counts = {
         (one["symbol"], one["timeframe"]): one["findings"]
@@ -310,30 +320,31 @@ def test_repair_takes_implausible_bars_for_the_gateways(
 
 
 def test_a_finding_does_not_hide_damage(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Other values of the same bar, and another bar, are damage."""
+    """Other values of the same bar are damage."""
     ktrdr("load", "AAPL", "1d", *DAYS)
-    _spoil(store, "close", -5.0)
+    _change_first_value(store, "close", -5.0)
     ktrdr("repair")
-    _spoil(store, "close", -6.0)
-    told = ktrdr("verify", "AAPL", "--json")
-    assert told.code == 1
-    assert _daily_certificate(told.document)["findings"] == []
+    _change_first_value(store, "close", -6.0)
+    result = ktrdr("verify", "AAPL", "--json")
+    assert result.code == 1
+    assert _daily_certificate(result.document)["findings"] == []
 
 
-def test_a_refresh_ends_a_finding(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Where the gateway returns a plausible bar now, nothing is said any more."""
+def test_a_refresh_ends_a_finding(ktrdr: Any, store: Path, gateway: Any, new_budget: Any) -> None:
+    """The finding is gone once the gateway returns a plausible bar."""
     ktrdr("load", "AAPL", "1d", *DAYS)
-    _spoil(store, "close", -5.0)
+    _change_first_value(store, "close", -5.0)
     ktrdr("repair")
+    new_budget()
     ktrdr("load", "AAPL", "1d", *DAYS, "--refresh")
     assert _daily_certificate(ktrdr("verify", "AAPL", "--json").document)["findings"] == []
     assert "implausible" not in ktrdr("status").out
 
 
-def test_bars_at_other_prices_are_a_status_of_their_own(
-    ktrdr: Any, store: Path, gateway: Any
+def test_bars_at_other_prices_are_reported_until_a_refresh(
+    ktrdr: Any, store: Path, gateway: Any, new_budget: Any
 ) -> None:
-    """Status and verify end with 3 and say so; nothing is damaged, and a whole refresh ends it."""
+    """Status and verify exit with 3, and nothing is damaged."""
     (store / "universe.yaml").write_text(ENDED.replace("1d]", "1d], end: 2024-01-10"))
     ktrdr("load", "AAPL", "1d", *DAYS)
     assert ktrdr("status").code == ktrdr("verify").code == 0
@@ -342,20 +353,20 @@ def test_bars_at_other_prices_are_a_status_of_their_own(
     lots = Disagreement(at, at + timedelta(days=1), 2, 100.0, DisagreementKind.VOLUME)
     ledger.disagreements.record("AAPL|1d", lots, at)
     for command in ("status", "verify"):
-        told = ktrdr(command)
-        assert told.code == 0
-        assert "in shares, the others in lots of 100" in told.out
+        result = ktrdr(command)
+        assert result.code == 0
+        assert "in shares, the others in lots of 100" in result.out
     (series,) = ktrdr("status", "--json").document["series"]
     assert [one["ratio"] for one in series["volume_jumps"]] == [100.0]
     ledger.disagreements.clear("AAPL|1d")
     ledger.disagreements.record("AAPL|1d", Disagreement(at, at + timedelta(days=1), 2, 0.5), at)
     ledger.close()
     for command in ("status", "verify"):
-        told = ktrdr(command)
-        assert told.code == 3
-        assert "2 held bars" in told.out
-        assert "0.5 times their price" in told.out
-        assert "ktrdr load AAPL 1d --refresh" in told.out
+        result = ktrdr(command)
+        assert result.code == 3
+        assert "2 held bars" in result.out
+        assert "0.5 times their price" in result.out
+        assert "ktrdr load AAPL 1d --refresh" in result.out
     expected = {
         "first": "2024-01-08T00:00:00Z",
         "last": "2024-01-09T00:00:00Z",
@@ -369,12 +380,13 @@ def test_bars_at_other_prices_are_a_status_of_their_own(
     document = ktrdr("load", "AAPL", "1d", "--json").document
     assert (document["exit_code"], document["complete"]) == (3, False)
     assert document["series"][0]["disagreements"] == [expected]
+    new_budget()
     assert ktrdr("load", "AAPL", "1d", "--refresh").code == 0
     assert ktrdr("status").code == ktrdr("verify").code == 0
 
 
-def test_damage_weighs_more_than_other_prices(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """A file that cannot be read is not hidden behind a disagreement."""
+def test_damage_takes_precedence_over_other_prices(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """An unreadable file makes the exit code 1."""
     ktrdr("load", "AAPL", "1d", *DAYS)
     at = datetime(2024, 1, 8, tzinfo=UTC)
     ledger = Ledger(open_store(store).ledger)
@@ -389,10 +401,10 @@ def test_damage_weighs_more_than_other_prices(ktrdr: Any, store: Path, gateway: 
     ("kind", "reason"),
     [("probed", "unconfirmed"), ("contradicted", "contradicted"), ("sparse", "sparse")],
 )
-def test_what_waits_for_a_response_says_until_when(
+def test_gaps_that_await_a_response_name_its_time(
     ktrdr: Any, store: Path, kind: str, reason: str
 ) -> None:
-    """Gaps and status name reason, detail and the time of the next request, in both forms."""
+    """Gaps and status show the reason, the detail and the time of the next request."""
     at = datetime.now(tz=UTC).replace(microsecond=0)
     due, ledger = at + timedelta(minutes=15), Ledger(open_store(store).ledger)
     ledger.attempts.record(
@@ -407,17 +419,19 @@ def test_what_waits_for_a_response_says_until_when(
     (gap,) = ktrdr("gaps", "MSFT", "1d", "--json").document["gaps"]
     assert (gap["reason"], gap["next_try_at"]) == (reason, text)
     assert gap["detail"] == "a second response is due"
-    told = ktrdr("gaps", "MSFT", "1d").out
-    assert text in told
-    assert f"{reason}: a second response is due" in told
+    result = ktrdr("gaps", "MSFT", "1d").out
+    assert text in result
+    assert f"{reason}: a second response is due" in result
     assert (
         f"{reason}: MSFT 1d: 1 gap: a second response is due; next request at {text}"
         in ktrdr("status").out
     )
 
 
-def test_verify_reads_what_status_believes(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """A file changed behind an unchanged fingerprint is believed by status, not by verify."""
+def test_verify_reads_files_with_an_unchanged_fingerprint(
+    ktrdr: Any, store: Path, gateway: Any
+) -> None:
+    """Status relies on the fingerprint of a file; verify reads its content."""
     ktrdr("load", "AAPL", "1d", *DAYS)
     path = _daily(store)
     facts = path.stat()
@@ -426,13 +440,13 @@ def test_verify_reads_what_status_believes(ktrdr: Any, store: Path, gateway: Any
     path.write_bytes(data)
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert ktrdr("status").code == 0
-    told = ktrdr("verify", "AAPL")
-    assert told.code == 1
-    assert "all.parquet" in told.err
+    result = ktrdr("verify", "AAPL")
+    assert result.code == 1
+    assert "all.parquet" in result.err
 
 
 def test_gaps_can_be_queried(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """The catalog has them as a table, after a load and after a repair."""
+    """The catalog has a table of them, after a load and after a repair."""
     ktrdr("load", "AAPL", "1d", *DAYS)
     question = "SELECT symbol, timeframe, reason, sessions > 0 AS some FROM gaps ORDER BY ALL"
     expected = [

@@ -1,4 +1,4 @@
-"""ktrdr gaps --acknowledge, and how explained ranges without bars are told."""
+"""ktrdr gaps --acknowledge, and the output for explained ranges without bars."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -42,7 +42,7 @@ def take_out(store: Path, timeframe: str, day: str) -> None:
 
 
 def attempt(store: Path, kind: str, first: str, end: str, *, key: str = "AAPL|1d") -> datetime:
-    """Record what a load left open, and return when the next request is due."""
+    """Record an attempt as a load does, and return when the next request is due."""
     ledger = Ledger(open_store(store).ledger)
     at = datetime.now(tz=UTC).replace(microsecond=0)
     due = at + timedelta(minutes=15)
@@ -61,7 +61,7 @@ def days(first: str, end: str) -> Interval:
 
 @pytest.fixture
 def lacking(ktrdr: Any, store: Path, gateway: Any) -> Path:
-    """Make a store that lacks one daily bar of a symbol that has ended, and nothing else."""
+    """Make a store of one ended symbol that lacks one daily bar."""
     (store / "universe.yaml").write_text(UNIVERSE)
     assert ktrdr("load", "AAPL", "1d", *DAYS).code == 0
     take_out(store, "1d", "2024-01-04")
@@ -70,12 +70,12 @@ def lacking(ktrdr: Any, store: Path, gateway: Any) -> Path:
 
 
 def test_an_acknowledged_session_is_explained(ktrdr: Any, lacking: Path, gateway: Any) -> None:
-    """The note is in the file's footer, no gateway is asked, and nothing is missing any more."""
+    """The note is in the file's footer, no request is sent, and nothing is missing any more."""
     requests = len(gateway.requests)
-    told = acknowledged(ktrdr)
-    assert (told.code, told.err) == (0, "")
-    assert "AAPL 1d: 2024-01-04 is acknowledged" in told.out
-    assert "halted" in told.out
+    result = acknowledged(ktrdr)
+    assert (result.code, result.err) == (0, "")
+    assert "AAPL 1d: 2024-01-04 is acknowledged" in result.out
+    assert "halted" in result.out
     assert len(gateway.requests) == requests
     (path,) = open_store(lacking).bar_files("AAPL", Timeframe.D1)
     (proof,) = read_footer(path).coverage.empty
@@ -89,8 +89,8 @@ def test_an_acknowledged_session_is_explained(ktrdr: Any, lacking: Path, gateway
     assert ktrdr("verify").code == 0
 
 
-def test_the_documents_list_what_is_acknowledged(ktrdr: Any, lacking: Path) -> None:
-    """Gaps and status give extent, kind, times, note and statements."""
+def test_documents_list_acknowledged_ranges(ktrdr: Any, lacking: Path) -> None:
+    """Gaps and status have the range, kind, times, note and statements."""
     done = ktrdr("gaps", "--acknowledge", *THURSDAY, "--note", "  halted \n all day", "--json")
     assert done.document["exit_code"] == 0
     document = ktrdr("gaps", "--json").document
@@ -117,7 +117,7 @@ def test_the_documents_list_what_is_acknowledged(ktrdr: Any, lacking: Path) -> N
 
 
 def test_a_second_acknowledgement_changes_the_note(ktrdr: Any, lacking: Path) -> None:
-    """There is one proof of a date, with the last note."""
+    """A date has one proof, with the latest note."""
     acknowledged(ktrdr)
     assert acknowledged(ktrdr, note="merger").code == 0
     (one,) = ktrdr("gaps", "--json").document["acknowledged"]
@@ -125,7 +125,7 @@ def test_a_second_acknowledgement_changes_the_note(ktrdr: Any, lacking: Path) ->
 
 
 def test_attempts_inside_are_cleared(ktrdr: Any, lacking: Path) -> None:
-    """Those about the session alone, and those of which nothing is missing any more."""
+    """So are those in whose range nothing is missing any more."""
     attempt(lacking, "probed", "2024-01-04", "2024-01-05")
     attempt(lacking, "error", "2024-01-03", "2024-01-06")
     attempt(lacking, "probed", "2024-01-08", "2024-01-09")
@@ -134,8 +134,8 @@ def test_attempts_inside_are_cleared(ktrdr: Any, lacking: Path) -> None:
     assert [one["start"] for one in series["attempts"]] == ["2024-01-08T00:00:00Z"]
 
 
-def test_an_attempt_about_more_stays(ktrdr: Any, lacking: Path) -> None:
-    """What another missing session waits for is not forgotten."""
+def test_an_attempt_at_another_missing_session_is_kept(ktrdr: Any, lacking: Path) -> None:
+    """It is cleared once that session is acknowledged too."""
     take_out(lacking, "1d", "2024-01-05")
     attempt(lacking, "contradicted", "2024-01-04", "2024-01-06")
     acknowledged(ktrdr)
@@ -166,14 +166,14 @@ def test_an_attempt_about_more_stays(ktrdr: Any, lacking: Path) -> None:
 def test_what_cannot_be_acknowledged_is_refused(
     ktrdr: Any, lacking: Path, named: tuple[str, str, str], parts: tuple[str, ...]
 ) -> None:
-    """Each refusal is bad usage, says why, and changes nothing."""
+    """Each refusal is bad usage, states the reason, and changes nothing."""
     before = ktrdr("gaps", "--json").document
     acknowledged(ktrdr, *named).is_error(2, *parts)
     assert ktrdr("gaps", "--json").document == before
 
 
-def test_a_note_is_needed(ktrdr: Any, lacking: Path) -> None:
-    """Neither none nor blanks, and no note without a session."""
+def test_a_note_is_required(ktrdr: Any, lacking: Path) -> None:
+    """An empty note is refused, and so is a note without a session."""
     ktrdr("gaps", "--acknowledge", *THURSDAY).is_error(2, "note is missing", "--note")
     acknowledged(ktrdr, note="  ").is_error(2, "note is missing")
     ktrdr("gaps", "--note", "halted").is_error(2, "--acknowledge")
@@ -185,7 +185,7 @@ def test_a_note_is_needed(ktrdr: Any, lacking: Path) -> None:
 def test_an_open_session_cannot_be_acknowledged(
     ktrdr: Any, lacking: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its bars may still come."""
+    """The gateway may still return its bars."""
     (lacking / "universe.yaml").write_text("symbols: {AAPL: {start: 2024-01-02}}\n")
     at = datetime(2024, 1, 10, 20, tzinfo=UTC)
     offset_s = (at - datetime.now(tz=UTC)).total_seconds()
@@ -197,25 +197,25 @@ def test_an_open_session_cannot_be_acknowledged(
 def test_a_series_without_a_file_needs_a_known_contract(
     ktrdr: Any, lacking: Path, store: Path
 ) -> None:
-    """A contract that another timeframe looked up is enough; without one the way out is named."""
+    """One that another timeframe looked up is enough; without one, the error names the load."""
     assert acknowledged(ktrdr, "AAPL", "1h", "2024-01-04").code == 0
     document = ktrdr("gaps", "AAPL", "1h", "--json").document
     assert [one["start"] for one in document["acknowledged"]] == ["2024-01-04T14:30:00Z"]
     assert len(document["gaps"]) == 2
     (store / "universe.yaml").write_text("symbols: {MSFT: {start: 2024-01-02}}\n")
-    told = acknowledged(ktrdr, "MSFT", "1d", "2024-01-04")
-    told.is_error(2, "contract is not known", "ktrdr load MSFT 1d")
+    result = acknowledged(ktrdr, "MSFT", "1d", "2024-01-04")
+    result.is_error(2, "contract is not known", "ktrdr load MSFT 1d")
 
 
 def test_a_week_is_acknowledged_by_any_of_its_dates(ktrdr: Any, lacking: Path) -> None:
-    """A weekly bar is stamped at its Monday."""
+    """The bar of a week has the timestamp of its Monday."""
     assert acknowledged(ktrdr, "AAPL", "1w", "2024-01-09").code == 0
     (one,) = ktrdr("gaps", "AAPL", "1w", "--json").document["acknowledged"]
     assert (one["start"], one["end"]) == ("2024-01-08T00:00:00Z", "2024-01-15T00:00:00Z")
 
 
 def test_a_session_covered_without_a_bar_can_be_acknowledged(ktrdr: Any, lacking: Path) -> None:
-    """Earlier versions covered sessions without any bar: they count as sparse until then."""
+    """Earlier versions covered sessions without bars: they count as sparse until acknowledged."""
     (lacking / "universe.yaml").write_text(
         "symbols: {AAPL: {start: 2023-10-02, end: 2024-01-10, timeframes: [1h]}}\n"
     )
@@ -239,7 +239,7 @@ def test_a_session_covered_without_a_bar_can_be_acknowledged(ktrdr: Any, lacking
 
 
 def test_a_disputed_range_lists_its_statements(ktrdr: Any, lacking: Path) -> None:
-    """Kind, timeframe and time of each statement about it, and of no other session."""
+    """It has the kind, timeframe and time of each statement about it, and no others."""
     store, series = bar_store(lacking), series_of(lacking, "1d")
     identity = store.identity(series)
     assert identity is not None
@@ -248,11 +248,11 @@ def test_a_disputed_range_lists_its_statements(ktrdr: Any, lacking: Path) -> Non
 
     store.save(series, identity, empty_bars(), Coverage(empty=(proof,)))
     parts = ("2024-01-04", "2024-01-05"), ("2024-01-03", "2024-01-05"), ("2024-01-08", "2024-01-09")
-    said = [
+    statements = [
         Statement(days(*part), StatementKind.EMPTY, "1h", at + timedelta(days=place), str(place))
         for place, part in enumerate(parts)
     ]
-    store.ledger.statements.record("AAPL", "fake:1", said, at)
+    store.ledger.statements.record("AAPL", "fake:1", statements, at)
     document = ktrdr("gaps", "--json").document
     assert document["exit_code"] == 0
     assert document["counts"] == {"disputed": 1, "acknowledged": 0}
@@ -270,7 +270,7 @@ def test_a_disputed_range_lists_its_statements(ktrdr: Any, lacking: Path) -> Non
 def test_an_expired_acknowledgement_is_a_gap_again(
     ktrdr: Any, lacking: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is listed no more, the gap says what it was, and it can be acknowledged again."""
+    """Its reason is expired, and it can be acknowledged again."""
     acknowledged(ktrdr)
     monkeypatch.setenv("KTRDR_CLOCK_OFFSET_S", str(366 * 86_400))
     document = ktrdr("gaps", "--json").document
@@ -280,8 +280,8 @@ def test_an_expired_acknowledgement_is_a_gap_again(
     assert ktrdr("gaps").code == 0
 
 
-def test_an_acknowledgement_stands_in_the_file(ktrdr: Any, lacking: Path, gateway: Any) -> None:
-    """It outlives the ledger, another program's edit of the file, and further loads."""
+def test_an_acknowledgement_is_stored_in_the_file(ktrdr: Any, lacking: Path, gateway: Any) -> None:
+    """It survives the loss of the ledger, an edit by another program, and further loads."""
     acknowledged(ktrdr)
     for path in (lacking / "state").glob("ledger.sqlite*"):
         path.unlink()
@@ -295,31 +295,34 @@ def test_an_acknowledgement_stands_in_the_file(ktrdr: Any, lacking: Path, gatewa
     assert len(ktrdr("gaps", "--json").document["acknowledged"]) == 1
 
 
-def test_bars_win_over_an_acknowledgement(ktrdr: Any, lacking: Path, gateway: Any) -> None:
-    """A refresh that brings bars for the session ends it."""
+def test_bars_end_an_acknowledgement(
+    ktrdr: Any, lacking: Path, gateway: Any, new_budget: Any
+) -> None:
+    """A refresh that returns bars of the session ends it."""
     acknowledged(ktrdr)
+    new_budget()
     assert ktrdr("load", "AAPL", "1d", *DAYS, "--refresh").code == 0
     document = ktrdr("gaps", "--json").document
     assert (document["exit_code"], document["acknowledged"]) == (0, [])
     acknowledged(ktrdr).is_error(2, "1 bar of that date is held")
 
 
-def test_sql_tells_what_is_acknowledged(ktrdr: Any, lacking: Path) -> None:
-    """The catalog is renewed by the command itself."""
+def test_acknowledged_ranges_can_be_queried(ktrdr: Any, lacking: Path) -> None:
+    """The command itself rebuilds the catalog."""
     acknowledged(ktrdr)
     found = ktrdr("query", "SELECT kind FROM coverage WHERE verdict = 'empty'", "--json").document
     assert found == [{"kind": "acknowledged"}]
     assert ktrdr("query", "SELECT * FROM gaps", "--json").document == []
 
 
-def test_a_catalog_that_is_not_renewed_is_told(ktrdr: Any, lacking: Path) -> None:
-    """The proof is saved all the same, and the exit code says that something failed."""
+def test_a_failure_to_rebuild_the_catalog_is_reported(ktrdr: Any, lacking: Path) -> None:
+    """The acknowledgement is saved, and the exit code is 1."""
     (lacking / "ktrdr.duckdb").unlink()
     (lacking / "ktrdr.duckdb").mkdir()
-    told = acknowledged(ktrdr)
-    assert told.code == 1
-    assert "is acknowledged" in told.out
-    assert "the catalog is not up to date" in told.err
+    result = acknowledged(ktrdr)
+    assert result.code == 1
+    assert "is acknowledged" in result.out
+    assert "the catalog is not up to date" in result.err
     assert len(ktrdr("gaps", "--json").document["acknowledged"]) == 1
 
 

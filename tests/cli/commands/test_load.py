@@ -1,4 +1,4 @@
-"""ktrdr load: from a gateway into the store, and how its end is told."""
+"""ktrdr load: from a gateway into the store, and its output."""
 
 import signal
 from pathlib import Path
@@ -11,18 +11,18 @@ from ktrdr_pipelines.app.workspace import Workspace
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
 
 
-def one(told: Any) -> dict[str, Any]:
-    """Give the only series of a document."""
-    (series,) = told.document["series"]
+def only_series(result: Any) -> dict[str, Any]:
+    """Return the only series of a document."""
+    (series,) = result.document["series"]
     found: dict[str, Any] = series
     return found
 
 
-def test_a_load_brings_bars_that_a_query_finds(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Two symbols at two timeframes, a table, exit 0, and the catalog shows them."""
-    told = ktrdr("load", "AAPL,MSFT", "1d,1h", *DAYS)
-    assert (told.code, told.err) == (0, "")
-    rows = [line.split() for line in told.out.splitlines() if "complete" in line]
+def test_loaded_bars_can_be_queried(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Two symbols at two timeframes: a row for each series, and the catalog has their bars."""
+    result = ktrdr("load", "AAPL,MSFT", "1d,1h", *DAYS)
+    assert (result.code, result.err) == (0, "")
+    rows = [line.split() for line in result.out.splitlines() if "complete" in line]
     assert [row[:3] for row in rows] == [
         ["AAPL", "1d", "complete"],
         ["AAPL", "1h", "complete"],
@@ -36,19 +36,19 @@ def test_a_load_brings_bars_that_a_query_finds(ktrdr: Any, store: Path, gateway:
     ]
 
 
-def test_a_second_load_asks_nothing(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """What is covered is never asked for again."""
+def test_a_second_load_sends_no_request(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Covered ranges are not requested again."""
     ktrdr("load", "AAPL", "1h", *DAYS)
-    series = one(ktrdr("load", "AAPL", "1h", *DAYS, "--json"))
+    series = only_series(ktrdr("load", "AAPL", "1h", *DAYS, "--json"))
     assert (series["requests"], series["added"], series["complete"]) == (0, 0, True)
 
 
-def test_the_document_tells_every_series(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """One JSON document has all that a program may want to know."""
-    told = ktrdr("load", "AAPL", "1d", *DAYS, "--json")
-    assert told.document["exit_code"] == 0
-    assert told.document["complete"] is True
-    series = one(told)
+def test_the_document_describes_every_series(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """The keys of a series are a contract with programs."""
+    result = ktrdr("load", "AAPL", "1d", *DAYS, "--json")
+    assert result.document["exit_code"] == 0
+    assert result.document["complete"] is True
+    series = only_series(result)
     assert series | {"rows": 4} == {
         "symbol": "AAPL",
         "timeframe": "1d",
@@ -73,39 +73,39 @@ def test_the_document_tells_every_series(ktrdr: Any, store: Path, gateway: Any) 
     }
 
 
-def test_modes_mean_their_side_of_what_is_there(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """A backfill goes before the oldest bar, a tail after the newest."""
+def test_modes_extend_the_stored_bars(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """A backfill loads before the oldest bar, a tail after the newest."""
     ktrdr("load", "AAPL", "1d", "--start", "2024-01-04", "--end", "2024-01-05")
     bounds = ("--start", "2024-01-02", "--end", "2024-01-09", "--json")
-    older = one(ktrdr("load", "AAPL", "1d", "--mode", "backfill", *bounds))
-    newer = one(ktrdr("load", "AAPL", "1d", "--mode", "tail", *bounds))
+    older = only_series(ktrdr("load", "AAPL", "1d", "--mode", "backfill", *bounds))
+    newer = only_series(ktrdr("load", "AAPL", "1d", "--mode", "tail", *bounds))
     assert (older["added"], newer["added"]) == (2, 2)
 
 
 def test_instants_bound_intraday_bars(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """An instant with any zone is as good as a date."""
-    told = ktrdr(
+    """Bounds may be instants of any zone."""
+    result = ktrdr(
         *("load", "EURUSD", "1h", "--json"),
         *("--start", "2024-01-03T12:00:00Z", "--end", "2024-01-03T09:00:00-05:00"),
     )
-    assert told.code == 0
-    assert one(told)["added"] >= 2
+    assert result.code == 0
+    assert only_series(result)["added"] >= 2
 
 
-def test_a_symbol_and_a_timeframe_count_once(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """A name that is given twice is loaded once."""
-    told = ktrdr("load", "AAPL,AAPL", "1d,1d", *DAYS, "--json")
-    assert len(told.document["series"]) == 1
+def test_repeated_names_are_loaded_once(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """A symbol or timeframe that is given twice is one series."""
+    result = ktrdr("load", "AAPL,AAPL", "1d,1d", *DAYS, "--json")
+    assert len(result.document["series"]) == 1
 
 
 def test_a_timeframe_that_the_universe_does_not_list_is_noted(
     ktrdr: Any, store: Path, gateway: Any
 ) -> None:
-    """It is loaded all the same, and a person is told that nothing keeps it fresh."""
-    told = ktrdr("load", "EURUSD", "1d", *DAYS)
-    assert told.code == 0
-    assert "EURUSD 1d" in told.err
-    assert "does not list" in told.err
+    """It is loaded, and a note says that it is not kept up to date."""
+    result = ktrdr("load", "EURUSD", "1d", *DAYS)
+    assert result.code == 0
+    assert "EURUSD 1d" in result.err
+    assert "does not list" in result.err
 
 
 @pytest.mark.parametrize(
@@ -123,74 +123,66 @@ def test_a_timeframe_that_the_universe_does_not_list_is_noted(
         (("AAPL", "1d", "--start", "soon"), ("--start soon", "session date", "2024-01-05")),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_is_asked(
+def test_invalid_arguments_are_refused_before_any_request(
     ktrdr: Any, store: Path, gateway: Any, arguments: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
-    """Bad usage exits with 2, naming the value and what is allowed, at no request."""
+    """They are bad usage; the error names the value and what is allowed."""
     before = len(gateway.requests)
     ktrdr("load", *arguments).is_error(2, *[part.replace("+02:00", "-05:00") for part in parts])
     assert len(gateway.requests) == before
 
 
-def test_gaps_are_listed_with_their_reason(
-    ktrdr: Any, store: Path, half_answering_gateway: Any, monkeypatch: pytest.MonkeyPatch
+def test_what_a_load_lacks_is_reported_with_the_failure(
+    ktrdr: Any, store: Path, half_responding_gateway: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What could not be had exits with 3: the interval, why, and what to do."""
+    """It exits with 3; the other series is saved, and status lists the failed attempts."""
     monkeypatch.setenv("IB_TIMEOUT", "2")
-    told = ktrdr("load", "AAPL,MSFT", "1d", *DAYS)
-    assert told.code == 3
-    assert "1 interval unexplained:" in told.out
-    assert "MSFT 1d  2024-01-02 to 2024-01-05" in told.out
-    assert "no answer in 2 s" in told.out
-    assert "the same command requests the rest" in told.out
-    assert ktrdr("query", "SELECT DISTINCT symbol FROM bars", "--json").document == [
-        {"symbol": "AAPL"}
+    day = ("--start", "2024-01-02", "--end", "2024-01-03")  # a longer range is tried in parts
+    result = ktrdr("load", "AAPL,MSFT", "1d", *day, "--json")
+    document = result.document
+    assert (result.code, document["exit_code"], document["complete"]) == (3, 3, False)
+    apple, microsoft = document["series"]
+    assert (apple["complete"], apple["added"]) == (True, 1)
+    assert microsoft["unexplained"] == [
+        {"start": "2024-01-02T00:00:00Z", "end": "2024-01-03T00:00:00Z"}
     ]
+    assert {one["kind"] for one in microsoft["failures"]} == {"GatewayTimeoutError"}
+    assert "no answer in 2 s" in microsoft["failures"][0]["message"]
+    symbols = ktrdr("query", "SELECT DISTINCT symbol FROM bars", "--json").document
+    assert symbols == [{"symbol": "AAPL"}]
+    attempts = {
+        (one["symbol"], one["timeframe"]): one["attempts"]
+        for one in ktrdr("status", "--json").document["series"]
+    }
+    assert attempts["AAPL", "1d"] == []
+    assert all("no answer in 2 s" in one["error"] for one in attempts["MSFT", "1d"])
+    assert attempts["MSFT", "1d"]
 
 
-def test_gaps_are_told_in_the_document(
-    ktrdr: Any, store: Path, half_answering_gateway: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A program finds the interval, with its end out, and the failure."""
-    monkeypatch.setenv("IB_TIMEOUT", "5")
-    monkeypatch.setenv("IB_MAX_RETRIES", "0")
-    told = ktrdr("load", "MSFT", "1d", *DAYS, "--json")
-    assert told.code == told.document["exit_code"] == 3
-    series = one(told)
-    assert series["unexplained"] == [
-        {"start": "2024-01-02T00:00:00Z", "end": "2024-01-06T00:00:00Z"}
-    ]
-    assert series["failures"][0]["kind"] == "GatewayTimeoutError"
-
-
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_load_that_is_stopped_keeps_what_it_has(
-    ktrdr: Any,
-    store: Path,
-    half_answering_gateway: Any,
-    hands: Any,
-    signum: signal.Signals,
-    code: int,
+    ktrdr: Any, store: Path, half_responding_gateway: Any, helpers: Any
 ) -> None:
-    """A signal ends it in order: what was answered is on disk, no traceback, its exit code."""
-    with hands.started("load", "AAPL,MSFT", "1h", *DAYS) as load:
-        hands.wait_for(lambda: list(store.glob("bars/symbol=AAPL/*/*.parquet")))
-        hands.wait_for(lambda: [one for one in half_answering_gateway.requests if one.is_open])
-        load.send_signal(signum)
+    """Ctrl-C ends it in order: the bars received are on disk and in the catalog."""
+    with helpers.started("load", "AAPL,MSFT", "1h", *DAYS) as load:
+        helpers.wait_for(lambda: list(store.glob("bars/symbol=AAPL/*/*.parquet")))
+        helpers.wait_for(lambda: [one for one in half_responding_gateway.requests if one.is_open])
+        load.send_signal(signal.SIGINT)
         out, err = load.communicate(timeout=180)
-    assert load.returncode == code, err
+    assert load.returncode == 130, err
     assert err == "stopped; what was saved is kept\n"
     assert out == ""
     sql = "SELECT DISTINCT symbol FROM bars"
     assert ktrdr("query", sql, "--json").document == [{"symbol": "AAPL"}]
+    coverage = ktrdr("query", "SELECT DISTINCT symbol FROM coverage", "--json")
+    assert (coverage.document, coverage.err) == ([{"symbol": "AAPL"}], "")
 
 
-def test_a_program_loads_on_the_path_of_the_command(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """What a loader of the workspace has loaded, the command finds complete, with the same bars."""
+def test_a_loader_of_a_program_fills_the_same_store(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """The command finds complete what a loader of the workspace has loaded, with the same bars."""
     loader = Workspace.open().data_loader()
     frame = loader.load_data_range("AAPL", "1d", DAYS[1], DAYS[3])
     assert frame.attrs["missing"] == []
-    series = one(ktrdr("load", "AAPL", "1d", *DAYS, "--json"))
+    series = only_series(ktrdr("load", "AAPL", "1d", *DAYS, "--json"))
     assert (series["requests"], series["complete"]) == (0, True)
     sql = "SELECT close FROM bars WHERE timeframe = '1d' ORDER BY ts"
     closes = [row["close"] for row in ktrdr("query", sql, "--json").document]

@@ -1,4 +1,4 @@
-"""What goes wrong outside: gateways, files, disks. Each is one clear message and an exit code."""
+"""Failures of gateways, files and disks: one message and an exit code."""
 
 import re
 import resource
@@ -13,50 +13,50 @@ DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
 
 
 def test_no_gateway(ktrdr: Any, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing listens, the text names the port and how to get a gateway."""
+    """Where nothing listens, the error names the port and how to get a gateway."""
     monkeypatch.setenv("IB_PORT", "1")
-    told = ktrdr("load", "AAPL", "1d", *DAYS)
-    told.is_error(1, "127.0.0.1:1", "nothing listens", "start IB Gateway", "ktrdr simulate")
+    result = ktrdr("load", "AAPL", "1d", *DAYS)
+    result.is_error(1, "127.0.0.1:1", "nothing listens", "start IB Gateway", "ktrdr simulate")
 
 
 def test_a_silent_gateway(
-    ktrdr: Any, store: Path, unanswering_gateway: int, monkeypatch: pytest.MonkeyPatch
+    ktrdr: Any, store: Path, silent_gateway: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A gateway that accepts and stays silent costs the deadline and is told as it is."""
+    """A gateway that accepts connections and never responds is reported after the deadline."""
     monkeypatch.setenv("IB_TIMEOUT", "0.2")
-    told = ktrdr("load", "AAPL", "1d", *DAYS)
-    assert told.code == 1
-    assert "Traceback" not in told.all
-    assert f"127.0.0.1:{unanswering_gateway}" in told.all
-    assert "did not answer" in told.all
-    assert "look at its window" in told.all
+    result = ktrdr("load", "AAPL", "1d", *DAYS)
+    assert result.code == 1
+    assert "Traceback" not in result.all
+    assert f"127.0.0.1:{silent_gateway}" in result.all
+    assert "did not answer" in result.all
+    assert "look at its window" in result.all
 
 
 def test_a_client_id_in_use(
-    ktrdr: Any, store: Path, gateway: Any, hands: Any, monkeypatch: pytest.MonkeyPatch
+    ktrdr: Any, store: Path, gateway: Any, helpers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where another program has the only id, the text names ids and the setting."""
+    """Where another program uses the only id, the error names the id and the setting."""
     monkeypatch.setenv("IB_CLIENT_ID_CLI", "201-201")
-    with hands.client_id_taken(gateway.port, 201):
-        told = ktrdr("load", "AAPL", "1d", *DAYS)
-    told.is_error(1, "client id 201 is in use", "IB_CLIENT_ID_", "--wait", "restarted")
+    with helpers.client_id_taken(gateway.port, 201):
+        result = ktrdr("load", "AAPL", "1d", *DAYS)
+    result.is_error(1, "client id 201 is in use", "IB_CLIENT_ID_", "--wait", "restarted")
 
 
-def test_client_ids_that_are_held_are_waited_for(
-    ktrdr: Any, store: Path, gateway: Any, hands: Any
+def test_a_load_waits_for_held_client_ids(
+    ktrdr: Any, store: Path, gateway: Any, helpers: Any
 ) -> None:
-    """The load says what it waits for, and goes on when the gateway takes an id."""
+    """The load says what it waits for, and goes on once the gateway accepts an id."""
     with ExitStack() as held:
         for number in (201, 202, 203):
-            held.enter_context(hands.client_id_taken(gateway.port, number))
-        told = ktrdr("load", "AAPL", "1d", "--wait", "60", *DAYS)
-    assert told.code == 0, told.all
-    assert "client ids 201, 202, 203 are in use; the gateway may still hold the old" in told.err
-    assert re.search(r"trying again for \d\d s", told.err)
+            held.enter_context(helpers.client_id_taken(gateway.port, number))
+        result = ktrdr("load", "AAPL", "1d", "--wait", "60", *DAYS)
+    assert result.code == 0, result.all
+    assert "client ids 201, 202, 203 are in use; the gateway may still hold the old" in result.err
+    assert re.search(r"trying again for \d\d s", result.err)
 
 
-def test_a_wait_of_less_than_nothing_is_bad_usage(ktrdr: Any, store: Path) -> None:
-    """As any other number that makes no sense."""
+def test_a_negative_wait_is_bad_usage(ktrdr: Any, store: Path) -> None:
+    """The error names the option."""
     for command in (["load", "AAPL", "1d"], ["update"]):
         ktrdr(*command, "--wait", "-1").is_error(2, "--wait")
 
@@ -64,12 +64,12 @@ def test_a_wait_of_less_than_nothing_is_bad_usage(ktrdr: Any, store: Path) -> No
 def test_an_unknown_contract(ktrdr: Any, store: Path, gateway: Any) -> None:
     """A symbol that the gateway does not know fails alone; the others are loaded."""
     (store / "universe.yaml").write_text("symbols: {AAPL: {}, NOSUCH: {}}\n")
-    told = ktrdr("load", "NOSUCH,AAPL", "1d", *DAYS)
-    assert told.code == 1
-    assert "Traceback" not in told.all
-    assert "NOSUCH 1d could not be loaded" in told.out
-    assert "200 No security definition" in told.out
-    assert "Check symbol, sec_type" in told.out
+    result = ktrdr("load", "NOSUCH,AAPL", "1d", *DAYS)
+    assert result.code == 1
+    assert "Traceback" not in result.all
+    assert "NOSUCH 1d could not be loaded" in result.out
+    assert "200 No security definition" in result.out
+    assert "Check symbol, sec_type" in result.out
     several = ktrdr("load", "NOSUCH", "1h,1d", *DAYS).out
     assert several.count("200 No security definition") == 1
     assert "NOSUCH 1h, NOSUCH 1d could not be loaded" in several
@@ -89,7 +89,7 @@ def test_an_unknown_contract(ktrdr: Any, store: Path, gateway: Any) -> None:
     ],
 )
 def test_a_malformed_universe(ktrdr: Any, data: Path, text: str, parts: tuple[str, ...]) -> None:
-    """A universe that was never good stops everything, naming file, line and key."""
+    """Without a last good universe every command fails, and names file, line and key."""
     data.mkdir()
     (data / "universe.yaml").write_text(text)
     ktrdr("init").is_error(2, str(data / "universe.yaml"), *parts)
@@ -98,7 +98,7 @@ def test_a_malformed_universe(ktrdr: Any, data: Path, text: str, parts: tuple[st
 
 
 def test_a_bad_edit_of_the_universe(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """The last good universe stands in, and where the edit is bad is told by every command."""
+    """The last good universe is used, and every command names the line of the bad edit."""
     (store / "universe.yaml").write_text("symbols:\n  AAPL: {}\n  TSLA: {start: tomorrow}\n")
     loaded = ktrdr("load", "MSFT", "1d", *DAYS)
     assert loaded.code == 0
@@ -112,16 +112,16 @@ def test_a_bad_edit_of_the_universe(ktrdr: Any, store: Path, gateway: Any) -> No
 
 
 def test_a_corrupt_file(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """A file that is no Parquet is named, nothing is written over it, the others are loaded."""
+    """A file that is not Parquet is named and not overwritten; other series are loaded."""
     path = store / "bars" / "symbol=AAPL" / "timeframe=1d" / "all.parquet"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"PAR1 and nothing of the kind")
-    told = ktrdr("load", "AAPL,MSFT", "1d", *DAYS)
-    assert told.code == 1
-    assert "Traceback" not in told.all
-    assert str(path) in told.all
-    assert "ktrdr repair" in told.all
-    assert "MSFT 1d  complete" in told.out
+    result = ktrdr("load", "AAPL,MSFT", "1d", *DAYS)
+    assert result.code == 1
+    assert "Traceback" not in result.all
+    assert str(path) in result.all
+    assert "ktrdr repair" in result.all
+    assert "MSFT 1d  complete" in result.out
     assert path.read_bytes() == b"PAR1 and nothing of the kind"
     shown = ktrdr("status")
     shown.is_error(1, str(path), "ktrdr repair")
@@ -129,42 +129,42 @@ def test_a_corrupt_file(ktrdr: Any, store: Path, gateway: Any) -> None:
 
 
 def test_a_foreign_file(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Bars of another instrument under a symbol are refused, naming both, and stay as they are."""
+    """Bars of another instrument are refused with both names, and are not changed."""
     ktrdr("load", "MSFT", "1d", *DAYS)
     theirs = store / "bars" / "symbol=MSFT"
     ours = store / "bars" / "symbol=AAPL"
     shutil.copytree(theirs, ours)
     before = (ours / "timeframe=1d" / "all.parquet").read_bytes()
-    told = ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-10")
-    assert told.code == 1
-    assert "Traceback" not in told.all
-    assert "MSFT" in told.all
-    assert "AAPL" in told.all
+    result = ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-10")
+    assert result.code == 1
+    assert "Traceback" not in result.all
+    assert "MSFT" in result.all
+    assert "AAPL" in result.all
     assert (ours / "timeframe=1d" / "all.parquet").read_bytes() == before
 
 
 def test_a_store_of_another_origin(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Simulated bars never come into a store of real ones."""
+    """Simulated bars are never saved in a store of real ones."""
     assert ktrdr("init", "--origin", "ib").code == 0
-    told = ktrdr("load", "AAPL", "1d", *DAYS)
-    assert told.code == 1
-    assert "Traceback" not in told.all
-    assert "one origin" in told.all
+    result = ktrdr("load", "AAPL", "1d", *DAYS)
+    assert result.code == 1
+    assert "Traceback" not in result.all
+    assert "one origin" in result.all
     assert list(store.glob("bars/*/*/*.parquet")) == []
 
 
 def test_an_unwritable_folder(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """A place that cannot be written is named with the hint."""
+    """The error names the folder and what to do."""
     (store / "bars" / "symbol=AAPL").write_text("a file where a folder must be")
-    told = ktrdr("load", "AAPL", "1d", *DAYS)
-    assert told.code == 1
-    assert "Traceback" not in told.all
-    assert str(store / "bars" / "symbol=AAPL") in told.all
-    assert "writable" in told.all
+    result = ktrdr("load", "AAPL", "1d", *DAYS)
+    assert result.code == 1
+    assert "Traceback" not in result.all
+    assert str(store / "bars" / "symbol=AAPL") in result.all
+    assert "writable" in result.all
 
 
 def test_a_full_disk(process: Any, ktrdr: Any, store: Path, gateway: Any, tmp_path: Path) -> None:
-    """Where no file can grow, one message names the first that did not; bars stay as they are."""
+    """One message names the file that could not grow; saved bars are unchanged."""
     ktrdr("load", "EURUSD", "1h", "--start", "2024-01-02", "--end", "2024-01-03")
     path = next(store.glob("bars/symbol=EURUSD/*/*.parquet"))
     before = path.read_bytes()
@@ -172,9 +172,9 @@ def test_a_full_disk(process: Any, ktrdr: Any, store: Path, gateway: Any, tmp_pa
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
 
-    told = process("load", "EURUSD", "1h", *DAYS, preexec_fn=small_files)
-    told.is_error(1, str(tmp_path))
-    assert "Make room" in told.err or "writable folder" in told.err
+    result = process("load", "EURUSD", "1h", *DAYS, preexec_fn=small_files)
+    result.is_error(1, str(tmp_path))
+    assert "Make room" in result.err or "writable folder" in result.err
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
@@ -182,8 +182,8 @@ def test_a_full_disk(process: Any, ktrdr: Any, store: Path, gateway: Any, tmp_pa
 def test_a_state_folder_that_cannot_be_used(
     ktrdr: Any, store: Path, gateway: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Budget and client ids need a folder; the text names it and the setting."""
+    """The error names the folder of budget and client ids."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("KTRDR_STATE", str(tmp_path / "file" / "state"))
-    told = ktrdr("load", "AAPL", "1d", *DAYS)
-    told.is_error(1, str(tmp_path / "file"), "writ")
+    result = ktrdr("load", "AAPL", "1d", *DAYS)
+    result.is_error(1, str(tmp_path / "file"), "writ")

@@ -1,4 +1,4 @@
-"""The way of one bar from the gateway's message to its Parquet file is short enough to follow."""
+"""The number of modules that a bar passes from the gateway's message to its Parquet file."""
 
 import sys
 import threading
@@ -19,7 +19,7 @@ its request, these are 25."""
 
 
 def has_bars(value: object, depth: int = 0) -> bool:
-    """Say whether a value is a table of bars or has one: in a collection, or in slots."""
+    """Return whether a value is a table of bars, or holds one in a collection or in slots."""
     if isinstance(value, pa.Table):
         return value.num_rows > 0
     if depth == 3:
@@ -30,8 +30,8 @@ def has_bars(value: object, depth: int = 0) -> bool:
     return any(has_bars(getattr(value, name, None), depth + 1) for name in names)
 
 
-class Way:
-    """Notes the modules of the package with a function that takes or returns bars."""
+class ModulesWithBars:
+    """Records the modules of the package with a function that takes or returns bars."""
 
     def __init__(self) -> None:
         self.modules: dict[str, str] = {}
@@ -50,17 +50,19 @@ class Way:
 
 
 def test_one_bar_passes_few_modules(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Loading one daily bar: the modules that a reader has to know are counted as it runs."""
-    way = Way()
-    threading.setprofile(way)
-    sys.setprofile(way)
+    """The modules are counted while one daily bar is loaded."""
+    seen = ModulesWithBars()
+    threading.setprofile(seen)
+    sys.setprofile(seen)
     try:
-        told = ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-03", "--json")
+        result = ktrdr(
+            "load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-03", "--json"
+        )
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-    assert (told.code, told.document["series"][0]["added"]) == (0, 1)
+    assert (result.code, result.document["series"][0]["added"]) == (0, 1)
     assert {"ib/protocol/bar_messages", "sync/engine/series_run", "store/bars/bar_file"} <= {
-        *way.modules
+        *seen.modules
     }
-    assert len(way.modules) <= MOST, way.modules
+    assert len(seen.modules) <= MOST, seen.modules

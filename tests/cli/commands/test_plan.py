@@ -1,4 +1,4 @@
-"""ktrdr plan: what a load or an update would cost, told without asking anybody."""
+"""ktrdr plan: the cost of a load or an update, estimated without a request."""
 
 from pathlib import Path
 from typing import Any
@@ -8,25 +8,25 @@ import pytest
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
 
 
-def test_a_plan_tells_what_the_load_then_costs(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Requests and bars of the plan are those of the load; nothing is left to plan after it."""
-    words = ("AAPL,MSFT", "1h,1d", *DAYS, "--json")
-    before = ktrdr("plan", *words)
+def test_a_load_costs_what_its_plan_says(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Requests and bars are equal; after the load nothing is left to plan."""
+    arguments = ("AAPL,MSFT", "1h,1d", *DAYS, "--json")
+    before = ktrdr("plan", *arguments)
     assert (before.code, before.err) == (0, "")
-    loaded = ktrdr("load", *words)
+    loaded = ktrdr("load", *arguments)
     assert before.document["requests"] == sum(one["requests"] for one in loaded.document["series"])
     assert before.document["bars"] == sum(one["added"] for one in loaded.document["series"])
     assert [one["symbol"] for one in before.document["series"]] == ["AAPL", "AAPL", "MSFT", "MSFT"]
-    after = ktrdr("plan", *words).document
+    after = ktrdr("plan", *arguments).document
     assert (after["requests"], after["bars"], after["bytes"], after["seconds"]) == (0, 0, 0, 0)
 
 
 def test_a_plan_opens_no_connection(ktrdr: Any, store: Path) -> None:
-    """Where no gateway is there at all, a plan is told all the same."""
-    told = ktrdr("plan", "AAPL", "1h", *DAYS)
-    assert told.code == 0, told.all
-    assert "together: 1 requests, up to 28 bars" in told.out
-    assert "assumed for 1h" in told.out
+    """It works without a gateway."""
+    result = ktrdr("plan", "AAPL", "1h", *DAYS)
+    assert result.code == 0, result.all
+    assert "together: 1 requests, up to 28 bars" in result.out
+    assert "assumed for 1h" in result.out
 
 
 def test_the_last_day_of_a_plan_is_the_same_for_hours_and_days(ktrdr: Any, store: Path) -> None:
@@ -36,8 +36,8 @@ def test_the_last_day_of_a_plan_is_the_same_for_hours_and_days(ktrdr: Any, store
     assert rows == [["AAPL", kind, "2024-01-02", "2024-01-05"] for kind in ("1h", "1d")]
 
 
-def test_a_plan_without_words_is_that_of_an_update(ktrdr: Any, store: Path) -> None:
-    """Every series of the universe is in it."""
+def test_a_plan_without_arguments_is_that_of_an_update(ktrdr: Any, store: Path) -> None:
+    """It has every series of the universe."""
     document = ktrdr("plan", "--json").document
     series = [(one["symbol"], one["timeframe"]) for one in document["series"]]
     assert series == [
@@ -50,15 +50,17 @@ def test_a_plan_without_words_is_that_of_an_update(ktrdr: Any, store: Path) -> N
     assert document["requests"] > 10
 
 
-def test_a_refresh_is_planned_though_all_is_covered(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """What is asked again costs what it cost."""
-    words = ("AAPL", "1h", *DAYS, "--json")
-    first = ktrdr("load", *words).document["series"][0]["requests"]
-    assert ktrdr("plan", *words, "--refresh").document["requests"] == first
+def test_a_refresh_of_covered_ranges_is_planned(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """It costs as many requests as the first load."""
+    arguments = ("AAPL", "1h", *DAYS, "--json")
+    first = ktrdr("load", *arguments).document["series"][0]["requests"]
+    assert ktrdr("plan", *arguments, "--refresh").document["requests"] == first
 
 
-def test_the_basis_is_measured_after_a_while(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Once the gateway has answered some requests, the time rests on them."""
+def test_the_time_is_estimated_from_measured_requests(
+    ktrdr: Any, store: Path, gateway: Any
+) -> None:
+    """It is measured once the gateway has responded to some requests."""
     universe = (store / "universe.yaml").read_text()
     (store / "universe.yaml").write_text(universe.replace("2024-01-02", "2023-06-01"))
     ktrdr("load", "AAPL", "5m", "--start", "2023-10-02", "--end", "2024-01-02")
@@ -66,20 +68,20 @@ def test_the_basis_is_measured_after_a_while(ktrdr: Any, store: Path, gateway: A
     assert basis.startswith("measured for 5m from")
 
 
-def test_a_plan_tells_the_latencies_of_both_kinds_of_ends(ktrdr: Any, store: Path) -> None:
-    """What a tail requests up to now is told, and that it is answered sooner."""
-    told = ktrdr("plan", "AAPL", "1h", "--mode", "tail", "--json").document
-    latencies = {one["end"]: one["seconds"] for one in told["latencies"]}
+def test_the_plan_has_latencies_of_both_kinds_of_requests(ktrdr: Any, store: Path) -> None:
+    """A request up to now, as a tail sends it, takes less time than one with an end."""
+    result = ktrdr("plan", "AAPL", "1h", "--mode", "tail", "--json").document
+    latencies = {one["end"]: one["seconds"] for one in result["latencies"]}
     assert latencies.keys() == {"now", "given"}
     assert latencies["now"] < latencies["given"]
-    assert not any(one["measured"] for one in told["latencies"])
-    assert [one["up_to_now"] for one in told["series"]] == [1]
+    assert not any(one["measured"] for one in result["latencies"])
+    assert [one["up_to_now"] for one in result["series"]] == [1]
     full = ktrdr("plan", "AAPL", "1h", "--json").document
     assert [one["up_to_now"] for one in full["series"]] == [0]
 
 
 @pytest.mark.parametrize(
-    ("words", "parts"),
+    ("arguments", "parts"),
     [
         (("--mode", "tail"), ("options without symbols", "ktrdr load")),
         (("APPL",), ("'APPL'", "not in the universe")),
@@ -87,8 +89,8 @@ def test_a_plan_tells_the_latencies_of_both_kinds_of_ends(ktrdr: Any, store: Pat
         (("AAPL", "1h", "--mode", "tail", "--refresh"), ("--refresh with --mode tail",)),
     ],
 )
-def test_what_makes_no_sense_is_refused(
-    ktrdr: Any, store: Path, words: tuple[str, ...], parts: tuple[str, ...]
+def test_invalid_arguments_are_refused(
+    ktrdr: Any, store: Path, arguments: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
-    """Bad usage exits with 2 and says what is allowed."""
-    ktrdr("plan", *words).is_error(2, *parts)
+    """They are bad usage, and the error says what is allowed."""
+    ktrdr("plan", *arguments).is_error(2, *parts)

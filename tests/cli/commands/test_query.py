@@ -1,4 +1,4 @@
-"""ktrdr query: tables, CSV and JSON out of the catalog."""
+"""ktrdr query: tables, CSV and JSON from the catalog."""
 
 import csv
 import io
@@ -11,13 +11,13 @@ import pytest
 from ktrdr_pipelines.cli.output import PIPED_WIDTH
 
 
-def test_an_empty_store_answers(ktrdr: Any, store: Path) -> None:
-    """Every view is there before the first bar."""
+def test_an_empty_store_can_be_queried(ktrdr: Any, store: Path) -> None:
+    """Every view exists before the first bar."""
     assert ktrdr("query", "SELECT count(*) AS n FROM bars_1m", "--csv").out == "n\n0\n"
 
 
-def test_bars_are_answered(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Instants are told in UTC, dates as dates, numbers as numbers."""
+def test_bars_can_be_queried(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Instants are in UTC, dates are dates, and numbers are numbers."""
     ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
     sql = "SELECT ts, session_date, bar_count FROM series('AAPL', '1d') ORDER BY ts LIMIT 1"
     (row,) = ktrdr("query", sql, "--json").document
@@ -28,7 +28,7 @@ def test_bars_are_answered(ktrdr: Any, store: Path, gateway: Any) -> None:
 
 
 def test_json_has_every_kind_of_value(ktrdr: Any, store: Path) -> None:
-    """What JSON has no word for is null or text, and no column hides another."""
+    """Values without a JSON form become null or text, and equal column names stay apart."""
     sql = (
         "SELECT 'nan'::DOUBLE AS x, NULL AS y, [1.5, 'inf'::DOUBLE] AS z, {'a': 1} AS s, 1 AS n, "
         "2 AS n, 1.25::DECIMAL(9, 2) AS d"
@@ -47,7 +47,7 @@ def test_json_has_every_kind_of_value(ktrdr: Any, store: Path) -> None:
 
 
 def test_instants_are_exact_and_in_utc(ktrdr: Any, store: Path) -> None:
-    """Whatever zone a query tells them in, and to the microsecond."""
+    """They are, whatever zone the query uses, and to the microsecond."""
     sql = (
         "SET TimeZone = 'America/New_York'; "
         "SELECT '2024-01-02T10:00:00.000001-05:00'::TIMESTAMPTZ AS t, '2024-01-02'::TIMESTAMP AS p"
@@ -56,35 +56,35 @@ def test_instants_are_exact_and_in_utc(ktrdr: Any, store: Path) -> None:
     assert row == {"t": "2024-01-02T15:00:00.000001Z", "p": "2024-01-02T00:00:00"}
 
 
-def test_csv_is_quoted_where_it_must_be(ktrdr: Any, store: Path) -> None:
-    """Any reader of CSV gets the values back."""
-    told = ktrdr("query", "SELECT 'a,\"b\"' AS text, NULL AS nothing", "--csv")
-    assert list(csv.reader(io.StringIO(told.out))) == [["text", "nothing"], ['a,"b"', ""]]
+def test_csv_is_quoted(ktrdr: Any, store: Path) -> None:
+    """A reader of CSV gets the values back."""
+    result = ktrdr("query", "SELECT 'a,\"b\"' AS text, NULL AS nothing", "--csv")
+    assert list(csv.reader(io.StringIO(result.out))) == [["text", "nothing"], ['a,"b"', ""]]
 
 
-def test_a_long_answer_is_cut_and_says_so(ktrdr: Any, store: Path) -> None:
-    """A table shows a hundred rows; CSV has all of them."""
-    told = ktrdr("query", "SELECT * FROM range(12345)")
-    assert "100 of 12,345 rows; --csv and --json print all" in told.err
+def test_a_long_table_is_truncated_with_a_note(ktrdr: Any, store: Path) -> None:
+    """A table has a hundred rows; CSV has all of them."""
+    result = ktrdr("query", "SELECT * FROM range(12345)")
+    assert "100 of 12,345 rows; --csv and --json print all" in result.err
     assert len(ktrdr("query", "SELECT * FROM range(12345)", "--csv").out.splitlines()) == 12346
 
 
-def test_a_wide_answer_is_cut_at_whole_columns(ktrdr: Any, store: Path) -> None:
-    """Columns that have no room are named instead of shown in pieces."""
+def test_a_wide_table_is_truncated_at_whole_columns(ktrdr: Any, store: Path) -> None:
+    """Columns that do not fit are named in a note."""
     wide = ", ".join(f"'{'x' * 30}' AS column_{at}" for at in range(9))
-    told = ktrdr("query", f"SELECT {wide}")
-    assert "column_8" in told.err
-    assert "column_8" not in told.out
-    assert max(map(len, told.out.splitlines())) <= PIPED_WIDTH
+    result = ktrdr("query", f"SELECT {wide}")
+    assert "column_8" in result.err
+    assert "column_8" not in result.out
+    assert max(map(len, result.out.splitlines())) <= PIPED_WIDTH
 
 
-def test_text_is_shown_as_it_is(ktrdr: Any, store: Path) -> None:
-    """What looks like markup or an emoji stays what it is."""
+def test_text_is_printed_unchanged(ktrdr: Any, store: Path) -> None:
+    """Markup and names of emojis are not interpreted."""
     assert "[bold]x[/] :smile:" in ktrdr("query", "SELECT '[bold]x[/] :smile:' AS text").out
 
 
 def test_sql_may_come_from_stdin(process: Any, store: Path) -> None:
-    """A long query is piped in."""
+    """A query of ``-`` is read from stdin."""
     assert process("query", "-", "--csv", input="SELECT 7 AS n").out == "n\n7\n"
 
 
@@ -99,25 +99,25 @@ def test_sql_may_come_from_stdin(process: Any, store: Path) -> None:
     ],
 )
 def test_a_bad_query_is_bad_usage(ktrdr: Any, store: Path, sql: str, part: str) -> None:
-    """What DuckDB does not accept exits with 2 and says what; nothing can be changed."""
+    """The error has DuckDB's reason, and statements that write are refused."""
     ktrdr("query", sql).is_error(2, part)
 
 
-def test_bad_queries_are_json_too(ktrdr: Any, store: Path) -> None:
-    """A program finds the error on stdout."""
-    told = ktrdr("query", "SELEC 1", "--json")
-    assert (told.code, told.err) == (2, "")
-    assert json.loads(told.out)["error"]["kind"] == "UsageError"
+def test_an_invalid_query_is_reported_as_json(ktrdr: Any, store: Path) -> None:
+    """The error is a document on stdout."""
+    result = ktrdr("query", "SELEC 1", "--json")
+    assert (result.code, result.err) == (2, "")
+    assert json.loads(result.out)["error"]["kind"] == "UsageError"
 
 
-def test_one_output_has_one_form(ktrdr: Any, store: Path) -> None:
-    """CSV and JSON at once make no sense."""
-    told = ktrdr("query", "SELECT 1", "--csv", "--json")
-    assert told.code == 2
+def test_csv_with_json_is_bad_usage(ktrdr: Any, store: Path) -> None:
+    """The output has one format."""
+    result = ktrdr("query", "SELECT 1", "--csv", "--json")
+    assert result.code == 2
 
 
-def test_a_missing_catalog_is_built_by_the_query(ktrdr: Any, store: Path) -> None:
-    """A catalog that was deleted, as a migration does with an outdated one, is made again."""
+def test_a_missing_catalog_is_built(ktrdr: Any, store: Path) -> None:
+    """A migration deletes an outdated catalog, so the query builds it."""
     (store / "ktrdr.duckdb").unlink()
     assert ktrdr("query", "SELECT 1 AS n", "--json").document == [{"n": 1}]
 
@@ -131,10 +131,8 @@ def test_a_missing_catalog_is_built_by_the_query(ktrdr: Any, store: Path) -> Non
         "/* SELECT */ COPY (PIVOT bars ON symbol USING count(*)) TO '{file}'",
     ],
 )
-def test_a_query_writes_nothing_beside_the_catalog_either(
-    ktrdr: Any, store: Path, tmp_path: Path, sql: str
-) -> None:
-    """The catalog is open for reading, and so is everything else."""
+def test_a_query_cannot_write_files(ktrdr: Any, store: Path, tmp_path: Path, sql: str) -> None:
+    """COPY, ATTACH and EXPORT are refused, also behind other statements."""
     file = tmp_path / "made"
     ktrdr("query", sql.format(file=file)).is_error(2, "could write", "read-only")
     assert not file.exists()
@@ -154,14 +152,14 @@ def test_a_query_writes_nothing_beside_the_catalog_either(
 def test_a_refused_statement_is_bad_usage(
     ktrdr: Any, store: Path, sql: str, parts: tuple[str, ...]
 ) -> None:
-    """What reads beyond the store or could write exits with 2 and says why."""
+    """Statements that could write, or read outside the store, are refused with the reason."""
     ktrdr("query", sql).is_error(2, "cannot run this query", *parts)
     assert ktrdr("query", sql, "--json").document["error"]["kind"] == "UsageError"
 
 
 @pytest.mark.parametrize("sql", ["", "  ", "/* ; */ ;; -- nothing"])
 def test_an_empty_query_is_bad_usage(ktrdr: Any, store: Path, sql: str) -> None:
-    """Nothing was asked, and that is said."""
+    """It is, also if it has comments only."""
     ktrdr("query", sql).is_error(2, "an empty query")
 
 
@@ -181,6 +179,6 @@ def test_an_empty_query_is_bad_usage(ktrdr: Any, store: Path, sql: str) -> None:
         "SELECT * FROM (PIVOT bars ON timeframe USING count(*))",
     ],
 )
-def test_whatever_reads_is_answered(ktrdr: Any, store: Path, sql: str) -> None:
-    """Looking around is no writing."""
+def test_statements_that_read_are_allowed(ktrdr: Any, store: Path, sql: str) -> None:
+    """Each kind of them succeeds."""
     assert ktrdr("query", sql).code == 0

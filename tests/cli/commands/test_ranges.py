@@ -1,4 +1,4 @@
-"""ktrdr ranges: where data begin, how that is known, and what is held."""
+"""ktrdr ranges: where the data begin, how that is known, and which bars are stored."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,26 +13,28 @@ DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
 
 
 @pytest.fixture
-def gateway(hands: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatorServer]:
-    """Run a gateway for one test: it takes the same question only every quarter of a minute."""
-    with running_simulator(SyntheticMarket(seed=1), now=hands.NOW) as server:
+def gateway(helpers: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatorServer]:
+    """Run a gateway for one test: it accepts a repeated head request every 15 seconds only."""
+    with running_simulator(SyntheticMarket(seed=1), now=helpers.NOW) as server:
         monkeypatch.setenv("IB_PORT", str(server.port))
         yield server
 
 
-def of(told: Any, symbol: str) -> dict[str, Any]:
-    """Give one symbol of a document."""
-    found: dict[str, Any] = next(one for one in told.document["symbols"] if one["symbol"] == symbol)
+def symbol_of(result: Any, symbol: str) -> dict[str, Any]:
+    """Return one symbol of a document."""
+    found: dict[str, Any] = next(
+        one for one in result.document["symbols"] if one["symbol"] == symbol
+    )
     return found
 
 
-def test_the_head_and_what_is_held_are_told(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """For each symbol: the gateway's oldest data, when asked, and bars by timeframe."""
+def test_heads_and_stored_bars_are_listed(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Each symbol has the gateway's oldest data, when it was requested, and bars by timeframe."""
     ktrdr("load", "AAPL", "1h", *DAYS)
-    told = ktrdr("ranges", "--json")
-    assert told.code == 0, told.all
-    assert [one["symbol"] for one in told.document["symbols"]] == ["AAPL", "MSFT", "EURUSD"]
-    apple = of(told, "AAPL")
+    result = ktrdr("ranges", "--json")
+    assert result.code == 0, result.all
+    assert [one["symbol"] for one in result.document["symbols"]] == ["AAPL", "MSFT", "EURUSD"]
+    apple = symbol_of(result, "AAPL")
     assert (apple["how"], apple["what_to_show"]) == ("head", "TRADES")
     assert apple["head"] < "2024-01-02"
     assert apple["asked_at"]
@@ -43,22 +45,22 @@ def test_the_head_and_what_is_held_are_told(ktrdr: Any, store: Path, gateway: An
     assert (days["timeframe"], days["rows"], days["first"]) == ("1d", 0, None)
 
 
-def test_what_is_freshly_known_is_not_asked_again(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """The second look tells what the first one heard, and when."""
+def test_a_recent_head_is_not_requested_again(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """The second command repeats the first response and its time."""
     ktrdr("load", "AAPL", "1d", *DAYS)
     first = ktrdr("ranges", "AAPL", "--json")
     assert first.code == 0, first.all
-    assert of(ktrdr("ranges", "AAPL", "--json"), "AAPL") == of(first, "AAPL")
+    assert symbol_of(ktrdr("ranges", "AAPL", "--json"), "AAPL") == symbol_of(first, "AAPL")
 
 
-def test_a_person_reads_a_table(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Symbol, what is shown, oldest data and how that is known; then what is held."""
-    told = ktrdr("ranges", "EURUSD")
-    assert told.code == 0, told.all
-    (line,) = [line for line in told.out.splitlines() if "MIDPOINT" in line]
+def test_the_output_is_a_table(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """It has the oldest data of each symbol and how that is known, then the stored bars."""
+    result = ktrdr("ranges", "EURUSD")
+    assert result.code == 0, result.all
+    (line,) = [line for line in result.out.splitlines() if "MIDPOINT" in line]
     assert "EURUSD" in line
     assert "head timestamp" in line
-    assert "EURUSD 1h" in told.out
+    assert "EURUSD 1h" in result.out
 
 
 def test_coverage_of_days_ends_on_the_last_session(ktrdr: Any, store: Path, gateway: Any) -> None:
@@ -70,5 +72,5 @@ def test_coverage_of_days_ends_on_the_last_session(ktrdr: Any, store: Path, gate
 
 
 def test_an_unknown_symbol_is_bad_usage(ktrdr: Any, store: Path) -> None:
-    """It exits with 2 and names the nearest."""
+    """The error names the nearest symbol."""
     ktrdr("ranges", "APPL").is_error(2, "'APPL'", "AAPL")

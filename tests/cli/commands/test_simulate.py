@@ -37,10 +37,10 @@ threading.Event().wait()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_it_is_stopped(hands: Any, signum: signal.Signals) -> None:
-    """It says where it serves, what and when, and a signal ends it cleanly."""
+def test_it_serves_until_it_is_stopped(helpers: Any, signum: signal.Signals) -> None:
+    """It prints its address, market and time, and a signal ends it in order."""
     now = "2024-01-10T20:00:30Z"
-    with hands.started("simulate", "--port", "0", "--seed", "7", "--now", now) as simulator:
+    with helpers.started("simulate", "--port", "0", "--seed", "7", "--now", now) as simulator:
         line = simulator.stdout.readline()
         simulator.send_signal(signum)
         out, err = simulator.communicate(timeout=180)
@@ -49,8 +49,8 @@ def test_it_serves_until_it_is_stopped(hands: Any, signum: signal.Signals) -> No
     assert (simulator.returncode, out, err) == (0, "stopped\n", "")
 
 
-def test_it_serves_recorded_bars(tmp_path: Path, hands: Any) -> None:
-    """A folder of bars is replayed, from its own last moment on where no other is given."""
+def test_it_serves_recorded_bars(tmp_path: Path, helpers: Any) -> None:
+    """A folder of bars is replayed, by default from its own last moment on."""
     folder = tmp_path / "bars"
     (folder / "AAPL").mkdir(parents=True)
     days = pa.array(
@@ -58,14 +58,14 @@ def test_it_serves_recorded_bars(tmp_path: Path, hands: Any) -> None:
     )
     values = dict.fromkeys(("open", "high", "low", "close", "volume"), pa.array([1.0, 2.0]))
     pq.write_table(pa.table({"ts": days, **values}), folder / "AAPL" / "1d.parquet")
-    with hands.started("simulate", "--port", "0", "--bars", str(folder)) as simulator:
+    with helpers.started("simulate", "--port", "0", "--bars", str(folder)) as simulator:
         line = simulator.stdout.readline()
     assert line.startswith(f"serving bars of {folder} on 127.0.0.1:")
     assert ", now 2021-01-" in line
 
 
-def test_it_takes_a_table_of_durations(hands: Any) -> None:
-    """With the safe table two days of minutes are refused in IB's words."""
+def test_it_takes_a_table_of_durations(helpers: Any) -> None:
+    """With the safe table, two days of minutes are refused with IB's text."""
 
     async def ask(port: int) -> str:
         ib = ib_async.IB()
@@ -80,24 +80,24 @@ def test_it_takes_a_table_of_durations(hands: Any) -> None:
         return str(refused.value.message)
 
     options = ("--port", "0", "--durations", "safe", "--now", "2024-01-10T20:00:30Z", "--json")
-    with hands.started("simulate", *options) as simulator:
+    with helpers.started("simulate", *options) as simulator:
         port = json.loads(simulator.stdout.readline())["port"]
         assert asyncio.run(ask(port)).endswith("error message:invalid step: 60")
 
 
-def test_the_example_of_faults_can_be_served(tmp_path: Path, hands: Any, ktrdr: Any) -> None:
-    """What --faults-example prints strikes as it says; the log tells it as JSON lines."""
+def test_the_example_of_faults_can_be_served(tmp_path: Path, helpers: Any, ktrdr: Any) -> None:
+    """The printed example injects its faults; the log has them as JSON lines."""
     faults, log = tmp_path / "faults.yaml", tmp_path / "log"
     faults.write_text(ktrdr("simulate", "--faults-example").out, encoding="utf-8")
     options = ("--faults", str(faults), "--log", str(log), "--pacing", "hard", "--hold-ids", "5")
-    with hands.started("simulate", "--port", "0", *options) as simulator:
+    with helpers.started("simulate", "--port", "0", *options) as simulator:
         line = simulator.stdout.readline()
         port = int(line.split(":")[1].split(",")[0])
         with raw_client(SimpleNamespace(port=port)) as client:  # type: ignore[arg-type]
             microsoft = ("0", "MSFT", *AAPL[2:])
             for number in (1, 2):
-                asked = (END, "1 hour", f"{number} D", "1", "TRADES", "2", "0", "")
-                client.send(20, number, *microsoft, 0, *asked)
+                query = (END, "1 hour", f"{number} D", "1", "TRADES", "2", "0", "")
+                client.send(20, number, *microsoft, 0, *query)
             assert "no data: MSFT@SMART" in client.until(162, 1)[4]
             assert client.until(17, 2)[4] == "14"
     assert line.startswith("serving synthetic market 1 on ")
@@ -109,21 +109,21 @@ def test_the_example_of_faults_can_be_served(tmp_path: Path, hands: Any, ktrdr: 
 
 
 def test_the_help_names_every_fault_and_selector(ktrdr: Any) -> None:
-    """Whoever has nothing but the command finds out what can go wrong, and how to choose it."""
-    told = ktrdr("simulate", "--help").out
+    """The help alone is enough to write a file of faults."""
+    result = ktrdr("simulate", "--help").out
     named = (*Fault, "kind", "symbol", "from", "until", "nth", "every", "times", "probability")
-    assert [each for each in named if each not in told] == []
+    assert [each for each in named if each not in result] == []
 
 
 def test_the_help_names_every_variant(ktrdr: Any) -> None:
-    """In what gateways differ is told there, too."""
-    told = ktrdr("simulate", "--help").out
+    """The help has every way in which gateways differ."""
+    result = ktrdr("simulate", "--help").out
     fields = (*Variants.__dataclass_fields__, *MarketVariants.__dataclass_fields__, "end_factor")
-    assert [each for each in fields if each not in told] == []
+    assert [each for each in fields if each not in result] == []
 
 
-def test_it_differs_as_it_is_told(hands: Any) -> None:
-    """The zone of its login and a variant reach the client."""
+def test_variants_reach_the_client(helpers: Any) -> None:
+    """The client sees the zone of the login and a variant."""
 
     async def ask(port: int) -> tuple[str, str]:
         ib = ib_async.IB()
@@ -138,8 +138,8 @@ def test_it_differs_as_it_is_told(hands: Any) -> None:
         return f"{es.lastTradeTime} {es.timeZoneId}", aapl.timeZoneId
 
     options = ("--zone", "Europe/Zurich", "--variant", "zone_names=modern")
-    told = ("--port", "0", "--now", "2024-01-10T20:00:30Z", "--json")
-    with hands.started("simulate", *told, *options) as simulator:
+    result = ("--port", "0", "--now", "2024-01-10T20:00:30Z", "--json")
+    with helpers.started("simulate", *result, *options) as simulator:
         port = json.loads(simulator.stdout.readline())["port"]
         assert asyncio.run(ask(port)) == ("14:30:00 Europe/Zurich", "America/New_York")
 
@@ -159,15 +159,15 @@ def test_it_differs_as_it_is_told(hands: Any) -> None:
         (("--variant", "greeting_zone=\N{SNOWMAN}"), ("no such characters",)),
     ],
 )
-def test_a_variant_that_there_is_not(
+def test_an_invalid_variant_is_bad_usage(
     ktrdr: Any, options: tuple[str, ...], named: tuple[str, ...]
 ) -> None:
-    """The text names what is wrong, and what there is."""
+    """The error names the value and what is allowed."""
     ktrdr("simulate", "--port", "0", *options).is_error(2, *named)
 
 
 def test_a_malformed_file_of_faults(tmp_path: Path, ktrdr: Any) -> None:
-    """The text names file, line and key, and what it may have meant."""
+    """The error names file, line and key, and the nearest valid value."""
     faults = tmp_path / "faults.yaml"
     faults.write_text("faults:\n  - {fault: silense}\n", encoding="utf-8")
     ktrdr("simulate", "--port", "0", "--faults", str(faults)).is_error(
@@ -176,12 +176,12 @@ def test_a_malformed_file_of_faults(tmp_path: Path, ktrdr: Any) -> None:
 
 
 def test_a_port_in_use(ktrdr: Any, gateway: Any) -> None:
-    """The text names the port and the option that takes another."""
+    """The error names the port and the option."""
     ktrdr("simulate", "--port", str(gateway.port)).is_error(1, str(gateway.port), "--port")
 
 
-def test_no_folder_of_bars(ktrdr: Any, tmp_path: Path) -> None:
-    """The text names the folder and what it should look like."""
+def test_a_missing_folder_of_bars(ktrdr: Any, tmp_path: Path) -> None:
+    """The error names the folder."""
     folder = tmp_path / "nowhere"
     ktrdr("simulate", "--port", "0", "--bars", str(folder)).is_error(
         1, str(folder), "no such folder"
@@ -195,26 +195,28 @@ def test_no_folder_of_bars(ktrdr: Any, tmp_path: Path) -> None:
         (("--bars", "a", "--variant", "flat_bars=all"), "--bars with --variant flat_bars=all"),
     ],
 )
-def test_options_of_no_effect_are_refused(ktrdr: Any, options: tuple[str, ...], named: str) -> None:
-    """What contradicts itself is bad usage, before any file is looked at."""
+def test_options_that_exclude_each_other_are_refused(
+    ktrdr: Any, options: tuple[str, ...], named: str
+) -> None:
+    """They are bad usage, before any file is read."""
     ktrdr("simulate", "--port", "0", *options).is_error(2, named)
 
 
 @pytest.mark.parametrize("now", ["2024-01-10T20:00:30", "2024-01-10", "noon"])
 def test_a_clock_needs_an_instant_with_a_zone(ktrdr: Any, now: str) -> None:
-    """A naive instant, a date or anything else is refused."""
+    """A naive instant, a date or any other text is refused."""
     ktrdr("simulate", "--port", "0", "--now", now).is_error(2, f"--now {now}", "zone")
 
 
-def test_a_simulator_of_its_own_ends_with_the_context() -> None:
-    """Its port answers while the context lasts and is free afterwards."""
+def test_a_simulator_process_ends_with_the_context() -> None:
+    """Its port is in use while the context lasts, and free afterwards."""
     with simulator_process() as port:
         assert not is_free(port)
     assert is_free(port)
 
 
 def test_a_simulator_ends_with_the_process_that_started_it() -> None:
-    """It watches its stdin: whoever started it may be killed."""
+    """It watches its stdin, as its parent may be killed."""
     command = (sys.executable, "-m", "ktrdr_pipelines.cli.main", "simulate", "--json")
     process = subprocess.Popen(
         [*command, "--port", "0", "--until-stdin-closes"],
@@ -230,7 +232,7 @@ def test_a_simulator_ends_with_the_process_that_started_it() -> None:
 
 
 def test_a_simulator_that_cannot_start_says_why(gateway: Any) -> None:
-    """What the process told is the error's text."""
+    """The error has the message of the process."""
     with (
         pytest.raises(SimulatorError, match=f"{gateway.port}"),
         simulator_process(port=gateway.port),
@@ -238,8 +240,8 @@ def test_a_simulator_that_cannot_start_says_why(gateway: Any) -> None:
         pass
 
 
-def test_a_simulator_that_says_nothing_is_not_waited_for_without_end() -> None:
-    """After a while its process is ended and the error says for how long it was silent."""
+def test_a_simulator_that_reports_no_port_is_ended() -> None:
+    """The error names the seconds that it had."""
     with (
         pytest.raises(SimulatorError, match="did not report its port within 0 s"),
         simulator_process(within_s=0),
@@ -247,22 +249,22 @@ def test_a_simulator_that_says_nothing_is_not_waited_for_without_end() -> None:
         pass
 
 
-def test_ending_leaves_nothing_of_a_group(hands: Any) -> None:
-    """A process that ignores SIGINT is terminated, with the child that it leaves behind."""
+def test_end_leaves_no_process_of_a_group(helpers: Any) -> None:
+    """A process that ignores SIGINT is terminated, with its child."""
     process = start([sys.executable, "-c", STUBBORN], output=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
-    assert len(hands.group_members(process.pid)) == 2
+    assert len(helpers.group_members(process.pid)) == 2
     end(process, grace_s=0.3)
-    assert hands.group_members(process.pid) == []
+    assert helpers.group_members(process.pid) == []
     end(process, grace_s=0.3)
 
 
-def test_a_second_interrupt_hurries_the_end_and_loses_nothing(hands: Any) -> None:
-    """Whoever presses Ctrl-C again does not wait for the grace, and still leaves no process."""
+def test_a_second_interrupt_ends_the_grace(helpers: Any) -> None:
+    """A second Ctrl-C sends the harder signal immediately, and no process is left."""
     process = start([sys.executable, "-c", STUBBORN, "impatient"], output=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     with stoppable():
         end(process, grace_s=60.0)
-    assert hands.group_members(process.pid) == []
+    assert helpers.group_members(process.pid) == []

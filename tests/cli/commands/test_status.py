@@ -13,24 +13,25 @@ from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
 from ktrdr_pipelines.settings import load_settings
+from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
 
 
 def test_an_empty_store_has_a_status(ktrdr: Any, store: Path) -> None:
-    """No bar, no gateway: what is wanted and what was derived is shown all the same."""
-    told = ktrdr("status")
-    assert (told.code, told.err) == (0, "")
-    assert str(store) in told.out
-    assert "origin open" in told.out
-    assert "STK* SMART* USD*" in told.out
-    assert "empty" in told.out
-    assert "ktrdr load AAPL 1h fills the first" in told.out
+    """Without bars and a gateway, it shows what is wanted, and which fields are derived."""
+    result = ktrdr("status")
+    assert (result.code, result.err) == (0, "")
+    assert str(store) in result.out
+    assert "origin open" in result.out
+    assert "STK* SMART* USD*" in result.out
+    assert "empty" in result.out
+    assert "ktrdr load AAPL 1h fills the first" in result.out
 
 
 def test_the_document_has_what_the_table_has(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Bars, dates, covered until and gaps of each series, and where each value came from."""
+    """It has the bars, dates, coverage and gaps of each series, and the origin of each field."""
     ktrdr("load", "AAPL", "1d", *DAYS)
     document = ktrdr("status", "--json").document
     assert document["origin"] == "simulated"
@@ -46,8 +47,8 @@ def test_the_document_has_what_the_table_has(ktrdr: Any, store: Path, gateway: A
     assert series["MSFT", "1d"]["gaps"][0]["start"] == "2024-01-02T00:00:00Z"
 
 
-def test_a_interval_that_is_missing_counts_once(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Nights, weekends and holidays part no gap: a hole in the middle and the rest are two."""
+def test_a_gap_goes_over_nights_and_weekends(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """A missing range between stored bars, and the rest up to now, are two gaps."""
     ktrdr("load", "AAPL", "1h", "--start", "2024-01-02", "--end", "2024-01-04")
     ktrdr("load", "AAPL", "1h", "--start", "2024-01-09", "--end", "2024-01-10")
     (row,) = (
@@ -56,25 +57,38 @@ def test_a_interval_that_is_missing_counts_once(ktrdr: Any, store: Path, gateway
     assert row.split()[-1] == "2"
 
 
-def test_failed_attempts_are_shown(
-    ktrdr: Any, store: Path, half_answering_gateway: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Tries that failed are remembered with their reasons: silence is asked again narrower."""
-    monkeypatch.setenv("IB_TIMEOUT", "2")
-    ktrdr("load", "MSFT", "1d", *DAYS)
-    assert re.search(r"[2-4] failed attempts", ktrdr("status").out)
-    (series,) = (
-        one
-        for one in ktrdr("status", "--json").document["series"]
-        if (one["symbol"], one["timeframe"]) == ("MSFT", "1d")
-    )
-    assert any("no answer in 2 s" in attempt["error"] for attempt in series["attempts"])
+def test_failed_attempts_are_counted(ktrdr: Any, store: Path) -> None:
+    """The remark of a series has their number, the document each with its error."""
+    first, second, end = (datetime(2024, 1, day, tzinfo=UTC) for day in (2, 3, 4))
+    ledger = Ledger(StoreLayout(store).ledger)
+    for interval in (Interval(first, second), Interval(second, end)):
+        ledger.attempts.record(
+            *("MSFT|1d", interval, "error"),
+            error="no answer in 2 s",
+            code=None,
+            next_try_at=end,
+            at=first,
+        )
+    ledger.close()
+    (row,) = (line for line in ktrdr("status").out.splitlines() if "failed attempt" in line)
+    assert row.split() == ["MSFT", "1d", "0", "2", "2", "failed", "attempts"]
+    (series,) = (one for one in ktrdr("status", "--json").document["series"] if one["attempts"])
+    assert (series["symbol"], series["timeframe"]) == ("MSFT", "1d")
+    assert series["attempts"][0] == {
+        "kind": "error",
+        "start": "2024-01-02T00:00:00Z",
+        "end": "2024-01-03T00:00:00Z",
+        "error": "no answer in 2 s",
+        "code": None,
+        "failures": 1,
+        "next_try_at": "2024-01-04T00:00:00Z",
+    }
 
 
-def test_bars_that_the_universe_does_not_name_are_told(
+def test_bars_of_symbols_outside_the_universe_are_listed(
     ktrdr: Any, store: Path, gateway: Any
 ) -> None:
-    """A symbol that was taken out of the universe keeps its bars, and that is said."""
+    """Removing a symbol from the file keeps its bars on disk."""
     ktrdr("load", "MSFT", "1d", *DAYS)
     (store / "universe.yaml").write_text("symbols: {AAPL: {}}\n")
     assert "MSFT 1d: 4 bars on disk" in ktrdr("status").out
@@ -83,10 +97,10 @@ def test_bars_that_the_universe_does_not_name_are_told(
     ]
 
 
-def test_a_store_that_was_moved_has_a_status(
+def test_a_store_can_be_moved(
     ktrdr: Any, store: Path, gateway: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing but the catalog knows where the folder lies, and repair makes that anew."""
+    """Only the catalog has absolute paths, and repair rebuilds it."""
     ktrdr("load", "AAPL", "1d", *DAYS)
     moved = tmp_path / "moved"
     shutil.move(store, moved)
@@ -98,13 +112,13 @@ def test_a_store_that_was_moved_has_a_status(
     assert answer == [{"n": 4}]
 
 
-def test_health_tells_of_a_gateway_that_answers(ktrdr: Any, gateway: Any) -> None:
-    """Round trip, clock, origin and client id, without a store and without a request for data."""
+def test_health_of_a_responding_gateway(ktrdr: Any, gateway: Any) -> None:
+    """It shows round trip, clock, origin and client id, and requests no data."""
     before = len(gateway.requests)
-    told = ktrdr("health")
-    assert (told.code, told.err) == (0, "")
+    result = ktrdr("health")
+    assert (result.code, result.err) == (0, "")
     for part in (f"127.0.0.1:{gateway.port}", "round trip", "simulated", "client id   201"):
-        assert part in told.out
+        assert part in result.out
     document = ktrdr("health", "--json").document
     assert document["good"] is True
     assert document["round_trip_ms"] < 10_000
@@ -113,7 +127,7 @@ def test_health_tells_of_a_gateway_that_answers(ktrdr: Any, gateway: Any) -> Non
 
 
 def test_health_without_a_gateway(ktrdr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing listens there is no connection, and a hint."""
+    """Where nothing listens, there is no connection, and a hint."""
     monkeypatch.setenv("IB_PORT", "1")
     ktrdr("health").is_error(1, "127.0.0.1:1", "nothing listens", "start IB Gateway")
     document = ktrdr("health", "--json").document
@@ -124,40 +138,40 @@ def test_health_without_a_gateway(ktrdr: Any, monkeypatch: pytest.MonkeyPatch) -
 def test_health_without_a_client_id(
     ktrdr: Any, gateway: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where no id is left to try nothing was connected to, and nothing of that is claimed."""
+    """Where no id is left, no connection was tried."""
     config = GatewayConfig.from_settings(load_settings())
     monkeypatch.setenv("IB_CLIENT_ID_CLI", "201-201")
     config.folder.mkdir(parents=True)
     ClientIdLeases(config.folder).quarantine(201)
-    told = ktrdr("health")
-    assert told.code == 1
-    assert "connection  not tried" in told.out
+    result = ktrdr("health")
+    assert result.code == 1
+    assert "connection  not tried" in result.out
     document = ktrdr("health", "--json").document
     assert (document["tcp"], document["handshake"], document["good"]) == (None, None, False)
 
 
 def test_health_of_a_silent_gateway(
-    ktrdr: Any, unanswering_gateway: int, monkeypatch: pytest.MonkeyPatch
+    ktrdr: Any, silent_gateway: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A gateway that accepts and stays silent has a connection and no handshake."""
+    """A gateway that accepts connections and never responds has a connection and no handshake."""
     monkeypatch.setenv("IB_TIMEOUT", "0.2")
-    told = ktrdr("health")
-    told.is_error(1, "did not answer", "nightly reset")
-    assert "connection  made" in told.out
-    assert "handshake   not done" in told.out
+    result = ktrdr("health")
+    result.is_error(1, "did not answer", "nightly reset")
+    assert "connection  made" in result.out
+    assert "handshake   not done" in result.out
 
 
 def test_health_where_the_client_ids_are_taken(
-    ktrdr: Any, gateway: Any, hands: Any, monkeypatch: pytest.MonkeyPatch
+    ktrdr: Any, gateway: Any, helpers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ids and the setting that widens them are named."""
+    """The error names the ids and the setting."""
     monkeypatch.setenv("IB_CLIENT_ID_CLI", "202-202")
-    with hands.client_id_taken(gateway.port, 202):
+    with helpers.client_id_taken(gateway.port, 202):
         ktrdr("health").is_error(1, "202", "IB_CLIENT_ID_")
 
 
-def test_what_no_window_of_dagster_reaches_is_said(ktrdr: Any, store: Path) -> None:
-    """A start before the first window: who loads it, and what moves the window."""
+def test_a_start_before_the_first_window_is_reported(ktrdr: Any, store: Path) -> None:
+    """It says that ktrdr load requests these bars, and which setting moves the window."""
     assert "windows begin" not in ktrdr("status").out
     (store / "universe.yaml").write_text(
         "windows: {1m: 2024-02, yearly: 2024}\n"
@@ -171,15 +185,15 @@ def test_what_no_window_of_dagster_reaches_is_said(ktrdr: Any, store: Path) -> N
 
 
 def test_dates_on_which_contracts_changed_a_calendar_are_listed(ktrdr: Any, store: Path) -> None:
-    """With their hours, or closed, and the contracts that agree."""
+    """Each has its hours, or is closed, and lists the contracts that agree."""
     ktrdr("status")
     ledger, at = Ledger(store / "state" / "ledger.sqlite"), datetime(2024, 1, 9, tzinfo=UTC)
     hours = Interval(
         datetime(2024, 1, 16, 14, 30, tzinfo=UTC), datetime(2024, 1, 16, 18, tzinfo=UTC)
     )
-    told = [LearnedDay(date(2024, 1, 16), (hours,)), LearnedDay(date(2024, 1, 17), ())]
+    result = [LearnedDay(date(2024, 1, 16), (hours,)), LearnedDay(date(2024, 1, 17), ())]
     for symbol in ("AAPL", "KO", "MSFT"):
-        ledger.votes.record("XNYS.RTH", symbol, told, at)
+        ledger.votes.record("XNYS.RTH", symbol, result, at)
     assert ktrdr("status", "--json").document["calendars"] == [
         {
             "key": "XNYS.RTH",

@@ -1,4 +1,4 @@
-"""Making a store, and making it whole again."""
+"""ktrdr init and ktrdr repair."""
 
 import json
 from pathlib import Path
@@ -7,83 +7,83 @@ from typing import Any
 import pytest
 
 
-def test_init_makes_a_store_that_every_command_works_on(ktrdr: Any, data: Path) -> None:
-    """The folder, the universe of the example and an empty catalog are there."""
-    told = ktrdr("init")
-    assert told.code == 0
-    assert str(data) in told.out
-    assert "ktrdr health" in told.out
+def test_init_makes_a_store_that_can_be_queried(ktrdr: Any, data: Path) -> None:
+    """It has the example universe and an empty catalog."""
+    result = ktrdr("init")
+    assert result.code == 0
+    assert str(data) in result.out
+    assert "ktrdr health" in result.out
     assert (data / "universe.yaml").read_bytes() == (
         Path(__file__).parents[3] / "data" / "universe.example.yaml"
     ).read_bytes()
     assert ktrdr("query", "SELECT count(*) AS n FROM bars", "--json").document == [{"n": 0}]
 
 
-def test_init_keeps_what_is_there(ktrdr: Any, store: Path) -> None:
-    """A second init changes no universe."""
+def test_init_keeps_an_existing_universe(ktrdr: Any, store: Path) -> None:
+    """A second init changes nothing."""
     before = (store / "universe.yaml").read_bytes()
-    told = ktrdr("init", "--json")
-    assert told.document["universe_made"] is False
-    assert told.document["symbols"] == ["AAPL", "MSFT", "EURUSD"]
+    result = ktrdr("init", "--json")
+    assert result.document["universe_made"] is False
+    assert result.document["symbols"] == ["AAPL", "MSFT", "EURUSD"]
     assert (store / "universe.yaml").read_bytes() == before
 
 
-def test_init_takes_another_folder_and_says_how_to_use_it(ktrdr: Any, tmp_path: Path) -> None:
-    """--data names the folder; the variable that makes it stay is told."""
+def test_init_takes_another_folder(ktrdr: Any, tmp_path: Path) -> None:
+    """The output names the variable that makes every command use it."""
     other = tmp_path / "other"
-    told = ktrdr("init", "--data", str(other), "--origin", "simulated")
-    assert told.code == 0
-    assert f"KTRDR_DATA={other}" in told.out
+    result = ktrdr("init", "--data", str(other), "--origin", "simulated")
+    assert result.code == 0
+    assert f"KTRDR_DATA={other}" in result.out
     assert json.loads((other / "store.json").read_text())["origin"] == "simulated"
 
 
 def test_init_refuses_another_origin(ktrdr: Any, store: Path) -> None:
-    """A store of one origin never becomes one of another."""
+    """The origin of a store never changes."""
     assert ktrdr("init", "--origin", "ib").code == 0
     ktrdr("init", "--origin", "simulated").is_error(1, str(store), "ib", "one origin")
 
 
 def test_init_refuses_an_unknown_origin(ktrdr: Any) -> None:
-    """The text names what is allowed."""
+    """The error names what is allowed."""
     ktrdr("init", "--origin", "moon").is_error(2, "--origin moon", "ib, simulated")
 
 
-def test_init_says_why_a_folder_cannot_be_made(
+def test_init_of_an_unwritable_folder_fails(
     ktrdr: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that cannot be written is named with the hint."""
+    """The error names the folder and what to do."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("KTRDR_DATA", str(tmp_path / "file" / "data"))
     ktrdr("init").is_error(1, str(tmp_path / "file"), "writable")
 
 
-def test_repair_of_a_whole_store_finds_nothing_wrong(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Every file is counted as whole."""
+def test_repair_of_an_intact_store(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Every file is counted as intact."""
     ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
-    told = ktrdr("repair")
-    assert (told.code, told.err) == (0, "")
-    assert "1 file intact" in told.out
+    result = ktrdr("repair")
+    assert (result.code, result.err) == (0, "")
+    assert "1 file intact" in result.out
     assert ktrdr("repair", "--json").document["files"] == 1
 
 
 def test_repair_quarantines_a_damaged_file(
-    ktrdr: Any, store: Path, gateway: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ktrdr: Any, store: Path, gateway: Any, new_budget: Any
 ) -> None:
     """It says where the file is now, why, and what is to be loaded again."""
     ktrdr("load", "AAPL,MSFT", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
     path = store / "bars" / "symbol=AAPL" / "timeframe=1d" / "all.parquet"
     path.write_bytes(b"no bars")
-    told = ktrdr("repair")
-    assert told.code == 0
-    assert f"quarantined: {path} is now" in told.out
-    assert "loaded again" in told.out
-    monkeypatch.setenv("KTRDR_STATE", str(tmp_path / "new budget"))  # the same may be asked at once
+    result = ktrdr("repair")
+    assert result.code == 0
+    assert f"quarantined: {path} is now" in result.out
+    assert "loaded again" in result.out
+    new_budget()
     again = ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
     assert again.code == 0
 
 
-def test_repair_makes_a_lost_ledger_anew(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """A ledger that is no database is quarantined, and no bar is asked for again."""
+def test_repair_rebuilds_a_damaged_ledger(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """The damaged one is quarantined, and no bar is requested again."""
     interval = ("AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
     ktrdr("load", *interval)
     for path in (store / "state").glob("ledger.sqlite*"):

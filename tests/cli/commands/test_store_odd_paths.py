@@ -1,4 +1,4 @@
-"""The commands over a store at whose paths something else stands, and over one that is replaced."""
+"""Commands over a store with something odd at one of its paths, and over one that is replaced."""
 
 import json
 import shutil
@@ -25,62 +25,61 @@ COMMANDS = {
 }
 BARS = ("status", "gaps", "plan", "load", "verify", "query")
 NAMED = {
-    (f"{AAPL}/all.parquet", "loop"): BARS,
     (f"{AAPL}/all.parquet", "link to nothing"): BARS,
     (f"{AAPL}/all.parquet", "link to file"): BARS,
     (f"{AAPL}/all.parquet", "pipe"): BARS,
-    (f"{AAPL}/all.parquet", "folder"): BARS,
     (AAPL, "file"): BARS,
     (AAPL, "loop"): BARS,
     ("bars/symbol=AAPL", "pipe"): BARS,
     ("bars", "loop"): BARS,
-    ("bars", "file"): BARS,
     ("state", "file"): ("status", "gaps", "plan", "load", "verify", "check"),
-    ("state/ledger.sqlite", "folder"): ("status", "gaps", "plan", "load", "verify", "check"),
     ("state/ledger.sqlite", "pipe"): ("status", "gaps", "plan", "load", "verify", "check"),
     ("state/ledger.sqlite", "link to nothing"): ("status", "load", "check"),
     ("state/locks", "file"): ("load",),
     ("state/locks/catalog.lock", "folder"): (),
     ("ktrdr.duckdb", "folder"): ("query",),
     ("ktrdr.duckdb", "pipe"): ("query",),
-    ("universe.yaml", "folder"): ("check",),
     ("universe.yaml", "pipe"): ("check",),
     ("state/universe.good.yaml", "folder"): ("status",),
     ("state/move.json", "pipe"): (),
 }
-"""Odd paths, and the commands that cannot do without what should stand there."""
+"""Odd paths, and the commands that cannot do without what should stand there.
+
+Every path has an entry, and every kind; ``tests/store/maintenance`` crosses them.
+"""
 
 
 @pytest.fixture
 def loaded(store: Path, ktrdr: Any, gateway: Any) -> Path:
-    """Give a store with bars."""
+    """Return a store with bars."""
     assert ktrdr("load", "AAPL,MSFT", "1d", *DAYS).code == 0
     return store
 
 
 @pytest.mark.parametrize(("name", "kind"), NAMED)
 def test_an_odd_path_is_named_and_a_repair_quarantines_it(
-    loaded: Path, ktrdr: Any, name: str, kind: str
+    loaded: Path, ktrdr: Any, new_budget: Any, name: str, kind: str
 ) -> None:
-    """No command hangs or shows a traceback; those that need the path name it and the repair."""
+    """No command hangs or shows a traceback; those that need the path name it and ktrdr repair."""
     path = loaded / name
     put(path, kind)
     for command, arguments in COMMANDS.items():
-        told = ktrdr(*arguments)
-        assert "Traceback" not in told.all
-        assert "unexpected" not in told.all
+        result = ktrdr(*arguments)
+        assert "Traceback" not in result.all
+        assert "unexpected" not in result.all
         if command in NAMED[name, kind]:
-            assert told.code in {1, 2}, (command, told.all)
-            assert "ktrdr repair" in told.all.replace("\n", " "), command
-            assert path.name in told.all.replace("\n", ""), command
+            assert result.code in {1, 2}, (command, result.all)
+            assert "ktrdr repair" in result.all.replace("\n", " "), command
+            assert path.name in result.all.replace("\n", ""), command
         if not path.is_file():
             assert path.lstat(), command
     if (name, kind) == ("ktrdr.duckdb", "pipe"):
         path.unlink()  # the load has built the catalog anew
         put(path, kind)
-    told = ktrdr("repair", "--json")
-    assert told.code == 0, told.all
-    assert str(path) in [one["was"] for one in told.document["quarantined"]]
+    result = ktrdr("repair", "--json")
+    assert result.code == 0, result.all
+    assert str(path) in [one["was"] for one in result.document["quarantined"]]
+    new_budget()
     for arguments in COMMANDS.values():
         assert ktrdr(*arguments).code in {0, 3}, arguments
     assert ktrdr("repair", "--json").document["quarantined"] == []
@@ -88,21 +87,21 @@ def test_an_odd_path_is_named_and_a_repair_quarantines_it(
         assert kept.read_text() == PRECIOUS
 
 
-def test_a_repair_tells_in_words_what_it_quarantined(loaded: Path, ktrdr: Any) -> None:
-    """The line has the old place, the new one, and why."""
+def test_a_repair_reports_what_it_quarantined(loaded: Path, ktrdr: Any) -> None:
+    """The line has the old path, the new one, and the reason."""
     put(loaded / AAPL / "all.parquet", "loop")
-    told = ktrdr("repair")
-    assert told.code == 0
-    (line,) = [one for one in told.out.splitlines() if one.startswith("quarantined")]
+    result = ktrdr("repair")
+    assert result.code == 0
+    (line,) = [one for one in result.out.splitlines() if one.startswith("quarantined")]
     assert f"{loaded / AAPL}/all.parquet is now {loaded / 'quarantine' / AAPL}/all" in line
     assert "leads nowhere" in line
     assert "To be loaded again: AAPL 1d, all dates" in line
 
 
-def test_a_universe_that_was_quarantined_comes_back_from_its_last_good_copy(
+def test_a_quarantined_universe_is_restored_from_its_last_good_copy(
     loaded: Path, ktrdr: Any
 ) -> None:
-    """A person's text is not lost with the file; without a copy the repair goes on all the same."""
+    """The user's text is not lost; without a copy the repair completes all the same."""
     text = (loaded / "universe.yaml").read_text()
     put(loaded / "universe.yaml", "folder")
     assert ktrdr("repair").code == 0
@@ -110,28 +109,28 @@ def test_a_universe_that_was_quarantined_comes_back_from_its_last_good_copy(
     (loaded / "universe.yaml").unlink()
     (loaded / "state" / "universe.good.yaml").unlink()
     put(loaded / "universe.yaml", "loop")
-    told = ktrdr("repair", "--json")
-    assert told.code == 0
-    assert told.document["files"] == 2
+    result = ktrdr("repair", "--json")
+    assert result.code == 0
+    assert result.document["files"] == 2
     assert ktrdr("init").code == 0
 
 
-def test_an_odd_marker_is_told_by_every_command(loaded: Path, ktrdr: Any) -> None:
-    """Only a person can say what the store is: the error says what to write."""
+def test_every_command_reports_an_odd_marker(loaded: Path, ktrdr: Any) -> None:
+    """Only the user knows what the store is, so the error says what to write."""
     put(loaded / "store.json", "folder")
     for arguments in (*COMMANDS.values(), ("repair",), ("init",)):
         ktrdr(*arguments).is_error(1, "store.json", "a folder", "by hand", "format_version")
 
 
-def test_a_load_over_a_store_that_is_replaced_fails(
-    store: Path, ktrdr: Any, hands: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_load_fails_if_its_store_is_replaced(
+    store: Path, ktrdr: Any, helpers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The document is an error, the exit code 1, and the other store stays as it was."""
-    market = hands.HeldMarket("MSFT")
-    with running_simulator(market, now=hands.NOW) as server:
+    """The document is an error, the exit code 1, and the other store is unchanged."""
+    market = helpers.HeldMarket("MSFT")
+    with running_simulator(market, now=helpers.NOW) as server:
         monkeypatch.setenv("IB_PORT", str(server.port))
-        with hands.started("load", "AAPL,MSFT", "1h", *DAYS, "--json") as process:
-            hands.wait_for(lambda: list(store.glob("bars/*/*/*.parquet")))
+        with helpers.started("load", "AAPL,MSFT", "1h", *DAYS, "--json") as process:
+            helpers.wait_for(lambda: list(store.glob("bars/*/*/*.parquet")))
             moved = store.rename(store.with_name("moved"))
             store.mkdir()
             shutil.copy(moved / "universe.yaml", store)

@@ -1,5 +1,6 @@
 """ktrdr universe: check, add, rename, retire."""
 
+import codecs
 import json
 import shlex
 from pathlib import Path
@@ -17,45 +18,45 @@ NO_OFFSET = {"market_clock_offset_s": 0.0}
 
 @pytest.fixture
 def loaded(ktrdr: Any, store: Path, gateway: Any) -> Path:
-    """Give a store with a few bars of AAPL."""
+    """Return a store with a few bars of AAPL."""
     assert ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06").code == 0
     return store
 
 
 @pytest.fixture
 def instance(store: Path) -> Any:
-    """Give Dagster's instance of the store, with partitions of AAPL."""
+    """Return Dagster's instance of the store, with partitions of AAPL and MSFT."""
     home = prepare_home(open_store(store))
     with dg.DagsterInstance.from_config(str(home)) as instance:
         instance.add_dynamic_partitions("symbols_1d", ["AAPL", "MSFT"])
         yield instance
 
 
-def test_check_of_a_well_universe_says_that_nothing_changes(ktrdr: Any, store: Path) -> None:
-    """All symbols are shown with what was derived; exit code 0."""
-    told = ktrdr("universe", "check")
-    assert (told.code, told.err) == (0, "")
-    assert "is valid: 3 symbols" in told.out
-    assert "IDEALPRO*" in told.out
-    assert "Nothing changes." in told.out
+def test_check_of_a_valid_universe(ktrdr: Any, store: Path) -> None:
+    """It shows all symbols with their derived fields, and that nothing changes."""
+    result = ktrdr("universe", "check")
+    assert (result.code, result.err) == (0, "")
+    assert "is valid: 3 symbols" in result.out
+    assert "IDEALPRO*" in result.out
+    assert "Nothing changes." in result.out
 
 
-def test_check_says_what_a_file_would_change(ktrdr: Any, loaded: Path, instance: Any) -> None:
-    """Added, removed and changed symbols, and the partitions that follow."""
+def test_check_shows_what_a_file_would_change(ktrdr: Any, loaded: Path, instance: Any) -> None:
+    """It lists added, removed and changed symbols, and the partitions that follow."""
     file = loaded / "other.yaml"
     file.write_text(
         "defaults: {timeframes: [1h, 1d]}\nsymbols: {MSFT: {start: 2021-01-04}, TSLA: {}}"
     )
-    told = ktrdr("universe", "check", str(file), "--json")
-    assert told.code == 0
-    kinds = {(one["kind"], one["symbol"]) for one in told.document["changes"]}
+    result = ktrdr("universe", "check", str(file), "--json")
+    assert result.code == 0
+    kinds = {(one["kind"], one["symbol"]) for one in result.document["changes"]}
     assert kinds == {
         ("added", "TSLA"),
         ("removed", "AAPL"),
         ("removed", "EURUSD"),
         ("changed", "MSFT"),
     }
-    assert told.document["partitions"]["1d"] == {"added": ["TSLA"], "removed": ["AAPL"]}
+    assert result.document["partitions"]["1d"] == {"added": ["TSLA"], "removed": ["AAPL"]}
     text = ktrdr("universe", "check", str(file)).out
     assert "bars of 1d stay and can be queried" in text
     assert "start changes from 2024-01-02 to 2021-01-04" in text
@@ -64,39 +65,48 @@ def test_check_says_what_a_file_would_change(ktrdr: Any, loaded: Path, instance:
 @pytest.mark.parametrize(
     "entry", ["{use_rth: false}", "{what_to_show: MIDPOINT}", "{con_id: 4711}", "{exchange: IEX}"]
 )
-def test_check_refuses_another_identity_with_the_way_out(
-    ktrdr: Any, loaded: Path, entry: str
-) -> None:
-    """Bars on disk are another thing than the entry says: exit code 1, and what can be done."""
+def test_check_refuses_another_identity(ktrdr: Any, loaded: Path, entry: str) -> None:
+    """Where bars on disk are of another instrument, it exits with 1 and says what to do."""
     file = loaded / "other.yaml"
     file.write_text(f"defaults: {{timeframes: [1h, 1d]}}\nsymbols: {{AAPL: {entry}}}")
-    told = ktrdr("universe", "check", str(file))
-    assert told.code == 1
-    assert "refused: AAPL: " in told.out
-    assert "ktrdr universe retire AAPL" in told.out
+    result = ktrdr("universe", "check", str(file))
+    assert result.code == 1
+    assert "refused: AAPL: " in result.out
+    assert "ktrdr universe retire AAPL" in result.out
 
 
 def test_check_of_a_bad_file_names_the_line(ktrdr: Any, store: Path) -> None:
-    """Bad usage, with file, line and key."""
+    """It is bad usage, with file, line and key."""
     (store / "universe.yaml").write_text("symbols:\n  AAPL: {start: soon}\n")
     ktrdr("universe", "check").is_error(2, "line 2", "AAPL > start", "soon")
 
 
-def test_add_keeps_the_file_and_shows_what_came_of_it(ktrdr: Any, store: Path) -> None:
-    """One line more in the file; derived fields are told."""
+def test_add_keeps_the_text_of_the_file(ktrdr: Any, store: Path) -> None:
+    """The file has one line more, and the derived fields are shown."""
     before = (store / "universe.yaml").read_text()
-    told = ktrdr("universe", "add", "GBPUSD", "--timeframes", "1h,1d", "--start=2023-01-03")
-    assert told.code == 0, told.err
+    result = ktrdr("universe", "add", "GBPUSD", "--timeframes", "1h,1d", "--start=2023-01-03")
+    assert result.code == 0, result.err
     line = "  GBPUSD: {timeframes: [1h, 1d], start: 2023-01-03}\n"
     assert (store / "universe.yaml").read_text() == before + line
-    assert "CASH (derived)" in told.out
-    assert "2023-01-03 (set)" in told.out
+    assert "CASH (derived)" in result.out
+    assert "2023-01-03 (set)" in result.out
     document = ktrdr("universe", "add", "QQQ", "--json").document
     assert document["added"] == "QQQ"
 
 
+def test_a_byte_order_mark_is_accepted_and_kept(ktrdr: Any, store: Path) -> None:
+    """Some editors write one at the beginning of a file."""
+    path = store / "universe.yaml"
+    before = codecs.BOM_UTF8 + path.read_bytes()
+    path.write_bytes(before)
+    assert ktrdr("universe", "check").code == 0
+    assert ktrdr("universe", "add", "QQQ").code == 0
+    assert path.read_bytes() == before + b"  QQQ: {}\n"
+    assert "QQQ" in ktrdr("status", "--json").document["universe"]["symbols"]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "part"),
     [
         (("AAPL",), "already has AAPL"),
         (("QQQ", "--colour", "blue"), "--what-to-show"),
@@ -105,19 +115,19 @@ def test_add_keeps_the_file_and_shows_what_came_of_it(ktrdr: Any, store: Path) -
         (("QQQ", "--start=2020-01-02", "--start=2020-01-03"), "twice"),
     ],
 )
-def test_add_of_nonsense_changes_nothing(
-    ktrdr: Any, store: Path, arguments: tuple[str, ...], words: str
+def test_an_invalid_add_changes_nothing(
+    ktrdr: Any, store: Path, arguments: tuple[str, ...], part: str
 ) -> None:
-    """Bad usage; the file is as it was."""
+    """It is bad usage, and the file is unchanged."""
     before = (store / "universe.yaml").read_bytes()
-    ktrdr("universe", "add", *arguments).is_error(2, words)
+    ktrdr("universe", "add", *arguments).is_error(2, part)
     assert (store / "universe.yaml").read_bytes() == before
 
 
 def test_rename_is_seen_by_queries_and_by_dagster(ktrdr: Any, loaded: Path, instance: Any) -> None:
-    """Bars answer under the new name alone; a load of it asks nothing again."""
-    told = ktrdr("universe", "rename", "AAPL", "APPLE", "--json")
-    assert told.document == {"renamed": "AAPL", "to": "APPLE", "partition_sets": 1} | NO_OFFSET
+    """Bars have the new name alone, and are not requested again."""
+    result = ktrdr("universe", "rename", "AAPL", "APPLE", "--json")
+    assert result.document == {"renamed": "AAPL", "to": "APPLE", "partition_sets": 1} | NO_OFFSET
     counts = ktrdr("query", "SELECT symbol, count(*) n FROM bars GROUP BY 1", "--json").document
     assert counts == [{"symbol": "APPLE", "n": 4}]
     assert instance.get_dynamic_partitions("symbols_1d") == ["MSFT", "APPLE"]
@@ -127,34 +137,32 @@ def test_rename_is_seen_by_queries_and_by_dagster(ktrdr: Any, loaded: Path, inst
     assert again.document["series"][0]["requests"] == 0
 
 
-def test_symbol_that_was_taken_out_by_hand_can_still_be_retired(ktrdr: Any, loaded: Path) -> None:
-    """Its bars go where the others go."""
+def test_a_symbol_removed_from_the_file_can_be_retired(ktrdr: Any, loaded: Path) -> None:
+    """Its bars move to the folder of retired symbols."""
     (loaded / "universe.yaml").write_text("symbols: {MSFT: {}}")
     assert ktrdr("universe", "retire", "AAPL").code == 0
     assert (loaded / "retired" / "AAPL@1").is_dir()
 
 
-def test_rename_finishes_what_was_cut_short(ktrdr: Any, loaded: Path) -> None:
-    """The same command again takes up the journal; so does repair."""
+def test_an_interrupted_rename_is_finished(ktrdr: Any, loaded: Path) -> None:
+    """The same command finishes it from the journal, and so does repair."""
     layout = open_store(loaded)
     write_journal(layout, Move(MoveKind.RENAME, "EURUSD", "EUR"))
-    told = ktrdr("universe", "rename", "EURUSD", "EUR")
-    assert told.code == 0, told.err
-    assert "interrupted" in told.err
+    result = ktrdr("universe", "rename", "EURUSD", "EUR")
+    assert result.code == 0, result.err
+    assert "interrupted" in result.err
     write_journal(layout, Move(MoveKind.RENAME, "EUR", "EURO"))
     assert "finished the rename of EUR to EURO" in ktrdr("repair").out
     assert "EURO" in (loaded / "universe.yaml").read_text()
 
 
-def test_retire_says_where_the_bars_are_and_how_to_have_them_back(
-    ktrdr: Any, loaded: Path, instance: Any
-) -> None:
-    """No query sees them, nothing is lost, and the way back works."""
+def test_retired_bars_can_be_restored(ktrdr: Any, loaded: Path, instance: Any) -> None:
+    """Queries do not read them, and the printed way back works."""
     files = {p.name for p in (loaded / "bars" / "symbol=AAPL").rglob("*.parquet")}
-    told = ktrdr("universe", "retire", "AAPL")
-    assert told.code == 0, told.err
+    result = ktrdr("universe", "retire", "AAPL")
+    assert result.code == 0, result.err
     kept = loaded / "retired" / "AAPL@1"
-    assert str(kept) in told.out
+    assert str(kept) in result.out
     assert {p.name for p in kept.rglob("*.parquet")} == files
     assert ktrdr("query", "SELECT count(*) n FROM bars", "--json").document == [{"n": 0}]
     assert instance.get_dynamic_partitions("symbols_1d") == ["MSFT"]
@@ -164,29 +172,27 @@ def test_retire_says_where_the_bars_are_and_how_to_have_them_back(
     assert ktrdr("query", "SELECT count(*) n FROM bars", "--json").document == [{"n": 4}]
 
 
-def test_the_way_back_of_a_renamed_symbol_names_the_same_instrument(
-    ktrdr: Any, loaded: Path
-) -> None:
-    """What its entry said is part of the command, as a person would paste it."""
+def test_restoring_a_renamed_symbol_restores_its_fields(ktrdr: Any, loaded: Path) -> None:
+    """The printed command has the fields that its entry set."""
     assert ktrdr("universe", "rename", "AAPL", "APPLE").code == 0
     before = ktrdr("universe", "check", "--json").document["symbols"]["APPLE"]
-    told = ktrdr("universe", "retire", "APPLE")
-    [way] = [line for line in told.out.splitlines() if "universe add" in line]
-    add, _move, _repair = way.split("&&")
+    result = ktrdr("universe", "retire", "APPLE")
+    [restore] = [line for line in result.out.splitlines() if "universe add" in line]
+    add, _move, _repair = restore.split("&&")
     assert "--symbol AAPL" in add
     assert ktrdr(*shlex.split(add)[1:]).code == 0
     assert ktrdr("universe", "check", "--json").document["symbols"]["APPLE"] == before
 
 
-def test_what_is_not_there_is_neither_renamed_nor_retired(ktrdr: Any, store: Path) -> None:
-    """Bad usage that names the symbol; as one JSON document where that is asked for."""
+def test_an_unknown_symbol_is_neither_renamed_nor_retired(ktrdr: Any, store: Path) -> None:
+    """It is bad usage that names the symbol, also as JSON."""
     ktrdr("universe", "rename", "TSLA", "T").is_error(2, "no entry TSLA")
     ktrdr("universe", "retire", "TSLA").is_error(2, "'TSLA'", "not in the universe")
-    told = ktrdr("universe", "retire", "TSLA", "--json")
-    assert "TSLA" in json.loads(told.out)["error"]["message"]
+    result = ktrdr("universe", "retire", "TSLA", "--json")
+    assert "TSLA" in json.loads(result.out)["error"]["message"]
 
 
-def test_an_option_before_the_symbol_is_told_as_that(ktrdr: Any, store: Path) -> None:
-    """The order of words matters, and the text says which."""
-    told = ktrdr("universe", "add", "--timeframes", "1h", "TSLA")
-    told.is_error(2, "--timeframes", "put the symbol first")
+def test_an_option_before_the_symbol_is_bad_usage(ktrdr: Any, store: Path) -> None:
+    """The error says to put the symbol first."""
+    result = ktrdr("universe", "add", "--timeframes", "1h", "TSLA")
+    result.is_error(2, "--timeframes", "put the symbol first")

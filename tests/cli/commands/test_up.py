@@ -1,4 +1,4 @@
-"""ktrdr up: Dagster over a store with a gateway, and nothing of it left afterwards."""
+"""ktrdr up: Dagster over a store with a gateway, and no process left afterwards."""
 
 import fcntl
 import hashlib
@@ -29,17 +29,17 @@ from ktrdr_pipelines.store.layout import open_store
 ROOT = Path(__file__).parents[3]
 
 
-def test_without_a_gateway_it_says_how_to_get_one(ktrdr: Any, data: Path, hands: Any) -> None:
-    """What is missing, and every way to it; the store is made all the same."""
-    told = ktrdr("up", "--port", str(hands.free_port()))
-    told.is_error(1, "no gateway responds at 127.0.0.1:", "nothing listens", "--simulate")
-    told.is_error(1, "4002", "4001", "127.0.0.1", "Read-Only API", "ghcr.io/gnzsnz/ib-gateway")
+def test_without_a_gateway_it_says_how_to_get_one(ktrdr: Any, data: Path, helpers: Any) -> None:
+    """The error lists the ways to set one up; the store is created all the same."""
+    result = ktrdr("up", "--port", str(helpers.free_port()))
+    result.is_error(1, "no gateway responds at 127.0.0.1:", "nothing listens", "--simulate")
+    result.is_error(1, "4002", "4001", "127.0.0.1", "Read-Only API", "container")
     assert (data / "universe.yaml").is_file()
     assert ktrdr("status").code == 0
 
 
-def test_a_port_in_use_is_told_before_anything_is_started(ktrdr: Any, data: Path) -> None:
-    """The text names the option and the port."""
+def test_a_port_in_use_is_refused_before_anything_is_started(ktrdr: Any, data: Path) -> None:
+    """The error names the option and the port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         ktrdr("up", "--port", str(port)).is_error(1, f"--port {port}", "choose another")
@@ -47,7 +47,7 @@ def test_a_port_in_use_is_told_before_anything_is_started(ktrdr: Any, data: Path
 
 
 def test_the_home_takes_the_committed_settings_and_keeps_edits(ktrdr: Any, store: Path) -> None:
-    """Dagster's settings are copied once; what a person changes there stays."""
+    """Dagster's settings are copied once, and edits are kept."""
     home = prepare_home(open_store(store))
     path = home / "dagster.yaml"
     assert path.read_bytes() == (ROOT / "data" / "dagster" / "dagster.yaml").read_bytes()
@@ -57,23 +57,28 @@ def test_the_home_takes_the_committed_settings_and_keeps_edits(ktrdr: Any, store
 
 
 def test_settings_of_an_earlier_version_are_replaced(store: Path) -> None:
-    """They get the timeouts that came later, as long as nobody edited them."""
+    """An unedited file gets timeouts that were added later, and new comments."""
     path = prepare_home(open_store(store)) / "dagster.yaml"
     text = path.read_text()
-    earlier = re.sub(r"  # A run whose.*\n  start_timeout.*\n  cancel_timeout.*\n", "", text)
-    earlier = earlier.replace("after_run_end_seconds: 10", "after_run_end_seconds: 60")
-    assert hashlib.sha256(earlier.encode()).hexdigest() in EARLIER
-    path.write_text(earlier)
-    prepare_home(open_store(store))
-    assert path.read_text() == text
-    assert YAML(typ="safe", pure=True).load(text)["run_monitoring"]["start_timeout_seconds"] <= 90
+    earlier = (ROOT / "tests" / "fixtures" / "dagster_earlier.yaml").read_text()
+    without_timeouts = re.sub(
+        r"  # A run whose.*\n  start_timeout.*\n  cancel_timeout.*\n", "", earlier
+    ).replace("after_run_end_seconds: 10", "after_run_end_seconds: 60")
+    for older in (earlier, without_timeouts):
+        assert hashlib.sha256(older.encode()).hexdigest() in EARLIER
+        path.write_text(older)
+        prepare_home(open_store(store))
+        assert path.read_text() == text
+    settings = YAML(typ="safe", pure=True).load(text)
+    assert settings == YAML(typ="safe", pure=True).load(earlier)
+    assert settings["run_monitoring"]["start_timeout_seconds"] <= 90
 
 
 @pytest.mark.parametrize("archive", ["dagster_v6.tar.gz", "store_v7.tar.gz"])
 def test_edited_settings_get_timeouts_that_they_do_not_mention(
     archive: str, store: Path, tmp_path: Path
 ) -> None:
-    """The file stays as it is; what it says of run monitoring goes before."""
+    """The file is unchanged, and its own settings of run monitoring take precedence."""
     with tarfile.open(ROOT / "tests" / "fixtures" / archive) as file:
         file.extractall(tmp_path, filter="data")
     shutil.copytree(tmp_path / "dagster", store / "dagster")
@@ -89,15 +94,15 @@ def test_edited_settings_get_timeouts_that_they_do_not_mention(
 
 
 def monitoring(home: Path) -> Any:
-    """Give the settings of run monitoring with which the services of a home run."""
+    """Return the settings of run monitoring with which the services of a home run."""
     ref = InstanceRef.from_dir(str(home), overrides=setting_overrides(home))
     with dg.DagsterInstance.from_ref(ref) as instance:
         assert instance.run_monitoring_enabled
         return instance.run_monitoring_settings
 
 
-def test_what_a_killed_command_started_ends_with_it(hands: Any) -> None:
-    """Kill -9 of the command ends the whole group that it had started, grandchildren too."""
+def test_the_group_of_a_killed_command_is_ended(helpers: Any) -> None:
+    """SIGKILL of the command ends the whole group that it started, grandchildren too."""
     code = (
         "import sys, time\n"
         "from ktrdr_pipelines.cli.processes import start, watched\n"
@@ -110,14 +115,14 @@ def test_what_a_killed_command_started_ends_with_it(hands: Any) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as one:
         group = int(one.stdout.readline())
-        hands.wait_for(lambda: len(hands.group_members(group)) == 2)
+        helpers.wait_for(lambda: len(helpers.group_members(group)) == 2)
         one.kill()
-    hands.wait_for(lambda: not hands.group_members(group))
+    helpers.wait_for(lambda: not helpers.group_members(group))
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system has no /proc")
-def test_a_process_lives_until_its_last_thread_has_ended(hands: Any) -> None:
-    """One that is killed at work may have lost its first thread, and still holds its locks."""
+def test_a_process_lives_until_its_last_thread_has_ended(helpers: Any) -> None:
+    """A process whose first thread has ended still holds its locks."""
     code = (
         "import ctypes, threading\n"
         "threading.Thread(target=input).start()\n"
@@ -126,67 +131,67 @@ def test_a_process_lives_until_its_last_thread_has_ended(hands: Any) -> None:
     one = start([sys.executable, "-c", code])
     stat = Path(f"/proc/{one.pid}/stat")
     try:
-        hands.wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
+        helpers.wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
         assert lives(one.pid)
     finally:
-        end(one)
+        end(one, grace_s=0.3)  # no thread is left that handles an interrupt
     assert not lives(one.pid)
 
 
 @pytest.mark.slow
-def test_it_starts_dagster_and_leaves_nothing(hands: Any, data: Path) -> None:
-    """With a simulated gateway the UI answers; Ctrl-C ends every process, and that is success."""
-    arguments = ("up", "--simulate", "--port", str(hands.free_port()), "--json")
-    with hands.started(*arguments) as up:
+def test_it_starts_dagster_and_leaves_no_process(helpers: Any, data: Path) -> None:
+    """The UI responds with a simulated gateway; Ctrl-C ends every process, with exit code 0."""
+    arguments = ("up", "--simulate", "--port", str(helpers.free_port()), "--json")
+    with helpers.started(*arguments) as up:
         line = up.stdout.readline()
         assert line, up.stderr.read()
-        told = json.loads(line)
-        entry = f"{told['url']}/server_info"
+        result = json.loads(line)
+        entry = f"{result['url']}/server_info"
         with urllib.request.urlopen(entry, timeout=120) as reply:  # noqa: S310  (loopback)
             assert reply.status == 200
         foreign = urllib.request.Request(entry, headers={"Host": "evil.com"})  # noqa: S310
         with pytest.raises(urllib.error.HTTPError, match="400"):
             urllib.request.urlopen(foreign, timeout=120)  # noqa: S310
-        groups = hands.children_groups(up.pid)
+        groups = helpers.children_groups(up.pid)
         assert len(groups) == 3  # the gateway, Dagster, and what ends Dagster where this cannot
         up.send_signal(signal.SIGINT)
         _, err = up.communicate(timeout=180)
     assert up.returncode == 0, err
-    assert told["store"] == str(data / "simulated")
+    assert result["store"] == str(data / "simulated")
     assert (data / "simulated" / "dagster" / "history").is_dir()
-    assert [member for group in groups for member in hands.group_members(group)] == []
+    assert [member for group in groups for member in helpers.group_members(group)] == []
 
 
 def test_a_store_of_another_origin_is_refused_before_anything_is_started(
-    ktrdr: Any, data: Path, gateway: Any, hands: Any
+    ktrdr: Any, data: Path, gateway: Any, helpers: Any
 ) -> None:
-    """A store of real bars and a simulated gateway: said at once, not by every run."""
+    """A store of real bars and a simulated gateway are refused by the command itself."""
     assert ktrdr("init", "--origin", "ib").code == 0
-    told = ktrdr("up", "--port", str(hands.free_port()))
-    told.is_error(1, str(data), "holds ib bars", "simulated bars", "KTRDR_DATA")
+    result = ktrdr("up", "--port", str(helpers.free_port()))
+    result.is_error(1, str(data), "holds ib bars", "simulated bars", "KTRDR_DATA")
 
 
-def test_a_gateway_that_hangs_is_told_as_it_is(
-    ktrdr: Any, data: Path, unanswering_gateway: int, hands: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_hanging_gateway_is_reported(
+    ktrdr: Any, data: Path, silent_gateway: int, helpers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever has a gateway is not told how to get one, but what is wrong with it."""
+    """The error says what is wrong with the gateway, not how to set one up."""
     monkeypatch.setenv("IB_TIMEOUT", "0.2")
-    told = ktrdr("up", "--port", str(hands.free_port()))
-    told.is_error(1, str(unanswering_gateway), "did not answer", "look at its window")
-    assert "docker" not in told.all
+    result = ktrdr("up", "--port", str(helpers.free_port()))
+    result.is_error(1, str(silent_gateway), "did not answer", "look at its window")
+    assert "docker" not in result.all
 
 
 def test_a_second_command_over_one_store_is_refused(
-    ktrdr: Any, store: Path, gateway: Any, hands: Any
+    ktrdr: Any, store: Path, gateway: Any, helpers: Any
 ) -> None:
-    """At once, and without a look at the Dagster of the first."""
+    """It is refused without looking at the first one's Dagster."""
     with _only_one(open_store(store)):
-        told = ktrdr("up", "--port", str(hands.free_port()))
-    told.is_error(1, str(store), "another `ktrdr up`", "up.lock")
+        result = ktrdr("up", "--port", str(helpers.free_port()))
+    result.is_error(1, str(store), "another `ktrdr up`", "up.lock")
 
 
 def test_the_dagster_of_a_killed_command_is_ended(store: Path) -> None:
-    """It wrote its process group into the lock that it keeps."""
+    """Its process group is in the file of the lock that it holds."""
     layout = open_store(store)
     child = f"import os; os.fork() and os.wait() or exec({'input()'!r})"
     with layout.lock("dagster").open("a") as lock:
@@ -202,15 +207,15 @@ def test_the_dagster_of_a_killed_command_is_ended(store: Path) -> None:
 
 
 def test_a_second_dagster_over_one_store_is_refused(
-    ktrdr: Any, store: Path, gateway: Any, hands: Any
+    ktrdr: Any, store: Path, gateway: Any, helpers: Any
 ) -> None:
-    """Also where it did not say by which process group it can be ended."""
+    """It is, also if the file of the lock names no process group."""
     layout = open_store(store)
     with layout.lock("dagster").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         left = start([sys.executable, "-c", "input()"], keeping=(lock.fileno(),))
     try:
-        told = ktrdr("up", "--port", str(hands.free_port()))
-        told.is_error(1, str(store), "another `ktrdr up` left behind", "dagster.lock")
+        result = ktrdr("up", "--port", str(helpers.free_port()))
+        result.is_error(1, str(store), "another `ktrdr up` left behind", "dagster.lock")
     finally:
         end(left)

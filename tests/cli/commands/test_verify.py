@@ -1,4 +1,4 @@
-"""Damage on the command line: what each command says of it, and how a store gets over it."""
+"""Damaged stores on the command line: the reports of each command, and the repair."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ DAYS = ("--start", "2024-01-02", "--end", "2024-01-10")
 
 
 def daily(store: Path, symbol: str = "AAPL") -> Path:
-    """Give the file of a symbol's daily bars."""
+    """Return the file of a symbol's daily bars."""
     return store / "bars" / f"symbol={symbol}" / "timeframe=1d" / "all.parquet"
 
 
@@ -23,35 +23,40 @@ def change_a_bit(path: Path) -> None:
 
 
 def certificate(ktrdr: Any, symbol: str = "AAPL") -> Any:
-    """Give what verify certifies of a symbol's daily bars."""
+    """Return the certificate of a symbol's daily bars."""
     document = ktrdr("verify", symbol, "--json").document
     return next(one for one in document["certificates"] if one["timeframe"] == "1d")
 
 
 def test_a_changed_bit_is_found_refused_quarantined_and_loaded_again(
-    ktrdr: Any, store: Path, gateway: Any
+    ktrdr: Any, store: Path, gateway: Any, new_budget: Any
 ) -> None:
-    """From verify to a store that is whole again."""
+    """Verify finds it, queries refuse it, repair quarantines the file, and a load restores it."""
     assert ktrdr("load", "AAPL,MSFT", "1d", *DAYS).code == 0
     digest = certificate(ktrdr)["digest"]
     change_a_bit(daily(store))
-    told = ktrdr("verify", "AAPL")
-    assert (told.code, "corrupt" in told.out, "all.parquet" in told.err) == (1, True, True)
-    told = ktrdr("query", "SELECT count(*) FROM bars")
-    assert (told.code, "all.parquet" in told.err, "ktrdr repair" in told.err) == (1, True, True)
-    asked = "SELECT count(*) AS n FROM bars WHERE symbol = 'MSFT'"
-    assert ktrdr("query", asked, "--json").document == [{"n": 6}]
-    told = ktrdr("repair")
-    assert (told.code, "To be loaded again: AAPL 1d" in told.out) == (0, True)
+    result = ktrdr("verify", "AAPL")
+    assert (result.code, "corrupt" in result.out, "all.parquet" in result.err) == (1, True, True)
+    result = ktrdr("query", "SELECT count(*) FROM bars")
+    assert (result.code, "all.parquet" in result.err, "ktrdr repair" in result.err) == (
+        1,
+        True,
+        True,
+    )
+    sql = "SELECT count(*) AS n FROM bars WHERE symbol = 'MSFT'"
+    assert ktrdr("query", sql, "--json").document == [{"n": 6}]
+    result = ktrdr("repair")
+    assert (result.code, "To be loaded again: AAPL 1d" in result.out) == (0, True)
+    new_budget()
     assert ktrdr("load", "AAPL", "1d", *DAYS).code == 0
     found = certificate(ktrdr)
     assert (found["sound"], found["bars"], found["digest"]) == (True, 6, digest)
-    asked = "SELECT count(*) AS n FROM bars"
-    assert ktrdr("query", asked, "--json").document == [{"n": 12}]
+    sql = "SELECT count(*) AS n FROM bars"
+    assert ktrdr("query", sql, "--json").document == [{"n": 12}]
 
 
 def test_a_price_of_another_program_stops_a_load(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Nothing is written over it, and the way out is named."""
+    """Nothing is overwritten, and the error names ktrdr repair."""
     ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
     path = daily(store)
     table = pq.read_table(path, partitioning=None)
@@ -59,26 +64,24 @@ def test_a_price_of_another_program_stops_a_load(ktrdr: Any, store: Path, gatewa
     place = table.schema.get_field_index("close")
     pq.write_table(table.set_column(place, table.schema.field("close"), closes), path)
     left = path.read_bytes()
-    told = ktrdr("load", "AAPL", "1d", *DAYS)
-    assert told.code == 1
-    assert "other values than were written" in told.err + told.out
-    assert "ktrdr repair" in told.err + told.out
+    result = ktrdr("load", "AAPL", "1d", *DAYS)
+    assert result.code == 1
+    assert "other values than were written" in result.err + result.out
+    assert "ktrdr repair" in result.err + result.out
     assert path.read_bytes() == left
     assert not certificate(ktrdr)["sound"]
 
 
-def test_seal_says_how_many_files_it_gave_digests(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """None, where all have some."""
+def test_seal_adds_no_digest_to_sealed_files(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Where all files have digests, none is added."""
     ktrdr("load", "AAPL", "1d", *DAYS)
     document = ktrdr("repair", "--seal", "--json").document
     assert (document["sealed"], document["quarantined"]) == ([], [])
     assert "digests" not in ktrdr("repair", "--seal").out
 
 
-def test_a_query_says_that_tables_are_older_than_bars(
-    ktrdr: Any, store: Path, gateway: Any
-) -> None:
-    """Only where it names one of them; bars are those of the files."""
+def test_a_query_of_outdated_tables_warns(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """It warns only if it names a table; bars are those of the files."""
     ktrdr("load", "AAPL", "1d", *DAYS)
     assert ktrdr("query", "FROM coverage").err == ""
     catalog = store / "ktrdr.duckdb"
@@ -86,14 +89,14 @@ def test_a_query_says_that_tables_are_older_than_bars(
     ktrdr("load", "MSFT", "1d", *DAYS)
     catalog.write_bytes(kept)
     os.utime(catalog, ns=(times.st_atime_ns, times.st_mtime_ns))
-    told = ktrdr("query", "SELECT count(*) AS n FROM coverage", "--json")
-    assert (told.code, "1 bar file is newer than the catalog" in told.err) == (0, True)
-    told = ktrdr("query", "SELECT count(*) AS n FROM bars", "--json")
-    assert (told.document, told.err) == ([{"n": 12}], "")
+    result = ktrdr("query", "SELECT count(*) AS n FROM coverage", "--json")
+    assert (result.code, "1 bar file is newer than the catalog" in result.err) == (0, True)
+    result = ktrdr("query", "SELECT count(*) AS n FROM bars", "--json")
+    assert (result.document, result.err) == ([{"n": 12}], "")
 
 
-def test_verify_reads_symbols_that_left_the_universe(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Their bars can be queried still, so their damage is told."""
+def test_verify_reads_symbols_outside_the_universe(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Their bars can be queried, so their damage is reported."""
     ktrdr("load", "AAPL,MSFT", "1d", *DAYS)
     universe = store / "universe.yaml"
     kept = [line for line in universe.read_text().splitlines() if "MSFT" not in line]
@@ -101,16 +104,16 @@ def test_verify_reads_symbols_that_left_the_universe(ktrdr: Any, store: Path, ga
     document = ktrdr("verify", "--json").document
     assert document["damaged_others"] == {}
     change_a_bit(daily(store, "MSFT"))
-    told = ktrdr("verify")
-    assert (told.code, "symbol=MSFT" in told.err) == (1, True)
+    result = ktrdr("verify")
+    assert (result.code, "symbol=MSFT" in result.err) == (1, True)
     assert list(ktrdr("verify", "--json").document["damaged_others"]) == [
         "bars/symbol=MSFT/timeframe=1d/all.parquet"
     ]
     assert ktrdr("query", "SELECT count(*) FROM bars WHERE symbol = 'MSFT'").code == 1
 
 
-def test_an_instant_out_of_range_is_no_traceback(ktrdr: Any, store: Path) -> None:
-    """DuckDB has instants that Python has not."""
+def test_an_instant_out_of_range_is_bad_usage(ktrdr: Any, store: Path) -> None:
+    """DuckDB has instants that Python cannot represent."""
     for form in ((), ("--json",), ("--csv",)):
-        told = ktrdr("query", "SELECT TIMESTAMPTZ 'infinity' AS at", *form)
-        assert (told.code, "VARCHAR" in told.err + told.out) == (2, True)
+        result = ktrdr("query", "SELECT TIMESTAMPTZ 'infinity' AS at", *form)
+        assert (result.code, "VARCHAR" in result.err + result.out) == (2, True)

@@ -18,6 +18,7 @@ from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.runner import Job
 from tests.support.fake_gateway import utc
 from tests.support.loading import World
+from tests.sync.discovery.test_trading_hours import Notes
 
 MakeWorld = Callable[..., World]
 Shape = Callable[[np.ndarray], np.ndarray]
@@ -68,6 +69,19 @@ class Market:
             series_key(self.made.series), DisagreementKind.VOLUME
         )
         return [one.ratio for one in known]
+
+
+def test_the_note_of_a_jump_has_the_command_for_the_series(world: MakeWorld) -> None:
+    """A user can paste it as it stands."""
+    market = Market(world(RTH, Timeframe.H1, *JUNE))
+    market.run(Mode.FULL, BEFORE)
+    market.unit = 100.0
+    bench, notes = market.made.bench, Notes()
+    bench.gateway.time = AFTER
+    (report,) = bench.run_with(notes, market.made.series, market.made.wanted)
+    assert len(report.volume_jumps) == 1
+    (text,) = notes.texts
+    assert f"`ktrdr load {market.made.series} --refresh`" in text
 
 
 @pytest.mark.parametrize("to_lots", [True, False])
@@ -211,6 +225,7 @@ def test_the_text_of_a_jump_names_both_units(world: MakeWorld) -> None:
     market.run(Mode.FULL, BEFORE)
     market.unit = 100.0
     [jump] = market.run(Mode.TAIL, AFTER).volume_jumps
-    assert "in lots of 100, the others in shares" in str(jump)
-    assert "are kept as returned" in str(jump)
-    assert "--refresh" in str(jump)
+    text = jump.text_for(market.made.series)
+    assert "in lots of 100, the others in shares" in text
+    assert "are kept as returned" in text
+    assert f"`ktrdr load {market.made.series} --refresh`" in text
