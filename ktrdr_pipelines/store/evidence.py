@@ -237,7 +237,8 @@ class Evidence:
         for position, span in enumerate(whole):
             verdict = judge(
                 said[id(span)],
-                contradicted=bool(held & calendar.days_meeting(span.open_interval)),
+                contradicted=bool(held)
+                and not held.isdisjoint(calendar.days_meeting(span.open_interval)),
                 neighbours=around[position][0],
                 short_run=around[position][1] < SHORT_RUN,
                 was_proved=empty_before.covers(span.interval),
@@ -343,13 +344,18 @@ class Evidence:
         A weekly bar does not say on which day it traded: it counts for a week in which this series
         has no bar at all.
         """
+        others = [
+            timeframe
+            for timeframe in self._store.layout.timeframes_of(series.symbol)
+            if timeframe is not series.timeframe
+        ]
+        if not others:
+            return set()
         days = {day for span in whole for day in calendar.days_meeting(span.open_interval)}
         own = {monday_of(day) for day in self._store.rows_per_session(series)}
         found: set[date] = set()
-        for timeframe in self._store.layout.timeframes_of(series.symbol):
+        for timeframe in others:
             other = Series(series.instrument, timeframe)
-            if timeframe is series.timeframe:
-                continue
             if timeframe is not Timeframe.W1:
                 found |= self._store.traded_days(other, days)
                 continue
@@ -454,7 +460,7 @@ def _statements_about(
         if one.interval.covers(around)
         or (one.kind is StatementKind.TRADED and one.interval.overlaps(around))
     ]
-    days = calendar.days_meeting(span.open_interval)
+    days = calendar.days_meeting(span.open_interval) if closed else None
     if days and days <= closed:
         at = max((one.said_at for one in said), default=span.closes_at)
         said.append(Statement(around, StatementKind.CLOSED, "", at, "schedule"))

@@ -318,7 +318,15 @@ def loading_under(
 
 def params(cases: Sequence[Case]) -> list[Any]:
     """Return the cases; those that outlast many retries are marked as slow."""
-    slow = {"2105 for long", "the nightly reset, long"}
+    slow = {
+        "2105 for long",
+        "the nightly reset, long",
+        "1100 for long",
+        "bars after a cancel, always",
+        "a trickle beyond the deadline",
+        "pacing violations only",
+        "no answer to anything",
+    }
     return [
         pytest.param(case, id=case.when, marks=[pytest.mark.slow] if case.when in slow else [])
         for case in cases

@@ -289,7 +289,7 @@ def test_a_run_that_a_signal_ended_does_not_keep_its_series_waiting(
     """The next tick requests the series again at once, less windows saved before the signal."""
 
     def interrupted(request: BarRequest) -> GatewayError | None:
-        signal.raise_signal(signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # as the system does
         loop: Any = asyncio.get_running_loop()
         for _ in range(600):  # until the main thread has cancelled the load
             if any(getattr(one._callback, "__name__", "") == "cancel" for one in loop._ready):

@@ -173,7 +173,7 @@ def _keys(timeframe: Timeframe, gap: tuple[date, date] | None) -> np.ndarray:
     return keys[(keys < low) | (keys >= high)]
 
 
-@pytest.mark.parametrize("nothing_past_oldest", [False, True])
+@pytest.mark.parametrize("nothing_past_oldest", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("timeframe", "most"), [(Timeframe.H1, 85), (Timeframe.M30, 85), (Timeframe.D1, 70)]
 )
@@ -229,6 +229,7 @@ def test_years_proved_empty_hold_for_every_timeframe(world: MakeWorld) -> None:
     assert report.requests <= 35
 
 
+@pytest.mark.slow
 def test_a_gap_of_a_year_inside_is_not_taken_for_the_beginning(world: MakeWorld) -> None:
     """Bars before an empty year are all loaded, and the year is confirmed empty."""
     gap = date(2019, 1, 1), date(2020, 1, 1)

@@ -419,6 +419,7 @@ class FalseHours:
         return LearnedDay(one.day, (Interval(hours.start + 3 * HOUR, hours.end + 3 * HOUR),))
 
 
+@pytest.mark.slow
 @examples(12, phases=UNSHRUNK)
 @given(seed=st.integers(0, 2**32 - 1), gone=st.sampled_from([0.0, 0.1]))
 def test_falsehoods_of_one_contract_never_hide_a_bar(

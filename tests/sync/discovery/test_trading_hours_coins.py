@@ -299,6 +299,7 @@ def test_details_of_another_zone_are_dated_as_the_schedule(
     )
 
 
+@pytest.mark.slow
 def test_a_failed_schedule_request_is_not_repeated_for_each_year(
     harness_of: Callable[..., Harness], bitcoin: Instrument
 ) -> None:

@@ -17,8 +17,7 @@ from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.runner import Job
 from tests.support.fake_gateway import utc
-from tests.support.loading import World
-from tests.sync.discovery.test_trading_hours import Notes
+from tests.support.loading import NotedTexts, World
 
 MakeWorld = Callable[..., World]
 Shape = Callable[[np.ndarray], np.ndarray]
@@ -76,11 +75,11 @@ def test_the_note_of_a_jump_has_the_command_for_the_series(world: MakeWorld) -> 
     market = Market(world(RTH, Timeframe.H1, *JUNE))
     market.run(Mode.FULL, BEFORE)
     market.unit = 100.0
-    bench, notes = market.made.bench, Notes()
-    bench.gateway.time = AFTER
-    (report,) = bench.run_with(notes, market.made.series, market.made.wanted)
+    harness, noted = market.made.harness, NotedTexts()
+    harness.gateway.time = AFTER
+    (report,) = harness.run_with(noted, market.made.series, market.made.wanted)
     assert len(report.volume_jumps) == 1
-    (text,) = notes.texts
+    (text,) = noted.texts
     assert f"`ktrdr load {market.made.series} --refresh`" in text
 
 

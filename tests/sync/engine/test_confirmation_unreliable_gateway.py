@@ -206,6 +206,7 @@ HIDES_TEN_DAYS = Pattern("session", 9869, 0.35, 14)
 
 
 @pytest.mark.timeout(900)  # 60 examples take six minutes on a busy machine
+@pytest.mark.slow
 @given(pattern=patterns, market=st.sampled_from(MARKETS))
 @example(pattern=HIDES_TEN_DAYS, market=MARKETS[2])
 @examples(60, phases=UNSHRUNK)

@@ -329,6 +329,6 @@ def test_an_instrument_without_data_is_not_complete_while_its_session_is_open(
     report = made.load()
     assert not report.is_complete
     assert report.unexplained
-    (attempt,) = made.bench.ledger.attempts.of(series_key(made.series))
+    (attempt,) = made.harness.ledger.attempts.of(series_key(made.series))
     assert attempt.kind is AttemptKind.NO_DATA
     assert report.no_data_until == attempt.next_try_at is not None
