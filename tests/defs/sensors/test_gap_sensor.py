@@ -286,29 +286,24 @@ def test_no_run_is_requested_for_windows_of_the_future(location: Any, tick: Tick
 def test_a_run_that_a_signal_ended_does_not_keep_its_series_waiting(
     location: Any, tick: Ticker, failing_ib: Callable[..., Any]
 ) -> None:
-    """The next tick requests the series again at once, less windows saved before the signal."""
+    """Whether Dagster was stopped or killed: the next tick requests the same run at once."""
 
     def interrupted(request: BarRequest) -> GatewayError | None:
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # as the system does
         loop: Any = asyncio.get_running_loop()
         for _ in range(600):  # until the main thread has cancelled the load
             if any(getattr(one._callback, "__name__", "") == "cancel" for one in loop._ready):
-                break
+                return None
             threading.Event().wait(0.05)
-        return None
+        raise AssertionError("the load was not cancelled within 30 s")
 
     request = tick.requests()[0]
     ended = location.run_requested(request, ib=failing_ib(interrupted))
     assert not ended.success
     [run] = location.instance.get_runs(dg.RunsFilter(run_ids=[ended.run_id]))
     assert run.tags[CAUSE] == KILLED
-    [again] = [
-        one
-        for one in tick.requests()
-        if (one.tags[SYMBOL], one.tags[TIMEFRAME])
-        == (request.tags[SYMBOL], request.tags[TIMEFRAME])
-    ]
-    assert again.tags[RANGE_START] == request.tags[RANGE_START]
+    again = [one for one in tick.requests() if one.tags[SYMBOL] == request.tags[SYMBOL]]
+    assert request.tags in [one.tags for one in again]
 
 
 def test_absence_of_the_gateway_counts_by_real_time(location: Any, tick: Ticker) -> None:
