@@ -54,7 +54,17 @@ def copy_store(version: int, root: Path) -> None:
         archive.extractall(root, filter="data")
 
 
-@pytest.fixture(params=VERSIONS, ids="version {}".format)
+OLDEST_AND_NEWEST = (VERSIONS[0], VERSIONS[-1])
+"""The versions of the plain suite: stores of the others differ from these by parts of each."""
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(one, marks=[] if one in OLDEST_AND_NEWEST else [pytest.mark.slow])
+        for one in VERSIONS
+    ],
+    ids="version {}".format,
+)
 def version(request: pytest.FixtureRequest) -> int:
     """Return the version of the ledger that the store has."""
     return int(request.param)

@@ -326,6 +326,9 @@ def params(cases: Sequence[Case]) -> list[Any]:
         "a trickle beyond the deadline",
         "pacing violations only",
         "no answer to anything",
+        "the time is never told",
+        "accepts in silence, always",
+        "every id held for long",
     }
     return [
         pytest.param(case, id=case.when, marks=[pytest.mark.slow] if case.when in slow else [])
@@ -372,6 +375,7 @@ def test_restated_bars_replace_the_stored_ones(tmp_path: Path) -> None:
         assert len(kept) == before.num_rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_many_faults_at_once(tmp_path: Path, seed: int) -> None:
     """Stored bars are true, and a load without faults completes the store.

@@ -49,8 +49,8 @@ SLOW = pytest.mark.slow
 CASES = [
     ("AAPL", "1d", date(1998, 1, 1), date(2021, 4, 1)),
     ("SPY", "1d", date(1998, 1, 1), date(2021, 4, 1)),
-    ("AAPL", "1h", date(1998, 1, 1), date(2021, 4, 1)),
-    ("SPY", "1h", date(1998, 1, 1), date(2021, 4, 1)),
+    pytest.param("AAPL", "1h", date(1998, 1, 1), date(2021, 4, 1), marks=SLOW),
+    pytest.param("SPY", "1h", date(1998, 1, 1), date(2021, 4, 1), marks=SLOW),
     pytest.param("AAPL.ETH", "1m", date(2014, 6, 5), date(2014, 6, 10), marks=SLOW),
     pytest.param("SPY.ETH", "1m", date(2013, 10, 4), date(2013, 10, 12), marks=SLOW),
     pytest.param("SPY.ETH", "1m", date(2023, 8, 3), date(2023, 8, 4), marks=SLOW),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
+from itertools import cycle
 
 import numpy as np
 import pyarrow as pa
@@ -186,8 +187,14 @@ QUIET = {
 }
 
 
-@pytest.mark.parametrize("timeframe", KINDS)
-@pytest.mark.parametrize("case", QUIET)
+@pytest.mark.parametrize(
+    ("case", "timeframe"),
+    [
+        pytest.param(case, timeframe, marks=[] if timeframe is usual else [pytest.mark.slow])
+        for case, usual in zip(QUIET, cycle(KINDS), strict=False)
+        for timeframe in KINDS
+    ],
+)
 def test_changes_of_trading_are_no_volume_jump(
     world: MakeWorld, case: str, timeframe: Timeframe
 ) -> None:
