@@ -99,7 +99,7 @@ def sparse_days(
     covered: IntervalSet,
     now_us: int,
     *,
-    traded: Mapping[date, int] | None = None,
+    traded: Mapping[date, int],
 ) -> np.ndarray:
     """Return the indexes of the sparse sessions of a series; weeks have none.
 
@@ -108,15 +108,13 @@ def sparse_days(
         rows: bars held, by session date.
         covered: what is covered with bars or confirmed empty, by bar timestamp.
         now_us: sessions that close by then count as closed, microseconds since 1970 UTC.
-        traded: bars held that are not flat, by session date; all of them if not given.
+        traded: bars held that are not flat, by session date.
     """
     if spans.timeframe is Timeframe.W1:
         return np.empty(0, dtype=np.int64)
     have = _have(spans, rows)
     answered = covered.covers_each(spans.starts, spans.ends) & (spans.over <= now_us)
-    return sparse_indexes(
-        spans.bars, have, answered, None if traded is None else _have(spans, traded)
-    )
+    return sparse_indexes(spans.bars, have, answered, _have(spans, traded))
 
 
 def _have(spans: SessionGrid, rows: Mapping[date, int]) -> np.ndarray:

@@ -1,9 +1,16 @@
 """Sparse sessions: a steady instrument that breaks off once, never a thin one."""
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.domain.planning.sparse_sessions import sparse_indexes
+from ktrdr_pipelines.domain.bars import micros
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.sparse_sessions import sparse_days, sparse_indexes
+from ktrdr_pipelines.domain.timeframes import Timeframe
 
 SESSIONS = 500
 
@@ -160,3 +167,15 @@ def test_without_any_trade_all_bars_count() -> None:
     none = np.zeros(SESSIONS, dtype=np.int64)
     found = sparse_indexes(np.full(SESSIONS, 390), have, np.ones(SESSIONS, dtype=bool), none)
     assert found.tolist() == [250]
+
+
+def test_a_session_whose_missing_trades_are_filled_with_flat_bars_is_sparse() -> None:
+    """By session date: it holds as many bars as its neighbours, and far fewer that were traded."""
+    grid = session_grid(calendar_named("XNYS.RTH"), Timeframe.M1)
+    whole = Interval(datetime(2024, 5, 1, tzinfo=UTC), datetime(2024, 6, 29, tzinfo=UTC))
+    month = grid.meeting(whole)
+    rows = dict(zip(month.days.tolist(), month.bars.tolist(), strict=True))
+    day = month.days[20].item()
+    now, covered = micros(whole.end), IntervalSet([whole])
+    assert not len(sparse_days(month, rows, covered, now, traded=rows))
+    assert sparse_days(month, rows, covered, now, traded=rows | {day: 100}).tolist() == [20]
