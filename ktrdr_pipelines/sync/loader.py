@@ -230,7 +230,7 @@ def _result_of(running: Coroutine[Any, Any, T]) -> T:
         result = thread.submit(asyncio.run, run())
         try:
             return result.result()
-        except BaseException:
+        except BaseException:  # an interrupt must cancel the load in its thread, too
             if not result.done():
                 loop, task = started.result()
                 with suppress(RuntimeError):  # the loop has ended meanwhile

@@ -1,5 +1,6 @@
 """Instruments that tests share, and the reading of a universe with one entry."""
 
+from dataclasses import replace
 from datetime import date
 
 from ktrdr_pipelines.domain.instruments import Instrument, SecType, WhatToShow
@@ -19,17 +20,15 @@ AAPL = Instrument(
     timeframes=(Timeframe.M1, Timeframe.H1, Timeframe.D1),
     start=date(2020, 1, 1),
 )
-EURUSD = Instrument(
+EURUSD = replace(
+    AAPL,
     symbol="EURUSD",
     ib_symbol="EUR",
     sec_type=SecType.CASH,
     exchange="IDEALPRO",
-    currency="USD",
     what_to_show=WhatToShow.MIDPOINT,
     use_rth=False,
     calendar="FX",
-    timeframes=(Timeframe.M1, Timeframe.H1, Timeframe.D1),
-    start=date(2020, 1, 1),
 )
 
 

@@ -160,7 +160,7 @@ def _renamed(old: _Text, line_of: int, new_symbol: str, fields: Mapping[str, str
     """Return the text with another key for an entry, and more fields in it."""
     pair = old.pairs[line_of]
     key = pair[0]
-    whole = old.with_part(*_said(old, pair, fields))
+    whole = old.with_part(*_with_fields(old, pair, fields))
     start, end = key.start_mark.index, key.end_mark.index
     new = whole[:start] + _scalar(new_symbol) + whole[end:]
     return _checked(old, new, renamed=(key.value, new_symbol))
@@ -170,7 +170,7 @@ def _value(field_text: str) -> str:
     return field_text.rpartition(" (")[0]
 
 
-def _said(old: _Text, pair: _Pair, fields: Mapping[str, str]) -> tuple[int, int, str]:
+def _with_fields(old: _Text, pair: _Pair, fields: Mapping[str, str]) -> tuple[int, int, str]:
     """Return the edit that writes fields into the value of an entry."""
     value, end = pair[1], old.end_of(pair)
     start = min(value.start_mark.index, end)

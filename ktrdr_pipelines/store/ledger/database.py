@@ -107,7 +107,7 @@ class Database:
             try:
                 yield connection
                 connection.commit()
-            except BaseException:
+            except BaseException:  # an interrupted transaction must not stay open, too
                 connection.rollback()
                 raise
 
@@ -135,7 +135,7 @@ class Database:
                     if is_erasure_due(connection):
                         self._erase(connection)
             return _Handle(connection, self.path)
-        except BaseException:
+        except BaseException:  # an interrupted opening must not leave a connection, too
             connection.close()
             raise
 
