@@ -7,7 +7,7 @@ KtrdrError
 │   ├── UnknownSymbolError    a symbol is not in the universe
 │   └── NoStoreError          a data folder is not a store
 ├── StoreError            the store on disk is damaged, foreign or not usable
-│   ├── ForeignIdentityError  a file holds another instrument, origin or epoch
+│   ├── ForeignIdentityError  a file holds another instrument or origin
 │   ├── CorruptFileError      a file cannot be read as what it should be
 │   ├── StoreReplacedError    another store, or none, is where one was opened
 │   ├── NoCatalogError        there is no catalog of this version; it can be rebuilt
@@ -108,7 +108,7 @@ class StoreError(KtrdrError):
 
 
 class ForeignIdentityError(StoreError):
-    """A file holds another instrument, origin or epoch than the bars to be saved."""
+    """A file holds another instrument or origin than the bars to be saved."""
 
 
 class CorruptFileError(StoreError):

@@ -374,6 +374,7 @@ class IbLimitsRegistry:
                 "sparse": Backoff(900, _DAY),
                 "blocked": Backoff(_DAY, _DAY),
                 "unknown": Backoff(_HOUR, _WEEK),
+                "basis": Backoff(900, _HOUR),
             }
         ),
         "seconds for which automatic work defers what failed or stays open. A missing permission "

@@ -26,7 +26,7 @@ BARS: dict[str, dict[str, Any]] = json.loads((FIXTURES / "store_v6_bars.json").r
 VERSIONS = (6, 7, 8, 9)
 """The versions of the ledger of which a store was kept; their bars are the same."""
 
-FIRST_WITH_DIGESTS = 8
+FIRST_WITH_BASIS = 10
 """The first version whose bar files have digests."""
 
 NOW = datetime(2024, 1, 5, 22, tzinfo=UTC)
@@ -233,12 +233,12 @@ def test_repair_adds_digests_with_seal(
 ) -> None:
     """No bar and no coverage changes, so nothing is requested again.
 
-    Files from version 8 on have digests already.
+    Files of versions 8 and 9 have digests already, and get the price basis of their bars.
     """
     assert ktrdr("repair", "--json").document["sealed"] == []
     result = ktrdr("repair", "--seal", "--json").document
-    without = 8 if version < FIRST_WITH_DIGESTS else 0
-    assert (len(result["sealed"]), result["quarantined"], result["fixed"]) == (without, [], [])
+    older = 8 if version < FIRST_WITH_BASIS else 0
+    assert (len(result["sealed"]), result["quarantined"], result["fixed"]) == (older, [], [])
     assert held(store) == BARS
     certificates = ktrdr("verify", "--json").document["certificates"]
     assert all(one["sound"] for one in certificates)

@@ -4,8 +4,10 @@ Not here: which bars of a response are kept (``domain.planning.evaluation``), fi
 (``store.bars.bar_store``).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -33,18 +35,29 @@ BAR_SCHEMA = pa.schema(
 instrument's currency; volume, average and bar_count null where the gateway returns "not available".
 """
 
+STORED_SCHEMA = BAR_SCHEMA.append(pa.field("basis", pa.int16(), nullable=False))
+"""Bars as they are stored: as returned, each with its price basis.
+
+``basis`` is the number of the last adjustment of the symbol that its prices include
+(``domain.price_basis``), 0 for none, ``UNCONFIRMED`` where that is not known.
+"""
+
+UNCONFIRMED: Final = -1
+"""The basis of bars of which it is not known which adjustments their prices include."""
+
 
 @dataclass(frozen=True, slots=True)
 class Merge:
     """The result of merging two tables.
 
     ``revised`` holds the older bars that were replaced by bars with other values; ``added`` is the
-    number of bars with new timestamps.
+    number of bars with new timestamps, ``rebased`` that of bars whose basis has changed.
     """
 
     bars: pa.Table
     revised: pa.Table
     added: int
+    rebased: int = 0
 
 
 def empty_bars() -> pa.Table:
@@ -85,10 +98,26 @@ def sorted_unique(bars: pa.Table) -> pa.Table:
     return bars.take(pa.array(order[last]))
 
 
-def merge_bars(old: pa.Table, new: pa.Table) -> Merge:
+def with_basis(bars: pa.Table, basis: int) -> pa.Table:
+    """Return bars in the columns of ``STORED_SCHEMA``, all on one basis unless they have theirs."""
+    if "basis" not in bars.schema.names:
+        column = pa.array(np.full(bars.num_rows, basis, np.int16))
+        bars = bars.append_column(STORED_SCHEMA.field("basis"), column)
+    return bars.select(STORED_SCHEMA.names).cast(STORED_SCHEMA)
+
+
+def basis_of(bars: pa.Table) -> np.ndarray:
+    """Return the basis of each stored bar as int16."""
+    return np.asarray(bars["basis"].to_numpy(zero_copy_only=False))
+
+
+def merge_bars(
+    old: pa.Table, new: pa.Table, on_one_basis: Callable[[pa.Table], pa.Table] | None = None
+) -> Merge:
     """Merge two sorted tables; the newer bar wins, the older one is a revision if it differs.
 
-    Bars are identified by ``ts`` alone: two bars of equal values are two bars.
+    Bars are identified by ``ts`` alone: two bars of equal values are two bars. Stored bars of
+    different bases are compared after ``on_one_basis``, up to the rounding of their prices.
     """
     old_keys, new_keys = timestamps(old), timestamps(new)
     replaced = np.isin(old_keys, new_keys, assume_unique=True)
@@ -96,7 +125,14 @@ def merge_bars(old: pa.Table, new: pa.Table) -> Merge:
     bars = sorted_unique(pa.concat_tables([kept, new]))
     rivals = old.filter(pa.array(replaced))
     winners = new.filter(pa.array(np.isin(new_keys, old_keys, assume_unique=True)))
-    return Merge(bars, rivals.filter(_differs(rivals, winners)), len(new_keys) - rivals.num_rows)
+    differs, rebased = _differs(rivals, winners), np.zeros(rivals.num_rows, dtype=bool)
+    if "basis" in old.schema.names:
+        rebased = basis_of(rivals) != basis_of(winners)
+    if rebased.any() and on_one_basis is not None:
+        alike = _is_about_same(on_one_basis(rivals), on_one_basis(winners))
+        differs = pa.array(np.asarray(differs) & ~(rebased & alike))
+    added = len(new_keys) - rivals.num_rows
+    return Merge(bars, rivals.filter(differs), added, int(rebased.sum()))
 
 
 def _differs(left: pa.Table, right: pa.Table) -> pa.ChunkedArray | pa.Array:
@@ -110,6 +146,31 @@ def _differs(left: pa.Table, right: pa.Table) -> pa.ChunkedArray | pa.Array:
         )
         differs = pc.or_(differs, pc.invert(same))
     return differs
+
+
+_ROUNDED_PRICE: Final = 0.0051
+_ROUNDED_SHARE: Final = 1e-3
+"""Distance of two prices, absolute or as a share, that rounding to a cent may make of one price of
+two bases."""
+
+_ROUNDED_VOLUME: Final = 0.02
+
+
+def _is_about_same(left: pa.Table, right: pa.Table) -> np.ndarray:
+    """Return for each row whether the values are the same up to rounding; null equals null."""
+    alike = np.ones(left.num_rows, dtype=bool)
+    for name in VALUES:
+        a, b = (_floats(one, name) for one in (left, right))
+        share = _ROUNDED_VOLUME if name == "volume" else _ROUNDED_SHARE
+        least = 1.0 if name == "volume" else _ROUNDED_PRICE
+        near = np.abs(a - b) <= np.maximum(least, share * np.abs(b))
+        alike &= near | (np.isnan(a) & np.isnan(b))
+    return alike
+
+
+def _floats(bars: pa.Table, name: str) -> np.ndarray:
+    """Return a column as float64, NaN where it is null."""
+    return np.asarray(bars[name].to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def is_flat(bars: pa.Table) -> np.ndarray:

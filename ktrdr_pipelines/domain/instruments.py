@@ -105,17 +105,16 @@ class Identity:
     use_rth: bool
     contract_id: int
     origin: Origin
-    epoch: int = 0
 
     def __str__(self) -> str:
         hours = "regular hours" if self.use_rth else "all hours"
         return (
             f"{self.symbol} {self.timeframe} {self.what_to_show} {hours}, contract id "
-            f"{self.contract_id}, origin {self.origin}, epoch {self.epoch}"
+            f"{self.contract_id}, origin {self.origin}"
         )
 
 
-def identity_of(series: Series, *, contract_id: int, origin: Origin, epoch: int = 0) -> Identity:
+def identity_of(series: Series, *, contract_id: int, origin: Origin) -> Identity:
     """Return the identity that files of a series must have."""
     return Identity(
         symbol=series.symbol,
@@ -124,5 +123,4 @@ def identity_of(series: Series, *, contract_id: int, origin: Origin, epoch: int 
         use_rth=series.instrument.use_rth,
         contract_id=contract_id,
         origin=origin,
-        epoch=epoch,
     )

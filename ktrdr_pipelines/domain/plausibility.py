@@ -1,14 +1,11 @@
-"""Detect bars that can hardly be right: implausible values, and prices that differ from held ones.
-
-IB serves trades adjusted for the splits known on the day of the request, so bars that were loaded
-before a split differ from the same bars loaded after it by a constant ratio: a *disagreement* is
-the sign of another price basis.
+"""Detect bars that can hardly be right, and the record of bars that differ from held ones.
 
 One response does not distinguish an error of the gateway from its data. So bars with implausible
 values are requested once more, and values that are returned twice are kept, with a *finding* that
 records it.
 
-Not here: volumes in another unit (``domain.volume_units``).
+Not here: prices on another basis (``domain.price_basis``), volumes in another unit
+(``domain.volume_units``).
 """
 
 from collections.abc import Iterable
@@ -26,21 +23,17 @@ from ktrdr_pipelines.domain.instruments import SecType
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.responses import Response
 
-_LEAST_CHANGE = 0.009
-"""Change of price from which bars disagree: the smallest stock dividends are 1 %, corrections of
-single prices are smaller."""
-
-_SAME_RATIO = 0.002
-"""Distance from the median ratio within which a bar shows the same change."""
-
-_MOST_ALIKE = 0.8
-"""Share of the bars that must show the same change: one corrected price is no new basis."""
-
 
 class DisagreementKind(StrEnum):
-    """What differs by a constant ratio: the prices, or the volumes (``domain.volume_units``)."""
+    """What differs by a constant ratio.
+
+    ``price``: held bars were returned again at other prices, and it is no re-basing. ``unit``: the
+    same, at 100 times their prices or a hundredth of them. ``volume``: the volumes
+    (``domain.volume_units``).
+    """
 
     PRICE = "price"
+    UNIT = "unit"
     VOLUME = "volume"
 
 
@@ -48,9 +41,9 @@ class DisagreementKind(StrEnum):
 class Disagreement:
     """Bars that disagree with others by a constant ratio.
 
-    For prices, held bars were returned again and ``ratio`` is the new close over the held one. For
-    volumes it is the same, or the bars follow others, and ``ratio`` is their volume over that of
-    the others.
+    For prices, held bars were returned again and ``ratio`` is the new close over the held one; for
+    a unit, ``first`` is the first bar in the new one. For volumes it is the same, or the bars
+    follow others, and ``ratio`` is their volume over that of the others.
     """
 
     first: datetime
@@ -71,36 +64,22 @@ class Disagreement:
                 f"gateway to report volumes in one unit; `ktrdr load {series} --refresh` "
                 "requests all of it again"
             )
+        if self.kind is DisagreementKind.UNIT:
+            symbol = str(series).split(maxsplit=1)[0]
+            ratio = f"{self.ratio:.6g}"
+            return (
+                f"{self.bars} held bars were returned again at {ratio} times their price: from "
+                f"{self.first:%Y-%m-%d %H:%MZ} on the prices seem to be in another unit. All bars "
+                "are kept as returned, and nothing is multiplied. Hint: if it is so, `ktrdr adjust "
+                f"{symbol} --ratio {ratio} --from {self.first:%Y-%m-%d} --note TEXT` puts the bars "
+                "before on the new unit"
+            )
         return (
             f"{self.bars} held bars from {self.first:%Y-%m-%d %H:%MZ} to "
             f"{self.last:%Y-%m-%d %H:%MZ} were returned again at {self.ratio:.4g} times their "
-            "price: older and newer bars may be on different price bases (a split). Hint: "
-            f"`ktrdr load {series} --refresh` requests all of it again"
+            "price, but not at inverse volumes as after a split: older and newer bars may be on "
+            f"different price bases. Hint: `ktrdr load {series} --refresh` requests all of it again"
         )
-
-
-def disagreement(held: pa.Table, again: pa.Table) -> Disagreement | None:
-    """Return how bars that were returned again disagree with the held ones, or None.
-
-    Args:
-        held: bars of the store, sorted and unique by timestamp.
-        again: bars of a response, sorted and unique by timestamp.
-    """
-    keys, mine, its = np.intersect1d(
-        timestamps(held), timestamps(again), assume_unique=True, return_indices=True
-    )
-    old = held["close"].to_numpy()[mine]
-    new = again["close"].to_numpy()[its]
-    usable = (old > 0) & (new > 0)
-    if not usable.any():
-        return None
-    ratios = new[usable] / old[usable]
-    ratio = float(np.median(ratios))
-    alike = np.abs(ratios / ratio - 1) <= _SAME_RATIO
-    if abs(ratio - 1) < _LEAST_CHANGE or float(np.mean(alike)) < _MOST_ALIKE:
-        return None
-    kept = keys[usable]
-    return Disagreement(moment(int(kept[0])), moment(int(kept[-1])), len(kept), ratio)
 
 
 _PRICES: Final = ("open", "high", "low", "close")

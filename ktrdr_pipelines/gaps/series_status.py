@@ -24,12 +24,13 @@ from ktrdr_pipelines.domain.planning.gaps import (
     missing,
 )
 from ktrdr_pipelines.domain.planning.jobs import first_timestamp
-from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
+from ktrdr_pipelines.domain.plausibility import Disagreement
 from ktrdr_pipelines.gaps.series_files import SeriesFiles
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.evidence import beginning_of
 from ktrdr_pipelines.store.layout import store_origin
 from ktrdr_pipelines.store.ledger.attempts import Attempt, AttemptKind
+from ktrdr_pipelines.store.ledger.bar_findings import VOLUMES
 from ktrdr_pipelines.store.ledger.ledger import series_key
 
 _REASONS = {
@@ -40,6 +41,7 @@ _REASONS = {
     AttemptKind.NO_DATA: GapReason.NO_DATA,
     AttemptKind.BLOCKED: GapReason.BLOCKED,
     AttemptKind.UNKNOWN: GapReason.FAILED,
+    AttemptKind.BASIS: GapReason.BASIS,
 }
 _WEEKS = timedelta(days=14)
 _EVER = datetime(1900, 1, 1, tzinfo=UTC)
@@ -68,7 +70,7 @@ class LedgerRecords:
         self._statements = ledger.statements.beginnings()
         self._confirmed = ledger.confirmed.all()
         self._disagreements = ledger.disagreements.all()
-        self._volume_jumps = ledger.disagreements.all(DisagreementKind.VOLUME)
+        self._volume_jumps = ledger.disagreements.all(VOLUMES)
         self._fresh_from = ledger.kept_fresh.all()
         self._pinned = ledger.contracts.all(origin)
 

@@ -97,11 +97,13 @@ class StoreGuard:
         )
 
 
-FORMAT_VERSION = 1
-"""Version of the folder's structure; 1 is the first, so there is nothing to migrate."""
+FORMAT_VERSION = 2
+"""Version of the folder's structure. 1 is the first; 2 adds the price basis of bars
+(``store.bars.footer.SCHEMA_VERSION``) and the folder ``history``. A store of version 1 is read, and
+becomes one of version 2 when bars are saved; programs of version 1 refuse it from then on."""
 
 _MARKER_HINT = (
-    'It should be like {"format_version": 1, "origin": "ib"}; '
+    'It should be like {"format_version": 2, "origin": "ib"}; '
     "the origin is in the footer of every bar file"
 )
 
@@ -112,6 +114,7 @@ class _Marker:
 
     origin: Origin | None
     store_id: str | None
+    version: int = FORMAT_VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,15 @@ class StoreLayout:
     def retired(self) -> Path:
         """The folder with the bars of retired symbols, outside every glob."""
         return self.root / "retired"
+
+    @property
+    def history(self) -> Path:
+        """The folder of what cannot be rebuilt from the bars, such as adjustments."""
+        return self.root / "history"
+
+    def adjustments_file(self, symbol: str) -> Path:
+        """Return the file of a symbol's adjustments."""
+        return self.history / "adjustments" / f"{symbol}.json"
 
     @property
     def quarantine(self) -> Path:
@@ -244,6 +256,10 @@ class StoreLayout:
         """Return the lock file of one series."""
         return self.locks / f"{symbol}.{timeframe}.lock"
 
+    def basis_lock(self, symbol: str) -> Path:
+        """Return the lock file of a symbol's price basis; it is taken before those of series."""
+        return self.locks / f"{symbol}.basis.lock"
+
     def lock(self, name: str) -> Path:
         """Return the lock file of something that is not a series."""
         return self.locks / f"{name}.lock"
@@ -294,6 +310,34 @@ def store_origin(layout: StoreLayout) -> Origin | None:
     return _read_marker(layout).origin
 
 
+def store_version(layout: StoreLayout) -> int:
+    """Return the version of the folder's structure."""
+    return _read_marker(layout).version
+
+
+def upgrade_store(layout: StoreLayout) -> None:
+    """Make a store of an earlier version one of this version; its bar files stay as they are.
+
+    The catalog of an earlier version does not know the basis of bars: it is removed, and rebuilt
+    after the next load.
+
+    Raises:
+        StoreReplacedError: it is not the store that was opened.
+        DiskError: the system refused.
+    """
+    if store_version(layout) == FORMAT_VERSION:
+        return
+    with locked(layout.lock("store"), f"the store {layout.root}"):
+        marker = _read_marker(layout)
+        if marker.version == FORMAT_VERSION:
+            return
+        with locked(layout.lock("catalog"), f"the catalog {layout.catalog}"):
+            with disk_errors(layout.catalog):
+                layout.catalog.unlink(missing_ok=True)
+                layout.catalog_log.unlink(missing_ok=True)
+            _write_marker(layout, replace(marker, version=FORMAT_VERSION))
+
+
 def pin_origin(layout: StoreLayout, origin: Origin) -> None:
     """Set the origin of a store that has none yet; it never changes afterwards.
 
@@ -327,7 +371,7 @@ def refuse_other_origin(layout: StoreLayout, origin: Origin) -> None:
 
 
 def _write_marker(layout: StoreLayout, marker: _Marker) -> None:
-    fields: dict[str, object] = {"format_version": FORMAT_VERSION, "origin": marker.origin}
+    fields: dict[str, object] = {"format_version": marker.version, "origin": marker.origin}
     if marker.store_id is not None:
         fields["id"] = marker.store_id
     text = f"{json.dumps(fields, indent=2)}\n"
@@ -363,7 +407,7 @@ def _read_marker(layout: StoreLayout) -> _Marker:
             raise _too_new(layout, version)
         if fields.get("id") is not None:
             store_id = str(fields["id"])
-        return _Marker(None if origin is None else Origin(origin), store_id)
+        return _Marker(None if origin is None else Origin(origin), store_id, version)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CorruptFileError(
             f"cannot read {layout.marker}",

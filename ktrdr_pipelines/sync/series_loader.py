@@ -15,7 +15,6 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Job, LoadOptions
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.planning.retry_schedule import TO_CONFIRM, AttemptKind
-from ktrdr_pipelines.domain.plausibility import DisagreementKind
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     ForeignIdentityError,
@@ -26,10 +25,12 @@ from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.claim_owners import Claimant
 from ktrdr_pipelines.store.evidence import Evidence
 from ktrdr_pipelines.store.ledger.attempts import Attempt
+from ktrdr_pipelines.store.ledger.bar_findings import VOLUMES
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 from ktrdr_pipelines.sync.discovery.contracts import learn_identity
 from ktrdr_pipelines.sync.discovery.trading_hours import Schedules, must_learn_sessions
 from ktrdr_pipelines.sync.engine.bar_requester import Fetcher, Requests
+from ktrdr_pipelines.sync.engine.basis_check import BasisChecks
 from ktrdr_pipelines.sync.engine.confirmation import Confirmation
 from ktrdr_pipelines.sync.engine.failed_attempts import FailedAttempts, next_try
 from ktrdr_pipelines.sync.engine.open_ranges import OpenRanges
@@ -61,6 +62,7 @@ class SeriesLoader:
         self._session, self._gateway = requests.source_session, gateway
         self._schedules = Schedules(store, self._session)
         self._evidence = Evidence(store, gateway, self._session.retry_policy.clock)
+        self._bases = BasisChecks(store, requests)
 
     async def load(self, job: Job) -> SeriesReport:
         """Load what is missing of what a job wants.
@@ -134,6 +136,7 @@ class SeriesLoader:
                 claimant=self._claimant,
                 evidence=self._evidence,
                 schedules=self._schedules,
+                bases=self._bases,
             )
             await series_run.run()
         found = () if options.tail else self._states.sparse_sessions(series, state.begins)
@@ -220,6 +223,7 @@ def _series_run(
     claimant: Claimant,
     evidence: Evidence,
     schedules: Schedules,
+    bases: BasisChecks,
 ) -> SeriesRun:
     """Return a run over one series.
 
@@ -232,6 +236,7 @@ def _series_run(
         claimant: the owner of the run's claims.
         evidence: the statements of the run.
         schedules: the calendars of the run.
+        bases: the price bases of the run's symbols.
     """
     series, session, progress = state.series, requests.source_session, requests.progress
     requester = requests.of(series, identity.contract_id, options)
@@ -261,6 +266,7 @@ def _series_run(
         attempts=_attempts(requests, series),
         evidence=evidence,
         schedules=schedules,
+        bases=bases,
     )
 
 
@@ -321,8 +327,8 @@ def _report(
             ),
             None,
         ),
-        disagreements=tuple(ledger.disagreements.of(key, DisagreementKind.PRICE)),
-        volume_jumps=tuple(ledger.disagreements.of(key, DisagreementKind.VOLUME)),
+        disagreements=tuple(ledger.disagreements.of(key)),
+        volume_jumps=tuple(ledger.disagreements.of(key, VOLUMES)),
     )
 
 

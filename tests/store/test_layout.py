@@ -59,8 +59,8 @@ def test_a_folder_with_stores_below_it_names_them(tmp_path: Path) -> None:
 
 def test_a_newer_store_is_refused(layout: StoreLayout) -> None:
     """A store of a newer version is neither opened nor changed."""
-    layout.marker.write_text(json.dumps({"format_version": 2, "origin": None}))
-    with pytest.raises(NoStoreError, match=r"version 2.*up to 1"):
+    layout.marker.write_text(json.dumps({"format_version": 3, "origin": None}))
+    with pytest.raises(NoStoreError, match=r"version 3.*up to 2"):
         open_store(layout.root)
     with pytest.raises(NoStoreError):
         create_store(layout.root)

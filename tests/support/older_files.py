@@ -1,4 +1,4 @@
-"""Bar files as versions before ledger 8 wrote them: no page checksums and no digests."""
+"""Bar files as versions before ledger 8 wrote them: no checksums, no digests, no price basis."""
 
 import json
 from contextlib import closing
@@ -16,9 +16,11 @@ from ktrdr_pipelines.store.ledger.ledger import Ledger
 def make_older(layout: StoreLayout, path: Path) -> None:
     """Rewrite a file as an earlier version did, and update its row in the ledger."""
     with pq.ParquetFile(path) as file:
-        bars = file.read().replace_schema_metadata(None)
+        bars = file.read(columns=BAR_SCHEMA.names).replace_schema_metadata(None)
         footer = json.loads(file.metadata.metadata[b"ktrdr"])
-    del footer["seal"], footer["digests"]
+    del footer["seal"], footer["digests"], footer["basis"]
+    footer["schema_version"] = 1
+    footer["identity"]["epoch"] = 0
     with pq.ParquetWriter(
         path,
         BAR_SCHEMA,

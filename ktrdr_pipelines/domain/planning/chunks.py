@@ -34,6 +34,13 @@ _LATE = timedelta(minutes=5)
 """How long after planning a request that ends now and has a duration in seconds may be answered.
 Its duration is longer by as much."""
 
+_OVERLAP = {Timeframe.D1: 4, Timeframe.W1: 3, Timeframe.H4: 3}
+"""How many held sessions (1w: weeks) a tail is requested with, by timeframe; of shorter timeframes
+one has bars enough. One bar alone does not show that a symbol was re-based."""
+
+_OVERLAP_BARS = 4
+"""How many more held bars of an open session a tail is requested with."""
+
 BY_THE_YEAR = 400
 """Value for the most sessions (1w: weeks) of a request for daily or weekly bars of a gateway that
 refuses durations of several days or weeks, as IB's conservative table of durations does, but
@@ -350,15 +357,19 @@ def _is_opening(piece: Interval, span: Span) -> bool:
 
 
 def _from_held_bars(need: Need, start: datetime, inside: Sequence[Span], duration: str) -> str:
-    """Return the duration of a tail, longer by one session where that reaches back to held bars.
+    """Return the duration of a tail, longer by as much as reaches back to some held bars.
 
     Bars that are returned a second time show whether history has changed, without an additional
     request.
     """
-    count = len(inside) + 1
     held = need.covered.bounds
-    is_beside = held is not None and held.end <= start <= inside[0].interval.start
-    if not is_beside or (need.most_sessions or count) < count:
+    if held is None or held.end > start:
+        return duration
+    if start > inside[0].interval.start:
+        return _from_held_in_session(need, start, inside[0], duration)
+    most = need.most_sessions or _MOST_SESSIONS_IN_DAYS
+    count = min(len(inside) + _OVERLAP.get(need.timeframe, 1), max(most, len(inside)))
+    if count == len(inside):
         return duration
     before = Interval(start - _LONGEST_CLOSED, start)
     earlier = need.grid.spans_in(before)
@@ -367,8 +378,18 @@ def _from_held_bars(need: Need, start: datetime, inside: Sequence[Span], duratio
     if need.is_by_the_year and not duration.endswith("Y"):
         return _counted_or_year(need, count)
     if need.timeframe is Timeframe.W1:
-        return f"{count} W" if count <= _MOST_WEEKS else duration
+        return f"{min(count, _MOST_WEEKS)} W" if len(inside) < _MOST_WEEKS else duration
     return duration if duration.endswith("Y") else f"{count} D"
+
+
+def _from_held_in_session(need: Need, start: datetime, span: Span, duration: str) -> str:
+    """Return the duration of a tail that starts at a held bar of the same session."""
+    more = _OVERLAP_BARS * need.timeframe.length
+    is_held = start - _INSTANT in need.covered and start - more >= span.interval.start
+    if not is_held or not duration.endswith("S"):
+        return duration
+    seconds = round(float(duration.split(maxsplit=1)[0]) + more.total_seconds())
+    return f"{seconds} S" if seconds <= _most_seconds(need.timeframe) else duration
 
 
 def _ends_at(need: Need, last: Span) -> datetime:

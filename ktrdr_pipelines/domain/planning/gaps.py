@@ -180,6 +180,7 @@ class GapReason(StrEnum):
     CONTRADICTED = "contradicted"
     NO_DATA = "no_data"
     BLOCKED = "blocked"
+    BASIS = "basis"
 
 
 class Cause(NamedTuple):

@@ -18,7 +18,8 @@ class AttemptKind(StrEnum):
     ``probed``: a response without bars is to be confirmed. ``contradicted``: the same, although
     held data contradict it. ``sparse``: a session with far fewer bars than its neighbours is to
     be requested once more. ``blocked``: a permission is missing. ``unknown``: the gateway does not
-    know the contract, or knows another one.
+    know the contract, or knows another one. ``basis``: bars were returned on a price basis that
+    one response cannot confirm.
     """
 
     ERROR = "error"
@@ -28,6 +29,7 @@ class AttemptKind(StrEnum):
     SPARSE = "sparse"
     BLOCKED = "blocked"
     UNKNOWN = "unknown"
+    BASIS = "basis"
 
 
 SERIES_WIDE: Final = frozenset({AttemptKind.NO_DATA, AttemptKind.BLOCKED, AttemptKind.UNKNOWN})

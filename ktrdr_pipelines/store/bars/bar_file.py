@@ -18,19 +18,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ktrdr_pipelines.domain.bars import BAR_SCHEMA, bars_between
+from ktrdr_pipelines.domain.bars import (
+    BAR_SCHEMA,
+    STORED_SCHEMA,
+    UNCONFIRMED,
+    bars_between,
+    micros,
+    timestamps,
+    with_basis,
+)
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.errors import CorruptFileError, StoreError
 from ktrdr_pipelines.store.bars.digests import seal_of
 from ktrdr_pipelines.store.bars.footer import (
+    SCHEMA_VERSION,
     UNKNOWN_DIGEST,
     ChangedFooterError,
     Footer,
     NewerSchemaError,
+    basis_intervals,
     footer_from_json,
     footer_to_json,
 )
@@ -58,7 +69,7 @@ _Opened = tuple[Footer, pq.ParquetFile]
 
 
 def read_bars(path: Path, known: Known | None = None) -> pa.Table:
-    """Return all bars of a file, sorted by timestamp.
+    """Return all bars of a file in the columns of ``STORED_SCHEMA``, sorted by timestamp.
 
     Args:
         path: the file.
@@ -90,7 +101,7 @@ def read_file(path: Path, known: Known | None = None) -> tuple[Footer, pa.Table]
     Raises: as ``read_bars``.
     """
     with _opened(path, known) as (footer, file):
-        return footer, _table(file, BAR_SCHEMA.names)
+        return footer, _stored(file, footer)
 
 
 def read_keys(path: Path, known: Known | None = None) -> tuple[Footer, pa.Table]:
@@ -204,8 +215,9 @@ def write_file(
 
     Args:
         path: the file.
-        bars: all its bars, sorted by timestamp.
-        footer: what the file states about them.
+        bars: all its bars, sorted by timestamp; without a column ``basis`` it is 0.
+        footer: what the file states about them; the version and the runs of bars on one basis are
+            those of the new file.
         is_as_written: whether the values are those that were saved; False keeps it visible that
             another program wrote them (``is_as_written``), and gives the file no digests.
         before_renaming: as in ``store.files.write_atomically``.
@@ -215,11 +227,17 @@ def write_file(
     Raises:
         DiskError: the system refused; the earlier file is unchanged.
     """
-    footer = replace(footer, seal=seal_of(bars) if is_as_written else None)
+    bars = with_basis(bars, 0)
+    footer = replace(
+        footer,
+        schema_version=SCHEMA_VERSION,
+        seal=seal_of(bars) if is_as_written else None,
+        basis=replace(footer.basis, intervals=basis_intervals(bars)),
+    )
     whole = io.BytesIO()
     with pq.ParquetWriter(
         whole,
-        BAR_SCHEMA,
+        STORED_SCHEMA,
         compression="zstd",
         store_schema=False,
         write_page_checksum=True,
@@ -348,12 +366,32 @@ def _can_hold_bars(schema: pa.Schema) -> bool:
     return True
 
 
+def _stored(file: pq.ParquetFile, footer: Footer) -> pa.Table:
+    """Return all bars with their basis.
+
+    Bars of a file of version 1 are on basis 0. Where another program has removed the column, the
+    footer has the basis of each bar.
+    """
+    if footer.schema_version == 1:
+        return with_basis(_table(file, BAR_SCHEMA.names), 0)
+    if "basis" in file.schema_arrow.names:
+        return _table(file, STORED_SCHEMA.names)
+    bars = _table(file, BAR_SCHEMA.names)
+    keys = timestamps(bars)
+    basis = np.full(len(keys), UNCONFIRMED, np.int16)
+    for interval, number in footer.basis.intervals:
+        low, high = keys.searchsorted([micros(interval.start), micros(interval.end)])
+        basis[low:high] = number
+    return bars.append_column(STORED_SCHEMA.field("basis"), pa.array(basis))
+
+
 def _table(file: pq.ParquetFile, columns: list[str]) -> pa.Table:
-    """Return columns in the types of ``BAR_SCHEMA``; an Arrow error where a value does not fit."""
-    schema = pa.schema([BAR_SCHEMA.field(name) for name in columns])
+    """Return columns in the types of ``STORED_SCHEMA``; an Arrow error where a value is wrong."""
+    schema = pa.schema([STORED_SCHEMA.field(name) for name in columns])
     table = file.read(columns=columns).select(columns).replace_schema_metadata(None)
-    if any(table[name].null_count for name in columns if name in {"ts", "session_date"}):
-        raise pa.ArrowInvalid("a bar without a timestamp or a session date")
+    required = {"ts", "session_date", "basis"}
+    if any(table[name].null_count for name in columns if name in required):
+        raise pa.ArrowInvalid("a bar without a timestamp, a session date or a price basis")
     return table if table.schema.equals(schema) else table.cast(schema)
 
 

@@ -14,29 +14,38 @@ from datetime import date, datetime, timedelta
 from functools import reduce
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.domain.bars import (
     BAR_SCHEMA,
+    STORED_SCHEMA,
+    UNCONFIRMED,
     bars_between,
+    basis_of,
     empty_bars,
     is_untraded,
     merge_bars,
     rows_per_session,
     sorted_unique,
+    timestamps,
+    with_basis,
 )
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between, midnight, monday_of
 from ktrdr_pipelines.domain.coverage import REFUTABLE, VOIDABLE, Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.domain.instruments import Identity, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.price_basis import Adjustment, AdjustmentKind, on_todays_basis
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.errors import ForeignIdentityError
+from ktrdr_pipelines.errors import ForeignIdentityError, StoreError
+from ktrdr_pipelines.store.bars.adjustment_history import AdjustmentHistory
 from ktrdr_pipelines.store.bars.bar_file import read_bars, read_footer
 from ktrdr_pipelines.store.bars.filing import BarFiles, FilePart, file_intervals, filed_parts
-from ktrdr_pipelines.store.bars.footer import Footer
+from ktrdr_pipelines.store.bars.footer import FileBasis, Footer, Presumed, presuming
+from ktrdr_pipelines.store.files import locked
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.file_index import IndexedFile
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
@@ -72,20 +81,36 @@ class BarStore:
         self.layout = layout
         self.ledger = ledger
         self.files = BarFiles(layout, ledger, clock)
+        self.history = AdjustmentHistory(layout)
         self._clock = clock
 
     def __repr__(self) -> str:
         return f"BarStore({self.layout.root})"
 
     def save(
-        self, series: Series, identity: Identity, bars: pa.Table, coverage: Coverage
+        self,
+        series: Series,
+        identity: Identity,
+        bars: pa.Table,
+        coverage: Coverage,
+        *,
+        presumed: Sequence[Presumed] = (),
     ) -> SaveResult:
         """Merge bars and coverage into the files of a series; newer bars win.
 
         Returns once everything survives a power cut. A crash between two files leaves both true.
 
+        Args:
+            series: the series.
+            identity: of its bars.
+            bars: bars as returned. Without a column ``basis`` they are on the newest one.
+            coverage: what is covered with them.
+            presumed: those of the bars whose basis was not shown by a comparison. If the symbol
+                was re-based before they were requested, as is known by now, their basis is
+                unconfirmed and they cover nothing. Such bars never replace others.
+
         Raises:
-            ForeignIdentityError: the series or the store holds another instrument, origin, epoch.
+            ForeignIdentityError: the series or the store holds another instrument or origin.
             CorruptFileError: a file of the series cannot be read.
             DiskError: the system refused; the files are unchanged.
             StoreReplacedError: the store is not the one that was opened.
@@ -94,15 +119,26 @@ class BarStore:
         """
         if (identity.symbol, identity.timeframe) != (series.symbol, series.timeframe):
             raise ForeignIdentityError(f"cannot save {series}", reason=f"bars are of {identity}")
-        ordered = sorted_unique(bars.select(BAR_SCHEMA.names).cast(BAR_SCHEMA))
-        with saving(self.layout, series.symbol, series.timeframe, identity.origin):
+        lock, what = self.layout.basis_lock(series.symbol), f"the price basis of {series.symbol}"
+        with (
+            locked(lock, what),
+            saving(self.layout, series.symbol, series.timeframe, identity.origin),
+        ):
+            adjustments = self.history.of(series.symbol)
+            ordered = with_basis(sorted_unique(bars), len(adjustments))
+            doubtful = IntervalSet(
+                one.interval for one in presumed if _is_doubtful(one, ordered, adjustments)
+            )
+            ordered = _unconfirmed(ordered, doubtful)
+            coverage = replace(coverage, bars=coverage.bars - doubtful)
+            presumed = [one for one in presumed if not doubtful.clip(one.interval)]
             files = self.files.of(series)
             for path, row in files.items():
                 _refuse_foreign(path, row.identity, identity)
             held = _joined(files).bars
             self._keep_fresh(series, held)
             parts = filed_parts(series, ordered, coverage)
-            saved = [self._save_part(series, identity, part) for part in parts]
+            saved = [self._save_part(series, identity, part, presumed=presumed) for part in parts]
             if not held:
                 self._keep_fresh(series, coverage.bars)
         self._retract_refuted(series, ordered)
@@ -165,6 +201,34 @@ class BarStore:
         taken = IntervalSet(_whole_bars(timeframe, one) for one in intervals)
         return self.retract_proofs(symbol, timeframe, taken, VOIDABLE)
 
+    def doubt_basis(self, symbol: str, timeframe: Timeframe, since: datetime) -> IntervalSet:
+        """Make the basis of bars unconfirmed if it was presumed after a moment.
+
+        They stay, cover nothing any more, and are left out of what queries return until they are
+        requested again. The caller holds the lock of the symbol's basis.
+
+        Returns: their intervals.
+        """
+        found = IntervalSet()
+        with saving(self.layout, symbol, timeframe):
+            for path, row in self.files.of_symbol(symbol, timeframe).items():
+                presumed = row.basis.presumed
+                doubtful = IntervalSet(one.interval for one in presumed if one.fetched_at > since)
+                if not doubtful:
+                    continue
+                found |= doubtful
+                held = self.files.read(path, row)
+                coverage = replace(held.footer.coverage, bars=held.footer.coverage.bars - doubtful)
+                kept = tuple(one for one in presumed if one.fetched_at <= since)
+                footer = replace(
+                    held.footer,
+                    coverage=coverage,
+                    basis=replace(held.footer.basis, presumed=kept),
+                )
+                bars = _unconfirmed(held.bars, doubtful)
+                self.files.write(path, bars, footer, is_as_written=held.is_as_written)
+        return found
+
     def traded_days(self, series: Series, days: Collection[date]) -> set[date]:
         """Return those of the given session dates that have bars with volume.
 
@@ -173,7 +237,7 @@ class BarStore:
         held = self.rows_per_session(series).keys() & set(days)
         if not held:
             return held
-        bars = _traded(self.read(series, _weeks_of(series, held)))
+        bars = _traded(self.read_raw(series, _weeks_of(series, held)))
         return held & set(pc.unique(bars["session_date"]).to_pylist())
 
     def _may_have_proofs(
@@ -215,9 +279,40 @@ class BarStore:
         return next((row.identity for row in self.files.of(series).values()), None)
 
     def read(self, series: Series, interval: Interval | None = None) -> pa.Table:
-        """Return bars sorted by timestamp, all or those with a timestamp in ``interval``."""
+        """Return bars on one price basis, today's, in the columns of ``BAR_SCHEMA``.
+
+        Bars whose basis is unconfirmed are left out.
+
+        Args:
+            series: the series.
+            interval: only bars with a timestamp in it; None for all.
+
+        Raises:
+            StoreError: bars are on a basis that the history of the symbol does not know.
+        """
+        return self.on_todays_basis(series.symbol, self.read_raw(series, interval))
+
+    def on_todays_basis(self, symbol: str, bars: pa.Table) -> pa.Table:
+        """Return stored bars of a symbol as ``read`` does."""
+        basis = basis_of(bars)
+        if (basis == UNCONFIRMED).any():
+            bars = bars.filter(pa.array(basis != UNCONFIRMED))
+            basis = basis_of(bars)
+        # Read after the bars, so that it knows the basis of each.
+        adjustments = self.history.of(symbol)
+        if len(basis) and int(basis.max()) > len(adjustments):
+            raise StoreError(
+                f"cannot put the bars of {symbol} on one price basis",
+                reason=f"they include adjustment {int(basis.max())}, "
+                f"{self.layout.adjustments_file(symbol)} has {len(adjustments)}",
+                hint="Restore that file from a backup",
+            )
+        return on_todays_basis(bars.select(BAR_SCHEMA.names), basis, adjustments)
+
+    def read_raw(self, series: Series, interval: Interval | None = None) -> pa.Table:
+        """Return bars as stored, in the columns of ``STORED_SCHEMA``, sorted by timestamp."""
         files = self.files.of(series)
-        tables = [empty_bars()]
+        tables = [STORED_SCHEMA.empty_table()]
         for path in files if interval is None else self._existing_files(series, interval):
             bars = self.files.bars(path, files.get(path))
             if interval is not None:
@@ -273,6 +368,7 @@ class BarStore:
         part: FilePart,
         *,
         uncovered: Interval | None = None,
+        presumed: Sequence[Presumed] = (),
     ) -> SaveResult:
         """Merge into one file; coverage with bars is first removed from ``uncovered``."""
         folder = self.layout.series_folder(series.symbol, series.timeframe)
@@ -280,16 +376,40 @@ class BarStore:
         old, old_bars = self.files.read_to_merge(series, path)
         if old is not None:
             _refuse_foreign(path, old.identity, identity)
-        merge = merge_bars(old_bars, part.bars)
+        adjustments = self.history.of(series.symbol)
+        new = with_basis(part.bars, len(adjustments))
+        is_worse = (basis_of(new) == UNCONFIRMED) & np.isin(
+            timestamps(new), timestamps(old_bars)[basis_of(old_bars) != UNCONFIRMED]
+        )
+        merge = merge_bars(
+            old_bars,
+            new.filter(pa.array(~is_worse)) if is_worse.any() else new,
+            lambda bars: on_todays_basis(
+                bars.select(BAR_SCHEMA.names), np.maximum(basis_of(bars), 0), adjustments
+            ),
+        )
         before = old.coverage if old else Coverage()
         if uncovered is not None:
             before = replace(before, bars=before.bars - IntervalSet([uncovered]))
         coverage = before.merged(part.coverage)
-        if old and coverage == old.coverage and not merge.added and not merge.revised.num_rows:
+        is_same = old is not None and coverage == old.coverage
+        if is_same and not (merge.added or merge.revised.num_rows or merge.rebased):
             return SaveResult(0, 0, ())
         if merge.revised.num_rows:
             self.ledger.revisions.record(series_key(series), merge.revised, self._clock())
-        footer = Footer(identity, coverage, merge.bars.num_rows, rows_per_session(merge.bars))
+        check = self.ledger.basis_checks.of(series.symbol)
+        basis = presuming(
+            old.basis if old else FileBasis(),
+            (one for one in presumed if _overlaps_rows(part.bars, one)),
+            confirmed_at=check.confirmed_at if check.basis == len(adjustments) else None,
+        )
+        footer = Footer(
+            identity,
+            coverage,
+            merge.bars.num_rows,
+            rows_per_session(merge.bars),
+            basis=basis,
+        )
         self.files.write(path, merge.bars, footer, with_flat=True)
         return SaveResult(merge.added, merge.revised.num_rows, (path,))
 
@@ -349,6 +469,31 @@ def _whole_bars(timeframe: Timeframe, interval: Interval) -> Interval:
 def _traded(bars: pa.Table) -> pa.Table:
     """Return the bars without those that state that nothing was traded."""
     return bars.filter(pa.array(~is_untraded(bars)))
+
+
+def _is_doubtful(one: Presumed, bars: pa.Table, adjustments: Sequence[Adjustment]) -> bool:
+    """Return whether presumed bars may have been requested after a re-basing they do not state."""
+    basis = basis_of(bars_between(bars, one.interval.start, one.interval.end))
+    least = int(basis.min(initial=len(adjustments)))
+    return any(
+        later.kind is AdjustmentKind.SPLIT and one.fetched_at > later.old_until
+        for later in adjustments[max(least, 0) :]
+    )
+
+
+def _unconfirmed(bars: pa.Table, doubtful: IntervalSet) -> pa.Table:
+    """Return stored bars with an unconfirmed basis in some intervals of bar timestamps."""
+    if not doubtful:
+        return bars
+    keys = timestamps(bars)
+    is_in = doubtful.covers_each(keys, keys + 1)
+    basis = np.where(is_in, UNCONFIRMED, basis_of(bars)).astype(np.int16)
+    position = STORED_SCHEMA.get_field_index("basis")
+    return bars.set_column(position, STORED_SCHEMA.field(position), pa.array(basis))
+
+
+def _overlaps_rows(bars: pa.Table, one: Presumed) -> bool:
+    return bool(bars_between(bars, one.interval.start, one.interval.end).num_rows)
 
 
 def _joined(files: Mapping[Path, IndexedFile]) -> Coverage:

@@ -25,8 +25,9 @@ class Digest:
         self._hash = hashlib.sha256()
 
     def add(self, bars: pa.Table) -> None:
-        """Add bars that follow those added before."""
-        self._hash.update(np.rec.fromarrays(_columns(bars)).tobytes())
+        """Add bars that follow those added before, as they were returned, whatever their basis."""
+        columns = _columns(bars.select(BAR_SCHEMA.names))
+        self._hash.update(np.rec.fromarrays(columns).tobytes())
 
     @property
     def text(self) -> str:
@@ -49,7 +50,11 @@ class Seal:
 
 
 def seal_of(bars: pa.Table) -> Seal:
-    """Return the digests of the bars of a file; a CRC-32 of zero becomes one."""
+    """Return the digests of the bars of a file; a CRC-32 of zero becomes one.
+
+    Args:
+        bars: in the columns of ``STORED_SCHEMA``; of ``BAR_SCHEMA`` for a file of version 1.
+    """
     columns = [np.ascontiguousarray(one).view(np.uint8).data for one in _columns(bars)]
     whole = hashlib.sha256()
     for column in columns:
@@ -71,7 +76,7 @@ def seal_of(bars: pa.Table) -> Seal:
 
 def _columns(bars: pa.Table) -> list[np.ndarray]:
     """Return the values of each column, each followed by which of them are null."""
-    return [part for name in BAR_SCHEMA.names for part in _plain(bars, name)]
+    return [part for name in bars.schema.names for part in _plain(bars, name)]
 
 
 def _plain(bars: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -83,5 +88,5 @@ def _plain(bars: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
     null = np.asarray(column.is_null().to_numpy(zero_copy_only=False))
     if pa.types.is_date32(column.type):
         column = column.cast(pa.int32())
-    kind = "<i4" if pa.types.is_int32(column.type) else "<f8"
+    kind = {pa.int16(): "<i2", pa.int32(): "<i4"}.get(column.type, "<f8")
     return pc.fill_null(column, 0).to_numpy(zero_copy_only=False).astype(kind), null

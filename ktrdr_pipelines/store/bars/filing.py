@@ -19,8 +19,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from ktrdr_pipelines.domain.bars import (
+    STORED_SCHEMA,
     bars_between,
-    empty_bars,
     is_flat,
     moment,
     rows_per_session,
@@ -47,7 +47,7 @@ from ktrdr_pipelines.store.bars.integrity import (
     true_file,
     without_implausible,
 )
-from ktrdr_pipelines.store.layout import StoreLayout, store_origin
+from ktrdr_pipelines.store.layout import StoreLayout, store_origin, upgrade_store
 from ktrdr_pipelines.store.ledger.file_index import (
     FileCheck,
     IndexedFile,
@@ -247,7 +247,7 @@ class BarFiles:
             CorruptFileError: the file cannot be read; the damage is recorded.
         """
         if not path.exists():
-            return None, empty_bars()
+            return None, STORED_SCHEMA.empty_table()
         row = self.recorded(series.symbol, series.timeframe).get(self._layout.relative(path))
         with self.recording_damage(path):
             held = self.read(path, row, calendar=series.instrument.calendar)
@@ -272,6 +272,7 @@ class BarFiles:
             path, bars, footer, is_as_written: as ``write_file``.
             with_flat: whether to count its flat bars too.
         """
+        upgrade_store(self._layout)
         footer = write_file(
             path,
             bars,

@@ -8,22 +8,24 @@ Not here: reading and writing files (``store.bars.bar_file``).
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import micros, moment
+from ktrdr_pipelines.domain.bars import UNCONFIRMED, basis_of, micros, moment, timestamps
 from ktrdr_pipelines.domain.coverage import Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.domain.instruments import Identity, Origin, WhatToShow
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.digests import Seal
 
-SCHEMA_VERSION = 1
-"""Version of columns and footer; 1 is the first."""
+SCHEMA_VERSION = 2
+"""Version of columns and footer. 1 is the first; 2 adds the column ``basis`` and the price basis of
+the bars in the footer. Files of version 1 are read, and become version 2 when they are written."""
 
 UNKNOWN_DIGEST: Final = "0" * 64
 """Placeholder in a footer for the digest of its file, until the file is complete."""
@@ -33,6 +35,85 @@ _MOST_ROWS: Final = 2**40
 
 _NO_CRC = 0
 """Marks a session whose bars cannot be checked; no CRC-32 of a ``Seal`` is zero."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Presumed:
+    """Bars whose basis was presumed: their response had no held bar to compare with.
+
+    ``interval`` is by bar timestamp; ``fetched_at`` is when the newest of their requests was sent.
+    They are on the basis that their rows state if that held until then.
+    """
+
+    interval: Interval
+    fetched_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FileBasis:
+    """The price basis of a file's bars.
+
+    ``intervals`` are runs of bars on one basis, by bar timestamp, oldest first; ``presumed`` is
+    what a basis found later may concern. ``confirmed_at`` is when the basis of the symbol was last
+    confirmed before the file was written; None if it never was.
+    """
+
+    intervals: tuple[tuple[Interval, int], ...] = ()
+    presumed: tuple[Presumed, ...] = ()
+    confirmed_at: datetime | None = None
+
+    @property
+    def unconfirmed(self) -> IntervalSet:
+        """The intervals of bars on an unconfirmed basis."""
+        return IntervalSet(one for one, basis in self.intervals if basis == UNCONFIRMED)
+
+
+def basis_intervals(bars: pa.Table) -> tuple[tuple[Interval, int], ...]:
+    """Return the runs of stored bars on one basis, each from its first bar to after its last."""
+    keys, basis = timestamps(bars), basis_of(bars)
+    if not len(keys):
+        return ()
+    starts = np.flatnonzero(np.concatenate(([True], basis[1:] != basis[:-1])))
+    firsts = np.minimum.reduceat(keys, starts).tolist()
+    lasts = np.maximum.reduceat(keys, starts).tolist()
+    return tuple(
+        (Interval(moment(first), moment(last + 1)), number)
+        for first, last, number in zip(firsts, lasts, basis[starts].tolist(), strict=True)
+    )
+
+
+_JOINED: Final = timedelta(days=7)
+"""Distance up to which presumed bars that were requested in the same hour become one interval."""
+
+
+def presuming(
+    known: FileBasis, new: Iterable[Presumed], *, confirmed_at: datetime | None
+) -> FileBasis:
+    """Return what is presumed of a file's bars once more are saved.
+
+    Args:
+        known: what was presumed before.
+        new: the presumed bars among those saved.
+        confirmed_at: when the newest request was sent that confirmed the basis of the symbol: what
+            was requested before it is no longer presumed. None without any.
+    """
+    joined: list[Presumed] = []
+    for one in sorted([*known.presumed, *new]):
+        if confirmed_at is not None and one.fetched_at <= confirmed_at:
+            continue
+        before = joined[-1] if joined else None
+        if (
+            before is not None
+            and one.interval.start - before.interval.end <= _JOINED
+            and before.fetched_at.replace(minute=0, second=0, microsecond=0)
+            == one.fetched_at.replace(minute=0, second=0, microsecond=0)
+        ):
+            whole = Interval(before.interval.start, max(before.interval.end, one.interval.end))
+            joined[-1] = Presumed(whole, max(before.fetched_at, one.fetched_at))
+        else:
+            joined.append(one)
+    times = [one for one in (known.confirmed_at, confirmed_at) if one is not None]
+    return FileBasis((), tuple(joined), max(times, default=None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +126,7 @@ class Footer:
     rows_per_session: Mapping[date, int]
     schema_version: int = SCHEMA_VERSION
     seal: Seal | None = None
+    basis: FileBasis = FileBasis()
 
 
 class ChangedFooterError(ValueError):
@@ -69,6 +151,7 @@ def footer_to_json(footer: Footer) -> str:
         "sessions": {
             day.isoformat(): rows for day, rows in sorted(footer.rows_per_session.items())
         },
+        "basis": _basis_fields(footer.basis),
     }
     if footer.seal is not None:
         digests = seal_to_json(footer.seal, footer.rows_per_session)
@@ -103,6 +186,7 @@ def footer_from_json(text: str | bytes) -> Footer:
         rows_per_session=sessions,
         schema_version=version,
         seal=_seal(fields["digests"], sessions) if is_whole else None,
+        basis=_basis(fields["basis"]) if version > 1 else FileBasis(),
     )
 
 
@@ -138,6 +222,16 @@ def coverage_from_json(text: str) -> Coverage:
     return _coverage(json.loads(text))
 
 
+def basis_to_json(basis: FileBasis) -> str:
+    """Return the price basis of a file as JSON; moments are microseconds since 1970 UTC."""
+    return _dumps(_basis_fields(basis))
+
+
+def basis_from_json(text: str) -> FileBasis:
+    """Return the price basis in a JSON text; an empty text is that of a file of version 1."""
+    return _basis(json.loads(text)) if text else FileBasis()
+
+
 def _identity_fields(identity: Identity) -> dict[str, object]:
     return {
         "symbol": identity.symbol,
@@ -146,7 +240,6 @@ def _identity_fields(identity: Identity) -> dict[str, object]:
         "use_rth": identity.use_rth,
         "contract_id": identity.contract_id,
         "origin": identity.origin,
-        "epoch": identity.epoch,
     }
 
 
@@ -177,7 +270,6 @@ def _identity(fields: Mapping[str, Any]) -> Identity:
         use_rth=bool(fields["use_rth"]),
         contract_id=int(fields["contract_id"]),
         origin=Origin(fields["origin"]),
-        epoch=int(fields["epoch"]),
     )
 
 
@@ -192,6 +284,29 @@ def _coverage(fields: Mapping[str, Any]) -> Coverage:
         for start, end, proved, kind, note in fields.get("proofs", ())
     ]
     return Coverage(bars, tuple(sorted([*plain, *others])))
+
+
+def _basis_fields(basis: FileBasis) -> dict[str, object]:
+    return {
+        "intervals": [[*_bounds(interval), number] for interval, number in basis.intervals],
+        "presumed": [[*_bounds(one.interval), micros(one.fetched_at)] for one in basis.presumed],
+        "confirmed_at": None if basis.confirmed_at is None else micros(basis.confirmed_at),
+    }
+
+
+def _basis(fields: Mapping[str, Any]) -> FileBasis:
+    confirmed = fields["confirmed_at"]
+    return FileBasis(
+        tuple(
+            (Interval(moment(start), moment(end)), int(number))
+            for start, end, number in fields["intervals"]
+        ),
+        tuple(
+            Presumed(Interval(moment(start), moment(end)), moment(fetched))
+            for start, end, fetched in fields["presumed"]
+        ),
+        None if confirmed is None else moment(confirmed),
+    )
 
 
 def _seal(fields: Mapping[str, Any], rows_per_session: Mapping[date, int]) -> Seal:

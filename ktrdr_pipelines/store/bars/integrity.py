@@ -182,7 +182,7 @@ def true_footer(
         if rows > written:
             raise corrupt(path, f"{rows} bars of {day}, {written} were written")
     seal = said.seal
-    if seal is not None and bars.num_columns == len(BAR_SCHEMA):
+    if seal is not None and "close" in bars.schema.names:
         seal = _remaining_seal(path, said, seal, bars)
     if found == said.rows_per_session:
         return said
@@ -230,7 +230,7 @@ def _remaining_seal(path: Path, said: Footer, seal: Seal, bars: pa.Table) -> Sea
     Raises:
         CorruptFileError: the file is refused.
     """
-    here = seal_of(bars)
+    here = seal_of(bars.select(BAR_SCHEMA.names) if said.schema_version == 1 else bars)
     if here.bars == seal.bars:
         return seal
     found, written = rows_per_session(bars), said.rows_per_session

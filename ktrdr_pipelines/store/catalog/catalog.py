@@ -37,15 +37,14 @@ from ktrdr_pipelines.store.catalog.query_policy import CheckedSql, check_stateme
 from ktrdr_pipelines.store.catalog.sql import (
     IS_OUTDATED,
     NAMES_OTHER_FILES,
+    PARAMETERS,
     REFUSED,
-    SERIES,
     TABLES,
+    BarFilesSql,
     files_of,
     refusing_source,
-    series_source,
-    view_sources,
 )
-from ktrdr_pipelines.store.catalog.tables import Gaps, catalog_tables
+from ktrdr_pipelines.store.catalog.tables import Gaps, basis_tables, catalog_tables
 from ktrdr_pipelines.store.files import disk_errors, locked, replace_file, require_file, temp_beside
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.file_index import fingerprint
@@ -82,6 +81,8 @@ _COMMENTS_OF_OBJECTS: Final = """
     SELECT comment FROM duckdb_views() WHERE database_name = 'ktrdr' AND comment IS NOT NULL
     UNION ALL
     SELECT comment FROM duckdb_functions() WHERE database_name = 'ktrdr' AND comment IS NOT NULL
+    UNION ALL
+    SELECT comment FROM duckdb_tables() WHERE database_name = 'ktrdr' AND comment IS NOT NULL
 """
 
 _NO_PARQUET = re.compile(r"too small to be a Parquet file|No magic bytes found|Invalid unicode")
@@ -120,32 +121,78 @@ def rebuild_catalog(
     _refuse_folder(layout)
     layout.require_same()
     with locked(layout.lock("catalog"), f"the catalog {layout.catalog}"):
-        temp = temp_beside(layout.catalog)
-        try:
+        with closing(open_ledger(layout)) as ledger:
+            store = BarStore(layout, ledger)
+            ledger.adjustments.replace(store.history.all())
+            objects = _Objects.of(layout, store)
+            folders = {path.parent for path in objects.refused}
+            held = [
+                key for key in store.series_on_disk() if layout.series_folder(*key) not in folders
+            ]
+            tables = catalog_tables(store, universe, now, held=held, gaps=gaps)
+        with TemporaryDirectory(prefix="ktrdr-") as folder:
+            # DuckDB misplaces its log where the path has a question mark.
+            built = Path(folder) / "catalog.duckdb"
+            _build(built, layout, tables, objects)
+            _put_in_place(built, layout)
+
+
+def refresh_views(layout: StoreLayout) -> None:
+    """Make the catalog, where there is one, know the present bar files and price factors.
+
+    Its other tables stay as they are. After this no query returns bars on the basis of before.
+
+    Raises: as ``rebuild_catalog``.
+    """
+    with locked(layout.lock("catalog"), f"the catalog {layout.catalog}"):
+        if not require_file(layout.catalog):
+            return
+        with TemporaryDirectory(prefix="ktrdr-") as folder:
+            try:
+                with closing(connect_catalog(layout)) as connection:
+                    known = {
+                        text for (text,) in connection.execute(_COMMENTS_OF_OBJECTS).fetchall()
+                    }
+            except KtrdrError:
+                # An older catalog, or one of another folder, is of no use to any query.
+                _remove_catalog(layout)
+                return
             with closing(open_ledger(layout)) as ledger:
-                store = BarStore(layout, ledger)
-                objects = _Objects.of(layout, store)
-                folders = {path.parent for path in objects.refused}
-                held = [
-                    key
-                    for key in store.series_on_disk()
-                    if layout.series_folder(*key) not in folders
-                ]
-                tables = catalog_tables(store, universe, now, held=held, gaps=gaps)
-            with TemporaryDirectory(prefix="ktrdr-") as folder:
-                # DuckDB misplaces its log where the path has a question mark.
-                built = Path(folder) / "catalog.duckdb"
-                _build(built, layout, tables, objects)
-                with disk_errors(layout.catalog):
-                    shutil.copyfile(built, temp)
-            with disk_errors(layout.catalog):
-                with temp.open("rb") as file:
-                    os.fsync(file.fileno())
-                layout.require_same()
-                layout.catalog_log.unlink(missing_ok=True)
-                replace_file(temp, layout.catalog)
-        finally:
-            temp.unlink(missing_ok=True)
+                objects = _Objects.of(layout, BarStore(layout, ledger))
+            if known == objects.digests:
+                return
+            built = Path(folder) / "catalog.duckdb"
+            with disk_errors(built):
+                shutil.copyfile(layout.catalog, built)
+            with (
+                _duckdb_errors(layout.catalog),
+                closing(duckdb.connect(config=dict(_BUILDING))) as c,
+            ):
+                c.execute(f"ATTACH '{_escaped(built)}' AS ktrdr; USE ktrdr")
+                objects.create(c)
+                c.execute("USE memory; DETACH ktrdr")
+            _put_in_place(built, layout)
+
+
+def _remove_catalog(layout: StoreLayout) -> None:
+    with disk_errors(layout.catalog):
+        layout.catalog.unlink(missing_ok=True)
+        layout.catalog_log.unlink(missing_ok=True)
+
+
+def _put_in_place(built: Path, layout: StoreLayout) -> None:
+    """Rename a finished catalog over the old one; the caller holds the lock of the catalog."""
+    temp = temp_beside(layout.catalog)
+    try:
+        with disk_errors(layout.catalog):
+            shutil.copyfile(built, temp)
+            with temp.open("rb") as file:
+                os.fsync(file.fileno())
+            layout.require_same()
+            layout.catalog_log.unlink(missing_ok=True)
+            replace_file(temp, layout.catalog)
+    finally:
+        temp.unlink(missing_ok=True)
 
 
 def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
@@ -282,10 +329,14 @@ def _run(connection: duckdb.DuckDBPyConnection, checked: CheckedSql) -> pa.Table
 
 @dataclass(frozen=True, slots=True)
 class _Objects:
-    """The SQL of the views and the macro for the present bar files; digests identify it."""
+    """The SQL of the views and macros for the present bar files, and the tables of price bases.
+
+    Their digests identify them.
+    """
 
     views: Mapping[str, str]
-    series: str
+    macros: Mapping[str, str]
+    tables: Mapping[str, pa.Table]
     refused: Mapping[Path, str]
 
     @classmethod
@@ -294,37 +345,54 @@ class _Objects:
 
         Raises:
             StoreError: a newer version wrote a file, or the ledger cannot be used.
+            CorruptFileError: the adjustments of a symbol cannot be read.
         """
-        filled = frozenset(timeframe for _symbol, timeframe in store.series_on_disk())
         refused = refused_files(store)
-        return cls(
-            view_sources(layout, filled, refused),
-            series_source(layout, refused, filled=bool(filled)),
+        filed = [
+            path
+            for symbol, timeframe in store.series_on_disk()
+            for path in layout.bar_files(symbol, timeframe)
+        ]
+        versions = store.ledger.files.versions()
+        tables = basis_tables(store.history.all())
+        sql = BarFilesSql(
+            layout,
+            frozenset(timeframe for _symbol, timeframe in store.series_on_disk()),
             refused,
+            has_older=any(versions.get(layout.relative(path), 1) == 1 for path in filed),
+            is_adjusted=bool(tables["price_factors"].num_rows),
         )
+        return cls(sql.views, sql.macros, tables, refused)
 
     @property
     def digests(self) -> set[str]:
-        """The digests of all these texts."""
-        return {_digest(text) for text in (*self.views.values(), self.series)}
+        """The digests of all these texts and tables."""
+        tables = (_text_of(name, rows) for name, rows in self.tables.items())
+        return {_digest(text) for text in (*self.views.values(), *self.macros.values(), *tables)}
 
     def create(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Create the views and the macro in a connection's catalog, replacing older ones.
+        """Create the views and macros in a connection's catalog, and fill the tables.
 
-        DuckDB opens a file for each view. Where no query may read that file, the view fails for
-        all symbols of its timeframe.
+        Older ones are replaced. DuckDB opens a file for each view. Where no query may read that
+        file, the view fails for all symbols of its timeframe.
         """
+        for name, rows in self.tables.items():
+            connection.register("rows", rows)
+            connection.execute(f"DELETE FROM {name}; INSERT INTO {name} SELECT * FROM rows")  # noqa: S608
+            connection.unregister("rows")
+            connection.execute(f"COMMENT ON TABLE {name} IS '{_digest(_text_of(name, rows))}'")
         for name, source in self.views.items():
             try:
                 connection.execute(f"CREATE OR REPLACE VIEW {name} AS {source}")
             except duckdb.Error as error:
                 if not _is_of_refused(error, self.refused):
                     raise
-                refusing = refusing_source(str(error))
+                refusing = refusing_source(str(error), is_raw=name.startswith("raw"))
                 connection.execute(f"CREATE OR REPLACE VIEW {name} AS {refusing}")
             connection.execute(f"COMMENT ON VIEW {name} IS '{_digest(source)}'")
-        connection.execute(f"CREATE OR REPLACE MACRO {SERIES} AS TABLE {self.series}")
-        connection.execute(f"COMMENT ON MACRO TABLE series IS '{_digest(self.series)}'")
+        for name, source in self.macros.items():
+            connection.execute(f"CREATE OR REPLACE MACRO {name}{PARAMETERS} AS TABLE {source}")
+            connection.execute(f"COMMENT ON MACRO TABLE {name} IS '{_digest(source)}'")
 
 
 def _build(
@@ -350,8 +418,7 @@ def _show_present_files(
     The connection then uses a copy of the catalog in a private folder, so that every name keeps
     its meaning.
     """
-    known = {text for (text,) in connection.execute(_COMMENTS_OF_OBJECTS).fetchall()}
-    if known == objects.digests:
+    if _known_digests(connection) == objects.digests:
         return
     copy = folder / "catalog.duckdb"
     with disk_errors(copy):
@@ -361,6 +428,11 @@ def _show_present_files(
     connection.execute(
         f"USE memory; DETACH ktrdr; ATTACH '{_escaped(copy)}' AS ktrdr (READ_ONLY); USE ktrdr"
     )
+
+
+def _known_digests(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    """Return the digests of the objects in an attached catalog."""
+    return {text for (text,) in connection.execute(_COMMENTS_OF_OBJECTS).fetchall()}
 
 
 @contextmanager
@@ -414,6 +486,10 @@ def _refused(error: duckdb.Error, *, is_refused: bool) -> KtrdrError:
         reason=text,
         hint="Run it again; if it fails again, run `ktrdr repair`",
     )
+
+
+def _text_of(table: str, rows: pa.Table) -> str:
+    return f"{table} {rows.to_pylist()}"
 
 
 def _digest(text: str) -> str:

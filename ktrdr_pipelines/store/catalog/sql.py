@@ -1,11 +1,17 @@
 """The SQL of the DuckDB catalog: views, the ``series`` macro, tables.
 
 It must parse in DuckDB shells older than the one that writes the file, so it uses only what 1.1
-knows.
+knows; only where bar files of version 1 are left does it need 1.3.
 
 The symbol of a bar is taken from the name of its file. DuckDB's own parsing of such paths looks at
 the whole path, folders above the store included, and before version 2 reads a symbol NULL as no
 symbol. A file that no query may read makes only those queries fail that would read it.
+
+``bars``, ``bars_1m`` and the others, and ``series`` return bars on one price basis, today's: each
+row is multiplied by the factor of its basis in the table ``price_factors``, and rows on an
+unconfirmed basis are left out. A row on a basis that the table does not have, in a catalog older
+than its file, is an error. ``raw``, ``raw_1m`` and the others, and ``raw_series`` return bars as
+stored.
 
 ``closes_at`` is when a bar is complete, so that a join on it cannot look ahead. It may be late,
 never early: the earliest of the bar's full length, the next bar of its session, and the session's
@@ -19,9 +25,13 @@ Not here: when and how the catalog is written and read (``store.catalog.catalog`
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
+
+from ktrdr_pipelines.domain.bars import STORED_SCHEMA
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
 from ktrdr_pipelines.store.bars.filing import ALL
@@ -50,6 +60,14 @@ CREATE TABLE statements (
     symbol VARCHAR, kind VARCHAR, timeframe VARCHAR, starts TIMESTAMPTZ, ends TIMESTAMPTZ,
     said_at TIMESTAMPTZ, controlled BOOLEAN, voided_at TIMESTAMPTZ
 );
+CREATE TABLE price_factors (
+    symbol VARCHAR, basis SMALLINT, since DATE, until DATE, price DOUBLE, volume DOUBLE
+);
+CREATE TABLE adjustments (
+    symbol VARCHAR, number INTEGER, kind VARCHAR, ratio DOUBLE, volume_ratio DOUBLE,
+    effective DATE, is_estimated BOOLEAN, found_at TIMESTAMPTZ, evidence VARCHAR, note VARCHAR,
+    removed_at TIMESTAMPTZ
+);
 CREATE TABLE requests (
     series VARCHAR, contract_id BIGINT, what_to_show VARCHAR, gateway VARCHAR,
     login VARCHAR, asked_end TIMESTAMPTZ, duration VARCHAR, sent_at TIMESTAMPTZ,
@@ -62,10 +80,51 @@ _NO_BARS = """
     SELECT NULL::VARCHAR AS symbol, NULL::VARCHAR AS timeframe, NULL::TIMESTAMPTZ AS ts,
         NULL::DATE AS session_date, NULL::DOUBLE AS open, NULL::DOUBLE AS high,
         NULL::DOUBLE AS low, NULL::DOUBLE AS close, NULL::DOUBLE AS volume,
-        NULL::DOUBLE AS average, NULL::INTEGER AS bar_count"""
+        NULL::DOUBLE AS average, NULL::INTEGER AS bar_count, NULL::SMALLINT AS basis"""
 
-_COLUMNS = "b.symbol, b.timeframe, b.ts, b.session_date, b.open, b.high, b.low, b.close, b.volume, \
-b.average, b.bar_count"
+_KEYS = "b.symbol, b.timeframe, b.ts, b.session_date"
+_PRICES = ("open", "high", "low", "close")
+
+
+@dataclass(frozen=True, slots=True)
+class _Basis:
+    """How a view returns prices: its columns after the keys, a join and a filter."""
+
+    columns: str
+    join: str = ""
+    condition: str = "true"
+
+    @classmethod
+    def raw(cls) -> "_Basis":
+        """Return bars as stored, with their basis."""
+        prices = ", ".join(f"b.{name}" for name in _PRICES)
+        return cls(f"{prices}, b.volume, b.average, b.bar_count, b.basis")
+
+    @classmethod
+    def todays(cls, factors: str, *, is_adjusted: bool) -> "_Basis":
+        """Return bars on today's basis.
+
+        Args:
+            factors: the source of the factors.
+            is_adjusted: whether there are any; without them nothing is multiplied.
+        """
+        stale = _quoted(
+            "the price basis of bars is newer than this catalog. Hint: run `ktrdr repair`"
+        )
+        if not is_adjusted:
+            raw = cls.raw().columns.removesuffix(", b.basis")
+            unknown = f"CASE b.basis WHEN 0 THEN true WHEN -1 THEN false ELSE error({stale}) END"
+            return cls(raw, condition=unknown)
+        price, volume = "coalesce(f.price, 1.0)", "coalesce(f.volume, 1.0)"
+        prices = ", ".join(f"b.{name} * {price} AS {name}" for name in _PRICES)
+        return cls(
+            f"{prices}, b.volume * {volume} AS volume, b.average * {price} AS average, b.bar_count",
+            f"""LEFT JOIN {factors} AS f ON f.symbol = b.symbol AND f.basis = b.basis
+        AND b.session_date >= f.since AND b.session_date < f.until""",
+            f"CASE WHEN b.basis < 0 THEN false WHEN b.basis > 0 AND f.basis IS NULL "
+            f"THEN error({stale}) ELSE true END",
+        )
+
 
 _INSTRUMENT = "LEFT JOIN instruments AS i ON i.symbol = b.symbol"
 
@@ -98,58 +157,103 @@ _WEEK_CLOSES = """CASE WHEN w.calendar LIKE 'CRYPTO%'
 _LONG = (Timeframe.H1, Timeframe.H4)
 
 
-def view_name(timeframe: Timeframe) -> str:
-    """Return the name of the view of one timeframe's bars."""
-    return f"bars_{timeframe}"
+@dataclass(frozen=True, slots=True)
+class BarFilesSql:
+    """What the SQL over bar files depends on.
 
-
-def view_sources(
-    layout: StoreLayout, filled: frozenset[Timeframe], refused: Mapping[Path, str]
-) -> dict[str, str]:
-    """Return the queries of all views by name, that of ``bars`` last.
-
-    Args:
+    Attributes:
         layout: where the files lie; the views name them by absolute path.
         filled: the timeframes that have files; the views of the others have no rows.
         refused: files that no query may read, and why.
+        has_older: whether files of version 1 are left, which have no column ``basis``.
+        is_adjusted: whether the table of price factors has rows.
     """
-    views = {
-        view_name(timeframe): _view(
-            timeframe,
-            _all_series(layout, timeframe, refused)
-            if timeframe in filled
-            else f"({_NO_BARS} WHERE false)",
+
+    layout: StoreLayout
+    filled: frozenset[Timeframe]
+    refused: Mapping[Path, str]
+    has_older: bool = False
+    is_adjusted: bool = False
+
+    @property
+    def views(self) -> dict[str, str]:
+        """The queries of all views by name, those of ``bars`` and ``raw`` last."""
+        bases = {
+            "bars": _Basis.todays("price_factors", is_adjusted=self.is_adjusted),
+            "raw": _Basis.raw(),
+        }
+        views = {
+            f"{name}_{timeframe}": _view(timeframe, self._source(timeframe), basis)
+            for name, basis in bases.items()
+            for timeframe in Timeframe
+        }
+        for name in bases:
+            every = (f"SELECT * FROM {name}_{timeframe}" for timeframe in Timeframe)
+            views[name] = " UNION ALL ".join(every)
+        return views
+
+    @property
+    def macros(self) -> dict[str, str]:
+        """The queries of the macros by name, which read one series by path.
+
+        Their parameters have names that no column has: DuckDB rejects an ambiguous name.
+        """
+        factors = "(SELECT * FROM price_factors WHERE symbol = of_symbol)"
+        # Without any file: no bars for arguments that can name a series, an error for others.
+        no_bars = f"({_NO_BARS} FROM range({_checked('0')}))"
+        source = self._one_series() if self.filled else no_bars
+        return {
+            "series": _series(source, _Basis.todays(factors, is_adjusted=self.is_adjusted)),
+            "raw_series": _series(source, _Basis.raw()),
+        }
+
+    def _source(self, timeframe: Timeframe) -> str:
+        """Return the source that reads the files of one timeframe by glob."""
+        if timeframe not in self.filled:
+            return f"({_NO_BARS} WHERE false)"
+        path = f"{_literal_glob(self.layout.bars)}/symbol=*/timeframe={timeframe}/*.parquet"
+        symbol = "regexp_extract(filename, '/symbol=([^/]*)/[^/]*/[^/]*$', 1)"
+        own = {
+            file: why
+            for file, why in self.refused.items()
+            if file.parent.name == f"timeframe={timeframe}"
+        }
+        name = _quoted(f"/symbol={KEY_PATTERN}/timeframe={timeframe}{_name_pattern(timeframe)}")
+        return self._read(_quoted(path), symbol, _quoted(timeframe), _allowed(name, own))
+
+    def _one_series(self) -> str:
+        """Return the source that reads the files of the series in a macro's arguments."""
+        start = _quoted(f"{_literal_glob(self.layout.bars)}/symbol=")
+        path = _checked(f"{start} || of_symbol || '/timeframe=' || of_timeframe || '/*.parquet'")
+        yearly = [one for one in Timeframe if one.is_yearly_filed]
+        names = [_quoted(_name_pattern(one)) for one in (Timeframe.M1, Timeframe.D1)]
+        name = f"CASE WHEN of_timeframe IN ({_quoted(*yearly)}) THEN {names[0]} ELSE {names[1]} END"
+        return self._read(path, "of_symbol", "of_timeframe", _allowed(name, self.refused))
+
+    def _read(self, path: str, symbol: str, timeframe: str, allowed: str) -> str:
+        schema = f", schema = {_SCHEMA}" if self.has_older else ""
+        return (
+            f"(SELECT {symbol} AS symbol, {timeframe} AS timeframe, * EXCLUDE (filename) "
+            f"FROM read_parquet({path}, hive_partitioning = false, filename = true{schema}) "
+            f"WHERE {allowed})"
         )
-        for timeframe in Timeframe
-    }
-    union = " UNION ALL ".join(f"SELECT * FROM {view_name(timeframe)}" for timeframe in Timeframe)
-    return {**views, "bars": union}
 
 
-def series_source(layout: StoreLayout, refused: Mapping[Path, str], *, filled: bool) -> str:
-    """Return the query of the macro, which reads one series by path.
+def _series(source: str, basis: _Basis) -> str:
+    """Return the query of a macro over a source.
 
     Its joins depend on the timeframe, a constant in each call: the planner removes those that do
     not apply. The next bar is joined, not windowed, so that a filter on ts prunes row groups.
-
-    Its parameters have names that no column has: DuckDB rejects an ambiguous name.
-
-    Args:
-        layout: where the files lie.
-        refused: files that no query may read, and why.
-        filled: whether the store has any file; DuckDB rejects a path without files.
     """
-    # Without any file: no bars for arguments that can name a series, an error for others.
-    no_bars = f"({_NO_BARS} FROM range({_checked('0')}))"
-    source = _one_series(layout, refused) if filled else no_bars
     long = f"of_timeframe IN ({_quoted(*_LONG)})"
     seconds = " ".join(f"WHEN {_quoted(tf)} THEN {tf.seconds}" for tf in Timeframe)
     length = f"to_seconds(CASE of_timeframe {seconds} END)"
-    return f"""SELECT {_COLUMNS}, CASE of_timeframe
+    return f"""SELECT {_KEYS}, {basis.columns}, CASE of_timeframe
         WHEN '1d' THEN {_DAY_CLOSES}
         WHEN '1w' THEN {_WEEK_CLOSES}
         ELSE least(b.ts + {length}, n.next_ts, {_CLOSE}) END AS closes_at
     FROM {source} AS b
+    {basis.join}
     LEFT JOIN (
         SELECT calendar, session_date, closes_at FROM sessions
         WHERE calendar = {_OWN} AND of_timeframe <> '1w'
@@ -160,11 +264,12 @@ def series_source(layout: StoreLayout, refused: Mapping[Path, str], *, filled: b
     ) AS w ON w.monday = {_MONDAY}
     LEFT JOIN (
         SELECT ts, lead(ts) OVER (ORDER BY ts) AS next_ts FROM {source} WHERE {long}
-    ) AS n ON n.ts = b.ts"""
+    ) AS n ON n.ts = b.ts
+    WHERE {basis.condition}"""
 
 
-SERIES: Final = "series(of_symbol, of_timeframe)"
-"""The macro and its parameters."""
+PARAMETERS: Final = "(of_symbol, of_timeframe)"
+"""The parameters of each macro."""
 
 NAMES_OTHER_FILES = """
     SELECT view_name FROM duckdb_views()
@@ -175,8 +280,13 @@ NAMES_OTHER_FILES = """
 IS_OUTDATED = """
     SELECT 1 FROM duckdb_columns()
     WHERE database_name = 'ktrdr' AND table_name = 'requests' AND column_name = 'account_hash'
+    UNION ALL
+    SELECT 1 WHERE NOT EXISTS (
+        SELECT 1 FROM duckdb_tables()
+        WHERE database_name = 'ktrdr' AND table_name = 'price_factors'
+    )
 """
-"""Selects a row in catalogs of earlier versions: only they have hashes of accounts."""
+"""Selects a row in catalogs of earlier versions: they have hashes of accounts, or no factors."""
 
 
 def files_of(layout: StoreLayout) -> str:
@@ -184,62 +294,57 @@ def files_of(layout: StoreLayout) -> str:
     return f"{_literal_glob(layout.bars)}/symbol=".replace("'", "''")
 
 
-def _view(timeframe: Timeframe, source: str) -> str:
+def _view(timeframe: Timeframe, source: str, basis: _Basis) -> str:
     """Return the query for the bars of a source and the time at which each is complete."""
     if timeframe is Timeframe.D1:
-        return _closing(source, _SESSION, _DAY_CLOSES)
+        return _closing(source, _SESSION, _DAY_CLOSES, basis)
     if timeframe is Timeframe.W1:
-        return _closing(source, _WEEK, _WEEK_CLOSES)
+        return _closing(source, _WEEK, _WEEK_CLOSES, basis)
     end = f"b.ts + INTERVAL {timeframe.seconds} SECONDS"
     if timeframe not in _LONG:
-        return _closing(source, _SESSION, f"least({end}, {_CLOSE})")
+        return _closing(source, _SESSION, f"least({end}, {_CLOSE})", basis)
     order = "PARTITION BY symbol, session_date ORDER BY ts"
     source = f"(SELECT *, lead(ts) OVER ({order}) AS next_ts FROM {source})"
-    return _closing(source, _SESSION, f"least({end}, b.next_ts, {_CLOSE})")
+    return _closing(source, _SESSION, f"least({end}, b.next_ts, {_CLOSE})", basis)
 
 
-def _closing(source: str, joins: str, closes_at: str) -> str:
-    return f"SELECT {_COLUMNS}, {closes_at} AS closes_at FROM {source} AS b {joins}"
-
-
-def _all_series(layout: StoreLayout, timeframe: Timeframe, refused: Mapping[Path, str]) -> str:
-    """Return the source that reads the files of one timeframe by glob."""
-    path = f"{_literal_glob(layout.bars)}/symbol=*/timeframe={timeframe}/*.parquet"
-    symbol = "regexp_extract(filename, '/symbol=([^/]*)/[^/]*/[^/]*$', 1)"
-    own = {
-        file: why for file, why in refused.items() if file.parent.name == f"timeframe={timeframe}"
-    }
-    name = _quoted(f"/symbol={KEY_PATTERN}/timeframe={timeframe}{_name_pattern(timeframe)}")
+def _closing(source: str, joins: str, closes_at: str, basis: _Basis) -> str:
     return (
-        f"(SELECT {symbol} AS symbol, {_quoted(timeframe)} AS timeframe, * EXCLUDE (filename) "
-        f"FROM read_parquet({_quoted(path)}, hive_partitioning = false, filename = true) "
-        f"WHERE {_allowed(name, own)})"
+        f"SELECT {_KEYS}, {basis.columns}, {closes_at} AS closes_at FROM {source} AS b "
+        f"{joins} {basis.join} WHERE {basis.condition}"
     )
 
 
-def _one_series(layout: StoreLayout, refused: Mapping[Path, str]) -> str:
-    """Return the source that reads the files of the series in the macro's arguments."""
-    start = _quoted(f"{_literal_glob(layout.bars)}/symbol=")
-    path = _checked(f"{start} || of_symbol || '/timeframe=' || of_timeframe || '/*.parquet'")
-    yearly = [one for one in Timeframe if one.is_yearly_filed]
-    names = [_quoted(_name_pattern(one)) for one in (Timeframe.M1, Timeframe.D1)]
-    name = f"CASE WHEN of_timeframe IN ({_quoted(*yearly)}) THEN {names[0]} ELSE {names[1]} END"
-    return (
-        "(SELECT of_symbol AS symbol, of_timeframe AS timeframe, * EXCLUDE (filename) "
-        f"FROM read_parquet({path}, hive_partitioning = false, filename = true) "
-        f"WHERE {_allowed(name, refused)})"
-    )
-
-
-def refusing_source(reason: str) -> str:
+def refusing_source(reason: str, *, is_raw: bool) -> str:
     """Return the query of a view that always fails, for one that cannot be built from its files."""
     columns = _NO_BARS.removeprefix("\n    SELECT ").replace("NULL::", "_::")
+    if not is_raw:
+        columns = columns.removesuffix(", _::SMALLINT AS basis")
     failure = f"CASE WHEN r.n >= 0 THEN error({_quoted(REFUSED + reason)}) END"
     columns = columns.replace("_::", f"{failure}::")
     return (
         f"SELECT {columns}, {failure}::TIMESTAMPTZ AS closes_at FROM range(1) AS r(n) "
         f"WHERE {failure} IS NULL"
     )
+
+
+_TYPES: Final = {
+    pa.timestamp("us", tz="UTC"): "TIMESTAMPTZ",
+    pa.date32(): "DATE",
+    pa.float64(): "DOUBLE",
+    pa.int32(): "INTEGER",
+    pa.int16(): "SMALLINT",
+}
+
+_SCHEMA: Final = "MAP {{{}}}".format(
+    ", ".join(
+        f"'{field.name}': {{'name': '{field.name}', 'type': '{_TYPES[field.type]}', "
+        f"'default_value': {'0' if field.name == 'basis' else 'NULL'}}}"
+        for field in STORED_SCHEMA
+    )
+)
+"""The columns of all files, for a store that also has files without a basis, which is 0 for them.
+"""
 
 
 def _name_pattern(timeframe: Timeframe) -> str:

@@ -5,7 +5,7 @@ Not here: the tables' columns in SQL and the views over bars (``store.catalog.sq
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 
@@ -14,6 +14,7 @@ from ktrdr_pipelines.domain.calendars.sessions import monday_of
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.planning.gaps import Gap
+from ktrdr_pipelines.domain.price_basis import Adjustment, factors_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.ledger.statements import StatementRecord
@@ -103,6 +104,33 @@ _REQUESTS = pa.schema(
     }
 )
 
+_FACTORS = pa.schema(
+    {
+        "symbol": pa.string(),
+        "basis": pa.int16(),
+        "since": pa.date32(),
+        "until": pa.date32(),
+        "price": pa.float64(),
+        "volume": pa.float64(),
+    }
+)
+_ADJUSTMENTS = pa.schema(
+    {
+        "symbol": pa.string(),
+        "number": pa.int32(),
+        "kind": pa.string(),
+        "ratio": pa.float64(),
+        "volume_ratio": pa.float64(),
+        "effective": pa.date32(),
+        "is_estimated": pa.bool_(),
+        "found_at": _MOMENT,
+        "evidence": pa.string(),
+        "note": pa.string(),
+        "removed_at": _MOMENT,
+    }
+)
+_FIRST, _LAST = date(1, 1, 1), date(9999, 12, 31)
+
 Gaps = Iterable[tuple[Series, Gap]]
 """Gaps, each with its series."""
 
@@ -131,6 +159,35 @@ def catalog_tables(
             [asdict(record) for record in store.ledger.requests.newest(REQUESTS_KEPT)],
             schema=_REQUESTS,
         ),
+    }
+
+
+def basis_tables(adjustments: Mapping[str, Sequence[Adjustment]]) -> dict[str, pa.Table]:
+    """Return the rows of the tables of adjustments and of price factors, by the table's name.
+
+    A symbol without adjustments has no factors. A factor holds for session dates from ``since`` to
+    before ``until``.
+    """
+    factors = [
+        {
+            "symbol": symbol,
+            "basis": one.basis,
+            "since": one.since or _FIRST,
+            "until": one.until or _LAST,
+            "price": one.price,
+            "volume": one.volume,
+        }
+        for symbol, ones in adjustments.items()
+        for one in factors_of(ones)
+    ]
+    found = [
+        {name: symbol if name == "symbol" else getattr(one, name) for name in _ADJUSTMENTS.names}
+        for symbol, ones in adjustments.items()
+        for one in ones
+    ]
+    return {
+        "price_factors": pa.Table.from_pylist(factors, schema=_FACTORS),
+        "adjustments": pa.Table.from_pylist(found, schema=_ADJUSTMENTS),
     }
 
 

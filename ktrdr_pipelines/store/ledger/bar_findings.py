@@ -3,13 +3,17 @@
 Not here: how they are found (``domain.plausibility``).
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
+from typing import Final
 
 from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind, Finding
 from ktrdr_pipelines.store.ledger.database import Table
 from ktrdr_pipelines.store.ledger.rows import Rows
+
+PRICES: Final = frozenset({DisagreementKind.PRICE, DisagreementKind.UNIT})
+VOLUMES: Final = frozenset({DisagreementKind.VOLUME})
 
 _DISAGREEMENTS = Rows(
     "disagreements",
@@ -32,32 +36,37 @@ class DisagreementsTable(Table):
             _DISAGREEMENTS.insert(connection, [found], series_key, micros(at))
 
     def of(
-        self, series_key: str, kind: DisagreementKind = DisagreementKind.PRICE
+        self, series_key: str, kinds: Collection[DisagreementKind] = PRICES
     ) -> list[Disagreement]:
-        """Return the disagreements of a series of one kind, oldest bars first."""
+        """Return the disagreements of a series of some kinds, oldest bars first."""
         with self._database.reading() as connection:
-            return _DISAGREEMENTS.select(
-                connection,
-                "WHERE series = ? AND kind = ? ORDER BY starts, found_at",
-                (series_key, kind.value),
+            found = _DISAGREEMENTS.select(
+                connection, "WHERE series = ? ORDER BY starts, found_at", (series_key,)
             )
+        return [one for one in found if one.kind in kinds]
 
     def all(
-        self, kind: DisagreementKind = DisagreementKind.PRICE
+        self, kinds: Collection[DisagreementKind] = PRICES
     ) -> dict[str, tuple[Disagreement, ...]]:
-        """Return the disagreements of one kind of every series that has any, oldest bars first."""
+        """Return the disagreements of some kinds of every series that has any, oldest first."""
         found: dict[str, list[Disagreement]] = {}
         with self._database.reading() as connection:
             for (key, _), one in _DISAGREEMENTS.select_keyed(
-                connection, "WHERE kind = ? ORDER BY starts, found_at", (kind.value,)
+                connection, "ORDER BY starts, found_at"
             ):
-                found.setdefault(key, []).append(one)
+                if one.kind in kinds:
+                    found.setdefault(key, []).append(one)
         return {key: tuple(ones) for key, ones in found.items()}
 
-    def clear(self, series_key: str) -> None:
-        """Delete the disagreements of a series that was requested again as a whole."""
+    def clear(
+        self, series_key: str, kinds: Collection[DisagreementKind] = frozenset(DisagreementKind)
+    ) -> None:
+        """Delete the disagreements of a series of some kinds; by default all of them."""
         with self._database.writing() as connection:
-            connection.execute("DELETE FROM disagreements WHERE series = ?", (series_key,))
+            connection.executemany(
+                "DELETE FROM disagreements WHERE series = ? AND kind = ?",
+                [(series_key, kind.value) for kind in kinds],
+            )
 
 
 class FindingsTable(Table):

@@ -25,7 +25,10 @@ from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Identity
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.store.bars.footer import (
+    FileBasis,
     Footer,
+    basis_from_json,
+    basis_to_json,
     coverage_from_json,
     coverage_to_json,
     identity_from_json,
@@ -86,6 +89,7 @@ class IndexedFile:
     sessions: str | bytes
     seal_json: str = ""
     flat: str | bytes = ""
+    basis_json: str = ""
 
     @property
     def identity(self) -> Identity:
@@ -98,6 +102,12 @@ class IndexedFile:
         """The coverage in the file's footer."""
         with _row_errors():
             return coverage_from_json(self.coverage_json)
+
+    @property
+    def basis(self) -> FileBasis:
+        """The price basis of the file's bars, by its footer."""
+        with _row_errors():
+            return basis_from_json(self.basis_json)
 
     @property
     def session_arrays(self) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +146,13 @@ class IndexedFile:
         with _row_errors():
             seal = seal_from_json(self.seal_json, rows_per_session) if self.seal_json else None
         return Footer(
-            self.identity, self.coverage, self.rows, rows_per_session, self.schema_version, seal
+            self.identity,
+            self.coverage,
+            self.rows,
+            rows_per_session,
+            self.schema_version,
+            seal,
+            self.basis,
         )
 
 
@@ -180,6 +196,7 @@ def indexed_file(
         sessions=encode_sessions(footer.rows_per_session),
         seal_json=seal_to_json(footer.seal, footer.rows_per_session) if footer.seal else "",
         flat="" if flat is None else encode_sessions(flat),
+        basis_json=basis_to_json(footer.basis) if footer.schema_version > 1 else "",
     )
 
 
@@ -192,7 +209,12 @@ _FILES = Rows(
     "mirror",
     IndexedFile,
     keys=("file", "series"),
-    names={"identity_json": "identity", "coverage_json": "coverage", "seal_json": "seal"},
+    names={
+        "identity_json": "identity",
+        "coverage_json": "coverage",
+        "seal_json": "seal",
+        "basis_json": "basis",
+    },
 )
 _FINGERPRINTS = Rows("mirror", Fingerprint, keys=("file",))
 
@@ -242,6 +264,11 @@ class FilesTable(Table):
                 "FROM mirror GROUP BY timeframe"
             ).fetchall()
         return {timeframe: (size, bars) for timeframe, size, bars in rows}
+
+    def versions(self) -> dict[str, int]:
+        """Return the schema version of all recorded files, by name."""
+        with self._database.reading() as connection:
+            return dict(connection.execute("SELECT file, schema_version FROM mirror"))
 
     def fingerprints(self) -> dict[str, Fingerprint]:
         """Return the fingerprints of all recorded files, by name."""

@@ -18,6 +18,11 @@ from ktrdr_pipelines.store.files import disk_errors
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.attempts import Attempt, AttemptKind, AttemptsTable
 from ktrdr_pipelines.store.ledger.bar_findings import DisagreementsTable, FindingsTable
+from ktrdr_pipelines.store.ledger.basis_records import (
+    AdjustmentsTable,
+    BasisCheck,
+    BasisChecksTable,
+)
 from ktrdr_pipelines.store.ledger.claims import Claim, ClaimsTable
 from ktrdr_pipelines.store.ledger.database import Database
 from ktrdr_pipelines.store.ledger.file_index import ChecksTable, FilesTable
@@ -49,6 +54,7 @@ from ktrdr_pipelines.store.ledger.statements import StatementsTable
 __all__ = [
     "Attempt",
     "AttemptKind",
+    "BasisCheck",
     "Claim",
     "EmptyRange",
     "HeadRecord",
@@ -78,7 +84,9 @@ class Ledger:
     def __init__(self, path: Path, guard: Callable[[], object] | None = None) -> None:
         self.path = path
         self.database = Database(path, guard, remove_copies=partial(_remove_catalog, path))
+        self.adjustments = AdjustmentsTable(self.database)
         self.attempts = AttemptsTable(self.database)
+        self.basis_checks = BasisChecksTable(self.database)
         self.checks = ChecksTable(self.database)
         self.claims = ClaimsTable(self.database)
         self.confirmed = ConfirmedTable(self.database)

@@ -10,20 +10,22 @@ from contextlib import closing
 
 from ktrdr_pipelines.domain.account_numbers import without_accounts
 
-LEDGER_VERSION = 9
+LEDGER_VERSION = 10
 """Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``silences``, 4
 ``verified`` and the encoded sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``, 6
 ``refreshed`` and ``widths``, 7 ``statements``, ``disagreements``, ``findings``, ``kept_fresh``,
 ``late_bars``, ``schedule_votes``, ``symbol_calendars`` and the clock's offset in ``requests``, 8
 ``file_checks``, the digests in ``mirror``, and names of logins in ``requests``, which held a hash
-of their accounts before, 9 the kinds of ``disagreements``, and ``flat`` in ``mirror``; each version
-reads what earlier ones wrote."""
+of their accounts before, 9 the kinds of ``disagreements``, and ``flat`` in ``mirror``, 10
+``adjustments``, ``basis_checks``, and ``basis`` in ``mirror``; each version reads what earlier ones
+wrote."""
 
 ADDED_COLUMNS = (
     # version, table, column, its type
     (7, "requests", "clock_offset_s", "REAL NOT NULL DEFAULT 0"),
     (8, "mirror", "seal", "TEXT NOT NULL DEFAULT ''"),
     (9, "mirror", "flat", "TEXT NOT NULL DEFAULT ''"),
+    (10, "mirror", "basis", "TEXT NOT NULL DEFAULT ''"),
     (9, "disagreements", "kind", "TEXT NOT NULL DEFAULT 'price'"),
 )
 """Columns that tables of earlier versions lack. Each was the last of its table when it was added:
@@ -63,7 +65,8 @@ CREATE TABLE IF NOT EXISTS mirror (
     coverage TEXT NOT NULL,
     sessions TEXT NOT NULL,
     seal TEXT NOT NULL DEFAULT '',
-    flat TEXT NOT NULL DEFAULT ''
+    flat TEXT NOT NULL DEFAULT '',
+    basis TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS mirror_series ON mirror (series);
 
@@ -286,6 +289,35 @@ CREATE TABLE IF NOT EXISTS schedule_votes (
 CREATE TABLE IF NOT EXISTS symbol_calendars (
     symbol TEXT PRIMARY KEY,
     calendar TEXT NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS adjustments (
+    symbol TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    ratio REAL NOT NULL,
+    volume_ratio REAL NOT NULL,
+    kind TEXT NOT NULL,
+    effective TEXT NOT NULL,
+    is_estimated INTEGER NOT NULL,
+    found_at INTEGER NOT NULL,
+    old_until INTEGER NOT NULL,
+    evidence TEXT NOT NULL,
+    note TEXT NOT NULL,
+    removed_at INTEGER,
+    PRIMARY KEY (symbol, number)
+);
+
+CREATE TABLE IF NOT EXISTS basis_checks (
+    symbol TEXT PRIMARY KEY,
+    basis INTEGER NOT NULL,
+    established_on TEXT,
+    confirmed_at INTEGER,
+    next_session TEXT,
+    requested_on TEXT,
+    stated_ratio REAL,
+    stated_bars INTEGER NOT NULL,
+    stated_by TEXT NOT NULL,
+    stated_at INTEGER
 )
 """
 

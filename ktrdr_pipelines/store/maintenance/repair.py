@@ -23,6 +23,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError, StoreReplacedError
 from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_bars
 from ktrdr_pipelines.store.bars.filing import BarFiles
+from ktrdr_pipelines.store.bars.footer import SCHEMA_VERSION
 from ktrdr_pipelines.store.bars.integrity import without_implausible
 from ktrdr_pipelines.store.catalog.catalog import rebuild_catalog
 from ktrdr_pipelines.store.files import TEMP_SUFFIX, disk_errors, kind_of, locked
@@ -293,10 +294,13 @@ def _fix(files: BarFiles, good: Iterable[Inspected]) -> list[Path]:
 
 
 def _seal(files: BarFiles, good: Iterable[Inspected]) -> list[Path]:
-    """Rewrite files that have no digests."""
+    """Rewrite files of earlier versions: without digests, or without the basis of their bars."""
     sealed = []
     for item in good:
-        if item.footer is not None and item.bars is None and item.footer.seal is None:
+        is_older = item.footer is not None and (
+            item.footer.seal is None or item.footer.schema_version < SCHEMA_VERSION
+        )
+        if item.footer is not None and item.bars is None and is_older:
             files.write(item.path, read_bars(item.path), item.footer)
             sealed.append(item.path)
     return sealed

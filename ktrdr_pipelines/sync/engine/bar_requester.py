@@ -39,12 +39,14 @@ class ReceivedResponse:
     """A response, and the audit of its request.
 
     ``sent_at`` is when the request was sent, by the earlier of the gateway's clock and this
-    machine's: the response proves nothing about later times.
+    machine's: the response proves nothing about later times. ``requested_at`` is the same by this
+    machine's clock alone.
     """
 
     response: Response | NoData
     audit: RequestAudit
     sent_at: datetime
+    requested_at: datetime
 
     @property
     def with_bars(self) -> Response | None:
@@ -101,6 +103,11 @@ class BarRequester:
         self._sent: dict[BarRequest, datetime] = {}
         self.requests = 0
         self.rows = 0
+
+    @property
+    def series(self) -> Series:
+        """The series whose bars are requested."""
+        return self._series
 
     async def bars(
         self, ends_at: datetime, duration: str, *, is_wide: bool = False
@@ -205,12 +212,12 @@ class BarRequester:
         return BarRequest(series, ends_at, duration, tail=self.options.tail, probes=probes)
 
     async def _send(self, request: BarRequest, *, is_wide: bool = False) -> ReceivedResponse:
-        sent_at = self.source_session.now()
+        sent_at, requested_at = self.source_session.now(), self._clock()
 
         def note_sent(sent: Callable[[], None]) -> Callable[[], None]:
             def note() -> None:
-                nonlocal sent_at
-                sent_at = self.source_session.now()
+                nonlocal sent_at, requested_at
+                sent_at, requested_at = self.source_session.now(), self._clock()
                 sent()
 
             return note
@@ -239,7 +246,7 @@ class BarRequester:
             try:
                 with audit.under_way():
                     response = await source.bars(request, sent=note_sent(audit.sent))
-                    return ReceivedResponse(response, audit, sent_at)
+                    return ReceivedResponse(response, audit, sent_at, requested_at)
             finally:
                 self.requests += audit.sent_times
 

@@ -1,6 +1,6 @@
-"""Comparing received bars with held ones: other prices, and volumes in another unit.
+"""Comparing the volumes of received bars with those of held ones: another unit.
 
-Not here: what counts as a disagreement (``domain.plausibility``, ``domain.volume_units``).
+Not here: what counts as a jump (``domain.volume_units``), prices (``sync.engine.basis_check``).
 """
 
 from bisect import bisect_left
@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import bars_between, micros, moment, timestamps
+from ktrdr_pipelines.domain.bars import moment, timestamps
 from ktrdr_pipelines.domain.calendars.sessions import (
     SessionCalendar,
     interval_between,
@@ -18,10 +18,11 @@ from ktrdr_pipelines.domain.instruments import SecType, Series, WhatToShow
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.gaps import final_lag
 from ktrdr_pipelines.domain.planning.reports import Progress
-from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind, disagreement
+from ktrdr_pipelines.domain.plausibility import Disagreement
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.volume_units import SESSIONS, between_sessions, compare_volume, is_known
 from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.ledger.bar_findings import VOLUMES
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
 
@@ -29,7 +30,7 @@ _DAY, _INSTANT = timedelta(days=1), timedelta(microseconds=1)
 
 
 class Comparison:
-    """Compares what one run receives of a series with what is held, and records what differs.
+    """Compares the volumes that one run receives of a series with what is held.
 
     Args:
         store: the held bars, and the ledger that records disagreements.
@@ -43,7 +44,6 @@ class Comparison:
     ) -> None:
         self._store, self._series = store, series
         self._clocks, self._progress = clocks, progress
-        self._has_other_prices = False
         self._gained: tuple[date, date] | None = None
         instrument = series.instrument
         # The gateway may give the volume of stocks in shares or in lots.
@@ -51,33 +51,19 @@ class Comparison:
             instrument.sec_type is SecType.STK and instrument.what_to_show is WhatToShow.TRADES
         )
 
-    def received(self, bars: pa.Table, start: datetime, held: IntervalSet) -> None:
-        """Check whether bars received again agree with those that are held.
-
-        Prices are compared only before the chunk: inside it, new bars replace held ones. The unit
-        of volume is compared inside too, because a change makes a jump at either end of the chunk.
+    def received(self, bars: pa.Table, held: IntervalSet) -> None:
+        """Check whether volumes received again are in the unit of those that are held.
 
         Args:
             bars: all bars of a response.
-            start: where the chunk begins, by bar timestamp.
             held: what was covered with bars before the run.
         """
         keys = timestamps(bars)
-        low, high = moment(int(keys[0])), moment(int(keys[-1])) + _INSTANT
-        again = bars.filter(pa.array(keys < micros(start)))
-        has_lots = self._has_lots and bool(held.clip(Interval(low, high)))
-        if not again.num_rows and not has_lots:
-            return
-        known = self._store.read(self._series, Interval(low, high if has_lots else start))
-        if has_lots:
+        around = Interval(moment(int(keys[0])), moment(int(keys[-1])) + _INSTANT)
+        if self._has_lots and held.clip(around):
+            known = self._store.read(self._series, around)
             whole = bars.slice(1) if self._series.timeframe.is_intraday else bars
             self._report_volume(compare_volume(known, whole))
-        if not again.num_rows or self._has_other_prices:
-            return
-        found = disagreement(bars_between(known, low, start), again)
-        if found is not None:
-            self._has_other_prices = True
-            self._record(found)
 
     def kept(self, bars: pa.Table) -> None:
         """Note which session dates the run has gained bars of."""
@@ -119,7 +105,7 @@ class Comparison:
     def _report_volume(self, found: Disagreement | None) -> None:
         """Record a jump of volumes and report it once."""
         key = series_key(self._series)
-        known = self._store.ledger.disagreements.of(key, DisagreementKind.VOLUME)
+        known = self._store.ledger.disagreements.of(key, VOLUMES)
         if found is not None and not is_known(found, known):
             self._record(found)
 

@@ -22,6 +22,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 
+from ktrdr_pipelines.domain.bars import UNCONFIRMED, moment, timestamps, with_basis
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import (
     BY_THE_YEAR,
@@ -30,7 +31,9 @@ from ktrdr_pipelines.domain.planning.chunks import (
     across_boundary,
     plan,
 )
+from ktrdr_pipelines.domain.planning.evaluation import Evaluation
 from ktrdr_pipelines.domain.planning.responses import Response
+from ktrdr_pipelines.domain.planning.retry_schedule import AttemptKind
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     EntitlementError,
@@ -39,9 +42,11 @@ from ktrdr_pipelines.errors import (
     GatewayUnreachableError,
     RequestTooLongError,
 )
+from ktrdr_pipelines.store.bars.footer import Presumed
 from ktrdr_pipelines.store.evidence import Evidence
 from ktrdr_pipelines.sync.discovery.trading_hours import Schedules
 from ktrdr_pipelines.sync.engine.bar_requester import Fetched, Fetcher
+from ktrdr_pipelines.sync.engine.basis_check import BasisChecks, FetchedBasis
 from ktrdr_pipelines.sync.engine.chunk_run import ChunkRun
 from ktrdr_pipelines.sync.engine.confirmation import Confirmation
 from ktrdr_pipelines.sync.engine.failed_attempts import FailedAttempts
@@ -79,6 +84,7 @@ class SeriesRun:
         attempts: records what failed or stayed open.
         evidence: the statements of the run.
         schedules: the calendars, and what bars show of them.
+        bases: the price bases of the run's symbols.
     """
 
     def __init__(
@@ -91,12 +97,13 @@ class SeriesRun:
         attempts: FailedAttempts,
         evidence: Evidence,
         schedules: Schedules,
+        bases: BasisChecks,
     ) -> None:
         self._state, self._series = state, state.series
         self._fetcher, self.requester = fetcher, fetcher.requester
         self._session = fetcher.requester.source_session
         self.writer, self._confirmation, self._attempts = writer, confirmation, attempts
-        self._evidence, self._schedules = evidence, schedules
+        self._evidence, self._schedules, self._bases = evidence, schedules, bases
         self._is_tail = self.requester.options.tail
         self._stop: GatewayError | None = None
         self._is_dead = False
@@ -160,7 +167,7 @@ class SeriesRun:
         self._evidence.record(self._series.symbol, change.statements)
         self._state.apply(change, self._session.now(), self._session.market_now())
         if change.coverage or change.bars is not None:
-            self.writer.add(change.bars, change.coverage, change.implausible)
+            self.writer.add(change)
         if change.is_about_beginning:
             self._state.excuse_before(
                 self._evidence.beginning(
@@ -239,9 +246,12 @@ class SeriesRun:
         """How many chunks are requested at once.
 
         One for a tail, which then leaves no hole before the newest bar, and for daily bars: they
-        take few requests, and the first year without any ends the search for older ones.
+        take few requests, and the first year without any ends the search for older ones. One until
+        the price basis is established, too.
         """
         if self._is_tail or not self._series.timeframe.is_intraday:
+            return 1
+        if not self._bases.is_established(self._series.instrument, self._state.calendar):
             return 1
         return self._session.concurrency
 
@@ -268,6 +278,8 @@ class SeriesRun:
                 elif not self._need(chunk.interval).gaps():
                     self._fetcher.done()
                 elif self.writer.claim(chunk.interval):
+                    if not self._starts_at_newest(chunk):  # such a chunk shows the basis itself
+                        await self._bases.establish(self.requester, self._state.calendar)
                     self._learn_saved()
                     await self._run_chunk(chunk, queue)
                     self.writer.commits.received(chunk.interval)
@@ -282,6 +294,11 @@ class SeriesRun:
     def _is_older(self, chunk: Chunk) -> bool:
         oldest = self._state.bars.bounds
         return oldest is None or chunk.interval.start < oldest.start
+
+    def _starts_at_newest(self, chunk: Chunk) -> bool:
+        """Return whether a chunk begins at the newest held bars, which its response has too."""
+        held = self._state.bars.bounds
+        return held is not None and chunk.interval.start <= held.end < chunk.interval.end
 
     def _split(self, chunk: Chunk, queue: deque[Chunk]) -> None:
         """Replace a chunk by narrower ones at the head of the queue, in the order of the run."""
@@ -337,8 +354,11 @@ class SeriesRun:
         fetched = await self._fetcher.reconcile(chunk_run.part, fetched)
         proved = "nothing"
         try:
-            if fetched.with_bars is not None:
-                proved = self._evaluate(chunk_run, chunk, fetched, fetched.with_bars)
+            if (response := fetched.with_bars) is not None:
+                basis = await self._bases.received(
+                    self.requester, self._state.calendar, response, fetched.received.requested_at
+                )
+                proved = self._evaluate(chunk_run, chunk, fetched, response, basis=basis)
             elif fetched.response is None:
                 chunk_run.was_empty = False
                 self._apply(StateChange(deferred=IntervalSet([fetched.chunk.interval])))
@@ -358,7 +378,13 @@ class SeriesRun:
         await self.writer.commits.commit_when_due()
 
     def _evaluate(
-        self, chunk_run: ChunkRun, chunk: Chunk, fetched: Fetched, response: Response
+        self,
+        chunk_run: ChunkRun,
+        chunk: Chunk,
+        fetched: Fetched,
+        response: Response,
+        *,
+        basis: FetchedBasis,
     ) -> str:
         """Apply what a response with bars means; return a short description of what it proved."""
         part, sent_at = fetched.chunk, fetched.sent_at
@@ -367,7 +393,7 @@ class SeriesRun:
         need = self._need(part.interval, as_of=sent_at)
         before, at = need.gaps(), self._session.gateway_now()
         found = chunk_run.evaluate(part, need, response)
-        self.writer.comparison.received(response.bars, part.interval.start, self._state.bars_before)
+        self.writer.comparison.received(response.bars, self._state.bars_before)
         self._evidence.saw_bars(self._series.symbol, self._series.timeframe, at)
         if found.earlier_only:
             change, proved = chunk_run.with_earlier_bars(
@@ -383,7 +409,14 @@ class SeriesRun:
         instrument, timeframe = self._series.instrument, self._series.timeframe
         if self._schedules.saw_bars(instrument, timeframe, found.bars, self.requester.note):
             self._learn_calendar()  # before statements are made: late bars extend sessions
-        self._apply(chunk_run.with_bars(part, found, response, at))
+        if basis.basis == UNCONFIRMED:
+            return self._keep_unconfirmed(chunk_run, part, found)
+        change = chunk_run.with_bars(part, found, response, at)
+        change = replace(change, bars=with_basis(found.bars, basis.basis))
+        if basis.is_presumed:
+            presumed = _presumed(change, fetched.received.requested_at)
+            change = replace(change, presumed=presumed)
+        self._apply(change)
         chunk_run.widen_after_bars(self._need(chunk.interval))
         if response.lacks_newest:
             self._apply(StateChange(deferred=IntervalSet([part.interval])))
@@ -401,6 +434,15 @@ class SeriesRun:
         if found.begins_at is not None:
             self._apply(StateChange(is_about_beginning=True))
         return f"{found.bars.num_rows} bars, {found.covered.length} covered"
+
+    def _keep_unconfirmed(self, chunk_run: ChunkRun, part: Chunk, found: Evaluation) -> str:
+        """Keep bars on an unconfirmed basis, which cover nothing; another run requests them."""
+        chunk_run.was_empty = False
+        bars = with_basis(found.bars, UNCONFIRMED)
+        self._apply(StateChange(bars=bars, deferred=IntervalSet([part.interval])))
+        text = "the price basis of the bars that were returned is not confirmed yet"
+        self._attempts.left_open(part.interval, AttemptKind.BASIS, text)
+        return f"{found.bars.num_rows} bars on an unconfirmed price basis"
 
     async def _is_alive(self) -> bool:
         """Return whether the contract has lately returned bars; if not, the run is over."""
@@ -467,3 +509,13 @@ class SeriesRun:
             rows = self.writer.rows_per_session()
             confirmed = {one.day: one.rows for one in received if rows.get(one.day, 0) == one.rows}
             self._attempts.confirm_sparse(confirmed)
+
+
+def _presumed(change: StateChange, requested_at: datetime) -> Presumed | None:
+    """Return that the basis of the bars of a change is presumed, for all that they cover."""
+    covers = change.coverage.bars
+    if change.bars is not None and change.bars.num_rows:
+        keys = timestamps(change.bars)
+        covers |= IntervalSet([Interval(moment(keys[0]), moment(keys[-1] + 1))])
+    bounds = covers.bounds
+    return None if bounds is None else Presumed(bounds, requested_at)

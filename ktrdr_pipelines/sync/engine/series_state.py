@@ -22,6 +22,7 @@ from ktrdr_pipelines.domain.planning.empty_ranges import Statement
 from ktrdr_pipelines.domain.planning.gaps import beginning_timestamp, due_gaps, is_closed
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.store.bars.footer import Presumed
 
 _INSTANT = timedelta(microseconds=1)
 
@@ -40,7 +41,8 @@ class StateChange:
     """What one step of a run found: changes of the state, bars to save, statements to record.
 
     ``coverage`` is covered with ``bars`` or confirmed empty; ``implausible`` are the timestamps,
-    int64 microseconds, of bars that are kept although their values are implausible; ``answered``
+    int64 microseconds, of bars that are kept although their values are implausible; ``presumed``
+    states that their price basis was not shown by a comparison; ``answered``
     got a response, with or without bars. What is open in ``deferred`` waits for another request or
     run; what is open in ``skipped`` does too, and is left to daily bars. ``resumed`` is requested
     after all. Responses for ``without_bars`` had no bars; its part ``unconfirmed`` does not lie
@@ -50,6 +52,7 @@ class StateChange:
 
     coverage: Coverage = field(default_factory=Coverage)
     bars: pa.Table | None = None
+    presumed: Presumed | None = None
     implausible: tuple[int, ...] = ()
     statements: tuple[Statement, ...] = ()
     answered: IntervalSet = field(default_factory=IntervalSet)

@@ -7,7 +7,7 @@ Not here: the files (``store.bars.bar_store``), owners of claims (``store.claim_
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import date
@@ -15,17 +15,26 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import empty_bars, sorted_unique, timestamps
+from ktrdr_pipelines.domain.bars import (
+    STORED_SCHEMA,
+    UNCONFIRMED,
+    basis_of,
+    sorted_unique,
+    timestamps,
+    with_basis,
+)
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Identity, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.reports import Progress
 from ktrdr_pipelines.domain.plausibility import explained, findings_of
 from ktrdr_pipelines.store.bars.bar_store import BarStore, SaveResult
+from ktrdr_pipelines.store.bars.footer import Presumed
 from ktrdr_pipelines.store.claim_owners import Claimant
 from ktrdr_pipelines.store.ledger.file_index import Fingerprint, fingerprint
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.engine.comparison import Comparison
+from ktrdr_pipelines.sync.engine.series_state import StateChange
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
 
 _EVERY_S = 2.0
@@ -37,6 +46,7 @@ class _Pending:
     """What is covered but not on disk yet, and the claims under which it was requested."""
 
     tables: list[pa.Table] = field(default_factory=list)
+    presumed: list[Presumed] = field(default_factory=list)
     coverage: Coverage = field(default_factory=Coverage)
     claimed: list[Interval] = field(default_factory=list)
     rows: int = 0
@@ -45,17 +55,26 @@ class _Pending:
         return bool(self.tables) or bool(self.coverage)
 
     def bars(self) -> pa.Table:
-        """Return all bars as one sorted table; of two responses the later one wins."""
-        return sorted_unique(pa.concat_tables([empty_bars(), *self.tables]))
+        """Return all bars as one sorted table; of two responses the later one wins.
+
+        Bars on an unconfirmed basis never replace others.
+        """
+        tables = sorted(self.tables, key=_is_confirmed)
+        return sorted_unique(pa.concat_tables([STORED_SCHEMA.empty_table(), *tables]))
 
     def then(self, later: "_Pending") -> "_Pending":
         """Return both as one."""
         return _Pending(
             [*self.tables, *later.tables],
+            [*self.presumed, *later.presumed],
             self.coverage.merged(later.coverage),
             [*self.claimed, *later.claimed],
             self.rows + later.rows,
         )
+
+
+def _is_confirmed(bars: pa.Table) -> bool:
+    return int(basis_of(bars)[0]) != UNCONFIRMED
 
 
 class Commits:
@@ -64,7 +83,7 @@ class Commits:
     ``added`` and ``revised`` count the bars that writes added and replaced.
 
     Args:
-        save: writes bars and coverage of the series.
+        save: writes bars, coverage, and which bars are on a presumed basis.
         release: releases claims after what they were made for is on disk.
         saved: called after every write.
         clock: monotonic seconds.
@@ -73,7 +92,7 @@ class Commits:
     def __init__(
         self,
         *,
-        save: Callable[[pa.Table, Coverage], SaveResult],
+        save: Callable[[pa.Table, Coverage, Sequence[Presumed]], SaveResult],
         release: Callable[[list[Interval]], None],
         saved: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
@@ -94,11 +113,15 @@ class Commits:
         """Record that a claimed chunk is done: its claim is released after the next write."""
         self._pending.claimed.append(interval)
 
-    def add(self, bars: pa.Table | None, coverage: Coverage) -> None:
-        """Queue what one response covered, with its bars."""
+    def add(
+        self, bars: pa.Table | None, coverage: Coverage, presumed: Presumed | None = None
+    ) -> None:
+        """Queue what one response covered, with its bars in the columns of ``STORED_SCHEMA``."""
         if bars is not None and bars.num_rows:
             self._pending.tables.append(bars)
             self._pending.rows += bars.num_rows
+        if presumed is not None:
+            self._pending.presumed.append(presumed)
         self._pending.coverage = self._pending.coverage.merged(coverage)
 
     async def commit_when_due(self) -> None:
@@ -152,7 +175,7 @@ class Commits:
 
     def _write(self, pending: _Pending) -> None:
         if pending:
-            result = self._save(pending.bars(), pending.coverage)
+            result = self._save(pending.bars(), pending.coverage, pending.presumed)
             self.added += result.added
             self.revised += result.revised
         if pending.claimed:
@@ -207,21 +230,17 @@ class SeriesWriter:
         self._seen = current
         return self._store.coverage(self._series)
 
-    def add(
-        self, bars: pa.Table | None, coverage: Coverage, implausible: tuple[int, ...] = ()
-    ) -> None:
+    def add(self, change: StateChange) -> None:
         """Queue what one response covered, with its bars.
 
         Findings are recorded before the bars: a finding without a bar is harmless, but an
         implausible bar without its finding would count as damage.
-
-        Args:
-            bars: the bars to keep, None for none.
-            coverage: what is covered with them, or confirmed empty.
-            implausible: the timestamps, int64 microseconds, of bars with implausible values.
         """
-        if bars is not None and implausible:
-            found = findings_of(bars, implausible, self._series.instrument.sec_type)
+        bars = change.bars
+        if bars is not None:
+            bars = with_basis(bars, len(self._store.history.of(self._series.symbol)))
+        if bars is not None and change.implausible:
+            found = findings_of(bars, change.implausible, self._series.instrument.sec_type)
             if found:
                 key = series_key(self._series)
                 self._store.ledger.findings.record(key, found, self._clocks.clock())
@@ -233,20 +252,20 @@ class SeriesWriter:
                 )
         if bars is not None:
             self.comparison.kept(bars)
-        self.commits.add(bars, coverage)
+        self.commits.add(bars, change.coverage, change.presumed)
 
     def is_without_bars(self, interval: Interval) -> bool:
         """Return whether no bar of an interval is held."""
-        return not self._store.read(self._series, interval).num_rows
+        return not self._store.read_raw(self._series, interval).num_rows
 
     def rows_per_session(self) -> dict[date, int]:
         """Return the number of bars on disk of each session date."""
         return self._store.rows_per_session(self._series)
 
-    def _save(self, bars: pa.Table, coverage: Coverage) -> SaveResult:
+    def _save(self, bars: pa.Table, coverage: Coverage, presumed: Sequence[Presumed]) -> SaveResult:
         """Save bars and coverage, then update the ledger; runs in the thread of the commits."""
         ledger, key = self._store.ledger, series_key(self._series)
-        result = self._store.save(self._series, self._identity, bars, coverage)
+        result = self._store.save(self._series, self._identity, bars, coverage, presumed=presumed)
         # Findings of replaced bars are cleared only now that the new bars are on disk.
         if known := ledger.findings.of(key):
             _, found = explained(bars, self._series.instrument.sec_type, known)

@@ -64,8 +64,9 @@ def _wild_coverage(path: Path) -> None:
 def _with_footer(path: Path, text: str) -> None:
     with pq.ParquetFile(path) as file:
         bars = file.read()
-    with pq.ParquetWriter(path, BAR_SCHEMA, store_schema=False) as writer:
-        writer.write_table(bars.replace_schema_metadata(None))
+    bars = bars.replace_schema_metadata(None)
+    with pq.ParquetWriter(path, bars.schema, store_schema=False) as writer:
+        writer.write_table(bars)
         writer.add_key_value_metadata({"ktrdr": text})
 
 
@@ -156,8 +157,8 @@ def test_a_newer_file_is_refused_and_not_called_corrupt(store: BarStore, make: A
     series = make.series()
     (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
     footer = json.loads(pq.read_metadata(path).metadata[b"ktrdr"])
-    _with_footer(path, json.dumps({**footer, "schema_version": 2}))
-    with pytest.raises(StoreError, match=r"schema version 2.*newer ktrdr") as caught:
+    _with_footer(path, json.dumps({**footer, "schema_version": 3}))
+    with pytest.raises(StoreError, match=r"schema version 3.*newer ktrdr") as caught:
         read_footer(path)
     assert not isinstance(caught.value, CorruptFileError)
 

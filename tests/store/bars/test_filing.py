@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from ktrdr_pipelines.domain.bars import with_basis
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.coverage import Coverage, Emptiness
@@ -228,7 +229,7 @@ def test_bars_of_another_day_are_refused(store: BarStore, make: Any) -> None:
     path = _path(store, series)
     bars = read_bars(path).slice(100)
     extra = make.run(series, calendar_named("XNYS.RTH").sessions(END, END + DAY)[0].opens_at, 3)
-    pq.write_table(pa.concat_tables([bars, extra]), path)
+    pq.write_table(pa.concat_tables([bars, with_basis(extra, 0)]), path)
     with pytest.raises(CorruptFileError, match="3 bars of 2024-07-01, 0 were written"):
         store.coverage(series)
 
@@ -299,6 +300,6 @@ def test_repair_corrects_the_footer(
     assert (report.quarantined, report.fixed) == ((), (path,))
     gone = IntervalSet(_whole(series, day, day + DAY) for day in GONE)
     assert read_footer(path).coverage.bars == IntervalSet([_whole(series)]) - gone
-    assert read_bars(path).equals(bars)
+    assert read_bars(path).equals(with_basis(bars, 0))
     assert store.coverage(series) == read_footer(path).coverage
     assert repair(layout, [series.instrument]).fixed == ()

@@ -309,7 +309,7 @@ def test_a_column_that_hides_another_is_refused(queried: StoreLayout, name: str)
 
 @pytest.mark.parametrize(
     "change",
-    [{"contract_id": 7}, {"use_rth": False}, {"epoch": 3}],
+    [{"contract_id": 7}, {"use_rth": False}],
     ids=lambda one: next(iter(one)),
 )
 def test_a_file_of_another_instrument_is_refused(

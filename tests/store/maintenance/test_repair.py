@@ -13,9 +13,10 @@ import pytest
 from ktrdr_pipelines.domain.instruments import Origin
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError
+from ktrdr_pipelines.store.bars import bar_file
 from ktrdr_pipelines.store.bars.bar_file import write_file
 from ktrdr_pipelines.store.bars.bar_store import BarStore, read_bars, read_footer
-from ktrdr_pipelines.store.bars.footer import Footer
+from ktrdr_pipelines.store.bars.footer import SCHEMA_VERSION, Footer
 from ktrdr_pipelines.store.catalog.catalog import query_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, create_store, store_origin
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
@@ -208,12 +209,15 @@ def test_leftovers_of_killed_writers_are_removed(
     assert not any(path.exists() for path in left)
 
 
-def test_a_newer_file_stops_the_repair(layout: StoreLayout, store: BarStore, make: Any) -> None:
+def test_a_newer_file_stops_the_repair(
+    layout: StoreLayout, store: BarStore, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file of a newer version is neither trusted nor moved."""
     _, (first, *_) = _saved(store, make)
     footer = read_footer(first)
-    newer = Footer(footer.identity, footer.coverage, footer.rows, footer.rows_per_session, 2)
-    write_file(first, read_bars(first), newer)
+    monkeypatch.setattr(bar_file, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    write_file(first, read_bars(first), footer)
+    monkeypatch.undo()
     with pytest.raises(StoreError, match="newer ktrdr"):
         repair(layout, [make.instrument()], NOW)
     assert first.exists()

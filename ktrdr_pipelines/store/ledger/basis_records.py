@@ -1,0 +1,88 @@
+"""The ledger's records of price bases: the index of adjustments, and when bases were confirmed.
+
+Not here: the files of adjustments, which are the truth (``store.bars.adjustment_history``).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from ktrdr_pipelines.domain.price_basis import Adjustment
+from ktrdr_pipelines.store.ledger.database import Table
+from ktrdr_pipelines.store.ledger.rows import Rows
+
+_ROWS = Rows("adjustments", Adjustment, keys=("symbol",))
+
+
+class AdjustmentsTable(Table):
+    """The index of all adjustments; ``repair`` rebuilds it."""
+
+    def replace(self, adjustments: Mapping[str, Sequence[Adjustment]]) -> None:
+        """Make the table hold these adjustments, by symbol, and no others."""
+        with self._database.writing() as connection:
+            connection.execute("DELETE FROM adjustments")
+            for symbol, ones in adjustments.items():
+                _ROWS.insert(connection, ones, symbol)
+
+    def all(self) -> dict[str, tuple[Adjustment, ...]]:
+        """Return the adjustments of every symbol that has any."""
+        found: dict[str, list[Adjustment]] = {}
+        with self._database.reading() as connection:
+            for (symbol,), one in _ROWS.select_keyed(connection, "ORDER BY symbol, number"):
+                found.setdefault(symbol, []).append(one)
+        return {symbol: tuple(ones) for symbol, ones in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class BasisCheck:
+    """What responses have shown of the price basis on which the gateway serves a symbol.
+
+    Attributes:
+        basis: the number of the last adjustment that its prices include.
+        established_on: the session date on which this was last established.
+        confirmed_at: when the newest request that showed it was sent, by this machine's clock;
+            None if no held bars could be compared yet.
+        next_session: the first session that opened after that request.
+        requested_on: the session date of the newest request that was sent for this alone.
+        stated_ratio: at which ratio a single response returned the newest held bars; None where
+            none did, or others have refuted it.
+        stated_bars: how many bars showed it.
+        stated_by: the request for that response, in words.
+        stated_at: when it was sent, by this machine's clock.
+    """
+
+    basis: int = 0
+    established_on: date | None = None
+    confirmed_at: datetime | None = None
+    next_session: date | None = None
+    requested_on: date | None = None
+    stated_ratio: float | None = None
+    stated_bars: int = 0
+    stated_by: str = ""
+    stated_at: datetime | None = None
+
+
+_CHECKS = Rows("basis_checks", BasisCheck, keys=("symbol",))
+
+
+class BasisChecksTable(Table):
+    """The last check of each symbol's basis. Losing it costs a request a symbol, and no bar."""
+
+    def of(self, symbol: str) -> BasisCheck:
+        """Return the last check of a symbol; an empty one if there was none."""
+        with self._database.reading() as connection:
+            found = _CHECKS.select(connection, "WHERE symbol = ?", (symbol,))
+        return found[0] if found else BasisCheck()
+
+    def all(self) -> dict[str, BasisCheck]:
+        """Return the last check of every symbol that had one."""
+        with self._database.reading() as connection:
+            return {symbol: one for (symbol,), one in _CHECKS.select_keyed(connection)}
+
+    def change(self, symbol: str, change: Callable[[BasisCheck], BasisCheck]) -> BasisCheck:
+        """Replace the check of a symbol by what a function makes of it, and return that."""
+        with self._database.writing() as connection:
+            known = _CHECKS.select(connection, "WHERE symbol = ?", (symbol,))
+            found = change(known[0] if known else BasisCheck())
+            _CHECKS.insert(connection, [found], symbol)
+        return found
