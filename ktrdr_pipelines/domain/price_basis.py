@@ -52,8 +52,8 @@ _MOST_DECIMALS: Final = 8
 """Decimals beyond which a value counts as not rounded at all."""
 
 _CHANCE: Final = 1e-4
-"""Greatest probability of chance: that values lie on a step coarser than their decimals, and,
-without volumes, that corrections by differing amounts look like a constant ratio."""
+"""Greatest probability of chance: that values lie on a step coarser than their decimals, and that
+corrections by differing amounts look like a constant ratio."""
 
 _MOST_COMPLEX: Final = 11_000
 """Greatest product of the numbers of a fraction: 107 for 100 and 1 for 1,000 are allowed."""
@@ -110,11 +110,13 @@ def compare_basis(held: pa.Table, again: pa.Table) -> BasisComparison:
     both sides may be rounded by half a tick; a bar allows what its four prices allow.
 
     A ratio other than 1 that at least 3 bars and 80 % of them allow is a change. It is REBASED if
-    at least 3 volumes show its inverse rather than 1, and at most 20 % contradict it; without any
-    volumes, if corrections by differing amounts can hardly look like it. ``ratio`` is then a point
-    that every agreeing bar allows: a simple fraction, exactly ``p / q``, where its being there is
-    no chance, else the middle. Times the held prices of these bars it is within half a tick of the
-    new ones, or half a tick of either side where held prices were rounded, too.
+    at least 3 volumes show its inverse rather than 1, and at most 20 % contradict it, or if there
+    are no volumes; and if corrections by differing amounts can hardly look like it.
+
+    ``ratio`` is then a point that every agreeing bar allows: a simple fraction, exactly ``p / q``,
+    where its being there is no chance, else the middle. Times the held prices of these bars it is
+    within half a tick of the new ones, or half a tick of either side where held prices were
+    rounded, too.
 
     Limit: with one tick on both sides, bars whose prices all move by less than 1.5 ticks are SAME
     (a ratio of 1/1.05 up to a price of 31 ticks: $0.31 at a tick of 0.01, $0.0031 at 0.0001), and a
@@ -201,8 +203,8 @@ class _Halves(NamedTuple):
 class _Fit(NamedTuple):
     """The ratios that the greatest number of bars allow.
 
-    An interval and its best point; how many bars allow it, and how many allow 1; the probability
-    that corrections as large as the ratio's distance from 1 agree by chance.
+    An interval and its best point; how many bars allow it, and how many allow 1; and the least and
+    the greatest ratio that each bar allows, of shape (n).
     """
 
     low: float
@@ -210,7 +212,8 @@ class _Fit(NamedTuple):
     ratio: float
     agreeing: int
     allow_one: int
-    chance: float
+    lows: np.ndarray
+    highs: np.ndarray
 
     def allows(self, ratio: float) -> bool:
         return self.low <= ratio <= self.high
@@ -232,13 +235,14 @@ def _verdict(bars: _Pairs, narrow: _Fit, wide: _Fit) -> BasisVerdict:
         wide.allow_one >= least or (is_constant and abs(narrow.ratio - 1) < _LEAST_CHANGE)
     ):
         return BasisVerdict.SAME
-    if volumes is None or bars.untraded.all():
+    if volumes is None or np.sum(~bars.untraded) < _FEWEST:
         return BasisVerdict.UNCLEAR
     is_narrow = narrow.high <= narrow.low * (1 + _MOST_UNIT_WIDTH)
     if is_narrow and any(narrow.allows(one) for one in _UNITS):
         return BasisVerdict.UNIT
     if np.isnan(bars.old_volume).all() and np.isnan(bars.new_volume).all():
-        return BasisVerdict.REBASED if wide.chance <= _CHANCE else BasisVerdict.UNCLEAR
+        is_chance = _chance(wide.lows, wide.highs, narrow.ratio) > _CHANCE
+        return BasisVerdict.UNCLEAR if is_chance else BasisVerdict.REBASED
     return volumes
 
 
@@ -268,9 +272,9 @@ def _quotients(
 
 
 def _fits(bars: _Pairs, hypotheses: Sequence[_Halves]) -> tuple[_Fit, _Fit]:
-    """Return the fit of the narrowest hypothesis that explains as many bars as the widest, and it.
+    """Return the narrowest fit on which as many bars agree as on the widest one, and the widest.
 
-    The widest is always true, but prices that were rounded less than it assumes say more.
+    The widest allows for all rounding there may be; prices that were rounded less say more.
     """
     wide = _fit(bars, hypotheses[-1])
     for halves in hypotheses[:-1]:
@@ -285,16 +289,10 @@ def _fit(bars: _Pairs, halves: _Halves) -> _Fit:
     lows, highs = _allowed(bars, halves)
     low, high = lows.max(axis=0), highs.min(axis=0)
     median = float(np.median(bars.again[_CLOSE] / bars.held[_CLOSE]))
-    valid = low <= high
     allow_one = int(np.sum((low <= 1) & (high >= 1)))
-    if not valid.any():  # each bar contradicts itself
-        return _Fit(median, median, median, 0, allow_one, 1.0)
-    # The greatest number is reached at the low end of a bar's interval, among others.
-    points = np.sort(low[valid])
-    numbers = np.arange(1, len(points) + 1) - np.searchsorted(np.sort(high[valid]), points)
-    best = points[numbers == numbers.max()]
-    point = best[np.argmin(np.abs(best - median))]
-    agree = valid & (low <= point) & (high >= point)
+    agree = _agreeing(low, high, median)
+    if not agree.any():  # each bar contradicts itself
+        return _Fit(median, median, median, 0, allow_one, low, high)
     interval = float(low[agree].max()), float(high[agree].min())
     # Stored prices of an exchange are exact: only the response was rounded, which says more. It is
     # not so, and the interval is empty, where held prices were adjusted, too.
@@ -302,10 +300,38 @@ def _fit(bars: _Pairs, halves: _Halves) -> _Fit:
     exact = _quotients(old, bars.again[:, agree], old * _NOISE, halves.again[:, agree])
     tight = float(exact[0].max()), float(exact[1].min())
     ratio = _best_ratio(*(tight if tight[0] <= tight[1] else interval))
-    # The first bar, the least certain one, sets the ratio; each other one meets it by chance.
-    change = max(abs(ratio - 1), _LEAST_CHANGE) * min(1, ratio)
-    shares = np.sort(np.minimum(1, (high - low)[agree] / change))[:-1]
-    return _Fit(*interval, ratio, int(agree.sum()), allow_one, float(np.prod(shares)))
+    return _Fit(*interval, ratio, int(agree.sum()), allow_one, low, high)
+
+
+def _agreeing(low: np.ndarray, high: np.ndarray, near: float) -> np.ndarray:
+    """Return the greatest set of bars that allow one ratio; of several the one nearest to a ratio.
+
+    Args:
+        low: the least ratio that each bar allows.
+        high: the greatest one; below ``low`` if a bar allows none.
+        near: a ratio.
+    """
+    valid = low <= high
+    if not valid.any():
+        return valid
+    # The greatest number is reached at the low end of a bar's interval, among others.
+    points = np.sort(low[valid])
+    numbers = np.arange(1, len(points) + 1) - np.searchsorted(np.sort(high[valid]), points)
+    best = points[numbers == numbers.max()]
+    point = best[np.argmin(np.abs(best - near))]
+    return np.asarray(valid & (low <= point) & (high >= point))
+
+
+def _chance(low: np.ndarray, high: np.ndarray, ratio: float) -> float:
+    """Return the probability that corrections by about as much as a ratio agree on it by chance.
+
+    One bar, the least certain, sets the ratio; each other one meets it with a probability of the
+    width of what it allows, as a share of the ratio's distance from 1.
+    """
+    agree = _agreeing(low, high, ratio)
+    change = abs(ratio - 1) * min(1, ratio)
+    shares = np.sort(np.minimum(1, (high - low)[agree] / change))
+    return float(np.prod(shares[:-1]))
 
 
 def _best_ratio(low: float, high: float) -> float:
@@ -407,17 +433,22 @@ def _common_step(values: np.ndarray, fine: float) -> float:
 def _volumes(bars: _Pairs, fit: _Fit) -> BasisVerdict:
     """Return REBASED if volumes are inverse to prices, OTHER if not, UNCLEAR if they say little."""
     old, new = bars.old_volume, bars.new_volume
-    error = 1 + min(_VOLUME_ERROR, abs(np.log(fit.ratio)) / 3)
+    tolerance = 1 + min(_VOLUME_ERROR, abs(np.log(fit.ratio)) / 3)
     sides = [_ticks(one[one > 0], 0, 0) for one in (old, new)]
     for width in (0, 1):
         halves = [np.full_like(old, ticks[width] / 2) for ticks in sides]
-        low, high = _quotients(old, new, *halves)
-        low, high = low / error, high * error
-        is_inverse = (low * fit.low <= 1) & (high * fit.high >= 1)
-        if np.mean(is_inverse) >= _MOST_ALIKE:
-            is_same = (low <= 1) & (high >= 1)
-            is_shown = np.sum(is_inverse & ~is_same) >= _FEWEST
-            return BasisVerdict.REBASED if is_shown else BasisVerdict.UNCLEAR
+        # As ratios of prices: the held volume over the new one.
+        low, high = _quotients(new, old, *reversed(halves))
+        is_inverse = (low / tolerance <= fit.high) & (high * tolerance >= fit.low)
+        if np.mean(is_inverse) < _MOST_ALIKE:
+            continue
+        is_same = (low / tolerance <= 1) & (high * tolerance >= 1)
+        chance = min(
+            _chance(np.maximum(low / one, fit.lows), np.minimum(high * one, fit.highs), fit.ratio)
+            for one in (1.0, tolerance)
+        )
+        is_shown = np.sum(is_inverse & ~is_same) >= _FEWEST and chance <= _CHANCE
+        return BasisVerdict.REBASED if is_shown else BasisVerdict.UNCLEAR
     return BasisVerdict.OTHER
 
 

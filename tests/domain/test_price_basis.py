@@ -10,14 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.support.price_series import (
-    EXCHANGE,
-    FIRST,
-    UNROUNDED,
-    Prices,
-    random_prices,
-    rounded,
-)
 
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, empty_bars
 from ktrdr_pipelines.domain.price_basis import (
@@ -29,6 +21,14 @@ from ktrdr_pipelines.domain.price_basis import (
     compare_basis,
     factors_of,
     on_todays_basis,
+)
+from tests.support.price_series import (
+    EXCHANGE,
+    FIRST,
+    UNROUNDED,
+    Prices,
+    random_prices,
+    rounded,
 )
 
 MINUTE = timedelta(minutes=1)
@@ -455,6 +455,15 @@ def test_corrections_of_some_bars_stay_the_same_basis() -> None:
         everything = np.ones(20, dtype=bool)
         slight = bars.corrected(rng, everything, 0.005)
         assert compared(bars, slight).verdict is BasisVerdict.SAME
+
+
+def test_corrections_that_look_like_a_small_ratio_are_no_split() -> None:
+    """Prices of few ticks and volumes, each within what is tolerated of 1/1.0237."""
+    sizes = [151_114.0, 254_124.0, 262_462.0, 241_178.0, 828_316.0]
+    larger = [153_255.0, 260_796.0, 269_852.0, 247_533.0, 844_754.0]
+    held = flat([0.63, 0.64, 0.65, 0.64, 0.64], list(sizes))
+    again = flat([0.62, 0.63, 0.64, 0.62, 0.63], list(larger))
+    assert compare_basis(held, again).verdict is not BasisVerdict.REBASED
 
 
 # Adjustments
