@@ -302,7 +302,8 @@ def simulate(  # noqa: PLR0913 - an argument an option
     or 1102), farm_broken (2105, then 2106), farm_flaps (2103, 2104), nightly_farms (2103, 2104,
     1100 again and again, 1102, 2103), farm_unnamed (an 1102 that does not list a farm),
     nightly_reset, ids_held (326 for every id), clock_off. Selectors: kind, symbol, from, until,
-    nth, every, times, probability. --faults-example prints a file with all of them.
+    nth, every, times, probability; of restated also bars_from and bars_until, for some bars only.
+    --faults-example prints a file with all of them.
 
     Gateways also differ without a fault. Variants: hours_zone=login (trading hours in the
     zone of the login), zone_names=modern (America/New_York for US/Eastern),
