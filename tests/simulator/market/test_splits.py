@@ -19,6 +19,7 @@ from ktrdr_pipelines.simulator.protocol.messages import HistoryRequest
 from ktrdr_pipelines.simulator.requests.durations import SIZE_BY_KEY, Window
 from ktrdr_pipelines.simulator.requests.live_updates import LiveBars
 from ktrdr_pipelines.simulator.server import SimulatorServer, open_market, running_simulator
+from ktrdr_pipelines.simulator.variants import MarketVariants
 from tests.simulator.ib_async_session import AAPL, EURUSD, history, run_session
 from tests.support.examples import examples
 from tests.support.recordings import RECORDED, Row, write
@@ -240,6 +241,28 @@ def test_recorded_prices_jump_by_themselves(tmp_path: Path) -> None:
     assert bars.volume.tolist() == [40.0, 44.0, 40.0, 44.0]
     before = served(market, "1d", start, datetime(2024, 1, 9, 21, tzinfo=UTC))
     assert before.close.tolist() == [101.0, 102.03]
+
+
+def test_recorded_bars_before_several_splits_have_the_product(tmp_path: Path) -> None:
+    """Each session is adjusted for the later splits only."""
+    write(tmp_path, "AAPL", "1d", DAYS)
+    splits = (("AAPL", date(2024, 1, 11), 0.5), ("AAPL", EX_DATE, 4.0))
+    market = splitting(*splits, market=ReplayMarket(tmp_path))
+    start, end = datetime(2024, 1, 8, tzinfo=UTC), datetime(2024, 1, 12, tzinfo=UTC)
+    assert served(market, "1d", start, end).open.tolist() == [50.0, 50.5, 51.23, 26.0]
+
+
+def test_a_flat_bar_stays_one() -> None:
+    """A minute without a trade has one price and no volume on any basis."""
+    flat = SyntheticMarket(1, MarketVariants(flat_bars=frozenset({"THIN"})))
+    start, end = datetime(2024, 1, 9, 14, tzinfo=UTC), datetime(2024, 1, 9, 21, tzinfo=UTC)
+    bars = served(
+        splitting(("THIN", EX_DATE, 0.05), market=flat), "1m", start, end, now=MIDNIGHT, key="THIN"
+    )
+    assert bars.volume is not None
+    empty = bars.volume == 0
+    assert empty.sum() > 200
+    assert bars.high[empty].tolist() == bars.low[empty].tolist()
 
 
 def test_a_recorded_week_of_a_split_is_built_of_adjusted_days(tmp_path: Path) -> None:
