@@ -24,6 +24,7 @@ from ktrdr_pipelines.simulator.faults.effects import Outages
 from ktrdr_pipelines.simulator.faults.faults import FaultPlan
 from ktrdr_pipelines.simulator.market.market import Market
 from ktrdr_pipelines.simulator.market.recorded import ReplayMarket
+from ktrdr_pipelines.simulator.market.splits import SplitMarket, read_splits, stock_keys
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol.replies import ApiError
 from ktrdr_pipelines.simulator.request_log import LoggedRequest
@@ -307,10 +308,24 @@ def open_market(
     bars_folder: Path | None,
     seed: int,
     variants: MarketVariants = MarketVariants(),  # noqa: B008 - immutable
+    *,
+    splits: Path | None = None,
 ) -> Market:
     """Open the recorded bars of a folder, or the synthetic market of a seed and its variants.
 
+    Args:
+        bars_folder: the folder; None is the synthetic market.
+        seed: decides every price of the synthetic market.
+        variants: how the synthetic market differs from others of the same seed.
+        splits: a file of splits (``market.splits``); None is none.
+
     Raises:
         SimulatorError: the folder holds no recorded bars, or one of its files is malformed.
+        UsageError: the file of splits cannot be read, or is malformed.
     """
-    return SyntheticMarket(seed, variants) if bars_folder is None else ReplayMarket(bars_folder)
+    market: Market = (
+        SyntheticMarket(seed, variants) if bars_folder is None else ReplayMarket(bars_folder)
+    )
+    if splits is None:
+        return market
+    return SplitMarket(market, read_splits(splits, stock_keys(market)))

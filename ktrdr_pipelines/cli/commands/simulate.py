@@ -34,12 +34,13 @@ class Durations(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServedMarket:
-    """The market to serve: recorded bars or bars of a seed, from an instant on."""
+    """The market to serve: recorded bars or bars of a seed, from an instant on, and its splits."""
 
     bars: Path | None
     seed: int | None
     now: datetime | None
     variants: "ReadVariants | None" = None
+    splits: Path | None = None
 
     def __str__(self) -> str:
         return f"synthetic market {self._seed}" if self.bars is None else f"bars of {self.bars}"
@@ -49,12 +50,13 @@ class ServedMarket:
 
         Raises:
             SimulatorError: the recorded bars cannot be read, or are malformed.
+            UsageError: the file of splits cannot be read, or is malformed.
         """
         from ktrdr_pipelines.simulator.server import open_market
+        from ktrdr_pipelines.simulator.variants import ReadVariants
 
-        if self.variants is None:
-            return open_market(self.bars, self._seed)
-        return open_market(self.bars, self._seed, self.variants.market)
+        variants = self.variants or ReadVariants()
+        return open_market(self.bars, self._seed, variants.market, splits=self.splits)
 
     @property
     def _seed(self) -> int:
@@ -147,6 +149,7 @@ async def serve(
 
     Raises:
         SimulatorError: a file is malformed or missing, or the port cannot be listened on.
+        UsageError: the file of splits is malformed or missing.
     """
     from ktrdr_pipelines.simulator.server import SimulatorServer
     from ktrdr_pipelines.simulator.simulated_gateway import SimClock
@@ -215,6 +218,13 @@ def simulate(  # noqa: PLR0913 - an argument an option
     seed: Annotated[
         int | None,
         typer.Option(help="Seed of the synthetic market. [default: 1]"),
+    ] = None,
+    splits: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="CSV file of stock splits, with the header symbol,ex_date,ratio. [default: none]",
+        ),
     ] = None,
     zone: Annotated[
         str | None,
@@ -292,7 +302,8 @@ def simulate(  # noqa: PLR0913 - an argument an option
     or 1102), farm_broken (2105, then 2106), farm_flaps (2103, 2104), nightly_farms (2103, 2104,
     1100 again and again, 1102, 2103), farm_unnamed (an 1102 that does not list a farm),
     nightly_reset, ids_held (326 for every id), clock_off. Selectors: kind, symbol, from, until,
-    nth, every, times, probability. --faults-example prints a file with all of them.
+    nth, every, times, probability; of restated also bars_from and bars_until, for some bars only.
+    --faults-example prints a file with all of them.
 
     Gateways also differ without a fault. Variants: hours_zone=login (trading hours in the
     zone of the login), zone_names=modern (America/New_York for US/Eastern),
@@ -307,6 +318,10 @@ def simulate(  # noqa: PLR0913 - an argument an option
     end_factor=TIMES (with --pacing soft: how many times as long a request with an end takes; 30
     by default).
 
+    A file of splits has lines such as AAPL,2020-08-31,4: new shares for one old share, 0.05 for
+    1:20. As at IB, every response from the start of that date on has its older bars adjusted:
+    prices divided by the ratio, volumes multiplied by it. Recorded bars are taken to be as traded.
+
     Exit codes: 0 you stopped it, 1 it could not serve, 2 bad usage.
     """
     from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable
@@ -317,7 +332,7 @@ def simulate(  # noqa: PLR0913 - an argument an option
     moment = None if now is None else parse_instant("--now", now)
     wait = stdin_closed if with_parent else for_ever
     read = read_variants(zone or "", variant or ())
-    market = ServedMarket(bars, seed, moment, read)
+    market = ServedMarket(bars, seed, moment, read, splits=splits)
     options = SimulatorOptions(durations, faults, pacing, hold_ids, log, read)
     check_together(market, options, zone, variant or ())
     serving = serve(port, market, options, wait, as_json=as_json)

@@ -16,6 +16,7 @@ import asyncio
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from random import Random
 
 from ktrdr_pipelines.simulator.faults.faults import Fault, FaultRule
@@ -23,6 +24,7 @@ from ktrdr_pipelines.simulator.protocol import framing, replies
 from ktrdr_pipelines.simulator.protocol.languages import localised
 from ktrdr_pipelines.simulator.protocol.messages import ContractRequest, DataRequest, HistoryRequest
 from ktrdr_pipelines.simulator.protocol.replies import ApiError
+from ktrdr_pipelines.simulator.protocol.time_texts import parse_end
 from ktrdr_pipelines.simulator.requests.answers import Answer
 from ktrdr_pipelines.simulator.requests.durations import window_of
 from ktrdr_pipelines.simulator.requests.pacing_rules import VIOLATION
@@ -109,8 +111,18 @@ def _shuffled(bars: list[Bar], _: FaultRule) -> list[Bar]:
 
 
 def _restated(bars: list[Bar], rule: FaultRule) -> list[Bar]:
-    """Scale prices, and volumes the other way, as a split does."""
-    return [_scaled(bar, rule.number("factor")) for bar in bars]
+    """Scale the prices of the selected bars, and volumes the other way, as a split does."""
+    factor = rule.number("factor")
+    return [_scaled(bar, factor) if rule.restates(_start_of(bar)) else bar for bar in bars]
+
+
+def _start_of(bar: Bar) -> datetime:
+    """Return the start of a bar from its text: epoch seconds, a date, or a zoned time."""
+    text = bar[0]
+    if len(text) == len("yyyymmdd"):
+        return datetime.strptime(text, "%Y%m%d").replace(tzinfo=UTC)
+    seconds = int(text) if text.isdecimal() else parse_end(text, now_s=0).seconds
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _scaled(bar: Bar, factor: float) -> Bar:

@@ -31,6 +31,7 @@ EXAMPLE = "faults.example.yaml"
 _FORM = "It must hold `faults:` with a list; see ktrdr simulate --faults-example"
 _RESTORED = ("1101", "1102")
 _TIMES = ("from", "until")
+_BARS = ("bars_from", "bars_until")
 _SELECTORS = ("kind", "symbol", *_TIMES, "nth", "every", "times", "probability")
 _TEXTS = {Fault.ERROR: "text"} | dict.fromkeys(
     (Fault.LINK_LOST, Fault.NIGHTLY_FARMS, Fault.FARM_UNNAMED), "farms"
@@ -95,9 +96,8 @@ def _rule(value: "_Value") -> FaultRule:
     occasion = _occasion(fault, keys)
     if fault is Fault.LINK_LOST and "code" in keys and keys["code"].text() not in _RESTORED:
         raise keys["code"].error(f"is {keys['code'].text()}", "It must be 1101 or 1102")
-    start, until = (keys[key].moment() if key in keys else None for key in _TIMES)
-    if start is not None and until is not None and until <= start:
-        raise keys["until"].error("is not later than `from:`", "Let it begin before it ends")
+    start, until = _period(keys, _TIMES)
+    bars_start, bars_until = _period(keys, _BARS)
     return FaultRule(
         fault=fault,
         occasion=occasion,
@@ -110,7 +110,20 @@ def _rule(value: "_Value") -> FaultRule:
         probability=keys["probability"].share() if "probability" in keys else 1.0,
         settings={key: keys[key].setting() for key in SETTINGS.get(fault, {}) if key in keys},
         text=keys[text].text() if (text := _TEXTS.get(fault, "")) in keys else "",
+        bars_start=bars_start,
+        bars_until=bars_until,
     )
+
+
+def _period(
+    keys: dict[str, "_Value"], names: tuple[str, str]
+) -> tuple[datetime | None, datetime | None]:
+    """Return the two instants of a pair of keys, each None where it is missing."""
+    start, until = (keys[key].moment() if key in keys else None for key in names)
+    if start is not None and until is not None and until <= start:
+        reason = f"is not later than `{names[0]}:`"
+        raise keys[names[1]].error(reason, "Let it begin before it ends")
+    return start, until
 
 
 def _fault(value: "_Value", keys: dict[str, "_Value"]) -> Fault:
@@ -120,7 +133,8 @@ def _fault(value: "_Value", keys: dict[str, "_Value"]) -> Fault:
     fault = keys["fault"].choice(Fault)
     selectors = _TIMES if fault is Fault.CLOCK_OFF else _SELECTORS
     texts = (_TEXTS[fault],) if fault in _TEXTS else ()
-    _refuse_unknown(keys, ("fault", *selectors, *SETTINGS.get(fault, {}), *texts))
+    bars = _BARS if fault is Fault.RESTATED else ()
+    _refuse_unknown(keys, ("fault", *selectors, *SETTINGS.get(fault, {}), *texts, *bars))
     return fault
 
 

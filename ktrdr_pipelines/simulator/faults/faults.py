@@ -133,7 +133,7 @@ class FaultRule:
     ``nth`` holds numbers among the occasions that match the other selectors, ``every`` selects one
     of so many; without either all match. ``times`` is the most times that it happens. ``settings``
     holds those that differ from the defaults. ``text`` is that of an error, or the list of farms in
-    1102.
+    1102. ``bars_start`` and ``bars_until`` select the bars that are restated, by their start.
     """
 
     fault: Fault
@@ -147,6 +147,8 @@ class FaultRule:
     probability: float = 1.0
     settings: Mapping[str, float] = field(default_factory=dict)
     text: str = ""
+    bars_start: datetime | None = None
+    bars_until: datetime | None = None
 
     def number(self, name: str) -> float:
         """Return a setting."""
@@ -170,8 +172,15 @@ class FaultRule:
         """Return whether a time lies between ``start`` and ``until``."""
         if now is None:
             return self.start is None and self.until is None
-        has_begun = self.start is None or self.start <= now
-        return has_begun and (self.until is None or now < self.until)
+        return _is_between(self.start, now, self.until)
+
+    def restates(self, bar_start: datetime) -> bool:
+        """Return whether a bar lies between ``bars_start`` and ``bars_until``."""
+        return _is_between(self.bars_start, bar_start, self.bars_until)
+
+
+def _is_between(start: datetime | None, moment: datetime, until: datetime | None) -> bool:
+    return (start is None or start <= moment) and (until is None or moment < until)
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """The market protocol: what a gateway requests of a source of bars, and the bars it receives.
 
-Not here: the markets themselves (``synthetic``, ``recorded``).
+Not here: the markets themselves (``synthetic``, ``recorded``, ``splits``).
 """
 
 from collections.abc import Sequence
@@ -42,12 +42,16 @@ QUOTED = frozenset({What.MIDPOINT, What.BID, What.ASK, What.BID_ASK})
 
 @dataclass(frozen=True, slots=True)
 class BarQuery:
-    """Which bars of an instrument are wanted; the window never reaches past now."""
+    """Which bars of an instrument are wanted; the window never reaches past now.
+
+    ``now_s`` is the gateway's time, which decides the price basis; None is the window's end.
+    """
 
     what: What
     size: BarSize
     use_rth: bool
     window: Window
+    now_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,10 @@ class PricedBars:
 
 class Market(Protocol):
     """A source of bars for a gateway; several threads call it at once."""
+
+    @property
+    def jumps_at_splits(self) -> bool:
+        """Whether prices jump where a stock splits, because they are as traded."""
 
     def instruments(self) -> Sequence[SimulatedInstrument]:
         """Return every instrument that can be requested."""

@@ -198,6 +198,8 @@ class ReplayMarket:
         SimulatorError: the folder holds nothing that can be replayed.
     """
 
+    jumps_at_splits = True
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._recordings = recordings_in(folder)

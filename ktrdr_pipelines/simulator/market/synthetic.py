@@ -93,12 +93,15 @@ _SPREAD = frozenset({What.BID, What.ASK, What.BID_ASK})
 class SyntheticMarket:
     """Stocks, pairs, futures, indices and crypto with invented prices over real calendars.
 
-    Nothing here pays a dividend or splits: ADJUSTED_LAST is the same as TRADES.
+    Nothing here pays a dividend or splits: ADJUSTED_LAST is the same as TRADES. A ``SplitMarket``
+    adds splits.
 
     Args:
         seed: decides every price.
         variants: how it differs from other markets of the same seed.
     """
+
+    jumps_at_splits = False
 
     def __init__(self, seed: int = 1, variants: MarketVariants = MarketVariants()) -> None:  # noqa: B008 - immutable
         self.seed = seed

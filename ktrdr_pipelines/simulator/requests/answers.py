@@ -164,7 +164,7 @@ def bars_of(setting: Setting, parsed: ParsedHistoryRequest, *, use_rth: bool) ->
     window = Window(start_s, _until(setting, parsed))
     if _at_most(window, parsed.size, hours) > MOST_BARS:
         raise service_error(TOO_LONG)
-    query = BarQuery(parsed.what, parsed.size, use_rth, window)
+    query = BarQuery(parsed.what, parsed.size, use_rth, window, now_s=setting.now_s)
     return setting.market.bars(parsed.instrument, query)
 
 

@@ -5,7 +5,7 @@ import json
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +22,7 @@ from ktrdr_pipelines.errors import SimulatorError
 from ktrdr_pipelines.simulator.faults.faults import Fault
 from ktrdr_pipelines.simulator.variants import MarketVariants, Variants
 from tests.simulator.rawclient import AAPL, END, raw_client
+from tests.support.recordings import write
 
 STUBBORN = """\
 import os, signal, subprocess, sys, threading
@@ -173,6 +174,65 @@ def test_a_malformed_file_of_faults(tmp_path: Path, ktrdr: Any) -> None:
     ktrdr("simulate", "--port", "0", "--faults", str(faults)).is_error(
         1, f"{faults}, line 2, fault", "Did you mean silence"
     )
+
+
+def test_a_file_of_splits_changes_the_price_basis(tmp_path: Path, helpers: Any) -> None:
+    """On the ex-date the day before has a quarter of its price and four times its volume."""
+
+    async def ask(port: int) -> tuple[float, float]:
+        ib = ib_async.IB()
+        await ib.connectAsync("127.0.0.1", port, clientId=9)
+        try:
+            stock = ib_async.Stock("AAPL", "SMART", "USD")
+            asked = ib.reqHistoricalDataAsync(stock, "", "1 D", "1 day", "TRADES", useRTH=True)
+            (day,) = await asked
+        finally:
+            ib.disconnect()
+        return day.close, day.volume
+
+    splits = tmp_path / "splits.csv"
+    splits.write_text("symbol,ex_date,ratio\nAAPL,2024-01-10,4\n", encoding="utf-8")
+    served = []
+    for now in ("2024-01-10T01:00:00Z", "2024-01-10T06:00:00Z"):
+        options = ("--port", "0", "--json", "--now", now, "--splits", str(splits))
+        with helpers.started("simulate", *options) as simulator:
+            served.append(asyncio.run(ask(json.loads(simulator.stdout.readline())["port"])))
+    (old_close, old_volume), (close, volume) = served
+    assert close == pytest.approx(old_close / 4, abs=0.005 + 1e-9)
+    assert volume == 4 * old_volume
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("AAPL,2024-01-10,4:1", ("line 2, ratio", "'4:1'", "4 for 4:1")),
+        ("AAPL,10.1.2024,4", ("line 2, ex_date", "2020-08-31")),
+        ("AAPLX,2024-01-10,4", ("line 2, symbol", "Did you mean AAPL")),
+    ],
+)
+def test_a_malformed_file_of_splits_is_bad_usage(
+    tmp_path: Path, ktrdr: Any, line: str, named: tuple[str, ...]
+) -> None:
+    """The error names file, line and field, and what is allowed."""
+    splits = tmp_path / "splits.csv"
+    splits.write_text(f"symbol,ex_date,ratio\n{line}\n", encoding="utf-8")
+    ktrdr("simulate", "--port", "0", "--splits", str(splits)).is_error(2, str(splits), *named)
+
+
+def test_a_missing_file_of_splits_is_bad_usage(tmp_path: Path, ktrdr: Any) -> None:
+    """The error names the file."""
+    splits = tmp_path / "none.csv"
+    ktrdr("simulate", "--port", "0", "--splits", str(splits)).is_error(2, str(splits), "No such")
+
+
+def test_splits_of_recorded_bars_must_be_recorded(tmp_path: Path, ktrdr: Any) -> None:
+    """A symbol that the folder does not have would have no effect."""
+    folder, splits = tmp_path / "bars", tmp_path / "splits.csv"
+    folder.mkdir()
+    write(folder, "SPY", "1d", [(date(2021, 1, 4), 1.0, 2.0, 0.5, 1.5, 7.0)])
+    splits.write_text("symbol,ex_date,ratio\nAAPL,2024-01-10,4\n", encoding="utf-8")
+    options = ("--bars", str(folder), "--splits", str(splits))
+    ktrdr("simulate", "--port", "0", *options).is_error(2, "line 2, symbol", "'AAPL'")
 
 
 def test_a_port_in_use(ktrdr: Any, gateway: Any) -> None:

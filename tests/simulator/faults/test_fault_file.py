@@ -80,6 +80,12 @@ def test_an_entry_is_read_with_all_its_keys() -> None:
             *(4, "until", "not later than `from:`"),
         ),
         ("faults:\n  - {fault: link_lost, code: 1103}", 2, "code", "1101 or 1102"),
+        ("faults:\n  - {fault: partial, bars_from: x}", 2, "bars_from", "not a known key"),
+        ("faults:\n  - {fault: restated, bars_from: 2024-01-02}", 2, "bars_from", "an instant"),
+        (
+            "faults:\n- fault: restated\n  bars_from: 2024-01-02T15Z\n  bars_until: 2024-01-02T15Z",
+            *(4, "bars_until", "not later than `bars_from:`"),
+        ),
     ],
 )
 def test_an_error_names_its_line_and_key(text: str, line: int, key: str, reason: str) -> None:

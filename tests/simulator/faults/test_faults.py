@@ -16,7 +16,15 @@ from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.simulator.serving import OpenRequest, follow
 from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
 from tests.simulator.conftest import NOW
-from tests.simulator.rawclient import AAPL, RawClient, closes, dates, faulty_gateway, raw_client
+from tests.simulator.rawclient import (
+    AAPL,
+    END,
+    RawClient,
+    closes,
+    dates,
+    faulty_gateway,
+    raw_client,
+)
 
 
 def faulty(
@@ -212,6 +220,41 @@ def test_restated_bars(synthetic: SyntheticMarket) -> None:
     good, bad = good_and_bad(synthetic, "fault: restated, factor: 0.25")
     assert [float(text) for text in closes(bad)] == [float(text) / 4 for text in closes(good)]
     assert float(bad[10]) == float(good[10]) * 4
+
+
+@pytest.mark.parametrize(
+    ("size", "start", "until"),
+    [
+        ("1 hour", "2024-01-09T15:00:00Z", "2024-01-09T17:00:00Z"),
+        ("1 day", "2024-01-09T00:00:00Z", "2024-01-10T00:00:00Z"),
+    ],
+)
+@pytest.mark.parametrize("format_date", ["1", "2"])
+def test_some_bars_are_restated_from_a_moment_on(
+    synthetic: SyntheticMarket, *, size: str, start: str, until: str, format_date: str
+) -> None:
+    """Those that start in a range, in every response once the gateway's time has come."""
+    fault = (
+        "{fault: restated, factor: 1.01, from: 2024-01-11T02:00:00Z, "
+        f"bars_from: {start}, bars_until: {until}}}"
+    )
+    with faulty(synthetic, fault) as (server, client):
+        answers = []
+        for number in (1, 2, 3):
+            texts = (END, size, "5 D", 1, "TRADES", format_date, 0, "")
+            client.send(20, number, *AAPL, 0, *texts)
+            answers.append(client.until(17, number))
+            server.clock.set(datetime(2024, 1, 11, 1 + number, tzinfo=UTC))
+    good, bad, again = answers
+    changed = [
+        at
+        for at, (one, other) in enumerate(zip(closes(good), closes(bad), strict=True))
+        if one != other
+    ]
+    # The session's last day, or its hours from 10:00 to 12:00 in New York.
+    assert changed == ([4] if size == "1 day" else [29, 30])
+    assert float(closes(bad)[changed[0]]) == pytest.approx(1.01 * float(closes(good)[changed[0]]))
+    assert bad[5:] == again[5:]
 
 
 @pytest.mark.parametrize("code", [1101, 1102])

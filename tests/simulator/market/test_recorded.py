@@ -16,23 +16,9 @@ from ktrdr_pipelines.simulator.market.recorded import ReplayMarket
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol.messages import ContractFields
 from ktrdr_pipelines.simulator.server import open_market
+from tests.support.recordings import RECORDED, Row, write
 
-SHARED = Path(__file__).parents[4] / "shared" / "bars"
 LATER = "2024-12-31T00:00:00+00:00"
-Row = tuple[datetime | date, float, float, float, float, float]
-
-
-def write(folder: Path, key: str, size: str, rows: list[Row]) -> None:
-    """Record bars in the format of the project's sample data."""
-    names = ("ts", "open", "high", "low", "close", "volume")
-    columns = list(zip(*rows, strict=True))
-    ts = pa.timestamp("us", tz="UTC") if isinstance(rows[0][0], datetime) else pa.date32()
-    types = (ts, *(pa.float64(),) * 5)
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
-    (folder / key).mkdir(exist_ok=True)
-    pq.write_table(
-        pa.table(dict(zip(names, arrays, strict=True))), folder / key / f"{size}.parquet"
-    )
 
 
 def future_of(local_symbol: str) -> ContractFields:
@@ -292,7 +278,7 @@ def test_a_folder_opens_a_replay_and_none_the_synthetic_market(tmp_path: Path) -
     assert market.seed == 3
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the sample bars are not beside the checkout")
+@pytest.mark.skipif(not RECORDED.is_dir(), reason="the sample bars are not beside the checkout")
 @pytest.mark.parametrize(
     ("key", "size", "text", "duration", "end"),
     [
@@ -308,8 +294,8 @@ def test_the_sample_bars_are_returned_unchanged(
     new_requester: Any, *, key: str, size: str, text: str, duration: str, end: str
 ) -> None:
     """Real recorded bars are returned unchanged."""
-    recorded = pq.read_table(SHARED / key / f"{size}.parquet").to_pydict()
-    requester = new_requester(open_market(SHARED, 1), now=LATER)
+    recorded = pq.read_table(RECORDED / key / f"{size}.parquet").to_pydict()
+    requester = new_requester(open_market(RECORDED, 1), now=LATER)
     named = {"contract": future_of(key)} if key == "ESZ3" else {}
     response = requester.bars(key, text, duration, end, use_rth=False, format_date=2, **named)
     columns = [recorded[name][-len(response.bars) :] for name in ("open", "high", "low", "close")]
