@@ -363,17 +363,14 @@ def _from_held_bars(need: Need, start: datetime, inside: Sequence[Span], duratio
     request.
     """
     held = need.covered.bounds
-    if held is None or held.end > start:
-        return duration
-    if start > inside[0].interval.start:
+    if held is not None and held.end <= start and start > inside[0].interval.start:
         return _from_held_in_session(need, start, inside[0], duration)
     most = need.most_sessions or _MOST_SESSIONS_IN_DAYS
     count = min(len(inside) + _OVERLAP.get(need.timeframe, 1), max(most, len(inside)))
-    if count == len(inside):
-        return duration
     before = Interval(start - _LONGEST_CLOSED, start)
     earlier = need.grid.spans_in(before)
-    if not earlier or earlier[-1].interval.end - timedelta(seconds=1) not in need.covered:
+    is_held = earlier and earlier[-1].interval.end - timedelta(seconds=1) in need.covered
+    if held is None or held.end > start or count == len(inside) or not is_held:
         return duration
     if need.is_by_the_year and not duration.endswith("Y"):
         return _counted_or_year(need, count)

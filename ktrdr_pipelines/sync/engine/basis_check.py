@@ -451,8 +451,9 @@ class BasisChecks:
 
 
 class _Judgement(Enum):
-    """What a comparison means for the bars of a response: their basis is known, or is presumed
-    because none could be compared, or stays open.
+    """What a comparison means for the bars of a response.
+
+    Their basis is known, or is not because none could be compared, or stays open.
     """
 
     KNOWN = auto()

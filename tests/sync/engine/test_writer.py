@@ -1,5 +1,6 @@
 """Stores that are moved, deleted or replaced during a load."""
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -151,13 +152,13 @@ def test_saved_bars_stay_in_the_store_that_was_opened(
 
 
 def test_an_old_store_without_an_id_is_checked_too(world: MakeWorld) -> None:
-    """Its marker is not rewritten, and a store that takes its place is another one."""
+    """Its marker gets the version alone, and a store that takes its place is another one."""
     made = world(RTH, Timeframe.D1, *JUNE)
     layout = made.harness.layout
     layout.marker.write_text('{"format_version": 1, "origin": "ib"}')
     made.harness.layout = open_store(layout.root)
     made.load()
-    assert layout.marker.read_text() == '{"format_version": 1, "origin": "ib"}'
+    assert json.loads(layout.marker.read_text()) == {"format_version": 2, "origin": "ib"}
 
     def replace_by_old(layout: StoreLayout) -> None:
         text = layout.marker.read_text()
