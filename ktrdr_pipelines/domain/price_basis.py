@@ -93,6 +93,8 @@ class BasisComparison:
 
     ``ratio`` is the new price over the held one: 1 for SAME and UNKNOWN, the median for UNCLEAR.
     ``bars`` were compared, the first and the last of them at ``first`` and ``last``.
+    ``is_constant``: at least 80 % of them, and 3, allow one ratio; where they do not, and the
+    verdict is UNCLEAR, the bars were corrected by differing amounts.
     """
 
     verdict: BasisVerdict
@@ -100,9 +102,12 @@ class BasisComparison:
     bars: int = 0
     first: datetime | None = None
     last: datetime | None = None
+    is_constant: bool = False
 
 
-def compare_basis(held: pa.Table, again: pa.Table) -> BasisComparison:
+def compare_basis(
+    held: pa.Table, again: pa.Table, times: np.ndarray | None = None
+) -> BasisComparison:
     """Return whether bars that were returned again are on the price basis of the held ones.
 
     Bars with the same ``ts`` and positive prices are compared; of them only the traded ones, or if
@@ -126,8 +131,10 @@ def compare_basis(held: pa.Table, again: pa.Table) -> BasisComparison:
         held: stored bars on the basis that the store serves, sorted and unique by timestamp, with
             the columns of ``BAR_SCHEMA``; prices and volumes may be products.
         again: bars of a response, likewise, without bars that may be clipped.
+        times: the factor of the prices of each held bar, of shape (n,), by whose multiples they
+            were rounded; None for 1.
     """
-    pairs = _Pairs.of(held, again)
+    pairs = _Pairs.of(held, again, np.ones(held.num_rows) if times is None else times)
     if not len(pairs.keys):
         return BasisComparison(BasisVerdict.UNKNOWN)
     counted = pairs.counted()
@@ -148,11 +155,16 @@ def compare_basis(held: pa.Table, again: pa.Table) -> BasisComparison:
     elif verdict is BasisVerdict.UNIT:
         ratio = next(one for one in _UNITS if narrow.allows(one))
     first, last = moment(int(bars.keys[0])), moment(int(bars.keys[-1]))
-    return BasisComparison(verdict, ratio, len(bars.keys), first, last)
+    agreeing = max(_FEWEST, _MOST_ALIKE * len(bars.keys))
+    is_constant = narrow.agreeing >= agreeing
+    return BasisComparison(verdict, ratio, len(bars.keys), first, last, is_constant)
 
 
 class _Pairs(NamedTuple):
-    """Bars in common: timestamps (n), prices (4, n) and volumes (n, NaN where null) of both."""
+    """Bars in common: timestamps (n), prices (4, n) and volumes (n, NaN where null) of both.
+
+    ``times`` (n) is the factor by which the held prices were multiplied.
+    """
 
     keys: np.ndarray
     held: np.ndarray
@@ -160,9 +172,10 @@ class _Pairs(NamedTuple):
     old_volume: np.ndarray
     new_volume: np.ndarray
     untraded: np.ndarray
+    times: np.ndarray
 
     @classmethod
-    def of(cls, held: pa.Table, again: pa.Table) -> Self:
+    def of(cls, held: pa.Table, again: pa.Table, times: np.ndarray) -> Self:
         """Match bars by timestamp; those with a price that is not positive are left out."""
         keys, mine, its = np.intersect1d(
             timestamps(held), timestamps(again), assume_unique=True, return_indices=True
@@ -174,7 +187,7 @@ class _Pairs(NamedTuple):
         usable = ((old > 0) & (new > 0) & np.isfinite(old) & np.isfinite(new)).all(axis=0)
         volumes = _column(held, "volume")[mine], _column(again, "volume")[its]
         untraded = is_untraded(held)[mine] | is_untraded(again)[its]
-        return cls(keys, old, new, *volumes, untraded).take(usable)
+        return cls(keys, old, new, *volumes, untraded, times[mine]).take(usable)
 
     def take(self, mask: np.ndarray) -> Self:
         """Return some of the bars."""
@@ -240,7 +253,9 @@ def _verdict(bars: _Pairs, narrow: _Fit, wide: _Fit) -> BasisVerdict:
     is_narrow = narrow.high <= narrow.low * (1 + _MOST_UNIT_WIDTH)
     if is_narrow and any(narrow.allows(one) for one in _UNITS):
         return BasisVerdict.UNIT
-    if np.isnan(bars.old_volume).all() and np.isnan(bars.new_volume).all():
+    if volumes is BasisVerdict.UNCLEAR or (
+        np.isnan(bars.old_volume).all() and np.isnan(bars.new_volume).all()
+    ):
         is_chance = _chance(wide.lows, wide.highs, narrow.ratio) > _CHANCE
         return BasisVerdict.UNCLEAR if is_chance else BasisVerdict.REBASED
     return volumes
@@ -356,7 +371,11 @@ def _best_ratio(low: float, high: float) -> float:
 
 def _tick_hypotheses(pairs: _Pairs, counted: np.ndarray) -> list[_Halves]:
     """Return by how much prices may be rounded, from the narrowest hypothesis to the widest."""
-    sides = [(prices, _price_ticks(prices)) for prices in (pairs.held, pairs.again)]
+    stored = _price_ticks(pairs.held / pairs.times)
+    sides = [
+        (pairs.held, [ticks * pairs.times for ticks in stored]),
+        (pairs.again, _price_ticks(pairs.again)),
+    ]
     found = [
         _Halves(*(prices * _NOISE + ticks[width] / 2 for prices, ticks in sides))
         for width in (0, 1)
@@ -434,9 +453,13 @@ def _volumes(bars: _Pairs, fit: _Fit) -> BasisVerdict:
     """Return REBASED if volumes are inverse to prices, OTHER if not, UNCLEAR if they say little."""
     old, new = bars.old_volume, bars.new_volume
     tolerance = 1 + min(_VOLUME_ERROR, abs(np.log(fit.ratio)) / 3)
-    sides = [_ticks(one[one > 0], 0, 0) for one in (old, new)]
+    stored = old * bars.times
+    sides = [_ticks(one[one > 0], 0, 0) for one in (stored, new)]
     for width in (0, 1):
-        halves = [np.full_like(old, ticks[width] / 2) for ticks in sides]
+        halves = [
+            np.full_like(old, ticks[width] / 2) / factor
+            for ticks, factor in zip(sides, (bars.times, 1.0), strict=True)
+        ]
         # As ratios of prices: the held volume over the new one.
         low, high = _quotients(new, old, *reversed(halves))
         is_inverse = (low / tolerance <= fit.high) & (high * tolerance >= fit.low)

@@ -44,6 +44,7 @@ class BasisCheck:
             None if no held bars could be compared yet.
         next_session: the first session that opened after that request.
         requested_on: the session date of the newest request that was sent for this alone.
+        requests: how many such requests were sent on that date.
         stated_ratio: at which ratio a single response returned the newest held bars; None where
             none did, or others have refuted it.
         stated_bars: how many bars showed it.
@@ -56,6 +57,7 @@ class BasisCheck:
     confirmed_at: datetime | None = None
     next_session: date | None = None
     requested_on: date | None = None
+    requests: int = 0
     stated_ratio: float | None = None
     stated_bars: int = 0
     stated_by: str = ""

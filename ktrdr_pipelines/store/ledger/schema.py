@@ -314,6 +314,7 @@ CREATE TABLE IF NOT EXISTS basis_checks (
     confirmed_at INTEGER,
     next_session TEXT,
     requested_on TEXT,
+    requests INTEGER NOT NULL,
     stated_ratio REAL,
     stated_bars INTEGER NOT NULL,
     stated_by TEXT NOT NULL,

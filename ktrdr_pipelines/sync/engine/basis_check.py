@@ -24,9 +24,10 @@ from datetime import UTC, date, datetime, timedelta
 from enum import Enum, auto
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import UNCONFIRMED, micros, moment, timestamps
+from ktrdr_pipelines.domain.bars import UNCONFIRMED, basis_of, micros, moment, timestamps
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight, monday_of
 from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series
 from ktrdr_pipelines.domain.intervals import Interval
@@ -58,6 +59,11 @@ timeframes one session has bars enough."""
 
 _ENOUGH: Final = 3
 """Bars that, compared without a constant ratio, are corrected bars and no re-basing."""
+
+_LEAST_REPORTED: Final = 0.009
+"""Change of price, as a share, from which bars at other prices are reported."""
+
+_MOST_REQUESTS: Final = 2
 
 _SAME_RATIO: Final = 0.005
 """Distance, as a share, of two estimates of one ratio: both were made from rounded prices."""
@@ -99,7 +105,8 @@ class BasisChecks:
             return True
         today = self._today(calendar)
         known = self._store.ledger.basis_checks.of(instrument.symbol)
-        return known.established_on == today or (instrument.symbol, today) in self._tried
+        is_known = known.established_on == today and known.stated_ratio is None
+        return is_known or (instrument.symbol, today) in self._tried
 
     async def establish(self, requester: BarRequester, calendar: SessionCalendar) -> None:
         """Compare the newest held bars of a symbol, unless its basis is established already.
@@ -118,8 +125,10 @@ class BasisChecks:
             self._tried.add((instrument.symbol, today))
             if self._newest(instrument) is None:
                 self._change(instrument.symbol, lambda known: replace(known, established_on=today))
-            elif self._may_request(instrument, calendar):
-                await self._request_newest(requester, calendar)
+                return
+            for _ in range(_MOST_REQUESTS):
+                if self._may_request(instrument, calendar):
+                    await self._request_newest(requester, calendar)
 
     # --- responses -----------------------------------------------------------------------------
 
@@ -152,7 +161,7 @@ class BasisChecks:
                 is_same = found.verdict is BasisVerdict.SAME
                 return FetchedBasis(len(adjustments) if is_same else UNCONFIRMED)
             judged = self._judge(requester, statement, found)
-            if judged is _Judgement.OPEN and self._may_request(series.instrument, calendar):
+            while judged is _Judgement.OPEN and self._may_request(series.instrument, calendar):
                 await self._request_newest(requester, calendar)
                 found = self._compared(series, response.bars)
                 judged = self._judge(requester, statement, found)
@@ -173,7 +182,13 @@ class BasisChecks:
         around = Interval(moment(keys[0]), moment(keys[-1]) + _INSTANT)
         if not self._store.coverage(series).bars.clip(around):
             return BasisComparison(BasisVerdict.UNKNOWN)
-        return compare_basis(self._store.read(series, around), bars)
+        raw = self._store.read_raw(series, around)
+        raw = raw.filter(pa.array(basis_of(raw) != UNCONFIRMED))
+        held = self._store.on_todays_basis(series.symbol, raw)
+        times = np.ones(held.num_rows)
+        stored, now = (one["close"].to_numpy() for one in (raw, held))
+        np.divide(now, stored, out=times, where=stored != 0)
+        return compare_basis(held, bars, times)
 
     def _judge(
         self, requester: BarRequester, statement: "_Statement", found: BasisComparison
@@ -183,7 +198,7 @@ class BasisChecks:
         known, today = self._store.ledger.basis_checks.of(symbol), self._today(calendar)
         is_confirmed = known.established_on == today and known.confirmed_at is not None
         if found.verdict is BasisVerdict.UNKNOWN:
-            return _Judgement.UNKNOWN
+            return _Judgement.UNKNOWN if known.stated_ratio is None else _Judgement.OPEN
         if found.verdict is BasisVerdict.SAME:
             self._confirm(statement)
             return _Judgement.KNOWN
@@ -198,15 +213,19 @@ class BasisChecks:
         # Older bars on another basis than the newest ones: an earlier version mixed them. And bars
         # without a constant ratio are corrected, if the newest ones show the basis to be the same.
         is_settled = is_confirmed and not is_newest
-        if found.verdict is BasisVerdict.UNCLEAR and known.confirmed_at is not None:
-            is_settled |= is_confirmed and known.confirmed_at >= statement.requested_at
-        is_settled |= found.verdict is BasisVerdict.UNCLEAR and found.bars >= _ENOUGH
+        if found.verdict is BasisVerdict.UNCLEAR:
+            is_later = known.confirmed_at is not None and (
+                known.confirmed_at >= statement.requested_at
+            )
+            is_settled |= is_confirmed and is_later
+            is_settled |= found.bars >= _ENOUGH and not found.is_constant
         return _Judgement.KNOWN if is_settled else _Judgement.OPEN
 
     @staticmethod
     def _is_stated(statement: "_Statement", found: BasisComparison, known: BasisCheck) -> bool:
         """Return whether the response to another request stated the same ratio before."""
-        if known.stated_ratio is None or known.stated_by == statement.request:
+        is_same = (known.stated_by, known.stated_at) == (statement.request, statement.requested_at)
+        if known.stated_ratio is None or is_same:
             return False
         return abs(found.ratio / known.stated_ratio - 1) <= _SAME_RATIO
 
@@ -253,7 +272,9 @@ class BasisChecks:
                 confirmed_at=newest,
                 next_session=next_session,
             )
-            return replace(found, stated_ratio=None, stated_at=None) if is_refuted else found
+            if not is_refuted:
+                return found
+            return replace(found, stated_ratio=None, stated_bars=0, stated_by="", stated_at=None)
 
         self._change(symbol, confirmed)
 
@@ -334,7 +355,8 @@ class BasisChecks:
         """Record prices at another ratio that is no re-basing, and report them once a run."""
         series = requester.series
         is_unit = found.verdict is BasisVerdict.UNIT
-        if found.verdict not in {BasisVerdict.UNIT, BasisVerdict.OTHER, BasisVerdict.REBASED}:
+        is_far = abs(found.ratio - 1) >= _LEAST_REPORTED and found.bars >= _ENOUGH
+        if found.verdict in {BasisVerdict.SAME, BasisVerdict.UNKNOWN} or not is_far:
             return
         kind = DisagreementKind.UNIT if is_unit else DisagreementKind.PRICE
         if (series, kind) in self._reported:
@@ -362,10 +384,13 @@ class BasisChecks:
         newest = self._newest(instrument)
         if newest is None:
             return
-        timeframe, day = newest
-        ends_at, duration = self._request_for(requester, calendar, timeframe, day)
-        self._change(instrument.symbol, lambda known: replace(known, requested_on=today))
-        requested_at = self._clock()
+        timeframe, _ = newest
+        before = self._store.ledger.basis_checks.of(instrument.symbol)
+        count = before.requests + 1 if before.requested_on == today else 1
+        ends_at, duration = self._request_for(requester, calendar, newest, is_second=count > 1)
+        self._change(
+            instrument.symbol, lambda known: replace(known, requested_on=today, requests=count)
+        )
         try:
             received = await requester.bars_of(timeframe, ends_at, duration)
         except (GatewayUnreachableError, ClientIdInUseError):
@@ -384,16 +409,25 @@ class BasisChecks:
         requester.record(received, proved)
 
     def _request_for(
-        self, requester: BarRequester, calendar: SessionCalendar, timeframe: Timeframe, day: date
+        self,
+        requester: BarRequester,
+        calendar: SessionCalendar,
+        newest: tuple[Timeframe, date],
+        *,
+        is_second: bool,
     ) -> tuple[datetime, str]:
-        """Return end and duration of the request for the newest held bars, up to a session date."""
+        """Return end and duration of the request for the newest held bars.
+
+        A second one reaches further back, so that it is not identical to the first.
+        """
+        timeframe, day = newest
         first = monday_of(day) if timeframe is Timeframe.W1 else day
         length = 7 * _DAY if timeframe is Timeframe.W1 else _DAY
         sessions = calendar.sessions(first, first + length)
         ends_at = sessions[-1].closes_at if sessions else midnight(first + length)
         if not timeframe.is_intraday:
             ends_at = max(calendar.last_second_of(ends_at), ends_at)
-        most, count = requester.widths.most(timeframe), _SESSIONS.get(timeframe, 1)
+        most, count = requester.widths.most(timeframe), _SESSIONS.get(timeframe, 1) + is_second
         unit = "W" if timeframe is Timeframe.W1 else "D"
         duration = f"{min(most or count, count)} {unit}"
         if most == BY_THE_YEAR and not timeframe.is_intraday:
@@ -432,8 +466,14 @@ class BasisChecks:
     # --- small things --------------------------------------------------------------------------
 
     def _may_request(self, instrument: Instrument, calendar: SessionCalendar) -> bool:
+        """Return whether a request for the basis alone may be sent.
+
+        One a session date, and a second one to confirm a re-basing that one response stated.
+        """
         known = self._store.ledger.basis_checks.of(instrument.symbol)
-        return known.requested_on != self._today(calendar)
+        if known.requested_on != self._today(calendar):
+            return True
+        return known.requests < _MOST_REQUESTS and known.stated_ratio is not None
 
     def _change(self, symbol: str, change: Callable[[BasisCheck], BasisCheck]) -> None:
         self._store.ledger.basis_checks.change(symbol, change)

@@ -23,7 +23,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from ktrdr_pipelines.domain.bars import UNCONFIRMED, moment, timestamps, with_basis
-from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.chunks import (
     BY_THE_YEAR,
     Chunk,
@@ -298,7 +298,10 @@ class SeriesRun:
     def _starts_at_newest(self, chunk: Chunk) -> bool:
         """Return whether a chunk begins at the newest held bars, which its response has too."""
         held = self._state.bars.bounds
-        return held is not None and chunk.interval.start <= held.end < chunk.interval.end
+        if held is None or chunk.interval.end <= held.end:
+            return False
+        between_them = between(held.end, chunk.interval.start)
+        return between_them is None or not self._need().grid.spans_in(between_them)
 
     def _split(self, chunk: Chunk, queue: deque[Chunk]) -> None:
         """Replace a chunk by narrower ones at the head of the queue, in the order of the run."""

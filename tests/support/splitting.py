@@ -1,0 +1,144 @@
+"""A market whose gateway re-bases its bars, as IB does after a split, and checks of one basis."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+
+from ktrdr_pipelines.domain.bars import basis_of, bars_between, timestamps
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.planning.jobs import Job, Mode, RequestedBy
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, Response
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import GatewayError
+from tests.support.fake_gateway import FakeGateway, dense_keys, series_of, stock, true_bars_of
+from tests.support.loading import Harness, MakeHarness
+
+TICK = 0.01
+_PRICES = ("open", "high", "low", "close", "average")
+CALENDAR = "XNYS.RTH"
+
+
+def rebased(bars: pa.Table, factor: float) -> pa.Table:
+    """Return bars with their prices times a factor, in ticks, and their volumes inversely."""
+    if factor == 1:
+        return bars
+    for name in (*_PRICES, "volume"):
+        place = bars.schema.get_field_index(name)
+        values = bars[name].to_numpy()
+        values = np.round(values / factor) if name == "volume" else np.round(values * factor, 2)
+        bars = bars.set_column(place, bars.schema.field(place), pa.array(values))
+    return bars
+
+
+@dataclass
+class SplitMarket:
+    """One stock at several timeframes whose gateway serves all bars on the basis of its clock.
+
+    ``splits`` are the price factors by the moment from which the gateway serves them.
+    """
+
+    harness: Harness
+    series: Mapping[Timeframe, Series]
+    splits: dict[datetime, float] = field(default_factory=dict)
+
+    @property
+    def gateway(self) -> FakeGateway:
+        return self.harness.gateway
+
+    def factor(self, at: datetime | None = None) -> float:
+        """Return the factor of all prices that the gateway serves at a moment, by default now."""
+        at = at or self.gateway.time
+        return float(np.prod([one for since, one in self.splits.items() if since <= at]))
+
+    def serve(
+        self, request: BarRequest, bars: pa.Table
+    ) -> pa.Table | NoData | Response | GatewayError:
+        """Return the response of the gateway."""
+        return rebased(bars, self.factor())
+
+    def run(
+        self,
+        *timeframes: Timeframe,
+        mode: Mode = Mode.TAIL,
+        requested_by: RequestedBy = RequestedBy.SENSOR,
+    ) -> list[SeriesReport]:
+        """Load series of the stock."""
+        return self.harness.run(
+            *(Job(self.series[one], mode, requested_by=requested_by) for one in timeframes)
+        )
+
+    def check(self) -> None:
+        """Check what a reader sees: one basis, the stored values times a factor, no bar wrong."""
+        store, factor = self.harness.store, None
+        for timeframe, series in self.series.items():
+            seen, raw = store.read(series), store.read_raw(series)
+            raw = raw.filter(pa.array(basis_of(raw) >= 0))
+            assert timestamps(seen).tolist() == timestamps(raw).tolist()
+            true = self.gateway.true_bars[series.symbol, timeframe].bars
+            true = true.take(pa.array(np.searchsorted(timestamps(true), timestamps(seen))))
+            ratios = seen["close"].to_numpy() / true["close"].to_numpy()
+            if not len(ratios):
+                continue
+            # One basis: every bar is the same multiple of the bar as first traded.
+            factor = factor or self._nearest(float(np.median(ratios)))
+            near = np.abs(seen["close"].to_numpy() - true["close"].to_numpy() * factor)
+            assert near.max() <= TICK * 1.01 + TICK / 2 * factor, (timeframe, near.max(), factor)
+            known = store.history.of(series.symbol)
+            for number in np.unique(basis_of(raw)):
+                rows = pa.array(basis_of(raw) == number)
+                times = 1.0
+                for later in known[int(number) :]:
+                    times *= later.ratio
+                for name in _PRICES:
+                    stored = raw.filter(rows)[name].to_numpy() * times
+                    assert np.array_equal(seen.filter(rows)[name].to_numpy(), stored)
+
+    def check_today(self) -> None:
+        """Check also that the basis is that of the gateway now."""
+        self.check()
+        for timeframe, series in self.series.items():
+            seen = self.harness.store.read(series)
+            true = self.gateway.true_bars[series.symbol, timeframe].bars
+            true = true.take(pa.array(np.searchsorted(timestamps(true), timestamps(seen))))
+            now = rebased(true, self.factor())["close"].to_numpy()
+            near = np.abs(seen["close"].to_numpy() - now)
+            # The gateway rounded the stored value, and rounds its present one.
+            raw = self.harness.store.read_raw(series)
+            raw = raw.filter(pa.array(basis_of(raw) >= 0))
+            times = seen["close"].to_numpy() / raw["close"].to_numpy()
+            assert np.all(near <= TICK / 2 * (1 + times) + 1e-6 * now), (timeframe, near.max())
+
+    def _nearest(self, ratio: float) -> float:
+        """Return the factor of the gateway at some moment that is nearest to a ratio."""
+        moments = [datetime.min.replace(tzinfo=self.gateway.time.tzinfo), *self.splits]
+        return min((self.factor(at) for at in moments), key=lambda one: abs(np.log(one / ratio)))
+
+
+def split_market(
+    harness: MakeHarness,
+    timeframes: Iterable[Timeframe],
+    now: datetime,
+    *,
+    first: date,
+    end: date,
+) -> SplitMarket:
+    """Return a stock that trades from one session date to another, all of which is wanted."""
+    instrument = stock(calendar=CALENDAR)
+    calendar = calendar_named(CALENDAR)
+    chosen = tuple(timeframes)
+    true_bars = {
+        ("AAPL", one): true_bars_of(dense_keys(CALENDAR, one, first, end), one, calendar)
+        for one in {*chosen, Timeframe.D1}
+    }
+    gateway = FakeGateway(true_bars, now)
+    from dataclasses import replace
+
+    wanted = replace(instrument, start=first, timeframes=chosen)
+    market = SplitMarket(harness(gateway), {one: series_of(wanted, one) for one in chosen})
+    gateway.mutate = market.serve
+    return market
