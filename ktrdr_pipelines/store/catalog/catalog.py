@@ -294,7 +294,9 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
         except duckdb.Error as error:
             is_refused = _is_of_refused(error, objects.refused)
             if is_refused or not attempts_left or isinstance(error, _BAD_SQL):
-                raise _refused(error, objects.lost, is_refused=is_refused) from error
+                if MIXED in str(error):
+                    raise _mixed(str(error), objects.lost) from error
+                raise _refused(error, is_refused=is_refused) from error
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -451,15 +453,15 @@ def _is_of_refused(error: duckdb.Error, refused: Iterable[Path]) -> bool:
     return REFUSED in text or any(path.as_posix() in text for path in refused)
 
 
-def _refused(error: duckdb.Error, lost: Mapping[str, str], *, is_refused: bool) -> KtrdrError:
+def _mixed(text: str, lost: Mapping[str, str]) -> StoreError:
+    """Return the error for bars of a symbol that cannot be put on today's basis."""
+    said = text[text.find(MIXED) :].partition(" Hint:")[0]
+    symbol = said.removeprefix(MIXED).partition(":")[0]
+    return StoreError("cannot run this query", reason=lost.get(symbol, said), hint=HINT)
+
+
+def _refused(error: duckdb.Error, *, is_refused: bool) -> KtrdrError:
     text = str(error)
-    if MIXED in text:
-        symbol = re.split(f"{re.escape(MIXED)}|:", text[text.find(MIXED) :])[1]
-        return StoreError(
-            "cannot run this query",
-            reason=lost.get(symbol, text[text.find(MIXED) :].partition(" Hint:")[0]),
-            hint=HINT,
-        )
     if is_refused:
         return CorruptFileError(
             "cannot run this query",
