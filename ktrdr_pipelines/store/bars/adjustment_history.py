@@ -11,7 +11,6 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import date, datetime
 from pathlib import Path
@@ -91,14 +90,6 @@ class AdjustmentHistory:
                 unreadable[symbol] = str(error)
         return known, unreadable
 
-    def newest_ns(self) -> int:
-        """Return when a file of adjustments was last written, in ns since 1970; 0 for never."""
-        newest = 0
-        for symbol in self.symbols():
-            with suppress(FileNotFoundError):  # the symbol was moved meanwhile
-                newest = max(newest, self._layout.adjustments_file(symbol).stat().st_mtime_ns)
-        return newest
-
     def write(self, symbol: str, adjustments: Sequence[Adjustment]) -> None:
         """Replace the adjustments of a symbol; the caller holds the lock of its basis.
 
@@ -143,7 +134,7 @@ class AdjustmentHistory:
                 sync_folder(path.parent)
 
     def symbols(self) -> list[str]:
-        """Return the symbols whose adjustments lie in the folder, readable or not."""
+        """Return the symbols that have a file of adjustments, readable or not."""
         folder = self._layout.adjustments_folder
         with disk_errors(folder):
             paths = [*folder.iterdir()] if is_folder(folder) else []

@@ -142,19 +142,19 @@ def rebuild_catalog(
 def refresh_views(layout: StoreLayout) -> None:
     """Make the catalog, where there is one, know the present bar files and price factors.
 
-    Its other tables stay as they are. After this no query returns bars on the basis of before.
+    Its other tables stay as they are, and so does the time at which it was built
+    (``files_after_catalog``). After this no query returns bars on the basis of before.
 
     Raises: as ``rebuild_catalog``.
     """
     with locked(layout.lock("catalog"), f"the catalog {layout.catalog}"):
         if not require_file(layout.catalog):
             return
+        built_ns = layout.catalog.stat().st_mtime_ns
         with TemporaryDirectory(prefix="ktrdr-") as folder:
             try:
                 with closing(connect_catalog(layout)) as connection:
-                    known = {
-                        text for (text,) in connection.execute(_COMMENTS_OF_OBJECTS).fetchall()
-                    }
+                    known = _known_digests(connection)
             except KtrdrError:
                 # An older catalog, or one of another folder, is of no use to any query.
                 _remove_catalog(layout)
@@ -173,7 +173,7 @@ def refresh_views(layout: StoreLayout) -> None:
                 c.execute(f"ATTACH '{_escaped(built)}' AS ktrdr; USE ktrdr")
                 objects.create(c)
                 c.execute("USE memory; DETACH ktrdr")
-            _put_in_place(built, layout)
+            _put_in_place(built, layout, built_ns)
 
 
 def _remove_catalog(layout: StoreLayout) -> None:
@@ -182,12 +182,17 @@ def _remove_catalog(layout: StoreLayout) -> None:
         layout.catalog_log.unlink(missing_ok=True)
 
 
-def _put_in_place(built: Path, layout: StoreLayout) -> None:
-    """Rename a finished catalog over the old one; the caller holds the lock of the catalog."""
+def _put_in_place(built: Path, layout: StoreLayout, built_ns: int | None = None) -> None:
+    """Rename a finished catalog over the old one; the caller holds the lock of the catalog.
+
+    ``built_ns`` is when its tables were built, in ns since 1970; None for now.
+    """
     temp = temp_beside(layout.catalog)
     try:
         with disk_errors(layout.catalog):
             shutil.copyfile(built, temp)
+            if built_ns is not None:
+                os.utime(temp, ns=(built_ns, built_ns))
             with temp.open("rb") as file:
                 os.fsync(file.fileno())
             layout.require_same()
