@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 
 import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import basis_of, bars_between, timestamps
+from ktrdr_pipelines.domain.bars import basis_of, timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.planning.jobs import Job, Mode, RequestedBy
