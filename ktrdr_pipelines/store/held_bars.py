@@ -10,14 +10,16 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import UNCONFIRMED, basis_of, moment, timestamps
+from ktrdr_pipelines.domain.bars import UNCONFIRMED, basis_of, micros, moment, timestamps
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight, monday_of
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.plausibility import DisagreementKind
 from ktrdr_pipelines.domain.price_basis import BasisComparison, BasisVerdict, compare_basis
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.ledger.file_index import IndexedFile
+from ktrdr_pipelines.store.ledger.ledger import series_key
 
 _DAY, _SOON, _INSTANT = timedelta(days=1), timedelta(days=14), timedelta(microseconds=1)
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -36,7 +38,8 @@ class HeldBars:
     def compared(self, series: Series, bars: pa.Table) -> BasisComparison:
         """Return how the bars of a response compare with the held ones on today's basis.
 
-        The first of several intraday bars may be clipped, and is left out.
+        The first of several intraday bars may be clipped, and is left out; so are bars that are
+        known to be at other prices than those after them.
 
         Args:
             series: the series of the bars.
@@ -44,6 +47,9 @@ class HeldBars:
         """
         if series.timeframe.is_intraday and bars.num_rows > 1:
             bars = bars.slice(1)
+        bars = bars.filter(pa.array(timestamps(bars) >= micros(self._comparable_from(series))))
+        if not bars.num_rows:
+            return BasisComparison(BasisVerdict.UNKNOWN)
         keys = timestamps(bars)
         around = Interval(moment(keys[0]), moment(keys[-1]) + _INSTANT)
         if not self._store.coverage(series).bars.clip(around):
@@ -106,6 +112,14 @@ class HeldBars:
                     presumed = row.basis.presumed
                     times += [one.fetched_at for one in presumed if one.interval.overlaps(compared)]
         return max(times)
+
+    def _comparable_from(self, series: Series) -> datetime:
+        """Return from which bar on no bar is known to be at other prices than those after it."""
+        known = self._store.ledger.disagreements.of(series_key(series))
+        ends = (
+            one.first if one.kind is DisagreementKind.UNIT else one.last + _INSTANT for one in known
+        )
+        return max(ends, default=_LONG_AGO)
 
     def _newest_days(self, symbol: str) -> Iterator[tuple[Timeframe, date]]:
         """Yield each timeframe with bars on a known basis, and the newest session date of these."""

@@ -1,7 +1,7 @@
 """A market whose gateway re-bases its bars, as IB does after a split, and checks of one basis."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 
 import numpy as np
@@ -136,8 +136,6 @@ def split_market(
         for one in {*chosen, Timeframe.D1}
     }
     gateway = FakeGateway(true_bars, now)
-    from dataclasses import replace
-
     wanted = replace(instrument, start=first, timeframes=chosen)
     market = SplitMarket(harness(gateway), {one: series_of(wanted, one) for one in chosen})
     gateway.mutate = market.serve
