@@ -226,6 +226,7 @@ class SeriesRun:
             self._is_claimed_elsewhere = False
             self._fetcher.planned(len(chunks))
             queue = deque(reversed(chunks) if self._is_tail else chunks)
+            await self._establish_basis(queue[0])
             try:
                 async with asyncio.TaskGroup() as group:
                     self._start_workers(group, queue)
@@ -273,8 +274,7 @@ class SeriesRun:
                 elif not self._need(chunk.interval).gaps():
                     self._fetcher.done()
                 elif self.writer.claim(chunk.interval):
-                    if not self._starts_at_newest(chunk):  # such a chunk shows the basis itself
-                        await self._bases.establish(self.requester, self._state.calendar)
+                    await self._establish_basis(chunk)
                     self._learn_saved()
                     await self._run_chunk(chunk, queue)
                     self.writer.commits.received(chunk.interval)
@@ -289,6 +289,11 @@ class SeriesRun:
     def _is_older(self, chunk: Chunk) -> bool:
         oldest = self._state.bars.bounds
         return oldest is None or chunk.interval.start < oldest.start
+
+    async def _establish_basis(self, chunk: Chunk) -> None:
+        """Have the price basis established before a chunk is requested that cannot show it."""
+        if not self._starts_at_newest(chunk):
+            await self._bases.establish(self.requester, self._state.calendar)
 
     def _starts_at_newest(self, chunk: Chunk) -> bool:
         """Return whether a chunk begins at the newest held bars, which its response has too."""
