@@ -180,9 +180,7 @@ class BasisChecks:
                 is_same = found.verdict is BasisVerdict.SAME
                 return FetchedBasis(len(adjustments) if is_same else UNCONFIRMED, requested_at)
             judged = self._judge(statement, found, requester)
-            while judged is _Judgement.OPEN and self._judge.may_request(
-                series.symbol, statement.today
-            ):
+            while self._is_open(statement, judged):
                 await self._request_newest(requester, calendar)
                 found = self._held.compared(series, bars)
                 judged = self._judge(statement, found, requester)
@@ -191,6 +189,16 @@ class BasisChecks:
             self._judge.report_other(statement, bars, found, requester)
             number = len(self._store.history.of(series.symbol))
             return FetchedBasis(number, requested_at, is_presumed=judged is _Judgement.UNKNOWN)
+
+    def _is_open(self, statement: "_Statement", judged: "_Judgement") -> bool:
+        """Return whether to request the newest held bars because a response showed too little."""
+        symbol, today = statement.series.symbol, statement.today
+        if judged is _Judgement.UNKNOWN:
+            is_left = not self._judge.is_established(symbol, today)
+            is_left = is_left and self._held.newest(symbol) is not None
+        else:
+            is_left = judged is _Judgement.OPEN
+        return is_left and self._judge.may_request(symbol, today)
 
     async def _request_newest(self, requester: BarRequester, calendar: SessionCalendar) -> None:
         """Request the newest held bars of a symbol alone, and judge the response."""

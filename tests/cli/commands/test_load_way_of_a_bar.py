@@ -14,7 +14,8 @@ PACKAGE = Path(ktrdr_pipelines.__file__).parent
 MOST = 20
 """Modules that take or return a table of bars; two of them compare it with held bars. With
 `ib.protocol.transport` and `ib.connection.accounts`, which pass on its message, and with
-`cli.commands.load`, `cli.load_report`, `sync.runner`, `sync.series_loader` and `domain.planning.chunks`, which lead to
+`cli.commands.load`, `cli.load_report`, `sync.runner`, `sync.series_loader` and
+`domain.planning.chunks`, which lead to
 its request, these are 27."""
 
 
