@@ -14,10 +14,12 @@ from datetime import date, datetime
 from ktrdr_pipelines.domain.plausibility import DisagreementKind
 from ktrdr_pipelines.domain.price_basis import Adjustment, AdjustmentKind
 from ktrdr_pipelines.errors import UsageError
+from ktrdr_pipelines.store.bars.adjustment_history import Adjustments
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.catalog.catalog import refresh_views
 from ktrdr_pipelines.store.files import locked
 from ktrdr_pipelines.store.layout import upgrade_store
+from ktrdr_pipelines.store.maintenance.rename_journal import refuse_moving
 
 
 def record_adjustment(store: BarStore, symbol: str, found: Adjustment) -> bool:
@@ -31,17 +33,19 @@ def record_adjustment(store: BarStore, symbol: str, found: Adjustment) -> bool:
         symbol: the symbol.
         found: the adjustment; its number follows those known.
 
-    Returns: whether it was recorded; False where another process has recorded one meanwhile.
+    Returns: whether it was recorded; False where another process has recorded one meanwhile, or has
+        moved the symbol away.
 
     Raises:
         StoreError: a file cannot be read, or a series stayed locked.
         DiskError: the system refused.
     """
     with locked(store.layout.basis_lock(symbol), f"the price basis of {symbol}"):
-        known = store.history.of(symbol)
-        if found.number != len(known) + 1:
+        known = _changeable(store, symbol)
+        timeframes = store.layout.timeframes_of(symbol)
+        if found.number != len(known) + 1 or not timeframes:
             return False
-        for timeframe in store.layout.timeframes_of(symbol):
+        for timeframe in timeframes:
             store.doubt_basis(symbol, timeframe, found.old_until)
         _write(store, symbol, (*known, found))
     return True
@@ -73,10 +77,18 @@ def adjust(
 
     Returns: the adjustment.
 
-    Raises: as ``record_adjustment``.
+    Raises:
+        UsageError: the store has no bars of the symbol.
+        StoreError, DiskError: as ``record_adjustment``.
     """
     with locked(store.layout.basis_lock(symbol), f"the price basis of {symbol}"):
-        known = store.history.of(symbol)
+        known = _changeable(store, symbol)
+        if not store.layout.timeframes_of(symbol):
+            raise UsageError(
+                f"adjusting {symbol}",
+                reason="the store has no bars of it",
+                hint="An adjustment concerns the bars that the store has; load some first",
+            )
         added = Adjustment(
             number=len(known) + 1,
             ratio=ratio,
@@ -114,7 +126,7 @@ def remove_adjustment(
     """
     what = f"removing an adjustment of {symbol}"
     with locked(store.layout.basis_lock(symbol), f"the price basis of {symbol}"):
-        known = store.history.of(symbol)
+        known = _changeable(store, symbol)
         manual = [
             one for one in known if one.kind is AdjustmentKind.MANUAL and one.removed_at is None
         ]
@@ -147,11 +159,21 @@ def require_current_views(store: BarStore) -> None:
         refresh_views(store.layout)
 
 
+def _changeable(store: BarStore, symbol: str) -> Adjustments:
+    """Return the adjustments of a symbol, which may be changed; the caller holds its lock.
+
+    Raises:
+        StoreError: some are lost, or the symbol is being moved.
+    """
+    refuse_moving(store.layout, symbol)
+    return store.all_adjustments_of(symbol)
+
+
 def _write(
     store: BarStore, symbol: str, adjustments: tuple[Adjustment, ...] | list[Adjustment]
 ) -> None:
     """Write the adjustments of a symbol, and make index and catalog follow."""
     upgrade_store(store.layout)
     store.history.write(symbol, adjustments)
-    store.ledger.adjustments.replace(store.history.all())
+    store.ledger.adjustments.record({symbol: adjustments})
     refresh_views(store.layout)
