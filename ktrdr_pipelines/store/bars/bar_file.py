@@ -28,7 +28,9 @@ from ktrdr_pipelines.domain.bars import (
     STORED_SCHEMA,
     UNCONFIRMED,
     bars_between,
+    basis_runs,
     micros,
+    moment,
     timestamps,
     with_basis,
 )
@@ -41,7 +43,6 @@ from ktrdr_pipelines.store.bars.footer import (
     ChangedFooterError,
     Footer,
     NewerSchemaError,
-    basis_intervals,
     footer_from_json,
     footer_to_json,
 )
@@ -232,7 +233,13 @@ def write_file(
         footer,
         schema_version=SCHEMA_VERSION,
         seal=seal_of(bars) if is_as_written else None,
-        basis=replace(footer.basis, intervals=basis_intervals(bars)),
+        basis=replace(
+            footer.basis,
+            intervals=tuple(
+                (Interval(moment(start), moment(end)), basis)
+                for start, end, basis in basis_runs(bars)
+            ),
+        ),
     )
     whole = io.BytesIO()
     with pq.ParquetWriter(

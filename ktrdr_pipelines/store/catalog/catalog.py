@@ -134,7 +134,7 @@ def rebuild_catalog(
             # DuckDB misplaces its log where the path has a question mark.
             built = Path(folder) / "catalog.duckdb"
             _build(built, layout, tables, objects)
-            _put_in_place(built, layout)
+            _replace_catalog(built, layout)
 
 
 def refresh_views(layout: StoreLayout) -> None:
@@ -171,7 +171,7 @@ def refresh_views(layout: StoreLayout) -> None:
                 c.execute(f"ATTACH '{_escaped(built)}' AS ktrdr; USE ktrdr")
                 objects.create(c)
                 c.execute("USE memory; DETACH ktrdr")
-            _put_in_place(built, layout)
+            _replace_catalog(built, layout)
 
 
 def _remove_catalog(layout: StoreLayout) -> None:
@@ -180,7 +180,7 @@ def _remove_catalog(layout: StoreLayout) -> None:
         layout.catalog_log.unlink(missing_ok=True)
 
 
-def _put_in_place(built: Path, layout: StoreLayout) -> None:
+def _replace_catalog(built: Path, layout: StoreLayout) -> None:
     """Rename a finished catalog over the old one; the caller holds the lock of the catalog."""
     temp = temp_beside(layout.catalog)
     try:

@@ -16,11 +16,10 @@ def daily(store: Path, symbol: str = "AAPL") -> Path:
 
 
 def change_a_bit(path: Path) -> None:
-    """Change one bit of a close."""
-    metadata = pq.ParquetFile(path).metadata
-    column = metadata.row_group(0).column(metadata.schema.names.index("close"))
+    """Change one bit of the opening prices."""
+    column = pq.read_metadata(path).row_group(0).column(2)
     data = bytearray(path.read_bytes())
-    data[column.data_page_offset - 2] ^= 16  # the end of the values, which a dictionary has
+    data[column.data_page_offset + column.total_compressed_size // 2] ^= 16
     path.write_bytes(data)
 
 
