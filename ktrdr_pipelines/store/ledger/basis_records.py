@@ -92,6 +92,16 @@ class BasisCheck:
     stated_by: str = ""
     stated_at: datetime | None = None
 
+    @property
+    def statement(self) -> str:
+        """What one response stated and no other has confirmed or refuted, in words; else empty."""
+        if self.stated_ratio is None:
+            return ""
+        return (
+            f"one response returned the newest bars at {self.stated_ratio:.6g} times their price, "
+            "as after a split; a second one is needed"
+        )
+
 
 _CHECKS = Rows("basis_checks", BasisCheck, keys=("symbol",))
 
@@ -109,6 +119,12 @@ class BasisChecksTable(Table):
         """Return the last check of every symbol that had one."""
         with self._database.reading() as connection:
             return {symbol: one for (symbol,), one in _CHECKS.select_keyed(connection)}
+
+    def stated(self) -> dict[str, BasisCheck]:
+        """Return the checks with a re-basing that one response stated, by symbol."""
+        with self._database.reading() as connection:
+            found = _CHECKS.select_keyed(connection, "WHERE stated_ratio IS NOT NULL")
+            return {symbol: one for (symbol,), one in found}
 
     def change(self, symbol: str, change: Callable[[BasisCheck], BasisCheck]) -> BasisCheck:
         """Replace the check of a symbol by what a function makes of it, and return that."""
