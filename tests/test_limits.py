@@ -66,6 +66,7 @@ TABLES = {
         "sparse": Backoff(900, 24 * 3600),
         "blocked": Backoff(24 * 3600, 24 * 3600),
         "unknown": Backoff(3600, 7 * 24 * 3600),
+        "basis": Backoff(900, 3600),
     },
     "BAR_SIZES": {
         "1m": "1 min",

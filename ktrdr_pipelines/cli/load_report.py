@@ -14,8 +14,11 @@ from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable
 from ktrdr_pipelines.cli.output import (
     CollectedMessages,
+    adjustment_json,
+    adjustment_text,
     counted,
     disagreement_json,
+    disagreements_json,
     error_json,
     instant_text,
     interval_text,
@@ -34,6 +37,7 @@ from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Job
 from ktrdr_pipelines.domain.planning.reports import Progress, SeriesReport
+from ktrdr_pipelines.domain.price_basis import Adjustment
 from ktrdr_pipelines.errors import ExitCode, KtrdrError
 
 
@@ -101,7 +105,7 @@ def print_report(
         say(f"{', '.join(series)} could not be loaded: {error}")
     for line in _gap_lines([one for one in reports if one.unexplained | one.deferred], calendars):
         say(line)
-    for line in (*_refresh_lines(reports), *_unconfirmed_lines(reports)):
+    for line in (*_refresh_lines(reports), *_unconfirmed_lines(reports), *_basis_lines(reports)):
         say(line)
     if catalog_error is not None:
         note(f"The bars are saved; the catalog is not up to date: {catalog_error}")
@@ -120,13 +124,16 @@ def _row(report: SeriesReport, calendars: Calendars) -> tuple[str, ...]:
 
 def _result(report: SeriesReport) -> str:
     left = report.unexplained
+    is_all_of_basis = not left - report.unconfirmed_basis
     states = (
         (report.error is not None, "failed"),
+        (report.unconfirmed_bars and is_all_of_basis, "unconfirmed basis"),
         (report.unconfirmed and not left - report.unconfirmed, "unconfirmed"),
         (report.deferred and not left - report.deferred, "deferred"),
         (left, "incomplete"),
         (report.not_refreshed, "not all refreshed"),
         (report.sparse, "sparse"),
+        (report.unit_changes, "other unit"),
         (report.disagreements, "other prices"),
         (report.waiting, "complete, session still open"),
     )
@@ -169,6 +176,31 @@ def _unconfirmed_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
             yield f"{report.series}: {found.text_for(report.series)}"
 
 
+def _basis_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
+    """Return lines for adjustments that were found, and for bars on an unconfirmed basis."""
+    found: dict[tuple[str, Adjustment], list[str]] = {}
+    for report in reports:
+        for one in report.adjustments:
+            found.setdefault((report.series.symbol, one), []).append(str(report.series.timeframe))
+    for (symbol, one), timeframes in found.items():
+        yield (
+            f"{symbol}: the gateway has re-based it, {adjustment_text(one)}. Bars that were "
+            "requested before are multiplied when they are read, of all timeframes; the files stay "
+            f"as they are. `ktrdr load {symbol} {','.join(timeframes)} --refresh` requests them "
+            "again"
+        )
+    for report in reports:
+        if report.unconfirmed_bars:
+            due = report.basis_due_at
+            again = "" if due is None else f" at {instant_text(due)}"
+            yield (
+                f"{report.series}: {counted(report.unconfirmed_bars, 'bar')} on an unconfirmed "
+                "price basis, as too few bars or responses show whether the gateway re-based them; "
+                f"queries leave them out until a response confirms it. {_BY} requests them "
+                f"again{again}"
+            )
+
+
 def _joined_gaps(report: SeriesReport, calendars: Calendars) -> list[Interval]:
     left = report.unexplained | report.deferred
     return joined_gaps(report.series, left, calendars.of(report.series.instrument))
@@ -188,18 +220,19 @@ def _reason_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iter
                 f"  {report.series}: {ranges}, returned without bars, to be confirmed at "
                 f"{instant_text(report.confirmed_at)} by {_BY}"
             )
-        rest = report.deferred - report.unconfirmed
+        rest = report.deferred - report.unconfirmed - report.unconfirmed_basis
+        other = report.unexplained - report.unconfirmed - report.unconfirmed_basis
         if rest and report.next_try_at is not None:
             yield (
                 f"  {report.series}: deferred until {instant_text(report.next_try_at)} "
                 "after failed attempts; ktrdr load retries immediately"
             )
-        elif report.unexplained - report.unconfirmed and report.no_data_until is not None:
+        elif other and report.no_data_until is not None:
             yield (
                 f"  {report.series}: no_data, the gateway has no data of it at all; next attempt "
                 f"at {instant_text(report.no_data_until)}; ktrdr load retries immediately"
             )
-        elif report.unexplained - report.unconfirmed and not report.failures:
+        elif other and not report.failures:
             yield f"  {report.series}: no response has covered it yet"
 
 
@@ -226,8 +259,12 @@ def _series_json(report: SeriesReport, messages: CollectedMessages) -> dict[str,
         "not_refreshed": intervals_json(report.not_refreshed),
         "sparse": intervals_json(report.sparse),
         "confirmed_at": report.confirmed_at,
-        "disagreements": [disagreement_json(one) for one in report.disagreements],
+        **disagreements_json(report.disagreements),
         "volume_jumps": [disagreement_json(one) for one in report.volume_jumps],
+        "adjustments": [adjustment_json(one) for one in report.adjustments],
+        "unconfirmed_bars": report.unconfirmed_bars,
+        "unconfirmed_basis": intervals_json(report.unconfirmed_basis),
+        "basis_due_at": report.basis_due_at,
         "failures": [error_json(failure) for failure in report.failures],
         "error": None if report.error is None else error_json(report.error),
         "notes": messages.texts.get(report.series, []),

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ktrdr_pipelines.cli.commands import (
+    adjust,
     demo,
     gaps,
     gateway,
@@ -49,6 +50,7 @@ for name, command, summary in (
     ("status", status.status, "Show the state of the store and what is missing"),
     ("gaps", gaps.gaps, "List what is missing, and why"),
     ("verify", verify.verify, "Read and check everything on disk"),
+    ("adjust", adjust.adjust, "Multiply bars before a date, or list what is multiplied"),
     ("health", gateway.health, "Check whether the gateway responds"),
     ("doctor", gateway.doctor, "Diagnose the gateway's setup"),
     ("probe", gateway.probe, "Explain how to test assumptions about a gateway"),

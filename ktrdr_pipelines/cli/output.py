@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.domain.intervals import Interval
     from ktrdr_pipelines.domain.plausibility import Disagreement
+    from ktrdr_pipelines.domain.price_basis import Adjustment
     from ktrdr_pipelines.domain.timeframes import Timeframe
 
 
@@ -241,6 +242,51 @@ def intervals_json(intervals: Iterable["Interval"]) -> list[dict[str, str]]:
 def disagreement_json(found: "Disagreement") -> dict[str, Any]:
     """Return bars at other prices, or with volumes in another unit, as a JSON object."""
     return {"first": found.first, "last": found.last, "bars": found.bars, "ratio": found.ratio}
+
+
+def disagreements_json(found: Iterable["Disagreement"]) -> dict[str, Any]:
+    """Return bars at other prices as JSON objects, and those in another unit by themselves."""
+    from ktrdr_pipelines.domain.plausibility import DisagreementKind
+
+    ones = list(found)
+    is_unit = [one.kind is DisagreementKind.UNIT for one in ones]
+    pairs = list(zip(ones, is_unit, strict=True))
+    return {
+        "disagreements": [disagreement_json(one) for one, is_one in pairs if not is_one],
+        "unit_changes": [disagreement_json(one) for one, is_one in pairs if is_one],
+    }
+
+
+def adjustment_json(one: "Adjustment") -> dict[str, Any]:
+    """Return an adjustment as a JSON object."""
+    return {
+        "number": one.number,
+        "kind": str(one.kind),
+        "ratio": one.ratio,
+        "volume_ratio": one.volume_ratio,
+        "effective": one.effective,
+        "estimated": one.is_estimated,
+        "found_at": one.found_at,
+        "old_until": one.old_until,
+        "evidence": one.evidence,
+        "note": one.note,
+        "removed_at": one.removed_at,
+    }
+
+
+def adjustment_text(one: "Adjustment") -> str:
+    """Return an adjustment in words: what it is, what it multiplies and since when."""
+    about = "about " if one.is_estimated else ""
+    removed = "" if one.removed_at is None else f", removed at {instant_text(one.removed_at)}"
+    return (
+        f"{one.kind} {one.number}, effective {about}{one.effective}: prices times {one.ratio:.6g}, "
+        f"volumes times {one.volume_ratio:.6g}{removed}"
+    )
+
+
+def unconfirmed_text(series: Series, bars: int) -> str:
+    """Return how many bars of a series are on an unconfirmed price basis."""
+    return f"{series}: {counted(bars, 'bar')} on an unconfirmed price basis, left out of queries"
 
 
 def counted(number: int, one: str, many: str = "") -> str:

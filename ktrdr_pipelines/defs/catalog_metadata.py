@@ -24,11 +24,13 @@ def catalog_metadata(
 ) -> dict[str, dg.MetadataValue]:
     """Return the metadata of the catalog's materialization."""
     missing = sum(gap.bars for one in found for gap in one.gaps)
+    adjustments = [one for ones in index.store.ledger.adjustments.all().values() for one in ones]
     return {
         "symbols": dg.MetadataValue.int(len({one.series.symbol for one in found})),
         "series": dg.MetadataValue.int(len(found)),
         "bars": dg.MetadataValue.int(sum(one.rows for one in found)),
         "bars_missing": dg.MetadataValue.int(missing),
+        "adjustments": dg.MetadataValue.int(sum(one.removed_at is None for one in adjustments)),
         "catalog_size_bytes": dg.MetadataValue.int(index.store.layout.catalog.stat().st_size),
         "heatmap": dg.MetadataValue.md(heatmap_markdown(index, found, now)),
         "coverage": dg.MetadataValue.md(coverage_table(found)),

@@ -11,7 +11,7 @@ gaps and disagreements of a series (``gaps.index``).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Final
 
@@ -24,7 +24,7 @@ from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.tags import KIND, RunKind
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.instruments import Series
-from ktrdr_pipelines.domain.plausibility import Disagreement
+from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.gaps.due_chunks import is_stale, stale_s
@@ -47,7 +47,8 @@ _TEXTS: Final = {
     FRESH: "No series lags by more open session time than GAP_THRESHOLDS_S (limits.py) allows.",
     ORDER: "Bars of the newest windows are in order and unique.",
     SANE: "Bars of the newest windows have plausible values, or are as the gateway returned them.",
-    BASIS: "Each series is on one price basis: no held bars were returned again at other prices.",
+    BASIS: "Each series is on one price basis and in one unit of price, after the adjustments that "
+    "readers apply: no held bars were returned again at other prices, no basis is unconfirmed.",
     VOLUME: "Each series has volumes in one unit, shares or lots: none jump by a factor of 100.",
 }
 _NEWEST_DAYS: Final = {one: 70 if one is Timeframe.M1 else 400 for one in Timeframe}
@@ -66,6 +67,7 @@ class CheckFinding:
 
     ``what`` completes "3 of 10 ..." in the description. ``kept`` counts bars with implausible
     values that are as the gateway returned them; None for a check that does not examine values.
+    ``more`` is further metadata.
     """
 
     bad: int
@@ -75,6 +77,7 @@ class CheckFinding:
     rows: Rows
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.WARN
     kept: int | None = None
+    more: Mapping[str, dg.MetadataValue] = field(default_factory=dict)
 
     def result(self, timeframe: Timeframe, name: str) -> dg.AssetCheckResult:
         """Return the result of the check.
@@ -89,6 +92,7 @@ class CheckFinding:
             metadata["findings"] = dg.MetadataValue.int(self.kept)
         if self.rows:
             metadata["worst"] = dg.MetadataValue.md(markdown_table(self.columns, self.rows))
+        metadata |= self.more
         return dg.AssetCheckResult(
             asset_key=bars_key(timeframe),
             check_name=name,
@@ -170,9 +174,7 @@ def _results(
     if FRESH in names:
         yield _fresh(found, index, now).result(timeframe, FRESH)
     if BASIS in names:
-        what = "series have held bars that were returned again at other prices"
-        differing = [(one.series, one.disagreements) for one in found]
-        yield _differing(differing, what).result(timeframe, BASIS)
+        yield _price_basis(found, index).result(timeframe, BASIS)
     if VOLUME in names:
         what = "series have volumes in shares next to volumes in lots of 100"
         differing = [(one.series, one.volume_jumps) for one in found]
@@ -219,16 +221,71 @@ def _differing(found: Sequence[tuple[Series, Sequence[Disagreement]]], what: str
             f"{last.ratio:.4g}",
             last.bars,
             f"{last.first:%Y-%m-%d %H:%MZ} to {last.last:%Y-%m-%d %H:%MZ}",
-            f"ktrdr load {series.symbol} {series.timeframe} --refresh",
+            _command(series, last),
         )
         for series, ones in differing[:NAMED_AT_MOST]
         for last in ones[-1:]
     ]
     if rows:
         symbol, ratio, *_, hint = rows[0]
-        what += f" ({symbol}: by a factor of {ratio}). Hint: `{hint}` requests the series again"
-    columns = ("symbol", "ratio", "bars", "interval", "command that requests the series again")
+        what += f" ({symbol}: by a factor of {ratio}). Hint: run `{hint}`"
+    columns = ("symbol", "ratio", "bars", "interval", "command that resolves it")
     return CheckFinding(len(differing), len(found), what, columns, rows)
+
+
+def _command(series: Series, found: Disagreement) -> str:
+    if found.kind is DisagreementKind.UNIT:
+        day = f"{found.first:%Y-%m-%d}"
+        return f"ktrdr adjust {series.symbol} --ratio {found.ratio:.6g} --from {day} --note TEXT"
+    return f"ktrdr load {series.symbol} {series.timeframe} --refresh"
+
+
+def _price_basis(found: Sequence[SeriesGaps], index: GapIndex) -> CheckFinding:
+    """Return the series with bars at other prices, in another unit, or on an unconfirmed basis.
+
+    Adjustments that were found are no fault: readers apply them. They are metadata.
+    """
+    what = "series have held bars that were returned again at other prices"
+    finding = _differing([(one.series, one.disagreements) for one in found], what)
+    unconfirmed = [one for one in found if one.unconfirmed_bars]
+    both = sum(bool(one.disagreements) for one in unconfirmed)
+    rows = list(finding.rows)
+    for one in unconfirmed[: max(0, NAMED_AT_MOST - len(rows))]:
+        bounds = one.unconfirmed_basis.bounds
+        interval = (
+            f"{bounds.start:%Y-%m-%d %H:%MZ} to {bounds.end:%Y-%m-%d %H:%MZ}" if bounds else ""
+        )
+        again = f"ktrdr load {one.series.symbol} {one.series.timeframe}"
+        rows.append((one.series.symbol, "unconfirmed", one.unconfirmed_bars, interval, again))
+    what = finding.what
+    if unconfirmed:
+        bars = sum(one.unconfirmed_bars for one in unconfirmed)
+        what += (
+            f"; {len(unconfirmed)} have {bars} bars on an unconfirmed basis, left out of queries"
+        )
+    symbols = {one.series.symbol for one in found}
+    in_force = [
+        (
+            symbol,
+            one.number,
+            one.kind,
+            f"{one.ratio:.6g}",
+            one.effective,
+            f"{one.found_at:%Y-%m-%d}",
+        )
+        for symbol, ones in index.store.ledger.adjustments.all().items()
+        if symbol in symbols
+        for one in ones
+        if one.removed_at is None
+    ]
+    more: dict[str, dg.MetadataValue] = {"adjustments": dg.MetadataValue.int(len(in_force))}
+    if in_force:
+        columns = ("symbol", "number", "kind", "prices times", "effective", "found on")
+        newest = sorted(in_force, key=lambda row: str(row[-1]), reverse=True)[:NAMED_AT_MOST]
+        more["newest_adjustments"] = dg.MetadataValue.md(markdown_table(columns, newest))
+    return replace(
+        finding, bad=finding.bad + len(unconfirmed) - both, what=what, rows=rows, more=more
+    )
 
 
 def _check_files(

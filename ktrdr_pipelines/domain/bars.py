@@ -111,6 +111,20 @@ def basis_of(bars: pa.Table) -> np.ndarray:
     return np.asarray(bars["basis"].to_numpy(zero_copy_only=False))
 
 
+def basis_runs(bars: pa.Table) -> list[tuple[int, int, int]]:
+    """Return the runs of stored bars on one basis.
+
+    Returns: of each the first timestamp and the first after it, int64 microseconds, and the basis.
+    """
+    keys, basis = timestamps(bars), basis_of(bars)
+    if not len(keys):
+        return []
+    starts = np.flatnonzero(np.concatenate(([True], basis[1:] != basis[:-1])))
+    firsts = np.minimum.reduceat(keys, starts).tolist()
+    ends = (np.maximum.reduceat(keys, starts) + 1).tolist()
+    return list(zip(firsts, ends, basis[starts].tolist(), strict=True))
+
+
 def merge_bars(
     old: pa.Table, new: pa.Table, on_one_basis: Callable[[pa.Table], pa.Table] | None = None
 ) -> Merge:

@@ -54,25 +54,27 @@ class Disagreement:
 
     def text_for(self, series: object) -> str:
         """Return the extent, the ratio, and the command that requests the series again."""
+        symbol = str(series).split(maxsplit=1)[0]
         if self.kind is DisagreementKind.VOLUME:
             unit, other = ("shares", "lots of 100") if self.ratio > 1 else ("lots of 100", "shares")
+            factor = "100" if self.ratio > 1 else "0.01"
             return (
                 f"the volumes of {self.bars} bars from {self.first:%Y-%m-%d %H:%MZ} to "
                 f"{self.last:%Y-%m-%d %H:%MZ} are {self.ratio:.4g} times what they were before, or "
                 f"what those of the sessions before are, at the same prices: they seem to be in "
                 f"{unit}, the others in {other}. All bars are kept as returned. Hint: set the "
                 f"gateway to report volumes in one unit; `ktrdr load {series} --refresh` "
-                "requests all of it again"
+                f"requests all of it again, or `ktrdr adjust {symbol} --ratio 1 --volume-ratio "
+                f"{factor} --from {self.first:%Y-%m-%d} --note TEXT` multiplies those before"
             )
         if self.kind is DisagreementKind.UNIT:
-            symbol = str(series).split(maxsplit=1)[0]
             ratio = f"{self.ratio:.6g}"
             return (
                 f"{self.bars} held bars were returned again at {ratio} times their price: from "
                 f"{self.first:%Y-%m-%d %H:%MZ} on the prices seem to be in another unit. All bars "
                 "are kept as returned, and nothing is multiplied. Hint: if it is so, `ktrdr adjust "
                 f"{symbol} --ratio {ratio} --from {self.first:%Y-%m-%d} --note TEXT` puts the bars "
-                "before on the new unit"
+                "before on the new unit (with `--volume-ratio 1` if their volumes are right)"
             )
         return (
             f"{self.bars} held bars from {self.first:%Y-%m-%d %H:%MZ} to "

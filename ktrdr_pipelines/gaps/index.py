@@ -35,7 +35,7 @@ from ktrdr_pipelines.domain.planning.gaps import (
 )
 from ktrdr_pipelines.domain.planning.jobs import first_timestamp
 from ktrdr_pipelines.domain.planning.sparse_sessions import have_bars
-from ktrdr_pipelines.domain.plausibility import Disagreement
+from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.gaps.series_files import AllSeriesFiles, SeriesFiles
 from ktrdr_pipelines.gaps.series_status import (
@@ -67,8 +67,9 @@ class SeriesGaps:
     expected. ``fresh_from`` is the bar timestamp from which the series is kept fresh, None until a
     save has recorded it. ``disputed`` are ranges that are explained in spite of held data, or that
     the user acknowledged, as far as that has not expired; ``disagreements`` held bars that were
-    returned again at other prices, ``volume_jumps`` bars with volumes in another unit. ``error`` is
-    why the series could not be read; nothing else is set then.
+    returned again at other prices, ``volume_jumps`` bars with volumes in another unit.
+    ``unconfirmed_bars`` are held on an unconfirmed price basis, in ``unconfirmed_basis``, and
+    queries leave them out. ``error`` is why the series could not be read; nothing else is set then.
     """
 
     series: Series
@@ -85,7 +86,14 @@ class SeriesGaps:
     disagreements: tuple[Disagreement, ...] = ()
     volume_jumps: tuple[Disagreement, ...] = ()
     fresh_from: datetime | None = None
+    unconfirmed_basis: IntervalSet = field(default_factory=IntervalSet)
+    unconfirmed_bars: int = 0
     error: StoreError | None = None
+
+    @property
+    def unit_changes(self) -> tuple[Disagreement, ...]:
+        """Those of ``disagreements`` that look like a change of unit."""
+        return tuple(one for one in self.disagreements if one.kind is DisagreementKind.UNIT)
 
     @property
     def is_blocked(self) -> bool:
@@ -162,6 +170,8 @@ def make_entry(
         disagreements=known.disagreements,
         volume_jumps=known.volume_jumps,
         fresh_from=known.fresh_from,
+        unconfirmed_basis=files.unconfirmed_basis,
+        unconfirmed_bars=files.unconfirmed_bars,
     )
     changes = (next_close(spans, now), files.next_expiry(now))
     good_until = min((at for at in changes if at is not None), default=_FOR_EVER)
@@ -196,7 +206,11 @@ def of_unknown_sessions(
         first=files.first,
         last=files.last,
         attempts=known.attempts,
+        disagreements=known.disagreements,
+        volume_jumps=known.volume_jumps,
         fresh_from=known.fresh_from,
+        unconfirmed_basis=files.unconfirmed_basis,
+        unconfirmed_bars=files.unconfirmed_bars,
     )
 
 

@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 
@@ -47,7 +47,8 @@ class SeriesFiles:
     the sessions of ``calendar``; ``bars`` is what is covered with bars; ``oldest_bar`` the
     timestamp, in microseconds since 1970 UTC, at which the oldest span begins that has a bar;
     ``sparse_sessions`` are index in the calendar, session date and bars of the sessions that have
-    far fewer bars than their neighbours.
+    far fewer bars than their neighbours. ``unconfirmed_bars`` are held on an unconfirmed price
+    basis, in ``unconfirmed_basis``.
     """
 
     prints: _Prints
@@ -61,6 +62,8 @@ class SeriesFiles:
     last: date | None
     oldest_bar: int | None
     sparse_sessions: tuple[tuple[int, date, int], ...]
+    unconfirmed_basis: IntervalSet = field(default_factory=IntervalSet)
+    unconfirmed_bars: int = 0
 
     def covered(self, now: datetime) -> IntervalSet:
         """Return what is covered at ``now``, with bars or as confirmed empty."""
@@ -150,6 +153,9 @@ class AllSeriesFiles:
         days, counts = _sessions(row.session_arrays for row in rows)
         spans = session_grid(calendar, series.timeframe)
         held = days[counts > 0]
+        unconfirmed, unconfirmed_bars = IntervalSet(), 0
+        if any(row.basis.unconfirmed for row in rows):
+            unconfirmed, unconfirmed_bars = self._store.unconfirmed(series.symbol, series.timeframe)
 
         def traded() -> np.ndarray:
             root = self._store.layout.root
@@ -172,6 +178,8 @@ class AllSeriesFiles:
                 for one in _sparse_sessions(spans, covered, days, counts, traded=traded)
                 if may_be_sparse(series.instrument, one[1])
             ),
+            unconfirmed_basis=unconfirmed,
+            unconfirmed_bars=unconfirmed_bars,
         )
 
 

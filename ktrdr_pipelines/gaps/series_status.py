@@ -43,6 +43,7 @@ _REASONS = {
     AttemptKind.UNKNOWN: GapReason.FAILED,
     AttemptKind.BASIS: GapReason.BASIS,
 }
+_LEFT_OUT = "until then queries leave these bars out, and raw views have them"
 _WEEKS = timedelta(days=14)
 _EVER = datetime(1900, 1, 1, tzinfo=UTC)
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)
@@ -50,7 +51,11 @@ _FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class SeriesRecords:
-    """What the ledger holds about a series in addition to its files."""
+    """What the ledger holds about a series in addition to its files.
+
+    ``stated_basis`` is what one response stated of the price basis of the symbol, in words, as long
+    as no other has confirmed or refuted it.
+    """
 
     attempts: tuple[Attempt, ...]
     confirmed: Mapping[date, int]
@@ -58,6 +63,7 @@ class SeriesRecords:
     disagreements: tuple[Disagreement, ...]
     fresh_from: datetime | None = None
     volume_jumps: tuple[Disagreement, ...] = ()
+    stated_basis: str = ""
 
 
 class LedgerRecords:
@@ -73,6 +79,7 @@ class LedgerRecords:
         self._volume_jumps = ledger.disagreements.all(VOLUMES)
         self._fresh_from = ledger.kept_fresh.all()
         self._pinned = ledger.contracts.all(origin)
+        self._stated = ledger.basis_checks.stated()
 
     def may_begin(self, symbol: str) -> bool:
         """Return whether there is a statement about where the data of a symbol begin."""
@@ -101,6 +108,7 @@ class LedgerRecords:
             self._disagreements.get(key, ()),
             self._fresh_from.get(key),
             self._volume_jumps.get(key, ()),
+            stated.statement if (stated := self._stated.get(series.symbol)) else "",
         )
 
 
@@ -142,7 +150,10 @@ def claims_of(files: SeriesFiles, known: SeriesRecords, now: datetime) -> Sequen
     ordered = sorted(known.attempts, key=lambda one: (one.kind is AttemptKind.BLOCKED, one.last_at))
     for one in ordered:
         interval = Interval(_EVER, _FOR_EVER) if one.is_series_wide else one.interval
-        claims.append(Claimed(interval, Cause(_REASONS[one.kind], one.error, one.next_try_at)))
+        detail = one.error
+        if one.kind is AttemptKind.BASIS:
+            detail = f"{known.stated_basis or one.error}; {_LEFT_OUT}"
+        claims.append(Claimed(interval, Cause(_REASONS[one.kind], detail, one.next_try_at)))
     return claims
 
 

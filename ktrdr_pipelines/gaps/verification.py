@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import timestamps
+from ktrdr_pipelines.domain.bars import UNCONFIRMED, basis_of, timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, session_grid
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.gaps import Completeness
 from ktrdr_pipelines.domain.plausibility import Finding, explained
+from ktrdr_pipelines.domain.price_basis import Adjustment
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.store.bars.bar_store import BarStore
@@ -52,13 +53,15 @@ class Content:
     """What the files of a series contain.
 
     ``outside`` are bars outside the known sessions: kept, as the gateway may know more than the
-    calendar; ``uncovered`` are bars outside the coverage; ``wrong`` describes damage. ``findings``
-    are implausible bars that are as the gateway returned them, which is no damage.
+    calendar; ``uncovered`` are bars outside the coverage; ``unconfirmed`` are on an unconfirmed
+    price basis; ``wrong`` describes damage. ``findings`` are implausible bars that are as the
+    gateway returned them, which is no damage.
     """
 
     bars: int = 0
     outside: int = 0
     uncovered: int = 0
+    unconfirmed: int = 0
     digest: Digest = field(default_factory=Digest)
     wrong: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -66,18 +69,29 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """The result of verifying one series; ``before`` is the previous verification."""
+    """The result of verifying one series.
+
+    ``before`` is the previous verification; ``adjustments`` are those of the symbol, which readers
+    multiply its bars by.
+    """
 
     found: SeriesGaps
     sessions: SessionCounts
     content: Content
     revisions: int
     before: Verification | None
+    adjustments: tuple[Adjustment, ...] = ()
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether no damage was found."""
+        return not self.content.wrong
 
     @property
     def is_sound(self) -> bool:
-        """Whether no damage was found."""
-        return not self.content.wrong
+        """Whether the bars are intact, and known to be on one price basis and in one unit."""
+        is_mixed = self.content.unconfirmed or self.found.unit_changes
+        return self.is_intact and not is_mixed
 
 
 def verify(
@@ -96,7 +110,7 @@ def verify(
     """
     ledger = index.store.ledger
     for one in series:
-        content = _read_all(index, one, real_now or now)
+        content, adjustments = _read_all(index, one, real_now or now)
         (found,) = index.series_gaps([one], now)
         key = series_key(one)
         certificate = Certificate(
@@ -105,14 +119,17 @@ def verify(
             content=content,
             revisions=len(ledger.revisions.of(key)),
             before=ledger.verified.of(key),
+            adjustments=adjustments,
         )
-        if certificate.is_sound:
+        if certificate.is_intact:
             ledger.verified.record(key, content.digest.text, real_now or now)
         yield certificate
 
 
 def damaged_others(store: BarStore, known: Container[str], at: datetime) -> dict[str, str]:
     """Read the files of symbols that have left the universe, and return their damage.
+
+    A history that lacks an adjustment of their bars, or cannot be read, is damage too.
 
     Args:
         store: the store.
@@ -122,23 +139,38 @@ def damaged_others(store: BarStore, known: Container[str], at: datetime) -> dict
     Returns:
         What is damaged, by the name of the file relative to the data folder.
     """
-    return {
-        store.layout.relative(path): found.damage
-        for symbol, timeframe in store.series_on_disk()
-        if symbol not in known
-        for path, found in check_files(
-            store,
-            symbol,
-            timeframe,
-            store.layout.bar_files(symbol, timeframe),
-            calendar=None,
-            at=at,
-        )
-        if found.damage
-    }
+    damaged: dict[str, str] = {}
+    for symbol, timeframe in store.series_on_disk():
+        if symbol in known:
+            continue
+        paths = store.layout.bar_files(symbol, timeframe)
+        checks = check_files(store, symbol, timeframe, paths, calendar=None, at=at)
+        for path, found in checks:
+            if found.damage:
+                damaged[store.layout.relative(path)] = found.damage
+            elif found.bars is not None and (unknown := _unknown_basis(store, symbol, found.bars)):
+                damaged[store.layout.relative(store.layout.adjustments_file(symbol))] = unknown
+    return damaged
 
 
-def _read_all(index: GapIndex, series: Series, at: datetime) -> Content:
+def _unknown_basis(store: BarStore, symbol: str, bars: pa.Table) -> str:
+    """Return why the history of a symbol does not explain the basis of its bars; else empty."""
+    try:
+        count = len(store.history.of(symbol))
+    except StoreError as error:
+        return str(error)
+    highest = int(basis_of(bars).max(initial=0))
+    if highest <= count:
+        return ""
+    return (
+        f"bars include adjustment {highest}, and {store.layout.adjustments_file(symbol)} has "
+        f"{count}. Hint: restore that file from a backup"
+    )
+
+
+def _read_all(
+    index: GapIndex, series: Series, at: datetime
+) -> tuple[Content, tuple[Adjustment, ...]]:
     content, store = Content(), index.store
     paths = store.layout.bar_files(series.symbol, series.timeframe)
     calendar = calendar_named(series.instrument.calendar)
@@ -151,18 +183,21 @@ def _read_all(index: GapIndex, series: Series, at: datetime) -> Content:
                 content.wrong.append(f"{path}: {found.damage}. Hint: run `ktrdr repair`")
             if found.footer is not None and found.bars is not None:
                 read[path] = found.footer
+                if unknown := _unknown_basis(store, series.symbol, found.bars):
+                    content.wrong.append(f"{path}: {unknown}")
                 _count(index, series, path, found.footer, bars=found.bars, content=content)
         if content.wrong:
-            return content
+            return content, ()
         for path, row in store.files.of(series).items():
             footer = read[path]
             if (footer.rows_per_session, footer.coverage) != (row.rows_per_session, row.coverage):
                 content.wrong.append(
                     f"{path} differs from its entry in the file index. Hint: run `ktrdr repair`"
                 )
+        return content, store.history.of(series.symbol)
     except StoreError as error:
         content.wrong.append(str(error))
-    return content
+    return content, ()
 
 
 def _count(
@@ -194,6 +229,7 @@ def _count(
     content.bars += len(keys)
     content.outside += _outside(keys, session_grid(calendar, series.timeframe))
     content.uncovered += _outside(keys, footer.coverage.bars)
+    content.unconfirmed += int(np.count_nonzero(basis_of(bars) == UNCONFIRMED))
     content.digest.add(bars)
 
 

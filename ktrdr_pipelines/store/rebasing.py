@@ -102,8 +102,9 @@ def adjust(
             note=note,
         )
         _write(store, symbol, (*known, added))
+        decided = DisagreementKind.VOLUME if ratio == 1 else DisagreementKind.UNIT
         for timeframe in store.layout.timeframes_of(symbol):
-            store.ledger.disagreements.clear(f"{symbol}|{timeframe}", {DisagreementKind.UNIT})
+            store.ledger.disagreements.clear(f"{symbol}|{timeframe}", {decided})
     return added
 
 

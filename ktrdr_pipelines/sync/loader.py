@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from ktrdr_pipelines.domain.bars import (
     BAR_SCHEMA,
+    basis_of,
     empty_bars,
     merge_bars,
     sorted_unique,
@@ -116,7 +117,8 @@ class IbDataLoader:
 
         Of two bars with one timestamp the newer one counts; where the store held other values, they
         are kept as a revision. Saving covers nothing: a later load requests what no response of the
-        gateway has covered.
+        gateway has covered. Bars that are as the store returns them are not saved again: their
+        prices may be multiplied.
 
         Args:
             symbol: the symbol of the bars.
@@ -144,10 +146,31 @@ class IbDataLoader:
         assert identity is not None  # noqa: S101  (new_data is of it)
         held = self._store.read(series)
         *older, new = (_table(what, frame, series, held) for frame in frames)
-        self._store.save(series, identity, new, Coverage())
+        self._store.save(series, identity, self._changed(what, series, held, new), Coverage())
         missing = {tuple(one) for frame in frames for one in frame.attrs.get(_MISSING, ())}
         merged = merge_bars(older[0] if older else empty_bars(), new).bars
         return _frame_of(merged, {_BARS: str(identity), _MISSING: sorted(missing)})
+
+    def _changed(self, what: str, series: Series, held: pa.Table, new: pa.Table) -> pa.Table:
+        """Return the bars of a frame that the store does not return as they are.
+
+        Raises:
+            UsageError: some of them would replace bars that are multiplied when they are read.
+        """
+        keys = timestamps(new)
+        is_held = np.isin(keys, timestamps(held))
+        revised = timestamps(merge_bars(held, new).revised)
+        is_revised = np.isin(keys, revised)
+        raw = self._store.read_raw(series)
+        older = timestamps(raw)[basis_of(raw) != len(self._store.history.of(series.symbol))]
+        if (multiplied := int(np.isin(revised, older).sum())) > 0:
+            raise UsageError(
+                what,
+                reason=f"{multiplied} bars differ from held ones on an older price basis, whose "
+                "prices are multiplied when they are read",
+                hint=f"`ktrdr load {series} --refresh` requests these again; merge then",
+            )
+        return new.filter(pa.array(~is_held | is_revised))
 
     def _series(self, symbol: str, timeframe: str) -> Series:
         if timeframe not in list(Timeframe):

@@ -15,6 +15,7 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Job, LoadOptions
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.planning.retry_schedule import TO_CONFIRM, AttemptKind
+from ktrdr_pipelines.domain.price_basis import Adjustment, AdjustmentKind
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     ForeignIdentityError,
@@ -25,8 +26,7 @@ from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.claim_owners import Claimant
 from ktrdr_pipelines.store.evidence import Evidence
 from ktrdr_pipelines.store.ledger.attempts import Attempt
-from ktrdr_pipelines.store.ledger.bar_findings import VOLUMES
-from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
+from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.discovery.contracts import learn_identity
 from ktrdr_pipelines.sync.discovery.trading_hours import Schedules, must_learn_sessions
 from ktrdr_pipelines.sync.engine.bar_requester import Fetcher, Requests
@@ -58,11 +58,14 @@ class SeriesLoader:
     def __init__(
         self, requests: Requests, store: BarStore, claimant: Claimant, gateway: str
     ) -> None:
-        self._requests, self._store, self._claimant = requests, store, claimant
+        self._requests, self._store = requests, store
         self._session, self._gateway = requests.source_session, gateway
         self._schedules = Schedules(store, self._session)
         self._evidence = Evidence(store, gateway, self._session.retry_policy.clock)
-        self._bases = BasisChecks(store, requests)
+        self._runs = _SeriesRuns(
+            requests, store, claimant, evidence=self._evidence, schedules=self._schedules
+        )
+        self._adjustments_before: dict[str, int] = {}
 
     async def load(self, job: Job) -> SeriesReport:
         """Load what is missing of what a job wants.
@@ -77,6 +80,9 @@ class SeriesLoader:
             StoreError: received bars could not be saved.
         """
         series, options = job.series, job.options
+        self._adjustments_before.setdefault(
+            series.symbol, len(self._store.history.of(series.symbol))
+        )
         wanted = self._states.wanted(job, self._session.now())
         await self._learn_sessions(series, wanted)
         state = self._states.state(series, wanted, options)
@@ -91,13 +97,22 @@ class SeriesLoader:
         """Return a report updated to the store at the end of a run of many series.
 
         Bars of one timeframe may have refuted empty responses for another one that was finished
-        before.
+        before, or have shown that the symbol was re-based.
         """
+        report = replace(report, adjustments=self._found(report.series.symbol))
         if report.error is not None or report.now is None:
             return report
         missing = self._states.unexplained(job, report.now)
         known = report.unexplained | report.waiting | report.deferred
-        return replace(report, unexplained=report.unexplained | (missing - known))
+        _, unconfirmed = self._store.unconfirmed(job.series.symbol, job.series.timeframe)
+        unexplained = report.unexplained | (missing - known)
+        return replace(report, unexplained=unexplained, unconfirmed_bars=unconfirmed)
+
+    def _found(self, symbol: str) -> tuple[Adjustment, ...]:
+        """Return the adjustments of a symbol that were found since this run began."""
+        before = self._adjustments_before.get(symbol)
+        known = () if before is None else self._store.history.of(symbol)[before:]
+        return tuple(one for one in known if one.kind is AdjustmentKind.SPLIT)
 
     @property
     def _states(self) -> SeriesStates:
@@ -127,26 +142,15 @@ class SeriesLoader:
             if (bounds := state.wanted.bounds) is not None:
                 await self._schedules.learn_own_hours(series, bounds, note)
             state.learn_calendar(self._schedules.calendars.of(series.instrument))
-            series_run = _series_run(
-                state,
-                identity,
-                options,
-                requests=self._requests,
-                store=self._store,
-                claimant=self._claimant,
-                evidence=self._evidence,
-                schedules=self._schedules,
-                bases=self._bases,
-            )
+            series_run = self._runs.of(state, identity, options)
             await series_run.run()
         found = () if options.tail else self._states.sparse_sessions(series, state.begins)
         sparse = IntervalSet(one.interval for one in found)
         if series_run is not None and not options.tail:
             attempts = _attempts(self._requests, series)
             attempts.sparse(sparse, wanted=state.wanted, answered=state.proved)
-        report = _report(
-            state, series_run, sparse=sparse, ledger=self._store.ledger, session=self._session
-        )
+        report = _report(state, series_run, sparse=sparse, store=self._store, session=self._session)
+        report = replace(report, adjustments=self._found(series.symbol))
         if series_run is not None and report.sparse:
             self._report_sparse(series)
         return report
@@ -213,61 +217,87 @@ def _attempts(requests: Requests, series: Series) -> FailedAttempts:
     return FailedAttempts(requests.ledger, series, requests.source_session.retry_policy.clock)
 
 
-def _series_run(
-    state: SeriesState,
-    identity: Identity,
-    options: LoadOptions,
-    *,
+def _writer(
     requests: Requests,
     store: BarStore,
     claimant: Claimant,
-    evidence: Evidence,
-    schedules: Schedules,
-    bases: BasisChecks,
-) -> SeriesRun:
-    """Return a run over one series.
-
-    Args:
-        state: the state of the series, which the run owns from now on.
-        identity: of its bars.
-        options: how it is requested.
-        requests: the requests of the run.
-        store: the files and the ledger.
-        claimant: the owner of the run's claims.
-        evidence: the statements of the run.
-        schedules: the calendars of the run.
-        bases: the price bases of the run's symbols.
-    """
-    series, session, progress = state.series, requests.source_session, requests.progress
-    requester = requests.of(series, identity.contract_id, options)
-    writer = SeriesWriter(
+    state: SeriesState,
+    *,
+    identity: Identity,
+    options: LoadOptions,
+) -> SeriesWriter:
+    return SeriesWriter(
         store,
         claimant,
-        series,
+        state.series,
         identity=identity,
         again=state.again if options.refresh else None,
-        clocks=session.retry_policy,
-        progress=progress,
+        clocks=requests.source_session.retry_policy,
+        progress=requests.progress,
     )
-    open_ranges = OpenRanges(
-        state,
-        identity.contract_id,
-        evidence=evidence,
-        schedules=schedules,
-        source_session=session,
-    )
-    return SeriesRun(
-        state,
-        fetcher=Fetcher(requester, series, progress),
-        writer=writer,
-        confirmation=Confirmation(
-            state, open_ranges, requester, evidence=evidence, schedules=schedules
-        ),
-        attempts=_attempts(requests, series),
-        evidence=evidence,
-        schedules=schedules,
-        bases=bases,
-    )
+
+
+class _SeriesRuns:
+    """Makes the runs over single series, which share what one load has learned.
+
+    Args:
+        requests: the requests of the load.
+        store: the files and the ledger.
+        claimant: the owner of its claims.
+        evidence: its statements.
+        schedules: its calendars.
+    """
+
+    def __init__(
+        self,
+        requests: Requests,
+        store: BarStore,
+        claimant: Claimant,
+        *,
+        evidence: Evidence,
+        schedules: Schedules,
+    ) -> None:
+        self._requests, self._store, self._claimant = requests, store, claimant
+        self._evidence, self._schedules = evidence, schedules
+        self._bases = BasisChecks(store, requests.source_session)
+
+    def of(self, state: SeriesState, identity: Identity, options: LoadOptions) -> SeriesRun:
+        """Return a run over one series.
+
+        Args:
+            state: the state of the series, which the run owns from now on.
+            identity: of its bars.
+            options: how it is requested.
+        """
+        series, progress = state.series, self._requests.progress
+        evidence, schedules = self._evidence, self._schedules
+        requester = self._requests.of(series, identity.contract_id, options)
+        open_ranges = OpenRanges(
+            state,
+            identity.contract_id,
+            evidence=evidence,
+            schedules=schedules,
+            source_session=self._requests.source_session,
+        )
+        return SeriesRun(
+            state,
+            fetcher=Fetcher(requester, series, progress),
+            writer=_writer(
+                self._requests,
+                self._store,
+                self._claimant,
+                state,
+                identity=identity,
+                options=options,
+            ),
+            confirmation=Confirmation(
+                state, open_ranges, requester, evidence=evidence, schedules=schedules
+            ),
+            attempts=_attempts(self._requests, series),
+            evidence=evidence,
+            schedules=schedules,
+            bases=self._bases,
+        )
 
 
 def _report(
@@ -275,7 +305,7 @@ def _report(
     series_run: SeriesRun | None,
     *,
     sparse: IntervalSet,
-    ledger: Ledger,
+    store: BarStore,
     session: SourceSession,
 ) -> SeriesReport:
     """Return how the load of a series ended.
@@ -284,10 +314,11 @@ def _report(
         state: the state at the end.
         series_run: the run, None if nothing was due.
         sparse: the sparse sessions of the series.
-        ledger: attempts and disagreements.
+        store: the bars, and the ledger with attempts and disagreements.
         session: the clocks.
     """
     series, key, here = state.series, series_key(state.series), session.market_now()
+    ledger = store.ledger
     need = state.need(session.now(), here, everything=True)
     gaps = state.left(need, here)
     not_received = series_run.not_received if series_run else IntervalSet()
@@ -302,6 +333,7 @@ def _report(
     at_sparse = [
         one for one in attempts if one.kind is AttemptKind.SPARSE and sparse.clip(one.interval)
     ]
+    of_basis = [one for one in attempts if one.kind is AttemptKind.BASIS]
     return SeriesReport(
         series=series,
         requests=series_run.requester.requests if series_run else 0,
@@ -328,7 +360,10 @@ def _report(
             None,
         ),
         disagreements=tuple(ledger.disagreements.of(key)),
-        volume_jumps=tuple(ledger.disagreements.of(key, VOLUMES)),
+        volume_jumps=tuple(ledger.disagreements.jumps_of(key)),
+        unconfirmed_bars=store.unconfirmed(series.symbol, series.timeframe)[1],
+        unconfirmed_basis=gaps & IntervalSet(one.interval for one in of_basis),
+        basis_due_at=_first_due(of_basis, clock),
     )
 
 

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 from ktrdr_pipelines.simulator.market.hours import Hours
 from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
 from ktrdr_pipelines.simulator.market.simulated_instruments import SimulatedInstrument
+from ktrdr_pipelines.simulator.market.splits import Split, SplitMarket
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from tests.support.command_line import CommandResult, Ktrdr, ktrdr_in_process
@@ -248,3 +249,33 @@ def children_groups(parent: int) -> set[int]:
 def helpers() -> Any:
     """Return the helpers of this file, as test files cannot import each other."""
     return sys.modules[__name__]
+
+
+EX_DATE = date(2024, 1, 10)
+BEFORE_EX_DATE, AFTER_EX_DATE = (datetime(2024, 1, day, 1, tzinfo=UTC) for day in (10, 11))
+"""After the close of the last session on the old price basis, and of the first on the new."""
+
+
+@pytest.fixture
+def splitting(
+    monkeypatch: pytest.MonkeyPatch, new_budget: Callable[[], None]
+) -> Iterator[Callable[[float], Callable[[], None]]]:
+    """Return a function that runs a gateway which splits AAPL, and returns what ends the session.
+
+    The gateway's clock is before the date of the split; the returned function moves it to after the
+    first session on the new price basis.
+    """
+    with ExitStack() as stack:
+
+        def run(ratio: float) -> Callable[[], None]:
+            market = SplitMarket(SyntheticMarket(seed=1), [Split("AAPL", EX_DATE, ratio)])
+            server = stack.enter_context(running_simulator(market, now=BEFORE_EX_DATE))
+            monkeypatch.setenv("IB_PORT", str(server.port))
+
+            def pass_ex_date() -> None:
+                server.clock.set(AFTER_EX_DATE)
+                new_budget()
+
+            return pass_ex_date
+
+        yield run

@@ -10,12 +10,14 @@ import pyarrow as pa
 import pytest
 
 from ktrdr_pipelines.defs.checks import bars_checks
-from ktrdr_pipelines.domain.bars import timestamps
+from ktrdr_pipelines.domain.bars import UNCONFIRMED, timestamps, with_basis
+from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind, findings_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_file import read_file, write_file
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.store.maintenance.repair import repair
+from ktrdr_pipelines.store.rebasing import adjust, remove_adjustment
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 
@@ -106,6 +108,62 @@ def test_bars_at_other_prices_are_named(loaded: Any, check: Callable[..., dict[s
     assert "| MSFT | 0.25 | 2 |" in basis.metadata["worst"].value
     loaded.store.ledger.disagreements.clear("MSFT|1d")
     assert failed(check()) == set()
+
+
+def test_a_change_of_unit_names_the_command_that_decides(
+    loaded: Any, check: Callable[..., dict[str, Any]]
+) -> None:
+    """It is a warning; a refresh would not help."""
+    found = Disagreement(NOW - timedelta(days=9), NOW, 5, 100.0, DisagreementKind.UNIT)
+    loaded.store.ledger.disagreements.record("MSFT|1d", found, NOW)
+    results = check()
+    assert failed(results) == {"price_basis"}
+    basis = results["price_basis"]
+    assert basis.severity is dg.AssetCheckSeverity.WARN
+    command = "ktrdr adjust MSFT --ratio 100 --from 2026-06-03 --note TEXT"
+    assert command in basis.description
+    assert command in basis.metadata["worst"].value
+
+
+def test_bars_on_an_unconfirmed_basis_are_named(
+    loaded: Any, check: Callable[..., dict[str, Any]]
+) -> None:
+    """They are missing for queries, and fail the check of price bases too."""
+    store, series = loaded.store, loaded.series("MSFT", "1d")
+    earlier = store.read(series).slice(0, 1)
+    for name in ("ts", "session_date"):
+        earlier = with_column(earlier, name, lambda old: [old[0] - timedelta(days=7)])
+    store.save(series, store.identity(series), with_basis(earlier, UNCONFIRMED), Coverage())
+    results = check()
+    assert failed(results) == {"price_basis"}
+    basis = results["price_basis"]
+    assert (basis.severity, basis.metadata["bad"].value) == (dg.AssetCheckSeverity.WARN, 1)
+    assert "1 have 1 bars on an unconfirmed basis" in basis.description
+    assert "| MSFT | unconfirmed | 1 |" in basis.metadata["worst"].value
+    assert "ktrdr load MSFT 1d" in basis.metadata["worst"].value
+
+
+def test_adjustments_are_metadata_of_a_check_that_passes(
+    loaded: Any, check: Callable[..., dict[str, Any]]
+) -> None:
+    """Readers apply them; the check has their number and the newest, removed ones left out."""
+    assert check()["price_basis"].metadata["adjustments"].value == 0
+    for ratio in (0.25, 0.5):
+        adjust(
+            loaded.store,
+            "MSFT",
+            ratio=ratio,
+            volume_ratio=1 / ratio,
+            effective=date(2024, 6, 10),
+            note="split",
+            now=NOW,
+        )
+    remove_adjustment(loaded.store, "MSFT", number=2, now=NOW)
+    basis = check()["price_basis"]
+    assert basis.passed
+    assert basis.metadata["adjustments"].value == 1
+    row = "| MSFT | 1 | manual | 0.25 | 2024-06-10 | 2026-06-12 |"
+    assert row in basis.metadata["newest_adjustments"].value
 
 
 def test_a_bad_file_fails_its_checks_by_name(

@@ -1,14 +1,11 @@
 """Which bars are implausible, and what two responses to one request have in common."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, timestamps
 from ktrdr_pipelines.domain.instruments import SecType, Series
@@ -16,9 +13,9 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.responses import BarRequest, Response
 from ktrdr_pipelines.domain.plausibility import (
     Disagreement,
+    DisagreementKind,
     Finding,
     FindingKind,
-    disagreement,
     explained,
     findings_of,
     implausible_rows,
@@ -199,135 +196,25 @@ def test_values_of_the_second_response_count() -> None:
 
 FIRST = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
 
-PRICES = (100.0, 101.5, 99.25, 100.75, 102.0, 98.5)
-
-
-def minute_bars(closes: Sequence[float], first: datetime = FIRST, volume: float = 10.0) -> pa.Table:
-    """Return bars of consecutive minutes with these closes."""
-    keys = [micros(first + n * MINUTE) for n in range(len(closes))]
-    columns: dict[str, object] = {name: [1.0] * len(keys) for name in BAR_SCHEMA.names}
-    columns["ts"] = pa.array(keys, pa.int64()).cast(BAR_SCHEMA.field("ts").type)
-    columns["session_date"] = [first.date()] * len(keys)
-    columns["close"] = [float(close) for close in closes]
-    columns["volume"] = [volume] * len(keys)
-    columns["bar_count"] = pa.array([1] * len(keys), pa.int32())
-    return pa.table(columns, schema=BAR_SCHEMA)
-
-
-def times(ratio: float, prices: Sequence[float] = PRICES) -> list[float]:
-    """Return prices on another basis, to the cent as gateways round them."""
-    return [round(price * ratio, 2) for price in prices]
-
 
 @pytest.mark.parametrize(
-    "ratio", [1 / 2, 2, 1 / 10, 10, 1 / 1.05, 1 / 1.01, 1 / 20, 2 / 3, 1.011], ids="{:.3f}".format
+    ("kind", "ratio", "said", "command"),
+    [
+        (DisagreementKind.PRICE, 0.5, "0.5 times", "`ktrdr load AAPL 1m --refresh`"),
+        (
+            DisagreementKind.UNIT,
+            100.0,
+            "another unit",
+            "`ktrdr adjust AAPL --ratio 100 --from 2024-06-03 --note TEXT`",
+        ),
+        (DisagreementKind.VOLUME, 0.01, "lots of 100", "`ktrdr load AAPL 1m --refresh`"),
+    ],
 )
-def test_another_basis_is_found(ratio: float) -> None:
-    """Splits of 2:1 and 1:10, and a stock dividend of 5 % or 1 %, forward and reverse."""
-    found = disagreement(minute_bars(PRICES), minute_bars(times(ratio)))
-    assert found is not None
-    assert (found.first, found.last) == (FIRST, FIRST + 5 * MINUTE)
-    assert found.bars == 6
-    assert found.ratio == pytest.approx(ratio, rel=1e-3)
-
-
-def test_only_bars_that_were_returned_again_are_compared() -> None:
-    """Held bars before the overlap and new bars after it do not count."""
-    held = minute_bars([1.0] * 10 + list(PRICES))
-    again = minute_bars([*times(0.5), *[777.0] * 10], FIRST + 10 * MINUTE)
-    found = disagreement(held, again)
-    assert found is not None
-    assert (found.first, found.last) == (FIRST + 10 * MINUTE, FIRST + 15 * MINUTE)
-    assert found.bars == 6
-
-
-def test_one_overlapping_bar_is_enough() -> None:
-    """A tail begins at the last held bar."""
-    found = disagreement(
-        minute_bars(PRICES), minute_bars([PRICES[-1] / 2, 50.0], FIRST + 5 * MINUTE)
-    )
-    assert found == Disagreement(FIRST + 5 * MINUTE, FIRST + 5 * MINUTE, 1, 0.5)
-
-
-def test_bars_that_do_not_overlap_do_not_disagree() -> None:
-    """No bar was returned again."""
-    assert (
-        disagreement(minute_bars(PRICES), minute_bars(PRICES, FIRST + timedelta(hours=1))) is None
-    )
-    assert disagreement(minute_bars([]), minute_bars(PRICES)) is None
-    assert disagreement(minute_bars(PRICES), minute_bars([])) is None
-
-
-def test_the_same_bars_agree() -> None:
-    """A revised volume is no new basis either."""
-    assert disagreement(minute_bars(PRICES), minute_bars(PRICES)) is None
-    assert disagreement(minute_bars(PRICES), minute_bars(PRICES, volume=9_999.0)) is None
-
-
-@pytest.mark.parametrize("ratio", [1.003, 0.997, 1.008])
-def test_small_corrections_are_no_new_basis(ratio: float) -> None:
-    """The smallest stock dividends are 1 %."""
-    assert (
-        disagreement(minute_bars(PRICES), minute_bars([price * ratio for price in PRICES])) is None
-    )
-
-
-@pytest.mark.parametrize("position", range(6))
-def test_one_corrected_price_is_no_new_basis(position: int) -> None:
-    """However large the correction is."""
-    again = list(PRICES)
-    again[position] *= 0.5
-    assert disagreement(minute_bars(PRICES), minute_bars(again)) is None
-    assert disagreement(minute_bars(again), minute_bars(PRICES)) is None
-
-
-def test_prices_with_different_ratios_are_no_new_basis() -> None:
-    """A basis is one ratio for all bars."""
-    dice = np.random.default_rng(1)
-    held = dice.uniform(50, 150, 200)
-    again = held * dice.uniform(0.5, 1.5, 200)
-    assert disagreement(minute_bars(held), minute_bars(again)) is None
-
-
-def test_a_corrected_price_does_not_hide_a_new_basis() -> None:
-    """Four of five bars are enough."""
-    again = times(0.5, PRICES * 3)
-    again[7] = 44.0
-    found = disagreement(minute_bars(PRICES * 3), minute_bars(again))
-    assert found is not None
-    assert found.ratio == pytest.approx(0.5)
-    assert found.bars == 18
-
-
-def test_prices_that_are_not_positive_have_no_ratio() -> None:
-    """Spreads and some futures trade at zero and below; such bars are left out."""
-    held = [0.0, -2.5, -1.0, 0.0]
-    assert disagreement(minute_bars(held), minute_bars([value * 2 for value in held])) is None
-    mixed = disagreement(minute_bars([0.0, -1.0, *PRICES]), minute_bars([-3.0, 5.0, *times(0.5)]))
-    assert mixed is not None
-    assert mixed.bars == 6
-    assert mixed.first == FIRST + 2 * MINUTE
-
-
-def test_the_text_of_a_disagreement_names_bars_and_command() -> None:
-    """It has the times, the ratio and the command that requests them again."""
-    found = disagreement(minute_bars(PRICES), minute_bars(times(0.5)))
-    assert found is not None
-    text = found.text_for("AAPL 1m")
-    assert "6 held bars from 2024-06-03 13:30Z to 2024-06-03 13:35Z" in text
-    assert "0.5 times" in text
-    assert "`ktrdr load AAPL 1m --refresh`" in text
-
-
-@given(
-    prices=st.lists(st.floats(20, 2000), min_size=1, max_size=30),
-    ratio=st.sampled_from([2, 3, 4, 5, 7, 10, 15, 20, 1.5, 1.05, 1.1, 1.25]),
-    is_reverse=st.booleans(),
-)
-def test_any_split_is_found(prices: list[float], ratio: float, is_reverse: bool) -> None:
-    """Whatever the prices are."""
-    factor = ratio if is_reverse else 1 / ratio
-    found = disagreement(minute_bars(prices), minute_bars([price * factor for price in prices]))
-    assert found is not None
-    assert found.bars == len(prices)
-    assert found.ratio == pytest.approx(factor)
+def test_the_text_of_a_disagreement_names_bars_and_command(
+    kind: DisagreementKind, ratio: float, said: str, command: str
+) -> None:
+    """It has the times, the ratio and what a user can do."""
+    text = Disagreement(FIRST, FIRST + 5 * MINUTE, 6, ratio, kind).text_for("AAPL 1m")
+    assert "2024-06-03 13:30Z" in text
+    assert said in text
+    assert command in text

@@ -1,13 +1,13 @@
 """A market whose gateway re-bases its bars, as IB does after a split, and checks of one basis."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 
 import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import basis_of, bars_between, timestamps
+from ktrdr_pipelines.domain.bars import basis_of, timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.planning.jobs import Job, Mode, RequestedBy
@@ -74,44 +74,60 @@ class SplitMarket:
 
     def check(self) -> None:
         """Check what a reader sees: one basis, the stored values times a factor, no bar wrong."""
-        store, factor = self.harness.store, None
-        for timeframe, series in self.series.items():
-            seen, raw = store.read(series), store.read_raw(series)
-            raw = raw.filter(pa.array(basis_of(raw) >= 0))
-            assert timestamps(seen).tolist() == timestamps(raw).tolist()
-            true = self.gateway.true_bars[series.symbol, timeframe].bars
-            true = true.take(pa.array(np.searchsorted(timestamps(true), timestamps(seen))))
-            ratios = seen["close"].to_numpy() / true["close"].to_numpy()
-            if not len(ratios):
+        factor = None
+        for timeframe in self.series:
+            seen = self._seen(timeframe)
+            if not seen.num_rows:
                 continue
             # One basis: every bar is the same multiple of the bar as first traded.
-            factor = factor or self._nearest(float(np.median(ratios)))
-            near = np.abs(seen["close"].to_numpy() - true["close"].to_numpy() * factor)
-            assert near.max() <= TICK * 1.01 + TICK / 2 * factor, (timeframe, near.max(), factor)
-            known = store.history.of(series.symbol)
-            for number in np.unique(basis_of(raw)):
-                rows = pa.array(basis_of(raw) == number)
-                times = 1.0
-                for later in known[int(number) :]:
-                    times *= later.ratio
-                for name in _PRICES:
-                    stored = raw.filter(rows)[name].to_numpy() * times
-                    assert np.array_equal(seen.filter(rows)[name].to_numpy(), stored)
+            if factor is None:
+                ratios = seen["close"].to_numpy() / self._traded(timeframe)["close"].to_numpy()
+                factor = self._nearest(float(np.median(ratios)))
+            self._check_prices(timeframe, self._traded(timeframe)["close"].to_numpy() * factor)
 
     def check_today(self) -> None:
         """Check also that the basis is that of the gateway now."""
         self.check()
-        for timeframe, series in self.series.items():
-            seen = self.harness.store.read(series)
-            true = self.gateway.true_bars[series.symbol, timeframe].bars
-            true = true.take(pa.array(np.searchsorted(timestamps(true), timestamps(seen))))
-            now = rebased(true, self.factor())["close"].to_numpy()
-            near = np.abs(seen["close"].to_numpy() - now)
-            # The gateway rounded the stored value, and rounds its present one.
-            raw = self.harness.store.read_raw(series)
-            raw = raw.filter(pa.array(basis_of(raw) >= 0))
-            times = seen["close"].to_numpy() / raw["close"].to_numpy()
-            assert np.all(near <= TICK / 2 * (1 + times) + 1e-6 * now), (timeframe, near.max())
+        for timeframe in self.series:
+            served = rebased(self._traded(timeframe), self.factor())
+            self._check_prices(timeframe, served["close"].to_numpy())
+
+    def _seen(self, timeframe: Timeframe) -> pa.Table:
+        """Return what a reader sees of a series, after a check that it is stored times a factor."""
+        store, series = self.harness.store, self.series[timeframe]
+        seen, raw = store.read(series), self._known(timeframe)
+        assert timestamps(seen).tolist() == timestamps(raw).tolist()
+        known = store.history.of(series.symbol)
+        for number in np.unique(basis_of(raw)):
+            rows = pa.array(basis_of(raw) == number)
+            times = 1.0
+            for later in known[int(number) :]:
+                times *= later.ratio
+            for name in _PRICES:
+                stored = raw.filter(rows)[name].to_numpy() * times
+                assert np.array_equal(seen.filter(rows)[name].to_numpy(), stored)
+        return seen
+
+    def _known(self, timeframe: Timeframe) -> pa.Table:
+        """Return the stored bars on a known basis."""
+        raw = self.harness.store.read_raw(self.series[timeframe])
+        return raw.filter(pa.array(basis_of(raw) >= 0))
+
+    def _traded(self, timeframe: Timeframe) -> pa.Table:
+        """Return the same bars as they were first traded."""
+        keys = timestamps(self._known(timeframe))
+        traded = self.gateway.true_bars["AAPL", timeframe].bars
+        return traded.take(pa.array(np.searchsorted(timestamps(traded), keys)))
+
+    def _check_prices(self, timeframe: Timeframe, expected: np.ndarray) -> None:
+        """Check what a reader sees up to the rounding of stored and of expected prices."""
+        seen = self.harness.store.read(self.series[timeframe])["close"].to_numpy()
+        times = seen / self._known(timeframe)["close"].to_numpy()
+        distance = np.abs(seen - expected)
+        assert np.all(distance <= TICK / 2 * (1 + times) + 1e-6 * expected), (
+            timeframe,
+            distance.max(),
+        )
 
     def _nearest(self, ratio: float) -> float:
         """Return the factor of the gateway at some moment that is nearest to a ratio."""
@@ -136,8 +152,6 @@ def split_market(
         for one in {*chosen, Timeframe.D1}
     }
     gateway = FakeGateway(true_bars, now)
-    from dataclasses import replace
-
     wanted = replace(instrument, start=first, timeframes=chosen)
     market = SplitMarket(harness(gateway), {one: series_of(wanted, one) for one in chosen})
     gateway.mutate = market.serve

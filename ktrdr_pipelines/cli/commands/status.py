@@ -4,6 +4,7 @@ The command reads the store only and sends no request to a gateway.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,8 +14,11 @@ from ktrdr_pipelines.cli.arguments import chosen_series
 from ktrdr_pipelines.cli.commands.gaps import by_kind, explained_counts, explained_text, gap_json
 from ktrdr_pipelines.cli.output import (
     AsJson,
+    adjustment_json,
+    adjustment_text,
     counted,
     disagreement_json,
+    disagreements_json,
     error_json,
     instant_text,
     intervals_json,
@@ -22,18 +26,21 @@ from ktrdr_pipelines.cli.output import (
     say,
     say_json,
     say_table,
+    unconfirmed_text,
 )
-from ktrdr_pipelines.errors import ExitCode
+from ktrdr_pipelines.errors import ExitCode, StoreError
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.acknowledgement import ExplainedRange
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.domain.calendars.registry import Calendars
     from ktrdr_pipelines.domain.planning.gaps import Gap
+    from ktrdr_pipelines.domain.price_basis import Adjustment
     from ktrdr_pipelines.domain.timeframes import Timeframe
     from ktrdr_pipelines.domain.universe.universe import Universe
     from ktrdr_pipelines.gaps.index import SeriesGaps
     from ktrdr_pipelines.gaps.universe_diff import Stranger
+    from ktrdr_pipelines.store.ledger.basis_records import BasisCheck
 
 
 _CONTRACT: Final = ("sec_type", "exchange", "currency")
@@ -56,7 +63,8 @@ def status(as_json: AsJson = False) -> None:
     No request is sent to a gateway.
 
     Exit codes: 0 shown, with or without gaps (ktrdr gaps exits with 3 if there are any), 1 a
-    series cannot be read, 2 bad usage, 3 the gateway returned stored bars again at other prices.
+    series cannot be read, 2 bad usage, 3 the gateway returned stored bars again at other prices,
+    and it is no re-basing, or not confirmed as one yet.
     """
     from ktrdr_pipelines.app.acknowledgement import explained_ranges
     from ktrdr_pipelines.app.workspace import Workspace
@@ -69,6 +77,7 @@ def status(as_json: AsJson = False) -> None:
     states = index.series_gaps(series, workspace.now)
     unnamed = list(strangers(workspace.store, workspace.universe.instruments))
     findings = workspace.ledger.findings.counts()
+    bases = _bases(workspace, unnamed)
     if as_json:
         from ktrdr_pipelines.store.ledger.ledger import series_key
 
@@ -76,24 +85,90 @@ def status(as_json: AsJson = False) -> None:
         document = _document(workspace, states, explained, strangers=unnamed, now=real_now)
         for entry, state in zip(document["series"], states, strict=True):
             entry["findings"] = findings.get(series_key(state.series), 0)
-        say_json({**document, "calendars": _calendars_json(index.calendars)})
+        say_json({**document, **_bases_json(bases), "calendars": _calendars_json(index.calendars)})
     else:
         _say_store(workspace, real_now)
         say_symbols(workspace.universe)
         _say_calendars(index.calendars)
         _say_states(states, unnamed)
+        _say_bases(bases)
         _say_findings(states, findings)
-    if any(state.error is not None for state in states):
+    if bases.errors or any(state.error is not None for state in states):
         raise typer.Exit(ExitCode.FAILED)
-    if any(state.disagreements for state in states):
+    if bases.stated or any(state.disagreements for state in states):
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
+@dataclass(frozen=True, slots=True)
+class _Bases:
+    """What is known of price bases, by symbol: adjustments, statements, unreadable histories."""
+
+    adjustments: "Mapping[str, Sequence[Adjustment]]"
+    stated: "Mapping[str, BasisCheck]"
+    errors: "Mapping[str, StoreError]"
+
+
+def _bases(workspace: "Workspace", strangers: "Sequence[Stranger]") -> _Bases:
+    """Read the adjustments of all symbols of the universe, and of those with bars."""
+    adjustments: dict[str, Sequence[Adjustment]] = {}
+    errors: dict[str, StoreError] = {}
+    for symbol in dict.fromkeys((*workspace.universe.instruments, *(s.symbol for s in strangers))):
+        try:
+            if known := workspace.store.history.of(symbol):
+                adjustments[symbol] = known
+        except StoreError as error:
+            errors[symbol] = error
+    return _Bases(adjustments, workspace.ledger.basis_checks.stated(), errors)
+
+
+def _say_bases(bases: _Bases) -> None:
+    """Print a line for each symbol that was adjusted, and for each unconfirmed statement."""
+    for symbol, known in bases.adjustments.items():
+        in_force = [one for one in known if one.removed_at is None]
+        if in_force:
+            count = counted(len(in_force), "adjustment")
+            say(
+                f"{symbol}: {count}, the last a {adjustment_text(in_force[-1])}; "
+                f"ktrdr adjust {symbol} lists them"
+            )
+        else:
+            say(f"{symbol}: {counted(len(known), 'adjustment')}, all removed")
+    for symbol, check in bases.stated.items():
+        say(f"{symbol}: {check.statement}, which the next load requests")
+    for text in dict.fromkeys(map(str, bases.errors.values())):
+        note(f"Error: {text}")
+
+
+def _bases_json(bases: _Bases) -> dict[str, Any]:
+    return {
+        "adjustments": [
+            {"symbol": symbol, **adjustment_json(one)}
+            for symbol, known in bases.adjustments.items()
+            for one in known
+        ],
+        "stated_rebasings": [
+            {
+                "symbol": symbol,
+                "ratio": one.stated_ratio,
+                "bars": one.stated_bars,
+                "request": one.stated_by,
+                "sent_at": one.stated_at,
+                "text": one.statement,
+            }
+            for symbol, one in bases.stated.items()
+        ],
+        "basis_errors": [
+            {"symbol": symbol, "error": error_json(error)} for symbol, error in bases.errors.items()
+        ],
+    }
+
+
 def _say_store(workspace: "Workspace", now: datetime) -> None:
-    from ktrdr_pipelines.store.layout import FORMAT_VERSION, store_origin
+    from ktrdr_pipelines.store.layout import store_origin, store_version
 
     origin = store_origin(workspace.layout) or "open: determined by the first bars"
-    say(f"store     {workspace.layout.root}, format {FORMAT_VERSION}, origin {origin}")
+    version = store_version(workspace.layout)
+    say(f"store     {workspace.layout.root}, format {version}, origin {origin}")
     age_s = _catalog_age_s(workspace, now)
     age = "missing: ktrdr repair builds it" if age_s is None else f"built {_age_text(age_s)} ago"
     say(f"catalog   {workspace.layout.catalog}, {age}")
@@ -157,6 +232,8 @@ def _say_states(states: "Sequence[SeriesGaps]", strangers: "Sequence[Stranger]")
     for state in states:
         for found in (*state.disagreements, *state.volume_jumps):
             say(f"{state.series}: {found.text_for(state.series)}")
+        if state.unconfirmed_bars:
+            say(unconfirmed_text(state.series, state.unconfirmed_bars))
     for text in dict.fromkeys(str(state.error) for state in states if state.error is not None):
         note(f"Error: {text}")
     for one in strangers:
@@ -201,7 +278,12 @@ def _confirmation_lines(states: "Sequence[SeriesGaps]") -> Iterator[str]:
     """Return a line for gaps that another response must confirm: why, and when it is due."""
     from ktrdr_pipelines.domain.planning.gaps import GapReason
 
-    waiting = {GapReason.UNCONFIRMED, GapReason.CONTRADICTED, GapReason.SPARSE}
+    waiting = {
+        GapReason.UNCONFIRMED,
+        GapReason.CONTRADICTED,
+        GapReason.SPARSE,
+        GapReason.BASIS,
+    }
     for state in states:
         grouped: dict[tuple[str, str], list[Gap]] = {}
         for gap in state.gaps:
@@ -242,12 +324,12 @@ def _document(
     strangers: "Sequence[Stranger]",
     now: datetime,
 ) -> dict[str, Any]:
-    from ktrdr_pipelines.store.layout import FORMAT_VERSION, store_origin
+    from ktrdr_pipelines.store.layout import store_origin, store_version
 
     universe = workspace.universe
     return {
         "store": str(workspace.layout.root),
-        "format": FORMAT_VERSION,
+        "format": store_version(workspace.layout),
         "origin": store_origin(workspace.layout),
         "catalog": {"path": str(workspace.layout.catalog), "age_s": _catalog_age_s(workspace, now)},
         "universe": {
@@ -282,8 +364,10 @@ def _state_json(state: "SeriesGaps", explained: "Sequence[ExplainedRange]") -> d
         "gaps": [gap_json(state, gap) for gap in state.gaps],
         "waiting": intervals_json(state.waiting),
         **by_kind(explained),
-        "disagreements": [disagreement_json(one) for one in state.disagreements],
+        **disagreements_json(state.disagreements),
         "volume_jumps": [disagreement_json(one) for one in state.volume_jumps],
+        "unconfirmed_bars": state.unconfirmed_bars,
+        "unconfirmed_basis": intervals_json(state.unconfirmed_basis),
         "attempts": [
             {
                 "kind": str(attempt.kind),

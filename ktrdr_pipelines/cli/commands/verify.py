@@ -12,12 +12,16 @@ import typer
 from ktrdr_pipelines.cli.arguments import SomeSymbols, chosen_series
 from ktrdr_pipelines.cli.output import (
     AsJson,
+    adjustment_json,
+    adjustment_text,
     counted,
     disagreement_json,
+    disagreements_json,
     note,
     say,
     say_json,
     say_table,
+    unconfirmed_text,
 )
 from ktrdr_pipelines.errors import ExitCode
 
@@ -49,11 +53,13 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     are listed as findings, not as damage. The digest covers the bars only: two stores that hold
     the same bars of a series have the same digest.
 
-    Stored bars that the gateway returned again at other prices are listed, but are not damage.
+    Adjustments of each symbol are listed. So are stored bars that the gateway returned again at
+    other prices or in another unit, and bars on an unconfirmed price basis; they are not damage.
     Files of symbols that are no longer in the universe are read too, and listed if damaged.
 
     Exit codes: 0 everything is intact and explained, 1 something is corrupt, 2 bad usage,
-    3 something is unexplained, or the gateway returned stored bars again at other prices.
+    3 something is unexplained, the gateway returned stored bars again at other prices, or bars are
+    on an unconfirmed price basis.
     """
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.output import warn_of_problem
@@ -94,29 +100,33 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
 
 
 def exit_code_of(certificates: "Iterable[Certificate]") -> ExitCode:
-    """Return FAILED for damage, else INCOMPLETE for gaps or other prices, else DONE."""
+    """Return FAILED for damage, else INCOMPLETE for what is open, else DONE."""
     every = list(certificates)
-    if not all(one.is_sound and one.found.error is None for one in every):
+    if not all(one.is_intact and one.found.error is None for one in every):
         return ExitCode.FAILED
-    is_open = any(one.found.gaps or one.found.disagreements for one in every)
+    is_open = any(one.found.gaps or one.found.disagreements or not one.is_sound for one in every)
     return ExitCode.INCOMPLETE if is_open else ExitCode.DONE
 
 
 def _print_symbol(symbol: str, own: "Sequence[Certificate]") -> None:
     say(f"{symbol}  {own[0].found.series.instrument.what_to_show}, sessions by timeframe")
     say_table(_COLUMNS, map(_row, own))
+    for adjustment in max((one.adjustments for one in own), key=len):
+        say(f"{symbol}: {adjustment_text(adjustment)}")
     for one in own:
         for wrong in one.content.wrong:
             note(f"{one.found.series}: {wrong}")
         if one.content.findings:
             _print_findings(one)
-        if one.found.error is not None and one.is_sound:
+        if one.found.error is not None and one.is_intact:
             note(f"Error: {one.found.error}")
         if one.content.outside:
             bars = counted(one.content.outside, "bar")
             say(f"{one.found.series}: {bars} outside the known sessions, kept as returned")
-        if one.content.uncovered:
-            bars = counted(one.content.uncovered, "bar")
+        if one.content.unconfirmed:
+            say(unconfirmed_text(one.found.series, one.content.unconfirmed))
+        if (uncovered := one.content.uncovered - one.content.unconfirmed) > 0:
+            bars = counted(uncovered, "bar")
             say(f"{one.found.series}: {bars} that no response has covered")
         for found in (*one.found.disagreements, *one.found.volume_jumps):
             say(f"{one.found.series}: {found.text_for(one.found.series)}")
@@ -154,7 +164,7 @@ def _row(one: "Certificate") -> tuple[object, ...]:
         one.found.first or "",
         one.found.last or "",
         *(f"{count:,}" for count in counts),
-        one.content.digest.text[:12] if one.is_sound else "corrupt",
+        one.content.digest.text[:12] if one.is_intact else "corrupt",
         before,
     )
 
@@ -162,18 +172,24 @@ def _row(one: "Certificate") -> tuple[object, ...]:
 def _print_totals(certificates: "Sequence[Certificate]", others: Sized) -> None:
     bars = counted(sum(one.content.bars for one in certificates), "bar")
     say(f"{bars} in {counted(len(certificates), 'series', 'series')} read and checked:")
-    corrupt = sum(not one.is_sound for one in certificates)
+    corrupt = sum(not one.is_intact for one in certificates)
     lacking = [one for one in certificates if one.found.gaps]
     if corrupt:
-        say(f"  {counted(corrupt, 'series', 'series')} corrupt; ktrdr repair quarantines the files")
+        say(
+            f"  {counted(corrupt, 'series', 'series')} corrupt; ktrdr repair quarantines damaged "
+            "bar files"
+        )
     if lacking:
         say(f"  {counted(len(lacking), 'series', 'series')} with gaps; ktrdr gaps lists them")
     differing = sum(bool(one.found.disagreements) for one in certificates)
     if differing:
         say(f"  {counted(differing, 'series', 'series')} with bars returned again at other prices")
+    unconfirmed = sum(bool(one.content.unconfirmed) for one in certificates)
+    if unconfirmed:
+        say(f"  {counted(unconfirmed, 'series', 'series')} with bars on an unconfirmed price basis")
     if others:
         say(f"  {counted(len(others), 'damaged file')} of symbols not in the universe")
-    if not corrupt and not lacking and not differing and not others:
+    if not (corrupt or lacking or differing or unconfirmed or others):
         say("  everything is intact, and nothing is unexplained")
 
 
@@ -200,7 +216,9 @@ def _certificate_json(one: "Certificate") -> dict[str, Any]:
         "uncovered": one.content.uncovered,
         "gaps": len(one.found.gaps),
         "missing_bars": sum(gap.bars for gap in one.found.gaps),
-        "disagreements": [disagreement_json(found) for found in one.found.disagreements],
+        "adjustments": [adjustment_json(adjustment) for adjustment in one.adjustments],
+        "unconfirmed_bars": one.content.unconfirmed,
+        **disagreements_json(one.found.disagreements),
         "volume_jumps": [disagreement_json(found) for found in one.found.volume_jumps],
         "revisions": one.revisions,
         "digest": one.content.digest.text,

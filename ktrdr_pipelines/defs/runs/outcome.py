@@ -21,6 +21,7 @@ from ktrdr_pipelines.defs.runs.loader_thread import LoaderThread
 from ktrdr_pipelines.defs.runs.tags import CAUSE, KILLED, QUIET, REQUESTS, YES
 from ktrdr_pipelines.defs.sensors.alert_sensor import GATEWAY, outage_of
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.price_basis import Adjustment
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, IncompleteError, KtrdrError, StoreError
 from ktrdr_pipelines.gaps.windows import WindowState, WindowStatus
@@ -74,7 +75,8 @@ class LoadRun:
     ) -> None:
         """Report a window that is explained to Dagster."""
         self._materialized += 1
-        self._context.log_event(materialization(timeframe, partition, status))
+        known = self.workspace.ledger.adjustments.all().get(partition.symbol, ())
+        self._context.log_event(materialization(timeframe, partition, status, known))
 
     @property
     def has_materialized(self) -> bool:
@@ -145,9 +147,15 @@ def first_lines(lines: Sequence[str]) -> str:
 
 
 def materialization(
-    timeframe: Timeframe, partition: BarPartition, status: WindowStatus
+    timeframe: Timeframe,
+    partition: BarPartition,
+    status: WindowStatus,
+    adjustments: Sequence[Adjustment] = (),
 ) -> dg.AssetMaterialization:
-    """Return the materialization of an explained window, with its rows, state and interval."""
+    """Return the materialization of an explained window, with its rows, state and interval.
+
+    It also has how many of the symbol's adjustments are in force, and the last of them.
+    """
     return dg.AssetMaterialization(
         asset_key=["bars", timeframe.value],
         partition=str(partition.key),
@@ -156,8 +164,22 @@ def materialization(
             STATE: status.state.value,
             "from": status.interval.start.isoformat(),
             "to": status.interval.end.isoformat(),
+            **_adjustment_metadata(adjustments),
         },
     )
+
+
+def _adjustment_metadata(adjustments: Sequence[Adjustment]) -> dict[str, int | float | str]:
+    in_force = [one for one in adjustments if one.removed_at is None]
+    last = {
+        name: value
+        for one in in_force[-1:]
+        for name, value in (
+            ("last_adjustment_ratio", one.ratio),
+            ("last_adjustment_effective", one.effective.isoformat()),
+        )
+    }
+    return {"adjustments": len(in_force), **last}
 
 
 def is_reported(

@@ -1,8 +1,10 @@
-"""The alert sensor: one alert when an outage begins, and one when it is over.
+"""The alert sensor: one alert when an outage begins and one when it is over, one a re-basing.
 
 Failed runs with a shared cause (the gateway, the disk) are one outage; any other job that fails is
 an outage of its own. An alert is an ERROR in the log and, if the user configured a command, a JSON
 document on that command's stdin.
+
+Not here: which re-basings and changes of unit are new (``defs.sensors.basis_alerts``).
 """
 
 import json
@@ -11,6 +13,7 @@ import shlex
 import subprocess
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -20,16 +23,29 @@ import dagster as dg
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.resources import StoreResource
 from ktrdr_pipelines.defs.runs.tags import CAUSE, REQUESTS, SYMBOL, TIMEFRAME
+from ktrdr_pipelines.defs.sensors.basis_alerts import (
+    Alert,
+    Told,
+    basis_alerts,
+)
+from ktrdr_pipelines.domain.plausibility import DisagreementKind
+from ktrdr_pipelines.errors import NoStoreError, StoreError
+from ktrdr_pipelines.store.ledger.ledger import open_ledger
 
 COMMAND_S: Final = 20.0
 """Seconds after which the command is killed. A tick may run it twice, for an outage and for an
 all-clear, and Dagster ends a tick after 60 s; a longer one would send the same alerts again."""
+
+_MOST_ALERTS: Final = 2
+"""Alerts that one tick sends; further ones wait for the next."""
 
 _EVERY_S = 30
 _RUNS = 200
 _FIRST_LOOKBACK = timedelta(hours=1)
 _MOST_TEXT: Final = 1_000
 _TEXT_LENGTH = 300
+
+_UNITS: Final = frozenset({DisagreementKind.UNIT, DisagreementKind.VOLUME})
 
 GATEWAY, DISK = "gateway", "disk"
 _CAUSES = {
@@ -161,6 +177,8 @@ def run_command(command: str, document: str, log: logging.Logger) -> bool:
 def alert_sensor(command: str | None) -> dg.SensorDefinition:
     """Return the sensor that alerts once when an outage begins and once when it is over.
 
+    It alerts once about each re-basing and each change of unit, too.
+
     Args:
         command: the command to run with the alert on its stdin; None only logs.
     """
@@ -169,11 +187,12 @@ def alert_sensor(command: str | None) -> dg.SensorDefinition:
         name="alert_sensor",
         minimum_interval_seconds=_EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Alerts once when something begins to fail and once when it works again: in "
-        "the log, and through KTRDR_ALERT_COMMAND.",
+        description="Alerts once when something begins to fail and once when it works again, and "
+        "once when the gateway has re-based a symbol or changed a unit: in the log, and through "
+        "KTRDR_ALERT_COMMAND.",
     )
     def sensor(context: dg.SensorEvaluationContext, store: StoreResource) -> dg.SensorResult:
-        seen_at, open_outages = _state(context.cursor)
+        seen_at, open_outages, told = _state(context.cursor)
         records = context.instance.get_run_records(
             dg.RunsFilter(
                 statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE],
@@ -196,12 +215,18 @@ def alert_sensor(command: str | None) -> dg.SensorDefinition:
                 (context.log.error if event == "outage" else context.log.info)(text)
                 if command:
                     run_command(command, document_of(event, outages, store.data_dir), context.log)
+        new, told = _alerts_of_bases(store, told, most=_MOST_ALERTS - len(alerts))
+        for alert in new:
+            alerts.append(alert.line)
+            context.log.error(alert.line)
+            if command:
+                run_command(command, alert.document(store.data_dir), context.log)
         quiet = "nothing is failing"
         if change.open_outages:
             quiet = f"no change; still failing, already alerted: {', '.join(change.open_outages)}"
         return dg.SensorResult(
             skip_reason="; ".join(alerts) or quiet,
-            cursor=_cursor(seen_at, change.open_outages),
+            cursor=_cursor(seen_at, change.open_outages, told),
         )
 
     return sensor
@@ -254,20 +279,36 @@ def _line(event: str, outages: tuple[Outage, ...]) -> str:
     return f"{verb}: {'; '.join(parts)}{more}"
 
 
-def _cursor(seen_at: datetime, open_outages: Mapping[str, Outage]) -> str:
+def _alerts_of_bases(store: StoreResource, told: Told, *, most: int) -> tuple[list[Alert], Told]:
+    """Return the alerts about price bases and units, and what is told once they are sent."""
+    try:
+        with closing(open_ledger(store.layout())) as ledger:
+            adjustments, units = ledger.adjustments.all(), ledger.disagreements.all(_UNITS)
+    except (NoStoreError, StoreError):
+        return [], told  # runs and other sensors report it
+    return basis_alerts(told, adjustments, units, now=system_now(), most=most)
+
+
+def _cursor(seen_at: datetime, open_outages: Mapping[str, Outage], told: Told) -> str:
     outages = [asdict(one) | {"since": one.since.isoformat()} for one in open_outages.values()]
-    return json.dumps({"seen_at": seen_at.isoformat(), "outages": outages})
+    return json.dumps(
+        {"seen_at": seen_at.isoformat(), "outages": outages, "told": told.to_fields()}
+    )
 
 
-def _state(cursor: str | None) -> tuple[datetime, dict[str, Outage]]:
+def _state(cursor: str | None) -> tuple[datetime, dict[str, Outage], Told]:
     if cursor is None:
-        return system_now() - _FIRST_LOOKBACK, {}
+        since = system_now() - _FIRST_LOOKBACK
+        return since, {}, Told(since)
     fields: dict[str, Any] = json.loads(cursor)
     outages = (
         Outage(**{**one, "since": datetime.fromisoformat(one["since"])})
         for one in fields["outages"]
     )
-    return datetime.fromisoformat(fields["seen_at"]), {one.name: one for one in outages}
+    seen_at = datetime.fromisoformat(fields["seen_at"])
+    # A cursor of an earlier version has told nothing of price bases.
+    told = Told.of_fields(fields["told"]) if "told" in fields else Told(seen_at)
+    return seen_at, {one.name: one for one in outages}, told
 
 
 def _utc(moment: datetime) -> datetime:

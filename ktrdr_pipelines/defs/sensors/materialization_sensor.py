@@ -97,6 +97,7 @@ class WindowReporter:
         self._names: Mapping[Timeframe, Sequence[str]] = {
             one: windows_partitions(one, windows).get_partition_keys(now) for one in Timeframe
         }
+        self._adjustments = index.store.ledger.adjustments.all()
         self._known: dict[Timeframe, set[str]] = {}
         self._symbols: dict[Timeframe, set[str]] = {}
 
@@ -115,7 +116,8 @@ class WindowReporter:
             for one in self._unreported(listed[(position + step) % len(listed)]):
                 if is_late():
                     return reported, checked
-                event = materialization(one.timeframe, one.partition, one.status)
+                known = self._adjustments.get(one.partition.symbol, ())
+                event = materialization(one.timeframe, one.partition, one.status, known)
                 self._instance.report_runless_asset_event(event)
                 reported += 1
             checked += 1

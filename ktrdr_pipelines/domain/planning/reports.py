@@ -9,7 +9,8 @@ from typing import Protocol
 
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
-from ktrdr_pipelines.domain.plausibility import Disagreement
+from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
+from ktrdr_pipelines.domain.price_basis import Adjustment
 from ktrdr_pipelines.errors import GatewayError, KtrdrError
 
 
@@ -30,6 +31,10 @@ class SeriesReport:
     request is due if the gateway has no data of the instrument at all, else None.
     ``disagreements`` are held bars that were returned again at other prices; ``volume_jumps`` are
     bars whose volumes are in another unit than those beside them, which makes nothing incomplete.
+    ``adjustments`` are those of the symbol that were found since the run of the load began.
+    ``unconfirmed_bars`` are held on an unconfirmed price basis, and queries leave them out;
+    ``unconfirmed_basis`` is the part of what is missing that such bars were returned for, and
+    ``basis_due_at`` is when it is requested again.
     """
 
     series: Series
@@ -52,6 +57,10 @@ class SeriesReport:
     no_data_until: datetime | None = None
     disagreements: tuple[Disagreement, ...] = ()
     volume_jumps: tuple[Disagreement, ...] = ()
+    adjustments: tuple[Adjustment, ...] = ()
+    unconfirmed_bars: int = 0
+    unconfirmed_basis: IntervalSet = field(default_factory=IntervalSet)
+    basis_due_at: datetime | None = None
 
     def then(self, later: "SeriesReport") -> "SeriesReport":
         """Return one report of two loads of one series: counts are added, the later state holds."""
@@ -63,27 +72,37 @@ class SeriesReport:
             revised=self.revised + later.revised,
             failures=(*self.failures, *later.failures),
             error=later.error or self.error,
+            adjustments=tuple(dict.fromkeys((*self.adjustments, *later.adjustments))),
         )
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing that is due is unexplained, sparse, deferred or disputed by newer bars.
 
-        Everything to be refreshed was refreshed. Bars that an open session lacks do not count,
-        unless requests for them failed.
+        Everything to be refreshed was refreshed, and no bar is on an unconfirmed price basis. Bars
+        that an open session lacks do not count, unless requests for them failed.
         """
         left = self.unexplained or self.deferred or self.not_refreshed or self.sparse
-        return not left and not self.disagreements and self.error is None
+        is_open = bool(left) or bool(self.unconfirmed_bars)
+        return not is_open and not self.disagreements and self.error is None
+
+    @property
+    def unit_changes(self) -> tuple[Disagreement, ...]:
+        """Those of ``disagreements`` that look like a change of unit."""
+        return tuple(one for one in self.disagreements if one.kind is DisagreementKind.UNIT)
 
     @property
     def summary(self) -> str:
         """One line for the user."""
         if self.error is not None:
             return f"{self.series}: {self.error}"
-        return (
+        text = (
             f"{self.series}: {self._state}; {self.requests} requests, {self.rows} bars "
             f"returned, {self.added} new, {self.revised} revised"
         )
+        if self.unconfirmed_bars:
+            text += f"; {self.unconfirmed_bars} bars on an unconfirmed price basis"
+        return text
 
     @property
     def _state(self) -> str:

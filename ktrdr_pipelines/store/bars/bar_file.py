@@ -29,7 +29,9 @@ from ktrdr_pipelines.domain.bars import (
     UNCONFIRMED,
     bars_between,
     basis_of,
+    basis_runs,
     micros,
+    moment,
     timestamps,
     with_basis,
 )
@@ -42,7 +44,6 @@ from ktrdr_pipelines.store.bars.footer import (
     ChangedFooterError,
     Footer,
     NewerSchemaError,
-    basis_intervals,
     footer_from_json,
     footer_to_json,
 )
@@ -244,7 +245,13 @@ def write_file(
         footer,
         schema_version=SCHEMA_VERSION,
         seal=seal_of(bars) if is_as_written else None,
-        basis=replace(footer.basis, intervals=basis_intervals(bars)),
+        basis=replace(
+            footer.basis,
+            intervals=tuple(
+                (Interval(moment(start), moment(end)), basis)
+                for start, end, basis in basis_runs(bars)
+            ),
+        ),
     )
     whole = io.BytesIO()
     with pq.ParquetWriter(

@@ -395,6 +395,16 @@ class BarStore:
             total.update(row.rows_per_session)
         return dict(sorted(total.items()))
 
+    def unconfirmed(self, symbol: str, timeframe: Timeframe) -> tuple[IntervalSet, int]:
+        """Return where bars on an unconfirmed basis lie, by timestamp, and how many they are."""
+        found, count = IntervalSet(), 0
+        for path, row in self.files.of_symbol(symbol, timeframe).items():
+            if unconfirmed := row.basis.unconfirmed:
+                found |= unconfirmed
+                bars = self.files.bars(path, row)
+                count += int(np.count_nonzero(basis_of(bars) == UNCONFIRMED))
+        return found, count
+
     def traded_per_session(self, series: Series) -> dict[date, int]:
         """Return the number of bars that are not flat by session date; 0 where all are flat.
 

@@ -14,9 +14,8 @@ from datetime import date, datetime
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import UNCONFIRMED, basis_of, micros, moment, timestamps
+from ktrdr_pipelines.domain.bars import UNCONFIRMED, micros, moment
 from ktrdr_pipelines.domain.coverage import Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.domain.instruments import Identity, Origin, WhatToShow
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
@@ -66,20 +65,6 @@ class FileBasis:
     def unconfirmed(self) -> IntervalSet:
         """The intervals of bars on an unconfirmed basis."""
         return IntervalSet(one for one, basis in self.intervals if basis == UNCONFIRMED)
-
-
-def basis_intervals(bars: pa.Table) -> tuple[tuple[Interval, int], ...]:
-    """Return the runs of stored bars on one basis, each from its first bar to after its last."""
-    keys, basis = timestamps(bars), basis_of(bars)
-    if not len(keys):
-        return ()
-    starts = np.flatnonzero(np.concatenate(([True], basis[1:] != basis[:-1])))
-    firsts = np.minimum.reduceat(keys, starts).tolist()
-    lasts = np.maximum.reduceat(keys, starts).tolist()
-    return tuple(
-        (Interval(moment(first), moment(last + 1)), number)
-        for first, last, number in zip(firsts, lasts, basis[starts].tolist(), strict=True)
-    )
 
 
 def presuming(

@@ -136,7 +136,7 @@ def rebuild_catalog(
             # DuckDB misplaces its log where the path has a question mark.
             built = Path(folder) / "catalog.duckdb"
             _build(built, layout, tables, objects)
-            _put_in_place(built, layout)
+            _replace_catalog(built, layout)
 
 
 def refresh_views(layout: StoreLayout) -> None:
@@ -173,7 +173,7 @@ def refresh_views(layout: StoreLayout) -> None:
                 c.execute(f"ATTACH '{_escaped(built)}' AS ktrdr; USE ktrdr")
                 objects.create(c)
                 c.execute("USE memory; DETACH ktrdr")
-            _put_in_place(built, layout, built_ns)
+            _replace_catalog(built, layout, built_ns)
 
 
 def _remove_catalog(layout: StoreLayout) -> None:
@@ -182,7 +182,7 @@ def _remove_catalog(layout: StoreLayout) -> None:
         layout.catalog_log.unlink(missing_ok=True)
 
 
-def _put_in_place(built: Path, layout: StoreLayout, built_ns: int | None = None) -> None:
+def _replace_catalog(built: Path, layout: StoreLayout, built_ns: int | None = None) -> None:
     """Rename a finished catalog over the old one; the caller holds the lock of the catalog.
 
     ``built_ns`` is when its tables were built, in ns since 1970; None for now.

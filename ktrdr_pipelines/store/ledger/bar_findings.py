@@ -45,6 +45,10 @@ class DisagreementsTable(Table):
             )
         return [one for one in found if one.kind in kinds]
 
+    def jumps_of(self, series_key: str) -> list[Disagreement]:
+        """Return the jumps of the volumes of a series, oldest bars first."""
+        return self.of(series_key, VOLUMES)
+
     def all(
         self, kinds: Collection[DisagreementKind] = PRICES
     ) -> dict[str, tuple[Disagreement, ...]]:

@@ -3,12 +3,14 @@
 Not here: the files of adjustments, which are the truth (``store.bars.adjustment_history``).
 """
 
+import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
 from ktrdr_pipelines.domain.price_basis import Adjustment
+from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
 from ktrdr_pipelines.store.ledger.database import Table
 from ktrdr_pipelines.store.ledger.rows import Rows
 
@@ -49,11 +51,12 @@ class AdjustmentsTable(Table):
             )
 
     def all(self) -> dict[str, tuple[Adjustment, ...]]:
-        """Return the adjustments of every symbol that has any."""
+        """Return the adjustments of every symbol that has any; retired ones are no symbols."""
         found: dict[str, list[Adjustment]] = {}
         with self._database.reading() as connection:
             for (symbol,), one in _ROWS.select_keyed(connection, "ORDER BY symbol, number"):
-                found.setdefault(symbol, []).append(one)
+                if re.fullmatch(KEY_PATTERN, symbol):
+                    found.setdefault(symbol, []).append(one)
         return {symbol: tuple(ones) for symbol, ones in found.items()}
 
 
@@ -92,6 +95,16 @@ class BasisCheck:
     stated_by: str = ""
     stated_at: datetime | None = None
 
+    @property
+    def statement(self) -> str:
+        """What one response stated and no other has confirmed or refuted, in words; else empty."""
+        if self.stated_ratio is None:
+            return ""
+        return (
+            f"one response returned the newest bars at {self.stated_ratio:.6g} times their price, "
+            "as after a split; a second one is needed"
+        )
+
 
 _CHECKS = Rows("basis_checks", BasisCheck, keys=("symbol",))
 
@@ -109,6 +122,12 @@ class BasisChecksTable(Table):
         """Return the last check of every symbol that had one."""
         with self._database.reading() as connection:
             return {symbol: one for (symbol,), one in _CHECKS.select_keyed(connection)}
+
+    def stated(self) -> dict[str, BasisCheck]:
+        """Return the checks with a re-basing that one response stated, by symbol."""
+        with self._database.reading() as connection:
+            found = _CHECKS.select_keyed(connection, "WHERE stated_ratio IS NOT NULL")
+            return {symbol: one for (symbol,), one in found}
 
     def change(self, symbol: str, change: Callable[[BasisCheck], BasisCheck]) -> BasisCheck:
         """Replace the check of a symbol by what a function makes of it, and return that."""

@@ -18,19 +18,18 @@ Not here: the comparison itself (``domain.price_basis``), what recording an adju
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import Enum, auto
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import UNCONFIRMED, basis_of, micros, moment, timestamps
+from ktrdr_pipelines.domain.bars import UNCONFIRMED, micros, moment, timestamps, with_basis
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight, monday_of
 from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series
-from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import BY_THE_YEAR
 from ktrdr_pipelines.domain.planning.responses import Response
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
@@ -39,34 +38,36 @@ from ktrdr_pipelines.domain.price_basis import (
     AdjustmentKind,
     BasisComparison,
     BasisVerdict,
-    compare_basis,
 )
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ClientIdInUseError, GatewayError, GatewayUnreachableError
 from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.bars.footer import Presumed
+from ktrdr_pipelines.store.held_bars import HeldBars
 from ktrdr_pipelines.store.ledger.basis_records import BasisCheck
-from ktrdr_pipelines.store.ledger.file_index import IndexedFile
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.store.rebasing import record_adjustment, require_current_views
-from ktrdr_pipelines.sync.engine.bar_requester import BarRequester, Requests
+from ktrdr_pipelines.sync.engine.bar_requester import BarRequester
+from ktrdr_pipelines.sync.engine.series_state import StateChange
+from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
-_DAY, _SOON, _INSTANT = timedelta(days=1), timedelta(days=14), timedelta(microseconds=1)
-_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY, _SOON = timedelta(days=1), timedelta(days=14)
 
 _SESSIONS: Final = {Timeframe.D1: 5, Timeframe.W1: 4, Timeframe.H4: 5, Timeframe.H1: 2}
 """How many of the newest held sessions (1w: weeks) a request for them alone has; of shorter
 timeframes one session has bars enough."""
 
+_MOST_REQUESTS: Final = 2
+"""Requests for a basis alone on one session date: the second confirms what the first states."""
+
 _ENOUGH: Final = 3
 """Bars that, compared without a constant ratio, are corrected bars and no re-basing."""
 
-_LEAST_REPORTED: Final = 0.009
-"""Change of price, as a share, from which bars at other prices are reported."""
-
-_MOST_REQUESTS: Final = 2
-
 _SAME_RATIO: Final = 0.005
 """Distance, as a share, of two estimates of one ratio: both were made from rounded prices."""
+
+_LEAST_REPORTED: Final = 0.009
+"""Change of price, as a share, from which bars at other prices are reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +75,31 @@ class FetchedBasis:
     """The basis of the bars of one response.
 
     ``basis`` is the number of the last adjustment that they include, ``UNCONFIRMED`` where that is
-    not known. ``is_presumed``: no held bar could be compared.
+    not known. ``is_presumed``: no comparison showed it. ``requested_at`` is when they were
+    requested, by this machine's clock.
     """
 
     basis: int
+    requested_at: datetime
     is_presumed: bool = False
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        """Whether it is not known."""
+        return self.basis == UNCONFIRMED
+
+    def stamped(self, change: StateChange) -> StateChange:
+        """Return a change whose bars state this basis."""
+        if change.bars is None or not change.bars.num_rows:
+            return change
+        change = replace(change, bars=with_basis(change.bars, self.basis))
+        if not self.is_presumed:
+            return change
+        keys = timestamps(change.bars)
+        rows = IntervalSet([Interval(moment(keys[0]), moment(keys[-1] + 1))])
+        bounds = (rows | change.coverage.bars).bounds
+        assert bounds is not None  # noqa: S101  (it has rows)
+        return replace(change, presumed=Presumed(bounds, self.requested_at))
 
 
 class BasisChecks:
@@ -86,27 +107,22 @@ class BasisChecks:
 
     Args:
         store: the held bars, the adjustments, and the ledger.
-        requests: the requests of the run.
+        source_session: the clocks of the run.
     """
 
-    def __init__(self, store: BarStore, requests: Requests) -> None:
-        self._store, self._run = store, requests
-        self._session = requests.source_session
+    def __init__(self, store: BarStore, source_session: SourceSession) -> None:
+        self._store, self._session = store, source_session
+        self._held, self._judge = HeldBars(store), _Judge(store)
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._tried: set[tuple[str, date]] = set()
-        self._reported: set[tuple[Series, DisagreementKind]] = set()
+        self._compared_on: set[tuple[str, date]] = set()
         self._are_views_current = False
-
-    # --- establishing --------------------------------------------------------------------------
 
     def is_established(self, instrument: Instrument, calendar: SessionCalendar) -> bool:
         """Return whether the basis of an instrument is established on the present session date."""
         if not _has_splits(instrument):
             return True
-        today = self._today(calendar)
-        known = self._store.ledger.basis_checks.of(instrument.symbol)
-        is_known = known.established_on == today and known.stated_ratio is None
-        return is_known or (instrument.symbol, today) in self._tried
+        symbol, today = instrument.symbol, self._today(calendar)
+        return self._judge.is_established(symbol, today) or (symbol, today) in self._compared_on
 
     async def establish(self, requester: BarRequester, calendar: SessionCalendar) -> None:
         """Compare the newest held bars of a symbol, unless its basis is established already.
@@ -114,6 +130,9 @@ class BasisChecks:
         Args:
             requester: requests bars of the instrument.
             calendar: the sessions of the instrument.
+
+        Raises:
+            GatewayUnreachableError, ClientIdInUseError: no gateway can be reached.
         """
         instrument = requester.series.instrument
         if self.is_established(instrument, calendar):
@@ -121,16 +140,13 @@ class BasisChecks:
         async with self._locks[instrument.symbol]:
             if self.is_established(instrument, calendar):
                 return
-            today = self._today(calendar)
-            self._tried.add((instrument.symbol, today))
-            if self._newest(instrument) is None:
-                self._change(instrument.symbol, lambda known: replace(known, established_on=today))
+            symbol, today = instrument.symbol, self._today(calendar)
+            self._compared_on.add((symbol, today))
+            if self._held.newest(symbol) is None:
+                self._judge.establish(symbol, today)
                 return
-            for _ in range(_MOST_REQUESTS):
-                if self._may_request(instrument, calendar):
-                    await self._request_newest(requester, calendar)
-
-    # --- responses -----------------------------------------------------------------------------
+            while self._judge.may_request(symbol, today):
+                await self._request_newest(requester, calendar)
 
     async def received(
         self,
@@ -146,253 +162,59 @@ class BasisChecks:
             calendar: the sessions of the series.
             response: the response.
             requested_at: when the request was sent, by this machine's clock.
-        """
-        series = requester.series
-        if not _has_splits(series.instrument):
-            self._report_other(requester, response.bars, self._compared(series, response.bars))
-            return FetchedBasis(0)
-        async with self._locks[series.symbol]:
-            self._require_current_views()
-            statement = _Statement(series, calendar, str(response.request), requested_at)
-            adjustments = self._store.history.of(series.symbol)
-            found = self._compared(series, response.bars)
-            if adjustments and requested_at < adjustments[-1].found_at:
-                # It may be on the basis of before, and proves nothing about the present one.
-                is_same = found.verdict is BasisVerdict.SAME
-                return FetchedBasis(len(adjustments) if is_same else UNCONFIRMED)
-            judged = self._judge(requester, statement, found)
-            while judged is _Judgement.OPEN and self._may_request(series.instrument, calendar):
-                await self._request_newest(requester, calendar)
-                found = self._compared(series, response.bars)
-                judged = self._judge(requester, statement, found)
-            if judged is _Judgement.OPEN:
-                return FetchedBasis(UNCONFIRMED)
-            self._report_other(requester, response.bars, found)
-            number = len(self._store.history.of(series.symbol))
-            return FetchedBasis(number, is_presumed=judged is _Judgement.UNKNOWN)
-
-    def _compared(self, series: Series, bars: pa.Table) -> BasisComparison:
-        """Return how bars of a response compare with held ones.
-
-        The first of several intraday bars may be clipped, and is left out.
-        """
-        if series.timeframe.is_intraday and bars.num_rows > 1:
-            bars = bars.slice(1)
-        keys = timestamps(bars)
-        around = Interval(moment(keys[0]), moment(keys[-1]) + _INSTANT)
-        if not self._store.coverage(series).bars.clip(around):
-            return BasisComparison(BasisVerdict.UNKNOWN)
-        raw = self._store.read_raw(series, around)
-        raw = raw.filter(pa.array(basis_of(raw) != UNCONFIRMED))
-        held = self._store.on_todays_basis(series.symbol, raw)
-        times = np.ones(held.num_rows)
-        stored, now = (one["close"].to_numpy() for one in (raw, held))
-        np.divide(now, stored, out=times, where=stored != 0)
-        return compare_basis(held, bars, times)
-
-    def _judge(
-        self, requester: BarRequester, statement: "_Statement", found: BasisComparison
-    ) -> "_Judgement":
-        """Return what a comparison means, and record it."""
-        symbol, calendar = statement.series.symbol, statement.calendar
-        known, today = self._store.ledger.basis_checks.of(symbol), self._today(calendar)
-        is_confirmed = known.established_on == today and known.confirmed_at is not None
-        if found.verdict is BasisVerdict.UNKNOWN:
-            return _Judgement.UNKNOWN if known.stated_ratio is None else _Judgement.OPEN
-        if found.verdict is BasisVerdict.SAME:
-            self._confirm(statement)
-            return _Judgement.KNOWN
-        if found.verdict in {BasisVerdict.UNIT, BasisVerdict.OTHER}:
-            self._change(symbol, lambda one: replace(one, established_on=today))
-            return _Judgement.KNOWN
-        is_newest = self._is_of_newest(statement, found)
-        if found.verdict is BasisVerdict.REBASED and (
-            is_newest or self._is_stated(statement, found, known)
-        ):
-            return self._state_rebasing(requester, statement, found, known)
-        # Older bars on another basis than the newest ones: an earlier version mixed them. And bars
-        # without a constant ratio are corrected, if the newest ones show the basis to be the same.
-        is_settled = is_confirmed and not is_newest
-        if found.verdict is BasisVerdict.UNCLEAR:
-            is_later = known.confirmed_at is not None and (
-                known.confirmed_at >= statement.requested_at
-            )
-            is_settled |= is_confirmed and is_later
-            is_settled |= found.bars >= _ENOUGH and not found.is_constant
-        return _Judgement.KNOWN if is_settled else _Judgement.OPEN
-
-    @staticmethod
-    def _is_stated(statement: "_Statement", found: BasisComparison, known: BasisCheck) -> bool:
-        """Return whether the response to another request stated the same ratio before."""
-        is_same = (known.stated_by, known.stated_at) == (statement.request, statement.requested_at)
-        if known.stated_ratio is None or is_same:
-            return False
-        return abs(found.ratio / known.stated_ratio - 1) <= _SAME_RATIO
-
-    def _state_rebasing(
-        self,
-        requester: BarRequester,
-        statement: "_Statement",
-        found: BasisComparison,
-        known: BasisCheck,
-    ) -> "_Judgement":
-        """Record a re-basing, or that one response stated it, if that is the first."""
-        if self._is_stated(statement, found, known):
-            self._record(requester, statement, found, known)
-            self._confirm(statement)
-            return _Judgement.KNOWN
-        self._change(
-            statement.series.symbol,
-            lambda one: replace(
-                one,
-                stated_ratio=found.ratio,
-                stated_bars=found.bars,
-                stated_by=statement.request,
-                stated_at=statement.requested_at,
-            ),
-        )
-        return _Judgement.OPEN
-
-    def _confirm(self, statement: "_Statement") -> None:
-        """Record that a request showed the basis to be the newest one that is known."""
-        symbol, calendar = statement.series.symbol, statement.calendar
-        number, today = len(self._store.history.of(symbol)), self._today(calendar)
-        now = self._session.now()
-        coming = calendar.sessions(today, today + _SOON)
-        next_session = next((one.day for one in coming if one.opens_at > now), today + _DAY)
-
-        def confirmed(known: BasisCheck) -> BasisCheck:
-            times = [known.confirmed_at] if known.basis == number else []
-            newest = max(filter(None, [*times, statement.requested_at]))
-            is_refuted = known.stated_at is None or known.stated_at <= statement.requested_at
-            found = replace(
-                known,
-                basis=number,
-                established_on=today,
-                confirmed_at=newest,
-                next_session=next_session,
-            )
-            if not is_refuted:
-                return found
-            return replace(found, stated_ratio=None, stated_bars=0, stated_by="", stated_at=None)
-
-        self._change(symbol, confirmed)
-
-    def _record(
-        self,
-        requester: BarRequester,
-        statement: "_Statement",
-        found: BasisComparison,
-        known: BasisCheck,
-    ) -> None:
-        """Record the re-basing on which two responses agree."""
-        series, calendar = statement.series, statement.calendar
-        number = len(self._store.history.of(series.symbol))
-        ratio = found.ratio
-        if known.stated_ratio is not None and known.stated_bars > found.bars:
-            ratio = known.stated_ratio
-        effective, is_estimated = self._effective(series.instrument, calendar, known, number)
-        adjustment = Adjustment(
-            number=number + 1,
-            ratio=ratio,
-            volume_ratio=1 / ratio,
-            kind=AdjustmentKind.SPLIT,
-            effective=effective,
-            is_estimated=is_estimated,
-            found_at=self._clock(),
-            old_until=self._old_until(series, found, known, number),
-            evidence=f"{found.bars} bars of {series} from {found.first:%Y-%m-%d %H:%MZ} to "
-            f"{found.last:%Y-%m-%d %H:%MZ} were returned at {found.ratio:.6g} times their price, "
-            f"and their volumes inversely, to the request {statement.request} at "
-            f"{statement.requested_at:%Y-%m-%d %H:%M:%SZ}; so were {known.stated_bars} bars to the "
-            f"request {known.stated_by} at {known.stated_at:%Y-%m-%d %H:%M:%SZ}",
-        )
-        if record_adjustment(self._store, series.symbol, adjustment):
-            about = "about " if is_estimated else ""
-            requester.note(
-                f"re-based (a split): the prices of bars that were requested before are multiplied "
-                f"by {ratio:.6g} when they are read, their volumes by {1 / ratio:.6g}; effective "
-                f"{about}{effective}. `ktrdr load {series} --refresh` requests them again"
-            )
-
-    def _effective(
-        self, instrument: Instrument, calendar: SessionCalendar, known: BasisCheck, number: int
-    ) -> tuple[date, bool]:
-        """Return the first session after the last request on the old basis; whether one is skipped.
-
-        If a later session has opened since, the basis may have changed only then.
-        """
-        days = [day for _, day in self._newest_days(instrument)]
-        last = max(days, default=None)
-        after = calendar.sessions(last + _DAY, last + _SOON) if last else []
-        found = [one.day for one in after[:1]]
-        if known.basis == number and known.next_session is not None:
-            found.append(known.next_session)
-        today = self._today(calendar)
-        effective = max(found, default=today)
-        return effective, effective < today
-
-    def _old_until(
-        self, series: Series, found: BasisComparison, known: BasisCheck, number: int
-    ) -> datetime:
-        """Return until when requests were on the old basis for certain."""
-        times = [known.confirmed_at] if known.basis == number else []
-        compared = Interval(found.first or _LONG_AGO, (found.last or _LONG_AGO) + _INSTANT)
-        for timeframe in self._store.layout.timeframes_of(series.symbol):
-            for row in self._store.files.of_symbol(series.symbol, timeframe).values():
-                times.append(row.basis.confirmed_at)
-                if timeframe is series.timeframe:
-                    times += [
-                        one.fetched_at
-                        for one in row.basis.presumed
-                        if one.interval.overlaps(compared)
-                    ]
-        return max(filter(None, times), default=_LONG_AGO)
-
-    def _report_other(
-        self, requester: BarRequester, bars: pa.Table, found: BasisComparison
-    ) -> None:
-        """Record prices at another ratio that is no re-basing, and report them once a run."""
-        series = requester.series
-        is_unit = found.verdict is BasisVerdict.UNIT
-        is_far = abs(found.ratio - 1) >= _LEAST_REPORTED and found.bars >= _ENOUGH
-        if found.verdict in {BasisVerdict.SAME, BasisVerdict.UNKNOWN} or not is_far:
-            return
-        kind = DisagreementKind.UNIT if is_unit else DisagreementKind.PRICE
-        if (series, kind) in self._reported:
-            return
-        self._reported.add((series, kind))
-        first, last = found.first, found.last
-        assert first is not None and last is not None  # noqa: S101, PT018  (bars were compared)
-        if is_unit:
-            keys = timestamps(bars)
-            newer = keys[keys > micros(last)]
-            first, last = (moment(newer[0]), moment(newer[-1])) if len(newer) else (first, last)
-        differing = Disagreement(first, last, found.bars, found.ratio, kind)
-        self._store.ledger.disagreements.record(series_key(series), differing, self._clock())
-        requester.note(differing.text_for(series))
-
-    # --- the newest held bars ------------------------------------------------------------------
-
-    async def _request_newest(self, requester: BarRequester, calendar: SessionCalendar) -> None:
-        """Request the newest held bars of a symbol alone, and judge the response.
 
         Raises:
             GatewayUnreachableError, ClientIdInUseError: no gateway can be reached.
         """
+        series, bars = requester.series, response.bars
+        statement = self._statement(series, calendar, response, requested_at)
+        if not _has_splits(series.instrument):
+            self._judge.report_other(statement, bars, self._held.compared(series, bars), requester)
+            return FetchedBasis(len(self._store.history.of(series.symbol)), requested_at)
+        async with self._locks[series.symbol]:
+            self._require_current_views()
+            adjustments = self._store.history.of(series.symbol)
+            found = self._held.compared(series, bars)
+            if adjustments and requested_at < adjustments[-1].found_at:
+                # It may be on the basis of before, and proves nothing about the present one.
+                is_same = found.verdict is BasisVerdict.SAME
+                return FetchedBasis(len(adjustments) if is_same else UNCONFIRMED, requested_at)
+            judged = self._judge(statement, found, requester)
+            while self._is_open(statement, judged):
+                await self._request_newest(requester, calendar)
+                found = self._held.compared(series, bars)
+                judged = self._judge(statement, found, requester)
+            if judged is _Judgement.OPEN:
+                return FetchedBasis(UNCONFIRMED, requested_at)
+            self._judge.report_other(statement, bars, found, requester)
+            number = len(self._store.history.of(series.symbol))
+            return FetchedBasis(number, requested_at, is_presumed=judged is _Judgement.UNKNOWN)
+
+    def _is_open(self, statement: "_Statement", judged: "_Judgement") -> bool:
+        """Return whether to request the newest held bars because a response showed too little."""
+        symbol, today = statement.series.symbol, statement.today
+        if judged is _Judgement.UNKNOWN:
+            is_left = not self._judge.is_established(symbol, today)
+            is_left = is_left and self._held.newest(symbol) is not None
+        else:
+            is_left = judged is _Judgement.OPEN
+        return is_left and self._judge.may_request(symbol, today)
+
+    async def _request_newest(self, requester: BarRequester, calendar: SessionCalendar) -> None:
+        """Request the newest held bars of a symbol alone, and judge the response."""
         instrument, today = requester.series.instrument, self._today(calendar)
-        newest = self._newest(instrument)
+        newest = self._held.newest(instrument.symbol)
+        count = self._judge.count_request(instrument.symbol, today)
         if newest is None:
             return
-        timeframe, _ = newest
-        before = self._store.ledger.basis_checks.of(instrument.symbol)
-        count = before.requests + 1 if before.requested_on == today else 1
-        ends_at, duration = self._request_for(requester, calendar, newest, is_second=count > 1)
-        self._change(
-            instrument.symbol, lambda known: replace(known, requested_on=today, requests=count)
+        series, widths = Series(instrument, newest[0]), requester.widths
+        ends_at, duration = _request_for(
+            calendar, *newest, most=widths.most(newest[0]), is_second=count > 1
         )
         try:
-            received = await requester.bars_of(timeframe, ends_at, duration)
+            received = await requester.bars_of(
+                series.timeframe, min(ends_at, self._session.now()), duration
+            )
         except (GatewayUnreachableError, ClientIdInUseError):
             raise
         except GatewayError as error:
@@ -400,89 +222,24 @@ class BasisChecks:
             return
         response, proved = received.with_bars, "the price basis: nothing, without bars"
         if response is not None:
-            series = Series(instrument, timeframe)
-            request, requested_at = str(response.request), received.requested_at
-            statement = _Statement(series, calendar, request, requested_at)
-            found = self._compared(series, response.bars)
-            self._judge(requester, statement, found)
+            statement = self._statement(series, calendar, response, received.requested_at)
+            found = self._held.compared(series, response.bars)
+            self._judge(statement, found, requester)
             proved = f"the price basis: {found.verdict}"
         requester.record(received, proved)
 
-    def _request_for(
+    def _statement(
         self,
-        requester: BarRequester,
+        series: Series,
         calendar: SessionCalendar,
-        newest: tuple[Timeframe, date],
-        *,
-        is_second: bool,
-    ) -> tuple[datetime, str]:
-        """Return end and duration of the request for the newest held bars.
-
-        A second one reaches further back, so that it is not identical to the first.
-        """
-        timeframe, day = newest
-        first = monday_of(day) if timeframe is Timeframe.W1 else day
-        length = 7 * _DAY if timeframe is Timeframe.W1 else _DAY
-        sessions = calendar.sessions(first, first + length)
-        ends_at = sessions[-1].closes_at if sessions else midnight(first + length)
-        if not timeframe.is_intraday:
-            ends_at = max(calendar.last_second_of(ends_at), ends_at)
-        most, count = requester.widths.most(timeframe), _SESSIONS.get(timeframe, 1) + is_second
-        unit = "W" if timeframe is Timeframe.W1 else "D"
-        duration = f"{min(most or count, count)} {unit}"
-        if most == BY_THE_YEAR and not timeframe.is_intraday:
-            duration = "1 Y"
-        return min(ends_at, self._session.now()), duration
-
-    def _newest_days(self, instrument: Instrument) -> Iterator[tuple[Timeframe, date]]:
-        """Yield each timeframe with bars on a known basis, and the newest session date of these."""
-        for timeframe in self._store.layout.timeframes_of(instrument.symbol):
-            rows = self._store.files.of_symbol(instrument.symbol, timeframe).values()
-            days = [day for row in rows if (day := _newest_day(row)) is not None]
-            if days:
-                yield timeframe, max(days)
-
-    def _newest(self, instrument: Instrument) -> tuple[Timeframe, date] | None:
-        """Return the timeframe to compare first, and its newest session date; None without bars.
-
-        Daily bars if there are any, else the longest shorter ones: few bars say enough then.
-        """
-        held = dict(self._newest_days(instrument))
-        order = sorted(held, key=lambda one: (one is not Timeframe.W1, one.seconds))
-        chosen = Timeframe.D1 if Timeframe.D1 in held else next(reversed(order), None)
-        return None if chosen is None else (chosen, held[chosen])
-
-    def _is_of_newest(self, statement: "_Statement", found: BasisComparison) -> bool:
-        """Return whether the newest held bars of a series were among those compared."""
-        timeframe = statement.series.timeframe
-        day = dict(self._newest_days(statement.series.instrument)).get(timeframe)
-        if day is None or found.last is None:
-            return False
-        if timeframe is Timeframe.W1:
-            return found.last >= midnight(monday_of(day))
-        last = statement.calendar.day_of(found.last) if timeframe.is_intraday else found.last.date()
-        return last >= day
-
-    # --- small things --------------------------------------------------------------------------
-
-    def _may_request(self, instrument: Instrument, calendar: SessionCalendar) -> bool:
-        """Return whether a request for the basis alone may be sent.
-
-        One a session date, and a second one to confirm a re-basing that one response stated.
-        """
-        known = self._store.ledger.basis_checks.of(instrument.symbol)
-        if known.requested_on != self._today(calendar):
-            return True
-        return known.requests < _MOST_REQUESTS and known.stated_ratio is not None
-
-    def _change(self, symbol: str, change: Callable[[BasisCheck], BasisCheck]) -> None:
-        self._store.ledger.basis_checks.change(symbol, change)
+        response: Response,
+        requested_at: datetime,
+    ) -> "_Statement":
+        clock, now = self._session.retry_policy.clock(), self._session.now()
+        return _Statement(series, calendar, str(response.request), requested_at, clock, now)
 
     def _today(self, calendar: SessionCalendar) -> date:
         return calendar.day_of(self._session.now())
-
-    def _clock(self) -> datetime:
-        return self._session.retry_policy.clock()
 
     def _require_current_views(self) -> None:
         if not self._are_views_current:
@@ -493,7 +250,8 @@ class BasisChecks:
 class _Judgement(Enum):
     """What a comparison means for the bars of a response.
 
-    Their basis is known, or is not because none could be compared, or stays open.
+    Their basis is known; or it is not known, but nothing speaks against the one that was
+    established; or it stays open.
     """
 
     KNOWN = auto()
@@ -505,13 +263,191 @@ class _Judgement(Enum):
 class _Statement:
     """A response that may state something about a price basis: of which series, to which request.
 
-    ``requested_at`` is when that was sent, by this machine's clock.
+    ``requested_at`` is when that was sent, and ``clock`` the present, by this machine's clock;
+    ``now`` is the present by the gateway's.
     """
 
     series: Series
     calendar: SessionCalendar
     request: str
     requested_at: datetime
+    clock: datetime
+    now: datetime
+
+    @property
+    def today(self) -> date:
+        """The present session date."""
+        return self.calendar.day_of(self.now)
+
+    @property
+    def next_session(self) -> date:
+        """The first session that has not opened yet."""
+        coming = self.calendar.sessions(self.today, self.today + _SOON)
+        return next((one.day for one in coming if one.opens_at > self.now), self.today + _DAY)
+
+
+class _Judge:
+    """Decides what comparisons mean, and records it.
+
+    Args:
+        store: the held bars, the adjustments, and the ledger.
+    """
+
+    def __init__(self, store: BarStore) -> None:
+        self._store, self._held = store, HeldBars(store)
+        self._reported: set[tuple[Series, DisagreementKind]] = set()
+
+    def __call__(
+        self, statement: _Statement, found: BasisComparison, requester: BarRequester
+    ) -> _Judgement:
+        """Return what a comparison means, and record it; a note tells of a re-basing."""
+        series, today = statement.series, statement.today
+        known = self._known(series.symbol)
+        is_confirmed = known.established_on == today and known.confirmed_at is not None
+        if found.verdict is BasisVerdict.SAME:
+            self._confirm(statement)
+            return _Judgement.KNOWN
+        if found.verdict is BasisVerdict.UNKNOWN:
+            return _Judgement.UNKNOWN if known.stated_ratio is None else _Judgement.OPEN
+        if found.verdict in {BasisVerdict.UNIT, BasisVerdict.OTHER}:
+            self.establish(series.symbol, today)
+            return _Judgement.UNKNOWN
+        if found.verdict is BasisVerdict.REBASED and _is_stated(statement, found, known):
+            requester.note(self._record(statement, found, known))
+            self._confirm(statement)
+            return _Judgement.KNOWN
+        is_newest = self._held.includes_newest(series, statement.calendar, found)
+        if found.verdict is BasisVerdict.REBASED:
+            if is_newest:
+                self._state(statement, found)
+            # Older bars on another basis than the newest ones: an earlier version mixed them.
+            is_mixed = is_confirmed and not is_newest
+            return _Judgement.UNKNOWN if is_mixed else _Judgement.OPEN
+        # Bars were corrected, if there are enough of them to tell, or if the newest ones show the
+        # basis to be the same.
+        is_corrected = found.bars >= _ENOUGH and not found.is_constant
+        if is_confirmed and known.confirmed_at is not None:
+            is_corrected |= not is_newest or known.confirmed_at >= statement.requested_at
+        return _Judgement.UNKNOWN if is_corrected else _Judgement.OPEN
+
+    def is_established(self, symbol: str, today: date) -> bool:
+        """Return whether the basis of a symbol was established today, and nothing refutes it."""
+        known = self._known(symbol)
+        return known.established_on == today and known.stated_ratio is None
+
+    def establish(self, symbol: str, today: date) -> None:
+        """Record that nothing more can be found out today."""
+        self._change(symbol, lambda known: replace(known, established_on=today))
+
+    def may_request(self, symbol: str, today: date) -> bool:
+        """Return whether a request for the basis alone may be sent.
+
+        One a session date, and a second one to confirm a re-basing that one response stated.
+        """
+        known = self._known(symbol)
+        if known.established_on == today and known.stated_ratio is None and known.confirmed_at:
+            return False
+        if known.requested_on != today:
+            return True
+        return known.requests < _MOST_REQUESTS and known.stated_ratio is not None
+
+    def count_request(self, symbol: str, today: date) -> int:
+        """Record that a request for the basis alone is sent; return which it is today."""
+        known = self._known(symbol)
+        count = known.requests + 1 if known.requested_on == today else 1
+        self._change(symbol, lambda one: replace(one, requested_on=today, requests=count))
+        return count
+
+    def report_other(
+        self,
+        statement: _Statement,
+        bars: pa.Table,
+        found: BasisComparison,
+        requester: BarRequester,
+    ) -> None:
+        """Record prices at another ratio that is no re-basing, and note them once a run."""
+        is_far = abs(found.ratio - 1) >= _LEAST_REPORTED and found.bars >= _ENOUGH
+        if found.verdict in {BasisVerdict.SAME, BasisVerdict.UNKNOWN} or not is_far:
+            return
+        differing = _disagreement(bars, found)
+        if (statement.series, differing.kind) not in self._reported:
+            self._reported.add((statement.series, differing.kind))
+            key = series_key(statement.series)
+            self._store.ledger.disagreements.record(key, differing, statement.clock)
+            requester.note(differing.text_for(statement.series))
+
+    def _known(self, symbol: str) -> BasisCheck:
+        return self._store.ledger.basis_checks.of(symbol)
+
+    def _change(self, symbol: str, change: Callable[[BasisCheck], BasisCheck]) -> None:
+        self._store.ledger.basis_checks.change(symbol, change)
+
+    def _state(self, statement: _Statement, found: BasisComparison) -> None:
+        """Record that one response stated a re-basing; another one has to confirm it."""
+        self._change(
+            statement.series.symbol,
+            lambda one: replace(
+                one,
+                stated_ratio=found.ratio,
+                stated_bars=found.bars,
+                stated_by=statement.request,
+                stated_at=statement.requested_at,
+            ),
+        )
+
+    def _confirm(self, statement: _Statement) -> None:
+        """Record that a request showed the basis to be the newest one that is known."""
+        number = len(self._store.history.of(statement.series.symbol))
+
+        def confirmed(known: BasisCheck) -> BasisCheck:
+            times = [known.confirmed_at] if known.basis == number else []
+            found = replace(
+                known,
+                basis=number,
+                established_on=statement.today,
+                confirmed_at=max(filter(None, [*times, statement.requested_at])),
+                next_session=statement.next_session,
+            )
+            if known.stated_at is not None and known.stated_at > statement.requested_at:
+                return found  # it was requested before the response that states another one
+            return replace(found, stated_ratio=None, stated_bars=0, stated_by="", stated_at=None)
+
+        self._change(statement.series.symbol, confirmed)
+
+    def _record(self, statement: _Statement, found: BasisComparison, known: BasisCheck) -> str:
+        """Record the re-basing on which two responses agree; return it in words."""
+        series, symbol = statement.series, statement.series.symbol
+        number = len(self._store.history.of(symbol))
+        is_known = known.basis == number
+        ratio = found.ratio
+        if known.stated_ratio is not None and known.stated_bars > found.bars:
+            ratio = known.stated_ratio
+        # The first session after the last request on the old basis, of any timeframe. If a later
+        # one has opened since, the basis may have changed only then.
+        days = [self._held.session_after(symbol, statement.calendar)]
+        times = [self._held.on_their_basis_until(series, found)]
+        if is_known and known.confirmed_at is not None:
+            days.append(known.next_session)
+            times.append(known.confirmed_at)
+        effective = max(filter(None, days), default=statement.today)
+        adjustment = Adjustment(
+            number=number + 1,
+            ratio=ratio,
+            volume_ratio=1 / ratio,
+            kind=AdjustmentKind.SPLIT,
+            effective=effective,
+            is_estimated=effective < statement.today,
+            found_at=statement.clock,
+            old_until=max(times),
+            evidence=_evidence(statement, found, known),
+        )
+        record_adjustment(self._store, symbol, adjustment)
+        about = "about " if adjustment.is_estimated else ""
+        return (
+            f"re-based (a split): the prices of bars that were requested before are multiplied by "
+            f"{ratio:.6g} when they are read, their volumes by {1 / ratio:.6g}; effective "
+            f"{about}{effective}. `ktrdr load {series} --refresh` requests them again"
+        )
 
 
 def _has_splits(instrument: Instrument) -> bool:
@@ -519,13 +455,58 @@ def _has_splits(instrument: Instrument) -> bool:
     return instrument.sec_type is SecType.STK
 
 
-def _newest_day(row: IndexedFile) -> date | None:
-    """Return the newest session date of a file that has bars on a known basis."""
-    days: list[date] = row.session_arrays[0].astype(object).tolist()
-    unconfirmed = row.basis.unconfirmed.bounds
-    if unconfirmed is not None:
-        known = [one.end for one, number in row.basis.intervals if number != UNCONFIRMED]
-        newest = max(known, default=_LONG_AGO)
-        if newest < unconfirmed.end:
-            days = [day for day in days if midnight(day) < newest]
-    return max(days, default=None)
+def _is_stated(statement: _Statement, found: BasisComparison, known: BasisCheck) -> bool:
+    """Return whether the response to another request stated the same ratio before."""
+    is_same = (known.stated_by, known.stated_at) == (statement.request, statement.requested_at)
+    if known.stated_ratio is None or is_same:
+        return False
+    return abs(found.ratio / known.stated_ratio - 1) <= _SAME_RATIO
+
+
+def _request_for(
+    calendar: SessionCalendar,
+    timeframe: Timeframe,
+    day: date,
+    *,
+    most: int | None,
+    is_second: bool,
+) -> tuple[datetime, str]:
+    """Return end and duration of the request for the newest held bars, up to a session date.
+
+    A second one reaches further back, so that it is not identical to the first.
+    """
+    first = monday_of(day) if timeframe is Timeframe.W1 else day
+    length = 7 * _DAY if timeframe is Timeframe.W1 else _DAY
+    sessions = calendar.sessions(first, first + length)
+    ends_at = sessions[-1].closes_at if sessions else midnight(first + length)
+    if timeframe.is_intraday:
+        return ends_at, f"{min(most or 9, _SESSIONS.get(timeframe, 1) + is_second)} D"
+    ends_at = max(calendar.last_second_of(ends_at), ends_at)
+    if most == BY_THE_YEAR:
+        return ends_at, "1 Y"
+    count = min(most or 9, _SESSIONS[timeframe] + is_second)
+    return ends_at, f"{count} {'W' if timeframe is Timeframe.W1 else 'D'}"
+
+
+def _evidence(statement: _Statement, found: BasisComparison, known: BasisCheck) -> str:
+    """Return in words what shows a re-basing: the bars, and both requests."""
+    return (
+        f"{found.bars} bars of {statement.series} from {found.first:%Y-%m-%d %H:%MZ} to "
+        f"{found.last:%Y-%m-%d %H:%MZ} were returned at {found.ratio:.6g} times their price to the "
+        f"request {statement.request} at {statement.requested_at:%Y-%m-%d %H:%M:%SZ}, as were "
+        f"{known.stated_bars} bars to the request {known.stated_by} at "
+        f"{known.stated_at:%Y-%m-%d %H:%M:%SZ}"
+    )
+
+
+def _disagreement(bars: pa.Table, found: BasisComparison) -> Disagreement:
+    """Return the record of bars at other prices; of a unit, it begins with the first new bar."""
+    first, last = found.first, found.last
+    assert first is not None and last is not None  # noqa: S101, PT018  (bars were compared)
+    if found.verdict is not BasisVerdict.UNIT:
+        return Disagreement(first, last, found.bars, found.ratio, DisagreementKind.PRICE)
+    keys = timestamps(bars)
+    newer = keys[keys > micros(last)]
+    if len(newer):
+        first, last = moment(newer[0]), moment(newer[-1])
+    return Disagreement(first, last, found.bars, found.ratio, DisagreementKind.UNIT)

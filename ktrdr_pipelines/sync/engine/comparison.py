@@ -22,7 +22,6 @@ from ktrdr_pipelines.domain.plausibility import Disagreement
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.volume_units import SESSIONS, between_sessions, compare_volume, is_known
 from ktrdr_pipelines.store.bars.bar_store import BarStore
-from ktrdr_pipelines.store.ledger.bar_findings import VOLUMES
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
 
@@ -105,7 +104,7 @@ class Comparison:
     def _report_volume(self, found: Disagreement | None) -> None:
         """Record a jump of volumes and report it once."""
         key = series_key(self._series)
-        known = self._store.ledger.disagreements.of(key, VOLUMES)
+        known = self._store.ledger.disagreements.jumps_of(key)
         if found is not None and not is_known(found, known):
             self._record(found)
 

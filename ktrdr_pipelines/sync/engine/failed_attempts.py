@@ -29,6 +29,7 @@ _OTHER_CONTRACT = (
 )
 
 
+_BASIS = "the price basis of the bars that were returned is not confirmed yet"
 _SPARSE = "far fewer bars than the sessions around it; it is requested once more"
 
 
@@ -82,6 +83,10 @@ class FailedAttempts:
     ) -> None:
         """Record that responses left an interval open; ``due_at`` is when the next can count."""
         self._record(interval, kind, text, due_at=due_at)
+
+    def basis_unconfirmed(self, interval: Interval) -> None:
+        """Record that bars were returned on a price basis that is not confirmed."""
+        self._record(interval, AttemptKind.BASIS, _BASIS)
 
     def no_data(self, interval: Interval) -> None:
         """Record that the gateway has no data of the contract at all."""

@@ -22,7 +22,6 @@ from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 
-from ktrdr_pipelines.domain.bars import UNCONFIRMED, moment, timestamps, with_basis
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.chunks import (
     BY_THE_YEAR,
@@ -31,9 +30,6 @@ from ktrdr_pipelines.domain.planning.chunks import (
     across_boundary,
     plan,
 )
-from ktrdr_pipelines.domain.planning.evaluation import Evaluation
-from ktrdr_pipelines.domain.planning.responses import Response
-from ktrdr_pipelines.domain.planning.retry_schedule import AttemptKind
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     EntitlementError,
@@ -42,7 +38,6 @@ from ktrdr_pipelines.errors import (
     GatewayUnreachableError,
     RequestTooLongError,
 )
-from ktrdr_pipelines.store.bars.footer import Presumed
 from ktrdr_pipelines.store.evidence import Evidence
 from ktrdr_pipelines.sync.discovery.trading_hours import Schedules
 from ktrdr_pipelines.sync.engine.bar_requester import Fetched, Fetcher
@@ -231,6 +226,7 @@ class SeriesRun:
             self._is_claimed_elsewhere = False
             self._fetcher.planned(len(chunks))
             queue = deque(reversed(chunks) if self._is_tail else chunks)
+            await self._establish_basis(queue[0])
             try:
                 async with asyncio.TaskGroup() as group:
                     self._start_workers(group, queue)
@@ -278,8 +274,7 @@ class SeriesRun:
                 elif not self._need(chunk.interval).gaps():
                     self._fetcher.done()
                 elif self.writer.claim(chunk.interval):
-                    if not self._starts_at_newest(chunk):  # such a chunk shows the basis itself
-                        await self._bases.establish(self.requester, self._state.calendar)
+                    await self._establish_basis(chunk)
                     self._learn_saved()
                     await self._run_chunk(chunk, queue)
                     self.writer.commits.received(chunk.interval)
@@ -294,6 +289,11 @@ class SeriesRun:
     def _is_older(self, chunk: Chunk) -> bool:
         oldest = self._state.bars.bounds
         return oldest is None or chunk.interval.start < oldest.start
+
+    async def _establish_basis(self, chunk: Chunk) -> None:
+        """Have the price basis established before a chunk is requested that cannot show it."""
+        if not self._starts_at_newest(chunk):
+            await self._bases.establish(self.requester, self._state.calendar)
 
     def _starts_at_newest(self, chunk: Chunk) -> bool:
         """Return whether a chunk begins at the newest held bars, which its response has too."""
@@ -361,7 +361,7 @@ class SeriesRun:
                 basis = await self._bases.received(
                     self.requester, self._state.calendar, response, fetched.received.requested_at
                 )
-                proved = self._evaluate(chunk_run, chunk, fetched, response, basis=basis)
+                proved = self._evaluate(chunk_run, chunk, fetched, basis)
             elif fetched.response is None:
                 chunk_run.was_empty = False
                 self._apply(StateChange(deferred=IntervalSet([fetched.chunk.interval])))
@@ -385,12 +385,11 @@ class SeriesRun:
         chunk_run: ChunkRun,
         chunk: Chunk,
         fetched: Fetched,
-        response: Response,
-        *,
         basis: FetchedBasis,
     ) -> str:
         """Apply what a response with bars means; return a short description of what it proved."""
-        part, sent_at = fetched.chunk, fetched.sent_at
+        part, sent_at, response = fetched.chunk, fetched.sent_at, fetched.with_bars
+        assert response is not None  # noqa: S101  (the caller has seen it)
         self.requester.mark_alive()
         self._attempts.answered()
         need = self._need(part.interval, as_of=sent_at)
@@ -412,14 +411,10 @@ class SeriesRun:
         instrument, timeframe = self._series.instrument, self._series.timeframe
         if self._schedules.saw_bars(instrument, timeframe, found.bars, self.requester.note):
             self._learn_calendar()  # before statements are made: late bars extend sessions
-        if basis.basis == UNCONFIRMED:
-            return self._keep_unconfirmed(chunk_run, part, found)
-        change = chunk_run.with_bars(part, found, response, at)
-        change = replace(change, bars=with_basis(found.bars, basis.basis))
-        if basis.is_presumed:
-            presumed = _presumed(change, fetched.received.requested_at)
-            change = replace(change, presumed=presumed)
-        self._apply(change)
+        if basis.is_unconfirmed:
+            kept = StateChange(bars=found.bars, deferred=IntervalSet([part.interval]))
+            return self._keep_unconfirmed(chunk_run, part, basis.stamped(kept))
+        self._apply(basis.stamped(chunk_run.with_bars(part, found, response, at)))
         chunk_run.widen_after_bars(self._need(chunk.interval))
         if response.lacks_newest:
             self._apply(StateChange(deferred=IntervalSet([part.interval])))
@@ -438,14 +433,12 @@ class SeriesRun:
             self._apply(StateChange(is_about_beginning=True))
         return f"{found.bars.num_rows} bars, {found.covered.length} covered"
 
-    def _keep_unconfirmed(self, chunk_run: ChunkRun, part: Chunk, found: Evaluation) -> str:
+    def _keep_unconfirmed(self, chunk_run: ChunkRun, part: Chunk, change: StateChange) -> str:
         """Keep bars on an unconfirmed basis, which cover nothing; another run requests them."""
         chunk_run.was_empty = False
-        bars = with_basis(found.bars, UNCONFIRMED)
-        self._apply(StateChange(bars=bars, deferred=IntervalSet([part.interval])))
-        text = "the price basis of the bars that were returned is not confirmed yet"
-        self._attempts.left_open(part.interval, AttemptKind.BASIS, text)
-        return f"{found.bars.num_rows} bars on an unconfirmed price basis"
+        self._apply(change)
+        self._attempts.basis_unconfirmed(part.interval)
+        return "bars on an unconfirmed price basis"
 
     async def _is_alive(self) -> bool:
         """Return whether the contract has lately returned bars; if not, the run is over."""
@@ -512,13 +505,3 @@ class SeriesRun:
             rows = self.writer.rows_per_session()
             confirmed = {one.day: one.rows for one in received if rows.get(one.day, 0) == one.rows}
             self._attempts.confirm_sparse(confirmed)
-
-
-def _presumed(change: StateChange, requested_at: datetime) -> Presumed | None:
-    """Return that the basis of the bars of a change is presumed, for all that they cover."""
-    covers = change.coverage.bars
-    if change.bars is not None and change.bars.num_rows:
-        keys = timestamps(change.bars)
-        covers |= IntervalSet([Interval(moment(keys[0]), moment(keys[-1] + 1))])
-    bounds = covers.bounds
-    return None if bounds is None else Presumed(bounds, requested_at)

@@ -7,10 +7,10 @@ Not here: the files (``store.bars.bar_store``), owners of claims (``store.claim_
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,8 +42,11 @@ _MOST_ROWS = 500_000
 
 
 @dataclass(slots=True)
-class _Pending:
-    """What is covered but not on disk yet, and the claims under which it was requested."""
+class Batch:
+    """What is covered but not on disk yet, and the claims under which it was requested.
+
+    ``presumed`` are bars whose price basis was not shown by a comparison.
+    """
 
     tables: list[pa.Table] = field(default_factory=list)
     presumed: list[Presumed] = field(default_factory=list)
@@ -62,9 +65,9 @@ class _Pending:
         tables = sorted(self.tables, key=_is_confirmed)
         return sorted_unique(pa.concat_tables([STORED_SCHEMA.empty_table(), *tables]))
 
-    def then(self, later: "_Pending") -> "_Pending":
+    def then(self, later: "Batch") -> "Batch":
         """Return both as one."""
-        return _Pending(
+        return Batch(
             [*self.tables, *later.tables],
             [*self.presumed, *later.presumed],
             self.coverage.merged(later.coverage),
@@ -83,7 +86,7 @@ class Commits:
     ``added`` and ``revised`` count the bars that writes added and replaced.
 
     Args:
-        save: writes bars, coverage, and which bars are on a presumed basis.
+        save: writes a batch.
         release: releases claims after what they were made for is on disk.
         saved: called after every write.
         clock: monotonic seconds.
@@ -92,7 +95,7 @@ class Commits:
     def __init__(
         self,
         *,
-        save: Callable[[pa.Table, Coverage, Sequence[Presumed]], SaveResult],
+        save: Callable[[Batch], SaveResult],
         release: Callable[[list[Interval]], None],
         saved: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
@@ -101,8 +104,8 @@ class Commits:
         self._release = release
         self._saved = saved
         self._clock = clock
-        self._pending = _Pending()
-        self._taken = _Pending()
+        self._pending = Batch()
+        self._taken = Batch()
         self._running: Future[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._last = clock()
@@ -141,7 +144,7 @@ class Commits:
             await asyncio.sleep(0)
         if not self._pending and not self._pending.claimed:
             return
-        self._taken, self._pending = self._pending, _Pending()
+        self._taken, self._pending = self._pending, Batch()
         self._running = self._thread.submit(self._write, self._taken)
         await asyncio.wait([asyncio.wrap_future(self._running)])
         if error := self._finish():
@@ -155,7 +158,7 @@ class Commits:
         """
         self._finish()
         self._thread.shutdown()
-        pending, self._pending = self._pending, _Pending()
+        pending, self._pending = self._pending, Batch()
         self._write(pending)
         if pending:
             self._saved()
@@ -170,12 +173,12 @@ class Commits:
             self._pending = self._taken.then(self._pending)
         elif self._taken:
             self._saved()
-        self._running, self._taken, self._last = None, _Pending(), self._clock()
+        self._running, self._taken, self._last = None, Batch(), self._clock()
         return error
 
-    def _write(self, pending: _Pending) -> None:
+    def _write(self, pending: Batch) -> None:
         if pending:
-            result = self._save(pending.bars(), pending.coverage, pending.presumed)
+            result = self._save(pending)
             self.added += result.added
             self.revised += result.revised
         if pending.claimed:
@@ -236,21 +239,16 @@ class SeriesWriter:
         Findings are recorded before the bars: a finding without a bar is harmless, but an
         implausible bar without its finding would count as damage.
         """
+        found = _record_findings(self._store, self._series, change, self._clocks.clock())
+        if found:
+            count = f"{found} bars" if found > 1 else "1 bar"
+            self._progress.noted(
+                self._series,
+                f"{count} with implausible values kept: the gateway returned the same values twice",
+            )
         bars = change.bars
         if bars is not None:
             bars = with_basis(bars, len(self._store.history.of(self._series.symbol)))
-        if bars is not None and change.implausible:
-            found = findings_of(bars, change.implausible, self._series.instrument.sec_type)
-            if found:
-                key = series_key(self._series)
-                self._store.ledger.findings.record(key, found, self._clocks.clock())
-                count = f"{len(found)} bars" if len(found) > 1 else "1 bar"
-                self._progress.noted(
-                    self._series,
-                    f"{count} with implausible values kept: the gateway returned the same values "
-                    "twice",
-                )
-        if bars is not None:
             self.comparison.kept(bars)
         self.commits.add(bars, change.coverage, change.presumed)
 
@@ -262,17 +260,36 @@ class SeriesWriter:
         """Return the number of bars on disk of each session date."""
         return self._store.rows_per_session(self._series)
 
-    def _save(self, bars: pa.Table, coverage: Coverage, presumed: Sequence[Presumed]) -> SaveResult:
-        """Save bars and coverage, then update the ledger; runs in the thread of the commits."""
-        ledger, key = self._store.ledger, series_key(self._series)
-        result = self._store.save(self._series, self._identity, bars, coverage, presumed=presumed)
-        # Findings of replaced bars are cleared only now that the new bars are on disk.
-        if known := ledger.findings.of(key):
-            _, found = explained(bars, self._series.instrument.sec_type, known)
-            stale = {one.ts for one in known} - {one.ts for one in found}
-            if replaced := stale & set(timestamps(bars).tolist()):
-                ledger.findings.clear(key, replaced)
+    def _save(self, batch: Batch) -> SaveResult:
+        """Save a batch, then update the ledger; runs in the thread of the commits."""
+        bars, coverage = batch.bars(), batch.coverage
+        result = self._store.save(
+            self._series, self._identity, bars, coverage, presumed=batch.presumed
+        )
+        # Only now that the new bars are on disk.
+        _clear_replaced_findings(self._store, self._series, bars)
         if self._again is not None:  # a refresh that is stopped resumes after what it has received
             answered = coverage.covered(self._clocks.market_clock()) & self._again
-            ledger.refreshes.record(key, answered, self._clocks.clock())
+            key = series_key(self._series)
+            self._store.ledger.refreshes.record(key, answered, self._clocks.clock())
         return result
+
+
+def _clear_replaced_findings(store: BarStore, series: Series, bars: pa.Table) -> None:
+    """Clear the findings of bars that were replaced by others."""
+    key = series_key(series)
+    if known := store.ledger.findings.of(key):
+        _, found = explained(bars, series.instrument.sec_type, known)
+        stale = {one.ts for one in known} - {one.ts for one in found}
+        if replaced := stale & set(timestamps(bars).tolist()):
+            store.ledger.findings.clear(key, replaced)
+
+
+def _record_findings(store: BarStore, series: Series, change: StateChange, at: datetime) -> int:
+    """Record the findings of the implausible bars of a change; return how many there are."""
+    if change.bars is None or not change.implausible:
+        return 0
+    found = findings_of(change.bars, change.implausible, series.instrument.sec_type)
+    if found:
+        store.ledger.findings.record(series_key(series), found, at)
+    return len(found)

@@ -11,11 +11,12 @@ import pyarrow as pa
 import ktrdr_pipelines
 
 PACKAGE = Path(ktrdr_pipelines.__file__).parent
-MOST = 18
-"""Modules that take or return a table of bars. With `ib.protocol.transport` and
-`ib.connection.accounts`, which pass on its message, and with `cli.commands.load`,
-`cli.load_report`, `sync.runner`, `sync.series_loader` and `domain.planning.chunks`, which lead to
-its request, these are 25."""
+MOST = 20
+"""Modules that take or return a table of bars; two of them compare it with held bars. With
+`ib.protocol.transport` and `ib.connection.accounts`, which pass on its message, and with
+`cli.commands.load`, `cli.load_report`, `sync.runner`, `sync.series_loader` and
+`domain.planning.chunks`, which lead to
+its request, these are 27."""
 
 
 def has_bars(value: object, depth: int = 0) -> bool:

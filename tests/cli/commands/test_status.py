@@ -35,7 +35,7 @@ def test_the_document_has_what_the_table_has(ktrdr: Any, store: Path, gateway: A
     ktrdr("load", "AAPL", "1d", *DAYS)
     document = ktrdr("status", "--json").document
     assert document["origin"] == "simulated"
-    assert document["format"] == 1
+    assert document["format"] == 2
     assert 0 <= document["catalog"]["age_s"] < 3600
     assert document["universe"]["symbols"]["AAPL"]["use_rth"] == "true (derived)"
     series = {(one["symbol"], one["timeframe"]): one for one in document["series"]}

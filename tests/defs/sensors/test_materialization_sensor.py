@@ -12,6 +12,7 @@ from ktrdr_pipelines.defs.sensors.materialization_sensor import report_sensor
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.store.maintenance.rename import rename
+from ktrdr_pipelines.store.rebasing import adjust
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 KEY = dg.AssetKey(["bars", "1d"])
@@ -59,6 +60,40 @@ def test_windows_that_dagster_does_not_know_are_reported(
     assert loaded.materialized("1d") == by_run | explained
     assert by_run["AAPL|2024"] == (252, "complete")
     assert "reported 0 windows" in tick()
+
+
+def test_materializations_have_the_adjustments_of_their_symbol(
+    loaded: Any, tick: Callable[..., str]
+) -> None:
+    """Those of runs and of the sensor: how many are in force, and the last of them."""
+    for ratio, day in ((0.25, 10), (0.5, 11)):
+        adjust(
+            loaded.store,
+            "AAPL",
+            ratio=ratio,
+            volume_ratio=1 / ratio,
+            effective=date(2024, 6, day),
+            note="split",
+            now=NOW,
+        )
+    assert loaded.run("1d", "AAPL|2024", "AAPL|2024").success
+    tick()
+    events = loaded.instance.fetch_materializations(KEY, limit=1000).records
+    found = {
+        str(one.partition_key): {
+            name: value.value
+            for name, value in one.asset_materialization.metadata.items()
+            if "adjustment" in name
+        }
+        for one in events
+    }
+    expected = {
+        "adjustments": 2,
+        "last_adjustment_ratio": 0.5,
+        "last_adjustment_effective": "2024-06-11",
+    }
+    assert found["AAPL|2024"] == found["AAPL|2025"] == expected
+    assert found["MSFT|2024"] == {"adjustments": 0}
 
 
 def test_a_tick_that_runs_out_of_time_is_continued(loaded: Any, tick: Callable[..., str]) -> None:

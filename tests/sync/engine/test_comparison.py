@@ -12,7 +12,6 @@ from ktrdr_pipelines.domain.bars import micros, timestamps
 from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.planning.responses import BarRequest
-from ktrdr_pipelines.domain.plausibility import DisagreementKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.store.ledger.ledger import series_key
@@ -65,9 +64,7 @@ class Market:
 
     def jumps(self) -> list[float]:
         """Return the jumps that the ledger knows."""
-        known = self.made.harness.ledger.disagreements.of(
-            series_key(self.made.series), DisagreementKind.VOLUME
-        )
+        known = self.made.harness.ledger.disagreements.jumps_of(series_key(self.made.series))
         return [one.ratio for one in known]
 
 

@@ -31,7 +31,7 @@ from ktrdr_pipelines.errors import (
 from ktrdr_pipelines.store.bars.bar_store import SaveResult
 from ktrdr_pipelines.store.ledger.attempts import AttemptKind
 from ktrdr_pipelines.store.ledger.ledger import series_key
-from ktrdr_pipelines.sync.engine.writer import Commits
+from ktrdr_pipelines.sync.engine.writer import Batch, Commits
 from ktrdr_pipelines.sync.runner import Job
 from tests.support.fake_gateway import Mutation, dense_keys, stock, true_bars_of
 from tests.support.loading import World
@@ -168,11 +168,12 @@ def test_bars_of_a_failed_write_are_saved_by_the_next() -> None:
     saved: list[int] = []
     full = iter([True, False])
 
-    def save(table: pa.Table, _: Coverage, _presumed: object) -> SaveResult:
+    def save(batch: Batch) -> SaveResult:
         if next(full):
             raise DiskError("save")
-        saved.append(table.num_rows)
-        return SaveResult(table.num_rows, 0, ())
+        rows = batch.bars().num_rows
+        saved.append(rows)
+        return SaveResult(rows, 0, ())
 
     moments = iter(range(0, 100, 10))
     commits = Commits(
