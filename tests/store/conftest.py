@@ -25,6 +25,7 @@ from ktrdr_pipelines.domain.instruments import (
     identity_of,
 )
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.price_basis import Adjustment, AdjustmentKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore, SaveResult
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
@@ -95,6 +96,21 @@ class Make:
     def save(self, store: BarStore, series: Series, bars: pa.Table) -> SaveResult:
         """Save bars with their coverage."""
         return store.save(series, self.identity(series), bars, self.covering(series, bars))
+
+    def split(self, number: int, ratio: float, day: date = date(2024, 6, 3)) -> Adjustment:
+        """Return a split that was found at noon of its effective session."""
+        noon = datetime.combine(day, time(12), UTC)
+        return Adjustment(
+            number=number,
+            ratio=ratio,
+            volume_ratio=1 / ratio,
+            kind=AdjustmentKind.SPLIT,
+            effective=day,
+            is_estimated=False,
+            found_at=noon,
+            old_until=noon - timedelta(hours=12),
+            evidence="390 bars of AAPL 1m",
+        )
 
     def true_ends(self, series: Series, first: date, end: date) -> dict[datetime, datetime]:
         """Return the timestamps expected in ``[first, end)``, with the end of each bar."""
