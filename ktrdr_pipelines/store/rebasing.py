@@ -156,11 +156,8 @@ def require_current_views(store: BarStore) -> None:
     """
     if store.history.symbols():
         known, _ = store.history.all()
-        recorded = store.ledger.adjustments.counts()
-        missing = {
-            symbol: ones for symbol, ones in known.items() if recorded.get(symbol) != len(ones)
-        }
-        if missing:
+        recorded = store.ledger.adjustments.all()
+        if missing := {one: known[one] for one in known if recorded.get(one) != known[one]}:
             store.ledger.adjustments.record(missing)
         refresh_views(store.layout)
 
