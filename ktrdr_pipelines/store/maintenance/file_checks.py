@@ -114,7 +114,8 @@ class QueriedFiles:
 
     Attributes:
         refused: the files that no query may read, each with the reason.
-        has_older: whether there are files of version 1, which have no column ``basis``.
+        has_older: whether there are files without a column ``basis``: those of version 1, and
+            refused ones, which must be read to be refused.
     """
 
     refused: Mapping[Path, str]
@@ -154,7 +155,7 @@ def queried_files(store: BarStore) -> QueriedFiles:
 def _changed(
     store: BarStore, symbol: str, timeframe: Timeframe, refused: Iterable[Path]
 ) -> tuple[dict[Path, str], bool]:
-    """Return the files of a series that no query may read, and whether others are of version 1."""
+    """Return the files of a series that no query may read, and whether any have no basis."""
     found: dict[Path, str] = {}
     rows = {}
     taken = set(refused)
@@ -171,4 +172,5 @@ def _changed(
             found[path] = f"it holds {row.identity}, the series holds {usual}"
         elif has_lost_basis(path, row.schema_version):
             found[path] = LOST_BASIS
-    return found, any(row.schema_version == 1 for path, row in rows.items() if path not in found)
+    versions = [row.schema_version for row in rows.values()]
+    return found, 1 in versions or LOST_BASIS in found.values()
