@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import pytest
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError, UniverseError
+from ktrdr_pipelines.store.bars.adjustment_history import AdjustmentHistory
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.catalog.catalog import query_catalog, rebuild_catalog
 from ktrdr_pipelines.store.claim_owners import claiming
-from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
+from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store, store_version
+from ktrdr_pipelines.store.ledger.basis_records import BasisCheck
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.store.ledger.request_audit import RequestRecord
 from ktrdr_pipelines.store.maintenance.rename import finish_move, rename, retire
@@ -27,11 +30,14 @@ from ktrdr_pipelines.store.maintenance.rename_journal import (
     write_journal,
 )
 from ktrdr_pipelines.store.maintenance.repair import repair
+from ktrdr_pipelines.store.rebasing import record_adjustment
 from ktrdr_pipelines.store.universe_file import load_universe
+from tests.store.conftest import Make
 
 NOW = datetime(2024, 6, 4, tzinfo=UTC)
 FIRST = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
 UNIVERSE = "# mine\nsymbols:\n  AAPL: {}  # the first\n  MSFT: {}\n"
+SPLIT = Make().split(1, 0.25)
 KILLED_RENAME = Path(__file__).with_name("killed_rename.py")
 
 
@@ -44,7 +50,10 @@ def filled(layout: StoreLayout, store: BarStore, make: Any) -> StoreLayout:
 
 
 def fill(layout: StoreLayout, store: BarStore, make: Any) -> None:
-    """Save bars of AAPL and MSFT, and record rows about AAPL in the ledger."""
+    """Save bars of AAPL and MSFT, and record rows about AAPL in the ledger.
+
+    AAPL is split after its first bars.
+    """
     ledger = store.ledger
     for symbol in ("AAPL", "MSFT"):
         minutes, days = make.series(Timeframe.M1, symbol), make.series(Timeframe.D1, symbol)
@@ -52,6 +61,9 @@ def fill(layout: StoreLayout, store: BarStore, make: Any) -> None:
         make.save(store, minutes, make.run(minutes, FIRST - timedelta(days=200), 5))
         make.save(store, days, make.bars(days, [datetime(2024, 6, 3, tzinfo=UTC)]))
     make.save(store, minutes := make.series(Timeframe.M1), make.run(minutes, FIRST, 3, 2.0))
+    record_adjustment(store, "AAPL", SPLIT)
+    make.save(store, minutes, make.run(minutes, FIRST + timedelta(hours=1), 3, 0.25))
+    ledger.basis_checks.change("AAPL", lambda known: replace(known, basis=1, confirmed_at=NOW))
     ledger.contracts.pin("AAPL", make.identity(minutes).origin, 265598, "AAPL, a stock", NOW)
     ledger.attempts.record(
         "AAPL|1m",
@@ -99,7 +111,13 @@ def records_of(layout: StoreLayout, symbol: str) -> dict[str, Any]:
             "revisions": len(ledger.revisions.of(f"{symbol}|1m")),
             "fresh_from": ledger.kept_fresh.all().get(f"{symbol}|1m"),
         }
-    return {"files": files, "identities": identities} | tables
+        basis = {
+            "adjustments": store.history.of(symbol),
+            "index": ledger.adjustments.of(symbol),
+            "check": ledger.basis_checks.of(symbol),
+            "closes": store.read(Make().series(symbol=symbol))["close"].to_pylist(),
+        }
+    return {"files": files, "identities": identities} | tables | basis
 
 
 def assert_renamed(layout: StoreLayout, before: dict[str, Any]) -> None:
@@ -113,8 +131,13 @@ def assert_renamed(layout: StoreLayout, before: dict[str, Any]) -> None:
         "attempts": 0,
         "revisions": 0,
         "fresh_from": None,
+        "adjustments": (),
+        "index": (),
+        "check": BasisCheck(),
+        "closes": [],
     }
     assert records_of(layout, "MSFT")["files"]
+    assert AdjustmentHistory(layout).symbols() == ["APPL2"]
     universe = load_universe(layout.universe)
     assert list(universe.instruments) == ["APPL2", "MSFT"]
     assert universe.instrument("APPL2").ib_symbol == "AAPL"
@@ -129,6 +152,8 @@ def test_rename_moves_files_footers_ledger_and_universe(filled: StoreLayout) -> 
     assert before["attempts"] == before["requests"] == 1
     assert before["revisions"] == 3
     assert before["fresh_from"] == FIRST + timedelta(minutes=20)
+    assert before["adjustments"] == before["index"] == (SPLIT,)
+    assert before["closes"] == [0.25] * 5 + [0.5] * 3 + [0.25] * 17 + [0.25] * 3
     rename(filled, "AAPL", "APPL2", NOW)
     assert_renamed(filled, before)
     assert filled.universe.read_text() == UNIVERSE.replace("AAPL: {}", "APPL2: {symbol: AAPL}")
@@ -153,6 +178,8 @@ def test_renamed_store_passes_a_repair_and_is_queried_by_its_new_name(filled: St
     rebuild_catalog(filled, instruments, NOW)
     counts = query_catalog(filled, "SELECT symbol, count(*) FROM bars GROUP BY ALL ORDER BY ALL")
     assert counts.to_pydict()["symbol"] == ["APPL2", "MSFT"]
+    closes = query_catalog(filled, "SELECT close FROM series('APPL2', '1m') ORDER BY ts")
+    assert closes["close"].to_pylist() == records_of(filled, "APPL2")["closes"]
 
 
 def test_retired_bars_are_kept_unqueried_and_the_symbol_is_free(
@@ -160,17 +187,24 @@ def test_retired_bars_are_kept_unqueried_and_the_symbol_is_free(
 ) -> None:
     """The files do not change under retired; another instrument may use the symbol."""
     files = {p.name: p.read_bytes() for p in filled.symbol_folder("AAPL").rglob("*.parquet")}
+    adjustments = filled.adjustments_file("AAPL").read_bytes()
     move = retire(filled, "AAPL", NOW)
     assert move.target == "AAPL@1"
     kept = filled.retired / "AAPL@1"
     assert {p.name: p.read_bytes() for p in kept.rglob("*.parquet")} == files
+    assert (kept / "adjustments.json").read_bytes() == adjustments
+    assert AdjustmentHistory(filled).symbols() == []
     assert list(load_universe(filled.universe).instruments) == ["MSFT"]
     filled.universe.write_text(UNIVERSE)
     with closing(Ledger(filled.ledger)) as ledger:
         series = make.series(Timeframe.M1)
         identity = make.identity(series, contract_id=4711)
         bars = make.run(series, FIRST, 3)
-        BarStore(filled, ledger).save(series, identity, bars, make.covering(series, bars))
+        store = BarStore(filled, ledger)
+        store.save(series, identity, bars, make.covering(series, bars))
+        assert store.read(series).equals(bars)
+        assert store.read_raw(series)["basis"].to_pylist() == [0] * 3
+        assert ledger.basis_checks.of("AAPL") == BasisCheck()
         assert ledger.contracts.of("AAPL", identity.origin) is None
         assert ledger.attempts.of("AAPL|1m") == []
     assert retire(filled, "AAPL", NOW).target == "AAPL@2"
@@ -257,6 +291,47 @@ def test_unreadable_file_stops_a_rename_before_it_begins(filled: StoreLayout) ->
     assert path.read_bytes() == b"no bars"
 
 
+@pytest.mark.parametrize("put", ["damaged", "in the way"])
+def test_adjustments_stop_a_rename_before_it_begins(filled: StoreLayout, put: str) -> None:
+    """Damaged ones, and those that another symbol left under the new name."""
+    before = filled.adjustments_file("AAPL").read_bytes()
+    if put == "damaged":
+        filled.adjustments_file("AAPL").write_bytes(b"{")
+    else:
+        filled.adjustments_file("APPL2").write_bytes(before)
+    with pytest.raises(StoreError, match=r"\.json"):
+        rename(filled, "AAPL", "APPL2", NOW)
+    assert pending_move(filled) is None
+    assert filled.symbol_folder("AAPL").exists()
+    assert "AAPL" in load_universe(filled.universe).instruments
+    retire(filled, "AAPL", NOW)
+    kept = filled.retired / "AAPL@1" / "adjustments.json"
+    assert kept.read_bytes() == (b"{" if put == "damaged" else before)
+
+
+def test_adjustments_damaged_during_a_rename_stay_with_the_bars(filled: StoreLayout) -> None:
+    """The bars are refused under the new name, not served without them; repair restores them."""
+    before = records_of(filled, "AAPL")
+    write_journal(filled, Move(MoveKind.RENAME, "AAPL", "APPL2"))
+    shutil.copytree(filled.symbol_folder("AAPL"), filled.epochs / "renaming-AAPL-to-APPL2")
+    filled.adjustments_file("AAPL").write_bytes(b"{")
+    with closing(Ledger(filled.ledger)) as ledger:
+        finish_move(filled, ledger)
+        with pytest.raises(CorruptFileError, match=r"APPL2\.json"):
+            BarStore(filled, ledger).adjustments_of("APPL2")
+        assert ledger.adjustments.of("APPL2") == before["index"]
+    assert AdjustmentHistory(filled).symbols() == ["APPL2"]
+
+
+def test_a_rename_makes_a_store_of_version_1_one_of_version_2_first(filled: StoreLayout) -> None:
+    """It writes files that programs of version 1 cannot read."""
+    marker = filled.marker
+    marker.write_text(marker.read_text().replace('"format_version": 2', '"format_version": 1'))
+    rename(filled, "AAPL", "APPL2", NOW)
+    assert store_version(filled) == 2
+    assert not filled.catalog.exists()
+
+
 @pytest.mark.parametrize(("beside", "move"), [("epochs", rename), ("retired", retire)])
 def test_a_move_to_another_disk_is_not_begun(filled: StoreLayout, beside: str, move: Any) -> None:
     """Folders cannot be renamed to another disk, and an unfinished move blocks loads."""
@@ -296,6 +371,7 @@ def test_rename_killed_anywhere_is_completed_or_never_begun(
         if kill_at(layout, "rename", step) == 0:
             assert step > 10
             break
+        assert_served_on_one_basis(layout, before["closes"])
         finish(layout, by)
         if "APPL2" not in load_universe(layout.universe).instruments:
             assert records_of(layout, "AAPL") == before
@@ -317,6 +393,7 @@ def test_retirement_killed_anywhere_is_completed_or_never_begun(
         layout = new_store(tmp_path / f"{step}", make)
         folder = layout.symbol_folder("AAPL")
         files = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.parquet")}
+        adjustments = layout.adjustments_file("AAPL").read_bytes()
         if kill_at(layout, "retire", step) == 0:
             assert step > 4
             break
@@ -326,10 +403,21 @@ def test_retirement_killed_anywhere_is_completed_or_never_begun(
         (kept,) = layout.retired.iterdir()
         assert {p.relative_to(kept): p.read_bytes() for p in kept.rglob("*.parquet")} == files
         assert list(load_universe(layout.universe).instruments) == ["MSFT"]
+        assert (kept / "adjustments.json").read_bytes() == adjustments
+        assert AdjustmentHistory(layout).symbols() == []
         assert not folder.exists()
         assert pending_move(layout) is None
     else:
         raise AssertionError("the move was never completed")
+
+
+def assert_served_on_one_basis(layout: StoreLayout, closes: list[float]) -> None:
+    """Assert that bars of AAPL are read with their adjustments, under whichever name they are."""
+    with closing(Ledger(layout.ledger)) as ledger:
+        store = BarStore(layout, ledger)
+        found = [store.read(Make().series(symbol=one)) for one in ("AAPL", "APPL2")]
+    read = [one["close"].to_pylist() for one in found if one.num_rows]
+    assert read in ([closes], [closes, closes])
 
 
 def new_store(root: Path, make: Any) -> StoreLayout:
