@@ -300,7 +300,7 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
             is_refused = _is_of_refused(error, objects.refused)
             if is_refused or not attempts_left or isinstance(error, _BAD_SQL):
                 if MIXED in str(error):
-                    raise _mixed(str(error), objects.lost) from error
+                    raise _mixed(str(error), objects, layout) from error
                 raise _refused(error, is_refused=is_refused) from error
     raise AssertionError("the last attempt returns or raises")
 
@@ -458,11 +458,13 @@ def _is_of_refused(error: duckdb.Error, refused: Iterable[Path]) -> bool:
     return REFUSED in text or any(path.as_posix() in text for path in refused)
 
 
-def _mixed(text: str, lost: Mapping[str, str]) -> StoreError:
+def _mixed(text: str, objects: _Objects, layout: StoreLayout) -> StoreError:
     """Return the error for bars of a symbol that cannot be put on today's basis."""
-    said = text[text.find(MIXED) :].partition(" Hint:")[0]
-    symbol = said.removeprefix(MIXED).partition(":")[0]
-    return StoreError("cannot run this query", reason=lost.get(symbol, said), hint=HINT)
+    symbol = text[text.find(MIXED) :].removeprefix(MIXED).partition(":")[0]
+    path = layout.adjustments_file(symbol)
+    unknown = f"bars of {symbol} include an adjustment that {path} does not have"
+    reason = objects.lost.get(symbol, unknown).partition(". Hint:")[0]
+    return StoreError("cannot run this query", reason=reason, hint=HINT)
 
 
 def _refused(error: duckdb.Error, *, is_refused: bool) -> KtrdrError:
