@@ -96,8 +96,7 @@ def differences(kept: Store, fresh: Store) -> dict[str, float]:
             date(2014, 6, 9),
             1 / 7,
             date(2014, 6, 5),
-            "windows: {1m: 2014-01}\nsymbols:\n"
-            "  AAPL.ETH: {timeframes: [1m], start: 2014-06-05}\n",
+            "windows: {1m: 2014-01}\nsymbols:\n  AAPL.ETH: {timeframes: [1m], start: 2014-06-05}\n",
             id="2014-06-09 7:1, minutes alone",
         ),
         pytest.param(

@@ -31,6 +31,7 @@ from ktrdr_pipelines.domain.bars import (
     rows_per_session,
     sorted_unique,
     timestamps,
+    unconfirmed_where,
     with_basis,
 )
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
@@ -130,7 +131,8 @@ class BarStore:
             doubtful = IntervalSet(
                 one.interval for one in presumed if _is_doubtful(one, ordered, adjustments)
             )
-            ordered = _unconfirmed(ordered, doubtful)
+            keys = timestamps(ordered)
+            ordered = unconfirmed_where(ordered, doubtful.covers_each(keys, keys + 1))
             coverage = replace(coverage, bars=coverage.bars - doubtful)
             presumed = [one for one in presumed if not doubtful.clip(one.interval)]
             files = self.files.of(series)
@@ -201,34 +203,6 @@ class BarStore:
         """Remove proofs that rest on responses without bars, for intervals of real time."""
         taken = IntervalSet(_whole_bars(timeframe, one) for one in intervals)
         return self.retract_proofs(symbol, timeframe, taken, VOIDABLE)
-
-    def doubt_basis(self, symbol: str, timeframe: Timeframe, since: datetime) -> IntervalSet:
-        """Make the basis of bars unconfirmed if it was presumed after a moment.
-
-        They stay, cover nothing any more, and are left out of what queries return until they are
-        requested again. The caller holds the lock of the symbol's basis.
-
-        Returns: their intervals.
-        """
-        found = IntervalSet()
-        with saving(self.layout, symbol, timeframe):
-            for path, row in self.files.of_symbol(symbol, timeframe).items():
-                presumed = row.basis.presumed
-                doubtful = IntervalSet(one.interval for one in presumed if one.fetched_at > since)
-                if not doubtful:
-                    continue
-                found |= doubtful
-                held = self.files.read(path, row)
-                coverage = replace(held.footer.coverage, bars=held.footer.coverage.bars - doubtful)
-                kept = tuple(one for one in presumed if one.fetched_at <= since)
-                footer = replace(
-                    held.footer,
-                    coverage=coverage,
-                    basis=replace(held.footer.basis, presumed=kept),
-                )
-                bars = _unconfirmed(held.bars, doubtful)
-                self.files.write(path, bars, footer, is_as_written=held.is_as_written)
-        return found
 
     def traded_days(self, series: Series, days: Collection[date]) -> set[date]:
         """Return those of the given session dates that have bars with volume.
@@ -543,17 +517,6 @@ def _is_doubtful(one: Presumed, bars: pa.Table, adjustments: Sequence[Adjustment
         later.kind is AdjustmentKind.SPLIT and one.fetched_at > later.old_until
         for later in adjustments[max(least, 0) :]
     )
-
-
-def _unconfirmed(bars: pa.Table, doubtful: IntervalSet) -> pa.Table:
-    """Return stored bars with an unconfirmed basis in some intervals of bar timestamps."""
-    if not doubtful:
-        return bars
-    keys = timestamps(bars)
-    is_in = doubtful.covers_each(keys, keys + 1)
-    basis = np.where(is_in, UNCONFIRMED, basis_of(bars)).astype(np.int16)
-    position = STORED_SCHEMA.get_field_index("basis")
-    return bars.set_column(position, STORED_SCHEMA.field(position), pa.array(basis))
 
 
 def _overlaps_rows(bars: pa.Table, one: Presumed) -> bool:
