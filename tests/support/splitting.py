@@ -124,7 +124,7 @@ class SplitMarket:
         seen = self.harness.store.read(self.series[timeframe])["close"].to_numpy()
         times = seen / self._known(timeframe)["close"].to_numpy()
         distance = np.abs(seen - expected)
-        assert np.all(distance <= TICK / 2 * (1 + times) + 1e-6 * expected), (
+        assert np.all(distance <= TICK / 2 * (1 + times) + 1e-5 * expected), (
             timeframe,
             distance.max(),
         )
