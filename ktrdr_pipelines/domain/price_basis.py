@@ -66,6 +66,9 @@ _VOLUME_ERROR: Final = 0.05
 """Relative change of a volume by corrections after the close that still counts as none; near 1, a
 third of the ratio's distance from 1, so that the two stay apart."""
 
+_MOST_RUNS: Final = 64
+"""Runs of bars with one factor up to which each is multiplied by itself."""
+
 _PRICES: Final = ("open", "high", "low", "close")
 _CLOSE: Final = 3
 
@@ -602,29 +605,40 @@ def on_todays_basis(
             f"{len(adjustments)} are known"
         )
     candidates = [one for one in factors if lowest <= one.basis <= highest]
-    rows = None if len(candidates) == 1 else _factor_rows(bars, basis, candidates)
-    for names, values in (
-        ((*_PRICES, "average"), np.array([one.price for one in candidates])),
-        (("volume",), np.array([one.volume for one in candidates])),
-    ):
-        by_row = values if rows is None else values[rows]
-        if (by_row == 1).all():
-            continue
-        factor = by_row[0] if rows is None else pa.array(by_row)
-        for name in names:
-            position = bars.schema.get_field_index(name)
-            product = pc.multiply(bars[name], factor)
-            bars = bars.set_column(position, bars.schema.field(position), product)
-    return bars
+    rows = _factor_rows(bars, basis, candidates)
+    starts = [0, *(np.flatnonzero(rows[1:] != rows[:-1]) + 1).tolist()]
+    used = [candidates[int(rows[start])] for start in starts]
+    if all((one.price, one.volume) == (1, 1) for one in used):
+        return bars
+    if len(starts) > _MOST_RUNS:
+        price, volume = (
+            pa.array(np.array([getattr(one, name) for one in candidates])[rows])
+            for name in ("price", "volume")
+        )
+        return _multiplied(bars, price, volume)
+    # One number a run costs less than one a row, and a run whose factor is 1 is not copied.
+    return pa.concat_tables(
+        _multiplied(bars.slice(start, end - start), one.price, one.volume)
+        for one, (start, end) in zip(used, pairwise([*starts, len(rows)]), strict=True)
+    )
+
+
+def _multiplied(bars: pa.Table, price: float | pa.Array, volume: float | pa.Array) -> pa.Table:
+    """Return bars multiplied by one number, or by one number a row."""
+    columns = dict(zip(bars.schema.names, bars.columns, strict=True))
+    for names, factor in (((*_PRICES, "average"), price), (("volume",), volume)):
+        if isinstance(factor, pa.Array) or factor != 1:
+            columns |= {name: pc.multiply(columns[name], factor) for name in names}
+    return pa.Table.from_arrays([*columns.values()], schema=bars.schema)
 
 
 def _factor_rows(bars: pa.Table, basis: np.ndarray, factors: Sequence[Factor]) -> np.ndarray:
     """Return for each bar the position of its factor."""
     lowest, highest = factors[0].basis, factors[-1].basis
     firsts = np.searchsorted([one.basis for one in factors], np.arange(lowest, highest + 1))
-    rows = firsts[basis - lowest]
     if len(factors) == len(firsts):
-        return np.asarray(rows)
+        return basis - lowest
+    rows = firsts[basis - lowest]
     days = bars["session_date"].to_numpy()
     for position, one in enumerate(factors):
         if one.since is not None:

@@ -226,6 +226,21 @@ def require_file(path: Path) -> bool:
     return True
 
 
+def require_folders(folder: Path, root: Path) -> None:
+    """Refuse a folder below a root that cannot be used; one that does not exist can.
+
+    Raises:
+        OddPathError: something else lies in place of it, or of a folder between the two.
+    """
+    for one in (folder, *folder.parents):
+        if one == root:
+            return
+        if (kind := kind_of(one)) is not None and not is_folder(one):
+            raise OddPathError(
+                f"cannot use {one} as a folder", reason=f"it is {kind}", hint="Move it away by hand"
+            )
+
+
 def bar_file_oddity(path: Path) -> str | None:
     """Return why a path cannot be a bar file; None for a regular file or an unused path."""
     kind = kind_of(path)

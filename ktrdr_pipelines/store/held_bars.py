@@ -110,7 +110,9 @@ class HeldBars:
                     times.append(row.basis.confirmed_at)
                 if timeframe is series.timeframe:
                     presumed = row.basis.presumed
-                    times += [one.fetched_at for one in presumed if one.interval.overlaps(compared)]
+                    times += [
+                        one.fetched_from for one in presumed if one.interval.overlaps(compared)
+                    ]
         return max(times)
 
     def _comparable_from(self, series: Series) -> datetime:

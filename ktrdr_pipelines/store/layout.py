@@ -173,9 +173,14 @@ class StoreLayout:
         """The folder of what cannot be rebuilt from the bars, such as adjustments."""
         return self.root / "history"
 
+    @property
+    def adjustments_folder(self) -> Path:
+        """The folder of the files of all symbols' adjustments."""
+        return self.history / "adjustments"
+
     def adjustments_file(self, symbol: str) -> Path:
         """Return the file of a symbol's adjustments."""
-        return self.history / "adjustments" / f"{symbol}.json"
+        return self.adjustments_folder / f"{symbol}.json"
 
     @property
     def quarantine(self) -> Path:

@@ -629,6 +629,20 @@ def test_bases_may_be_any_whole_numbers(kind: type[np.integer[Any]]) -> None:
     assert found["low"].to_pylist() == [4.85, 4.85, 9.7, 9.7, 4.85]
 
 
+@pytest.mark.parametrize("runs", [2, 500])
+def test_any_number_of_runs_on_one_basis_is_multiplied(runs: int) -> None:
+    """As one number a run, or as one number a row."""
+    bars = stored([JUNE] * 1000)
+    basis = np.arange(1000) * runs // 1000 % 2
+    found = on_todays_basis(bars, basis, [split(1, 1 / 7)])
+    for name, factor in (("close", 1 / 7), ("volume", 1 / (1 / 7))):
+        old = bars[name].to_pylist()
+        factors = np.where(basis == 0, factor, 1.0).tolist()
+        products = [None if one is None else one * by for one, by in zip(old, factors, strict=True)]
+        assert found[name].to_pylist() == products
+    assert found.select(["ts", "bar_count"]).equals(bars.select(["ts", "bar_count"]))
+
+
 def test_bars_on_todays_basis_are_the_same_table() -> None:
     """So are bars whose adjustments are removed, or have a later session's factor."""
     bars = stored([JULY] * 3)

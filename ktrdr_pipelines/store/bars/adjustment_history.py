@@ -8,18 +8,36 @@ Not here: what an adjustment does to bars (``domain.price_basis``), how one is f
 """
 
 import json
+import math
+import os
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from ktrdr_pipelines.domain.price_basis import Adjustment, AdjustmentKind
-from ktrdr_pipelines.errors import CorruptFileError, StoreError
-from ktrdr_pipelines.store.files import disk_errors, require_file, write_atomically
+from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
+from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError
+from ktrdr_pipelines.store.files import (
+    disk_errors,
+    is_folder,
+    require_file,
+    require_folders,
+    sync_folder,
+    write_atomically,
+)
 from ktrdr_pipelines.store.layout import StoreLayout
 
 _VERSION: Final = 1
+
+HINT: Final = (
+    "Run `ktrdr repair`, which restores it from the ledger if it can; otherwise restore the file "
+    "from a backup. Without it the prices of the symbol cannot be put on one basis"
+)
+"""What to do about a file of adjustments that is damaged or lost."""
 
 Adjustments = tuple[Adjustment, ...]
 """The adjustments of one symbol, in the order of their numbers, which count from 1."""
@@ -41,33 +59,49 @@ class AdjustmentHistory:
 
         Raises:
             CorruptFileError: its file cannot be read.
+            OddPathError: something else lies there.
             StoreError: a newer version wrote it.
             DiskError: the system refused.
         """
         path = self._layout.adjustments_file(symbol)
-        try:
-            status = path.stat()
-        except (FileNotFoundError, NotADirectoryError):
+        if not require_file(path):
+            require_folders(path.parent, self._layout.root)
             return ()
-        taken = status.st_mtime_ns, status.st_size, status.st_ino
-        known = self._known.get(symbol)
-        if known is None or known[0] != taken:
-            self._known[symbol] = known = taken, _read(path)
+        try:
+            with disk_errors(path):
+                status = path.stat()
+                taken = status.st_mtime_ns, status.st_size, status.st_ino
+                known = self._known.get(symbol)
+                if known is None or known[0] != taken:
+                    self._known[symbol] = known = taken, _read(path, symbol)
+        except DiskError as error:
+            if isinstance(error.__cause__, FileNotFoundError):  # the symbol was moved meanwhile
+                return ()
+            raise
         return known[1]
 
-    def all(self) -> dict[str, Adjustments]:
-        """Return the adjustments of every symbol that has any; raises as ``of``."""
-        folder = self._layout.adjustments_file("").parent
-        found = {path.stem: self.of(path.stem) for path in sorted(folder.glob("*.json"))}
-        return {symbol: known for symbol, known in found.items() if known}
+    def all(self) -> tuple[dict[str, Adjustments], dict[str, str]]:
+        """Return the adjustments of every symbol that has any, and why others cannot be read."""
+        known: dict[str, Adjustments] = {}
+        unreadable: dict[str, str] = {}
+        for symbol in self._symbols():
+            try:
+                if ones := self.of(symbol):
+                    known[symbol] = ones
+            except StoreError as error:
+                unreadable[symbol] = str(error)
+        return known, unreadable
 
     def newest_ns(self) -> int:
         """Return when a file of adjustments was last written, in ns since 1970; 0 for never."""
-        folder = self._layout.adjustments_file("").parent
-        return max((path.stat().st_mtime_ns for path in folder.glob("*.json")), default=0)
+        newest = 0
+        for symbol in self._symbols():
+            with suppress(FileNotFoundError):  # the symbol was moved meanwhile
+                newest = max(newest, self._layout.adjustments_file(symbol).stat().st_mtime_ns)
+        return newest
 
     def write(self, symbol: str, adjustments: Sequence[Adjustment]) -> None:
-        """Replace the adjustments of a symbol; the caller holds its lock.
+        """Replace the adjustments of a symbol; the caller holds the lock of its basis.
 
         Raises:
             DiskError: the system refused; the earlier file is unchanged.
@@ -80,11 +114,42 @@ class AdjustmentHistory:
             before_renaming=self._layout.require_same,
         )
 
+    def remove(self, symbol: str, kept_at: Path | None = None) -> None:
+        """Remove the file of a symbol, if there is one; the caller holds the lock of its basis.
 
-def _read(path: Path) -> Adjustments:
-    require_file(path)
-    with disk_errors(path):
-        text = path.read_bytes()
+        Args:
+            symbol: the symbol.
+            kept_at: where its content is kept, whatever it is; None for nowhere.
+
+        Raises:
+            DiskError: the system refused.
+        """
+        path = self._layout.adjustments_file(symbol)
+        if not require_file(path):
+            return
+        with disk_errors(path):
+            content = path.read_bytes()
+        if kept_at is not None:
+            write_atomically(kept_at, lambda file: file.write(content))
+        self._layout.require_same()
+        with disk_errors(path):
+            path.unlink(missing_ok=True)
+            sync_folder(path.parent)
+
+    def _symbols(self) -> list[str]:
+        """Return the symbols whose adjustments lie in the folder, readable or not."""
+        folder = self._layout.adjustments_folder
+        with disk_errors(folder):
+            names = os.listdir(folder) if is_folder(folder) else []
+        return sorted(
+            name.removesuffix(".json")
+            for name in names
+            if name.endswith(".json") and re.fullmatch(KEY_PATTERN, name.removesuffix(".json"))
+        )
+
+
+def _read(path: Path, symbol: str) -> Adjustments:
+    text = path.read_bytes()
     try:
         fields = json.loads(text)
         version = int(fields["format_version"])
@@ -94,15 +159,23 @@ def _read(path: Path) -> Adjustments:
                 reason=f"a newer ktrdr wrote it (version {version})",
                 hint="Use a newer ktrdr",
             )
+        if fields["symbol"] != symbol:
+            raise ValueError(f"they are those of {fields['symbol']}")
         return tuple(
             _adjustment(number, one) for number, one in enumerate(fields["adjustments"], start=1)
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise CorruptFileError(
             f"cannot read the adjustments in {path}",
-            reason=str(error),
-            hint="Restore the file from a backup: without it the prices of the symbol cannot be "
-            "put on one basis",
+            reason=str(error) or type(error).__name__,
+            hint=HINT,
         ) from error
 
 
@@ -117,16 +190,26 @@ def _adjustment(number: int, fields: Mapping[str, Any]) -> Adjustment:
     if int(fields["number"]) != number:
         raise ValueError(f"its adjustment {number} has the number {fields['number']}")
     removed = fields["removed_at"]
+    ratios = float(fields["ratio"]), float(fields["volume_ratio"])
+    if not all(0 < one < math.inf for one in ratios):
+        raise ValueError(f"its adjustment {number} has the ratios {ratios}")
     return Adjustment(
         number=number,
-        ratio=float(fields["ratio"]),
-        volume_ratio=float(fields["volume_ratio"]),
+        ratio=ratios[0],
+        volume_ratio=ratios[1],
         kind=AdjustmentKind(fields["kind"]),
         effective=date.fromisoformat(fields["effective"]),
         is_estimated=bool(fields["is_estimated"]),
-        found_at=datetime.fromisoformat(fields["found_at"]),
-        old_until=datetime.fromisoformat(fields["old_until"]),
+        found_at=_moment(fields["found_at"]),
+        old_until=_moment(fields["old_until"]),
         evidence=str(fields["evidence"]),
         note=str(fields["note"]),
-        removed_at=None if removed is None else datetime.fromisoformat(removed),
+        removed_at=None if removed is None else _moment(removed),
     )
+
+
+def _moment(text: str) -> datetime:
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        raise ValueError(f"{text} has no time zone")
+    return found

@@ -28,6 +28,7 @@ from ktrdr_pipelines.domain.bars import (
     STORED_SCHEMA,
     UNCONFIRMED,
     bars_between,
+    basis_of,
     basis_runs,
     micros,
     moment,
@@ -62,6 +63,9 @@ _DIGEST_WITHIN: Final = 4_194_304
 
 UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 """What pyarrow raises for invalid Parquet files, those with changed bits in the footer included."""
+
+LOST_BASIS: Final = "another program has removed the price basis of its bars"
+"""What is wrong with a file of version 2 that has no column ``basis``."""
 
 Known = Callable[[], Footer]
 """Returns the footer recorded elsewhere (the file index), for a file that has lost its own."""
@@ -115,6 +119,14 @@ def has_footer(path: Path) -> bool:
     """Return whether a Parquet file has a ktrdr footer."""
     with disk_errors(path), _parquet(path) as file:
         return FOOTER_KEY.encode() in (file.metadata.metadata or {})
+
+
+def has_lost_basis(path: Path, version: int) -> bool:
+    """Return whether another program has removed the column ``basis`` from a file of a version."""
+    if version == 1:
+        return False
+    with disk_errors(path), _parquet(path) as file:
+        return "basis" not in file.schema_arrow.names
 
 
 def is_as_written(path: Path) -> bool:
@@ -382,14 +394,24 @@ def _stored(file: pq.ParquetFile, footer: Footer) -> pa.Table:
     if footer.schema_version == 1:
         return with_basis(_table(file, BAR_SCHEMA.names), 0)
     if "basis" in file.schema_arrow.names:
-        return _table(file, STORED_SCHEMA.names)
+        stored = _table(file, STORED_SCHEMA.names)
+        if footer.seal is None and not np.array_equal(
+            basis_of(stored), _basis_said(footer, timestamps(stored))
+        ):
+            raise pa.ArrowInvalid("bars are on another price basis than was written")
+        return stored
     bars = _table(file, BAR_SCHEMA.names)
-    keys = timestamps(bars)
-    basis = np.full(len(keys), UNCONFIRMED, np.int16)
+    said = _basis_said(footer, timestamps(bars))
+    return bars.append_column(STORED_SCHEMA.field("basis"), pa.array(said))
+
+
+def _basis_said(footer: Footer, keys: np.ndarray) -> np.ndarray:
+    """Return the basis that a footer states for bars with these timestamps; sorted or not."""
+    found = np.full(len(keys), UNCONFIRMED, np.int16)
     for interval, number in footer.basis.intervals:
-        low, high = keys.searchsorted([micros(interval.start), micros(interval.end)])
-        basis[low:high] = number
-    return bars.append_column(STORED_SCHEMA.field("basis"), pa.array(basis))
+        is_in = (keys >= micros(interval.start)) & (keys < micros(interval.end))
+        found[is_in] = number
+    return found
 
 
 def _table(file: pq.ParquetFile, columns: list[str]) -> pa.Table:

@@ -31,6 +31,7 @@ from ktrdr_pipelines.domain.bars import (
     rows_per_session,
     sorted_unique,
     timestamps,
+    unconfirmed_where,
     with_basis,
 )
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
@@ -41,7 +42,7 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.price_basis import Adjustment, AdjustmentKind, on_todays_basis
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ForeignIdentityError, StoreError
-from ktrdr_pipelines.store.bars.adjustment_history import AdjustmentHistory
+from ktrdr_pipelines.store.bars.adjustment_history import HINT, AdjustmentHistory, Adjustments
 from ktrdr_pipelines.store.bars.bar_file import read_bars, read_footer
 from ktrdr_pipelines.store.bars.filing import BarFiles, FilePart, file_intervals, filed_parts
 from ktrdr_pipelines.store.bars.footer import FileBasis, Footer, Presumed, presuming
@@ -124,12 +125,14 @@ class BarStore:
             locked(lock, what),
             saving(self.layout, series.symbol, series.timeframe, identity.origin),
         ):
-            adjustments = self.history.of(series.symbol)
+            adjustments = self.all_adjustments_of(series.symbol)
             ordered = with_basis(sorted_unique(bars), len(adjustments))
+            self._require_known(series.symbol, ordered, adjustments)
             doubtful = IntervalSet(
                 one.interval for one in presumed if _is_doubtful(one, ordered, adjustments)
             )
-            ordered = _unconfirmed(ordered, doubtful)
+            keys = timestamps(ordered)
+            ordered = unconfirmed_where(ordered, doubtful.covers_each(keys, keys + 1))
             coverage = replace(coverage, bars=coverage.bars - doubtful)
             presumed = [one for one in presumed if not doubtful.clip(one.interval)]
             files = self.files.of(series)
@@ -201,34 +204,6 @@ class BarStore:
         taken = IntervalSet(_whole_bars(timeframe, one) for one in intervals)
         return self.retract_proofs(symbol, timeframe, taken, VOIDABLE)
 
-    def doubt_basis(self, symbol: str, timeframe: Timeframe, since: datetime) -> IntervalSet:
-        """Make the basis of bars unconfirmed if it was presumed after a moment.
-
-        They stay, cover nothing any more, and are left out of what queries return until they are
-        requested again. The caller holds the lock of the symbol's basis.
-
-        Returns: their intervals.
-        """
-        found = IntervalSet()
-        with saving(self.layout, symbol, timeframe):
-            for path, row in self.files.of_symbol(symbol, timeframe).items():
-                presumed = row.basis.presumed
-                doubtful = IntervalSet(one.interval for one in presumed if one.fetched_at > since)
-                if not doubtful:
-                    continue
-                found |= doubtful
-                held = self.files.read(path, row)
-                coverage = replace(held.footer.coverage, bars=held.footer.coverage.bars - doubtful)
-                kept = tuple(one for one in presumed if one.fetched_at <= since)
-                footer = replace(
-                    held.footer,
-                    coverage=coverage,
-                    basis=replace(held.footer.basis, presumed=kept),
-                )
-                bars = _unconfirmed(held.bars, doubtful)
-                self.files.write(path, bars, footer, is_as_written=held.is_as_written)
-        return found
-
     def traded_days(self, series: Series, days: Collection[date]) -> set[date]:
         """Return those of the given session dates that have bars with volume.
 
@@ -288,26 +263,79 @@ class BarStore:
             interval: only bars with a timestamp in it; None for all.
 
         Raises:
-            StoreError: bars are on a basis that the history of the symbol does not know.
+            CorruptFileError: the adjustments of the symbol, or its bars, cannot be read.
+            StoreError: adjustments of the symbol have been lost.
         """
-        return self.on_todays_basis(series.symbol, self.read_raw(series, interval))
+        while True:
+            # Read before the bars: what was presumed to be on an older basis is unconfirmed by the
+            # time an adjustment is recorded. So bars read later are on these bases, or on one that
+            # was added since.
+            adjustments = self.adjustments_of(series.symbol)
+            bars = self.read_raw(series, interval)
+            is_newer = int(basis_of(bars).max(initial=0)) > len(adjustments)
+            if is_newer and len(self.adjustments_of(series.symbol)) > len(adjustments):
+                continue
+            return self._multiplied(series.symbol, bars, adjustments)
 
     def on_todays_basis(self, symbol: str, bars: pa.Table) -> pa.Table:
-        """Return stored bars of a symbol as ``read`` does."""
+        """Return stored bars of a symbol, read before, as ``read`` does."""
+        return self._multiplied(symbol, bars, self.adjustments_of(symbol))
+
+    def adjustments_of(self, symbol: str) -> Adjustments:
+        """Return the adjustments of a symbol, in the order of their numbers.
+
+        Raises:
+            CorruptFileError: their file cannot be read.
+            StoreError: the file lacks some that the ledger has.
+        """
+        recorded = self.ledger.adjustments.count(symbol)  # read first, as it is written last
+        known = self.history.of(symbol)
+        if recorded > len(known):
+            raise self._lost(symbol, known, f"the ledger has {recorded}")
+        return known
+
+    def all_adjustments_of(self, symbol: str) -> Adjustments:
+        """Return the adjustments of a symbol to which more are added, or on which bars are saved.
+
+        Raises: as ``adjustments_of``; StoreError also where the file lacks some that any bars of
+            the symbol include.
+        """
+        known = self.adjustments_of(symbol)
+        if (highest := self.ledger.files.highest_basis(symbol)) > len(known):
+            raise self._lost(symbol, known, f"its bars include number {highest}")
+        return known
+
+    def all_adjustments(self) -> tuple[dict[str, Adjustments], dict[str, str]]:
+        """Return the adjustments of every symbol that has any, and why those of others are lost."""
+        recorded = self.ledger.adjustments.counts()  # read first, as they are written last
+        known, lost = self.history.all()
+        # Records of retired symbols are kept; they have no bars here.
+        for symbol in {symbol for symbol, _ in self.layout.series_folders()} & recorded.keys():
+            ones = known.get(symbol, ())
+            if symbol not in lost and recorded[symbol] > len(ones):
+                known.pop(symbol, None)
+                lost[symbol] = str(self._lost(symbol, ones, f"the ledger has {recorded[symbol]}"))
+        return known, lost
+
+    def _multiplied(self, symbol: str, bars: pa.Table, adjustments: Adjustments) -> pa.Table:
         basis = basis_of(bars)
         if (basis == UNCONFIRMED).any():
             bars = bars.filter(pa.array(basis != UNCONFIRMED))
-            basis = basis_of(bars)
-        # Read after the bars, so that it knows the basis of each.
-        adjustments = self.history.of(symbol)
-        if len(basis) and int(basis.max()) > len(adjustments):
-            raise StoreError(
-                f"cannot put the bars of {symbol} on one price basis",
-                reason=f"they include adjustment {int(basis.max())}, "
-                f"{self.layout.adjustments_file(symbol)} has {len(adjustments)}",
-                hint="Restore that file from a backup",
-            )
-        return on_todays_basis(bars.select(BAR_SCHEMA.names), basis, adjustments)
+        self._require_known(symbol, bars, adjustments)
+        return on_todays_basis(bars.select(BAR_SCHEMA.names), basis_of(bars), adjustments)
+
+    def _require_known(self, symbol: str, bars: pa.Table, adjustments: Adjustments) -> None:
+        """Refuse bars that include an adjustment which is not known."""
+        if (highest := int(basis_of(bars).max(initial=0))) > len(adjustments):
+            raise self._lost(symbol, adjustments, f"these bars include number {highest}")
+
+    def _lost(self, symbol: str, known: Adjustments, reason: str) -> StoreError:
+        path = self.layout.adjustments_file(symbol)
+        return StoreError(
+            f"cannot put the bars of {symbol} on one price basis",
+            reason=f"{path} has {len(known)} adjustments, {reason}",
+            hint=HINT,
+        )
 
     def read_raw(self, series: Series, interval: Interval | None = None) -> pa.Table:
         """Return bars as stored, in the columns of ``STORED_SCHEMA``, sorted by timestamp."""
@@ -489,17 +517,6 @@ def _is_doubtful(one: Presumed, bars: pa.Table, adjustments: Sequence[Adjustment
         later.kind is AdjustmentKind.SPLIT and one.fetched_at > later.old_until
         for later in adjustments[max(least, 0) :]
     )
-
-
-def _unconfirmed(bars: pa.Table, doubtful: IntervalSet) -> pa.Table:
-    """Return stored bars with an unconfirmed basis in some intervals of bar timestamps."""
-    if not doubtful:
-        return bars
-    keys = timestamps(bars)
-    is_in = doubtful.covers_each(keys, keys + 1)
-    basis = np.where(is_in, UNCONFIRMED, basis_of(bars)).astype(np.int16)
-    position = STORED_SCHEMA.get_field_index("basis")
-    return bars.set_column(position, STORED_SCHEMA.field(position), pa.array(basis))
 
 
 def _overlaps_rows(bars: pa.Table, one: Presumed) -> bool:

@@ -35,6 +35,7 @@ from ktrdr_pipelines.errors import CorruptFileError
 from ktrdr_pipelines.store.bars.bar_file import (
     corrupt,
     count_bars_between,
+    has_lost_basis,
     may_have_flat,
     read_bars,
     read_footer,
@@ -162,7 +163,8 @@ class BarFiles:
     def of(self, series: Series) -> Mapping[Path, IndexedFile]:
         """Return the row of each file of a series; files that changed are recounted.
 
-        The result of a recount is recorded, so that each version of a file is counted once.
+        The result of a recount is recorded, so that each version of a file is counted once; but
+        for files that another program wrote without the basis of their bars.
 
         Raises:
             CorruptFileError: a file cannot be read, does not belong where it lies, or holds
@@ -170,6 +172,12 @@ class BarFiles:
         """
         key = (series.symbol, series.timeframe)
         current, recounted = self._current(*key, calendar=series.instrument.calendar)
+        # A file that has lost the basis of its bars stays unrecorded: queries find it by that.
+        recounted = {
+            name: row
+            for name, row in recounted.items()
+            if not has_lost_basis(self._layout.root / name, row.schema_version)
+        }
         if recounted:
             self._ledger.files.record(f"{series.symbol}|{series.timeframe}", recounted)
         return current

@@ -148,10 +148,11 @@ def true_file(path: Path, known: Known | None, calendar: SessionCalendar | None)
 def current_footer(path: Path, known: Known | None, calendar: SessionCalendar | None) -> Footer:
     """Return the true footer of a file, as ``true_file``, reading as little as possible.
 
-    A file whose bytes match its digest is believed; of others with digests all bars are read.
+    A file whose bytes match its digest is believed; of others that can be checked all bars are
+    read.
     """
     said, bars = read_keys(path, known)
-    if said.seal is not None and not has_true_digest(path):
+    if (said.seal or said.schema_version > 1) and not has_true_digest(path):
         said, bars = read_file(path, known)
     return true_footer(path, said, bars, calendar)
 

@@ -32,10 +32,12 @@ from ktrdr_pipelines.errors import (
     StoreError,
     UsageError,
 )
+from ktrdr_pipelines.store.bars.adjustment_history import HINT
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.catalog.query_policy import CheckedSql, check_statements
 from ktrdr_pipelines.store.catalog.sql import (
     IS_OUTDATED,
+    MIXED,
     NAMES_OTHER_FILES,
     PARAMETERS,
     REFUSED,
@@ -49,7 +51,7 @@ from ktrdr_pipelines.store.files import disk_errors, locked, replace_file, requi
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.file_index import fingerprint
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
-from ktrdr_pipelines.store.maintenance.file_checks import refused_files
+from ktrdr_pipelines.store.maintenance.file_checks import queried_files
 from ktrdr_pipelines.store.maintenance.odd_paths import refuse_odd_bars
 
 STORAGE_VERSION = "v1.0.0"
@@ -123,7 +125,7 @@ def rebuild_catalog(
     with locked(layout.lock("catalog"), f"the catalog {layout.catalog}"):
         with closing(open_ledger(layout)) as ledger:
             store = BarStore(layout, ledger)
-            ledger.adjustments.replace(store.history.all())
+            ledger.adjustments.record(store.history.all()[0])
             objects = _Objects.of(layout, store)
             folders = {path.parent for path in objects.refused}
             held = [
@@ -292,7 +294,7 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
         except duckdb.Error as error:
             is_refused = _is_of_refused(error, objects.refused)
             if is_refused or not attempts_left or isinstance(error, _BAD_SQL):
-                raise _refused(error, is_refused=is_refused) from error
+                raise _refused(error, objects.lost, is_refused=is_refused) from error
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -331,13 +333,15 @@ def _run(connection: duckdb.DuckDBPyConnection, checked: CheckedSql) -> pa.Table
 class _Objects:
     """The SQL of the views and macros for the present bar files, and the tables of price bases.
 
-    Their digests identify them.
+    Their digests identify them. ``refused`` are files that no query may read, ``lost`` symbols of
+    which adjustments are lost, both with the reason.
     """
 
     views: Mapping[str, str]
     macros: Mapping[str, str]
     tables: Mapping[str, pa.Table]
     refused: Mapping[Path, str]
+    lost: Mapping[str, str]
 
     @classmethod
     def of(cls, layout: StoreLayout, store: BarStore) -> "_Objects":
@@ -345,24 +349,18 @@ class _Objects:
 
         Raises:
             StoreError: a newer version wrote a file, or the ledger cannot be used.
-            CorruptFileError: the adjustments of a symbol cannot be read.
         """
-        refused = refused_files(store)
-        filed = [
-            path
-            for symbol, timeframe in store.series_on_disk()
-            for path in layout.bar_files(symbol, timeframe)
-        ]
-        versions = store.ledger.files.versions()
-        tables = basis_tables(store.history.all())
+        known, lost = store.all_adjustments()
+        files = queried_files(store)
+        tables = basis_tables(known, lost)
         sql = BarFilesSql(
             layout,
             frozenset(timeframe for _symbol, timeframe in store.series_on_disk()),
-            refused,
-            has_older=any(versions.get(layout.relative(path), 1) == 1 for path in filed),
+            files.refused,
+            has_older=files.has_older,
             is_adjusted=bool(tables["price_factors"].num_rows),
         )
-        return cls(sql.views, sql.macros, tables, refused)
+        return cls(sql.views, sql.macros, tables, files.refused, lost)
 
     @property
     def digests(self) -> set[str]:
@@ -453,8 +451,15 @@ def _is_of_refused(error: duckdb.Error, refused: Iterable[Path]) -> bool:
     return REFUSED in text or any(path.as_posix() in text for path in refused)
 
 
-def _refused(error: duckdb.Error, *, is_refused: bool) -> KtrdrError:
+def _refused(error: duckdb.Error, lost: Mapping[str, str], *, is_refused: bool) -> KtrdrError:
     text = str(error)
+    if MIXED in text:
+        symbol = re.split(f"{re.escape(MIXED)}|:", text[text.find(MIXED) :])[1]
+        return StoreError(
+            "cannot run this query",
+            reason=lost.get(symbol, text[text.find(MIXED) :].partition(" Hint:")[0]),
+            hint=HINT,
+        )
     if is_refused:
         return CorruptFileError(
             "cannot run this query",

@@ -1,7 +1,7 @@
 """The SQL of the DuckDB catalog: views, the ``series`` macro, tables.
 
 It must parse in DuckDB shells older than the one that writes the file, so it uses only what 1.1
-knows; only where bar files of version 1 are left does it need 1.3.
+knows; only where bar files of version 1 are left does it need 1.2 (``schema`` by column names).
 
 The symbol of a bar is taken from the name of its file. DuckDB's own parsing of such paths looks at
 the whole path, folders above the store included, and before version 2 reads a symbol NULL as no
@@ -10,7 +10,8 @@ symbol. A file that no query may read makes only those queries fail that would r
 ``bars``, ``bars_1m`` and the others, and ``series`` return bars on one price basis, today's: each
 row is multiplied by the factor of its basis in the table ``price_factors``, and rows on an
 unconfirmed basis are left out. A row on a basis that the table does not have, in a catalog older
-than its file, is an error. ``raw``, ``raw_1m`` and the others, and ``raw_series`` return bars as
+than its file, is an error; so is a price of such a row in a filter, as DuckDB evaluates the filters
+of a query in any order. ``raw``, ``raw_1m`` and the others, and ``raw_series`` return bars as
 stored.
 
 ``closes_at`` is when a bar is complete, so that a join on it cannot look ahead. It may be late,
@@ -39,6 +40,14 @@ from ktrdr_pipelines.store.layout import StoreLayout
 
 REFUSED: Final = "no query may read "
 """How a view's error begins for a file that is damaged or does not belong to the store."""
+
+MIXED: Final = "no query may mix the price bases of "
+"""How a view's error begins for bars that cannot be put on today's basis; the symbol follows."""
+
+_MIXED_HINT: Final = (
+    ": this catalog does not know the adjustments that its bars include. Hint: open the catalog "
+    "again, or run `ktrdr repair`"
+)
 
 TABLES = """
 CREATE TABLE sessions (
@@ -83,7 +92,7 @@ _NO_BARS = """
         NULL::DOUBLE AS average, NULL::INTEGER AS bar_count, NULL::SMALLINT AS basis"""
 
 _KEYS = "b.symbol, b.timeframe, b.ts, b.session_date"
-_PRICES = ("open", "high", "low", "close")
+_ALL = ("open", "high", "low", "close", "volume", "average")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +106,7 @@ class _Basis:
     @classmethod
     def raw(cls) -> "_Basis":
         """Return bars as stored, with their basis."""
-        prices = ", ".join(f"b.{name}" for name in _PRICES)
-        return cls(f"{prices}, b.volume, b.average, b.bar_count, b.basis")
+        return cls(f"{', '.join(f'b.{one}' for one in _ALL)}, b.bar_count, b.basis")
 
     @classmethod
     def todays(cls, factors: str, *, is_adjusted: bool) -> "_Basis":
@@ -108,21 +116,29 @@ class _Basis:
             factors: the source of the factors.
             is_adjusted: whether there are any; without them nothing is multiplied.
         """
-        stale = _quoted(
-            "the price basis of bars is newer than this catalog. Hint: run `ktrdr repair`"
-        )
+        mixed = f"error({_quoted(MIXED)} || b.symbol || {_quoted(_MIXED_HINT)})"
         if not is_adjusted:
-            raw = cls.raw().columns.removesuffix(", b.basis")
-            unknown = f"CASE b.basis WHEN 0 THEN true WHEN -1 THEN false ELSE error({stale}) END"
-            return cls(raw, condition=unknown)
-        price, volume = "coalesce(f.price, 1.0)", "coalesce(f.volume, 1.0)"
-        prices = ", ".join(f"b.{name} * {price} AS {name}" for name in _PRICES)
+            values = (
+                f"CASE WHEN b.basis > 0 THEN {mixed} ELSE b.{one} END AS {one}" for one in _ALL
+            )
+            return cls(
+                f"{', '.join(values)}, b.bar_count",
+                condition=f"CASE b.basis WHEN 0 THEN true WHEN -1 THEN false ELSE {mixed} END",
+            )
+        # A symbol without adjustments has no factors; one whose adjustments are lost has NULL.
+        is_plain = "b.basis = 0 AND f.basis IS NULL"
+        price, volume = (
+            f"CASE WHEN f.{one} IS NOT NULL THEN f.{one} "
+            f"WHEN b.basis < 0 OR ({is_plain}) THEN 1.0 ELSE {mixed} END"
+            for one in ("price", "volume")
+        )
+        values = (f"b.{one} * {volume if one == 'volume' else price} AS {one}" for one in _ALL)
         return cls(
-            f"{prices}, b.volume * {volume} AS volume, b.average * {price} AS average, b.bar_count",
+            f"{', '.join(values)}, b.bar_count",
             f"""LEFT JOIN {factors} AS f ON f.symbol = b.symbol AND f.basis = b.basis
         AND b.session_date >= f.since AND b.session_date < f.until""",
-            f"CASE WHEN b.basis < 0 THEN false WHEN b.basis > 0 AND f.basis IS NULL "
-            f"THEN error({stale}) ELSE true END",
+            f"CASE WHEN b.basis < 0 THEN false WHEN f.price IS NOT NULL OR ({is_plain}) THEN true "
+            f"ELSE {mixed} END",
         )
 
 

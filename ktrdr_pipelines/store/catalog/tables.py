@@ -162,13 +162,15 @@ def catalog_tables(
     }
 
 
-def basis_tables(adjustments: Mapping[str, Sequence[Adjustment]]) -> dict[str, pa.Table]:
+def basis_tables(
+    adjustments: Mapping[str, Sequence[Adjustment]], lost: Iterable[str] = ()
+) -> dict[str, pa.Table]:
     """Return the rows of the tables of adjustments and of price factors, by the table's name.
 
     A symbol without adjustments has no factors. A factor holds for session dates from ``since`` to
-    before ``until``.
+    before ``until``; it is null for the symbols of which adjustments are ``lost``.
     """
-    factors = [
+    factors: list[dict[str, object]] = [
         {
             "symbol": symbol,
             "basis": one.basis,
@@ -180,6 +182,7 @@ def basis_tables(adjustments: Mapping[str, Sequence[Adjustment]]) -> dict[str, p
         for symbol, ones in adjustments.items()
         for one in factors_of(ones)
     ]
+    factors += [{"symbol": one, "basis": 0, "since": _FIRST, "until": _LAST} for one in lost]
     found = [
         {name: symbol if name == "symbol" else getattr(one, name) for name in _ADJUSTMENTS.names}
         for symbol, ones in adjustments.items()

@@ -3,6 +3,7 @@
 Not here: the files of adjustments, which are the truth (``store.bars.adjustment_history``).
 """
 
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -15,14 +16,37 @@ _ROWS = Rows("adjustments", Adjustment, keys=("symbol",))
 
 
 class AdjustmentsTable(Table):
-    """The index of all adjustments; ``repair`` rebuilds it."""
+    """The index of all adjustments; ``repair`` rebuilds it.
 
-    def replace(self, adjustments: Mapping[str, Sequence[Adjustment]]) -> None:
-        """Make the table hold these adjustments, by symbol, and no others."""
+    It is written after the files, and never forgets an adjustment of a symbol: where it has more
+    than the symbol's file, that has been lost.
+    """
+
+    def record(self, adjustments: Mapping[str, Sequence[Adjustment]]) -> None:
+        """Record all adjustments of some symbols, unless more are recorded of a symbol already."""
         with self._database.writing() as connection:
-            connection.execute("DELETE FROM adjustments")
             for symbol, ones in adjustments.items():
-                _ROWS.insert(connection, ones, symbol)
+                if _count(connection, symbol) <= len(ones):
+                    connection.execute("DELETE FROM adjustments WHERE symbol = ?", (symbol,))
+                    _ROWS.insert(connection, ones, symbol)
+
+    def of(self, symbol: str) -> tuple[Adjustment, ...]:
+        """Return the adjustments of a symbol, in the order of their numbers."""
+        with self._database.reading() as connection:
+            ones = _ROWS.select(connection, "WHERE symbol = ? ORDER BY number", (symbol,))
+            return tuple(ones)
+
+    def count(self, symbol: str) -> int:
+        """Return how many adjustments of a symbol are recorded."""
+        with self._database.reading() as connection:
+            return _count(connection, symbol)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many adjustments of each symbol are recorded, if any are."""
+        with self._database.reading() as connection:
+            return dict(
+                connection.execute("SELECT symbol, count(*) FROM adjustments GROUP BY symbol")
+            )
 
     def all(self) -> dict[str, tuple[Adjustment, ...]]:
         """Return the adjustments of every symbol that has any."""
@@ -31,6 +55,11 @@ class AdjustmentsTable(Table):
             for (symbol,), one in _ROWS.select_keyed(connection, "ORDER BY symbol, number"):
                 found.setdefault(symbol, []).append(one)
         return {symbol: tuple(ones) for symbol, ones in found.items()}
+
+
+def _count(connection: sqlite3.Connection, symbol: str) -> int:
+    counted = connection.execute("SELECT count(*) FROM adjustments WHERE symbol = ?", (symbol,))
+    return int(counted.fetchone()[0])
 
 
 @dataclass(frozen=True, slots=True)

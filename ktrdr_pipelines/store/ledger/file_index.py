@@ -23,6 +23,7 @@ import numpy as np
 
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Identity
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.store.bars.footer import (
     FileBasis,
@@ -269,6 +270,19 @@ class FilesTable(Table):
         """Return the schema version of all recorded files, by name."""
         with self._database.reading() as connection:
             return dict(connection.execute("SELECT file, schema_version FROM mirror"))
+
+    def highest_basis(self, symbol: str) -> int:
+        """Return the highest number of an adjustment that recorded bars of a symbol include."""
+        keys = [f"{symbol}|{timeframe}" for timeframe in Timeframe]
+        marks = ", ".join("?" * len(keys))
+        with self._database.reading() as connection:
+            texts = connection.execute(
+                f"SELECT basis FROM mirror WHERE series IN ({marks}) AND basis <> ''",  # noqa: S608
+                keys,
+            ).fetchall()
+        with _row_errors():
+            bases = [basis_from_json(text) for (text,) in texts]
+        return max((number for one in bases for _, number in one.intervals), default=0)
 
     def fingerprints(self) -> dict[str, Fingerprint]:
         """Return the fingerprints of all recorded files, by name."""

@@ -7,7 +7,8 @@ result until the file is rewritten.
 Not here: checking one file (``store.maintenance.inspection``).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from typing import Final
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError
+from ktrdr_pipelines.store.bars.bar_file import LOST_BASIS, has_lost_basis
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.bars.filing import misnamed
 from ktrdr_pipelines.store.files import bar_file_oddity
@@ -106,16 +108,32 @@ def damaged_files(store: BarStore) -> dict[str, str]:
     return found
 
 
-def refused_files(store: BarStore) -> dict[Path, str]:
-    """Return the files in series folders that no query may read, each with the reason.
+@dataclass(frozen=True, slots=True)
+class QueriedFiles:
+    """The files in series folders as queries see them.
 
-    These are the files that a load would refuse: known to be damaged, with a name that no file of
-    the series has, or with bars that do not belong where the file lies. A file whose present
-    version is not in the ledger is read to decide; the others are not opened.
+    Attributes:
+        refused: the files that no query may read, each with the reason.
+        has_older: whether there are files of version 1, which have no column ``basis``.
+    """
+
+    refused: Mapping[Path, str]
+    has_older: bool
+
+
+def queried_files(store: BarStore) -> QueriedFiles:
+    """Find the files that no query may read, and which versions the others have.
+
+    Refused are the files that a load would refuse: known to be damaged, with a name that no file of
+    the series has, or with bars that do not belong where the file lies. So are files that have lost
+    the price basis of their bars to another program, until they are written again. A file whose
+    present version is not in the ledger is read to decide; the others are not opened.
     """
     layout, ledger = store.layout, store.ledger
     damaged, known = damaged_files(store), ledger.files.fingerprints()
+    versions = ledger.files.versions()
     refused: dict[Path, str] = {}
+    has_older = False
     for symbol, timeframe in layout.series_folders():
         is_changed = False
         for path in layout.bar_files(symbol, timeframe):
@@ -124,15 +142,19 @@ def refused_files(store: BarStore) -> dict[Path, str]:
                 refused[path] = wrong
             elif known.get(name) != fingerprint(path):
                 is_changed = True
+            else:
+                has_older |= versions[name] == 1
         if is_changed:
-            refused |= _foreign(store, symbol, timeframe, refused)
-    return refused
+            found, is_older = _changed(store, symbol, timeframe, refused)
+            refused |= found
+            has_older |= is_older
+    return QueriedFiles(refused, has_older)
 
 
-def _foreign(
+def _changed(
     store: BarStore, symbol: str, timeframe: Timeframe, refused: Iterable[Path]
-) -> dict[Path, str]:
-    """Return the files of a series that cannot be read, or hold another instrument."""
+) -> tuple[dict[Path, str], bool]:
+    """Return the files of a series that no query may read, and whether others are of version 1."""
     found: dict[Path, str] = {}
     rows = {}
     taken = set(refused)
@@ -147,4 +169,6 @@ def _foreign(
     for path, row in rows.items():
         if row.identity != usual:
             found[path] = f"it holds {row.identity}, the series holds {usual}"
-    return found
+        elif has_lost_basis(path, row.schema_version):
+            found[path] = LOST_BASIS
+    return found, any(row.schema_version == 1 for path, row in rows.items() if path not in found)

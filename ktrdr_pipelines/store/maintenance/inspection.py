@@ -19,8 +19,10 @@ from ktrdr_pipelines.domain.instruments import Origin
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, OddPathError
 from ktrdr_pipelines.store.bars.bar_file import (
+    LOST_BASIS,
     Known,
     has_footer,
+    has_lost_basis,
     has_true_digest,
     read_file,
     wrong_statistics,
@@ -113,6 +115,8 @@ def check_file(
         statistics = wrong_statistics(path) if has_footer(path) else ""
     except CorruptFileError as error:
         return Checked(wrong=error.reason)
+    if has_lost_basis(path, said.schema_version):
+        return Checked(footer, bars, is_footer_true, altered=LOST_BASIS)
     if said.seal is None:
         return Checked(footer, bars, is_footer_true, wrong=statistics)
     altered = "its bytes are not those that were written, though its bars are"

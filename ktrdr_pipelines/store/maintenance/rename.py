@@ -19,17 +19,19 @@ from pathlib import Path
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.editing import remove_symbol, rename_symbol
 from ktrdr_pipelines.errors import StoreError
+from ktrdr_pipelines.store.bars.adjustment_history import AdjustmentHistory
 from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_file, write_file
 from ktrdr_pipelines.store.bars.integrity import true_footer
 from ktrdr_pipelines.store.claim_owners import is_requested
 from ktrdr_pipelines.store.files import (
     disk_errors,
+    kind_of,
     locked,
     make_folder,
     sync_folder,
     write_atomically,
 )
-from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.layout import StoreLayout, upgrade_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger
 from ktrdr_pipelines.store.maintenance.rename_journal import (
     Move,
@@ -69,9 +71,11 @@ def move_symbol(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
         if _edited(layout, move) is None and not layout.symbol_folder(move.symbol).exists():
             load_universe(layout.universe).instrument(move.symbol)
         if move.kind is MoveKind.RENAME:
+            AdjustmentHistory(layout).of(move.symbol)  # a damaged file cannot be renamed
             # Write the files under the new symbol, where no query's glob finds them.
             stage, old = _stage(layout, move), layout.symbol_folder(move.symbol)
             _remove(stage)
+            upgrade_store(layout)
             for path in sorted(old.rglob("*.parquet")) if old.is_dir() else ():
                 said, bars = read_file(path)
                 footer = true_footer(path, said, bars, None)
@@ -104,12 +108,14 @@ def finish_move(layout: StoreLayout, ledger: Ledger) -> Move | None:
 
 @contextmanager
 def _all_series_locked(layout: StoreLayout, move: Move) -> Iterator[None]:
-    """Hold the locks of all series of both names."""
+    """Hold the locks of the price basis and of all series of both names."""
     symbols = sorted({move.symbol, move.target} if move.kind is MoveKind.RENAME else {move.symbol})
     layout.require_same()
     with ExitStack() as locks:
         locks.enter_context(locked(layout.lock("move"), "the moving of symbols"))
         layout.require_same()
+        for symbol in symbols:
+            locks.enter_context(locked(layout.basis_lock(symbol), f"the price basis of {symbol}"))
         for symbol in symbols:
             for timeframe in Timeframe:
                 path = layout.series_lock(symbol, timeframe)
@@ -124,13 +130,13 @@ def _refuse_unfinished(layout: StoreLayout, move: Move) -> None:
             reason=f"the {other} is unfinished",
             hint="Run `ktrdr repair`, which completes it",
         )
-    folder = layout.symbol_folder(move.target)
-    if move.kind is MoveKind.RENAME and folder.exists():
-        raise StoreError(
-            f"cannot begin the {move}",
-            reason=f"{folder} has files already",
-            hint="Choose another symbol, or move that folder away",
-        )
+    for path in (layout.symbol_folder(move.target), layout.adjustments_file(move.target)):
+        if move.kind is MoveKind.RENAME and kind_of(path):
+            raise StoreError(
+                f"cannot begin the {move}",
+                reason=f"{path} is there already",
+                hint="Choose another symbol, or move it away",
+            )
 
 
 def _refuse_other_disk(layout: StoreLayout, move: Move) -> None:
@@ -149,16 +155,24 @@ def _refuse_other_disk(layout: StoreLayout, move: Move) -> None:
 
 def _steps(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
     layout.require_same()
+    history = AdjustmentHistory(layout)
     if move.kind is MoveKind.RENAME:
-        # Show the new folder, then remove the old one: the bars are visible at every moment.
+        # Show the new folder, then remove the old one: the bars are visible at every moment, and
+        # with them the adjustments that they need.
+        if adjustments := history.of(move.symbol):
+            history.write(move.target, adjustments)
         _rename_folder(_stage(layout, move), layout.symbol_folder(move.target))
         layout.require_same()
         trash = layout.epochs / f"renamed-{move.symbol}-to-{move.target}"
         _rename_folder(layout.symbol_folder(move.symbol), trash)
         _remove(trash)
+        ledger.move_symbol(move.symbol, move.target)
+        history.remove(move.symbol)
     else:
-        _rename_folder(layout.symbol_folder(move.symbol), layout.retired / move.target)
-    ledger.move_symbol(move.symbol, move.target)
+        kept = layout.retired / move.target
+        _rename_folder(layout.symbol_folder(move.symbol), kept)
+        ledger.move_symbol(move.symbol, move.target)
+        history.remove(move.symbol, kept_at=kept / "adjustments.json")
     new_text = _edited(layout, move)
     if new_text is not None:
         write_atomically(

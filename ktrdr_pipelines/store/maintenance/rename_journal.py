@@ -115,14 +115,16 @@ def saving(
     if origin is not None:
         pin_origin(layout, origin)
     with locked(layout.series_lock(symbol, timeframe), f"{symbol} {timeframe}"):
-        _refuse_moving(layout, symbol)
+        refuse_moving(layout, symbol)
         if origin is not None:
             _refuse_unnamed(layout, symbol)
         yield
 
 
-def _refuse_moving(layout: StoreLayout, symbol: str) -> None:
-    """Refuse to save bars of a symbol that is being moved; the caller holds the series' lock.
+def refuse_moving(layout: StoreLayout, symbol: str) -> None:
+    """Refuse to change a symbol that is being moved.
+
+    The caller holds the lock of the series, or of the price basis of the symbol.
 
     Raises:
         StoreError: the symbol is being moved.
@@ -130,9 +132,9 @@ def _refuse_moving(layout: StoreLayout, symbol: str) -> None:
     move = pending_move(layout)
     if move is not None and symbol in {move.symbol, move.target}:
         raise StoreError(
-            f"cannot save bars of {symbol}",
+            f"cannot save bars or adjustments of {symbol}",
             reason=f"the {move} is unfinished",
-            hint="Run `ktrdr repair`, which completes it, and load again",
+            hint="Run `ktrdr repair`, which completes it, and run this again",
         )
 
 

@@ -51,7 +51,7 @@ from ktrdr_pipelines.sync.engine.bar_requester import BarRequester
 from ktrdr_pipelines.sync.engine.series_state import StateChange
 from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
-_DAY, _SOON = timedelta(days=1), timedelta(days=14)
+_DAY, _SOON, _INSTANT = timedelta(days=1), timedelta(days=14), timedelta(microseconds=1)
 
 _SESSIONS: Final = {Timeframe.D1: 5, Timeframe.W1: 4, Timeframe.H4: 5, Timeframe.H1: 2}
 """How many of the newest held sessions (1w: weeks) a request for them alone has; of shorter
@@ -99,7 +99,7 @@ class FetchedBasis:
         rows = IntervalSet([Interval(moment(keys[0]), moment(keys[-1] + 1))])
         bounds = (rows | change.coverage.bars).bounds
         assert bounds is not None  # noqa: S101  (it has rows)
-        return replace(change, presumed=Presumed(bounds, self.requested_at))
+        return replace(change, presumed=Presumed(bounds, self.requested_at, self.requested_at))
 
 
 class BasisChecks:
@@ -441,7 +441,9 @@ class _Judge:
             old_until=max(times),
             evidence=_evidence(statement, found, known),
         )
-        record_adjustment(self._store, symbol, adjustment)
+        assert found.first is not None and found.last is not None  # noqa: S101, PT018
+        compared = Interval(found.first, found.last + _INSTANT)
+        record_adjustment(self._store, series, adjustment, compared=compared)
         about = "about " if adjustment.is_estimated else ""
         return (
             f"re-based (a split): the prices of bars that were requested before are multiplied by "
