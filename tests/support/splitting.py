@@ -37,7 +37,10 @@ def rebased(bars: pa.Table, factor: float) -> pa.Table:
     for name in (*_PRICES, "volume"):
         place = bars.schema.get_field_index(name)
         values = bars[name].to_numpy()
-        values = np.round(values / factor) if name == "volume" else np.round(values * factor, 2)
+        if name == "volume":
+            values = np.round(values / factor)
+        else:
+            values = np.round(values * factor, 2)
         bars = bars.set_column(place, bars.schema.field(place), pa.array(values))
     return bars
 
@@ -169,14 +172,14 @@ def split_market(
 
 
 def _priced(true_bars: TrueBars, minutes: TrueBars) -> TrueBars:
-    """Return bars with the prices and volumes of the minutes in them: a walk around 200."""
+    """Return bars with the prices and volumes of the minutes in them: a walk around 2,000."""
     rng = np.random.default_rng(1)
     count = len(minutes.opens)
     steps = rng.normal(0, 0.0004, count)
     steps[1:][np.diff(minutes.opens) > 60_000_000] += rng.normal(
         0, 0.01, int((np.diff(minutes.opens) > 60_000_000).sum())
     )
-    closes = np.round(200 * np.exp(np.cumsum(steps)), 2)
+    closes = np.round(2_000 * np.exp(np.cumsum(steps)), 2)
     opens = np.append(closes[:1], closes[:-1])
     volumes = rng.integers(100, 5_000, count).astype(float)
     first = minutes.opens.searchsorted(true_bars.opens)

@@ -65,7 +65,8 @@ _ENOUGH: Final = 3
 """Bars that, compared without a constant ratio, are corrected bars and no re-basing."""
 
 _SAME_RATIO: Final = 0.005
-"""Distance, as a share, of two estimates of one ratio: both were made from rounded prices."""
+"""Distance, as a share, of two estimates of one ratio, where rounding explains no more: the closes
+of a day may be corrected in between."""
 
 _LEAST_REPORTED: Final = 0.009
 """Change of price, as a share, from which bars at other prices are reported."""
@@ -493,7 +494,7 @@ def _is_stated(statement: _Statement, found: BasisComparison, known: BasisCheck)
     is_same = (known.stated_by, known.stated_at) == (statement.request, statement.requested_at)
     if known.stated_ratio is None or is_same:
         return False
-    return abs(found.ratio / known.stated_ratio - 1) <= _SAME_RATIO
+    return abs(found.ratio / known.stated_ratio - 1) <= max(_SAME_RATIO, 2 * found.precision)
 
 
 def _request_for(

@@ -500,12 +500,13 @@ class _Life:
         self.market = split_market(
             harness, self.timeframes, utc(2024, 5, 20, 21), first=FIRST, end=END
         )
+        factors = [1 / 4, 20.0, 1 / 7, 2 / 3, 1 / 2, 1 / 1.05, 1.37, 0.8734, 1 / 40]
+        self.rng.shuffle(factors)
         for days in self.rng.sample(range(30), self.rng.choice([0, 1, 1, 2, 3])):
             at = utc(2024, 5, 28, 4) + days * DAY
             if self.rng.random() < 0.3:
                 at += timedelta(hours=self.rng.choice([5, 10, 12, 14]))
-            factors = [1 / 4, 20.0, 1 / 7, 2 / 3, 1 / 2, 1 / 1.05, 1.37, 0.8734, 1 / 40]
-            self.market.splits[at] = self.rng.choice(factors)
+            self.market.splits[at] = factors.pop()
 
     def step(self) -> None:
         """Load something, and check what a reader sees."""
