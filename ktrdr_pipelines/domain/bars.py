@@ -111,6 +111,13 @@ def basis_of(bars: pa.Table) -> np.ndarray:
     return np.asarray(bars["basis"].to_numpy(zero_copy_only=False))
 
 
+def unconfirmed_where(bars: pa.Table, chosen: np.ndarray) -> pa.Table:
+    """Return stored bars with an unconfirmed basis where a mask of shape (n,) is true."""
+    basis = np.where(chosen, UNCONFIRMED, basis_of(bars)).astype(np.int16)
+    position = STORED_SCHEMA.get_field_index("basis")
+    return bars.set_column(position, STORED_SCHEMA.field(position), pa.array(basis))
+
+
 def basis_runs(bars: pa.Table) -> list[tuple[int, int, int]]:
     """Return the runs of stored bars on one basis.
 

@@ -97,7 +97,8 @@ class BasisComparison:
     ``ratio`` is the new price over the held one: 1 for SAME and UNKNOWN, the median for UNCLEAR.
     ``bars`` were compared, the first and the last of them at ``first`` and ``last``.
     ``is_constant``: at least 80 % of them, and 3, allow one ratio; where they do not, and the
-    verdict is UNCLEAR, the bars were corrected by differing amounts.
+    verdict is UNCLEAR, the bars were corrected by differing amounts. ``precision`` is by how much,
+    as a share, the ratio may differ from the true one, because prices are rounded.
     """
 
     verdict: BasisVerdict
@@ -106,6 +107,7 @@ class BasisComparison:
     first: datetime | None = None
     last: datetime | None = None
     is_constant: bool = False
+    precision: float = 0.0
 
 
 def compare_basis(
@@ -160,7 +162,8 @@ def compare_basis(
     first, last = moment(int(bars.keys[0])), moment(int(bars.keys[-1]))
     agreeing = max(_FEWEST, _MOST_ALIKE * len(bars.keys))
     is_constant = narrow.agreeing >= agreeing
-    return BasisComparison(verdict, ratio, len(bars.keys), first, last, is_constant)
+    precision = wide.high / wide.low - 1 if wide.high > wide.low > 0 else 0.0
+    return BasisComparison(verdict, ratio, len(bars.keys), first, last, is_constant, precision)
 
 
 class _Pairs(NamedTuple):

@@ -56,21 +56,24 @@ class HeldBars:
             return BasisComparison(BasisVerdict.UNKNOWN)
         raw = self._store.read_raw(series, around)
         raw = raw.filter(pa.array(basis_of(raw) != UNCONFIRMED))
-        held = self._store.on_todays_basis(series.symbol, raw)
+        held = self._store.bases.on_todays(series.symbol, raw)
         times = np.ones(held.num_rows)
         stored, now = (one["close"].to_numpy() for one in (raw, held))
         np.divide(now, stored, out=times, where=stored != 0)
         return compare_basis(held, bars, times)
 
-    def newest(self, symbol: str) -> tuple[Timeframe, date] | None:
-        """Return the timeframe to compare first, and its newest session date; None without bars.
+    def newest(self, symbol: str) -> dict[Timeframe, date]:
+        """Return the newest session date of each timeframe that has bars, best to compare first.
 
-        Daily bars if there are any, else the longest shorter ones: few bars say enough then.
+        Daily bars are, then the longest shorter ones: few bars say enough then.
         """
         held = dict(self._newest_days(symbol))
-        order = sorted(held, key=lambda one: (one is not Timeframe.W1, one.seconds))
-        chosen = Timeframe.D1 if Timeframe.D1 in held else next(reversed(order), None)
-        return None if chosen is None else (chosen, held[chosen])
+        order = [Timeframe.H4, Timeframe.H1, Timeframe.M30, Timeframe.M15, Timeframe.M5]
+        return {
+            one: held[one]
+            for one in (Timeframe.D1, *order, Timeframe.M1, Timeframe.W1)
+            if one in held
+        }
 
     def includes_newest(
         self, series: Series, calendar: SessionCalendar, found: BasisComparison
@@ -110,7 +113,9 @@ class HeldBars:
                     times.append(row.basis.confirmed_at)
                 if timeframe is series.timeframe:
                     presumed = row.basis.presumed
-                    times += [one.fetched_at for one in presumed if one.interval.overlaps(compared)]
+                    times += [
+                        one.fetched_from for one in presumed if one.interval.overlaps(compared)
+                    ]
         return max(times)
 
     def _comparable_from(self, series: Series) -> datetime:

@@ -80,9 +80,7 @@ class SeriesLoader:
             StoreError: received bars could not be saved.
         """
         series, options = job.series, job.options
-        self._adjustments_before.setdefault(
-            series.symbol, len(self._store.history.of(series.symbol))
-        )
+        self._adjustments_before.setdefault(series.symbol, len(self._store.bases.of(series.symbol)))
         wanted = self._states.wanted(job, self._session.now())
         await self._learn_sessions(series, wanted)
         state = self._states.state(series, wanted, options)
@@ -111,7 +109,7 @@ class SeriesLoader:
     def _found(self, symbol: str) -> tuple[Adjustment, ...]:
         """Return the adjustments of a symbol that were found since this run began."""
         before = self._adjustments_before.get(symbol)
-        known = () if before is None else self._store.history.of(symbol)[before:]
+        known = () if before is None else self._store.bases.of(symbol)[before:]
         return tuple(one for one in known if one.kind is AdjustmentKind.SPLIT)
 
     @property

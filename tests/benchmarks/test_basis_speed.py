@@ -99,7 +99,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
             first = bars if name != "half" else bars.slice(0, half)
             store.save(SERIES, identity, first, coverage)
             if name != "plain":
-                store.history.write("AAPL", [split(date(YEAR, 7, 1))])
+                store.bases.history.write("AAPL", [split(date(YEAR, 7, 1))])
             if name == "half":
                 store.save(SERIES, identity, bars.slice(half), coverage)
             rebuild_catalog(layout, [SERIES.instrument], datetime(YEAR + 1, 1, 2, tzinfo=UTC))

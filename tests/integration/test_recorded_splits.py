@@ -96,8 +96,7 @@ def differences(kept: Store, fresh: Store) -> dict[str, float]:
             date(2014, 6, 9),
             1 / 7,
             date(2014, 6, 5),
-            "windows: {1m: 2014-01}\nsymbols:\n"
-            "  AAPL.ETH: {timeframes: [1m], start: 2014-06-05}\n",
+            "windows: {1m: 2014-01}\nsymbols:\n  AAPL.ETH: {timeframes: [1m], start: 2014-06-05}\n",
             id="2014-06-09 7:1, minutes alone",
         ),
         pytest.param(
@@ -128,10 +127,10 @@ def test_a_real_split_is_found_by_the_first_tail_after_it(
             fresh.load(Mode.FULL)
             assert max(differences(kept, fresh).values()) <= 1e-9
             symbol = next(kept.series).symbol
-            [found] = kept.store.history.of(symbol)
+            [found] = kept.store.bases.of(symbol)
             assert (found.ratio, found.effective) == (factor, ex_date)
             assert not found.is_estimated
-            assert fresh.store.history.of(symbol) == ()
+            assert fresh.store.bases.of(symbol) == ()
     for series in kept.series:
         raw = kept.store.read_raw(series)
         held = before[str(series)]

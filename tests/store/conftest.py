@@ -30,6 +30,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore, SaveResult
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.store.rebasing import record_adjustment
 
 
 class Make:
@@ -111,6 +112,11 @@ class Make:
             old_until=noon - timedelta(hours=12),
             evidence="390 bars of AAPL 1m",
         )
+
+    def rebase(self, store: BarStore, found: Adjustment, symbol: str = "AAPL") -> bool:
+        """Record an adjustment that a comparison with bars of long ago has found."""
+        compared = Interval(datetime(2000, 1, 3, tzinfo=UTC), datetime(2000, 1, 4, tzinfo=UTC))
+        return record_adjustment(store, self.series(symbol=symbol), found, compared=compared)
 
     def true_ends(self, series: Series, first: date, end: date) -> dict[datetime, datetime]:
         """Return the timestamps expected in ``[first, end)``, with the end of each bar."""

@@ -10,12 +10,13 @@ from typing import Any
 import duckdb
 import pytest
 
+from ktrdr_pipelines.domain.bars import UNCONFIRMED
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
 from ktrdr_pipelines.domain.price_basis import AdjustmentKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError, UsageError
-from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.bars.bar_store import BarStore, read_footer
 from ktrdr_pipelines.store.bars.footer import Presumed
 from ktrdr_pipelines.store.catalog.catalog import (
     files_after_catalog,
@@ -66,6 +67,11 @@ def closes(store: BarStore, make: Any, timeframe: Timeframe = Timeframe.M1) -> l
     return read
 
 
+def asked(at: datetime, fetched_at: datetime) -> Presumed:
+    """Return that the basis of two minutes is presumed."""
+    return Presumed(Interval(at, at + 2 * MINUTE), fetched_at, fetched_at)
+
+
 def by_hand(store: BarStore, ratio: float = 0.01, effective: date = date(2024, 6, 5)) -> None:
     """Adjust AAPL as a person does."""
     adjust(
@@ -81,8 +87,8 @@ def by_hand(store: BarStore, ratio: float = 0.01, effective: date = date(2024, 6
 
 def test_a_recorded_split_is_known_everywhere_at_once(held: BarStore, make: Any) -> None:
     """By readers, the ledger, queries and shells, of all timeframes."""
-    assert record_adjustment(held, "AAPL", make.split(1, 0.25))
-    assert held.history.of("AAPL") == (make.split(1, 0.25),)
+    assert make.rebase(held, make.split(1, 0.25))
+    assert held.bases.history.of("AAPL") == (make.split(1, 0.25),)
     assert held.ledger.adjustments.all() == {"AAPL": (make.split(1, 0.25),)}
     assert closes(held, make) == [25.0] * 3
     assert closes(held, make, Timeframe.D1) == [25.0] * 3
@@ -93,12 +99,12 @@ def test_a_recorded_split_is_known_everywhere_at_once(held: BarStore, make: Any)
 
 def test_only_the_next_adjustment_is_recorded(held: BarStore, make: Any) -> None:
     """Another process may have found the same one meanwhile, or the symbol may be gone."""
-    assert record_adjustment(held, "AAPL", make.split(1, 0.25))
-    assert not record_adjustment(held, "AAPL", make.split(1, 0.25))
-    assert not record_adjustment(held, "AAPL", make.split(3, 0.25))
-    assert not record_adjustment(held, "MSFT", make.split(1, 0.25))
-    assert record_adjustment(held, "AAPL", make.split(2, 0.5))
-    assert held.history.all() == ({"AAPL": (make.split(1, 0.25), make.split(2, 0.5))}, {})
+    assert make.rebase(held, make.split(1, 0.25))
+    assert not make.rebase(held, make.split(1, 0.25))
+    assert not make.rebase(held, make.split(3, 0.25))
+    assert not make.rebase(held, make.split(1, 0.25), "MSFT")
+    assert make.rebase(held, make.split(2, 0.5))
+    assert held.bases.history.all() == ({"AAPL": (make.split(1, 0.25), make.split(2, 0.5))}, {})
     assert closes(held, make) == [12.5] * 3
 
 
@@ -107,12 +113,35 @@ def test_presumed_bars_are_left_out_of_what_is_multiplied(held: BarStore, make: 
     series, late = make.series(), OPEN + timedelta(hours=1)
     split = make.split(1, 0.25)
     bars = make.run(series, late, 2, 25.0)
-    presumed = Presumed(Interval(late, late + 2 * MINUTE), split.old_until + MINUTE)
+    presumed = asked(late, split.old_until + MINUTE)
     held.save(series, make.identity(series), bars, make.covering(series, bars), presumed=[presumed])
-    assert record_adjustment(held, "AAPL", split)
+    assert make.rebase(held, split)
     assert closes(held, make) == [25.0] * 3
     assert not held.coverage(series).bars.clip(presumed.interval)
     assert in_shell(held.layout, "raw_1m") == [100.0] * 3 + [25.0] * 2
+
+
+def test_what_is_certain_is_not_doubted(held: BarStore, make: Any) -> None:
+    """Presumed bars requested before the last confirmation, compared ones, and earlier doubts."""
+    series, split = make.series(), make.split(1, 0.25)
+    early, late, last = (OPEN + hours * timedelta(hours=1) for hours in (1, 2, 3))
+    before, after = split.old_until - MINUTE, split.old_until + MINUTE
+    for at, price, fetched_at in ((early, 60.0, before), (late, 25.0, after), (last, 400.0, after)):
+        bars = make.run(series, at, 2, price)
+        one = asked(at, fetched_at)
+        held.save(series, make.identity(series), bars, make.covering(series, bars), presumed=[one])
+    compared = Interval(last, last + 2 * MINUTE)
+    assert record_adjustment(held, series, split, compared=compared)
+    assert held.read_raw(series)["basis"].to_pylist() == [0] * 5 + [UNCONFIRMED] * 2 + [0] * 2
+    assert closes(held, make) == [25.0] * 3 + [15.0] * 2 + [100.0] * 2
+    spans = held.coverage(series).bars
+    assert not spans.clip(Interval(late, last))
+    assert spans.covers(compared)
+    (path,) = held.layout.bar_files("AAPL", Timeframe.M1)
+    basis = read_footer(path).basis
+    assert [one.fetched_at for one in basis.presumed] == [before]
+    assert make.rebase(held, make.split(2, 0.5))
+    assert held.read_raw(series)["basis"].to_pylist() == [0] * 5 + [UNCONFIRMED] * 2 + [0] * 2
 
 
 def test_a_person_adjusts_by_date_and_undoes_it(held: BarStore, make: Any) -> None:
@@ -126,7 +155,7 @@ def test_a_person_adjusts_by_date_and_undoes_it(held: BarStore, make: Any) -> No
     undone = remove_adjustment(held, "AAPL", number=None, now=NOW)
     assert undone.number == 1
     assert closes(held, make, Timeframe.D1) == [90.0, 100.0, 100.0]
-    (kept,) = held.history.of("AAPL")
+    (kept,) = held.bases.history.of("AAPL")
     assert (kept.kind, kept.note, kept.removed_at) == (AdjustmentKind.MANUAL, "pence", NOW)
     assert held.ledger.adjustments.of("AAPL") == (kept,)
 
@@ -153,7 +182,7 @@ def test_an_adjustment_without_bars_is_refused(held: BarStore) -> None:
             note="",
             now=NOW,
         )
-    assert held.history.symbols() == []
+    assert held.bases.history.symbols() == []
 
 
 @pytest.mark.parametrize(
@@ -163,7 +192,7 @@ def test_only_a_manual_adjustment_in_force_can_be_removed(
     held: BarStore, make: Any, number: int | None, numbers: str
 ) -> None:
     """Named, or the only one; a split is a fact about the stored bars."""
-    record_adjustment(held, "AAPL", make.split(1, 0.25))
+    make.rebase(held, make.split(1, 0.25))
     for _ in range(3):
         by_hand(held)
     remove_adjustment(held, "AAPL", number=4, now=NOW)
@@ -174,7 +203,7 @@ def test_only_a_manual_adjustment_in_force_can_be_removed(
 
 
 ACTS: list[Callable[[BarStore, Any], object]] = [
-    lambda store, make: record_adjustment(store, "AAPL", make.split(1, 0.25)),
+    lambda store, make: make.rebase(store, make.split(1, 0.25)),
     lambda store, _: by_hand(store),
     lambda store, _: remove_adjustment(store, "AAPL", number=None, now=NOW),
 ]
@@ -204,16 +233,16 @@ def test_nothing_is_recorded_while_the_symbol_is_moved(
     write_journal(held.layout, Move(MoveKind.RENAME, "AAPL", "APPL2"))
     with pytest.raises(StoreError, match="rename of AAPL to APPL2 is unfinished"):
         act(held, make)
-    assert held.history.symbols() == []
+    assert held.bases.history.symbols() == []
 
 
 def test_damaged_adjustments_of_another_symbol_do_not_matter(held: BarStore, make: Any) -> None:
     """They are refused alone."""
     other = make.series(symbol="MSFT")
     make.save(held, other, make.run(other, OPEN, 2, 50.0))
-    held.history.write("MSFT", [make.split(1, 0.5)])
+    held.bases.history.write("MSFT", [make.split(1, 0.5)])
     held.layout.adjustments_file("MSFT").write_bytes(b"{")
-    assert record_adjustment(held, "AAPL", make.split(1, 0.25))
+    assert make.rebase(held, make.split(1, 0.25))
     assert closes(held, make) == [25.0] * 3
     with pytest.raises(StoreError, match=r"MSFT\.json.*ktrdr repair"):
         query_catalog(held.layout, "FROM series('MSFT', '1m')")
@@ -224,7 +253,7 @@ def test_views_keep_the_time_of_the_tables(held: BarStore, make: Any) -> None:
     series = make.series()
     make.save(held, series, make.run(series, OPEN + timedelta(hours=1), 2, 100.0))
     assert files_after_catalog(held.layout) == 1
-    record_adjustment(held, "AAPL", make.split(1, 0.25))
+    make.rebase(held, make.split(1, 0.25))
     assert files_after_catalog(held.layout) >= 1
     assert closes(held, make) == [25.0] * 5
 
@@ -271,11 +300,11 @@ def test_killed_anywhere_every_reader_is_on_one_basis_and_the_next_run_completes
     series, late = make.series(), OPEN + timedelta(hours=1)
     split = make.split(1, 0.25)
     bars = make.run(series, late, 2, 25.0)
-    presumed = Presumed(Interval(late, late + 2 * MINUTE), split.old_until + MINUTE)
+    presumed = asked(late, split.old_until + MINUTE)
     held.save(series, make.identity(series), bars, make.covering(series, bars), presumed=[presumed])
     for step in range(1, 10):
-        was_killed = killed_at(step, monkeypatch, lambda: record_adjustment(held, "AAPL", split))
-        is_recorded = bool(held.history.of("AAPL"))
+        was_killed = killed_at(step, monkeypatch, lambda: make.rebase(held, split))
+        is_recorded = bool(held.bases.history.of("AAPL"))
         expected = [25.0] * 3 if is_recorded else [100.0] * 3
         if step > 1:  # the presumed bars are left out first
             assert held.read(series)["close"].to_pylist() == expected
@@ -284,7 +313,7 @@ def test_killed_anywhere_every_reader_is_on_one_basis_and_the_next_run_completes
         if is_recorded:
             assert closes(held, make) == expected
             assert held.ledger.adjustments.of("AAPL") == (split,)
-            assert not record_adjustment(held, "AAPL", split)
+            assert not make.rebase(held, split)
         if not was_killed:
             assert step > 2
             break
@@ -311,7 +340,7 @@ def test_a_catalog_built_while_an_adjustment_was_recorded_becomes_current(
     held: BarStore, make: Any
 ) -> None:
     """Although it is newer than the file of adjustments."""
-    held.history.write("AAPL", [make.split(1, 0.25)])  # killed here
+    held.bases.history.write("AAPL", [make.split(1, 0.25)])  # killed here
     content = held.layout.catalog.read_bytes()
     held.layout.catalog.write_bytes(content)  # by a build that had read the old adjustments
     assert in_shell(held.layout, "bars_1m") == [100.0] * 3
@@ -319,7 +348,7 @@ def test_a_catalog_built_while_an_adjustment_was_recorded_becomes_current(
     assert closes(held, make) == [25.0] * 3
     assert held.ledger.adjustments.count("AAPL") == 1
     removed = replace(make.split(1, 0.25), removed_at=NOW)
-    held.history.write("AAPL", [removed])
+    held.bases.history.write("AAPL", [removed])
     require_current_views(held)
     assert closes(held, make) == [100.0] * 3
     assert held.ledger.adjustments.of("AAPL") == (removed,)

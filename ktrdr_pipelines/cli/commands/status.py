@@ -114,7 +114,7 @@ def _bases(workspace: "Workspace", strangers: "Sequence[Stranger]") -> _Bases:
     errors: dict[str, StoreError] = {}
     for symbol in dict.fromkeys((*workspace.universe.instruments, *(s.symbol for s in strangers))):
         try:
-            if known := workspace.store.history.of(symbol):
+            if known := workspace.store.bases.of(symbol):
                 adjustments[symbol] = known
         except StoreError as error:
             errors[symbol] = error

@@ -40,12 +40,14 @@ _NO_CRC = 0
 class Presumed:
     """Bars whose basis was presumed: their response had no held bar to compare with.
 
-    ``interval`` is by bar timestamp; ``fetched_at`` is when the newest of their requests was sent.
-    They are on the basis that their rows state if that held until then.
+    ``interval`` is by bar timestamp; ``fetched_at`` is when the newest of their requests was sent,
+    ``fetched_from`` when the oldest was. They are on the basis that their rows state if that held
+    until then.
     """
 
     interval: Interval
     fetched_at: datetime
+    fetched_from: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,11 @@ def presuming(
             and not _has_bars(keys, before.interval.end, one.interval.start)
         ):
             whole = Interval(before.interval.start, max(before.interval.end, one.interval.end))
-            joined[-1] = Presumed(whole, max(before.fetched_at, one.fetched_at))
+            joined[-1] = Presumed(
+                whole,
+                max(before.fetched_at, one.fetched_at),
+                min(before.fetched_from, one.fetched_from),
+            )
         else:
             joined.append(one)
     times = [one for one in (known.confirmed_at, confirmed_at) if one is not None]
@@ -282,7 +288,10 @@ def _coverage(fields: Mapping[str, Any]) -> Coverage:
 def _basis_fields(basis: FileBasis) -> dict[str, object]:
     return {
         "intervals": [[*_bounds(interval), number] for interval, number in basis.intervals],
-        "presumed": [[*_bounds(one.interval), micros(one.fetched_at)] for one in basis.presumed],
+        "presumed": [
+            [*_bounds(one.interval), micros(one.fetched_at), micros(one.fetched_from)]
+            for one in basis.presumed
+        ],
         "confirmed_at": None if basis.confirmed_at is None else micros(basis.confirmed_at),
     }
 
@@ -295,8 +304,8 @@ def _basis(fields: Mapping[str, Any]) -> FileBasis:
             for start, end, number in fields["intervals"]
         ),
         tuple(
-            Presumed(Interval(moment(start), moment(end)), moment(fetched))
-            for start, end, fetched in fields["presumed"]
+            Presumed(Interval(moment(start), moment(end)), moment(newest), moment(oldest))
+            for start, end, newest, oldest in fields["presumed"]
         ),
         None if confirmed is None else moment(confirmed),
     )

@@ -51,11 +51,12 @@ from ktrdr_pipelines.sync.engine.bar_requester import BarRequester
 from ktrdr_pipelines.sync.engine.series_state import StateChange
 from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
-_DAY, _SOON = timedelta(days=1), timedelta(days=14)
+_DAY, _SOON, _INSTANT = timedelta(days=1), timedelta(days=14), timedelta(microseconds=1)
 
-_SESSIONS: Final = {Timeframe.D1: 5, Timeframe.W1: 4, Timeframe.H4: 5, Timeframe.H1: 2}
+_SESSIONS: Final = {Timeframe.D1: 5, Timeframe.W1: 4, Timeframe.H4: 5}
+_FEWEST_SESSIONS: Final = 2
 """How many of the newest held sessions (1w: weeks) a request for them alone has; of shorter
-timeframes one session has bars enough."""
+timeframes two, because the newest may have begun only."""
 
 _MOST_REQUESTS: Final = 2
 """Requests for a basis alone on one session date: the second confirms what the first states."""
@@ -64,7 +65,8 @@ _ENOUGH: Final = 3
 """Bars that, compared without a constant ratio, are corrected bars and no re-basing."""
 
 _SAME_RATIO: Final = 0.005
-"""Distance, as a share, of two estimates of one ratio: both were made from rounded prices."""
+"""Distance, as a share, of two estimates of one ratio, where rounding explains no more: the closes
+of a day may be corrected in between."""
 
 _LEAST_REPORTED: Final = 0.009
 """Change of price, as a share, from which bars at other prices are reported."""
@@ -99,7 +101,7 @@ class FetchedBasis:
         rows = IntervalSet([Interval(moment(keys[0]), moment(keys[-1] + 1))])
         bounds = (rows | change.coverage.bars).bounds
         assert bounds is not None  # noqa: S101  (it has rows)
-        return replace(change, presumed=Presumed(bounds, self.requested_at))
+        return replace(change, presumed=Presumed(bounds, self.requested_at, self.requested_at))
 
 
 class BasisChecks:
@@ -142,7 +144,7 @@ class BasisChecks:
                 return
             symbol, today = instrument.symbol, self._today(calendar)
             self._compared_on.add((symbol, today))
-            if self._held.newest(symbol) is None:
+            if not self._held.newest(symbol):
                 self._judge.establish(symbol, today)
                 return
             while self._judge.may_request(symbol, today):
@@ -170,10 +172,10 @@ class BasisChecks:
         statement = self._statement(series, calendar, response, requested_at)
         if not _has_splits(series.instrument):
             self._judge.report_other(statement, bars, self._held.compared(series, bars), requester)
-            return FetchedBasis(len(self._store.history.of(series.symbol)), requested_at)
+            return FetchedBasis(len(self._store.bases.of(series.symbol)), requested_at)
         async with self._locks[series.symbol]:
             self._require_current_views()
-            adjustments = self._store.history.of(series.symbol)
+            adjustments = self._store.bases.of(series.symbol)
             found = self._held.compared(series, bars)
             if adjustments and requested_at < adjustments[-1].found_at:
                 # It may be on the basis of before, and proves nothing about the present one.
@@ -184,10 +186,15 @@ class BasisChecks:
                 await self._request_newest(requester, calendar)
                 found = self._held.compared(series, bars)
                 judged = self._judge(statement, found, requester)
+            if len(self._store.bases.of(series.symbol)) > len(adjustments):
+                # It was requested before the re-basing was found, here or by another process.
+                found = self._held.compared(series, bars)
+                if found.verdict is not BasisVerdict.SAME:
+                    judged = _Judgement.OPEN
             if judged is _Judgement.OPEN:
                 return FetchedBasis(UNCONFIRMED, requested_at)
             self._judge.report_other(statement, bars, found, requester)
-            number = len(self._store.history.of(series.symbol))
+            number = len(self._store.bases.of(series.symbol))
             return FetchedBasis(number, requested_at, is_presumed=judged is _Judgement.UNKNOWN)
 
     def _is_open(self, statement: "_Statement", judged: "_Judgement") -> bool:
@@ -195,38 +202,41 @@ class BasisChecks:
         symbol, today = statement.series.symbol, statement.today
         if judged is _Judgement.UNKNOWN:
             is_left = not self._judge.is_established(symbol, today)
-            is_left = is_left and self._held.newest(symbol) is not None
+            is_left = is_left and bool(self._held.newest(symbol))
         else:
             is_left = judged is _Judgement.OPEN
         return is_left and self._judge.may_request(symbol, today)
 
     async def _request_newest(self, requester: BarRequester, calendar: SessionCalendar) -> None:
-        """Request the newest held bars of a symbol alone, and judge the response."""
+        """Request the newest held bars of a symbol alone, and judge the response.
+
+        Where that shows nothing, those of another timeframe are requested.
+        """
         instrument, today = requester.series.instrument, self._today(calendar)
-        newest = self._held.newest(instrument.symbol)
-        count = self._judge.count_request(instrument.symbol, today)
-        if newest is None:
-            return
-        series, widths = Series(instrument, newest[0]), requester.widths
-        ends_at, duration = _request_for(
-            calendar, *newest, most=widths.most(newest[0]), is_second=count > 1
-        )
-        try:
-            received = await requester.bars_of(
-                series.timeframe, min(ends_at, self._session.now()), duration
+        for timeframe, day in [*self._held.newest(instrument.symbol).items()][:_MOST_REQUESTS]:
+            count = self._judge.count_request(instrument.symbol, today)
+            most = requester.widths.most(timeframe)
+            ends_at, duration = _request_for(
+                calendar, timeframe, day, most=most, is_second=count > 1
             )
-        except (GatewayUnreachableError, ClientIdInUseError):
-            raise
-        except GatewayError as error:
-            requester.note(f"the price basis could not be checked: {error}")
-            return
-        response, proved = received.with_bars, "the price basis: nothing, without bars"
-        if response is not None:
-            statement = self._statement(series, calendar, response, received.requested_at)
-            found = self._held.compared(series, response.bars)
-            self._judge(statement, found, requester)
-            proved = f"the price basis: {found.verdict}"
-        requester.record(received, proved)
+            ends_at = min(ends_at, self._session.now())
+            try:
+                received = await requester.bars_of(timeframe, ends_at, duration)
+            except (GatewayUnreachableError, ClientIdInUseError):
+                raise
+            except GatewayError as error:
+                requester.note(f"the price basis could not be checked: {error}")
+                continue
+            verdict, response = BasisVerdict.UNKNOWN, received.with_bars
+            if response is not None:
+                series = Series(instrument, timeframe)
+                found = self._held.compared(series, response.bars)
+                verdict = found.verdict
+                statement = self._statement(series, calendar, response, received.requested_at)
+                self._judge(statement, found, requester)
+            requester.record(received, f"the price basis: {verdict}")
+            if verdict is not BasisVerdict.UNKNOWN:
+                return
 
     def _statement(
         self,
@@ -312,23 +322,39 @@ class _Judge:
         if found.verdict in {BasisVerdict.UNIT, BasisVerdict.OTHER}:
             self.establish(series.symbol, today)
             return _Judgement.UNKNOWN
-        if found.verdict is BasisVerdict.REBASED and _is_stated(statement, found, known):
-            requester.note(self._record(statement, found, known))
-            self._confirm(statement)
-            return _Judgement.KNOWN
         is_newest = self._held.includes_newest(series, statement.calendar, found)
         if found.verdict is BasisVerdict.REBASED:
-            if is_newest:
-                self._state(statement, found)
-            # Older bars on another basis than the newest ones: an earlier version mixed them.
-            is_mixed = is_confirmed and not is_newest
-            return _Judgement.UNKNOWN if is_mixed else _Judgement.OPEN
+            return self._rebased(statement, found, requester, is_newest=is_newest)
         # Bars were corrected, if there are enough of them to tell, or if the newest ones show the
         # basis to be the same.
         is_corrected = found.bars >= _ENOUGH and not found.is_constant
         if is_confirmed and known.confirmed_at is not None:
             is_corrected |= not is_newest or known.confirmed_at >= statement.requested_at
         return _Judgement.UNKNOWN if is_corrected else _Judgement.OPEN
+
+    def _rebased(
+        self,
+        statement: _Statement,
+        found: BasisComparison,
+        requester: BarRequester,
+        *,
+        is_newest: bool,
+    ) -> _Judgement:
+        """Record a re-basing, if two responses agree, or that one stated it."""
+        known = self._known(statement.series.symbol)
+        if _is_stated(statement, found, known):
+            text = self._record(statement, found, known)
+            if text is None:  # another process was first, with this one or another
+                return _Judgement.OPEN
+            requester.note(text)
+            self._confirm(statement)
+            return _Judgement.KNOWN
+        if is_newest:
+            self._state(statement, found)
+            return _Judgement.OPEN
+        # Older bars on another basis than the newest ones: an earlier version mixed them.
+        is_confirmed = known.established_on == statement.today and known.confirmed_at is not None
+        return _Judgement.UNKNOWN if is_confirmed else _Judgement.OPEN
 
     def is_established(self, symbol: str, today: date) -> bool:
         """Return whether the basis of a symbol was established today, and nothing refutes it."""
@@ -397,7 +423,7 @@ class _Judge:
 
     def _confirm(self, statement: _Statement) -> None:
         """Record that a request showed the basis to be the newest one that is known."""
-        number = len(self._store.history.of(statement.series.symbol))
+        number = len(self._store.bases.of(statement.series.symbol))
 
         def confirmed(known: BasisCheck) -> BasisCheck:
             times = [known.confirmed_at] if known.basis == number else []
@@ -414,10 +440,15 @@ class _Judge:
 
         self._change(statement.series.symbol, confirmed)
 
-    def _record(self, statement: _Statement, found: BasisComparison, known: BasisCheck) -> str:
-        """Record the re-basing on which two responses agree; return it in words."""
+    def _record(
+        self, statement: _Statement, found: BasisComparison, known: BasisCheck
+    ) -> str | None:
+        """Record the re-basing on which two responses agree; return it in words.
+
+        None if another adjustment was recorded meanwhile.
+        """
         series, symbol = statement.series, statement.series.symbol
-        number = len(self._store.history.of(symbol))
+        number = len(self._store.bases.of(symbol))
         is_known = known.basis == number
         ratio = found.ratio
         if known.stated_ratio is not None and known.stated_bars > found.bars:
@@ -441,7 +472,10 @@ class _Judge:
             old_until=max(times),
             evidence=_evidence(statement, found, known),
         )
-        record_adjustment(self._store, symbol, adjustment)
+        assert found.first is not None and found.last is not None  # noqa: S101, PT018
+        compared = Interval(found.first, found.last + _INSTANT)
+        if not record_adjustment(self._store, series, adjustment, compared=compared):
+            return None
         about = "about " if adjustment.is_estimated else ""
         return (
             f"re-based (a split): the prices of bars that were requested before are multiplied by "
@@ -460,7 +494,7 @@ def _is_stated(statement: _Statement, found: BasisComparison, known: BasisCheck)
     is_same = (known.stated_by, known.stated_at) == (statement.request, statement.requested_at)
     if known.stated_ratio is None or is_same:
         return False
-    return abs(found.ratio / known.stated_ratio - 1) <= _SAME_RATIO
+    return abs(found.ratio / known.stated_ratio - 1) <= max(_SAME_RATIO, 2 * found.precision)
 
 
 def _request_for(
@@ -479,8 +513,13 @@ def _request_for(
     length = 7 * _DAY if timeframe is Timeframe.W1 else _DAY
     sessions = calendar.sessions(first, first + length)
     ends_at = sessions[-1].closes_at if sessions else midnight(first + length)
+    count = _SESSIONS.get(timeframe, _FEWEST_SESSIONS) + is_second
+    count = min(most or count, count)
     if timeframe.is_intraday:
-        return ends_at, f"{min(most or 9, _SESSIONS.get(timeframe, 1) + is_second)} D"
+        return (
+            ends_at,
+            f"{min(most or 9, _SESSIONS.get(timeframe, _FEWEST_SESSIONS) + is_second)} D",
+        )
     ends_at = max(calendar.last_second_of(ends_at), ends_at)
     if most == BY_THE_YEAR:
         return ends_at, "1 Y"

@@ -176,8 +176,8 @@ def rebased(store: BarStore, make: Any) -> BarStore:
     """Return a store with bars of two bases, whose ledger has the split."""
     series = make.series()
     make.save(store, series, make.run(series, OPEN, 3, 100.0))
-    store.history.write("AAPL", [make.split(1, 0.25)])
-    store.ledger.adjustments.record(store.history.all()[0])
+    store.bases.history.write("AAPL", [make.split(1, 0.25)])
+    store.ledger.adjustments.record(store.bases.history.all()[0])
     make.save(store, series, make.run(series, OPEN.replace(hour=15), 3, 25.0))
     return store
 
@@ -198,7 +198,7 @@ def test_lost_adjustments_are_noticed_by_the_ledger_or_the_bars(
     with closing(store.ledger):
         for act in (
             lambda: store.read(series),
-            lambda: store.on_todays_basis("AAPL", store.read_raw(series)),
+            lambda: store.bases.on_todays("AAPL", store.read_raw(series)),
             lambda: make.save(store, series, make.run(series, OPEN.replace(hour=16), 3)),
         ):
             with pytest.raises(StoreError, match=r"AAPL\.json has 0 adjustments.*ktrdr repair"):

@@ -56,7 +56,7 @@ def save(
 
 def record(store: BarStore, *adjustments: Adjustment) -> None:
     """Write all adjustments of AAPL."""
-    store.history.write("AAPL", adjustments)
+    store.bases.history.write("AAPL", adjustments)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_bars_are_stored_as_they_came_and_read_on_todays_basis(
     assert read["bar_count"].to_pylist() == [7] * 6
     late = Interval(OPEN + HOUR, OPEN + 2 * HOUR)
     assert rebased.read(series, late).equals(read.slice(3))
-    assert rebased.on_todays_basis("AAPL", raw).equals(read)
+    assert rebased.bases.on_todays("AAPL", raw).equals(read)
 
 
 def test_a_gap_filled_later_lies_on_the_new_basis_between_older_bars(
@@ -228,35 +228,13 @@ NOON = datetime(2024, 6, 3, 12, 10, tzinfo=UTC)
 
 def presumed(at: datetime, count: int, fetched_at: datetime = NOON) -> Presumed:
     """Return that the basis of some minutes is presumed."""
-    return Presumed(Interval(at, at + count * MINUTE), fetched_at)
+    return Presumed(Interval(at, at + count * MINUTE), fetched_at, fetched_at)
 
 
 def presumed_of(store: BarStore) -> list[Presumed]:
     """Return what the files of AAPL 1m presume."""
     paths = store.layout.bar_files("AAPL", Timeframe.M1)
     return [one for path in paths for one in read_footer(path).basis.presumed]
-
-
-def test_what_was_presumed_is_doubted_if_requested_after_the_last_confirmation(
-    store: BarStore, make: Any
-) -> None:
-    """Such bars stay, cover nothing, are not read, and are not doubted twice."""
-    early, late = OPEN - 2 * HOUR, OPEN
-    before = NOON - 20 * HOUR
-    save(store, make, bars_of(make, early, 3, 8.0, 9.0), presumed(early, 3, before))
-    save(store, make, bars_of(make, late, 3, 2.0, 9.0), presumed(late, 3))
-    save(store, make, bars_of(make, late + HOUR, 3, 8.0, 9.0))
-    series = make.series()
-    since = NOON - 12 * HOUR
-    assert store.doubt_basis("AAPL", Timeframe.M1, since) == IntervalSet(
-        [Interval(late, late + 3 * MINUTE)]
-    )
-    assert basis_of(store.read_raw(series)).tolist() == [0] * 3 + [UNCONFIRMED] * 3 + [0] * 3
-    assert store.read(series)["close"].to_pylist() == [8.0] * 6
-    assert not store.coverage(series).bars.clip(Interval(late, late + 3 * MINUTE))
-    assert len(store.coverage(series).bars) == 2
-    assert presumed_of(store) == [presumed(early, 3, before)]
-    assert store.doubt_basis("AAPL", Timeframe.M1, since) == IntervalSet()
 
 
 def test_bars_saved_after_a_later_rebasing_are_unconfirmed_if_presumed(
@@ -299,7 +277,7 @@ def test_presumed_neighbours_of_one_hour_become_one(store: BarStore, make: Any) 
     day_before, hour_later = OPEN - DAY, NOON + HOUR
     save(store, make, bars_of(make, day_before, 2, 8.0, 9.0), presumed(day_before, 2))
     save(store, make, bars_of(make, OPEN, 2, 8.0, 9.0), presumed(OPEN, 2, NOON + MINUTE))
-    whole = Presumed(Interval(day_before, OPEN + 2 * MINUTE), NOON + MINUTE)
+    whole = Presumed(Interval(day_before, OPEN + 2 * MINUTE), NOON + MINUTE, NOON)
     assert presumed_of(store) == [whole]
     save(store, make, bars_of(make, OPEN + HOUR, 2, 8.0, 9.0))
     other = presumed(OPEN + 2 * HOUR, 2)
@@ -327,7 +305,6 @@ def test_a_file_of_version_1_is_on_basis_0_and_stays_until_it_is_written(
     assert store.read_raw(series)["basis"].to_pylist() == [0] * 3
     assert store.read(series).num_rows == store.rows(series) == 3
     assert store.unconfirmed("AAPL", Timeframe.M1) == (IntervalSet(), 0)
-    assert store.doubt_basis("AAPL", Timeframe.M1, NOON) == IntervalSet()
     assert (path.read_bytes(), marker.read_bytes()) == content
     assert store_version(store.layout) == 1
     save(store, make, bars_of(make, OPEN + HOUR, 3, 8.0, 9.0))

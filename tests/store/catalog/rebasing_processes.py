@@ -18,7 +18,6 @@ from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.catalog.catalog import query_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, open_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
-from ktrdr_pipelines.store.rebasing import record_adjustment
 from tests.store.conftest import Make
 
 make = Make()
@@ -47,8 +46,8 @@ def rebase(layout: StoreLayout, number: int) -> None:
     with closing(Ledger(layout.ledger)) as ledger:
         store = BarStore(layout, ledger)
         for split in range(1, number + 1):
-            known = len(store.history.of("AAPL"))
-            assert record_adjustment(store, "AAPL", make.split(known + 1, 0.5, date(2024, 1, 5)))
+            known = len(store.bases.history.of("AAPL"))
+            assert make.rebase(store, make.split(known + 1, 0.5, date(2024, 1, 5)))
             for first in reversed(YEARS):
                 for start in (20, 10):  # the first ten stay on the bases of before
                     at = first + timedelta(minutes=start)

@@ -55,8 +55,8 @@ def rebased(layout: StoreLayout, store: BarStore, make: Any) -> BarStore:
     series, other = make.series(), make.series(symbol="MSFT")
     for number, ratio in enumerate((None, 1 / 7, 20.0)):
         if ratio is not None:
-            known = store.history.of("AAPL")
-            store.history.write("AAPL", [*known, make.split(number, ratio)])
+            known = store.bases.history.of("AAPL")
+            store.bases.history.write("AAPL", [*known, make.split(number, ratio)])
         for first in (OPEN, OPEN - timedelta(days=364)):
             make.save(store, series, make.run(series, first + number * HOUR, 3, 101.37))
     new = with_basis(make.run(series, OPEN + 4 * HOUR, 3, 55.0), UNCONFIRMED)
@@ -120,7 +120,7 @@ def test_every_timeframe_is_on_one_basis(
     series = make.series(timeframe)
     first = OPEN if timeframe.is_intraday else datetime(2024, 6, 3, tzinfo=UTC)
     make.save(store, series, make.run(series, first, 2, 8.0))
-    store.history.write("AAPL", [make.split(1, 0.25)])
+    store.bases.history.write("AAPL", [make.split(1, 0.25)])
     later = first + 3 * series.timeframe.length
     make.save(store, series, make.run(series, later, 2, 2.0))
     rebuild_catalog(layout, [series.instrument], NOW)
@@ -146,7 +146,7 @@ def test_manual_adjustments_end_at_their_dates(
         for number, ratio, day in ((1, 100.0, 4), (3, 10.0, 6), (4, 1000.0, 7))
     ]
     manual[2] = replace(manual[2], removed_at=NOW)
-    store.history.write("AAPL", [manual[0], make.split(2, 0.5), *manual[1:]])
+    store.bases.history.write("AAPL", [manual[0], make.split(2, 0.5), *manual[1:]])
     rebuild_catalog(layout, [days.instrument], NOW)
     expected = [2.0 * (100.0 * 0.5 * 10.0), *[2.0 * (0.5 * 10.0)] * 2, *[2.0 * 0.5] * 2]
     assert store.read(days)["close"].to_pylist() == expected
@@ -179,9 +179,9 @@ def test_a_catalog_older_than_a_basis_fails_and_never_mixes(
     make.save(store, series, make.run(series, OPEN, 3, 800.0))
     known = [make.split(1, 0.5)] if is_adjusted else []
     if known:
-        store.history.write("AAPL", known)
+        store.bases.history.write("AAPL", known)
     rebuild_catalog(layout, [series.instrument], NOW)
-    store.history.write("AAPL", [*known, make.split(len(known) + 1, 0.25)])
+    store.bases.history.write("AAPL", [*known, make.split(len(known) + 1, 0.25)])
     make.save(store, series, make.run(series, OPEN + HOUR, 3, 200.0))
     with shell(layout) as connection, pytest.raises(duckdb.Error, match="mix the price bases"):
         connection.execute(sql).fetchall()
@@ -194,8 +194,8 @@ def test_a_catalog_older_than_a_basis_fails_and_never_mixes(
 def test_other_symbols_and_raw_bars_are_served_meanwhile(rebased: BarStore, make: Any) -> None:
     """Only a query that needs the new factor fails."""
     series = make.series()
-    known = rebased.history.of("AAPL")
-    rebased.history.write("AAPL", [*known, make.split(3, 0.25)])
+    known = rebased.bases.history.of("AAPL")
+    rebased.bases.history.write("AAPL", [*known, make.split(3, 0.25)])
     make.save(rebased, series, make.run(series, OPEN + 5 * HOUR, 3, 200.0))
     with shell(rebased.layout) as connection:
         for sql, count in (
@@ -264,7 +264,7 @@ def test_files_of_both_versions_are_served_together(
         with shell(layout) as connection:
             found = connection.execute("SELECT basis FROM raw_series('AAPL', '1m')").fetchall()
         assert found == [(0,)] * 6
-    store.history.write("AAPL", [make.split(1, 0.25)])
+    store.bases.history.write("AAPL", [make.split(1, 0.25)])
     for source in TODAYS:
         assert rows(layout, source)["close"].to_pylist() == [2.0] * 6
 

@@ -30,7 +30,6 @@ from ktrdr_pipelines.store.maintenance.rename_journal import (
     write_journal,
 )
 from ktrdr_pipelines.store.maintenance.repair import repair
-from ktrdr_pipelines.store.rebasing import record_adjustment
 from ktrdr_pipelines.store.universe_file import load_universe
 from tests.store.conftest import Make
 
@@ -61,7 +60,7 @@ def fill(layout: StoreLayout, store: BarStore, make: Any) -> None:
         make.save(store, minutes, make.run(minutes, FIRST - timedelta(days=200), 5))
         make.save(store, days, make.bars(days, [datetime(2024, 6, 3, tzinfo=UTC)]))
     make.save(store, minutes := make.series(Timeframe.M1), make.run(minutes, FIRST, 3, 2.0))
-    record_adjustment(store, "AAPL", SPLIT)
+    make.rebase(store, SPLIT)
     make.save(store, minutes, make.run(minutes, FIRST + timedelta(hours=1), 3, 0.25))
     ledger.basis_checks.change("AAPL", lambda known: replace(known, basis=1, confirmed_at=NOW))
     ledger.contracts.pin("AAPL", make.identity(minutes).origin, 265598, "AAPL, a stock", NOW)
@@ -112,7 +111,7 @@ def records_of(layout: StoreLayout, symbol: str) -> dict[str, Any]:
             "fresh_from": ledger.kept_fresh.all().get(f"{symbol}|1m"),
         }
         basis = {
-            "adjustments": store.history.of(symbol),
+            "adjustments": store.bases.history.of(symbol),
             "index": ledger.adjustments.of(symbol),
             "check": ledger.basis_checks.of(symbol),
             "closes": store.read(Make().series(symbol=symbol))["close"].to_pylist(),
@@ -318,7 +317,7 @@ def test_adjustments_damaged_during_a_rename_stay_with_the_bars(filled: StoreLay
     with closing(Ledger(filled.ledger)) as ledger:
         finish_move(filled, ledger)
         with pytest.raises(CorruptFileError, match=r"APPL2\.json"):
-            BarStore(filled, ledger).adjustments_of("APPL2")
+            BarStore(filled, ledger).bases.of("APPL2")
         assert ledger.adjustments.of("APPL2") == before["index"]
     assert AdjustmentHistory(filled).symbols() == ["APPL2"]
 

@@ -16,7 +16,6 @@ from ktrdr_pipelines.store.catalog.catalog import query_catalog
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.store.maintenance.repair import repair
-from ktrdr_pipelines.store.rebasing import record_adjustment
 
 NOW = datetime(2024, 6, 4, tzinfo=UTC)
 OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
@@ -28,7 +27,7 @@ def rebased(layout: StoreLayout, store: BarStore, make: Any) -> StoreLayout:
     series = make.series()
     for number in range(2):
         make.save(store, series, make.run(series, OPEN + number * timedelta(hours=1), 3, 8.0))
-        record_adjustment(store, "AAPL", make.split(number + 1, 0.5))
+        make.rebase(store, make.split(number + 1, 0.5))
     return layout
 
 
@@ -156,8 +155,8 @@ def test_removal_is_kept(rebased: StoreLayout, make: Any) -> None:
     with closing(Ledger(rebased.ledger)) as ledger:
         store = BarStore(rebased, ledger)
         undone = replace(make.split(2, 0.5), removed_at=NOW)
-        store.history.write("AAPL", [make.split(1, 0.5), undone])
-        ledger.adjustments.record(store.history.all()[0])
+        store.bases.history.write("AAPL", [make.split(1, 0.5), undone])
+        ledger.adjustments.record(store.bases.history.all()[0])
     rebased.adjustments_file("AAPL").unlink()
     repair(rebased, [make.instrument()], NOW)
     assert closes(rebased, make) == [4.0] * 3 + [8.0] * 3
