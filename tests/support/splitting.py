@@ -37,10 +37,8 @@ def rebased(bars: pa.Table, factor: float) -> pa.Table:
     for name in (*_PRICES, "volume"):
         place = bars.schema.get_field_index(name)
         values = bars[name].to_numpy()
-        if name == "volume":
-            values = np.round(values / factor)
-        else:
-            values = np.round(values * factor, 2)
+        is_price = name != "volume"
+        values = np.round(values * factor, 2) if is_price else np.round(values / factor)
         bars = bars.set_column(place, bars.schema.field(place), pa.array(values))
     return bars
 
