@@ -4,7 +4,7 @@ Not here: many series in one run (``sync.runner``), the rounds of requests
 (``sync.engine.series_run``), the rules (``domain.planning``).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -99,7 +99,10 @@ class SeriesLoader:
         Bars of one timeframe may have refuted empty responses for another one that was finished
         before, or have shown that the symbol was re-based.
         """
-        report = replace(report, adjustments=self._found(report.series.symbol))
+        report = replace(
+            report,
+            adjustments=_found_since(self._store, report.series.symbol, self._adjustments_before),
+        )
         if report.error is not None or report.now is None:
             return report
         missing = self._states.unexplained(job, report.now)
@@ -107,12 +110,6 @@ class SeriesLoader:
         _, unconfirmed = self._store.unconfirmed(job.series.symbol, job.series.timeframe)
         unexplained = report.unexplained | (missing - known)
         return replace(report, unexplained=unexplained, unconfirmed_bars=unconfirmed)
-
-    def _found(self, symbol: str) -> tuple[Adjustment, ...]:
-        """Return the adjustments of a symbol that were found since this run began."""
-        before = self._adjustments_before.get(symbol)
-        known = () if before is None else self._store.history.of(symbol)[before:]
-        return tuple(one for one in known if one.kind is AdjustmentKind.SPLIT)
 
     @property
     def _states(self) -> SeriesStates:
@@ -150,7 +147,9 @@ class SeriesLoader:
             attempts = _attempts(self._requests, series)
             attempts.sparse(sparse, wanted=state.wanted, answered=state.proved)
         report = _report(state, series_run, sparse=sparse, store=self._store, session=self._session)
-        report = replace(report, adjustments=self._found(series.symbol))
+        report = replace(
+            report, adjustments=_found_since(self._store, series.symbol, self._adjustments_before)
+        )
         if series_run is not None and report.sparse:
             self._report_sparse(series)
         return report
@@ -298,6 +297,18 @@ class _SeriesRuns:
             schedules=schedules,
             bases=self._bases,
         )
+
+
+def _found_since(store: BarStore, symbol: str, before: Mapping[str, int]) -> tuple[Adjustment, ...]:
+    """Return the adjustments of a symbol that were found since a run began.
+
+    Args:
+        store: the adjustments.
+        symbol: the symbol.
+        before: how many there were of each symbol whose load was begun.
+    """
+    known = store.history.of(symbol)[before[symbol] :] if symbol in before else ()
+    return tuple(one for one in known if one.kind is AdjustmentKind.SPLIT)
 
 
 def _report(
