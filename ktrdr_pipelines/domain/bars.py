@@ -150,8 +150,11 @@ def merge_bars(
     if "basis" in old.schema.names:
         rebased = basis_of(rivals) != basis_of(winners)
     if rebased.any() and on_one_basis is not None:
-        alike = _is_about_same(on_one_basis(rivals), on_one_basis(winners))
-        differs = pa.array(np.asarray(differs) & ~(rebased & alike))
+        is_other = ~_is_about_same(rivals, winners, on_one_basis)
+        # The values of a bar on an unconfirmed basis may be compared either way.
+        is_unknown = (basis_of(rivals) == UNCONFIRMED) | (basis_of(winners) == UNCONFIRMED)
+        is_other &= np.asarray(differs) | ~is_unknown
+        differs = pa.array(np.where(rebased, is_other, differs))
     added = len(new_keys) - rivals.num_rows
     return Merge(bars, rivals.filter(differs), added, int(rebased.sum()))
 
@@ -169,22 +172,35 @@ def _differs(left: pa.Table, right: pa.Table) -> pa.ChunkedArray | pa.Array:
     return differs
 
 
+_ROUNDED: Final = {"volume": 1.0, "bar_count": 0.0}
 _ROUNDED_PRICE: Final = 0.0051
-_ROUNDED_SHARE: Final = 1e-3
-"""Distance of two prices, absolute or as a share, that rounding to a cent may make of one price of
-two bases."""
+"""By how much a value is rounded at most, before it is multiplied: a price to a cent, a volume to a
+share either way."""
 
-_ROUNDED_VOLUME: Final = 0.02
+_CORRECTED: Final = {"volume": 0.02, "bar_count": 0.0}
+_CORRECTED_PRICE: Final = 1e-3
+"""Distance of two values, as a share, that counts as none: sums of rounded parts."""
 
 
-def _is_about_same(left: pa.Table, right: pa.Table) -> np.ndarray:
-    """Return for each row whether the values are the same up to rounding; null equals null."""
+def _is_about_same(
+    left: pa.Table, right: pa.Table, on_one_basis: Callable[[pa.Table], pa.Table]
+) -> np.ndarray:
+    """Return for each row whether the values are the same on one basis, up to rounding.
+
+    Null equals null.
+    """
     alike = np.ones(left.num_rows, dtype=bool)
+    products = [on_one_basis(one) for one in (left, right)]
     for name in VALUES:
-        a, b = (_floats(one, name) for one in (left, right))
-        share = _ROUNDED_VOLUME if name == "volume" else _ROUNDED_SHARE
-        least = 1.0 if name == "volume" else _ROUNDED_PRICE
-        near = np.abs(a - b) <= np.maximum(least, share * np.abs(b))
+        a, b = (_floats(one, name) for one in products)
+        rounded = np.zeros(len(a))
+        for stored, product in zip((left, right), (a, b), strict=True):
+            raw, factor = _floats(stored, name), np.ones(len(a))
+            np.divide(product, raw, out=factor, where=raw != 0)
+            rounded += _ROUNDED.get(name, _ROUNDED_PRICE) * np.abs(factor)
+        near = np.abs(a - b) <= np.maximum(
+            rounded, _CORRECTED.get(name, _CORRECTED_PRICE) * np.abs(b)
+        )
         alike &= near | (np.isnan(a) & np.isnan(b))
     return alike
 

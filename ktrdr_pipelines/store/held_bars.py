@@ -62,15 +62,18 @@ class HeldBars:
         np.divide(now, stored, out=times, where=stored != 0)
         return compare_basis(held, bars, times)
 
-    def newest(self, symbol: str) -> tuple[Timeframe, date] | None:
-        """Return the timeframe to compare first, and its newest session date; None without bars.
+    def newest(self, symbol: str) -> dict[Timeframe, date]:
+        """Return the newest session date of each timeframe that has bars, best to compare first.
 
-        Daily bars if there are any, else the longest shorter ones: few bars say enough then.
+        Daily bars are, then the longest shorter ones: few bars say enough then.
         """
         held = dict(self._newest_days(symbol))
-        order = sorted(held, key=lambda one: (one is not Timeframe.W1, one.seconds))
-        chosen = Timeframe.D1 if Timeframe.D1 in held else next(reversed(order), None)
-        return None if chosen is None else (chosen, held[chosen])
+        order = [Timeframe.H4, Timeframe.H1, Timeframe.M30, Timeframe.M15, Timeframe.M5]
+        return {
+            one: held[one]
+            for one in (Timeframe.D1, *order, Timeframe.M1, Timeframe.W1)
+            if one in held
+        }
 
     def includes_newest(
         self, series: Series, calendar: SessionCalendar, found: BasisComparison

@@ -195,13 +195,18 @@ def remove_adjustment(
 
 
 def require_current_views(store: BarStore) -> None:
-    """Make the catalog know all adjustments, where a process was killed before it did.
+    """Make ledger and catalog know all adjustments, where a process was killed before they did.
 
     Raises: as ``record_adjustment``.
     """
-    newest_ns = store.history.newest_ns()
-    catalog = store.layout.catalog
-    if newest_ns and catalog.is_file() and catalog.stat().st_mtime_ns <= newest_ns:
+    if store.history.symbols():
+        known, _ = store.history.all()
+        recorded = store.ledger.adjustments.counts()
+        missing = {
+            symbol: ones for symbol, ones in known.items() if recorded.get(symbol) != len(ones)
+        }
+        if missing:
+            store.ledger.adjustments.record(missing)
         refresh_views(store.layout)
 
 

@@ -15,7 +15,14 @@ from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, Response
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError
-from tests.support.fake_gateway import FakeGateway, dense_keys, series_of, stock, true_bars_of
+from tests.support.fake_gateway import (
+    FakeGateway,
+    TrueBars,
+    dense_keys,
+    series_of,
+    stock,
+    true_bars_of,
+)
 from tests.support.loading import Harness, MakeHarness
 
 TICK = 0.01
@@ -124,7 +131,7 @@ class SplitMarket:
         seen = self.harness.store.read(self.series[timeframe])["close"].to_numpy()
         times = seen / self._known(timeframe)["close"].to_numpy()
         distance = np.abs(seen - expected)
-        assert np.all(distance <= TICK / 2 * (1 + times) + 1e-6 * expected), (
+        assert np.all(distance <= TICK / 2 * (1 + times) + 1e-5 * expected), (
             timeframe,
             distance.max(),
         )
@@ -147,8 +154,11 @@ def split_market(
     instrument = stock(calendar=CALENDAR)
     calendar = calendar_named(CALENDAR)
     chosen = tuple(timeframes)
+    minutes = true_bars_of(dense_keys(CALENDAR, Timeframe.M1, first, end), Timeframe.M1, calendar)
     true_bars = {
-        ("AAPL", one): true_bars_of(dense_keys(CALENDAR, one, first, end), one, calendar)
+        ("AAPL", one): _priced(
+            true_bars_of(dense_keys(CALENDAR, one, first, end), one, calendar), minutes
+        )
         for one in {*chosen, Timeframe.D1}
     }
     gateway = FakeGateway(true_bars, now)
@@ -156,3 +166,31 @@ def split_market(
     market = SplitMarket(harness(gateway), {one: series_of(wanted, one) for one in chosen})
     gateway.mutate = market.serve
     return market
+
+
+def _priced(true_bars: TrueBars, minutes: TrueBars) -> TrueBars:
+    """Return bars with the prices and volumes of the minutes in them: a walk around 200."""
+    rng = np.random.default_rng(1)
+    count = len(minutes.opens)
+    steps = rng.normal(0, 0.0004, count)
+    steps[1:][np.diff(minutes.opens) > 60_000_000] += rng.normal(
+        0, 0.01, int((np.diff(minutes.opens) > 60_000_000).sum())
+    )
+    closes = np.round(200 * np.exp(np.cumsum(steps)), 2)
+    opens = np.append(closes[:1], closes[:-1])
+    volumes = rng.integers(100, 5_000, count).astype(float)
+    first = minutes.opens.searchsorted(true_bars.opens)
+    high, low = np.maximum(opens, closes), np.minimum(opens, closes)
+    values = {
+        "open": opens[first],
+        "high": np.maximum.reduceat(high, first),
+        "low": np.minimum.reduceat(low, first),
+        "close": closes[np.append(first[1:], count) - 1],
+        "volume": np.add.reduceat(volumes, first),
+    }
+    values["average"] = np.round((values["high"] + values["low"]) / 2, 2)
+    bars = true_bars.bars
+    for name, column in values.items():
+        place = bars.schema.get_field_index(name)
+        bars = bars.set_column(place, bars.schema.field(place), pa.array(column))
+    return replace(true_bars, bars=bars)

@@ -102,6 +102,10 @@ def repair(
         say_json(asdict(report))
     else:
         _print_report(report)
+        for path in report.restored:
+            say(f"{path}: restored from the ledger")
+        for text in report.lost:
+            note(f"Warning: adjustments are lost, so queries refuse the bars of {text}")
 
 
 def _workspace_after(odd: "Sequence[Quarantined]") -> "Workspace":

@@ -9,10 +9,8 @@ Not here: what an adjustment does to bars (``domain.price_basis``), how one is f
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import date, datetime
 from pathlib import Path
@@ -84,21 +82,13 @@ class AdjustmentHistory:
         """Return the adjustments of every symbol that has any, and why others cannot be read."""
         known: dict[str, Adjustments] = {}
         unreadable: dict[str, str] = {}
-        for symbol in self._symbols():
+        for symbol in self.symbols():
             try:
                 if ones := self.of(symbol):
                     known[symbol] = ones
             except StoreError as error:
                 unreadable[symbol] = str(error)
         return known, unreadable
-
-    def newest_ns(self) -> int:
-        """Return when a file of adjustments was last written, in ns since 1970; 0 for never."""
-        newest = 0
-        for symbol in self._symbols():
-            with suppress(FileNotFoundError):  # the symbol was moved meanwhile
-                newest = max(newest, self._layout.adjustments_file(symbol).stat().st_mtime_ns)
-        return newest
 
     def write(self, symbol: str, adjustments: Sequence[Adjustment]) -> None:
         """Replace the adjustments of a symbol; the caller holds the lock of its basis.
@@ -114,37 +104,44 @@ class AdjustmentHistory:
             before_renaming=self._layout.require_same,
         )
 
-    def remove(self, symbol: str, kept_at: Path | None = None) -> None:
-        """Remove the file of a symbol, if there is one; the caller holds the lock of its basis.
+    def copy(self, symbol: str, path: Path) -> None:
+        """Copy the file of a symbol to a path, whatever it holds, if there is one.
 
-        Args:
-            symbol: the symbol.
-            kept_at: where its content is kept, whatever it is; None for nowhere.
+        Raises:
+            DiskError: the system refused.
+        """
+        source = self._layout.adjustments_file(symbol)
+        if require_file(source):
+            with disk_errors(source):
+                content = source.read_bytes()
+            write_atomically(
+                path,
+                lambda file: file.write(content),
+                before_renaming=self._layout.require_same,
+            )
+
+    def remove(self, symbol: str) -> None:
+        """Remove the file of a symbol, if there is one; the caller holds the lock of its basis.
 
         Raises:
             DiskError: the system refused.
         """
         path = self._layout.adjustments_file(symbol)
-        if not require_file(path):
-            return
-        with disk_errors(path):
-            content = path.read_bytes()
-        if kept_at is not None:
-            write_atomically(kept_at, lambda file: file.write(content))
-        self._layout.require_same()
-        with disk_errors(path):
-            path.unlink(missing_ok=True)
-            sync_folder(path.parent)
+        if require_file(path):
+            self._layout.require_same()
+            with disk_errors(path):
+                path.unlink(missing_ok=True)
+                sync_folder(path.parent)
 
-    def _symbols(self) -> list[str]:
-        """Return the symbols whose adjustments lie in the folder, readable or not."""
+    def symbols(self) -> list[str]:
+        """Return the symbols that have a file of adjustments, readable or not."""
         folder = self._layout.adjustments_folder
         with disk_errors(folder):
-            names = os.listdir(folder) if is_folder(folder) else []
+            paths = [*folder.iterdir()] if is_folder(folder) else []
         return sorted(
-            name.removesuffix(".json")
-            for name in names
-            if name.endswith(".json") and re.fullmatch(KEY_PATTERN, name.removesuffix(".json"))
+            path.stem
+            for path in paths
+            if path.suffix == ".json" and re.fullmatch(KEY_PATTERN, path.stem)
         )
 
 
@@ -159,11 +156,7 @@ def _read(path: Path, symbol: str) -> Adjustments:
                 reason=f"a newer ktrdr wrote it (version {version})",
                 hint="Use a newer ktrdr",
             )
-        if fields["symbol"] != symbol:
-            raise ValueError(f"they are those of {fields['symbol']}")
-        return tuple(
-            _adjustment(number, one) for number, one in enumerate(fields["adjustments"], start=1)
-        )
+        return _adjustments(symbol, fields)
     except (
         ValueError,
         KeyError,
@@ -177,6 +170,14 @@ def _read(path: Path, symbol: str) -> Adjustments:
             reason=str(error) or type(error).__name__,
             hint=HINT,
         ) from error
+
+
+def _adjustments(symbol: str, fields: Mapping[str, Any]) -> Adjustments:
+    if fields["symbol"] != symbol:
+        raise ValueError(f"they are those of {fields['symbol']}")
+    return tuple(
+        _adjustment(number, one) for number, one in enumerate(fields["adjustments"], start=1)
+    )
 
 
 def _fields(one: Adjustment) -> dict[str, object]:

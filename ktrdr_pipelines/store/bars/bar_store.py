@@ -439,6 +439,7 @@ class BarStore:
         basis = presuming(
             old.basis if old else FileBasis(),
             (one for one in presumed if _overlaps_rows(part.bars, one)),
+            timestamps(merge.bars),
             confirmed_at=check.confirmed_at if check.basis == len(adjustments) else None,
         )
         footer = Footer(

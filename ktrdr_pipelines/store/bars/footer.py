@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Any, Final
 
 import numpy as np
@@ -69,18 +69,18 @@ class FileBasis:
         return IntervalSet(one for one, basis in self.intervals if basis == UNCONFIRMED)
 
 
-_JOINED: Final = timedelta(days=7)
-"""Distance up to which presumed bars that were requested in the same hour become one interval."""
-
-
 def presuming(
-    known: FileBasis, new: Iterable[Presumed], *, confirmed_at: datetime | None
+    known: FileBasis, new: Iterable[Presumed], keys: np.ndarray, *, confirmed_at: datetime | None
 ) -> FileBasis:
     """Return what is presumed of a file's bars once more are saved.
+
+    Neighbours that were requested in the same hour become one interval, if no other bar lies
+    between them.
 
     Args:
         known: what was presumed before.
         new: the presumed bars among those saved.
+        keys: the timestamps of all bars of the file, sorted.
         confirmed_at: when the newest request was sent that confirmed the basis of the symbol: what
             was requested before it is no longer presumed. None without any.
     """
@@ -91,9 +91,8 @@ def presuming(
         before = joined[-1] if joined else None
         if (
             before is not None
-            and one.interval.start - before.interval.end <= _JOINED
-            and before.fetched_at.replace(minute=0, second=0, microsecond=0)
-            == one.fetched_at.replace(minute=0, second=0, microsecond=0)
+            and _hour_of(before) == _hour_of(one)
+            and not _has_bars(keys, before.interval.end, one.interval.start)
         ):
             whole = Interval(before.interval.start, max(before.interval.end, one.interval.end))
             joined[-1] = Presumed(
@@ -105,6 +104,15 @@ def presuming(
             joined.append(one)
     times = [one for one in (known.confirmed_at, confirmed_at) if one is not None]
     return FileBasis((), tuple(joined), max(times, default=None))
+
+
+def _hour_of(one: Presumed) -> datetime:
+    return one.fetched_at.replace(minute=0, second=0, microsecond=0)
+
+
+def _has_bars(keys: np.ndarray, start: datetime, end: datetime) -> bool:
+    low, high = keys.searchsorted([micros(start), micros(end)])
+    return bool(low < high)
 
 
 @dataclass(frozen=True, slots=True)

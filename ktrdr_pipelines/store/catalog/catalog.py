@@ -142,19 +142,19 @@ def rebuild_catalog(
 def refresh_views(layout: StoreLayout) -> None:
     """Make the catalog, where there is one, know the present bar files and price factors.
 
-    Its other tables stay as they are. After this no query returns bars on the basis of before.
+    Its other tables stay as they are, and so does the time at which it was built
+    (``files_after_catalog``). After this no query returns bars on the basis of before.
 
     Raises: as ``rebuild_catalog``.
     """
     with locked(layout.lock("catalog"), f"the catalog {layout.catalog}"):
         if not require_file(layout.catalog):
             return
+        built_ns = layout.catalog.stat().st_mtime_ns
         with TemporaryDirectory(prefix="ktrdr-") as folder:
             try:
                 with closing(connect_catalog(layout)) as connection:
-                    known = {
-                        text for (text,) in connection.execute(_COMMENTS_OF_OBJECTS).fetchall()
-                    }
+                    known = _known_digests(connection)
             except KtrdrError:
                 # An older catalog, or one of another folder, is of no use to any query.
                 _remove_catalog(layout)
@@ -173,7 +173,7 @@ def refresh_views(layout: StoreLayout) -> None:
                 c.execute(f"ATTACH '{_escaped(built)}' AS ktrdr; USE ktrdr")
                 objects.create(c)
                 c.execute("USE memory; DETACH ktrdr")
-            _replace_catalog(built, layout)
+            _replace_catalog(built, layout, built_ns)
 
 
 def _remove_catalog(layout: StoreLayout) -> None:
@@ -182,12 +182,17 @@ def _remove_catalog(layout: StoreLayout) -> None:
         layout.catalog_log.unlink(missing_ok=True)
 
 
-def _replace_catalog(built: Path, layout: StoreLayout) -> None:
-    """Rename a finished catalog over the old one; the caller holds the lock of the catalog."""
+def _replace_catalog(built: Path, layout: StoreLayout, built_ns: int | None = None) -> None:
+    """Rename a finished catalog over the old one; the caller holds the lock of the catalog.
+
+    ``built_ns`` is when its tables were built, in ns since 1970; None for now.
+    """
     temp = temp_beside(layout.catalog)
     try:
         with disk_errors(layout.catalog):
             shutil.copyfile(built, temp)
+            if built_ns is not None:
+                os.utime(temp, ns=(built_ns, built_ns))
             with temp.open("rb") as file:
                 os.fsync(file.fileno())
             layout.require_same()
@@ -294,7 +299,9 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
         except duckdb.Error as error:
             is_refused = _is_of_refused(error, objects.refused)
             if is_refused or not attempts_left or isinstance(error, _BAD_SQL):
-                raise _refused(error, objects.lost, is_refused=is_refused) from error
+                if MIXED in str(error):
+                    raise _mixed(str(error), objects.lost) from error
+                raise _refused(error, is_refused=is_refused) from error
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -451,15 +458,15 @@ def _is_of_refused(error: duckdb.Error, refused: Iterable[Path]) -> bool:
     return REFUSED in text or any(path.as_posix() in text for path in refused)
 
 
-def _refused(error: duckdb.Error, lost: Mapping[str, str], *, is_refused: bool) -> KtrdrError:
+def _mixed(text: str, lost: Mapping[str, str]) -> StoreError:
+    """Return the error for bars of a symbol that cannot be put on today's basis."""
+    said = text[text.find(MIXED) :].partition(" Hint:")[0]
+    symbol = said.removeprefix(MIXED).partition(":")[0]
+    return StoreError("cannot run this query", reason=lost.get(symbol, said), hint=HINT)
+
+
+def _refused(error: duckdb.Error, *, is_refused: bool) -> KtrdrError:
     text = str(error)
-    if MIXED in text:
-        symbol = re.split(f"{re.escape(MIXED)}|:", text[text.find(MIXED) :])[1]
-        return StoreError(
-            "cannot run this query",
-            reason=lost.get(symbol, text[text.find(MIXED) :].partition(" Hint:")[0]),
-            hint=HINT,
-        )
     if is_refused:
         return CorruptFileError(
             "cannot run this query",

@@ -3,12 +3,14 @@
 Not here: the files of adjustments, which are the truth (``store.bars.adjustment_history``).
 """
 
+import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
 from ktrdr_pipelines.domain.price_basis import Adjustment
+from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
 from ktrdr_pipelines.store.ledger.database import Table
 from ktrdr_pipelines.store.ledger.rows import Rows
 
@@ -49,11 +51,12 @@ class AdjustmentsTable(Table):
             )
 
     def all(self) -> dict[str, tuple[Adjustment, ...]]:
-        """Return the adjustments of every symbol that has any."""
+        """Return the adjustments of every symbol that has any; retired ones are no symbols."""
         found: dict[str, list[Adjustment]] = {}
         with self._database.reading() as connection:
             for (symbol,), one in _ROWS.select_keyed(connection, "ORDER BY symbol, number"):
-                found.setdefault(symbol, []).append(one)
+                if re.fullmatch(KEY_PATTERN, symbol):
+                    found.setdefault(symbol, []).append(one)
         return {symbol: tuple(ones) for symbol, ones in found.items()}
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.editing import remove_symbol, rename_symbol
-from ktrdr_pipelines.errors import StoreError
+from ktrdr_pipelines.errors import CorruptFileError, StoreError
 from ktrdr_pipelines.store.bars.adjustment_history import AdjustmentHistory
 from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_file, write_file
 from ktrdr_pipelines.store.bars.integrity import true_footer
@@ -159,20 +159,22 @@ def _steps(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
     if move.kind is MoveKind.RENAME:
         # Show the new folder, then remove the old one: the bars are visible at every moment, and
         # with them the adjustments that they need.
-        if adjustments := history.of(move.symbol):
-            history.write(move.target, adjustments)
+        try:
+            if adjustments := history.of(move.symbol):
+                history.write(move.target, adjustments)
+        except CorruptFileError:  # damaged since the move began: no bar is served without it
+            history.copy(move.symbol, layout.adjustments_file(move.target))
         _rename_folder(_stage(layout, move), layout.symbol_folder(move.target))
         layout.require_same()
         trash = layout.epochs / f"renamed-{move.symbol}-to-{move.target}"
         _rename_folder(layout.symbol_folder(move.symbol), trash)
         _remove(trash)
-        ledger.move_symbol(move.symbol, move.target)
-        history.remove(move.symbol)
     else:
         kept = layout.retired / move.target
         _rename_folder(layout.symbol_folder(move.symbol), kept)
-        ledger.move_symbol(move.symbol, move.target)
-        history.remove(move.symbol, kept_at=kept / "adjustments.json")
+        history.copy(move.symbol, kept / "adjustments.json")
+    ledger.move_symbol(move.symbol, move.target)
+    history.remove(move.symbol)
     new_text = _edited(layout, move)
     if new_text is not None:
         write_atomically(

@@ -19,8 +19,10 @@ from ktrdr_pipelines.domain.bars import moment, timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.instruments import Identity, Instrument, SecType
 from ktrdr_pipelines.domain.plausibility import Finding, explained, findings_of
+from ktrdr_pipelines.domain.price_basis import Adjustment
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError, StoreReplacedError
+from ktrdr_pipelines.store.bars.adjustment_history import AdjustmentHistory, Adjustments
 from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_bars
 from ktrdr_pipelines.store.bars.filing import BarFiles
 from ktrdr_pipelines.store.bars.footer import SCHEMA_VERSION
@@ -65,7 +67,9 @@ class RepairReport:
     is missing. ``sealed`` are files of earlier versions that were given digests. ``distrusted`` are
     files that another program wrote with implausible values: the bars are kept and requested
     again. ``findings`` counts bars with implausible values that are attributed to the gateway from
-    now on.
+    now on. ``restored`` are files of adjustments that were damaged or lost, written again from the
+    ledger; ``lost`` says of which symbols that was not possible, so that no query returns their
+    bars on one price basis.
     """
 
     files: int
@@ -78,6 +82,8 @@ class RepairReport:
     distrusted: tuple[Path, ...] = ()
     findings: int = 0
     sealed: tuple[Path, ...] = ()
+    restored: tuple[Path, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 def repair(
@@ -125,6 +131,7 @@ class _Done:
     fixed: list[Path] = field(default_factory=list)
     distrusted: list[Path] = field(default_factory=list)
     sealed: list[Path] = field(default_factory=list)
+    restored: list[Path] = field(default_factory=list)
 
 
 def _repair(
@@ -173,6 +180,7 @@ def _repair(
         existing = {layout.relative(path) for path in kept}
         ledger.files.remove(name for name in ledger.files.names() if name not in existing)
         ledger.checks.remove(ledger.checks.all())
+        lost = _restore_adjustments(layout, ledger, done)
         forgotten = ledger.requests.prune(now)
     rebuild_catalog(layout, universe, now)
     return RepairReport(
@@ -186,6 +194,8 @@ def _repair(
         distrusted=tuple(done.distrusted),
         findings=findings,
         sealed=tuple(done.sealed),
+        restored=tuple(done.restored),
+        lost=tuple(lost),
     )
 
 
@@ -306,6 +316,50 @@ def _seal(files: BarFiles, good: Iterable[Inspected]) -> list[Path]:
     return sealed
 
 
+def _restore_adjustments(layout: StoreLayout, ledger: Ledger, done: _Done) -> list[str]:
+    """Write damaged and lost files of adjustments again from the ledger, their only copy.
+
+    A file that cannot be replaced stays where it is: without it, bars would seem to need no
+    adjustment.
+
+    Returns: of which symbols adjustments are lost, and why.
+    """
+    history = AdjustmentHistory(layout)
+    lost = []
+    for symbol in sorted({*history.symbols(), *(symbol for symbol, _ in layout.series_folders())}):
+        with locked(layout.basis_lock(symbol), f"the price basis of {symbol}"):
+            path = layout.adjustments_file(symbol)
+            done.leftovers += _leftovers(path.parent, path.name)
+            known: Adjustments = ()
+            wrong, is_damaged = "", False
+            try:
+                known = history.of(symbol)
+            except StoreError as error:
+                wrong, is_damaged = str(error), isinstance(error, CorruptFileError)
+            copy = ledger.adjustments.of(symbol)
+            needed = max(ledger.files.highest_basis(symbol), len(copy), 1 if wrong else 0)
+            if not wrong and len(known) >= needed:
+                ledger.adjustments.record({symbol: known} if known else {})
+                continue
+            is_complete = len(copy) == needed and (is_damaged or not wrong)
+            if is_complete and all(map(_is_same, known, copy)):
+                if kind_of(path):
+                    done.quarantined.append(
+                        quarantine(layout, path, wrong or "it lacks adjustments", "nothing")
+                    )
+                history.write(symbol, copy)
+                done.restored.append(path)
+            else:
+                wrong = wrong or f"{path} has {len(known)} adjustments of {needed}"
+                lost.append(f"{symbol}: {wrong}")
+    return lost
+
+
+def _is_same(one: Adjustment, other: Adjustment) -> bool:
+    """Return whether two records are of one adjustment; only one of them may be removed."""
+    return replace(one, removed_at=None) == replace(other, removed_at=None)
+
+
 def _pin(layout: StoreLayout, ledger: Ledger, identity: Identity, now: datetime) -> None:
     """Pin the origin and the contract of a series again, where they are lost."""
     pin_origin(layout, identity.origin)
@@ -347,10 +401,10 @@ def _derive_findings(
     return len(new)
 
 
-def _leftovers(folder: Path) -> list[Path]:
-    """Remove unfinished files; the caller holds the lock that their writers would hold."""
+def _leftovers(folder: Path, name: str = "") -> list[Path]:
+    """Remove unfinished files, all or those of one name; the caller holds their writers' lock."""
     with disk_errors(folder):
-        paths = sorted(folder.glob(f".*{TEMP_SUFFIX}*"))
+        paths = sorted(folder.glob(f".{f'{name}.' if name else ''}*{TEMP_SUFFIX}*"))
         paths = [path for path in paths if kind_of(path) == "a file"]
         for path in paths:
             path.unlink(missing_ok=True)

@@ -53,9 +53,10 @@ from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
 _DAY, _SOON, _INSTANT = timedelta(days=1), timedelta(days=14), timedelta(microseconds=1)
 
-_SESSIONS: Final = {Timeframe.D1: 5, Timeframe.W1: 4, Timeframe.H4: 5, Timeframe.H1: 2}
+_SESSIONS: Final = {Timeframe.D1: 5, Timeframe.W1: 4, Timeframe.H4: 5}
+_FEWEST_SESSIONS: Final = 2
 """How many of the newest held sessions (1w: weeks) a request for them alone has; of shorter
-timeframes one session has bars enough."""
+timeframes two, because the newest may have begun only."""
 
 _MOST_REQUESTS: Final = 2
 """Requests for a basis alone on one session date: the second confirms what the first states."""
@@ -142,7 +143,7 @@ class BasisChecks:
                 return
             symbol, today = instrument.symbol, self._today(calendar)
             self._compared_on.add((symbol, today))
-            if self._held.newest(symbol) is None:
+            if not self._held.newest(symbol):
                 self._judge.establish(symbol, today)
                 return
             while self._judge.may_request(symbol, today):
@@ -195,38 +196,41 @@ class BasisChecks:
         symbol, today = statement.series.symbol, statement.today
         if judged is _Judgement.UNKNOWN:
             is_left = not self._judge.is_established(symbol, today)
-            is_left = is_left and self._held.newest(symbol) is not None
+            is_left = is_left and bool(self._held.newest(symbol))
         else:
             is_left = judged is _Judgement.OPEN
         return is_left and self._judge.may_request(symbol, today)
 
     async def _request_newest(self, requester: BarRequester, calendar: SessionCalendar) -> None:
-        """Request the newest held bars of a symbol alone, and judge the response."""
+        """Request the newest held bars of a symbol alone, and judge the response.
+
+        Where that shows nothing, those of another timeframe are requested.
+        """
         instrument, today = requester.series.instrument, self._today(calendar)
-        newest = self._held.newest(instrument.symbol)
-        count = self._judge.count_request(instrument.symbol, today)
-        if newest is None:
-            return
-        series, widths = Series(instrument, newest[0]), requester.widths
-        ends_at, duration = _request_for(
-            calendar, *newest, most=widths.most(newest[0]), is_second=count > 1
-        )
-        try:
-            received = await requester.bars_of(
-                series.timeframe, min(ends_at, self._session.now()), duration
+        for timeframe, day in [*self._held.newest(instrument.symbol).items()][:_MOST_REQUESTS]:
+            count = self._judge.count_request(instrument.symbol, today)
+            most = requester.widths.most(timeframe)
+            ends_at, duration = _request_for(
+                calendar, timeframe, day, most=most, is_second=count > 1
             )
-        except (GatewayUnreachableError, ClientIdInUseError):
-            raise
-        except GatewayError as error:
-            requester.note(f"the price basis could not be checked: {error}")
-            return
-        response, proved = received.with_bars, "the price basis: nothing, without bars"
-        if response is not None:
-            statement = self._statement(series, calendar, response, received.requested_at)
-            found = self._held.compared(series, response.bars)
-            self._judge(statement, found, requester)
-            proved = f"the price basis: {found.verdict}"
-        requester.record(received, proved)
+            ends_at = min(ends_at, self._session.now())
+            try:
+                received = await requester.bars_of(timeframe, ends_at, duration)
+            except (GatewayUnreachableError, ClientIdInUseError):
+                raise
+            except GatewayError as error:
+                requester.note(f"the price basis could not be checked: {error}")
+                continue
+            verdict, response = BasisVerdict.UNKNOWN, received.with_bars
+            if response is not None:
+                series = Series(instrument, timeframe)
+                found = self._held.compared(series, response.bars)
+                verdict = found.verdict
+                statement = self._statement(series, calendar, response, received.requested_at)
+                self._judge(statement, found, requester)
+            requester.record(received, f"the price basis: {verdict}")
+            if verdict is not BasisVerdict.UNKNOWN:
+                return
 
     def _statement(
         self,
@@ -481,8 +485,13 @@ def _request_for(
     length = 7 * _DAY if timeframe is Timeframe.W1 else _DAY
     sessions = calendar.sessions(first, first + length)
     ends_at = sessions[-1].closes_at if sessions else midnight(first + length)
+    count = _SESSIONS.get(timeframe, _FEWEST_SESSIONS) + is_second
+    count = min(most or count, count)
     if timeframe.is_intraday:
-        return ends_at, f"{min(most or 9, _SESSIONS.get(timeframe, 1) + is_second)} D"
+        return (
+            ends_at,
+            f"{min(most or 9, _SESSIONS.get(timeframe, _FEWEST_SESSIONS) + is_second)} D",
+        )
     ends_at = max(calendar.last_second_of(ends_at), ends_at)
     if most == BY_THE_YEAR:
         return ends_at, "1 Y"

@@ -286,6 +286,50 @@ def test_bars_requested_after_the_last_comparison_are_requested_again(market: Ma
     assert set(basis_of(raw).tolist()) == {0, found.number}
 
 
+@pytest.mark.parametrize("factor", [1 / 4, 20.0, 1 / 1.05])
+def test_a_split_on_the_day_after_the_first_load_needs_no_second_one(
+    market: MakeMarket, factor: float
+) -> None:
+    """Nothing was compared yet; bars of other timeframes show that all are on the old basis."""
+    timeframes = (SHORT, Timeframe.H1, LONG, Timeframe.W1)
+    made = market(*timeframes, loaded=False)
+
+    async def later(_: BarRequest) -> None:
+        made.gateway.time += timedelta(minutes=10)
+
+    made.gateway.time = TUESDAY
+    made.gateway.before_response = later
+    made.run(*timeframes, mode=Mode.FULL)
+    made.gateway.before_response = None
+    rows = {one: made.harness.store.rows(series) for one, series in made.series.items()}
+    made.splits[EX] = factor
+    made.gateway.time = EX + timedelta(hours=17)
+    made.run(*timeframes)
+    made.check_today()
+    for timeframe, series in made.series.items():
+        raw = made.harness.store.read_raw(series)
+        assert (basis_of(raw) != UNCONFIRMED).all(), timeframe
+        assert raw.num_rows >= rows[timeframe]
+
+
+def test_bars_without_a_jump_to_compared_ones_are_on_their_basis(market: MakeMarket) -> None:
+    """One timeframe alone, loaded over hours: nothing has to be requested again."""
+    made = market(SHORT, loaded=False)
+
+    async def later(_: BarRequest) -> None:
+        made.gateway.time += timedelta(minutes=10)
+
+    made.gateway.before_response = later
+    made.run(SHORT, mode=Mode.FULL)
+    made.gateway.before_response = None
+    made.splits[EX] = 1 / 4
+    made.gateway.time = EX + timedelta(hours=17)
+    made.run(SHORT)
+    made.check_today()
+    raw = made.harness.store.read_raw(made.series[SHORT])
+    assert set(basis_of(raw).tolist()) == {0, 1}
+
+
 def test_a_re_basing_during_a_long_backfill_mixes_nothing(market: MakeMarket) -> None:
     """A run that goes on into the next session date establishes the basis again."""
     made = market(SHORT, LONG, loaded=False)
