@@ -156,7 +156,7 @@ def damaged_others(store: BarStore, known: Container[str], at: datetime) -> dict
 def _unknown_basis(store: BarStore, symbol: str, bars: pa.Table) -> str:
     """Return why the history of a symbol does not explain the basis of its bars; else empty."""
     try:
-        count = len(store.history.of(symbol))
+        count = len(store.adjustments_of(symbol))
     except StoreError as error:
         return str(error)
     highest = int(basis_of(bars).max(initial=0))
@@ -164,7 +164,7 @@ def _unknown_basis(store: BarStore, symbol: str, bars: pa.Table) -> str:
         return ""
     return (
         f"bars include adjustment {highest}, and {store.layout.adjustments_file(symbol)} has "
-        f"{count}. Hint: restore that file from a backup"
+        f"{count}. Hint: run `ktrdr repair`, or restore that file from a backup"
     )
 
 
@@ -194,7 +194,7 @@ def _read_all(
                 content.wrong.append(
                     f"{path} differs from its entry in the file index. Hint: run `ktrdr repair`"
                 )
-        return content, store.history.of(series.symbol)
+        return content, store.adjustments_of(series.symbol)
     except StoreError as error:
         content.wrong.append(str(error))
     return content, ()

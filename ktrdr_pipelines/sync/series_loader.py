@@ -81,7 +81,7 @@ class SeriesLoader:
         """
         series, options = job.series, job.options
         self._adjustments_before.setdefault(
-            series.symbol, len(self._store.history.of(series.symbol))
+            series.symbol, len(self._store.adjustments_of(series.symbol))
         )
         wanted = self._states.wanted(job, self._session.now())
         await self._learn_sessions(series, wanted)
