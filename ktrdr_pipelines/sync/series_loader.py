@@ -107,9 +107,13 @@ class SeriesLoader:
             return report
         missing = self._states.unexplained(job, report.now)
         known = report.unexplained | report.waiting | report.deferred
-        _, unconfirmed = self._store.unconfirmed(job.series.symbol, job.series.timeframe)
-        unexplained = report.unexplained | (missing - known)
-        return replace(report, unexplained=unexplained, unconfirmed_bars=unconfirmed)
+        return replace(
+            report,
+            unexplained=report.unexplained | (missing - known),
+            unconfirmed_bars=_unconfirmed_bars(
+                self._store, job.series, self._states.wanted(job, report.now)
+            ),
+        )
 
     @property
     def _states(self) -> SeriesStates:
@@ -372,10 +376,16 @@ def _report(
         ),
         disagreements=tuple(ledger.disagreements.of(key)),
         volume_jumps=tuple(ledger.disagreements.jumps_of(key)),
-        unconfirmed_bars=store.unconfirmed(series.symbol, series.timeframe)[1],
+        unconfirmed_bars=_unconfirmed_bars(store, series, state.wanted),
         unconfirmed_basis=gaps & IntervalSet(one.interval for one in of_basis),
         basis_due_at=_first_due(of_basis, clock),
     )
+
+
+def _unconfirmed_bars(store: BarStore, series: Series, wanted: IntervalSet) -> int:
+    """Return how many bars are on an unconfirmed basis; 0 if none of them is wanted."""
+    intervals, count = store.unconfirmed(series.symbol, series.timeframe)
+    return count if intervals & wanted else 0
 
 
 def _first_due(attempts: Sequence[Attempt], now: datetime) -> datetime | None:

@@ -109,9 +109,14 @@ class _Bases:
 
 
 def _bases(workspace: "Workspace") -> _Bases:
-    """Read the adjustments of all symbols, and what single responses stated."""
+    """Read the adjustments of all symbols, and what single responses stated of the universe's."""
     adjustments, errors = workspace.store.all_adjustments()
-    return _Bases(adjustments, workspace.ledger.basis_checks.stated(), errors)
+    stated = {
+        symbol: one
+        for symbol, one in workspace.ledger.basis_checks.stated().items()
+        if symbol in workspace.universe.instruments
+    }
+    return _Bases(adjustments, stated, errors)
 
 
 def _say_bases(bases: _Bases) -> None:
