@@ -3,8 +3,8 @@
 A frame has one row a bar. Its index ``ts`` is the start of the bar in UTC (1d: midnight of the
 session date, 1w: of its Monday); its columns are ``session_date``, ``open``, ``high``, ``low``,
 ``close``, ``volume``, ``average`` and ``bar_count``. Its ``attrs`` have ``bars``, the identity of
-the bars as text, and ``missing``, a list of intervals of bar timestamps in which expected bars are
-missing.
+the bars as text, ``adjustments``, the ratios of the re-bases that prices and volumes include, and
+``missing``, a list of intervals of bar timestamps in which expected bars are missing.
 
 Not here: the run behind it, which commands and assets use (``sync.runner``).
 """
@@ -50,6 +50,7 @@ When = str | date | datetime
 
 _BARS: Final = "bars"
 _MISSING: Final = "missing"
+_ADJUSTMENTS: Final = "adjustments"
 _INTERVALS: Final = (
     "unexplained",
     "waiting",
@@ -143,13 +144,26 @@ class IbDataLoader:
                     f"the store holds {identity or 'none'}",
                     hint="Merge only frames that IbDataLoader returned for this series and store",
                 )
+            if frame.attrs.get(_ADJUSTMENTS, []) != self._adjustments(symbol):
+                raise UsageError(
+                    what,
+                    reason="the prices of the frame are not on today's basis: the symbol was "
+                    "re-based since",
+                    hint="Load the frame again, which requests nothing that is held",
+                )
         assert identity is not None  # noqa: S101  (new_data is of it)
         held = self._store.read(series)
         *older, new = (_table(what, frame, series, held) for frame in frames)
         self._store.save(series, identity, self._changed(what, series, held, new), Coverage())
         missing = {tuple(one) for frame in frames for one in frame.attrs.get(_MISSING, ())}
         merged = merge_bars(older[0] if older else empty_bars(), new).bars
-        return _frame_of(merged, {_BARS: str(identity), _MISSING: sorted(missing)})
+        attrs = {_BARS: str(identity), _ADJUSTMENTS: self._adjustments(symbol)}
+        return _frame_of(merged, {**attrs, _MISSING: sorted(missing)})
+
+    def _adjustments(self, symbol: str) -> list[tuple[float, float, bool]]:
+        """Return what tells one basis of a symbol from another."""
+        known = self._store.adjustments_of(symbol)
+        return [(one.ratio, one.volume_ratio, one.removed_at is None) for one in known]
 
     def _changed(self, what: str, series: Series, held: pa.Table, new: pa.Table) -> pa.Table:
         """Return the bars of a frame that the store does not return as they are.
@@ -207,6 +221,7 @@ class IbDataLoader:
         missing = (report.unexplained | report.deferred | report.waiting).clip(wanted)
         attrs = {
             _BARS: str(self._store.identity(job.series) or ""),
+            _ADJUSTMENTS: self._adjustments(job.series.symbol),
             _MISSING: [(part.start.isoformat(), part.end.isoformat()) for part in missing],
         }
         return _frame_of(self._store.read(job.series, wanted), attrs)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from ktrdr_pipelines.domain.bars import micros, timestamps
+from ktrdr_pipelines.domain.planning.jobs import Mode
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Universe
@@ -23,7 +24,8 @@ from ktrdr_pipelines.errors import (
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.loader import IbDataLoader
 from tests.support.fake_gateway import utc
-from tests.support.loading import World
+from tests.support.loading import MakeHarness, World
+from tests.support.splitting import split_market
 
 MakeWorld = Callable[..., World]
 RTH = "XNYS.RTH"
@@ -269,3 +271,29 @@ def test_bad_arguments_are_refused_before_anything_is_requested(world: MakeWorld
     with pytest.raises(UsageError, match="no bar of this timeframe begins"):
         loader.load_report("AAPL", "1w", "2024-06-04", "2024-06-06")
     assert made.harness.request_count == 0
+
+
+def test_frames_after_a_split_store_nothing_that_was_multiplied(harness: MakeHarness) -> None:
+    """Bars that are as the store returns them stay as they are; changed ones are refused."""
+    now = utc(2024, 5, 28, 21)
+    made = split_market(harness, [Timeframe.D1], now, first=date(2024, 4, 1), end=date(2024, 7, 1))
+    made.run(Timeframe.D1, mode=Mode.FULL)
+    series, store = made.series[Timeframe.D1], made.harness.store
+    universe = Universe({"AAPL": series.instrument})
+    loader = IbDataLoader(made.harness.manager(), store, universe)
+    before = loader.load_data_range("AAPL", "1d", "2024-04-01", "2024-05-28")
+    made.splits[utc(2024, 5, 29, 4)] = 1 / 4
+    made.gateway.time = utc(2024, 5, 29, 21)
+    made.run(Timeframe.D1)
+    raw = store.read_raw(series)
+    frame = loader.load_data_range("AAPL", "1d", "2024-04-01", "2024-05-29")
+    assert frame["close"].iloc[0] == before["close"].iloc[0] / 4
+    pd.testing.assert_frame_equal(loader.merge_and_save_data("AAPL", "1d", frame, frame), frame)
+    assert store.read_raw(series).equals(raw)
+    with pytest.raises(UsageError, match="not on today's basis"):
+        loader.merge_and_save_data("AAPL", "1d", None, before)
+    changed = frame.copy()
+    changed.loc[changed.index[0], "volume"] += 1
+    with pytest.raises(UsageError, match="older price basis"):
+        loader.merge_and_save_data("AAPL", "1d", frame, changed)
+    assert store.read_raw(series).equals(raw)

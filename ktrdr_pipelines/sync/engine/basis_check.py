@@ -185,6 +185,11 @@ class BasisChecks:
                 await self._request_newest(requester, calendar)
                 found = self._held.compared(series, bars)
                 judged = self._judge(statement, found, requester)
+            if len(self._store.history.of(series.symbol)) > len(adjustments):
+                # It was requested before the re-basing was found, here or by another process.
+                found = self._held.compared(series, bars)
+                if found.verdict is not BasisVerdict.SAME:
+                    judged = _Judgement.OPEN
             if judged is _Judgement.OPEN:
                 return FetchedBasis(UNCONFIRMED, requested_at)
             self._judge.report_other(statement, bars, found, requester)
@@ -316,23 +321,39 @@ class _Judge:
         if found.verdict in {BasisVerdict.UNIT, BasisVerdict.OTHER}:
             self.establish(series.symbol, today)
             return _Judgement.UNKNOWN
-        if found.verdict is BasisVerdict.REBASED and _is_stated(statement, found, known):
-            requester.note(self._record(statement, found, known))
-            self._confirm(statement)
-            return _Judgement.KNOWN
         is_newest = self._held.includes_newest(series, statement.calendar, found)
         if found.verdict is BasisVerdict.REBASED:
-            if is_newest:
-                self._state(statement, found)
-            # Older bars on another basis than the newest ones: an earlier version mixed them.
-            is_mixed = is_confirmed and not is_newest
-            return _Judgement.UNKNOWN if is_mixed else _Judgement.OPEN
+            return self._rebased(statement, found, requester, is_newest=is_newest)
         # Bars were corrected, if there are enough of them to tell, or if the newest ones show the
         # basis to be the same.
         is_corrected = found.bars >= _ENOUGH and not found.is_constant
         if is_confirmed and known.confirmed_at is not None:
             is_corrected |= not is_newest or known.confirmed_at >= statement.requested_at
         return _Judgement.UNKNOWN if is_corrected else _Judgement.OPEN
+
+    def _rebased(
+        self,
+        statement: _Statement,
+        found: BasisComparison,
+        requester: BarRequester,
+        *,
+        is_newest: bool,
+    ) -> _Judgement:
+        """Record a re-basing, if two responses agree, or that one stated it."""
+        known = self._known(statement.series.symbol)
+        if _is_stated(statement, found, known):
+            text = self._record(statement, found, known)
+            if text is None:  # another process was first, with this one or another
+                return _Judgement.OPEN
+            requester.note(text)
+            self._confirm(statement)
+            return _Judgement.KNOWN
+        if is_newest:
+            self._state(statement, found)
+            return _Judgement.OPEN
+        # Older bars on another basis than the newest ones: an earlier version mixed them.
+        is_confirmed = known.established_on == statement.today and known.confirmed_at is not None
+        return _Judgement.UNKNOWN if is_confirmed else _Judgement.OPEN
 
     def is_established(self, symbol: str, today: date) -> bool:
         """Return whether the basis of a symbol was established today, and nothing refutes it."""
@@ -418,8 +439,13 @@ class _Judge:
 
         self._change(statement.series.symbol, confirmed)
 
-    def _record(self, statement: _Statement, found: BasisComparison, known: BasisCheck) -> str:
-        """Record the re-basing on which two responses agree; return it in words."""
+    def _record(
+        self, statement: _Statement, found: BasisComparison, known: BasisCheck
+    ) -> str | None:
+        """Record the re-basing on which two responses agree; return it in words.
+
+        None if another adjustment was recorded meanwhile.
+        """
         series, symbol = statement.series, statement.series.symbol
         number = len(self._store.history.of(symbol))
         is_known = known.basis == number
@@ -447,7 +473,8 @@ class _Judge:
         )
         assert found.first is not None and found.last is not None  # noqa: S101, PT018
         compared = Interval(found.first, found.last + _INSTANT)
-        record_adjustment(self._store, series, adjustment, compared=compared)
+        if not record_adjustment(self._store, series, adjustment, compared=compared):
+            return None
         about = "about " if adjustment.is_estimated else ""
         return (
             f"re-based (a split): the prices of bars that were requested before are multiplied by "
