@@ -156,7 +156,7 @@ def damaged_others(store: BarStore, known: Container[str], at: datetime) -> dict
 def _unknown_basis(store: BarStore, symbol: str, bars: pa.Table) -> str:
     """Return why the history of a symbol does not explain the basis of its bars; else empty."""
     try:
-        count = len(store.adjustments_of(symbol))
+        count = len(store.bases.of(symbol))
     except StoreError as error:
         return str(error)
     highest = int(basis_of(bars).max(initial=0))
@@ -194,7 +194,7 @@ def _read_all(
                 content.wrong.append(
                     f"{path} differs from its entry in the file index. Hint: run `ktrdr repair`"
                 )
-        return content, store.adjustments_of(series.symbol)
+        return content, store.bases.of(series.symbol)
     except StoreError as error:
         content.wrong.append(str(error))
     return content, ()

@@ -56,7 +56,7 @@ class HeldBars:
             return BasisComparison(BasisVerdict.UNKNOWN)
         raw = self._store.read_raw(series, around)
         raw = raw.filter(pa.array(basis_of(raw) != UNCONFIRMED))
-        held = self._store.on_todays_basis(series.symbol, raw)
+        held = self._store.bases.on_todays(series.symbol, raw)
         times = np.ones(held.num_rows)
         stored, now = (one["close"].to_numpy() for one in (raw, held))
         np.divide(now, stored, out=times, where=stored != 0)

@@ -199,8 +199,8 @@ def require_current_views(store: BarStore) -> None:
 
     Raises: as ``record_adjustment``.
     """
-    if store.history.symbols():
-        known, _ = store.history.all()
+    if store.bases.history.symbols():
+        known, _ = store.bases.history.all()
         recorded = store.ledger.adjustments.counts()
         missing = {
             symbol: ones for symbol, ones in known.items() if recorded.get(symbol) != len(ones)
@@ -291,7 +291,7 @@ def _shown_by_neighbours(
         for path, row in store.files.of_symbol(symbol, timeframe).items()
         for bars in [store.files.bars(path, row)]
     ]
-    bars = store.on_todays_basis(symbol, pa.concat_tables(rows))
+    bars = store.bases.on_todays(symbol, pa.concat_tables(rows))
     keys, opens, closes = timestamps(bars), bars["open"].to_numpy(), bars["close"].to_numpy()
     is_doubtful = doubtful.covers_each(keys, keys + 1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -333,7 +333,7 @@ def _prices(
             chosen &= inside.covers_each(keys, keys + 1)
         if outside is not None:
             chosen &= ~outside.covers_each(keys, keys + 1)
-        bars = store.on_todays_basis(symbol, bars.filter(pa.array(chosen)))
+        bars = store.bases.on_todays(symbol, bars.filter(pa.array(chosen)))
         columns = [bars[name].to_numpy() for name in ("high", "low", "close")]
         for day, *prices in zip(bars["session_date"].to_pylist(), *columns, strict=True):
             key = monday_of(day) if is_weekly else day
@@ -352,7 +352,7 @@ def _changeable(store: BarStore, symbol: str) -> Adjustments:
         StoreError: some are lost, or the symbol is being moved.
     """
     refuse_moving(store.layout, symbol)
-    return store.all_adjustments_of(symbol)
+    return store.bases.all_of(symbol)
 
 
 def _write(
@@ -360,6 +360,6 @@ def _write(
 ) -> None:
     """Write the adjustments of a symbol, and make index and catalog follow."""
     upgrade_store(store.layout)
-    store.history.write(symbol, adjustments)
+    store.bases.history.write(symbol, adjustments)
     store.ledger.adjustments.record({symbol: adjustments})
     refresh_views(store.layout)

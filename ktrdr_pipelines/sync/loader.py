@@ -162,7 +162,7 @@ class IbDataLoader:
 
     def _adjustments(self, symbol: str) -> list[tuple[float, float, bool]]:
         """Return what tells one basis of a symbol from another."""
-        known = self._store.adjustments_of(symbol)
+        known = self._store.bases.of(symbol)
         return [(one.ratio, one.volume_ratio, one.removed_at is None) for one in known]
 
     def _changed(self, what: str, series: Series, held: pa.Table, new: pa.Table) -> pa.Table:
@@ -176,7 +176,7 @@ class IbDataLoader:
         revised = timestamps(merge_bars(held, new).revised)
         is_revised = np.isin(keys, revised)
         raw = self._store.read_raw(series)
-        older = timestamps(raw)[basis_of(raw) != len(self._store.history.of(series.symbol))]
+        older = timestamps(raw)[basis_of(raw) != len(self._store.bases.of(series.symbol))]
         if (multiplied := int(np.isin(revised, older).sum())) > 0:
             raise UsageError(
                 what,

@@ -80,9 +80,7 @@ class SeriesLoader:
             StoreError: received bars could not be saved.
         """
         series, options = job.series, job.options
-        self._adjustments_before.setdefault(
-            series.symbol, len(self._store.adjustments_of(series.symbol))
-        )
+        self._adjustments_before.setdefault(series.symbol, len(self._store.bases.of(series.symbol)))
         wanted = self._states.wanted(job, self._session.now())
         await self._learn_sessions(series, wanted)
         state = self._states.state(series, wanted, options)
@@ -311,7 +309,7 @@ def _found_since(store: BarStore, symbol: str, before: Mapping[str, int]) -> tup
         symbol: the symbol.
         before: how many there were of each symbol whose load was begun.
     """
-    known = store.history.of(symbol)[before[symbol] :] if symbol in before else ()
+    known = store.bases.history.of(symbol)[before[symbol] :] if symbol in before else ()
     return tuple(one for one in known if one.kind is AdjustmentKind.SPLIT)
 
 

@@ -127,10 +127,10 @@ def test_a_real_split_is_found_by_the_first_tail_after_it(
             fresh.load(Mode.FULL)
             assert max(differences(kept, fresh).values()) <= 1e-9
             symbol = next(kept.series).symbol
-            [found] = kept.store.history.of(symbol)
+            [found] = kept.store.bases.of(symbol)
             assert (found.ratio, found.effective) == (factor, ex_date)
             assert not found.is_estimated
-            assert fresh.store.history.of(symbol) == ()
+            assert fresh.store.bases.of(symbol) == ()
     for series in kept.series:
         raw = kept.store.read_raw(series)
         held = before[str(series)]

@@ -104,7 +104,7 @@ class SplitMarket:
         store, series = self.harness.store, self.series[timeframe]
         seen, raw = store.read(series), self._known(timeframe)
         assert timestamps(seen).tolist() == timestamps(raw).tolist()
-        known = store.history.of(series.symbol)
+        known = store.bases.of(series.symbol)
         for number in np.unique(basis_of(raw)):
             rows = pa.array(basis_of(raw) == number)
             times = 1.0

@@ -263,7 +263,7 @@ def _bars_before(workspace: "Workspace", symbol: str, day: date) -> "dict[Timefr
 
 
 def _say_adjustments(workspace: "Workspace", symbol: str) -> None:
-    known = workspace.store.adjustments_of(symbol)
+    known = workspace.store.bases.of(symbol)
     if known:
         say_table(_COLUMNS, map(_row, known))
         say("Bars that were requested before an adjustment are multiplied when they are read.")
@@ -294,7 +294,7 @@ def _document(
     removed: "Adjustment | None" = None,
     bars: "Mapping[Timeframe, int] | None" = None,
 ) -> dict[str, Any]:
-    known = workspace.store.adjustments_of(symbol)
+    known = workspace.store.bases.of(symbol)
     return {
         "symbol": symbol,
         "recorded": None if recorded is None else adjustment_json(recorded),

@@ -110,7 +110,7 @@ class _Bases:
 
 def _bases(workspace: "Workspace") -> _Bases:
     """Read the adjustments of all symbols, and what single responses stated of the universe's."""
-    adjustments, errors = workspace.store.all_adjustments()
+    adjustments, errors = workspace.store.bases.all()
     stated = {
         symbol: one
         for symbol, one in workspace.ledger.basis_checks.stated().items()

@@ -8,10 +8,10 @@ format of one file (``store.bars.bar_file``).
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 
 import numpy as np
@@ -41,16 +41,15 @@ from ktrdr_pipelines.domain.instruments import Identity, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.price_basis import Adjustment, AdjustmentKind, on_todays_basis
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.errors import ForeignIdentityError, StoreError
-from ktrdr_pipelines.store.bars.adjustment_history import HINT, AdjustmentHistory, Adjustments
+from ktrdr_pipelines.errors import ForeignIdentityError
 from ktrdr_pipelines.store.bars.bar_file import read_bars, read_footer
 from ktrdr_pipelines.store.bars.filing import BarFiles, FilePart, file_intervals, filed_parts
 from ktrdr_pipelines.store.bars.footer import FileBasis, Footer, Presumed, presuming
-from ktrdr_pipelines.store.files import locked
+from ktrdr_pipelines.store.bars.price_bases import PriceBases
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.file_index import IndexedFile
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
-from ktrdr_pipelines.store.maintenance.rename_journal import saving
+from ktrdr_pipelines.store.maintenance.rename_journal import saving, saving_bars
 
 __all__ = ["BarStore", "Footer", "SaveResult", "read_bars", "read_footer"]
 
@@ -82,7 +81,7 @@ class BarStore:
         self.layout = layout
         self.ledger = ledger
         self.files = BarFiles(layout, ledger, clock)
-        self.history = AdjustmentHistory(layout)
+        self.bases = PriceBases(layout, ledger)
         self._clock = clock
 
     def __repr__(self) -> str:
@@ -118,19 +117,12 @@ class BarStore:
             StoreError: another process kept the series locked, or its symbol is being moved, or
                 has left the universe and has no bars.
         """
-        if (identity.symbol, identity.timeframe) != (series.symbol, series.timeframe):
-            raise ForeignIdentityError(f"cannot save {series}", reason=f"bars are of {identity}")
-        lock, what = self.layout.basis_lock(series.symbol), f"the price basis of {series.symbol}"
-        with (
-            locked(lock, what),
-            saving(self.layout, series.symbol, series.timeframe, identity.origin),
-        ):
-            adjustments = self.all_adjustments_of(series.symbol)
+        _refuse_other(series, identity)
+        with saving_bars(self.layout, series.symbol, series.timeframe, identity.origin):
+            adjustments = self.bases.all_of(series.symbol)
             ordered = with_basis(sorted_unique(bars), len(adjustments))
-            self._require_known(series.symbol, ordered, adjustments)
-            doubtful = IntervalSet(
-                one.interval for one in presumed if _is_doubtful(one, ordered, adjustments)
-            )
+            self.bases.require(series.symbol, ordered, adjustments)
+            doubtful = _doubtful(presumed, ordered, adjustments)
             keys = timestamps(ordered)
             ordered = unconfirmed_where(ordered, doubtful.covers_each(keys, keys + 1))
             coverage = replace(coverage, bars=coverage.bars - doubtful)
@@ -270,72 +262,12 @@ class BarStore:
             # Read before the bars: what was presumed to be on an older basis is unconfirmed by the
             # time an adjustment is recorded. So bars read later are on these bases, or on one that
             # was added since.
-            adjustments = self.adjustments_of(series.symbol)
+            adjustments = self.bases.of(series.symbol)
             bars = self.read_raw(series, interval)
             is_newer = int(basis_of(bars).max(initial=0)) > len(adjustments)
-            if is_newer and len(self.adjustments_of(series.symbol)) > len(adjustments):
+            if is_newer and len(self.bases.of(series.symbol)) > len(adjustments):
                 continue
-            return self._multiplied(series.symbol, bars, adjustments)
-
-    def on_todays_basis(self, symbol: str, bars: pa.Table) -> pa.Table:
-        """Return stored bars of a symbol, read before, as ``read`` does."""
-        return self._multiplied(symbol, bars, self.adjustments_of(symbol))
-
-    def adjustments_of(self, symbol: str) -> Adjustments:
-        """Return the adjustments of a symbol, in the order of their numbers.
-
-        Raises:
-            CorruptFileError: their file cannot be read.
-            StoreError: the file lacks some that the ledger has.
-        """
-        recorded = self.ledger.adjustments.count(symbol)  # read first, as it is written last
-        known = self.history.of(symbol)
-        if recorded > len(known):
-            raise self._lost(symbol, known, f"the ledger has {recorded}")
-        return known
-
-    def all_adjustments_of(self, symbol: str) -> Adjustments:
-        """Return the adjustments of a symbol to which more are added, or on which bars are saved.
-
-        Raises: as ``adjustments_of``; StoreError also where the file lacks some that any bars of
-            the symbol include.
-        """
-        known = self.adjustments_of(symbol)
-        if (highest := self.ledger.files.highest_basis(symbol)) > len(known):
-            raise self._lost(symbol, known, f"its bars include number {highest}")
-        return known
-
-    def all_adjustments(self) -> tuple[dict[str, Adjustments], dict[str, str]]:
-        """Return the adjustments of every symbol that has any, and why those of others are lost."""
-        recorded = self.ledger.adjustments.counts()  # read first, as they are written last
-        known, lost = self.history.all()
-        # Records of retired symbols are kept; they have no bars here.
-        for symbol in {symbol for symbol, _ in self.layout.series_folders()} & recorded.keys():
-            ones = known.get(symbol, ())
-            if symbol not in lost and recorded[symbol] > len(ones):
-                known.pop(symbol, None)
-                lost[symbol] = str(self._lost(symbol, ones, f"the ledger has {recorded[symbol]}"))
-        return known, lost
-
-    def _multiplied(self, symbol: str, bars: pa.Table, adjustments: Adjustments) -> pa.Table:
-        basis = basis_of(bars)
-        if (basis == UNCONFIRMED).any():
-            bars = bars.filter(pa.array(basis != UNCONFIRMED))
-        self._require_known(symbol, bars, adjustments)
-        return on_todays_basis(bars.select(BAR_SCHEMA.names), basis_of(bars), adjustments)
-
-    def _require_known(self, symbol: str, bars: pa.Table, adjustments: Adjustments) -> None:
-        """Refuse bars that include an adjustment which is not known."""
-        if (highest := int(basis_of(bars).max(initial=0))) > len(adjustments):
-            raise self._lost(symbol, adjustments, f"these bars include number {highest}")
-
-    def _lost(self, symbol: str, known: Adjustments, reason: str) -> StoreError:
-        path = self.layout.adjustments_file(symbol)
-        return StoreError(
-            f"cannot put the bars of {symbol} on one price basis",
-            reason=f"{path} has {len(known)} adjustments, {reason}",
-            hint=HINT,
-        )
+            return self.bases.on_todays(series.symbol, bars, adjustments)
 
     def read_raw(self, series: Series, interval: Interval | None = None) -> pa.Table:
         """Return bars as stored, in the columns of ``STORED_SCHEMA``, sorted by timestamp."""
@@ -414,7 +346,7 @@ class BarStore:
         old, old_bars = self.files.read_to_merge(series, path)
         if old is not None:
             _refuse_foreign(path, old.identity, identity)
-        adjustments = self.history.of(series.symbol)
+        adjustments = self.bases.of(series.symbol)
         new = with_basis(part.bars, len(adjustments))
         is_worse = (basis_of(new) == UNCONFIRMED) & np.isin(
             timestamps(new), timestamps(old_bars)[basis_of(old_bars) != UNCONFIRMED]
@@ -422,9 +354,7 @@ class BarStore:
         merge = merge_bars(
             old_bars,
             new.filter(pa.array(~is_worse)) if is_worse.any() else new,
-            lambda bars: on_todays_basis(
-                bars.select(BAR_SCHEMA.names), np.maximum(basis_of(bars), 0), adjustments
-            ),
+            partial(_on_one_basis, adjustments=adjustments),
         )
         before = old.coverage if old else Coverage()
         if uncovered is not None:
@@ -510,6 +440,20 @@ def _traded(bars: pa.Table) -> pa.Table:
     return bars.filter(pa.array(~is_untraded(bars)))
 
 
+def _on_one_basis(bars: pa.Table, adjustments: Sequence[Adjustment]) -> pa.Table:
+    """Return bars on today's basis; an unconfirmed one counts as the oldest."""
+    return on_todays_basis(
+        bars.select(BAR_SCHEMA.names), np.maximum(basis_of(bars), 0), adjustments
+    )
+
+
+def _doubtful(
+    presumed: Iterable[Presumed], bars: pa.Table, adjustments: Sequence[Adjustment]
+) -> IntervalSet:
+    """Return what is presumed of bars although it may not be so, as is known by now."""
+    return IntervalSet(one.interval for one in presumed if _is_doubtful(one, bars, adjustments))
+
+
 def _is_doubtful(one: Presumed, bars: pa.Table, adjustments: Sequence[Adjustment]) -> bool:
     """Return whether presumed bars may have been requested after a re-basing they do not state."""
     basis = basis_of(bars_between(bars, one.interval.start, one.interval.end))
@@ -526,6 +470,11 @@ def _overlaps_rows(bars: pa.Table, one: Presumed) -> bool:
 
 def _joined(files: Mapping[Path, IndexedFile]) -> Coverage:
     return reduce(Coverage.merged, (row.coverage for row in files.values()), Coverage())
+
+
+def _refuse_other(series: Series, identity: Identity) -> None:
+    if (identity.symbol, identity.timeframe) != (series.symbol, series.timeframe):
+        raise ForeignIdentityError(f"cannot save {series}", reason=f"bars are of {identity}")
 
 
 def _refuse_foreign(path: Path, held: Identity, offered: Identity) -> None:

@@ -125,7 +125,7 @@ def rebuild_catalog(
     with locked(layout.lock("catalog"), f"the catalog {layout.catalog}"):
         with closing(open_ledger(layout)) as ledger:
             store = BarStore(layout, ledger)
-            ledger.adjustments.record(store.history.all()[0])
+            ledger.adjustments.record(store.bases.history.all()[0])
             objects = _Objects.of(layout, store)
             folders = {path.parent for path in objects.refused}
             held = [
@@ -357,7 +357,7 @@ class _Objects:
         Raises:
             StoreError: a newer version wrote a file, or the ledger cannot be used.
         """
-        known, lost = store.all_adjustments()
+        known, lost = store.bases.all()
         files = queried_files(store)
         tables = basis_tables(known, lost)
         sql = BarFilesSql(

@@ -121,6 +121,21 @@ def saving(
         yield
 
 
+@contextmanager
+def saving_bars(
+    layout: StoreLayout, symbol: str, timeframe: Timeframe, origin: Origin
+) -> Iterator[None]:
+    """Hold the locks of a symbol's price basis and of a series while bars are saved.
+
+    Args and raises: as ``saving``.
+    """
+    with (
+        locked(layout.basis_lock(symbol), f"the price basis of {symbol}"),
+        saving(layout, symbol, timeframe, origin),
+    ):
+        yield
+
+
 def refuse_moving(layout: StoreLayout, symbol: str) -> None:
     """Refuse to change a symbol that is being moved.
 

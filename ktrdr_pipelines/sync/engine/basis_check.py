@@ -171,10 +171,10 @@ class BasisChecks:
         statement = self._statement(series, calendar, response, requested_at)
         if not _has_splits(series.instrument):
             self._judge.report_other(statement, bars, self._held.compared(series, bars), requester)
-            return FetchedBasis(len(self._store.history.of(series.symbol)), requested_at)
+            return FetchedBasis(len(self._store.bases.of(series.symbol)), requested_at)
         async with self._locks[series.symbol]:
             self._require_current_views()
-            adjustments = self._store.history.of(series.symbol)
+            adjustments = self._store.bases.of(series.symbol)
             found = self._held.compared(series, bars)
             if adjustments and requested_at < adjustments[-1].found_at:
                 # It may be on the basis of before, and proves nothing about the present one.
@@ -185,7 +185,7 @@ class BasisChecks:
                 await self._request_newest(requester, calendar)
                 found = self._held.compared(series, bars)
                 judged = self._judge(statement, found, requester)
-            if len(self._store.history.of(series.symbol)) > len(adjustments):
+            if len(self._store.bases.of(series.symbol)) > len(adjustments):
                 # It was requested before the re-basing was found, here or by another process.
                 found = self._held.compared(series, bars)
                 if found.verdict is not BasisVerdict.SAME:
@@ -193,7 +193,7 @@ class BasisChecks:
             if judged is _Judgement.OPEN:
                 return FetchedBasis(UNCONFIRMED, requested_at)
             self._judge.report_other(statement, bars, found, requester)
-            number = len(self._store.history.of(series.symbol))
+            number = len(self._store.bases.of(series.symbol))
             return FetchedBasis(number, requested_at, is_presumed=judged is _Judgement.UNKNOWN)
 
     def _is_open(self, statement: "_Statement", judged: "_Judgement") -> bool:
@@ -422,7 +422,7 @@ class _Judge:
 
     def _confirm(self, statement: _Statement) -> None:
         """Record that a request showed the basis to be the newest one that is known."""
-        number = len(self._store.history.of(statement.series.symbol))
+        number = len(self._store.bases.of(statement.series.symbol))
 
         def confirmed(known: BasisCheck) -> BasisCheck:
             times = [known.confirmed_at] if known.basis == number else []
@@ -447,7 +447,7 @@ class _Judge:
         None if another adjustment was recorded meanwhile.
         """
         series, symbol = statement.series, statement.series.symbol
-        number = len(self._store.history.of(symbol))
+        number = len(self._store.bases.of(symbol))
         is_known = known.basis == number
         ratio = found.ratio
         if known.stated_ratio is not None and known.stated_bars > found.bars:

@@ -248,7 +248,7 @@ class SeriesWriter:
             )
         bars = change.bars
         if bars is not None:
-            bars = with_basis(bars, len(self._store.history.of(self._series.symbol)))
+            bars = with_basis(bars, len(self._store.bases.of(self._series.symbol)))
             self.comparison.kept(bars)
         self.commits.add(bars, change.coverage, change.presumed)
 

@@ -49,7 +49,7 @@ def market(harness: MakeHarness) -> MakeMarket:
 
 def found_in(market: SplitMarket) -> tuple[Adjustment, ...]:
     """Return the adjustments of the stock."""
-    return market.harness.store.history.of("AAPL")
+    return market.harness.store.bases.of("AAPL")
 
 
 def requests_for_the_basis(market: SplitMarket) -> list[datetime]:

@@ -1,0 +1,104 @@
+"""The price bases of a store's symbols: their adjustments, and bars put onto today's basis.
+
+Not here: the files of adjustments (``store.bars.adjustment_history``), how bars are multiplied
+(``domain.price_basis``), recording an adjustment (``store.rebasing``).
+"""
+
+import pyarrow as pa
+
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, UNCONFIRMED, basis_of
+from ktrdr_pipelines.domain.price_basis import on_todays_basis
+from ktrdr_pipelines.errors import StoreError
+from ktrdr_pipelines.store.bars.adjustment_history import HINT, AdjustmentHistory, Adjustments
+from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+
+
+class PriceBases:
+    """The price bases of all symbols of a store.
+
+    The files of adjustments are the truth. Where one lacks an adjustment that the ledger or a bar
+    states, it was lost, and no bar of the symbol can be put onto today's basis.
+
+    Args:
+        layout: the store.
+        ledger: its index of adjustments and files.
+    """
+
+    def __init__(self, layout: StoreLayout, ledger: Ledger) -> None:
+        self._layout, self._ledger = layout, ledger
+        self.history = AdjustmentHistory(layout)
+
+    def of(self, symbol: str) -> Adjustments:
+        """Return the adjustments of a symbol, in the order of their numbers.
+
+        Raises:
+            CorruptFileError: their file cannot be read.
+            StoreError: the file lacks some that the ledger has.
+        """
+        recorded = self._ledger.adjustments.count(symbol)  # read first, as it is written last
+        known = self.history.of(symbol)
+        if recorded > len(known):
+            raise self._lost(symbol, known, f"the ledger has {recorded}")
+        return known
+
+    def all_of(self, symbol: str) -> Adjustments:
+        """Return the adjustments of a symbol to which more are added, or on which bars are saved.
+
+        Raises: as ``of``; StoreError also where the file lacks some that any bars of the symbol
+            include.
+        """
+        known = self.of(symbol)
+        if (highest := self._ledger.files.highest_basis(symbol)) > len(known):
+            raise self._lost(symbol, known, f"its bars include number {highest}")
+        return known
+
+    def all(self) -> tuple[dict[str, Adjustments], dict[str, str]]:
+        """Return the adjustments of every symbol that has any, and why those of others are lost."""
+        recorded = self._ledger.adjustments.counts()  # read first, as they are written last
+        known, lost = self.history.all()
+        # Records of retired symbols are kept; they have no bars here.
+        for symbol in {symbol for symbol, _ in self._layout.series_folders()} & recorded.keys():
+            ones = known.get(symbol, ())
+            if symbol not in lost and recorded[symbol] > len(ones):
+                known.pop(symbol, None)
+                lost[symbol] = str(self._lost(symbol, ones, f"the ledger has {recorded[symbol]}"))
+        return known, lost
+
+    def on_todays(
+        self, symbol: str, bars: pa.Table, adjustments: Adjustments | None = None
+    ) -> pa.Table:
+        """Return stored bars on today's basis, in the columns of ``BAR_SCHEMA``.
+
+        Bars whose basis is unconfirmed are left out.
+
+        Args:
+            symbol: the symbol.
+            bars: bars in the columns of ``STORED_SCHEMA``.
+            adjustments: those of the symbol; None reads them, which must be after the bars.
+
+        Raises: as ``of``; StoreError also where the bars include an adjustment that is not known.
+        """
+        known = self.of(symbol) if adjustments is None else adjustments
+        basis = basis_of(bars)
+        if (basis == UNCONFIRMED).any():
+            bars = bars.filter(pa.array(basis != UNCONFIRMED))
+        self.require(symbol, bars, known)
+        return on_todays_basis(bars.select(BAR_SCHEMA.names), basis_of(bars), known)
+
+    def require(self, symbol: str, bars: pa.Table, adjustments: Adjustments) -> None:
+        """Refuse bars that include an adjustment which is not known.
+
+        Raises:
+            StoreError: they do.
+        """
+        if (highest := int(basis_of(bars).max(initial=0))) > len(adjustments):
+            raise self._lost(symbol, adjustments, f"these bars include number {highest}")
+
+    def _lost(self, symbol: str, known: Adjustments, reason: str) -> StoreError:
+        path = self._layout.adjustments_file(symbol)
+        return StoreError(
+            f"cannot put the bars of {symbol} on one price basis",
+            reason=f"{path} has {len(known)} adjustments, {reason}",
+            hint=HINT,
+        )
