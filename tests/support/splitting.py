@@ -128,11 +128,11 @@ class SplitMarket:
         return traded.take(pa.array(np.searchsorted(timestamps(traded), keys)))
 
     def _check_prices(self, timeframe: Timeframe, expected: np.ndarray) -> None:
-        """Check what a reader sees up to the rounding of stored and of expected prices."""
+        """Check what a reader sees up to the rounding of stored, expected and compared prices."""
         seen = self.harness.store.read(self.series[timeframe])["close"].to_numpy()
         times = seen / self._known(timeframe)["close"].to_numpy()
         distance = np.abs(seen - expected)
-        assert np.all(distance <= TICK / 2 * (1 + times) + 1e-5 * expected), (
+        assert np.all(distance <= TICK / 2 * (1 + times) + 1e-4 * expected), (
             timeframe,
             distance.max(),
         )
