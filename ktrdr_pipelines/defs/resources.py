@@ -18,8 +18,9 @@ from ktrdr_pipelines.domain.universe.universe import Universe
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.limits import IbLimitsRegistry
-from ktrdr_pipelines.settings import PacingMode, Settings
+from ktrdr_pipelines.settings import PacingMode, Settings, load_settings
 from ktrdr_pipelines.store.layout import StoreLayout, open_store
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.store.universe_file import UniverseFile
 from ktrdr_pipelines.sync.runner import LoadManager
 
@@ -115,6 +116,15 @@ class StoreResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             NoStoreError: the folder is not a store.
         """
         return open_store(Path(self.data_dir))
+
+    def ledger(self) -> Ledger:
+        """Open the ledger of the store; the caller closes it.
+
+        Raises:
+            NoStoreError: the folder is not a store.
+            StoreError: the ledger cannot be read.
+        """
+        return Workspace(load_settings(), self.layout()).ledger
 
     def universe_file(self) -> UniverseFile:
         """Return the universe file, which falls back to the last good version."""

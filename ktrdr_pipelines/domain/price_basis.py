@@ -162,8 +162,19 @@ def compare_basis(
     first, last = moment(int(bars.keys[0])), moment(int(bars.keys[-1]))
     agreeing = max(_FEWEST, _MOST_ALIKE * len(bars.keys))
     is_constant = narrow.agreeing >= agreeing
-    precision = wide.high / wide.low - 1 if wide.high > wide.low > 0 else 0.0
-    return BasisComparison(verdict, ratio, len(bars.keys), first, last, is_constant, precision)
+    return BasisComparison(
+        verdict, ratio, len(bars.keys), first, last, is_constant, _precision(bars)
+    )
+
+
+def _precision(bars: "_Pairs") -> float:
+    """Return the relative width of the ratios that the dearest bar allows at usual ticks."""
+    halves = [
+        np.where(prices[_CLOSE] < _LOW_PRICE, 10.0**-_LOW_DECIMALS, 10.0**-_USUAL_DECIMALS)
+        / prices[_CLOSE]
+        for prices in (bars.held, bars.again)
+    ]
+    return float(np.min(halves[0] + halves[1]))
 
 
 class _Pairs(NamedTuple):

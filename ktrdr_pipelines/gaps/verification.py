@@ -164,7 +164,7 @@ def _unknown_basis(store: BarStore, symbol: str, bars: pa.Table) -> str:
         return ""
     return (
         f"bars include adjustment {highest}, and {store.layout.adjustments_file(symbol)} has "
-        f"{count}. Hint: restore that file from a backup"
+        f"{count}. Hint: run `ktrdr repair`, or restore that file from a backup"
     )
 
 

@@ -4,7 +4,7 @@ Not here: many series in one run (``sync.runner``), the rounds of requests
 (``sync.engine.series_run``), the rules (``domain.planning``).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -97,20 +97,21 @@ class SeriesLoader:
         Bars of one timeframe may have refuted empty responses for another one that was finished
         before, or have shown that the symbol was re-based.
         """
-        report = replace(report, adjustments=self._found(report.series.symbol))
+        report = replace(
+            report,
+            adjustments=_found_since(self._store, report.series.symbol, self._adjustments_before),
+        )
         if report.error is not None or report.now is None:
             return report
         missing = self._states.unexplained(job, report.now)
         known = report.unexplained | report.waiting | report.deferred
-        _, unconfirmed = self._store.unconfirmed(job.series.symbol, job.series.timeframe)
-        unexplained = report.unexplained | (missing - known)
-        return replace(report, unexplained=unexplained, unconfirmed_bars=unconfirmed)
-
-    def _found(self, symbol: str) -> tuple[Adjustment, ...]:
-        """Return the adjustments of a symbol that were found since this run began."""
-        before = self._adjustments_before.get(symbol)
-        known = () if before is None else self._store.bases.of(symbol)[before:]
-        return tuple(one for one in known if one.kind is AdjustmentKind.SPLIT)
+        return replace(
+            report,
+            unexplained=report.unexplained | (missing - known),
+            unconfirmed_bars=_unconfirmed_bars(
+                self._store, job.series, self._states.wanted(job, report.now)
+            ),
+        )
 
     @property
     def _states(self) -> SeriesStates:
@@ -148,7 +149,9 @@ class SeriesLoader:
             attempts = _attempts(self._requests, series)
             attempts.sparse(sparse, wanted=state.wanted, answered=state.proved)
         report = _report(state, series_run, sparse=sparse, store=self._store, session=self._session)
-        report = replace(report, adjustments=self._found(series.symbol))
+        report = replace(
+            report, adjustments=_found_since(self._store, series.symbol, self._adjustments_before)
+        )
         if series_run is not None and report.sparse:
             self._report_sparse(series)
         return report
@@ -298,6 +301,18 @@ class _SeriesRuns:
         )
 
 
+def _found_since(store: BarStore, symbol: str, before: Mapping[str, int]) -> tuple[Adjustment, ...]:
+    """Return the adjustments of a symbol that were found since a run began.
+
+    Args:
+        store: the adjustments.
+        symbol: the symbol.
+        before: how many there were of each symbol whose load was begun.
+    """
+    known = store.bases.history.of(symbol)[before[symbol] :] if symbol in before else ()
+    return tuple(one for one in known if one.kind is AdjustmentKind.SPLIT)
+
+
 def _report(
     state: SeriesState,
     series_run: SeriesRun | None,
@@ -359,10 +374,16 @@ def _report(
         ),
         disagreements=tuple(ledger.disagreements.of(key)),
         volume_jumps=tuple(ledger.disagreements.jumps_of(key)),
-        unconfirmed_bars=store.unconfirmed(series.symbol, series.timeframe)[1],
+        unconfirmed_bars=_unconfirmed_bars(store, series, state.wanted),
         unconfirmed_basis=gaps & IntervalSet(one.interval for one in of_basis),
         basis_due_at=_first_due(of_basis, clock),
     )
+
+
+def _unconfirmed_bars(store: BarStore, series: Series, wanted: IntervalSet) -> int:
+    """Return how many bars are on an unconfirmed basis; 0 if none of them is wanted."""
+    intervals, count = store.unconfirmed(series.symbol, series.timeframe)
+    return count if intervals & wanted else 0
 
 
 def _first_due(attempts: Sequence[Attempt], now: datetime) -> datetime | None:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import signal
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -25,6 +26,7 @@ from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series, What
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
+from ktrdr_pipelines.domain.price_basis import Adjustment, AdjustmentKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     CorruptFileError,
@@ -223,6 +225,78 @@ def test_volumes_in_another_unit_are_reported(capsys: Any) -> None:
     assert "ktrdr load AAPL 1d --refresh" in text
     [one] = document(capsys, report)["series"][0]["volume_jumps"]
     assert (one["first"], one["bars"], one["ratio"]) == ("2024-01-02T00:00:00Z", 2, 0.01)
+
+
+def test_bars_on_an_unconfirmed_basis_are_reported(capsys: Any) -> None:
+    """With their number and the time of the next request; nothing else is said of their gap."""
+    gap = missing(days("2024-01-02", "2024-01-03"))
+    at = datetime(2024, 1, 10, 15, 7, tzinfo=UTC)
+    report = SeriesReport(
+        series(), unexplained=gap, unconfirmed_bars=3, unconfirmed_basis=gap, basis_due_at=at
+    )
+    assert exit_code_of([report]) == 3
+    assert "3 bars on an unconfirmed price basis" in report.summary
+    text = printed(capsys, report)
+    assert "AAPL 1d unconfirmed basis" in text
+    assert "AAPL 1d: 3 bars on an unconfirmed price basis" in text
+    assert "requests them again at 2024-01-10T15:07:00Z" in text
+    assert "no response has covered it yet" not in text
+    more = gap | missing(days("2024-01-04", "2024-01-05"))
+    text = printed(capsys, replace(report, unexplained=more))
+    assert "AAPL 1d incomplete" in text
+    assert "no response has covered it yet" in text
+    text = printed(capsys, replace(report, deferred=gap, next_try_at=at))
+    assert "after failed attempts" not in text
+
+
+def test_a_rebasing_is_reported_once_for_all_series(capsys: Any) -> None:
+    """Two loads of one series report it once, too; it makes nothing incomplete."""
+    found = Adjustment(
+        number=1,
+        ratio=0.25,
+        volume_ratio=4.0,
+        kind=AdjustmentKind.SPLIT,
+        effective=date(2024, 1, 10),
+        is_estimated=True,
+        found_at=datetime(2024, 1, 10, 15, tzinfo=UTC),
+        old_until=datetime(2024, 1, 9, 15, tzinfo=UTC),
+        evidence="5 bars of AAPL 1d",
+    )
+    daily, hourly = (
+        SeriesReport(series(one), adjustments=(found,)) for one in (Timeframe.D1, Timeframe.H1)
+    )
+    assert daily.then(daily).adjustments == (found,)
+    assert exit_code_of([daily, hourly]) == 0
+    print_report([daily, hourly], CollectedMessages(), calendars=Calendars(), as_json=False)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "re-based" in line)
+    assert "split 1, effective about 2024-01-10: prices times 0.25, volumes times 4" in line
+    assert "ktrdr load AAPL 1d,1h --refresh" in line
+    assert document(capsys, daily)["series"][0]["adjustments"][0] == {
+        "number": 1,
+        "kind": "split",
+        "ratio": 0.25,
+        "volume_ratio": 4.0,
+        "effective": "2024-01-10",
+        "estimated": True,
+        "found_at": "2024-01-10T15:00:00Z",
+        "old_until": "2024-01-09T15:00:00Z",
+        "evidence": "5 bars of AAPL 1d",
+        "note": "",
+        "removed_at": None,
+    }
+
+
+def test_prices_in_another_unit_are_reported(capsys: Any) -> None:
+    """Apart from other prices in the document; the text has the command that decides."""
+    first, last = datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC)
+    unit = Disagreement(first, last, 5, 0.01, DisagreementKind.UNIT)
+    report = SeriesReport(series(), disagreements=(unit,))
+    assert exit_code_of([report]) == 3
+    text = printed(capsys, report)
+    assert "AAPL 1d other unit" in text
+    assert "ktrdr adjust AAPL --ratio 0.01 --from 2024-01-02 --note TEXT" in text
+    found = document(capsys, report)["series"][0]
+    assert (found["disagreements"], len(found["unit_changes"])) == ([], 1)
 
 
 def test_a_failure_to_rebuild_the_catalog_is_reported(capsys: Any) -> None:

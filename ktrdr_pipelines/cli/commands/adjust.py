@@ -88,8 +88,8 @@ def adjust(
     """
     from ktrdr_pipelines.app.workspace import Workspace
 
-    given = {"--ratio": ratio, "--volume-ratio": volume_ratio, "--from": since, "--note": remark}
-    named = [option for option, value in given.items() if value is not None]
+    values = {"--ratio": ratio, "--volume-ratio": volume_ratio, "--from": since, "--note": remark}
+    named = [option for option, value in values.items() if value is not None]
     _require_one_purpose(named, number, remove=remove)
     decision = _decision(ratio, volume_ratio, since, remark) if named else None
     workspace = Workspace.open()

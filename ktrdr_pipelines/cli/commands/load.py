@@ -46,7 +46,8 @@ def load(
     and the load says when.
 
     Exit codes: 0 complete, 1 failed, 2 bad usage, 3 ranges are unexplained or unconfirmed,
-    sessions are sparse, or the gateway returned stored bars again at other prices.
+    sessions are sparse, bars are on an unconfirmed price basis, or the gateway returned stored bars
+    again at other prices or in another unit.
     """
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.arguments import TypedOptions, named_jobs
@@ -80,7 +81,8 @@ def update(
     history with ktrdr load.
 
     Exit codes: 0 complete, 1 failed, 2 bad usage, 3 ranges are unexplained or unconfirmed,
-    sessions are sparse, or the gateway returned stored bars again at other prices.
+    sessions are sparse, bars are on an unconfirmed price basis, or the gateway returned stored bars
+    again at other prices or in another unit.
     """
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.arguments import update_jobs

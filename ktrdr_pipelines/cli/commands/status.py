@@ -28,7 +28,7 @@ from ktrdr_pipelines.cli.output import (
     say_table,
     unconfirmed_text,
 )
-from ktrdr_pipelines.errors import ExitCode, StoreError
+from ktrdr_pipelines.errors import ExitCode
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.acknowledgement import ExplainedRange
@@ -77,7 +77,7 @@ def status(as_json: AsJson = False) -> None:
     states = index.series_gaps(series, workspace.now)
     unnamed = list(strangers(workspace.store, workspace.universe.instruments))
     findings = workspace.ledger.findings.counts()
-    bases = _bases(workspace, unnamed)
+    bases = _bases(workspace)
     if as_json:
         from ktrdr_pipelines.store.ledger.ledger import series_key
 
@@ -105,20 +105,18 @@ class _Bases:
 
     adjustments: "Mapping[str, Sequence[Adjustment]]"
     stated: "Mapping[str, BasisCheck]"
-    errors: "Mapping[str, StoreError]"
+    errors: "Mapping[str, str]"
 
 
-def _bases(workspace: "Workspace", strangers: "Sequence[Stranger]") -> _Bases:
-    """Read the adjustments of all symbols of the universe, and of those with bars."""
-    adjustments: dict[str, Sequence[Adjustment]] = {}
-    errors: dict[str, StoreError] = {}
-    for symbol in dict.fromkeys((*workspace.universe.instruments, *(s.symbol for s in strangers))):
-        try:
-            if known := workspace.store.bases.of(symbol):
-                adjustments[symbol] = known
-        except StoreError as error:
-            errors[symbol] = error
-    return _Bases(adjustments, workspace.ledger.basis_checks.stated(), errors)
+def _bases(workspace: "Workspace") -> _Bases:
+    """Read the adjustments of all symbols, and what single responses stated of the universe's."""
+    adjustments, errors = workspace.store.bases.all()
+    stated = {
+        symbol: one
+        for symbol, one in workspace.ledger.basis_checks.stated().items()
+        if symbol in workspace.universe.instruments
+    }
+    return _Bases(adjustments, stated, errors)
 
 
 def _say_bases(bases: _Bases) -> None:
@@ -135,7 +133,7 @@ def _say_bases(bases: _Bases) -> None:
             say(f"{symbol}: {counted(len(known), 'adjustment')}, all removed")
     for symbol, check in bases.stated.items():
         say(f"{symbol}: {check.statement}, which the next load requests")
-    for text in dict.fromkeys(map(str, bases.errors.values())):
+    for text in bases.errors.values():
         note(f"Error: {text}")
 
 
@@ -158,7 +156,7 @@ def _bases_json(bases: _Bases) -> dict[str, Any]:
             for symbol, one in bases.stated.items()
         ],
         "basis_errors": [
-            {"symbol": symbol, "error": error_json(error)} for symbol, error in bases.errors.items()
+            {"symbol": symbol, "message": text} for symbol, text in bases.errors.items()
         ],
     }
 

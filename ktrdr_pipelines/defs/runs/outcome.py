@@ -75,7 +75,7 @@ class LoadRun:
     ) -> None:
         """Report a window that is explained to Dagster."""
         self._materialized += 1
-        known = self.workspace.ledger.adjustments.all().get(partition.symbol, ())
+        known = self.workspace.ledger.adjustments.of(partition.symbol)
         self._context.log_event(materialization(timeframe, partition, status, known))
 
     @property

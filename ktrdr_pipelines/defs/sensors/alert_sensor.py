@@ -23,14 +23,10 @@ import dagster as dg
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.resources import StoreResource
 from ktrdr_pipelines.defs.runs.tags import CAUSE, REQUESTS, SYMBOL, TIMEFRAME
-from ktrdr_pipelines.defs.sensors.basis_alerts import (
-    Alert,
-    Told,
-    basis_alerts,
-)
-from ktrdr_pipelines.domain.plausibility import DisagreementKind
+from ktrdr_pipelines.defs.sensors.basis_alerts import Told, basis_alerts
+from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
+from ktrdr_pipelines.domain.price_basis import Adjustment
 from ktrdr_pipelines.errors import NoStoreError, StoreError
-from ktrdr_pipelines.store.ledger.ledger import open_ledger
 
 COMMAND_S: Final = 20.0
 """Seconds after which the command is killed. A tick may run it twice, for an outage and for an
@@ -215,18 +211,23 @@ def alert_sensor(command: str | None) -> dg.SensorDefinition:
                 (context.log.error if event == "outage" else context.log.info)(text)
                 if command:
                     run_command(command, document_of(event, outages, store.data_dir), context.log)
-        new, told = _alerts_of_bases(store, told, most=_MOST_ALERTS - len(alerts))
-        for alert in new:
-            alerts.append(alert.line)
-            context.log.error(alert.line)
-            if command:
-                run_command(command, alert.document(store.data_dir), context.log)
+        most, found = _MOST_ALERTS - len(alerts), _found(store)
+        if found is not None:
+            new, told = basis_alerts(told, *found, now=system_now(), most=most)
+            for alert in new:
+                alerts.append(alert.line)
+                context.log.error(alert.line)
+                if command:
+                    run_command(command, alert.document(store.data_dir), context.log)
+        is_all_told = found is not None and most == _MOST_ALERTS
         quiet = "nothing is failing"
         if change.open_outages:
             quiet = f"no change; still failing, already alerted: {', '.join(change.open_outages)}"
         return dg.SensorResult(
             skip_reason="; ".join(alerts) or quiet,
-            cursor=_cursor(seen_at, change.open_outages, told),
+            cursor=_cursor(
+                seen_at, change.open_outages, None if is_all_told and told.is_empty else told
+            ),
         )
 
     return sensor
@@ -279,35 +280,35 @@ def _line(event: str, outages: tuple[Outage, ...]) -> str:
     return f"{verb}: {'; '.join(parts)}{more}"
 
 
-def _alerts_of_bases(store: StoreResource, told: Told, *, most: int) -> tuple[list[Alert], Told]:
-    """Return the alerts about price bases and units, and what is told once they are sent."""
+def _found(
+    store: StoreResource,
+) -> tuple[Mapping[str, Sequence[Adjustment]], Mapping[str, Sequence[Disagreement]]] | None:
+    """Return all adjustments by symbol and changes of unit by series; None if unreadable."""
     try:
-        with closing(open_ledger(store.layout())) as ledger:
-            adjustments, units = ledger.adjustments.all(), ledger.disagreements.all(_UNITS)
+        with closing(store.ledger()) as ledger:
+            return ledger.adjustments.all(), ledger.disagreements.all(_UNITS)
     except (NoStoreError, StoreError):
-        return [], told  # runs and other sensors report it
-    return basis_alerts(told, adjustments, units, now=system_now(), most=most)
+        return None  # runs and other sensors report it
 
 
-def _cursor(seen_at: datetime, open_outages: Mapping[str, Outage], told: Told) -> str:
+def _cursor(seen_at: datetime, open_outages: Mapping[str, Outage], told: Told | None) -> str:
     outages = [asdict(one) | {"since": one.since.isoformat()} for one in open_outages.values()]
-    return json.dumps(
-        {"seen_at": seen_at.isoformat(), "outages": outages, "told": told.to_fields()}
-    )
+    fields: dict[str, object] = {"seen_at": seen_at.isoformat(), "outages": outages}
+    return json.dumps(fields | ({} if told is None else {"told": told.to_fields()}))
 
 
 def _state(cursor: str | None) -> tuple[datetime, dict[str, Outage], Told]:
     if cursor is None:
-        since = system_now() - _FIRST_LOOKBACK
-        return since, {}, Told(since)
+        seen_at = system_now() - _FIRST_LOOKBACK
+        return seen_at, {}, Told.nothing(seen_at)
     fields: dict[str, Any] = json.loads(cursor)
     outages = (
         Outage(**{**one, "since": datetime.fromisoformat(one["since"])})
         for one in fields["outages"]
     )
     seen_at = datetime.fromisoformat(fields["seen_at"])
-    # A cursor of an earlier version has told nothing of price bases.
-    told = Told.of_fields(fields["told"]) if "told" in fields else Told(seen_at)
+    # It is left out as long as there was nothing to tell, and in cursors of earlier versions.
+    told = Told.of_fields(fields["told"]) if "told" in fields else Told.nothing(seen_at)
     return seen_at, {one.name: one for one in outages}, told
 
 

@@ -35,6 +35,16 @@ class Told:
     adjustments: frozenset[str] = field(default=frozenset())
     units: frozenset[str] = field(default=frozenset())
 
+    @classmethod
+    def nothing(cls, seen_at: datetime) -> "Told":
+        """Return that nothing was alerted that was found since, or shortly before, a moment."""
+        return cls(seen_at - _LATE)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was alerted that could be found again."""
+        return not self.adjustments and not self.units
+
     def to_fields(self) -> dict[str, Any]:
         """Return this as JSON fields."""
         return {

@@ -32,9 +32,9 @@ class SeriesReport:
     ``disagreements`` are held bars that were returned again at other prices; ``volume_jumps`` are
     bars whose volumes are in another unit than those beside them, which makes nothing incomplete.
     ``adjustments`` are those of the symbol that were found since the run of the load began.
-    ``unconfirmed_bars`` are held on an unconfirmed price basis, and queries leave them out;
-    ``unconfirmed_basis`` is the part of what is missing that such bars were returned for, and
-    ``basis_due_at`` is when it is requested again.
+    ``unconfirmed_bars`` are held on an unconfirmed price basis, and queries leave them out; 0 where
+    none of them was wanted. ``unconfirmed_basis`` is the part of what is missing that such bars
+    were returned for, and ``basis_due_at`` is when it is requested again.
     """
 
     series: Series

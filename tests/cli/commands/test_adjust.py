@@ -249,7 +249,7 @@ def test_a_rebasing_that_was_found_cannot_be_removed(ktrdr: Any, loaded: Path) -
     """The error says what replaces the bars that it concerns."""
     ktrdr("adjust", "AAPL", *DECIDED)
     with closing(Ledger(open_store(loaded).ledger)) as ledger:
-        history = BarStore(open_store(loaded), ledger).history
+        history = BarStore(open_store(loaded), ledger).bases.history
         (one,) = history.of("AAPL")
         history.write("AAPL", [replace(one, kind=AdjustmentKind.SPLIT)])
     ktrdr("adjust", "AAPL", "--remove", "1").is_error(2, "none", "--refresh")

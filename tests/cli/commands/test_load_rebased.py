@@ -262,22 +262,39 @@ def test_a_statement_that_awaits_a_second_one_is_told(
     assert text in ktrdr("adjust", "AAPL").out
 
 
-def test_a_lost_history_is_named_by_verify(rebased: Any, ktrdr: Any, store: Path) -> None:
-    """Bars that include an adjustment which the history lacks are an error, with its file."""
+def test_a_lost_history_is_named_and_restored(rebased: Any, ktrdr: Any, store: Path) -> None:
+    """Status, verify and a load name its file; a repair writes it again from the ledger."""
     assert rebased.code == 0
     path = open_store(store).adjustments_file("AAPL")
     kept = path.read_bytes()
     path.unlink()
-    result = ktrdr("verify")
-    assert (result.code, str(path) in result.err) == (1, True)
-    (one, _) = ktrdr("verify", "--json").document["certificates"]
-    assert not one["sound"]
-    assert any(str(path) in wrong and "adjustment 1" in wrong for wrong in one["wrong"])
+    for command in (("status",), ("verify",), ("load", "AAPL", "1d")):
+        result = ktrdr(*command)
+        assert (result.code, str(path) in result.all) == (1, True), command
+    for one in ktrdr("verify", "--json").document["certificates"]:
+        assert not one["sound"]
+        assert any(str(path) in wrong for wrong in one["wrong"])
     (store / "universe.yaml").write_text("symbols: {MSFT: {start: 2024-01-10}}\n")
     document = ktrdr("verify", "--json").document
     assert list(document["damaged_others"]) == ["history/adjustments/AAPL.json"]
-    path.write_bytes(kept)
+    assert ktrdr("repair").code == 0
+    assert path.read_bytes() == kept
     assert ktrdr("verify", "--json").document["damaged_others"] == {}
+
+
+def test_a_history_that_the_ledger_lost_too_is_named(rebased: Any, ktrdr: Any, store: Path) -> None:
+    """The bars themselves say that they include an adjustment which nothing else knows."""
+    assert rebased.code == 0
+    layout = open_store(store)
+    layout.adjustments_file("AAPL").unlink()
+    for path in layout.state.glob("ledger.sqlite*"):
+        path.unlink()
+    assert str(layout.adjustments_file("AAPL")) in ktrdr("repair").all
+    result = ktrdr("verify")
+    assert (result.code, "bars include adjustment 1" in result.err) == (1, True)
+    sql = "SELECT count(*) AS n FROM bars_1d"
+    assert ktrdr("query", sql).code == 1
+    assert ktrdr("query", sql.replace("bars_1d", "raw_1d"), "--json").document == [{"n": 7}]
 
 
 def test_a_damaged_history_is_named_by_status_and_verify(
@@ -287,9 +304,12 @@ def test_a_damaged_history_is_named_by_status_and_verify(
     assert rebased.code == 0
     path = open_store(store).adjustments_file("AAPL")
     path.write_text("{")
-    for command in ("status", "verify"):
-        result = ktrdr(command)
+    for command in (("status",), ("verify",), ("adjust", "AAPL")):
+        result = ktrdr(*command)
         assert (result.code, str(path) in result.err) == (1, True)
         assert "Traceback" not in result.all
+    result = ktrdr("load", "AAPL", "1d")
+    assert (result.code, str(path) in result.out) == (1, True)
     (error,) = ktrdr("status", "--json").document["basis_errors"]
-    assert (error["symbol"], error["error"]["kind"]) == ("AAPL", "CorruptFileError")
+    assert error["symbol"] == "AAPL"
+    assert str(path) in error["message"]

@@ -214,7 +214,7 @@ def record(
 ) -> None:
     """Record what a load found."""
     with closing(Ledger(layout.ledger)) as ledger:
-        ledger.adjustments.replace({} if adjustment is None else {"AAPL": (adjustment,)})
+        ledger.adjustments.record({} if adjustment is None else {"AAPL": (adjustment,)})
         for minutes, (key, one) in enumerate(units):
             ledger.disagreements.record(key, one, AT + timedelta(minutes=minutes))
 
@@ -259,10 +259,21 @@ def failing() -> None:
     raise dg.Failure("disk full")
 
 
+@dg.op
+def succeeding() -> None:
+    """Do nothing."""
+
+
 @dg.job
 def load() -> None:
     """Run the op."""
     failing()
+
+
+@dg.job
+def ok() -> None:
+    """Do nothing."""
+    succeeding()
 
 
 def test_outages_are_alerted_first_and_the_rest_by_the_next_tick(ticker: Ticker) -> None:
@@ -275,6 +286,19 @@ def test_outages_are_alerted_first_and_the_rest_by_the_next_tick(ticker: Ticker)
     assert "a unit seems to have changed" in ticker.tick()
     ticker.tick()
     assert [one["event"] for one in ticker.alerts()] == ["outage", "rebasing", "unit-change"]
+
+
+def test_a_rebasing_found_by_a_run_that_the_sensor_has_seen_is_alerted(ticker: Ticker) -> None:
+    """Runs that end between finding and telling move on what was seen of runs only."""
+    ticker.tick()
+    ok.execute_in_process(instance=ticker.instance)
+    before = system_now()
+    ticker.tick()
+    record(ticker.layout, replace(SPLIT, found_at=before - timedelta(seconds=10)))
+    assert "re-based" in ticker.tick()
+    for _ in range(2):
+        ok.execute_in_process(instance=ticker.instance)
+        assert ticker.tick() == "nothing is failing"
 
 
 def test_a_cursor_of_an_earlier_version_is_continued(ticker: Ticker) -> None:
