@@ -23,11 +23,16 @@ from tests.support.command_line import CommandResult, Ktrdr, ktrdr_in_process
 
 FIXTURES = Path(__file__).parent / "fixtures"
 BARS: dict[str, dict[str, Any]] = json.loads((FIXTURES / "store_v6_bars.json").read_text())
-VERSIONS = (6, 7, 8, 9)
-"""The versions of the ledger of which a store was kept; their bars are the same."""
+"""The bars of the symbols of the universe, which are the same in all stores."""
+
+VERSIONS = (6, 7, 8, 9, 10)
+"""The versions of the ledger of which a store was kept."""
+
+FIRST_SPLIT = 10
+"""The first version whose store has bars of a symbol that was split, and left the universe."""
 
 FIRST_WITH_BASIS = 10
-"""The first version whose bar files have digests."""
+"""The first version whose bar files have digests and the price basis of their bars."""
 
 NOW = datetime(2024, 1, 5, 22, tzinfo=UTC)
 """A day after the store was left: an hour after the close of a Friday in New York."""
@@ -146,6 +151,16 @@ def held(store: Path) -> dict[str, dict[str, Any]]:
     return {key: facts_of(bars) for key, bars in found.items()}
 
 
+def expected(version: int) -> dict[str, dict[str, Any]]:
+    """Return the facts of all bars of the store of a version, as they were when it was made."""
+    found: dict[str, dict[str, Any]] = json.loads(
+        (FIXTURES / f"store_v{version}_bars.json").read_text()
+    )
+    assert {key: found[key] for key in BARS} == BARS
+    assert len(found) == len(BARS) + (version >= FIRST_SPLIT)
+    return found
+
+
 def facts_of(bars: list[tuple[Any, ...]]) -> dict[str, Any]:
     """Return the facts that the fixture has of the bars of a series."""
     text = "\n".join(
@@ -175,7 +190,7 @@ def test_reading_commands_migrate_the_ledger(store: Path, ktrdr: Ktrdr, version:
     assert {table: before[table] - after[table] for table in KEPT} == {
         table: set() for table in KEPT
     }
-    assert held(store) == BARS
+    assert held(store) == expected(version)
 
 
 def test_gaps_are_the_ranges_never_loaded(ktrdr: Ktrdr) -> None:
@@ -192,7 +207,9 @@ def test_gaps_are_the_ranges_never_loaded(ktrdr: Ktrdr) -> None:
     assert [one["start"][:10] for one in daily] == ["2024-01-05"]
 
 
-def test_verify_reads_every_bar_and_finds_no_damage(store: Path, ktrdr: Ktrdr) -> None:
+def test_verify_reads_every_bar_and_finds_no_damage(
+    store: Path, ktrdr: Ktrdr, version: int
+) -> None:
     """Files are intact; missing bars make it incomplete."""
     result = ktrdr("verify", "--json")
     assert result.code == 3
@@ -200,24 +217,26 @@ def test_verify_reads_every_bar_and_finds_no_damage(store: Path, ktrdr: Ktrdr) -
     assert all(one["sound"] for one in certificates), certificates
     assert sum(one["bars"] for one in certificates) == sum(one["rows"] for one in BARS.values())
     assert {one["revisions"] for one in certificates if one["timeframe"] == "1d"} == {0, 2}
-    assert held(store) == BARS
+    assert held(store) == expected(version)
 
 
-def test_repair_keeps_bars_and_rebuilds_the_catalog(store: Path, ktrdr: Ktrdr) -> None:
+def test_repair_keeps_bars_and_rebuilds_the_catalog(
+    store: Path, ktrdr: Ktrdr, version: int
+) -> None:
     """The catalog has the bars, and the coverage with the week that is confirmed empty."""
     repaired = ktrdr("repair", "--json")
     assert repaired.code == 0
-    assert repaired.document["files"] == 8
+    assert repaired.document["files"] == 8 + (version >= FIRST_SPLIT)
     assert repaired.document["quarantined"] == []
-    assert held(store) == BARS
+    assert held(store) == expected(version)
     counted = ktrdr(
         "query",
-        "SELECT symbol, timeframe, count(*) AS rows FROM bars GROUP BY ALL ORDER BY ALL",
+        "SELECT symbol, timeframe, count(*) AS rows FROM raw GROUP BY ALL ORDER BY ALL",
         "--json",
     )
     assert counted.code == 0, counted.err
     assert {f"{one['symbol']}|{one['timeframe']}": one["rows"] for one in counted.document} == {
-        key: one["rows"] for key, one in BARS.items()
+        key: one["rows"] for key, one in expected(version).items()
     }
     empty = ktrdr(
         "query",
@@ -239,7 +258,7 @@ def test_repair_adds_digests_with_seal(
     result = ktrdr("repair", "--seal", "--json").document
     older = 8 if version < FIRST_WITH_BASIS else 0
     assert (len(result["sealed"]), result["quarantined"], result["fixed"]) == (older, [], [])
-    assert held(store) == BARS
+    assert held(store) == expected(version)
     certificates = ktrdr("verify", "--json").document["certificates"]
     assert all(one["sound"] for one in certificates)
     assert ktrdr("repair", "--seal", "--json").document["sealed"] == []
@@ -249,12 +268,38 @@ def test_repair_adds_digests_with_seal(
     assert [one for one in gateway.requests[first:] if one.bar_size] == []
 
 
-def test_repair_without_the_ledger_keeps_all_bars(store: Path, ktrdr: Ktrdr) -> None:
+def test_repair_without_the_ledger_keeps_all_bars(store: Path, ktrdr: Ktrdr, version: int) -> None:
     """A lost ledger loses no bar."""
     (store / "state" / "ledger.sqlite").unlink()
     assert ktrdr("repair").code == 0
     assert ktrdr("verify").code == 3
-    assert held(store) == BARS
+    assert held(store) == expected(version)
+
+
+SPLIT_BARS = """
+SELECT r.ts, r.basis, b.close / r.close AS price, b.volume / r.volume AS volume
+FROM raw_1d AS r LEFT JOIN bars_1d AS b USING (symbol, ts) WHERE symbol = 'SPLT' ORDER BY ts
+"""
+
+
+@pytest.mark.parametrize("lost", ["nothing", "ledger.sqlite", "SPLT.json"])
+def test_bars_of_several_price_bases_are_read_on_one(
+    store: Path, ktrdr: Ktrdr, version: int, lost: str
+) -> None:
+    """Three were requested before a split of 4:1, two after it; the basis of one is unknown."""
+    if version < FIRST_SPLIT:
+        pytest.skip("it has no split")
+    for path in store.rglob(lost):
+        path.unlink()
+        assert ktrdr("repair").code == 0
+    found = ktrdr("query", SPLIT_BARS, "--json").document
+    assert [(one["basis"], one["price"], one["volume"]) for one in found] == [
+        *[(0, 0.25, 4.0)] * 3,
+        *[(1, 1.0, 1.0)] * 2,
+        (-1, None, None),
+    ]
+    (split,) = ktrdr("query", "FROM adjustments", "--json").document
+    assert (split["symbol"], split["ratio"], split["is_estimated"]) == ("SPLT", 0.25, True)
 
 
 def test_stored_bars_are_not_requested_again(ktrdr: Ktrdr, gateway: SimulatorServer) -> None:
