@@ -193,6 +193,41 @@ def test_reading_commands_migrate_the_ledger(store: Path, ktrdr: Ktrdr, version:
     assert held(store) == expected(version)
 
 
+def files_of(store: Path) -> dict[str, bytes]:
+    """Return the content of the marker and of all bar files."""
+    paths = [store / "store.json", *store.glob("bars/*/*/*.parquet")]
+    return {str(path.relative_to(store)): path.read_bytes() for path in paths}
+
+
+READING = (("status",), ("gaps",), ("plan",), ("verify",), ("query", "FROM bars LIMIT 1"))
+
+
+def test_reading_changes_no_bar_file_and_a_load_makes_earlier_programs_refuse_the_store(
+    store: Path, ktrdr: Ktrdr, version: int
+) -> None:
+    """A query works before and after, in a DuckDB shell too; only changed files are rewritten."""
+    before = files_of(store)
+    old = 2 if version >= FIRST_WITH_BASIS else 1
+    for command in READING:
+        assert ktrdr(*command).code in {0, 3}, command
+    assert files_of(store) == before
+    assert json.loads(before["store.json"])["format_version"] == old
+    count = "SELECT count(*) FROM {} WHERE symbol = 'AAPL' AND session_date < '2024-01-05'"
+    for is_loaded in (False, True):
+        with closing(duckdb.connect(str(store / "ktrdr.duckdb"), read_only=True)) as shell:
+            for source in ("bars_1d", "series('AAPL', '1d')", "raw_1d"):
+                (found,) = shell.execute(count.format(source)).fetchone() or ()
+                assert found == BARS["AAPL|1d"]["rows"], source
+        if not is_loaded:
+            wanted = ("AAPL", "1d", "--start", "2023-12-27", "--end", "2024-01-06")
+            assert ktrdr("load", *wanted).code == 0
+    after = files_of(store)
+    assert json.loads(after["store.json"])["format_version"] == 2
+    changed = {name for name, content in after.items() if before.get(name) != content}
+    daily = "bars/symbol=AAPL/timeframe=1d/all.parquet"
+    assert changed == {daily, "store.json"} - ({"store.json"} if old == 2 else set())
+
+
 def test_gaps_are_the_ranges_never_loaded(ktrdr: Ktrdr) -> None:
     """Each has a reason, and failed attempts have the time of the next."""
     document = ktrdr("gaps", "AAPL", "--json").document
