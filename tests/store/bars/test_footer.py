@@ -1,6 +1,7 @@
 """Footers: every kind of proof is read back, and earlier versions are compatible."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -8,13 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.domain.bars import micros
+from ktrdr_pipelines.domain.bars import UNCONFIRMED, micros
 from ktrdr_pipelines.domain.coverage import Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore, read_footer
 from ktrdr_pipelines.store.bars.footer import (
+    ChangedFooterError,
+    FileBasis,
     Footer,
+    NewerSchemaError,
+    Presumed,
+    basis_from_json,
+    basis_to_json,
     coverage_from_json,
     coverage_to_json,
     footer_from_json,
@@ -124,3 +131,50 @@ def test_any_coverage_comes_back(parts: list[tuple[int, int, ProofKind, str]]) -
         proof = Coverage(empty=(empty(first, first + length, kind, note),))
         coverage = coverage.merged(proof)
     assert coverage_from_json(coverage_to_json(coverage)) == coverage
+
+
+# --- price bases --------------------------------------------------------------------------------
+
+
+def some_basis() -> FileBasis:
+    """Return what a file states of bars on several bases."""
+    return FileBasis(
+        ((span(0, 1), 0), (span(1, 2), UNCONFIRMED), (span(2, 3), 12)),
+        (Presumed(span(0, 1), PROVED + DAY, PROVED), Presumed(span(2, 3), PROVED, PROVED)),
+        PROVED,
+    )
+
+
+@pytest.mark.parametrize("basis", [some_basis(), FileBasis()])
+def test_the_price_basis_comes_back(make: Any, basis: FileBasis) -> None:
+    """From a footer, and from the file index, to the microsecond."""
+    footer = Footer(make.identity(make.series()), every_kind(), 3, {FIRST.date(): 3}, basis=basis)
+    assert footer_from_json(footer_to_json(footer)) == footer
+    assert basis_from_json(basis_to_json(basis)) == basis
+    assert basis.unconfirmed == IntervalSet(span(1, 2) for _ in basis.intervals)
+
+
+def test_a_footer_of_version_1_has_no_price_basis(make: Any) -> None:
+    """One of version 2 must have it, and a later version is refused."""
+    footer = Footer(make.identity(make.series()), every_kind(), 3, {FIRST.date(): 3})
+    fields = json.loads(footer_to_json(replace(footer, basis=some_basis())))
+    with pytest.raises(NewerSchemaError, match="3"):
+        footer_from_json(json.dumps(fields | {"schema_version": 3}))
+    del fields["basis"]
+    with pytest.raises(KeyError):
+        footer_from_json(json.dumps(fields))
+    found = footer_from_json(json.dumps(fields | {"schema_version": 1}))
+    assert found == replace(footer, schema_version=1)
+    assert basis_from_json("") == found.basis == FileBasis()
+
+
+def test_the_digest_of_a_footer_covers_the_price_basis(store: BarStore, make: Any) -> None:
+    """A changed basis is a changed footer."""
+    series = make.series()
+    (path,) = make.save(store, series, make.run(series, FIRST, 3)).files
+    text = footer_to_json(read_footer(path))
+    fields = json.loads(text)
+    fields["basis"]["intervals"][0][2] = 1
+    assert footer_from_json(text) == read_footer(path)
+    with pytest.raises(ChangedFooterError):
+        footer_from_json(json.dumps(fields, separators=(",", ":")))
