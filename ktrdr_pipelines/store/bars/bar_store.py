@@ -121,7 +121,7 @@ class BarStore:
         with saving_bars(self.layout, series.symbol, series.timeframe, identity.origin):
             adjustments = self.bases.all_of(series.symbol)
             ordered = with_basis(sorted_unique(bars), len(adjustments))
-            self.bases.require(series.symbol, ordered, adjustments)
+            self.bases.require(series.symbol, int(basis_of(ordered).max(initial=0)), adjustments)
             doubtful = _doubtful(presumed, ordered, adjustments)
             keys = timestamps(ordered)
             ordered = unconfirmed_where(ordered, doubtful.covers_each(keys, keys + 1))

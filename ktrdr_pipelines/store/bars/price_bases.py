@@ -83,16 +83,16 @@ class PriceBases:
         basis = basis_of(bars)
         if (basis == UNCONFIRMED).any():
             bars = bars.filter(pa.array(basis != UNCONFIRMED))
-        self.require(symbol, bars, known)
+        self.require(symbol, int(basis.max(initial=0)), known)
         return on_todays_basis(bars.select(BAR_SCHEMA.names), basis_of(bars), known)
 
-    def require(self, symbol: str, bars: pa.Table, adjustments: Adjustments) -> None:
-        """Refuse bars that include an adjustment which is not known.
+    def require(self, symbol: str, highest: int, adjustments: Adjustments) -> None:
+        """Refuse bars that include an adjustment which is not known; ``highest`` is their basis.
 
         Raises:
             StoreError: they do.
         """
-        if (highest := int(basis_of(bars).max(initial=0))) > len(adjustments):
+        if highest > len(adjustments):
             raise self._lost(symbol, adjustments, f"these bars include number {highest}")
 
     def _lost(self, symbol: str, known: Adjustments, reason: str) -> StoreError:
