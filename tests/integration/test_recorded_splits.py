@@ -28,7 +28,10 @@ from ktrdr_pipelines.sync.runner import Job
 from tests.support.fake_gateway import utc
 from tests.support.recordings import RECORDED
 
-pytestmark = pytest.mark.skipif(not RECORDED.is_dir(), reason="no recorded bars on this machine")
+pytestmark = [
+    pytest.mark.skipif(not RECORDED.is_dir(), reason="no recorded bars on this machine"),
+    pytest.mark.slow,
+]
 
 TICK = 0.01
 DAY = timedelta(days=1)

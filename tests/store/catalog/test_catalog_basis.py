@@ -208,8 +208,15 @@ def test_other_symbols_and_raw_bars_are_served_meanwhile(rebased: BarStore, make
             assert len(connection.execute(sql).fetchall()) == count, sql
 
 
-@pytest.mark.parametrize("is_damaged", [True, False])
-@pytest.mark.parametrize("is_rebuilt", [True, False])
+@pytest.mark.parametrize(
+    ("is_damaged", "is_rebuilt"),
+    [
+        (True, False),
+        (False, True),
+        pytest.param(True, True, marks=pytest.mark.slow),
+        pytest.param(False, False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_symbol_whose_adjustments_are_lost_is_refused_alone(
     rebased: BarStore, make: Any, *, is_damaged: bool, is_rebuilt: bool
 ) -> None:
@@ -285,8 +292,7 @@ def test_a_file_of_version_1_put_back_from_a_backup_is_on_basis_0(
     assert found["basis"].to_pylist() == [0] * 9
 
 
-@pytest.mark.parametrize("keeps_footer", [True, False])
-@pytest.mark.parametrize("has_older", [True, False])
+@pytest.mark.parametrize(("keeps_footer", "has_older"), [(True, False), (False, True)])
 def test_a_file_that_lost_its_basis_is_refused_until_it_is_repaired(
     rebased: BarStore, make: Any, *, keeps_footer: bool, has_older: bool
 ) -> None:
