@@ -30,6 +30,7 @@ from ktrdr_pipelines.cli.output import (
     say_json,
     say_table,
 )
+from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.calendars.registry import Calendars
 from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
@@ -37,7 +38,6 @@ from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Job
 from ktrdr_pipelines.domain.planning.reports import Progress, SeriesReport
-from ktrdr_pipelines.domain.price_basis import Adjustment
 from ktrdr_pipelines.errors import ExitCode, KtrdrError
 
 

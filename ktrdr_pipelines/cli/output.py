@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from rich.progress import Task, TaskID
 
     from ktrdr_pipelines.app.workspace import Workspace
+    from ktrdr_pipelines.domain.adjustments import Adjustment
     from ktrdr_pipelines.domain.intervals import Interval
     from ktrdr_pipelines.domain.plausibility import Disagreement
-    from ktrdr_pipelines.domain.price_basis import Adjustment
     from ktrdr_pipelines.domain.timeframes import Timeframe
 
 

@@ -39,7 +39,7 @@ STORED_SCHEMA = BAR_SCHEMA.append(pa.field("basis", pa.int16(), nullable=False))
 """Bars as they are stored: as returned, each with its price basis.
 
 ``basis`` is the number of the last adjustment of the symbol that its prices include
-(``domain.price_basis``), 0 for none, ``UNCONFIRMED`` where that is not known.
+(``domain.adjustments``), 0 for none, ``UNCONFIRMED`` where that is not known.
 """
 
 UNCONFIRMED: Final = -1

@@ -1,39 +1,33 @@
-"""Detect that prices were re-based, and put bars of several price bases onto today's.
+"""Detect that prices were re-based: compare bars that were returned again with the held ones.
 
 IB serves trades adjusted for the splits known on the day of the request. So bars that were fetched
 before a split differ from the same bars fetched after it: their prices by a constant ratio, their
 volumes by its inverse. Both fetches rounded to a tick, which hides small ratios of small prices and
 lets a ratio be known only as an interval.
 
-The *basis* of a bar is the number of the last adjustment known when it was fetched; 0 is before the
-first. It follows the fetch, not the session: a gap filled today lies on today's basis between bars
-of an older one.
-
-Not here: volumes in another unit at the same prices (``domain.volume_units``), when bars are
-compared (``sync.engine.comparison``), where adjustments are kept (``store``).
+Not here: what follows for bars of an older basis (``domain.adjustments``), volumes in another unit
+at the same prices (``domain.volume_units``), when bars are compared (``sync.engine.basis_check``).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from enum import StrEnum
-from itertools import pairwise
 from typing import Final, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ktrdr_pipelines.domain.bars import is_untraded, moment, timestamps
 
-_FEWEST: Final = 3
+FEWEST_BARS: Final = 3
 """Fewest bars that must agree on a ratio other than 1, and fewest whose volumes must show it: one
 or two are corrected together at times."""
 
 _MOST_ALIKE: Final = 0.8
 """Share of the compared bars that must agree: single bars are corrected after the close."""
 
-_LEAST_CHANGE: Final = 0.009
+LEAST_CHANGE: Final = 0.009
 """Change of price from which a basis is another one: the smallest stock dividends are 1 %,
 corrections of single prices are smaller."""
 
@@ -65,9 +59,6 @@ interval in ten holds a fraction as simple by chance, and there it fits the comp
 _VOLUME_ERROR: Final = 0.05
 """Relative change of a volume by corrections after the close that still counts as none; near 1, a
 third of the ratio's distance from 1, so that the two stay apart."""
-
-_MOST_RUNS: Final = 64
-"""Runs of bars with one factor up to which each is multiplied by itself."""
 
 _PRICES: Final = ("open", "high", "low", "close")
 _CLOSE: Final = 3
@@ -151,7 +142,7 @@ def compare_basis(
     near = _is_near(pairs, ticks[-1])
     if verdict is BasisVerdict.UNCLEAR and np.mean(near[counted]) > 1 / 2:
         verdict = BasisVerdict.SAME  # most bars are the same, too many are corrected to agree
-    if verdict is BasisVerdict.SAME and len(bars.keys) < _FEWEST and np.mean(near) <= 1 / 2:
+    if verdict is BasisVerdict.SAME and len(bars.keys) < FEWEST_BARS and np.mean(near) <= 1 / 2:
         verdict = BasisVerdict.UNCLEAR  # bars that are not counted speak against it
     if verdict is BasisVerdict.UNCLEAR:
         ratio = float(np.median(bars.again[_CLOSE] / bars.held[_CLOSE]))
@@ -160,7 +151,7 @@ def compare_basis(
     elif verdict is BasisVerdict.UNIT:
         ratio = next(one for one in _UNITS if narrow.allows(one))
     first, last = moment(int(bars.keys[0])), moment(int(bars.keys[-1]))
-    agreeing = max(_FEWEST, _MOST_ALIKE * len(bars.keys))
+    agreeing = max(FEWEST_BARS, _MOST_ALIKE * len(bars.keys))
     is_constant = narrow.agreeing >= agreeing
     return BasisComparison(
         verdict, ratio, len(bars.keys), first, last, is_constant, _precision(bars)
@@ -255,17 +246,17 @@ def _verdict(bars: _Pairs, narrow: _Fit, wide: _Fit) -> BasisVerdict:
     is_constant = narrow.agreeing >= least
     is_change = (
         is_constant
-        and narrow.agreeing >= _FEWEST
+        and narrow.agreeing >= FEWEST_BARS
         and narrow.allow_one < narrow.agreeing
-        and abs(narrow.ratio - 1) >= _LEAST_CHANGE
+        and abs(narrow.ratio - 1) >= LEAST_CHANGE
     )
     volumes = _volumes(bars, narrow) if is_change else None
     # Inverse volumes decide where rounding leaves it open whether the ratio is 1.
     if volumes is not BasisVerdict.REBASED and (
-        wide.allow_one >= least or (is_constant and abs(narrow.ratio - 1) < _LEAST_CHANGE)
+        wide.allow_one >= least or (is_constant and abs(narrow.ratio - 1) < LEAST_CHANGE)
     ):
         return BasisVerdict.SAME
-    if volumes is None or np.sum(~bars.untraded) < _FEWEST:
+    if volumes is None or np.sum(~bars.untraded) < FEWEST_BARS:
         return BasisVerdict.UNCLEAR
     is_narrow = narrow.high <= narrow.low * (1 + _MOST_UNIT_WIDTH)
     if is_narrow and any(narrow.allows(one) for one in _UNITS):
@@ -281,7 +272,7 @@ def _verdict(bars: _Pairs, narrow: _Fit, wide: _Fit) -> BasisVerdict:
 def _is_near(pairs: _Pairs, halves: _Halves) -> np.ndarray:
     """Return for each bar whether the ratio of its closes is 1, except for what is tolerated."""
     low, high = _allowed(pairs, halves)
-    return np.asarray((low[_CLOSE] < 1 + _LEAST_CHANGE) & (high[_CLOSE] > 1 - _LEAST_CHANGE))
+    return np.asarray((low[_CLOSE] < 1 + LEAST_CHANGE) & (high[_CLOSE] > 1 - LEAST_CHANGE))
 
 
 # Intervals of ratios
@@ -398,7 +389,7 @@ def _tick_hypotheses(pairs: _Pairs, counted: np.ndarray) -> list[_Halves]:
         for width in (0, 1)
     ]
     # A few equal ratios happen by chance, as when one price repeats.
-    if min(len(np.unique(prices[:, counted])) for prices, _ in sides) >= _FEWEST:
+    if min(len(np.unique(prices[:, counted])) for prices, _ in sides) >= FEWEST_BARS:
         found.insert(0, _Halves(*(prices * _NOISE for prices, _ in sides)))
     return found
 
@@ -487,7 +478,7 @@ def _volumes(bars: _Pairs, fit: _Fit) -> BasisVerdict:
             _chance(np.maximum(low / one, fit.lows), np.minimum(high * one, fit.highs), fit.ratio)
             for one in (1.0, tolerance)
         )
-        is_shown = np.sum(is_inverse & ~is_same) >= _FEWEST and chance <= _CHANCE
+        is_shown = np.sum(is_inverse & ~is_same) >= FEWEST_BARS and chance <= _CHANCE
         return BasisVerdict.REBASED if is_shown else BasisVerdict.UNCLEAR
     return BasisVerdict.OTHER
 
@@ -495,166 +486,3 @@ def _volumes(bars: _Pairs, fit: _Fit) -> BasisVerdict:
 def _column(bars: pa.Table, name: str) -> np.ndarray:
     """Return a column as float64, NaN where it is null."""
     return np.asarray(bars[name].to_numpy(zero_copy_only=False), dtype=np.float64)
-
-
-# Adjustments
-
-
-class AdjustmentKind(StrEnum):
-    """Who found an adjustment, which decides what it applies to."""
-
-    SPLIT = "split"
-    """Found in responses: applies to all bars of an older basis."""
-    MANUAL = "manual"
-    """Stated by the user: applies to bars of an older basis before the effective session."""
-
-
-@dataclass(frozen=True, slots=True)
-class Adjustment:
-    """A change of a symbol's price basis, as it was found.
-
-    Attributes:
-        number: 1, 2, ... in the order found, per symbol: the basis of bars fetched after it.
-        ratio: the factor of the prices of bars of an older basis.
-        volume_ratio: the factor of their volumes; ``1 / ratio`` for splits.
-        kind: whether responses showed it, or the user stated it.
-        effective: the first session on the new basis.
-        is_estimated: whether ``effective`` is the first session that it can be.
-        found_at: when it was found.
-        old_until: when the last request was sent that is proven to be on the old basis.
-        evidence: what showed it, in words: series, bars, requests.
-        note: the reason that the user gave, for MANUAL.
-        removed_at: when the user undid it, for MANUAL; it then applies to no bar.
-    """
-
-    number: int
-    ratio: float
-    volume_ratio: float
-    kind: AdjustmentKind
-    effective: date
-    is_estimated: bool
-    found_at: datetime
-    old_until: datetime
-    evidence: str
-    note: str = ""
-    removed_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Factor:
-    """What bars of one basis and of session dates in ``[since, until)`` are multiplied by.
-
-    ``since`` and ``until`` are None where unbounded; ``price`` is for prices, ``volume`` for
-    volumes.
-    """
-
-    basis: int
-    since: date | None
-    until: date | None
-    price: float
-    volume: float
-
-
-def factors_of(adjustments: Sequence[Adjustment]) -> tuple[Factor, ...]:
-    """Return the factors that put bars of every basis onto today's, by basis and date.
-
-    The factors of one basis partition all session dates; neighbours differ.
-
-    Args:
-        adjustments: all adjustments of one symbol, in any order, the removed ones included.
-
-    Raises:
-        ValueError: the numbers are not 1, 2, ... without a gap.
-    """
-    ordered = sorted(adjustments, key=lambda one: one.number)
-    numbers = [one.number for one in ordered]
-    if numbers != list(range(1, len(ordered) + 1)):
-        raise ValueError(f"multiply bars by adjustments: their numbers {numbers} have a gap")
-    factors: list[Factor] = []
-    for basis in range(len(ordered) + 1):
-        applied = [one for one in ordered[basis:] if one.removed_at is None]
-        dates = {one.effective for one in applied if one.kind is AdjustmentKind.MANUAL}
-        bounds = [None, *sorted(dates), None]
-        for since, until in pairwise(bounds):
-            price = volume = 1.0
-            for one in applied:
-                is_before = until is not None and until <= one.effective
-                if one.kind is AdjustmentKind.SPLIT or is_before:
-                    price, volume = price * one.ratio, volume * one.volume_ratio
-            last = factors[-1] if factors else None
-            if last and (last.basis, last.price, last.volume) == (basis, price, volume):
-                since = factors.pop().since  # noqa: PLW2901  (the two become one)
-            factors.append(Factor(basis, since, until, price, volume))
-    return tuple(factors)
-
-
-def on_todays_basis(
-    bars: pa.Table, basis: np.ndarray, adjustments: Sequence[Adjustment]
-) -> pa.Table:
-    """Return bars multiplied onto today's basis; the same table if all factors are 1.
-
-    ``open``, ``high``, ``low``, ``close`` and ``average`` are multiplied by the price factor of
-    their basis and session date, ``volume`` by the volume factor; nulls stay null.
-
-    Args:
-        bars: stored bars, with the columns of ``BAR_SCHEMA`` at least.
-        basis: the basis of each bar, whole numbers of shape (n,).
-        adjustments: all adjustments of the symbol.
-
-    Raises:
-        ValueError: there is no such basis, the number of bases is not that of the bars, or the
-            numbers of the adjustments have a gap.
-    """
-    if basis.shape != (bars.num_rows,):
-        raise ValueError(
-            f"multiply bars by adjustments: {bars.num_rows} bars, bases of shape {basis.shape}"
-        )
-    factors = factors_of(adjustments)
-    if not len(basis):
-        return bars
-    lowest, highest = int(basis.min()), int(basis.max())
-    if lowest < 0 or highest > len(adjustments):
-        raise ValueError(
-            f"multiply bars by adjustments: bases {lowest} to {highest}, but only 0 to "
-            f"{len(adjustments)} are known"
-        )
-    candidates = [one for one in factors if lowest <= one.basis <= highest]
-    rows = _factor_rows(bars, basis, candidates)
-    starts = [0, *(np.flatnonzero(rows[1:] != rows[:-1]) + 1).tolist()]
-    used = [candidates[int(rows[start])] for start in starts]
-    if all((one.price, one.volume) == (1, 1) for one in used):
-        return bars
-    if len(starts) > _MOST_RUNS:
-        price, volume = (
-            pa.array(np.array([getattr(one, name) for one in candidates])[rows])
-            for name in ("price", "volume")
-        )
-        return _multiplied(bars, price, volume)
-    # One number a run costs less than one a row, and a run whose factor is 1 is not copied.
-    return pa.concat_tables(
-        _multiplied(bars.slice(start, end - start), one.price, one.volume)
-        for one, (start, end) in zip(used, pairwise([*starts, len(rows)]), strict=True)
-    )
-
-
-def _multiplied(bars: pa.Table, price: float | pa.Array, volume: float | pa.Array) -> pa.Table:
-    """Return bars multiplied by one number, or by one number a row."""
-    columns = dict(zip(bars.schema.names, bars.columns, strict=True))
-    for names, factor in (((*_PRICES, "average"), price), (("volume",), volume)):
-        if isinstance(factor, pa.Array) or factor != 1:
-            columns |= {name: pc.multiply(columns[name], factor) for name in names}
-    return pa.Table.from_arrays([*columns.values()], schema=bars.schema)
-
-
-def _factor_rows(bars: pa.Table, basis: np.ndarray, factors: Sequence[Factor]) -> np.ndarray:
-    """Return for each bar the position of its factor."""
-    lowest, highest = factors[0].basis, factors[-1].basis
-    firsts = np.searchsorted([one.basis for one in factors], np.arange(lowest, highest + 1))
-    if len(factors) == len(firsts):
-        return basis - lowest
-    rows = firsts[basis - lowest]
-    days = bars["session_date"].to_numpy()
-    for position, one in enumerate(factors):
-        if one.since is not None:
-            rows[(basis == one.basis) & (days >= np.datetime64(one.since))] = position
-    return np.asarray(rows)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.bars import UNCONFIRMED, basis_of, timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, session_grid
@@ -22,7 +23,6 @@ from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.gaps import Completeness
 from ktrdr_pipelines.domain.plausibility import Finding, explained
-from ktrdr_pipelines.domain.price_basis import Adjustment
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.store.bars.bar_store import BarStore

@@ -218,6 +218,16 @@ class StoreLayout:
         """The log that DuckDB keeps beside the catalog while a shell writes to it."""
         return self.root / "ktrdr.duckdb.wal"
 
+    def remove_catalog(self) -> None:
+        """Remove the catalog; commands that load or query build it again.
+
+        Raises:
+            DiskError: the system refused.
+        """
+        with disk_errors(self.catalog):
+            self.catalog.unlink(missing_ok=True)
+            self.catalog_log.unlink(missing_ok=True)
+
     def symbol_folder(self, symbol: str) -> Path:
         """Return the folder of all files of one symbol."""
         return self.bars / f"symbol={symbol}"
@@ -337,9 +347,7 @@ def upgrade_store(layout: StoreLayout) -> None:
         if marker.version == FORMAT_VERSION:
             return
         with locked(layout.lock("catalog"), f"the catalog {layout.catalog}"):
-            with disk_errors(layout.catalog):
-                layout.catalog.unlink(missing_ok=True)
-                layout.catalog_log.unlink(missing_ok=True)
+            layout.remove_catalog()
             _write_marker(layout, replace(marker, version=FORMAT_VERSION))
 
 

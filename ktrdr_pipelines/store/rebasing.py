@@ -5,7 +5,7 @@ first; then one renaming adds the adjustment; then the catalog multiplies by it;
 of the new basis saved.
 
 Not here: how a re-basing is found (``sync.engine.basis_check``), what it does to bars
-(``domain.price_basis``).
+(``domain.adjustments``).
 """
 
 import math
@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from ktrdr_pipelines.domain.adjustments import Adjustment, AdjustmentKind
 from ktrdr_pipelines.domain.bars import (
     UNCONFIRMED,
     basis_of,
@@ -33,7 +34,6 @@ from ktrdr_pipelines.domain.calendars.sessions import (
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.plausibility import DisagreementKind
-from ktrdr_pipelines.domain.price_basis import Adjustment, AdjustmentKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import UsageError
 from ktrdr_pipelines.store.bars.adjustment_history import Adjustments

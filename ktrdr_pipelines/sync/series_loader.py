@@ -10,12 +10,12 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
+from ktrdr_pipelines.domain.adjustments import Adjustment, AdjustmentKind
 from ktrdr_pipelines.domain.instruments import Identity, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Job, LoadOptions
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.planning.retry_schedule import TO_CONFIRM, AttemptKind
-from ktrdr_pipelines.domain.price_basis import Adjustment, AdjustmentKind
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     ForeignIdentityError,

@@ -3,31 +3,30 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from datetime import UTC, date, datetime
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from ktrdr_pipelines.domain.adjustments import Adjustment, AdjustmentKind
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import (
-    Instrument,
     Origin,
-    SecType,
     Series,
-    WhatToShow,
     identity_of,
 )
 from ktrdr_pipelines.domain.intervals import IntervalSet
-from ktrdr_pipelines.domain.price_basis import Adjustment, AdjustmentKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.catalog.catalog import connect_catalog, rebuild_catalog
 from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
+from tests.support.fake_gateway import stock
 
 YEAR = 2024
 MOST = 1.2
@@ -37,18 +36,7 @@ ROUNDS = 60
 """Reads of each store in turn, of which the cheapest counts: it is the least disturbed one."""
 
 SERIES = Series(
-    Instrument(
-        symbol="AAPL",
-        ib_symbol="AAPL",
-        sec_type=SecType.STK,
-        exchange="SMART",
-        currency="USD",
-        what_to_show=WhatToShow.TRADES,
-        use_rth=True,
-        calendar="XNYS.RTH",
-        timeframes=(Timeframe.M1,),
-        start=date(YEAR, 1, 1),
-    ),
+    replace(stock(), timeframes=(Timeframe.M1,), start=date(YEAR, 1, 1)),
     Timeframe.M1,
 )
 

@@ -30,8 +30,8 @@ from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.sync.runner import Job
+from tests.support.recordings import RECORDED
 
-RECORDED = Path(__file__).parents[3] / "shared" / "bars"
 pytestmark = pytest.mark.skipif(not RECORDED.is_dir(), reason="no recorded bars on this machine")
 
 UNIVERSE = """

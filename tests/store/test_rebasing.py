@@ -10,10 +10,10 @@ from typing import Any
 import duckdb
 import pytest
 
+from ktrdr_pipelines.domain.adjustments import AdjustmentKind
 from ktrdr_pipelines.domain.bars import UNCONFIRMED
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
-from ktrdr_pipelines.domain.price_basis import AdjustmentKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError, UsageError
 from ktrdr_pipelines.store.bars.bar_store import BarStore, read_footer

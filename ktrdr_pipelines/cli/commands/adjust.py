@@ -3,7 +3,7 @@
 The command reads and writes the store only and sends no request to a gateway.
 
 Not here: adjustments that loads find by themselves (``sync.engine.basis_check``), what an
-adjustment does to bars (``domain.price_basis``).
+adjustment does to bars (``domain.adjustments``).
 """
 
 import math
@@ -26,7 +26,7 @@ from ktrdr_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.workspace import Workspace
-    from ktrdr_pipelines.domain.price_basis import Adjustment
+    from ktrdr_pipelines.domain.adjustments import Adjustment
     from ktrdr_pipelines.domain.timeframes import Timeframe
 
 _EXAMPLE: Final = 'ktrdr adjust AAPL --ratio 0.01 --from 2024-06-10 --note "pence became pounds"'

@@ -33,9 +33,9 @@ from ktrdr_pipelines.errors import ExitCode
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.acknowledgement import ExplainedRange
     from ktrdr_pipelines.app.workspace import Workspace
+    from ktrdr_pipelines.domain.adjustments import Adjustment
     from ktrdr_pipelines.domain.calendars.registry import Calendars
     from ktrdr_pipelines.domain.planning.gaps import Gap
-    from ktrdr_pipelines.domain.price_basis import Adjustment
     from ktrdr_pipelines.domain.timeframes import Timeframe
     from ktrdr_pipelines.domain.universe.universe import Universe
     from ktrdr_pipelines.gaps.index import SeriesGaps

@@ -20,8 +20,8 @@ from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.loader_thread import LoaderThread
 from ktrdr_pipelines.defs.runs.tags import CAUSE, KILLED, QUIET, REQUESTS, YES
 from ktrdr_pipelines.defs.sensors.alert_sensor import GATEWAY, outage_of
+from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
-from ktrdr_pipelines.domain.price_basis import Adjustment
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, IncompleteError, KtrdrError, StoreError
 from ktrdr_pipelines.gaps.windows import WindowState, WindowStatus

@@ -24,8 +24,8 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.resources import StoreResource
 from ktrdr_pipelines.defs.runs.tags import CAUSE, REQUESTS, SYMBOL, TIMEFRAME
 from ktrdr_pipelines.defs.sensors.basis_alerts import Told, basis_alerts
+from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
-from ktrdr_pipelines.domain.price_basis import Adjustment
 from ktrdr_pipelines.errors import NoStoreError, StoreError
 
 COMMAND_S: Final = 20.0

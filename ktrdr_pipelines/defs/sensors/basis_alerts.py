@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from ktrdr_pipelines.domain.adjustments import Adjustment, AdjustmentKind
 from ktrdr_pipelines.domain.plausibility import Disagreement
-from ktrdr_pipelines.domain.price_basis import Adjustment, AdjustmentKind
 
 _LATE: Final = timedelta(hours=1)
 """How much later than it was found an adjustment may become visible in the ledger."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
+from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
-from ktrdr_pipelines.domain.price_basis import Adjustment
 from ktrdr_pipelines.errors import GatewayError, KtrdrError
 
 

@@ -3,7 +3,7 @@
 One JSON file a symbol, below ``data/history``: it cannot be rebuilt from the bars, and is replaced
 in one atomic step. The ledger's table ``adjustments`` is an index of these files for queries.
 
-Not here: what an adjustment does to bars (``domain.price_basis``), how one is found
+Not here: what an adjustment does to bars (``domain.adjustments``), how one is found
 (``sync.engine.basis_check``), recording one with all that follows (``store.rebasing``).
 """
 
@@ -16,7 +16,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from ktrdr_pipelines.domain.price_basis import Adjustment, AdjustmentKind
+from ktrdr_pipelines.domain.adjustments import Adjustment, AdjustmentKind
 from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError
 from ktrdr_pipelines.store.files import (

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ktrdr_pipelines.clock import system_now
+from ktrdr_pipelines.domain.adjustments import Adjustment, AdjustmentKind, on_todays_basis
 from ktrdr_pipelines.domain.bars import (
     BAR_SCHEMA,
     STORED_SCHEMA,
@@ -39,7 +40,6 @@ from ktrdr_pipelines.domain.calendars.sessions import interval_between, midnight
 from ktrdr_pipelines.domain.coverage import REFUTABLE, VOIDABLE, Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.domain.instruments import Identity, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.price_basis import Adjustment, AdjustmentKind, on_todays_basis
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ForeignIdentityError
 from ktrdr_pipelines.store.bars.bar_file import read_bars, read_footer

@@ -1,13 +1,13 @@
 """The price bases of a store's symbols: their adjustments, and bars put onto today's basis.
 
 Not here: the files of adjustments (``store.bars.adjustment_history``), how bars are multiplied
-(``domain.price_basis``), recording an adjustment (``store.rebasing``).
+(``domain.adjustments``), recording an adjustment (``store.rebasing``).
 """
 
 import pyarrow as pa
 
+from ktrdr_pipelines.domain.adjustments import on_todays_basis
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, UNCONFIRMED, basis_of
-from ktrdr_pipelines.domain.price_basis import on_todays_basis
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.store.bars.adjustment_history import HINT, AdjustmentHistory, Adjustments
 from ktrdr_pipelines.store.layout import StoreLayout

@@ -157,7 +157,7 @@ def refresh_views(layout: StoreLayout) -> None:
                     known = _known_digests(connection)
             except KtrdrError:
                 # An older catalog, or one of another folder, is of no use to any query.
-                _remove_catalog(layout)
+                layout.remove_catalog()
                 return
             with closing(open_ledger(layout)) as ledger:
                 objects = _Objects.of(layout, BarStore(layout, ledger))
@@ -174,12 +174,6 @@ def refresh_views(layout: StoreLayout) -> None:
                 objects.create(c)
                 c.execute("USE memory; DETACH ktrdr")
             _replace_catalog(built, layout, built_ns)
-
-
-def _remove_catalog(layout: StoreLayout) -> None:
-    with disk_errors(layout.catalog):
-        layout.catalog.unlink(missing_ok=True)
-        layout.catalog_log.unlink(missing_ok=True)
 
 
 def _replace_catalog(built: Path, layout: StoreLayout, built_ns: int | None = None) -> None:

@@ -9,12 +9,12 @@ from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 
+from ktrdr_pipelines.domain.adjustments import Adjustment, factors_of
 from ktrdr_pipelines.domain.calendars.registry import Calendars
 from ktrdr_pipelines.domain.calendars.sessions import monday_of
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.planning.gaps import Gap
-from ktrdr_pipelines.domain.price_basis import Adjustment, factors_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.ledger.statements import StatementRecord

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from ktrdr_pipelines.domain.price_basis import Adjustment
+from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
 from ktrdr_pipelines.store.ledger.database import Table
 from ktrdr_pipelines.store.ledger.rows import Rows

@@ -14,7 +14,6 @@ from pathlib import Path
 from ktrdr_pipelines.domain.calendars.registry import Calendars
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.store.files import disk_errors
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.attempts import Attempt, AttemptKind, AttemptsTable
 from ktrdr_pipelines.store.ledger.bar_findings import DisagreementsTable, FindingsTable
@@ -171,6 +170,4 @@ def _remove_catalog(path: Path) -> None:
     """
     layout = StoreLayout(path.parents[1])
     if layout.ledger == path:
-        with disk_errors(layout.catalog):
-            layout.catalog.unlink(missing_ok=True)
-            layout.catalog_log.unlink(missing_ok=True)
+        layout.remove_catalog()

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from ktrdr_pipelines.clock import system_now
+from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.bars import moment, timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.instruments import Identity, Instrument, SecType
 from ktrdr_pipelines.domain.plausibility import Finding, explained, findings_of
-from ktrdr_pipelines.domain.price_basis import Adjustment
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError, StoreReplacedError
 from ktrdr_pipelines.store.bars.adjustment_history import AdjustmentHistory, Adjustments

@@ -26,6 +26,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from ktrdr_pipelines.domain.adjustments import Adjustment, AdjustmentKind
 from ktrdr_pipelines.domain.bars import UNCONFIRMED, micros, moment, timestamps, with_basis
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight, monday_of
 from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series
@@ -34,8 +35,8 @@ from ktrdr_pipelines.domain.planning.chunks import BY_THE_YEAR
 from ktrdr_pipelines.domain.planning.responses import Response
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
 from ktrdr_pipelines.domain.price_basis import (
-    Adjustment,
-    AdjustmentKind,
+    FEWEST_BARS,
+    LEAST_CHANGE,
     BasisComparison,
     BasisVerdict,
 )
@@ -61,15 +62,9 @@ timeframes two, because the newest may have begun only."""
 _MOST_REQUESTS: Final = 2
 """Requests for a basis alone on one session date: the second confirms what the first states."""
 
-_ENOUGH: Final = 3
-"""Bars that, compared without a constant ratio, are corrected bars and no re-basing."""
-
 _SAME_RATIO: Final = 0.005
 """Distance, as a share, of two estimates of one ratio, where rounding explains no more: the closes
 of a day may be corrected in between."""
-
-_LEAST_REPORTED: Final = 0.009
-"""Change of price, as a share, from which bars at other prices are reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +322,7 @@ class _Judge:
             return self._rebased(statement, found, requester, is_newest=is_newest)
         # Bars were corrected, if there are enough of them to tell, or if the newest ones show the
         # basis to be the same.
-        is_corrected = found.bars >= _ENOUGH and not found.is_constant
+        is_corrected = found.bars >= FEWEST_BARS and not found.is_constant
         if is_confirmed and known.confirmed_at is not None:
             is_corrected |= not is_newest or known.confirmed_at >= statement.requested_at
         return _Judgement.UNKNOWN if is_corrected else _Judgement.OPEN
@@ -392,7 +387,7 @@ class _Judge:
         requester: BarRequester,
     ) -> None:
         """Record prices at another ratio that is no re-basing, and note them once a run."""
-        is_far = abs(found.ratio - 1) >= _LEAST_REPORTED and found.bars >= _ENOUGH
+        is_far = abs(found.ratio - 1) >= LEAST_CHANGE and found.bars >= FEWEST_BARS
         if found.verdict in {BasisVerdict.SAME, BasisVerdict.UNKNOWN} or not is_far:
             return
         differing = _disagreement(bars, found)

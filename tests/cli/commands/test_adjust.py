@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.domain.adjustments import AdjustmentKind
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
-from ktrdr_pipelines.domain.price_basis import AdjustmentKind
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import open_store, store_version
 from ktrdr_pipelines.store.ledger.ledger import Ledger

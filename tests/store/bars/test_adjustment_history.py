@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.domain.adjustments import AdjustmentKind
 from ktrdr_pipelines.domain.bars import with_basis
-from ktrdr_pipelines.domain.price_basis import AdjustmentKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, OddPathError, StoreError
 from ktrdr_pipelines.store.bars.adjustment_history import AdjustmentHistory

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ktrdr_pipelines.domain.adjustments import AdjustmentKind
 from ktrdr_pipelines.domain.bars import UNCONFIRMED, with_basis
 from ktrdr_pipelines.domain.coverage import Coverage
-from ktrdr_pipelines.domain.price_basis import AdjustmentKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError
 from ktrdr_pipelines.store.bars.bar_store import BarStore

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.bars import UNCONFIRMED, basis_of, timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
@@ -16,7 +17,6 @@ from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Job, Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, Response
 from ktrdr_pipelines.domain.plausibility import DisagreementKind
-from ktrdr_pipelines.domain.price_basis import Adjustment
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, RequestRejectedError
 from ktrdr_pipelines.store.ledger.ledger import Ledger
@@ -256,7 +256,6 @@ def test_one_bar_in_common_is_not_enough(market: MakeMarket) -> None:
     raw = made.harness.store.read_raw(series)
     assert basis_of(raw).tolist() == [0, UNCONFIRMED, UNCONFIRMED]
     assert made.harness.store.read(series).num_rows == 1
-    # Other timeframes have bars enough.
     assert found_in(made) == ()
 
 
