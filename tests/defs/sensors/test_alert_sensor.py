@@ -1,18 +1,16 @@
 """The alert sensor: one alert and one all-clear an outage, to the log and the user's command."""
 
-import json
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
 
-from ktrdr_pipelines.defs.resources import StoreResource
 from ktrdr_pipelines.defs.runs.tags import CAUSE, REQUESTS, SYMBOL, TIMEFRAME
-from ktrdr_pipelines.defs.sensors.alert_sensor import Ended, alert_sensor, outages_after
+from ktrdr_pipelines.defs.sensors.alert_sensor import Ended, outages_after
+from tests.support.alert_ticks import AlertTicker
 
 
 @dg.op
@@ -36,37 +34,12 @@ def broken() -> None:
     raise dg.Failure("broken")
 
 
-class Ticker:
-    """Ticks the sensor, with a command that records its alerts."""
-
-    def __init__(self, folder: Path, instance: dg.DagsterInstance) -> None:
-        self.recorded = folder / "alerts.jsonl"
-        script = folder / "alert.py"
-        script.write_text(
-            "import pathlib, sys\n"
-            f"with pathlib.Path({str(self.recorded)!r}).open('a') as file:\n"
-            "    file.write(sys.stdin.read() + '\\n')\n"
-        )
-        self.instance, self.cursor = instance, None
-        self.sensor: Any = alert_sensor(f"{sys.executable} {script}")
+class Ticker(AlertTicker):
+    """Ticks the sensor after runs of the job."""
 
     def run(self, **tags: str) -> None:
+        """Run the job with some tags."""
         tails.execute_in_process(instance=self.instance, tags=tags, raise_on_error=False)
-
-    def tick(self) -> str:
-        context = dg.build_sensor_context(
-            instance=self.instance,
-            cursor=self.cursor,
-            resources={"store": StoreResource(data_dir="/the/store")},
-        )
-        result = self.sensor(context)
-        self.cursor = result.cursor
-        return str(result.skip_reason.skip_message)
-
-    def alerts(self) -> list[dict[str, Any]]:
-        if not self.recorded.exists():
-            return []
-        return [json.loads(line) for line in self.recorded.read_text().splitlines()]
 
 
 @pytest.fixture
@@ -75,7 +48,7 @@ def ticker(tmp_path: Path) -> Iterator[Ticker]:
     home = tmp_path / "home"
     home.mkdir()
     with dg.DagsterInstance.local_temp(str(home)) as instance:
-        yield Ticker(tmp_path, instance)
+        yield Ticker(tmp_path, instance, Path("/the/store"))
 
 
 def test_an_outage_is_alerted_once_and_so_is_its_end(
@@ -118,7 +91,7 @@ def test_a_run_without_an_error_is_an_outage_of_its_job(ticker: Ticker) -> None:
 @pytest.mark.parametrize("command", ["/no/such/command", f"{sys.executable} -c 'exit(3)'", "'"])
 def test_a_failing_command_does_not_fail_the_tick(ticker: Ticker, command: str) -> None:
     """The outage counts as alerted."""
-    ticker.sensor = alert_sensor(command)
+    ticker.command = command
     ticker.run(fail="yes")
     assert "begins to fail" in ticker.tick()
     assert "already alerted" in ticker.tick()
@@ -126,7 +99,7 @@ def test_a_failing_command_does_not_fail_the_tick(ticker: Ticker, command: str) 
 
 def test_without_a_command_it_is_logged_only(ticker: Ticker) -> None:
     """No command is run by default."""
-    ticker.sensor = alert_sensor(None)
+    ticker.command = None
     ticker.run(fail="yes")
     assert "begins to fail" in ticker.tick()
     assert ticker.alerts() == []

@@ -1,7 +1,6 @@
 """Alerts about re-basings and changes of unit: one each, whatever happens in between."""
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -13,14 +12,13 @@ import dagster as dg
 import pytest
 
 from ktrdr_pipelines.clock import system_now
-from ktrdr_pipelines.defs.resources import StoreResource
 from ktrdr_pipelines.defs.runs.tags import CAUSE
-from ktrdr_pipelines.defs.sensors.alert_sensor import alert_sensor
 from ktrdr_pipelines.defs.sensors.basis_alerts import Told, basis_alerts
 from ktrdr_pipelines.domain.adjustments import Adjustment, AdjustmentKind
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
+from tests.support.alert_ticks import AlertTicker
 
 AT = datetime(2024, 6, 10, 14, tzinfo=UTC)
 SPLIT = Adjustment(
@@ -166,37 +164,12 @@ def test_what_one_tick_may_not_send_is_sent_by_the_next(sent: Sent) -> None:
 # --- the sensor ----------------------------------------------------------------------------------
 
 
-class Ticker:
-    """Ticks the sensor over a store, with a command that records its alerts."""
+class Ticker(AlertTicker):
+    """Ticks the sensor over the store of a layout."""
 
-    def __init__(self, folder: Path, layout: StoreLayout, instance: dg.DagsterInstance) -> None:
-        self.recorded = folder / "alerts.jsonl"
-        script = folder / "alert.py"
-        script.write_text(
-            "import pathlib, sys\n"
-            f"with pathlib.Path({str(self.recorded)!r}).open('a') as file:\n"
-            "    file.write(sys.stdin.read() + '\\n')\n"
-        )
-        self.layout, self.instance = layout, instance
-        self.command = f"{sys.executable} {script}"
-        self.cursor: str | None = None
-
-    def tick(self) -> str:
-        """Tick a new sensor, as after a restart, with the stored cursor."""
-        context = dg.build_sensor_context(
-            instance=self.instance,
-            cursor=self.cursor,
-            resources={"store": StoreResource(data_dir=str(self.layout.root))},
-        )
-        sensor: Any = alert_sensor(self.command)
-        result = sensor(context)
-        self.cursor = result.cursor
-        return str(result.skip_reason.skip_message)
-
-    def alerts(self) -> list[dict[str, Any]]:
-        if not self.recorded.exists():
-            return []
-        return [json.loads(line) for line in self.recorded.read_text().splitlines()]
+    def __init__(self, folder: Path, instance: dg.DagsterInstance, layout: StoreLayout) -> None:
+        super().__init__(folder, instance, layout.root)
+        self.layout = layout
 
 
 @pytest.fixture
@@ -206,7 +179,7 @@ def ticker(tmp_path: Path) -> Iterator[Ticker]:
     home.mkdir()
     layout = create_store(tmp_path / "data")
     with dg.DagsterInstance.local_temp(str(home)) as instance:
-        yield Ticker(tmp_path, layout, instance)
+        yield Ticker(tmp_path, instance, layout)
 
 
 def record(
