@@ -1,0 +1,59 @@
+"""The base of all documents, and the parts that many of them share.
+
+Not here: what commands print as text (``cli``), the envelope of REST (``api``).
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.errors import GatewayError, KtrdrError
+
+
+class Document(BaseModel):
+    """A document of fixed fields. Instants are UTC, intervals end before their ``end``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class IntervalDocument(Document):
+    """An interval of bar timestamps; the end is exclusive."""
+
+    start: datetime
+    end: datetime
+
+    @classmethod
+    def of(cls, interval: Interval) -> Self:
+        """Return the document of an interval."""
+        return cls(start=interval.start, end=interval.end)
+
+    @classmethod
+    def all_of(cls, intervals: Iterable[Interval]) -> list[Self]:
+        """Return the documents of several intervals, in their order."""
+        return [cls.of(one) for one in intervals]
+
+
+class ErrorDocument(Document):
+    """An error: its kind, its text, and what to do; ``code`` is the gateway's own, if it is its."""
+
+    kind: str
+    message: str
+    what: str
+    reason: str
+    hint: str
+    code: int | None = None
+
+    @classmethod
+    def of(cls, error: KtrdrError) -> Self:
+        """Return the document of an error."""
+        return cls(
+            kind=type(error).__name__,
+            message=str(error),
+            what=error.what,
+            reason=error.reason,
+            hint=error.hint,
+            code=error.code if isinstance(error, GatewayError) else None,
+        )

@@ -1,0 +1,118 @@
+"""Documents of loads: what was loaded, what is missing, and operations in the background."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from ktrdr_pipelines.app.views.documents import Document, ErrorDocument, IntervalDocument
+
+
+class LoadStatus(StrEnum):
+    """How a load ended: everything due is there, something is missing, or nothing came."""
+
+    SUCCESS = "success"
+    PARTIAL = "partial"
+    FAILED = "failed"
+
+
+class LoadResult(Document):
+    """The result of the load of one series, in the fields of the original system.
+
+    Attributes:
+        status: success, partial or failed.
+        fetched_bars: bars that responses returned.
+        cached_before: whether the store held bars of the series before the load.
+        merged_file: the newest bar file of the series, relative to the data folder; empty without
+            bars.
+        start_time: the bar timestamp of the first bar of the range that the store now holds.
+        end_time: that of its last bar.
+        requests_made: requests that were sent.
+        execution_time_seconds: how long the load took.
+        error_message: why it is not a success.
+        new_bars: bars that the store did not hold before.
+        revised_bars: bars whose values changed.
+        missing: what is due and neither covered nor explained, by bar timestamps.
+        waiting: the uncovered part of sessions that are still open.
+        error: the error that ended it.
+        next_try_at: when the next attempt for something missing is due.
+    """
+
+    symbol: str
+    timeframe: str
+    mode: str
+    status: LoadStatus
+    fetched_bars: int
+    cached_before: bool
+    merged_file: str
+    start_time: datetime | None
+    end_time: datetime | None
+    requests_made: int
+    execution_time_seconds: float
+    error_message: str | None = None
+    new_bars: int = 0
+    revised_bars: int = 0
+    missing: tuple[IntervalDocument, ...] = ()
+    waiting: tuple[IntervalDocument, ...] = ()
+    error: ErrorDocument | None = None
+    next_try_at: datetime | None = None
+
+
+class DataLoadResult(LoadResult):
+    """The result of a load by the data manager: with what it found missing before it began.
+
+    Attributes:
+        gaps_analyzed: gaps of the range before the load.
+        segments_fetched: gaps that the load closed.
+        ib_requests_made: requests that were sent; as ``requests_made``.
+    """
+
+    gaps_analyzed: int = 0
+    segments_fetched: int = 0
+    ib_requests_made: int = 0
+
+
+class OperationState(StrEnum):
+    """The state of an operation.
+
+    ``interrupted``: the process that ran it ended before the operation did; what it had saved is
+    in the store.
+    """
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+
+class OperationProgress(Document):
+    """How far an operation is; ``planned`` requests may grow while it runs.
+
+    ``bars`` are those received, ``saved_until`` the time at which everything received was last
+    saved, ``waiting`` what it waits for.
+    """
+
+    requests_planned: int = 0
+    requests_done: int = 0
+    bars: int = 0
+    saved_at: datetime | None = None
+    waiting: str | None = None
+
+
+class OperationDocument(Document):
+    """One operation, such as a load: what it does, how far it is, and how it ended."""
+
+    id: str
+    kind: str
+    description: str
+    state: OperationState
+    started_at: datetime
+    ended_at: datetime | None = None
+    progress: OperationProgress = OperationProgress()
+    results: tuple[DataLoadResult, ...] = ()
+    error: ErrorDocument | None = None
+
+
+class OperationList(Document):
+    """The operations that are remembered, newest first."""
+
+    operations: tuple[OperationDocument, ...]
