@@ -207,7 +207,7 @@ class IbDataLoader:
         wanted = _interval(job)
         missing = (report.unexplained | report.deferred | report.waiting).clip(wanted)
         attrs = {_MISSING: [(part.start.isoformat(), part.end.isoformat()) for part in missing]}
-        return held_frame(self._store, job.series, wanted, attrs)
+        return held_frame(self._store, job.series, self._store.read(job.series, wanted), attrs)
 
 
 def series_named(universe: Universe, symbol: str, timeframe: str) -> Series:
@@ -248,20 +248,20 @@ def job_of(
 
 
 def held_frame(
-    store: BarStore, series: Series, interval: Interval | None, attrs: Mapping[str, Any]
+    store: BarStore, series: Series, bars: pa.Table, attrs: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """Return the bars that a store holds of an interval, or all, on today's price basis.
+    """Return bars that a store returned for a series as a frame.
 
     ``attrs`` are added to those that tell what the bars are of and on which basis.
 
     Raises:
-        StoreError: bars or adjustments cannot be read.
+        StoreError: the adjustments of the symbol cannot be read.
     """
     known = {
         _BARS: str(store.identity(series) or ""),
         _ADJUSTMENTS: _adjustments(store, series.symbol),
     }
-    return _frame_of(store.read(series, interval), {**known, **attrs})
+    return _frame_of(bars, {**known, **attrs})
 
 
 def _adjustments(store: BarStore, symbol: str) -> list[tuple[float, float, bool]]:
