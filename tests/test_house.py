@@ -175,7 +175,7 @@ OF_THE_WHOLE = frozenset({"benchmarks", "fixtures", "integration", "live", "supp
 
 
 def misplaced(tests: Path, package: Path) -> list[str]:
-    """Return the test modules that are not named after a module or folder beside which they stand.
+    """Return the test modules that are not named after a module, folder or page that they test.
 
     ``store/bars/footer.py`` is tested by ``tests/store/bars/test_footer.py``, and by modules whose
     names go on from there (``test_footer_damage.py``).
@@ -186,7 +186,7 @@ def misplaced(tests: Path, package: Path) -> list[str]:
         if len(place.parts) == 1 or place.parts[0] in OF_THE_WHOLE:
             continue
         folder = package / place.parent
-        names = {one.stem for one in folder.glob("*") if one.suffix in {"", ".py"}}
+        names = {one.stem for one in folder.glob("*") if one.suffix in {"", ".py", ".md"}}
         tested = place.stem.removeprefix("test_")
         if not any(tested == name or tested.startswith(f"{name}_") for name in names):
             found.append(str(place))

@@ -46,6 +46,7 @@ def random_bars(
     end: date,
     *,
     without: Iterable[date] = (),
+    seed: int = 0,
 ) -> pa.Table:
     """Return bars of all expected timestamps of session dates ``[first, end)``, as IB aligns them.
 
@@ -79,7 +80,7 @@ def random_bars(
             following = (start + shift) // length * length + length - shift
             keys += [start, *range(following, until, length)]
     at = np.array(keys, np.int64)
-    noise = np.random.default_rng(len(at) + timeframe.seconds)
+    noise = np.random.default_rng([seed, len(at), timeframe.seconds])
     low = np.round(100 + np.cumsum(noise.normal(0, 0.05, len(at))), 2)
     prices = [np.round(low + noise.uniform(0, 1, len(at)), 2) for _ in range(2)]
     days = calendar.days_of(at) if timeframe.is_intraday else at.astype("datetime64[us]")
@@ -153,7 +154,8 @@ class ReadableStore:
         calendar, kind = self.calendar(symbol), Timeframe(timeframe)
         start, until = date.fromisoformat(first), date.fromisoformat(end)
         skipped = [date.fromisoformat(one) for one in without]
-        bars = random_bars(calendar, kind, start, until, without=skipped)
+        seed = int.from_bytes(symbol.encode())
+        bars = random_bars(calendar, kind, start, until, without=skipped, seed=seed)
         covered = IntervalSet([interval_between(calendar, kind, start, until)])
         for day in skipped:
             left_out = interval_between(calendar, kind, day, day + timedelta(days=1))

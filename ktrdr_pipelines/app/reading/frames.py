@@ -127,8 +127,8 @@ def _instants(tables: Sequence[pa.Table], name: str, zones: dict[str, str]) -> "
     import pandas as pd
 
     chunks = [chunk.cast(pa.int64()) for table in tables for chunk in table[name].chunks]
-    # The smallest number is pandas' NaT.
-    parts = [one.fill_null(np.iinfo(np.int64).min).to_numpy() for one in chunks]
+    nat = np.iinfo(np.int64).min
+    parts = [(one.fill_null(nat) if one.null_count else one).to_numpy() for one in chunks]
     values = parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.int64)])
     found = pd.DatetimeIndex(values.view("datetime64[us]"), copy=False).tz_localize("UTC")
     return found if zones[name] == "UTC" else found.tz_convert(zones[name])

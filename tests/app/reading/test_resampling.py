@@ -53,7 +53,9 @@ def _expected(
                             "low": group["low"].min(),
                             "close": group["close"].iloc[-1],
                             "volume": volume,
-                            "average": (group["average"] * group["volume"]).sum() / volume,
+                            "average": (group["average"] * group["volume"]).sum() / volume
+                            if volume
+                            else np.nan,
                             "bar_count": group["bar_count"].sum(),
                             "closes_at": until,
                         }
