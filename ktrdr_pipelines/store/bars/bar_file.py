@@ -174,19 +174,21 @@ class OpenedBarFile:
     ) -> pa.Table:
         """Return bars within bounds, sorted by timestamp, reading only what that needs.
 
-        Row groups without such bars are skipped by their statistics, and where all bars have one
-        price basis by these the column is not read.
-
         Args:
             columns: names of ``STORED_SCHEMA``.
             bounds: which bars.
             footer: that of the file; None for a file that is known to be as ktrdr wrote it, with
-                digests and the column ``basis``.
+                digests and the column ``basis``. Only of such a file are the statistics believed:
+                row groups without bars within the bounds are skipped, and a price basis that all
+                bars share is not read.
 
         Returns: the columns in their order, and ``basis`` after them if it is not one of them.
         """
         groups = [self.file.metadata.row_group(at) for at in range(self.file.num_row_groups)]
-        chosen = [at for at, group in enumerate(groups) if bounds.may_include(group)]
+        is_as_written = footer is None
+        chosen = [
+            at for at, group in enumerate(groups) if not is_as_written or bounds.may_include(group)
+        ]
         names = list(dict.fromkeys([*columns, "basis"]))
         wanted = set(names)
         wanted |= {"ts"} if bounds.have_times else set()
