@@ -235,8 +235,9 @@ class GapFillerService:
     def force_scan(self) -> ForcedScan:
         """Make deferred gaps due now, and have them filled now.
 
-        A living daemon runs the sensor within seconds. Otherwise, or if the sensor is switched off,
-        an update is started as an operation of this process.
+        A living daemon runs the sensor within seconds; if a tick is in flight, its end is waited
+        for, for 10 seconds at most. Without a living daemon, or if the sensor is switched off, an
+        update is started as an operation of this process.
 
         Raises:
             UsageError: no daemon runs the sensor, and this process cannot run an update.
@@ -258,11 +259,12 @@ class GapFillerService:
         hastened = make_attempts_due(workspace)
         due = f"{hastened} deferred requests are due now"
         if not why_not:
-            self._switch.wake(workspace.layout)
+            is_woken = self._switch.wake(workspace.layout)
+            when = "within seconds" if is_woken else "half a minute after its present tick began"
             return ForcedScan(
                 gaps_made_due=hastened,
-                sensor_woken=True,
-                message=f"{due}; the gap sensor scans within seconds",
+                sensor_woken=is_woken,
+                message=f"{due}; the gap sensor scans {when}",
             )
         assert self._operations is not None  # noqa: S101  (refused above)
         operation = self._operations.start_update()

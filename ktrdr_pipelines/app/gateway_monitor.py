@@ -11,7 +11,6 @@ may go on (``defs.sensors.gateway_sensor``).
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, fields, replace
@@ -96,10 +95,10 @@ async def check_health(config: GatewayConfig, operation: Operation = Operation.C
         DiskError: the state folder cannot be used.
     """
     strategy = IbConnectionStrategy(config)
-    started_s = time.monotonic()
+    started_s = boot_time_s()
     try:
         async with strategy.get_connection_for_operation(operation) as connection:
-            connect_s = time.monotonic() - started_s
+            connect_s = boot_time_s() - started_s
             seen = await connection.health()
             with closing(RateLimiter.of(config)) as budget:  # shared by all processes
                 seen = with_vitals(seen, budget.vitals())
@@ -342,9 +341,9 @@ class GatewayMonitor:
             self._refuse_open_breaker(config, budget)
             strategy = IbConnectionStrategy(config, rate_limiter=budget)
             try:
-                begun_s = time.monotonic()
+                begun_s = boot_time_s()
                 async with strategy.get_connection_for_operation(Operation.API) as connection:
-                    connect_s = time.monotonic() - begun_s
+                    connect_s = boot_time_s() - begun_s
                     self._record_connection(connection)
                     budget.note_response()
                     await self._check(config, connection, budget, connect_s)

@@ -22,7 +22,7 @@ from ktrdr_pipelines.store.layout import StoreLayout
 
 if TYPE_CHECKING:
     import dagster as dg
-    from dagster._core.scheduler.instigation import InstigatorState
+    from dagster._core.scheduler.instigation import InstigatorState, SensorInstigatorData
 
 SENSOR: Final = "gap_sensor"
 """The name of the sensor; it is kept for ever, as its cursor hangs on it."""
@@ -33,6 +33,10 @@ ALIVE_FOR: Final = timedelta(seconds=75)
 READ_EVERY: Final = timedelta(seconds=3)
 """How long what was read of the instance is served: reading it takes some milliseconds."""
 
+TICK_WAIT_S: Final = 10.0
+"""How long to wait for the end of a tick of the sensor that is in flight, in seconds."""
+
+_PAUSE_S: Final = 0.25
 _SENSOR_DAEMON: Final = "SENSOR"
 _RUN_UP: Final = "Start Dagster once with `ktrdr up`: the sensor is then switched on by itself"
 
@@ -54,10 +58,16 @@ class SensorSwitch:
 
     Args:
         clock: returns real time.
+        pause: waits for so many seconds.
     """
 
-    def __init__(self, clock: Callable[[], datetime] = system_now) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        clock: Callable[[], datetime] = system_now,
+        *,
+        pause: Callable[[float], object] = threading.Event().wait,
+    ) -> None:
+        self._clock, self._pause = clock, pause
         self._guard = threading.RLock()
         self._home: Path | None = None
         self._instance: dg.DagsterInstance | None = None
@@ -117,8 +127,12 @@ class SensorSwitch:
 
         self._change(layout, switched)
 
-    def wake(self, layout: StoreLayout) -> None:
+    def wake(self, layout: StoreLayout) -> bool:
         """Make the daemon run the sensor in its next round, whenever the last tick was.
+
+        A tick that is in flight writes its time when it ends, so that its end is waited for, for
+        ``TICK_WAIT_S`` at most. Return whether the next round will run the sensor; otherwise it
+        runs when its interval is over.
 
         Raises: as ``switch``.
         """
@@ -126,17 +140,23 @@ class SensorSwitch:
         def without_ticks(state: "InstigatorState") -> "InstigatorState":
             # The daemon waits for the interval of the sensor after the newer of these two moments.
             data = state.sensor_instigator_data
-            if data is None:
+            if data is None or _is_ticking(data):
                 return state
             return state.with_data(
                 data._replace(last_tick_timestamp=None, last_tick_start_timestamp=None)
             )
 
-        self._change(layout, without_ticks)
+        for _ in range(round(TICK_WAIT_S / _PAUSE_S)):
+            states = self._change(layout, without_ticks)
+            if not any(_is_ticking(state.sensor_instigator_data) for state in states):
+                return True
+            self._pause(_PAUSE_S)
+        return False
 
     def _change(
         self, layout: StoreLayout, change: Callable[["InstigatorState"], "InstigatorState"]
-    ) -> None:
+    ) -> Sequence["InstigatorState"]:
+        """Change the states of the sensor, and return those from before."""
         what = f"switch the sensor {SENSOR}"
         with self._guard:
             if not has_history(layout):
@@ -152,6 +172,7 @@ class SensorSwitch:
             self._read = None
         if not states:
             raise UsageError(what, reason="it has never run", hint=_RUN_UP)
+        return states
 
     def _state_now(self, layout: StoreLayout) -> SwitchState:
         with _storage_errors(f"read the state of the sensor {SENSOR}"):
@@ -173,6 +194,13 @@ class SensorSwitch:
             self._instance = dg.DagsterInstance.from_config(str(home))
             self._home = home
         return self._instance
+
+
+def _is_ticking(data: "SensorInstigatorData | None") -> bool:
+    """Return whether a tick has begun and not ended: its begin is the last tick's time then."""
+    if data is None or data.last_tick_start_timestamp is None:
+        return False
+    return data.last_tick_start_timestamp > (data.last_tick_timestamp or 0.0)
 
 
 def _states(instance: "dg.DagsterInstance") -> Sequence["InstigatorState"]:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from dagster._daemon.types import DaemonHeartbeat
 
 from ktrdr_pipelines.app.gap_filler import RECORD, GapFillerService, make_attempts_due
 from ktrdr_pipelines.app.ib_service import IbService
+from ktrdr_pipelines.app.sensor_switch import SensorSwitch
 from ktrdr_pipelines.app.setup import prepare_home
 from ktrdr_pipelines.app.system_status import SystemService
 from ktrdr_pipelines.app.views.load_documents import OperationDocument, OperationState
@@ -269,6 +271,35 @@ def test_a_forced_scan_wakes_the_sensor_of_a_living_daemon(setup: Setup, instanc
     assert "switched off" in off.message
     assert (off.sensor_woken, setup.operations.started) == (False, 1)
     assert not states(instance)["gap_sensor"].is_running
+
+
+def test_a_tick_in_flight_is_waited_for(setup: Setup, instance: Any) -> None:
+    """At its end it writes its time over what wakes the sensor."""
+    beat(instance, NOW)
+
+    def set_ticks(*, begun: float | None, ended: float | None) -> None:
+        state = states(instance)["gap_sensor"]
+        changes = {"last_tick_start_timestamp": begun, "last_tick_timestamp": ended}
+        instance.update_instigator_state(state.with_data(state.instigator_data._replace(**changes)))
+
+    waits: list[float] = []
+
+    def end_at_third(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            set_ticks(begun=200.0, ended=200.0)
+
+    switch = SensorSwitch(lambda: setup.now, pause=end_at_third)
+    with closing(GapFillerService(setup.open, switch=switch, clock=lambda: setup.now)) as service:
+        set_ticks(begun=200.0, ended=100.0)
+        assert service.force_scan().sensor_woken
+        assert len(waits) == 3
+        assert states(instance)["gap_sensor"].instigator_data.last_tick_timestamp is None
+        set_ticks(begun=400.0, ended=100.0)
+        late = service.force_scan()
+    assert not late.sensor_woken
+    assert sum(waits[3:]) == 10.0
+    assert states(instance)["gap_sensor"].instigator_data.last_tick_start_timestamp == 400.0
 
 
 def test_a_home_in_which_the_sensor_never_ran_is_an_error(setup: Setup) -> None:
