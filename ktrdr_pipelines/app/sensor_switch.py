@@ -53,6 +53,11 @@ class SwitchState:
         return self.heartbeat_at is not None and now - self.heartbeat_at < ALIVE_FOR
 
 
+def _wait(seconds: float) -> None:
+    """Wait: the default of ``SensorSwitch``."""
+    threading.Event().wait(seconds)
+
+
 class SensorSwitch:
     """The switch of the gap sensor of one store; may be used from any thread.
 
@@ -65,7 +70,7 @@ class SensorSwitch:
         self,
         clock: Callable[[], datetime] = system_now,
         *,
-        pause: Callable[[float], object] = threading.Event().wait,
+        pause: Callable[[float], object] = _wait,
     ) -> None:
         self._clock, self._pause = clock, pause
         self._guard = threading.RLock()
