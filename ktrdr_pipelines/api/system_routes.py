@@ -1,0 +1,67 @@
+"""Routes of the system as a whole, of the gap filler, and of the server itself."""
+
+from importlib.metadata import version
+from typing import Final
+
+from fastapi import Response
+
+from ktrdr_pipelines.api.api_context import Context, errors, router
+from ktrdr_pipelines.api.envelopes import Envelope, answer
+from ktrdr_pipelines.app.views.documents import Document
+from ktrdr_pipelines.app.views.ib_documents import IbStatus
+from ktrdr_pipelines.app.views.service_documents import ForcedScan, GapFillerStatus, SystemStatus
+
+routes: Final = router("system")
+
+
+class Liveness(Document):
+    """The server runs. Whether the gateway does is in ``/ib/health``."""
+
+    alive: bool
+    version: str
+
+
+@routes.get("/health", response_model=Envelope[Liveness], responses=errors())
+async def health() -> Response:
+    """Return that the server runs; it needs no token."""
+    return answer(Liveness(alive=True, version=version("ktrdr-pipelines")))
+
+
+@routes.get("/system/ib-status", response_model=Envelope[IbStatus], responses=errors())
+async def system_ib_status(context: Context) -> Response:
+    """Return the same as `/ib/status`."""
+    return answer(await context.fast(context.ib.get_status))
+
+
+@routes.get(
+    "/system/gap-filler-status", response_model=Envelope[GapFillerStatus], responses=errors()
+)
+async def gap_filler_status(context: Context) -> Response:
+    """Return whether the gap filler runs, and what it found and filled."""
+    return answer(await context.fast(context.gap_filler.status))
+
+
+@routes.get("/system/system-status", response_model=Envelope[SystemStatus], responses=errors())
+async def system_status(context: Context) -> Response:
+    """Return the state of the store, the gateway and the gap filler."""
+    return answer(await context.fast(context.system.status))
+
+
+@routes.post("/system/gap-filler/start", response_model=Envelope[GapFillerStatus], responses=errors())
+async def start_gap_filler(context: Context) -> Response:
+    """Switch the gap filler on; it runs while `ktrdr up` does."""
+    return answer(await context.slow(context.gap_filler.start))
+
+
+@routes.post("/system/gap-filler/stop", response_model=Envelope[GapFillerStatus], responses=errors())
+async def stop_gap_filler(context: Context) -> Response:
+    """Switch the gap filler off; runs that it has launched go on."""
+    return answer(await context.slow(context.gap_filler.stop))
+
+
+@routes.post(
+    "/system/gap-filler/force-scan", response_model=Envelope[ForcedScan], responses=errors()
+)
+async def force_scan(context: Context) -> Response:
+    """Make deferred gaps due, and wake the gap filler; without `ktrdr up`, begin an update."""
+    return answer(await context.slow(context.gap_filler.force_scan))
