@@ -5,7 +5,8 @@ KtrdrError
 │   ├── SettingsError         a setting is unknown or has a bad value
 │   ├── UniverseError         the universe file is malformed
 │   ├── UnknownSymbolError    a symbol is not in the universe
-│   └── NoStoreError          a data folder is not a store
+│   ├── NoStoreError          a data folder is not a store
+│   └── UnknownOperationError there is no operation of this id
 ├── StoreError            the store on disk is damaged, foreign or not usable
 │   ├── ForeignIdentityError  a file holds another instrument or origin
 │   ├── CorruptFileError      a file cannot be read as what it should be
@@ -101,6 +102,10 @@ class UnknownSymbolError(UsageError):
 
 class NoStoreError(UsageError):
     """A data folder is not a store, or not one that can be used here."""
+
+
+class UnknownOperationError(UsageError):
+    """There is no operation of this id, or it is no longer remembered."""
 
 
 class StoreError(KtrdrError):

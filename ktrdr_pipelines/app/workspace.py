@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ktrdr_pipelines.clock import Clock, system_now
+from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.settings import Settings, data_folder, load_settings
 
 if TYPE_CHECKING:
@@ -155,6 +156,14 @@ class Workspace:
         from ktrdr_pipelines.gaps.catalog_refresh import renew_catalog
 
         renew_catalog(self.gap_index(), list(self.universe.instruments.values()), self.now)
+
+    def try_renew_catalog(self) -> "KtrdrError | None":
+        """Rebuild the catalog after a load, which is complete without it; return a failure."""
+        try:
+            self.renew_catalog()
+        except KtrdrError as error:
+            return error
+        return None
 
     def load_manager(
         self,

@@ -1,14 +1,10 @@
-"""Arguments and options that several commands share, and the series and jobs they select.
+"""Arguments and options that several commands share, and the jobs of those of a load.
 
-Symbols and timeframes are looked up in the universe. ``load``, ``plan`` and ``update`` turn them,
-with mode, start and end, into jobs.
-
-Not here: reading ``--start`` and ``--end`` (``domain.planning.date_bounds``), what a job loads
-(``domain.planning.jobs``).
+Not here: the series and jobs that names select (``app.selection``), reading ``--start`` and
+``--end`` (``domain.planning.date_bounds``), what a job loads (``domain.planning.jobs``).
 """
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,14 +13,9 @@ from ktrdr_pipelines.cli.output import note
 from ktrdr_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from ktrdr_pipelines.domain.instruments import Instrument, Series
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.domain.planning.date_bounds import DateRange
     from ktrdr_pipelines.domain.planning.jobs import Job, Mode
-    from ktrdr_pipelines.domain.timeframes import Timeframe
-    from ktrdr_pipelines.domain.universe.universe import Universe
-    from ktrdr_pipelines.store.bars.bar_store import BarStore
 
 
 SomeSymbols = Annotated[
@@ -39,71 +30,6 @@ SomeTimeframes = Annotated[
         "lists for each symbol, and those on disk]",
     ),
 ]
-
-
-def chosen_series(
-    universe: "Universe", store: "BarStore", symbols: str | None, timeframes: str | None
-) -> "list[Series]":
-    """Return the named series, each once.
-
-    Without timeframes, those that the universe lists and those on disk; without symbols, all.
-
-    Raises:
-        UnknownSymbolError: a symbol is not in the universe.
-        UsageError: a name is empty, or not that of a timeframe.
-    """
-    from ktrdr_pipelines.domain.instruments import Series
-
-    chosen = instruments_of(universe, symbols)
-    if timeframes is not None:
-        kinds = timeframes_named(timeframes)
-        return [Series(instrument, kind) for instrument in chosen for kind in kinds]
-    names = {instrument.symbol for instrument in chosen}
-    listed = [Series(one, kind) for one in chosen for kind in one.timeframes]
-    on_disk = (
-        Series(universe.instruments[symbol], kind)
-        for symbol, kind in store.series_on_disk()
-        if symbol in names
-    )
-    return list(dict.fromkeys((*listed, *on_disk)))
-
-
-def instruments_of(universe: "Universe", symbols: str | None) -> "list[Instrument]":
-    """Return the named instruments, each once; all of the universe without names.
-
-    Raises:
-        UsageError: a name is empty, or not in the universe.
-    """
-    if symbols is None:
-        return list(universe.instruments.values())
-    return [universe.instrument(name) for name in _names("symbol", symbols)]
-
-
-def timeframes_named(text: str) -> "list[Timeframe]":
-    """Return the timeframes of a comma-separated list, each once.
-
-    Raises:
-        UsageError: a name is empty, or not that of a timeframe.
-    """
-    from ktrdr_pipelines.domain.timeframes import Timeframe
-
-    names = _names("timeframe", text)
-    for name in names:
-        if name not in list(Timeframe):
-            allowed = f"Allowed are {', '.join(Timeframe)}"
-            raise UsageError(f"timeframe {name!r}", reason="no such timeframe", hint=allowed)
-    return [Timeframe(name) for name in names]
-
-
-def _names(what: str, text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise UsageError(
-            f"{what}s {text!r}",
-            reason=f"a {what} is empty",
-            hint=f"Separate {what}s by single commas",
-        )
-    return list(dict.fromkeys(names))
 
 
 ModeOption = Annotated[
@@ -189,76 +115,25 @@ class TypedOptions:
 
 
 def named_jobs(
-    universe: "Universe",
-    symbols: str,
-    timeframes: str | None,
-    typed: TypedOptions,
-    *,
-    now: datetime,
+    workspace: "Workspace", symbols: str, timeframes: str | None, typed: TypedOptions
 ) -> "list[Job]":
     """Return the jobs of a command line; without timeframes, those that the universe lists.
 
-    A series that the universe does not list is noted on stderr. ``now`` is market time: bounds
-    that lie after it are refused.
+    A series that the universe does not list is noted on stderr.
 
     Raises:
         UsageError: an argument or option is invalid, or two exclude each other.
     """
-    from ktrdr_pipelines.domain.instruments import Series
-    from ktrdr_pipelines.domain.planning.jobs import Job
+    from ktrdr_pipelines.app import selection
 
     mode, date_range = typed.read()
-    kinds = None if timeframes is None else timeframes_named(timeframes)
-    chosen = [
-        Series(instrument, kind)
-        for instrument in instruments_of(universe, symbols)
-        for kind in (instrument.timeframes if kinds is None else kinds)
-    ]
-    for one in chosen:
+    jobs = selection.named_jobs(
+        workspace, symbols, timeframes, date_range, mode=mode, refresh=typed.refresh
+    )
+    for one in (job.series for job in jobs):
         if one.timeframe not in one.instrument.timeframes:
             note(
-                f"{one}: {universe.name} does not list this timeframe for {one.symbol}; it is "
-                "loaded now, but not kept up to date"
+                f"{one}: {workspace.universe.name} does not list this timeframe for {one.symbol}; "
+                "it is loaded now, but not kept up to date"
             )
-    return [Job(one, mode, date_range.bounds(one, now), refresh=typed.refresh) for one in chosen]
-
-
-def update_jobs(
-    universe: "Universe",
-    symbols: str | None,
-    held: "Iterable[tuple[str, str]]",
-    *,
-    fresh_from: "Mapping[str, datetime]",
-) -> "list[Job]":
-    """Return the jobs that keep a universe up to date and complete, tails first.
-
-    Ranges with failed attempts are deferred until their next attempt is due. Series whose
-    ``backfill`` is manual are kept up to date from the bar timestamp that the ledger holds for
-    them, as sensors do (``gaps.due_chunks``), and are skipped while they have no bar: the user
-    loads their history.
-
-    Args:
-        universe: the universe whose series are loaded.
-        symbols: only these; None for all.
-        held: symbols and timeframes that have bars on disk.
-        fresh_from: bar timestamps from which series are kept up to date, by their ledger keys.
-    """
-    from ktrdr_pipelines.domain.instruments import Backfill
-    from ktrdr_pipelines.domain.planning.jobs import Bounds, Job, Mode, RequestedBy
-
-    chosen = set(instruments_of(universe, symbols))
-    series = [one for one in universe.series() if one.instrument in chosen]
-    known = set(held)
-    fresh = [one for one in series if (one.symbol, str(one.timeframe)) in known]
-    whole = [one for one in series if one.instrument.backfill is Backfill.AUTO]
-    since = [
-        (one, fresh_from[key])
-        for one in fresh
-        if one.instrument.backfill is Backfill.MANUAL
-        and (key := f"{one.symbol}|{one.timeframe}") in fresh_from
-    ]
-    return [
-        *(Job(one, Mode.TAIL, requested_by=RequestedBy.SENSOR) for one in fresh),
-        *(Job(one, Mode.FULL, requested_by=RequestedBy.SENSOR) for one in whole),
-        *(Job(one, bounds=Bounds(start), requested_by=RequestedBy.SENSOR) for one, start in since),
-    ]
+    return jobs

@@ -287,7 +287,7 @@ def load_jobs(
     reports = list(joined.values())
     if not as_json:
         print_messages(messages)
-    catalog_error = _renewed(workspace)
+    catalog_error = workspace.try_renew_catalog()
     workspace.layout.require_same()
     print_report(
         reports, messages, catalog_error, calendars=workspace.gap_index().calendars, as_json=as_json
@@ -303,14 +303,5 @@ def _run(
     try:
         return run_stoppable(manager.run(jobs))
     except (KtrdrError, Stopped):
-        _renewed(workspace)
+        workspace.try_renew_catalog()
         raise
-
-
-def _renewed(workspace: Workspace) -> KtrdrError | None:
-    """Bring the catalog up to date with the files; return the error if that fails."""
-    try:
-        workspace.renew_catalog()
-    except KtrdrError as error:
-        return error
-    return None

@@ -6,6 +6,7 @@ Not here: the spans in which a timeframe is expected to have bars (``domain.cale
 from datetime import timedelta
 from enum import StrEnum
 
+from ktrdr_pipelines.errors import UsageError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 
@@ -58,3 +59,15 @@ _SECONDS = {
     Timeframe.D1: _DAY_S,
     Timeframe.W1: 7 * _DAY_S,
 }
+
+
+def timeframe_named(name: str) -> Timeframe:
+    """Return the timeframe of a name.
+
+    Raises:
+        UsageError: there is no such timeframe.
+    """
+    if name not in list(Timeframe):
+        allowed = f"Allowed are {', '.join(Timeframe)}"
+        raise UsageError(f"timeframe {name!r}", reason="no such timeframe", hint=allowed)
+    return Timeframe(name)

@@ -1,7 +1,8 @@
-"""Owners of claims: two runs never request the same chunk at the same time.
+"""Owners of claims and operations; two runs never request the same chunk at the same time.
 
 A claim has a time limit and an owner. An owner holds a file lock for its whole life, which shows
-whether its process still runs: the claims of a killed process are dropped at once.
+whether its process still runs: the claims of a killed process are dropped at once, and its
+operations are known to be interrupted.
 
 Not here: the table of claims (``store.ledger.claims``), the lock of a series
 (``store.bars.bar_store``).
@@ -65,6 +66,16 @@ class Claimant:
 @contextmanager
 def claiming(layout: StoreLayout, ledger: Ledger) -> Iterator[Claimant]:
     """Yield an owner of claims that lives until the end of the block."""
+    with living_owner(layout) as owner:
+        try:
+            yield Claimant(ledger, layout.locks, owner)
+        finally:
+            ledger.claims.release(owner)
+
+
+@contextmanager
+def living_owner(layout: StoreLayout) -> Iterator[str]:
+    """Yield the id of a new owner, who lives until the end of the block, in whatever thread."""
     owner = uuid.uuid4().hex
     layout.require_same()
     with disk_errors(layout.locks):
@@ -75,12 +86,11 @@ def claiming(layout: StoreLayout, ledger: Ledger) -> Iterator[Claimant]:
                 is_old = time.time() - path.stat().st_mtime > _STALE_LOCK_S
                 if is_old and not _is_held(path):
                     path.unlink()
-    lock = FileLock(_lock_of(layout.locks, owner), timeout=0)
+    lock = FileLock(_lock_of(layout.locks, owner), timeout=0, thread_local=False)
     with lock:
         try:
-            yield Claimant(ledger, layout.locks, owner)
+            yield owner
         finally:
-            ledger.claims.release(owner)
             _lock_of(layout.locks, owner).unlink(missing_ok=True)
 
 
@@ -88,6 +98,11 @@ def is_requested(layout: StoreLayout, ledger: Ledger, key: str, now: datetime) -
     """Return whether a living owner is requesting part of a series, given by its ledger key."""
     owners = {claim.owner for claim in ledger.claims.live(key, now)}
     return any(_is_alive(layout.locks, owner) for owner in owners)
+
+
+def is_owner_alive(layout: StoreLayout, owner: str) -> bool:
+    """Return whether the process of an owner still runs; the answer may be late by a moment."""
+    return _is_alive(layout.locks, owner)
 
 
 def _is_alive(locks: Path, owner: str) -> bool:

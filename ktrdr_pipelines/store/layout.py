@@ -204,6 +204,11 @@ class StoreLayout:
         return self.ledger.with_name(f"{self.ledger.name}{suffix}")
 
     @property
+    def operations(self) -> Path:
+        """The folder of the records of operations."""
+        return self.state / "operations"
+
+    @property
     def locks(self) -> Path:
         """The folder of lock files."""
         return self.state / "locks"

@@ -35,10 +35,10 @@ from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, between
 from ktrdr_pipelines.domain.planning.date_bounds import parse_date_range
-from ktrdr_pipelines.domain.planning.jobs import Bounds, Job
+from ktrdr_pipelines.domain.planning.jobs import Bounds, Job, Mode
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.plausibility import implausible_rows
-from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.timeframes import timeframe_named
 from ktrdr_pipelines.domain.universe.universe import Universe
 from ktrdr_pipelines.errors import UsageError
 from ktrdr_pipelines.store.bars.bar_store import BarStore
@@ -161,9 +161,7 @@ class IbDataLoader:
         return _frame_of(merged, {**attrs, _MISSING: sorted(missing)})
 
     def _adjustments(self, symbol: str) -> list[tuple[float, float, bool]]:
-        """Return what tells one basis of a symbol from another."""
-        known = self._store.bases.of(symbol)
-        return [(one.ratio, one.volume_ratio, one.removed_at is None) for one in known]
+        return _adjustments(self._store, symbol)
 
     def _changed(self, what: str, series: Series, held: pa.Table, new: pa.Table) -> pa.Table:
         """Return the bars of a frame that the store does not return as they are.
@@ -187,27 +185,16 @@ class IbDataLoader:
         return new.filter(pa.array(~is_held | is_revised))
 
     def _series(self, symbol: str, timeframe: str) -> Series:
-        if timeframe not in list(Timeframe):
-            allowed = f"Allowed are {', '.join(Timeframe)}"
-            raise UsageError(f"timeframe {timeframe!r}", reason="no such timeframe", hint=allowed)
-        return Series(self._universe.instrument(symbol), Timeframe(timeframe))
+        return series_named(self._universe, symbol, timeframe)
 
     def _job(self, symbol: str, timeframe: str, start: When, end: When) -> Job:
         """Return the job for what a user named."""
-        series, now = self._series(symbol, timeframe), self._manager.retry_policy.market_clock()
-        texts = (one if isinstance(one, str) else one.isoformat() for one in (start, end))
-        bounds = parse_date_range(*texts).bounds(series, now)
-        if between(_required(bounds.start), _required(bounds.end)) is None:
-            raise UsageError(
-                f"loading {series} from {start} to {end}",
-                reason="no bar of this timeframe begins in it",
-                hint="A weekly bar begins on a Monday, a daily bar with its session date",
-            )
-        return Job(series, bounds=bounds)
+        now = self._manager.retry_policy.market_clock()
+        return job_of(self._series(symbol, timeframe), start, end, now=now)
 
     def _run(self, jobs: Sequence[Job]) -> SeriesReport:
         """Load jobs that share no bar of one series, and return one report of all."""
-        whole, *others = _result_of(self._manager.run(jobs))
+        whole, *others = run_to_end(self._manager.run(jobs))
         for report in others:
             of_both = {name: getattr(whole, name) | getattr(report, name) for name in _INTERVALS}
             whole = replace(whole.then(report), **of_both)
@@ -219,12 +206,68 @@ class IbDataLoader:
             raise report.error
         wanted = _interval(job)
         missing = (report.unexplained | report.deferred | report.waiting).clip(wanted)
-        attrs = {
-            _BARS: str(self._store.identity(job.series) or ""),
-            _ADJUSTMENTS: self._adjustments(job.series.symbol),
-            _MISSING: [(part.start.isoformat(), part.end.isoformat()) for part in missing],
-        }
-        return _frame_of(self._store.read(job.series, wanted), attrs)
+        attrs = {_MISSING: [(part.start.isoformat(), part.end.isoformat()) for part in missing]}
+        return held_frame(self._store, job.series, self._store.read(job.series, wanted), attrs)
+
+
+def series_named(universe: Universe, symbol: str, timeframe: str) -> Series:
+    """Return the series of a symbol of the universe and the name of a timeframe.
+
+    Raises:
+        UnknownSymbolError: the symbol is not in the universe.
+        UsageError: there is no such timeframe.
+    """
+    kind = timeframe_named(timeframe)
+    return Series(universe.instrument(symbol), kind)
+
+
+def job_of(
+    series: Series,
+    start: When | None,
+    end: When | None,
+    *,
+    now: datetime,
+    mode: Mode = Mode.FULL,
+) -> Job:
+    """Return the job for what a user named; ``now`` is market time.
+
+    Raises:
+        UsageError: a bound is invalid, naive or in the future, or they are reversed.
+    """
+    texts = (
+        one if one is None or isinstance(one, str) else one.isoformat() for one in (start, end)
+    )
+    bounds = parse_date_range(*texts, names=("start", "end")).bounds(series, now)
+    if bounds.start and bounds.end and between(bounds.start, bounds.end) is None:
+        raise UsageError(
+            f"loading {series} from {start} to {end}",
+            reason="no bar of this timeframe begins in it",
+            hint="A weekly bar begins on a Monday, a daily bar with its session date",
+        )
+    return Job(series, mode, bounds)
+
+
+def held_frame(
+    store: BarStore, series: Series, bars: pa.Table, attrs: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Return bars that a store returned for a series as a frame.
+
+    ``attrs`` are added to those that tell what the bars are of and on which basis.
+
+    Raises:
+        StoreError: the adjustments of the symbol cannot be read.
+    """
+    known = {
+        _BARS: str(store.identity(series) or ""),
+        _ADJUSTMENTS: _adjustments(store, series.symbol),
+    }
+    return _frame_of(bars, {**known, **attrs})
+
+
+def _adjustments(store: BarStore, symbol: str) -> list[tuple[float, float, bool]]:
+    """Return what tells one basis of a symbol from another."""
+    known = store.bases.of(symbol)
+    return [(one.ratio, one.volume_ratio, one.removed_at is None) for one in known]
 
 
 def _required(bound: datetime | None) -> datetime:
@@ -248,7 +291,7 @@ def _by_year(job: Job) -> list[Job]:
     return jobs
 
 
-def _result_of(running: Coroutine[Any, Any, T]) -> T:
+def run_to_end(running: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end, in a thread of its own where an event loop is running here.
 
     An interrupt cancels it, and is raised once it has saved what it has.

@@ -7,11 +7,29 @@ from ktrdr_pipelines.app.views.documents import Document, ErrorDocument, Interva
 
 
 class LoadStatus(StrEnum):
-    """How a load ended: everything due is there, something is missing, or nothing came."""
+    """How a load ended.
+
+    ``success``: everything that is due of the range is there. ``partial``: something is missing.
+    ``failed``: an error, and the store holds no bar of the range.
+    """
 
     SUCCESS = "success"
     PARTIAL = "partial"
     FAILED = "failed"
+
+
+class MissingInterval(IntervalDocument):
+    """An interval in which expected bars are missing, and why.
+
+    Attributes:
+        reason: why, in a word (``domain.planning.gaps.GapReason``).
+        detail: why, in a sentence; may be empty.
+        next_try_at: when the next request for it is due, if that is deferred.
+    """
+
+    reason: str
+    detail: str = ""
+    next_try_at: datetime | None = None
 
 
 class LoadResult(Document):
@@ -30,7 +48,7 @@ class LoadResult(Document):
         error_message: why it is not a success.
         new_bars: bars that the store did not hold before.
         revised_bars: bars whose values changed.
-        missing: what is due and neither covered nor explained, by bar timestamps.
+        missing: what is due and neither covered nor explained, by bar timestamps, and why.
         waiting: the uncovered part of sessions that are still open.
         error: the error that ended it.
         next_try_at: when the next attempt for something missing is due.
@@ -50,7 +68,7 @@ class LoadResult(Document):
     error_message: str | None = None
     new_bars: int = 0
     revised_bars: int = 0
-    missing: tuple[IntervalDocument, ...] = ()
+    missing: tuple[MissingInterval, ...] = ()
     waiting: tuple[IntervalDocument, ...] = ()
     error: ErrorDocument | None = None
     next_try_at: datetime | None = None
@@ -60,7 +78,7 @@ class DataLoadResult(LoadResult):
     """The result of a load by the data manager: with what it found missing before it began.
 
     Attributes:
-        gaps_analyzed: gaps of the range before the load.
+        gaps_analyzed: gaps of the named range before the load, of closed sessions.
         segments_fetched: gaps that the load closed.
         ib_requests_made: requests that were sent; as ``requests_made``.
     """
@@ -73,10 +91,11 @@ class DataLoadResult(LoadResult):
 class OperationState(StrEnum):
     """The state of an operation.
 
-    ``interrupted``: the process that ran it ended before the operation did; what it had saved is
-    in the store.
+    ``queued``: it waits for others to end. ``interrupted``: the process that ran it ended before
+    the operation did; what it had saved is in the store.
     """
 
+    QUEUED = "queued"
     RUNNING = "running"
     COMPLETED = "completed"
     FAILED = "failed"
@@ -99,17 +118,36 @@ class OperationProgress(Document):
 
 
 class OperationDocument(Document):
-    """One operation, such as a load: what it does, how far it is, and how it ended."""
+    """One operation, such as a load: what it does, how far it is, and how it ended.
+
+    Attributes:
+        symbol: the symbol of a load, timeframe and mode likewise; null for an update.
+        started_at: when it was started, or queued.
+        results: one of each series; an update leaves out those that were complete before, and
+            needed no request.
+        error: why it failed; trouble with the gateway is the error of a result.
+        bars_held: the bars that the store held of its series when the operation ended, or when it
+            was found interrupted.
+    """
 
     id: str
     kind: str
     description: str
     state: OperationState
     started_at: datetime
+    symbol: str | None = None
+    timeframe: str | None = None
+    mode: str | None = None
     ended_at: datetime | None = None
     progress: OperationProgress = OperationProgress()
     results: tuple[DataLoadResult, ...] = ()
     error: ErrorDocument | None = None
+    bars_held: int | None = None
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the operation has ended, in whatever way."""
+        return self.state not in {OperationState.QUEUED, OperationState.RUNNING}
 
 
 class OperationList(Document):

@@ -11,12 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ktrdr_pipelines.cli.arguments import (
-    SomeSymbols,
-    SomeTimeframes,
-    chosen_series,
-    timeframes_named,
-)
+from ktrdr_pipelines.app.selection import chosen_series, timeframes_named
+from ktrdr_pipelines.cli.arguments import SomeSymbols, SomeTimeframes
 from ktrdr_pipelines.cli.output import (
     AsJson,
     counted,

@@ -58,7 +58,7 @@ def load(
     typed.read()
     workspace = Workspace.open()
     warn_of_problem(workspace)
-    jobs = named_jobs(workspace.universe, symbols, timeframes, typed, now=workspace.now)
+    jobs = named_jobs(workspace, symbols, timeframes, typed)
     raise typer.Exit(load_jobs(workspace, jobs, as_json=as_json, wait_s=wait))
 
 
@@ -84,15 +84,14 @@ def update(
     sessions are sparse, bars are on an unconfirmed price basis, or the gateway returned stored bars
     again at other prices or in another unit.
     """
+    from ktrdr_pipelines.app.selection import update_jobs
     from ktrdr_pipelines.app.workspace import Workspace
-    from ktrdr_pipelines.cli.arguments import update_jobs
     from ktrdr_pipelines.cli.load_report import load_jobs
     from ktrdr_pipelines.cli.output import warn_of_problem
 
     workspace = Workspace.open()
     warn_of_problem(workspace)
-    held = [(symbol, str(kind)) for symbol, kind in workspace.layout.series_folders()]
-    jobs = update_jobs(workspace.universe, symbols, held, fresh_from=workspace.fresh_from())
+    jobs = update_jobs(workspace, symbols)
     left = sum(one.instrument.backfill == "manual" for one in workspace.universe.series())
     if left:
         note(f"{left} series have backfill: manual; load their history with ktrdr load")

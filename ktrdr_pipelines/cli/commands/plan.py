@@ -87,18 +87,18 @@ def plan(
 def _jobs(
     workspace: "Workspace", symbols: str | None, timeframes: str | None, typed: "TypedOptions"
 ) -> "list[Job]":
-    from ktrdr_pipelines.cli.arguments import named_jobs, update_jobs
+    from ktrdr_pipelines.app.selection import update_jobs
+    from ktrdr_pipelines.cli.arguments import named_jobs
 
     if symbols is not None:
-        return named_jobs(workspace.universe, symbols, timeframes, typed, now=workspace.now)
+        return named_jobs(workspace, symbols, timeframes, typed)
     if not typed.is_plain:
         raise UsageError(
             "options without symbols",
             reason="the plan of an update takes no options",
             hint="Name symbols, as for ktrdr load, or leave out the options",
         )
-    held = [(symbol, str(kind)) for symbol, kind in workspace.layout.series_folders()]
-    return update_jobs(workspace.universe, None, held, fresh_from=workspace.fresh_from())
+    return update_jobs(workspace)
 
 
 def _row(part: "SeriesEstimate") -> tuple[str, ...]:

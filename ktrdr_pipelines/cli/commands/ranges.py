@@ -67,8 +67,8 @@ def ranges(
 
     Exit codes: 0 done, 1 the request for a symbol failed, 2 bad usage.
     """
+    from ktrdr_pipelines.app.selection import instruments_of
     from ktrdr_pipelines.app.workspace import Workspace
-    from ktrdr_pipelines.cli.arguments import instruments_of
     from ktrdr_pipelines.cli.entry_point import run_stoppable
     from ktrdr_pipelines.cli.output import warn_of_problem
 

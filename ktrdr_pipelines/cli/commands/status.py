@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from ktrdr_pipelines.cli.arguments import chosen_series
+from ktrdr_pipelines.app.selection import chosen_series
 from ktrdr_pipelines.cli.commands.gaps import by_kind, explained_counts, explained_text, gap_json
 from ktrdr_pipelines.cli.output import (
     AsJson,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from ktrdr_pipelines.cli.arguments import SomeSymbols, chosen_series
+from ktrdr_pipelines.app.selection import chosen_series
+from ktrdr_pipelines.cli.arguments import SomeSymbols
 from ktrdr_pipelines.cli.output import (
     AsJson,
     adjustment_json,

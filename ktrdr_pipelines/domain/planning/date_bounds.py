@@ -67,7 +67,8 @@ class DateRange:
             raise UsageError(
                 f"{self.start} and {self.end}",
                 reason="they are reversed, or nothing lies between them",
-                hint="--start is the first session date to load, --end the first one not to load",
+                hint=f"{self.start.option} is the first session date to load, {self.end.option} "
+                "the first one not to load",
             )
         return Bounds(
             _first_timestamp(self.start, series, calendar) if self.start else None,
@@ -75,15 +76,17 @@ class DateRange:
         )
 
 
-def parse_date_range(start: str | None, end: str | None) -> DateRange:
-    """Return the range that both options give.
+def parse_date_range(
+    start: str | None, end: str | None, *, names: tuple[str, str] = ("--start", "--end")
+) -> DateRange:
+    """Return the range that both options give; ``names`` are what messages call them.
 
     Raises:
         UsageError: an option is neither a date nor an instant with a zone.
     """
     return DateRange(
-        None if start is None else parse_bound("--start", start),
-        None if end is None else parse_bound("--end", end),
+        None if start is None else parse_bound(names[0], start),
+        None if end is None else parse_bound(names[1], end),
     )
 
 

@@ -1,0 +1,144 @@
+"""The series and jobs that names select: symbols and timeframes of the universe, and modes.
+
+Not here: the options that a command declares (``cli.arguments``), reading start and end
+(``domain.planning.date_bounds``), what a job loads (``domain.planning.jobs``).
+"""
+
+from typing import TYPE_CHECKING
+
+from ktrdr_pipelines.errors import UsageError
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.app.workspace import Workspace
+    from ktrdr_pipelines.domain.instruments import Instrument, Series
+    from ktrdr_pipelines.domain.planning.date_bounds import DateRange
+    from ktrdr_pipelines.domain.planning.jobs import Job, Mode
+    from ktrdr_pipelines.domain.timeframes import Timeframe
+    from ktrdr_pipelines.domain.universe.universe import Universe
+    from ktrdr_pipelines.store.bars.bar_store import BarStore
+
+
+def chosen_series(
+    universe: "Universe", store: "BarStore", symbols: str | None, timeframes: str | None
+) -> "list[Series]":
+    """Return the named series, each once.
+
+    Without timeframes, those that the universe lists and those on disk; without symbols, all.
+
+    Raises:
+        UnknownSymbolError: a symbol is not in the universe.
+        UsageError: a name is empty, or not that of a timeframe.
+    """
+    from ktrdr_pipelines.domain.instruments import Series
+
+    chosen = instruments_of(universe, symbols)
+    if timeframes is not None:
+        kinds = timeframes_named(timeframes)
+        return [Series(instrument, kind) for instrument in chosen for kind in kinds]
+    names = {instrument.symbol for instrument in chosen}
+    listed = [Series(one, kind) for one in chosen for kind in one.timeframes]
+    on_disk = (
+        Series(universe.instruments[symbol], kind)
+        for symbol, kind in store.series_on_disk()
+        if symbol in names
+    )
+    return list(dict.fromkeys((*listed, *on_disk)))
+
+
+def instruments_of(universe: "Universe", symbols: str | None) -> "list[Instrument]":
+    """Return the named instruments, each once; all of the universe without names.
+
+    Raises:
+        UsageError: a name is empty, or not in the universe.
+    """
+    if symbols is None:
+        return list(universe.instruments.values())
+    return [universe.instrument(name) for name in _names("symbol", symbols)]
+
+
+def timeframes_named(text: str) -> "list[Timeframe]":
+    """Return the timeframes of a comma-separated list, each once.
+
+    Raises:
+        UsageError: a name is empty, or not that of a timeframe.
+    """
+    from ktrdr_pipelines.domain.timeframes import timeframe_named
+
+    return [timeframe_named(name) for name in _names("timeframe", text)]
+
+
+def _names(what: str, text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise UsageError(
+            f"{what}s {text!r}",
+            reason=f"a {what} is empty",
+            hint=f"Separate {what}s by single commas",
+        )
+    return list(dict.fromkeys(names))
+
+
+def named_jobs(
+    workspace: "Workspace",
+    symbols: str,
+    timeframes: str | None,
+    date_range: "DateRange",
+    *,
+    mode: "Mode",
+    refresh: bool = False,
+) -> "list[Job]":
+    """Return the jobs of named series; without timeframes, those that the universe lists.
+
+    Raises:
+        UsageError: a name is unknown or empty, or a bound lies after market time.
+    """
+    from ktrdr_pipelines.domain.instruments import Series
+    from ktrdr_pipelines.domain.planning.jobs import Job
+
+    kinds = None if timeframes is None else timeframes_named(timeframes)
+    chosen = [
+        Series(instrument, kind)
+        for instrument in instruments_of(workspace.universe, symbols)
+        for kind in (instrument.timeframes if kinds is None else kinds)
+    ]
+    now = workspace.now
+    return [Job(one, mode, date_range.bounds(one, now), refresh=refresh) for one in chosen]
+
+
+def update_jobs(workspace: "Workspace", symbols: str | None = None) -> "list[Job]":
+    """Return the jobs that keep the universe up to date and complete, tails first.
+
+    Ranges with failed attempts are deferred until their next attempt is due. Series whose
+    ``backfill`` is manual are kept up to date from the bar timestamp that the ledger holds for
+    them, as sensors do (``gaps.due_chunks``), and are skipped while they have no bar: the user
+    loads their history.
+
+    Args:
+        workspace: the store and the universe whose series are loaded.
+        symbols: only these; None for all.
+
+    Raises:
+        UsageError: a symbol is empty, or not in the universe.
+        StoreError: the ledger cannot be read.
+    """
+    from ktrdr_pipelines.domain.instruments import Backfill
+    from ktrdr_pipelines.domain.planning.jobs import Bounds, Job, Mode, RequestedBy
+
+    universe = workspace.universe
+    chosen = set(instruments_of(universe, symbols))
+    fresh_from = workspace.fresh_from()
+    series = [one for one in universe.series() if one.instrument in chosen]
+    known = set(workspace.layout.series_folders())
+    fresh = [one for one in series if (one.symbol, one.timeframe) in known]
+    whole = [one for one in series if one.instrument.backfill is Backfill.AUTO]
+    since = [
+        (one, fresh_from[key])
+        for one in fresh
+        if one.instrument.backfill is Backfill.MANUAL
+        and (key := f"{one.symbol}|{one.timeframe}") in fresh_from
+    ]
+    return [
+        *(Job(one, Mode.TAIL, requested_by=RequestedBy.SENSOR) for one in fresh),
+        *(Job(one, Mode.FULL, requested_by=RequestedBy.SENSOR) for one in whole),
+        *(Job(one, bounds=Bounds(start), requested_by=RequestedBy.SENSOR) for one, start in since),
+    ]
