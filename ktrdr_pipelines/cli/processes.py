@@ -4,16 +4,22 @@ Each process gets a process group of its own, so that Ctrl-C reaches only the co
 ends its children in order. If the command is killed (``kill -9``, out of memory), a watchdog ends
 the group: this module, run as a process that reads a pipe which only the command holds open.
 
+A thread reaps each process, and the main thread only reads its exit code: the handler of a signal
+that arrives inside ``Popen.wait`` or ``poll`` could raise just after they took their lock, which
+would then stay locked for ever. Handlers run in the main thread alone.
+
 Not here: what the processes run (``cli.commands.simulate``, ``cli.dagster_services``).
 """
 
 import json
+import math
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -59,9 +65,13 @@ def start(
     output: IO[bytes] | int = subprocess.DEVNULL,
     keeping: Sequence[int] = (),
 ) -> "subprocess.Popen[bytes]":
-    """Start a process in a group of its own, with the descriptors ``keeping`` left open."""
+    """Start a process in a group of its own, with the descriptors ``keeping`` left open.
+
+    Its ``returncode`` is set soon after it has exited. Do not call ``wait`` or ``poll`` in the main
+    thread while a handler of signals may raise.
+    """
     with _accepting_interrupts():
-        return subprocess.Popen(  # noqa: S603  (the command is the project's own)
+        process = subprocess.Popen(  # noqa: S603  (the command is the project's own)
             command,
             cwd=cwd,
             env=env,
@@ -71,24 +81,26 @@ def start(
             process_group=0,
             pass_fds=keeping,
         )
+    _reap(process)
+    return process
 
 
 def end(process: "subprocess.Popen[bytes]", *, grace_s: float = GRACE_S) -> None:
-    """End a process as Ctrl-C would, and the rest of its group; may be repeated.
+    """End a process as Ctrl-C would, and the rest of its group; may be repeated, in any thread.
 
     A signal that arrives meanwhile ends the wait: the next, harder signal is sent immediately.
     """
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         with suppress(Stopped):
-            if signum is signal.SIGINT:
-                process.send_signal(signum)  # the process ends its own children
-            else:
+            if signum is not signal.SIGINT:
                 _signal_group(process.pid, signum)
-            with suppress(subprocess.TimeoutExpired):
-                deadline_s = time.monotonic() + grace_s
-                process.wait(timeout=grace_s)
-                if _is_gone(process.pid, deadline_s):
-                    break
+            elif process.returncode is None:  # else another process may have its id
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signum)  # the process ends its own children
+            _reap(process)  # in each round, as a signal may have kept the thread from starting
+            deadline_s = time.monotonic() + grace_s
+            if _exits(process, deadline_s) and _is_gone(process.pid, deadline_s):
+                break
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with suppress(OSError):
@@ -114,7 +126,7 @@ def watched(process: "subprocess.Popen[bytes]") -> Iterator[None]:
         with suppress(OSError):
             watchdog.stdin.write(_ENDED_IN_ORDER)
             watchdog.stdin.close()
-        watchdog.wait()
+        _exits(watchdog)
 
 
 @contextmanager
@@ -160,7 +172,7 @@ class Dagster:
         """
         deadline_s = time.monotonic() + START_S
         while not _responds(f"{self.url}/server_info"):
-            if self.process.poll() is not None:
+            if self.process.returncode is not None:
                 raise self._exited()
             if time.monotonic() > deadline_s:
                 raise KtrdrError(
@@ -176,7 +188,7 @@ class Dagster:
         Raises:
             KtrdrError: Dagster exited by itself.
         """
-        self.process.wait()
+        _exits(self.process, poll_s=_WEB_POLL_S)
         raise self._exited()
 
     def _exited(self) -> KtrdrError:
@@ -293,6 +305,23 @@ def _port_of(process: "subprocess.Popen[bytes]", within_s: float) -> int:
         reason = document.get("error", {}).get("message", "it exited without a message")
         raise SimulatorError("cannot start a simulated gateway", reason=reason)
     return int(document["port"])
+
+
+def _reap(process: "subprocess.Popen[bytes]") -> None:
+    """Let a thread wait for a process and set its ``returncode``."""
+    if process.returncode is None:
+        threading.Thread(target=process.wait, name=f"reap {process.pid}", daemon=True).start()
+
+
+def _exits(
+    process: "subprocess.Popen[bytes]", deadline_s: float = math.inf, *, poll_s: float = _POLL_S
+) -> bool:
+    """Wait until a process has been reaped; return whether it was by then."""
+    while process.returncode is None:
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(poll_s)
+    return True
 
 
 def _is_gone(group: int, deadline_s: float) -> bool:

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -327,4 +328,62 @@ def test_a_second_interrupt_ends_the_grace(helpers: Any) -> None:
     assert process.stdout.readline() == b"ready\n"
     with stoppable():
         end(process, grace_s=60.0)
+    assert helpers.group_members(process.pid) == []
+
+
+class InterruptedLock:
+    """The lock of a process's exit code: a signal arrives just after it was first taken."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.taken = 0
+
+    def acquire(self, blocking: bool = True) -> bool:
+        taken = self._lock.acquire(blocking)
+        if taken:
+            self.taken += 1
+            if self.taken == 1:
+                signal.raise_signal(signal.SIGINT)
+        return taken
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def test_an_interrupt_inside_a_wait_leaves_nothing_locked(helpers: Any) -> None:
+    """A signal just after a wait took its lock cannot keep the process from being reaped."""
+    command = [sys.executable, "-c", STUBBORN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, process_group=0) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        lock = InterruptedLock()
+        process._waitpid_lock = lock  # type: ignore[attr-defined]
+        with stoppable():
+            end(process, grace_s=60.0)
+        assert lock.taken
+        assert lock.acquire(blocking=False)
+        lock.release()
+        assert process.returncode == -signal.SIGTERM
+        assert helpers.group_members(process.pid) == []
+        end(process, grace_s=60.0)
+
+
+def test_end_may_be_called_in_any_thread(helpers: Any) -> None:
+    """Two threads and the main thread end one process."""
+    process = start([sys.executable, "-c", STUBBORN], output=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    threads = [threading.Thread(target=end, args=(process,), kwargs={"grace_s": 0.3}) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    end(process, grace_s=0.3)
+    for thread in threads:
+        thread.join()
+    assert process.returncode == -signal.SIGTERM
     assert helpers.group_members(process.pid) == []
