@@ -92,6 +92,16 @@ EARLIER: Final = frozenset(
 _MONITORING: Final = "run_monitoring"
 
 
+def dagster_home(layout: StoreLayout) -> Path:
+    """Return the folder with a store's Dagster history and settings."""
+    return layout.root / "dagster"
+
+
+def has_history(layout: StoreLayout) -> bool:
+    """Return whether Dagster has ever run on a store."""
+    return (dagster_home(layout) / "history").is_dir()
+
+
 def prepare_home(layout: StoreLayout) -> Path:
     """Make Dagster's home of a store, with the settings of this version, and return its folder.
 
@@ -100,7 +110,7 @@ def prepare_home(layout: StoreLayout) -> Path:
     Raises:
         DiskError: the folder cannot be written.
     """
-    home = layout.root / "dagster"
+    home = dagster_home(layout)
     path = home / SETTINGS_FILE
     with disk_errors(home):
         make_folder(home)

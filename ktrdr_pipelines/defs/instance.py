@@ -5,29 +5,23 @@ Not here: Dagster's settings file (``app.setup``).
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import dagster as dg
 
+from ktrdr_pipelines.app.setup import dagster_home, has_history
 from ktrdr_pipelines.defs.partitions import symbols_partitions
 from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.layout import StoreLayout
 
 
-def home_of(layout: StoreLayout) -> Path:
-    """Return the folder with a store's Dagster history and settings."""
-    return layout.root / "dagster"
-
-
 @contextmanager
 def existing_instance(layout: StoreLayout) -> Iterator[dg.DagsterInstance | None]:
     """Yield the Dagster instance of a store, or None if Dagster has never run on it."""
-    home = home_of(layout)
-    if not (home / "history").is_dir():
+    if not has_history(layout):
         yield None
         return
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    with dg.DagsterInstance.from_config(str(dagster_home(layout))) as instance:
         yield instance
 
 

@@ -26,7 +26,10 @@ class ConnectionDocument(Document):
 
 
 class ConnectionMetrics(Document):
-    """What happened to the connections of the service since it started."""
+    """What happened to the connections of the service since it started.
+
+    ``uptime_seconds`` is how long the present connection has been up; 0 without one.
+    """
 
     total_connections: int = 0
     failed_connections: int = 0
@@ -38,7 +41,8 @@ class ConnectionMetrics(Document):
 class DataMetrics(Document):
     """The requests that all programs of this store sent and kept a record of (90 days).
 
-    ``success_rate`` is in percent; 0 without requests.
+    A request is successful if the gateway responded to it, even without bars; refused, unanswered
+    and cancelled ones failed. ``success_rate`` is in percent; 0 without requests.
     """
 
     total_requests: int = 0
@@ -76,6 +80,31 @@ class IbHealth(Document):
     breaker: str | None = None
     troubles: tuple[str, ...] = ()
     error: ErrorDocument | None = None
+
+
+class HealthDocument(Document):
+    """The check of a gateway step by step; null for steps that were not reached.
+
+    ``good``: it responds and reports no problem.
+    """
+
+    gateway: str
+    tcp: bool | None
+    handshake: bool | None
+    connect_ms: float | None = None
+    round_trip_ms: float | None = None
+    clock_offset_s: float | None = None
+    origin: str | None = None
+    client_id: int | None = None
+    server_version: int | None = None
+    last_answer_age_s: float | None = None
+    concurrency: int | None = None
+    breaker: str | None = None
+    paused_s: float | None = None
+    farms: tuple[str, ...] = ()
+    troubles: tuple[str, ...] = ()
+    error: ErrorDocument | None = None
+    good: bool
 
 
 class ClientIdRange(Document):

@@ -18,7 +18,7 @@ class GapFillerStatus(Document):
         gaps_detected: gaps found by the last scan.
         gaps_filled: gaps that were found by an earlier scan and are closed, since the store began
             to count.
-        gaps_failed: gaps of the last scan with failed attempts.
+        gaps_failed: gaps of the last scan whose requests failed or were refused.
         bars_missing: bars of the gaps of the last scan.
         last_scan: when the last scan ended.
         next_try_at: when the first deferred gap is due.
@@ -39,7 +39,10 @@ class GapFillerStatus(Document):
 
 
 class ForcedScan(Document):
-    """What a forced scan did: woke the sensor, or began an operation that fills the gaps."""
+    """What a forced scan did: woke the sensor, or began an operation that fills the gaps.
+
+    ``gaps_made_due`` counts the deferred requests that are due now.
+    """
 
     gaps_made_due: int
     sensor_woken: bool

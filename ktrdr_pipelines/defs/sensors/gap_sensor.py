@@ -11,13 +11,14 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import Final
 
 import dagster as dg
 
+from ktrdr_pipelines.app.gap_filler import GapFillerService, GapScan
+from ktrdr_pipelines.app.sensor_switch import SENSOR
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.assets import bars_key
@@ -51,8 +52,7 @@ from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.errors import KtrdrError
-from ktrdr_pipelines.gaps.due_chunks import Due, backlog_plan, due_to_fill, measured_backlog
-from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
+from ktrdr_pipelines.gaps.due_chunks import Due, backlog_plan, measured_backlog
 from ktrdr_pipelines.ib.config import GatewayConfig
 
 _EVERY_S = 30
@@ -64,17 +64,6 @@ _PAST_RUNS: Final = 400
 _PARTITION: Final = "dagster/partition"
 
 Clock = Callable[[], datetime]
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """What one tick sees: the state of all series, what is due, and the time."""
-
-    found: Sequence[SeriesGaps]
-    due: Sequence[Due]
-    index: GapIndex
-    market_now: datetime
-    real_now: datetime
 
 
 def active_runs(instance: dg.DagsterInstance) -> tuple[set[SeriesName], int]:
@@ -131,7 +120,7 @@ def gap_sensor(
     kept = tuple(timeframes)
 
     @dg.sensor(
-        name="gap_sensor",
+        name=SENSOR,
         asset_selection=[bars_key(timeframe) for timeframe in kept],
         minimum_interval_seconds=_EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -166,19 +155,17 @@ def gap_sensor(
     return sensor
 
 
-def read_gaps(workspace: Workspace, real_now: datetime) -> Tick:
-    """Return the state of the store and what is due at ``real_now``.
+def read_gaps(workspace: Workspace, real_now: datetime) -> GapScan:
+    """Return the state of the store and what is due at ``real_now``, and record the scan.
 
     Raises:
         KtrdrError: the store or the universe cannot be read.
     """
-    index, market_now = workspace.gap_index(), workspace.clock.market_at(real_now)
-    found = index.series_gaps(workspace.universe.series(), market_now)
-    return Tick(found, due_to_fill(found, real_now), index, market_now, real_now)
+    return GapFillerService(lambda: workspace).scan(workspace, real_now)
 
 
 def choose_runs(
-    instance: dg.DagsterInstance, tick: Tick, windows: Windows
+    instance: dg.DagsterInstance, tick: GapScan, windows: Windows
 ) -> tuple[list[GapRun], str]:
     """Return the runs to start now, and one line that says what is started or skipped, and why."""
     if not tick.due:
@@ -234,7 +221,7 @@ def run_request(run: GapRun) -> dg.RunRequest:
 
 
 def _runs_of(
-    due: Sequence[Due], tick: Tick, windows: Windows, *, most: int
+    due: Sequence[Due], tick: GapScan, windows: Windows, *, most: int
 ) -> tuple[list[GapRun], int]:
     """Return at most ``most`` runs for what is due, and the number of series due in no window.
 
@@ -254,7 +241,7 @@ def _runs_of(
     return runs, unreached
 
 
-def _announcement(tick: Tick, config: GatewayConfig, cursor: str | None) -> tuple[int, str]:
+def _announcement(tick: GapScan, config: GatewayConfig, cursor: str | None) -> tuple[int, str]:
     """Return the announced bars and the notice of a large backlog, with its plan.
 
     A backlog is announced once, and again after it has doubled.
@@ -268,7 +255,7 @@ def _announcement(tick: Tick, config: GatewayConfig, cursor: str | None) -> tupl
     return backlog.bars, backlog_plan(tick.index, tick.found, config, tick.market_now)
 
 
-def _nothing_text(tick: Tick) -> str:
+def _nothing_text(tick: GapScan) -> str:
     gaps = sum(len(one.gaps) for one in tick.found)
     broken = sum(one.error is not None for one in tick.found)
     unread = f"; {broken} cannot be read, see `ktrdr status`" if broken else ""

@@ -295,6 +295,12 @@ class GatewayConnection:
         """The gateway's message about its lost connection to IB; empty while it is connected."""
         return self._dispatcher.status.lost_link if self.is_up else ""
 
+    async def news(self) -> None:
+        """Wait until the gateway reports on its own connections, or this connection has ended."""
+        self._check_thread()
+        if self.is_up:
+            await self._dispatcher.news()
+
     async def wait_for_route(
         self, query: HistoryQuery | ContractQuery, *, waits: OnWait = ignore_wait
     ) -> AbstractContextManager[None]:

@@ -12,7 +12,7 @@ import json
 import stat
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -265,6 +265,15 @@ class FilesTable(Table):
                 "FROM mirror GROUP BY timeframe"
             ).fetchall()
         return {timeframe: (size, bars) for timeframe, size, bars in rows}
+
+    def rows_of(self, series_keys: Sequence[str] | None = None) -> dict[str, int]:
+        """Return the recorded number of bars of each series that has files; None for all series."""
+        where, values = "", tuple(series_keys or ())
+        if series_keys is not None:
+            where = f"WHERE series IN ({', '.join('?' * len(values))})"
+        statement = f"SELECT series, sum(rows) FROM mirror {where} GROUP BY series"  # noqa: S608
+        with self._database.reading() as connection:
+            return dict(connection.execute(statement, values).fetchall())
 
     def versions(self) -> dict[str, int]:
         """Return the schema version of all recorded files, by name."""

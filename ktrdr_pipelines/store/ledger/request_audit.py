@@ -6,8 +6,10 @@ Not here: the budget of requests, which belongs to the gateway and lies outside 
 (``ib.pacing.rate_limiter``).
 """
 
-from dataclasses import dataclass
+import sqlite3
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Final
 
 from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.store.ledger.database import Table
@@ -45,7 +47,52 @@ class RequestRecord:
     clock_offset_s: float = 0.0
 
 
+RESPONSES: Final = ("bars", "no data", "head", "schedule")
+"""Outcomes of requests that the gateway responded to; other outcomes are names of errors, or
+``cancelled``."""
+
+CANCELLED: Final = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTotals:
+    """Counts over all requests of the audit, and how the last ones ended.
+
+    ``answered`` counts those that got a response, with or without bars; ``bars`` are those
+    received. ``last_answered_at`` is when the last of them was sent. ``last_outcome`` is that of
+    the newest request which was not cancelled; empty without one. ``newest_row`` and ``oldest_at``
+    tell which rows were counted.
+    """
+
+    requests: int = 0
+    answered: int = 0
+    bars: int = 0
+    last_answered_at: datetime | None = None
+    last_outcome: str = ""
+    newest_row: int = 0
+    oldest_at: int | None = None
+
+    @property
+    def failed(self) -> int:
+        """The requests without a response, refused and cancelled ones included."""
+        return self.requests - self.answered
+
+    @property
+    def last_failed(self) -> bool:
+        """Whether the newest request that was not cancelled got no response."""
+        return bool(self.last_outcome) and self.last_outcome not in RESPONSES
+
+
 _REQUESTS = Rows("requests", RequestRecord)
+_IS_ANSWERED = f"outcome IN ({', '.join('?' * len(RESPONSES))})"
+_TOTALS = (
+    f"SELECT count(*), total({_IS_ANSWERED}), total(rows), max(rowid), "  # noqa: S608
+    f"max(CASE WHEN {_IS_ANSWERED} THEN sent_at END) FROM requests WHERE rowid > ?"
+)
+_BOUNDS = (
+    "SELECT (SELECT min(sent_at) FROM requests), (SELECT max(rowid) FROM requests), "
+    "(SELECT outcome FROM requests WHERE outcome <> ? ORDER BY sent_at DESC, rowid DESC LIMIT 1)"
+)
 
 
 class RequestsTable(Table):
@@ -84,8 +131,44 @@ class RequestsTable(Table):
             (count,) = connection.execute(statement, values).fetchone()
         return int(count)
 
+    def totals(self, known: RequestTotals | None = None) -> RequestTotals:
+        """Return counts over all requests.
+
+        Only rows that were recorded since ``known`` are read, unless older ones have been deleted:
+        a million rows take half a second, a few take none.
+
+        Args:
+            known: an earlier result of this ledger.
+        """
+        known = known or RequestTotals()
+        with self._database.reading() as connection:
+            oldest_at, newest_row, last_outcome = connection.execute(
+                _BOUNDS, (CANCELLED,)
+            ).fetchone()
+            if oldest_at != known.oldest_at or (newest_row or 0) < known.newest_row:
+                known = RequestTotals()
+            newer = _newer(connection, known)
+        return replace(newer, oldest_at=oldest_at, last_outcome=last_outcome or "")
+
     def prune(self, now: datetime) -> int:
         """Delete rows older than ``AUDIT_KEPT_DAYS``; return how many were deleted."""
         oldest = micros(now - timedelta(days=AUDIT_KEPT_DAYS))
         with self._database.writing() as connection:
             return connection.execute("DELETE FROM requests WHERE sent_at < ?", (oldest,)).rowcount
+
+
+def _newer(connection: sqlite3.Connection, known: RequestTotals) -> RequestTotals:
+    """Return the totals with the rows that were recorded since."""
+    count, answered, bars, newest_row, answered_at = connection.execute(
+        _TOTALS, (*RESPONSES, *RESPONSES, known.newest_row)
+    ).fetchone()
+    last_answered_at = None if answered_at is None else moment(answered_at)
+    moments = [at for at in (known.last_answered_at, last_answered_at) if at is not None]
+    return replace(
+        known,
+        requests=known.requests + count,
+        answered=known.answered + round(answered),
+        bars=known.bars + round(bars),
+        last_answered_at=max(moments, default=None),
+        newest_row=newest_row or known.newest_row,
+    )
