@@ -122,7 +122,8 @@ def on_todays_basis(
     their basis and session date, ``volume`` by the volume factor; nulls stay null.
 
     Args:
-        bars: stored bars, with the columns of ``BAR_SCHEMA`` at least.
+        bars: stored bars with some of the columns of ``BAR_SCHEMA``; with ``session_date`` if there
+            are any adjustments.
         basis: the basis of each bar, whole numbers of shape (n,).
         adjustments: all adjustments of the symbol.
 
@@ -167,7 +168,8 @@ def _multiplied(bars: pa.Table, price: float | pa.Array, volume: float | pa.Arra
     columns = dict(zip(bars.schema.names, bars.columns, strict=True))
     for names, factor in (((*_PRICES, "average"), price), (("volume",), volume)):
         if isinstance(factor, pa.Array) or factor != 1:
-            columns |= {name: pc.multiply(columns[name], factor) for name in names}
+            held = (name for name in names if name in columns)
+            columns |= {name: pc.multiply(columns[name], factor) for name in held}
     return pa.Table.from_arrays([*columns.values()], schema=bars.schema)
 
 

@@ -27,7 +27,6 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-import pandas_market_calendars
 
 from ktrdr_pipelines.domain.calendars.arrays import KNOWN_FROM, KNOWN_TO, at_clock, dates_of
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
@@ -141,6 +140,8 @@ def globex_hours(key: str) -> SessionCalendar:
 
 def _days_and_closes(family: _Family) -> tuple[pd.DatetimeIndex, np.ndarray]:
     """Return the trade dates, and for each its early close, or midnight where it has none."""
+    import pandas_market_calendars
+
     calendar = pandas_market_calendars.get_calendar(family.library)
     schedule = calendar.schedule(KNOWN_FROM, KNOWN_TO)
     wall = pd.DatetimeIndex(schedule["market_close"]).tz_convert(CHICAGO)

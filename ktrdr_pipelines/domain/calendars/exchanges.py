@@ -7,17 +7,18 @@ Source: exchange_calendars for exchanges by their ISO 10383 code, pandas_market_
 that only it has; extended hours of US stocks 04:00 to 20:00 New York, to 17:00 on half days, from
 https://www.nyse.com/markets/hours-calendars. No library has extended hours of other exchanges:
 they are never guessed.
+
+The libraries are imported when a calendar is first built: they take a second, which reading bars
+does not need.
 """
 
 import warnings
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import exchange_calendars
 import numpy as np
 import pandas as pd
-import pandas_market_calendars
 
 from ktrdr_pipelines.domain.calendars.arrays import (
     KNOWN_FROM,
@@ -29,6 +30,9 @@ from ktrdr_pipelines.domain.calendars.arrays import (
     micros_of,
 )
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
+
+if TYPE_CHECKING:
+    import exchange_calendars
 
 EXTENDED: Final = "XNYS.ETH"
 
@@ -76,6 +80,8 @@ _HALF_DAY_BEFORE: Final = 16 * 60
 @cache
 def exchange_codes() -> frozenset[str]:
     """Return the ISO 10383 codes of the exchanges whose regular hours are known."""
+    import exchange_calendars
+
     names = exchange_calendars.get_calendar_names(include_aliases=False)
     return frozenset(names) - _NO_EXCHANGES - _BROKEN | frozenset(_ONLY_IN_MARKET_CALENDARS)
 
@@ -148,8 +154,10 @@ def _corrected(code: str, schedule: pd.DataFrame, zone: str) -> pd.DataFrame:
     return right
 
 
-def _library_calendar(code: str) -> exchange_calendars.ExchangeCalendar:
+def _library_calendar(code: str) -> "exchange_calendars.ExchangeCalendar":
     """Build a calendar over all dates that it supports, which only an attempt shows."""
+    import exchange_calendars
+
     try:
         return exchange_calendars.get_calendar(code, start=KNOWN_FROM, end=KNOWN_TO)
     except ValueError:
@@ -160,6 +168,8 @@ def _library_calendar(code: str) -> exchange_calendars.ExchangeCalendar:
 
 
 def _market_schedule(code: str) -> pd.DataFrame:
+    import pandas_market_calendars
+
     calendar = pandas_market_calendars.get_calendar(code)
     found: pd.DataFrame = calendar.schedule(KNOWN_FROM, KNOWN_TO)
     schedule = found.rename(columns={"market_open": "open", "market_close": "close"})

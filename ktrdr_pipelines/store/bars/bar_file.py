@@ -11,10 +11,13 @@ Not here: where files lie and how bars get into them (``store.bars.bar_store``).
 
 import hashlib
 import io
+import os
 import re
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -67,10 +70,143 @@ UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, OverflowError, Memo
 LOST_BASIS: Final = "another program has removed the price basis of its bars"
 """What is wrong with a file of version 2 that has no column ``basis``."""
 
+_READ_WHOLE_BYTES: Final = 16_777_216
+"""Size up to which a file is read in one piece, which is faster than reading its columns."""
+
+_OPENING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+"""A named pipe would block an opening for ever."""
+
 Known = Callable[[], Footer]
 """Returns the footer recorded elsewhere (the file index), for a file that has lost its own."""
 
-_Opened = tuple[Footer, pq.ParquetFile]
+
+@dataclass(frozen=True, slots=True)
+class BarBounds:
+    """Which bars are read: those whose timestamp and session date lie within all bounds.
+
+    ``start`` and ``end`` are timestamps in microseconds since 1970 UTC, ``first`` and ``until``
+    session dates; starts are included, ends are not, and None is no bound.
+    """
+
+    start: int | None = None
+    end: int | None = None
+    first: date | None = None
+    until: date | None = None
+
+    @classmethod
+    def of(cls, interval: Interval) -> "BarBounds":
+        """Return the bounds of an interval of timestamps."""
+        return cls(micros(interval.start), micros(interval.end))
+
+    @property
+    def have_times(self) -> bool:
+        """Whether a timestamp is bounded."""
+        return self.start is not None or self.end is not None
+
+    @property
+    def have_dates(self) -> bool:
+        """Whether a session date is bounded."""
+        return self.first is not None or self.until is not None
+
+    def select(self, bars: pa.Table) -> tuple[int, int]:
+        """Return the first and the end index of the bars of a sorted table within the bounds."""
+        low, high = 0, bars.num_rows
+        if self.have_times:
+            keys = timestamps(bars)
+            low = low if self.start is None else int(np.searchsorted(keys, self.start))
+            high = high if self.end is None else int(np.searchsorted(keys, self.end))
+        if self.have_dates:
+            days = _days(bars)
+            if self.first is not None:
+                low = max(low, int(np.searchsorted(days, np.datetime64(self.first))))
+            if self.until is not None:
+                high = min(high, int(np.searchsorted(days, np.datetime64(self.until))))
+        return low, max(low, high)
+
+    def may_include(self, group: pq.RowGroupMetaData) -> bool:
+        """Return whether a row group may have bars within the bounds, by its statistics."""
+        for at in range(group.num_columns):
+            column = group.column(at)
+            said = column.statistics
+            if said is None or not said.has_min_max:
+                continue
+            if column.path_in_schema == "ts" and self.have_times:
+                least, greatest = said.min_raw, said.max_raw
+                if not isinstance(least, int):
+                    continue
+                if (self.start is not None and greatest < self.start) or (
+                    self.end is not None and least >= self.end
+                ):
+                    return False
+            if column.path_in_schema == "session_date" and self.have_dates:
+                if not isinstance(said.min, date):
+                    continue
+                if (self.first is not None and said.max < self.first) or (
+                    self.until is not None and said.min >= self.until
+                ):
+                    return False
+        return True
+
+
+ALL_BARS: Final = BarBounds()
+"""No bounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedBarFile:
+    """One version of a bar file, held open while another may be renamed over it.
+
+    ``status`` is that of the version, not of what lies at the path by now.
+    """
+
+    path: Path
+    status: os.stat_result
+    file: pq.ParquetFile
+
+    def footer(self, known: Known | None = None) -> Footer:
+        """Return the footer; ``known`` as for ``read_bars``.
+
+        Raises: as ``read_bars``.
+        """
+        return _footer(self.path, self.file, known)
+
+    def bars(
+        self, columns: Sequence[str], bounds: BarBounds = ALL_BARS, *, footer: Footer | None = None
+    ) -> pa.Table:
+        """Return bars within bounds, sorted by timestamp, reading only what that needs.
+
+        Row groups without such bars are skipped by their statistics, and where all bars have one
+        price basis by these the column is not read.
+
+        Args:
+            columns: names of ``STORED_SCHEMA``.
+            bounds: which bars.
+            footer: that of the file; None for a file that is known to be as ktrdr wrote it, with
+                digests and the column ``basis``.
+
+        Returns: the columns in their order, and ``basis`` after them if it is not one of them.
+        """
+        groups = [self.file.metadata.row_group(at) for at in range(self.file.num_row_groups)]
+        chosen = [at for at, group in enumerate(groups) if bounds.may_include(group)]
+        names = list(dict.fromkeys([*columns, "basis"]))
+        wanted = set(names)
+        wanted |= {"ts"} if bounds.have_times else set()
+        wanted |= {"session_date"} if bounds.have_dates else set()
+        if footer is None:
+            basis = _one_basis([groups[at] for at in chosen])
+            if basis is not None:
+                # A file has one column at least that tells how many bars there are.
+                wanted = (wanted - {"basis"}) or {"ts"}
+            read = _table(self.file, [one for one in STORED_SCHEMA.names if one in wanted], chosen)
+            if basis is not None:
+                read = _with_basis_column(read, np.full(read.num_rows, basis, np.int16))
+        else:
+            stated = [one for one in STORED_SCHEMA.names if one in wanted]
+            read = _stored(self.file, footer, stated, chosen)
+        if bounds is not ALL_BARS:
+            low, high = bounds.select(read)
+            read = read.slice(low, high - low)
+        return read.select(names)
 
 
 def read_bars(path: Path, known: Known | None = None) -> pa.Table:
@@ -93,8 +229,8 @@ def read_footer(path: Path) -> Footer:
 
     Raises: as ``read_bars``.
     """
-    with _opened(path) as (footer, _file):
-        return footer
+    with opened(path) as file:
+        return file.footer()
 
 
 def read_file(path: Path, known: Known | None = None) -> tuple[Footer, pa.Table]:
@@ -105,14 +241,16 @@ def read_file(path: Path, known: Known | None = None) -> tuple[Footer, pa.Table]
 
     Raises: as ``read_bars``.
     """
-    with _opened(path, known) as (footer, file):
-        return footer, _stored(file, footer)
+    with opened(path) as file:
+        footer = file.footer(known)
+        return footer, _stored(file.file, footer)
 
 
 def read_keys(path: Path, known: Known | None = None) -> tuple[Footer, pa.Table]:
     """Return footer, ``ts`` and ``session_date``; as ``read_file``."""
-    with _opened(path, known) as (footer, file):
-        return footer, _table(file, ["ts", "session_date"])
+    with opened(path) as file:
+        footer = file.footer(known)
+        return footer, _table(file.file, ["ts", "session_date"])
 
 
 def has_footer(path: Path) -> bool:
@@ -197,7 +335,9 @@ def wrong_statistics(path: Path) -> str:
 
     Raises: as ``read_bars``.
     """
-    with _opened(path) as (_footer, file):
+    with opened(path) as one:
+        one.footer()
+        file = one.file
         for group in range(file.metadata.num_row_groups):
             bars = file.read_row_group(group)
             for position in range(file.metadata.num_columns):
@@ -211,9 +351,8 @@ def wrong_statistics(path: Path) -> str:
 
 def count_bars_between(path: Path, interval: Interval, known: Known | None = None) -> int:
     """Return how many bars have a timestamp in an interval, reading only the timestamps."""
-    with _opened(path, known) as (_footer, file):
-        keys = _table(file, ["ts"])
-    return int(bars_between(keys, interval.start, interval.end).num_rows)
+    with opened(path) as file:
+        return int(file.bars(["ts"], BarBounds.of(interval), footer=file.footer(known)).num_rows)
 
 
 def write_file(
@@ -317,13 +456,25 @@ def _parquet(path: Path) -> pq.ParquetFile:
 
 
 @contextmanager
-def _opened(path: Path, known: Known | None = None) -> Iterator[_Opened]:
-    """Yield an open file and its footer; invalid content and disk errors are different errors."""
+def opened(path: Path) -> Iterator[OpenedBarFile]:
+    """Yield the version of a bar file that lies at a path now.
+
+    Invalid content and disk errors are different errors, also those of what is read in the block.
+
+    Raises: as ``read_bars``; DiskError with a FileNotFoundError as its cause where there is none.
+    """
     if oddity := bar_file_oddity(path):
         raise corrupt(path, oddity)
     try:
-        with disk_errors(path), _parquet(path) as file:
-            yield _footer(path, file, known), file
+        with disk_errors(path), open(os.open(path, _OPENING), "rb", buffering=0) as handle:
+            status = os.fstat(handle.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise corrupt(path, str(bar_file_oddity(path)))
+            source: object = handle
+            if status.st_size <= _READ_WHOLE_BYTES:
+                source = pa.BufferReader(handle.read())
+            with pq.ParquetFile(source, page_checksum_verification=True) as file:
+                yield OpenedBarFile(path, status, file)
     except UNREADABLE as error:
         raise corrupt(path, str(error)) from error
 
@@ -385,24 +536,55 @@ def _can_hold_bars(schema: pa.Schema) -> bool:
     return True
 
 
-def _stored(file: pq.ParquetFile, footer: Footer) -> pa.Table:
-    """Return all bars with their basis.
+def _stored(
+    file: pq.ParquetFile,
+    footer: Footer,
+    columns: Sequence[str] = STORED_SCHEMA.names,
+    groups: Sequence[int] | None = None,
+) -> pa.Table:
+    """Return bars with their basis: some columns, ``basis`` among them, of all or some row groups.
 
     Bars of a file of version 1 are on basis 0. Where another program has removed the column, the
     footer has the basis of each bar.
     """
     if footer.schema_version == 1:
-        return with_basis(_table(file, BAR_SCHEMA.names), 0)
+        bars = _table(file, _but_basis(columns), groups)
+        return _with_basis_column(bars, np.zeros(bars.num_rows, np.int16)).select(columns)
     if "basis" in file.schema_arrow.names:
-        stored = _table(file, STORED_SCHEMA.names)
-        if footer.seal is None and not np.array_equal(
-            basis_of(stored), _basis_said(footer, timestamps(stored))
-        ):
+        if footer.seal is not None:
+            return _table(file, columns, groups)
+        stored = _table(file, list(dict.fromkeys(["ts", *columns])), groups)
+        if not np.array_equal(basis_of(stored), _basis_said(footer, timestamps(stored))):
             raise pa.ArrowInvalid("bars are on another price basis than was written")
-        return stored
-    bars = _table(file, BAR_SCHEMA.names)
-    said = _basis_said(footer, timestamps(bars))
-    return bars.append_column(STORED_SCHEMA.field("basis"), pa.array(said))
+        return stored.select(columns)
+    bars = _table(file, list(dict.fromkeys(["ts", *_but_basis(columns)])), groups)
+    return _with_basis_column(bars, _basis_said(footer, timestamps(bars))).select(columns)
+
+
+def _but_basis(columns: Sequence[str]) -> list[str]:
+    """Return columns without the basis; one at least, which tells how many bars there are."""
+    return [one for one in columns if one != "basis"] or ["ts"]
+
+
+def _with_basis_column(bars: pa.Table, basis: np.ndarray) -> pa.Table:
+    return bars.append_column(STORED_SCHEMA.field("basis"), pa.array(basis))
+
+
+def _one_basis(groups: Sequence[pq.RowGroupMetaData]) -> int | None:
+    """Return the price basis of all bars of row groups, by their statistics; None for several."""
+    found: set[int] = set()
+    for group in groups:
+        column = group.column(STORED_SCHEMA.get_field_index("basis"))
+        said = column.statistics
+        if said is None or not said.has_min_max or column.path_in_schema != "basis":
+            return None
+        found |= {said.min, said.max}
+    return found.pop() if len(found) == 1 else None
+
+
+def _days(bars: pa.Table) -> np.ndarray:
+    """Return the session dates of bars as ``datetime64[D]``."""
+    return np.asarray(bars["session_date"].to_numpy().astype("datetime64[D]"))
 
 
 def _basis_said(footer: Footer, keys: np.ndarray) -> np.ndarray:
@@ -414,10 +596,16 @@ def _basis_said(footer: Footer, keys: np.ndarray) -> np.ndarray:
     return found
 
 
-def _table(file: pq.ParquetFile, columns: list[str]) -> pa.Table:
+def _table(
+    file: pq.ParquetFile, columns: Sequence[str], groups: Sequence[int] | None = None
+) -> pa.Table:
     """Return columns in the types of ``STORED_SCHEMA``; an Arrow error where a value is wrong."""
     schema = pa.schema([STORED_SCHEMA.field(name) for name in columns])
-    table = file.read(columns=columns).select(columns).replace_schema_metadata(None)
+    if groups is None or len(groups) == file.num_row_groups:
+        read = file.read(columns=columns)
+    else:
+        read = file.read_row_groups(groups, columns=columns)
+    table = read.select(columns).replace_schema_metadata(None)
     required = {"ts", "session_date", "basis"}
     if any(table[name].null_count for name in columns if name in required):
         raise pa.ArrowInvalid("a bar without a timestamp, a session date or a price basis")

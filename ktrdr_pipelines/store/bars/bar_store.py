@@ -274,10 +274,7 @@ class BarStore:
         files = self.files.of(series)
         tables = [STORED_SCHEMA.empty_table()]
         for path in files if interval is None else self._existing_files(series, interval):
-            bars = self.files.bars(path, files.get(path))
-            if interval is not None:
-                bars = bars_between(bars, interval.start, interval.end)
-            tables.append(bars)
+            tables.append(self.files.bars(path, files.get(path), interval))
         return pa.concat_tables(tables)
 
     def rows(self, series: Series, interval: Interval | None = None) -> int:

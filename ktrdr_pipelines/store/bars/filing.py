@@ -33,10 +33,13 @@ from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError
 from ktrdr_pipelines.store.bars.bar_file import (
+    ALL_BARS,
+    BarBounds,
     corrupt,
     count_bars_between,
     has_lost_basis,
     may_have_flat,
+    opened,
     read_bars,
     read_footer,
     write_file,
@@ -229,10 +232,19 @@ class BarFiles:
         self._ledger.files.record_flat(self._layout.relative(path), row.fingerprint, flat)
         return replace(row, flat=encode_sessions(flat))
 
-    def bars(self, path: Path, row: IndexedFile | None) -> pa.Table:
-        """Return all bars of a file, sorted by timestamp; damage is recorded."""
-        with self.recording_damage(path):
-            return read_bars(path, known_by(row))
+    def bars(
+        self, path: Path, row: IndexedFile | None, interval: Interval | None = None
+    ) -> pa.Table:
+        """Return bars of a file as stored, sorted by timestamp; damage is recorded.
+
+        Args:
+            path: the file.
+            row: its row.
+            interval: only bars with a timestamp in it; None for all.
+        """
+        bounds = ALL_BARS if interval is None else BarBounds.of(interval)
+        with self.recording_damage(path), opened(path) as file:
+            return file.bars(STORED_SCHEMA.names, bounds, footer=file.footer(known_by(row)))
 
     def count(self, path: Path, row: IndexedFile, interval: Interval) -> int:
         """Return how many bars of a file have a timestamp in an interval."""

@@ -4,10 +4,12 @@ Not here: the files of adjustments (``store.bars.adjustment_history``), how bars
 (``domain.adjustments``), recording an adjustment (``store.rebasing``).
 """
 
+from collections.abc import Collection
+
 import pyarrow as pa
 
 from ktrdr_pipelines.domain.adjustments import on_todays_basis
-from ktrdr_pipelines.domain.bars import BAR_SCHEMA, UNCONFIRMED, basis_of
+from ktrdr_pipelines.domain.bars import UNCONFIRMED, basis_of
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.store.bars.adjustment_history import HINT, AdjustmentHistory, Adjustments
 from ktrdr_pipelines.store.layout import StoreLayout
@@ -36,11 +38,15 @@ class PriceBases:
             CorruptFileError: their file cannot be read.
             StoreError: the file lacks some that the ledger has.
         """
-        recorded = self._ledger.adjustments.count(symbol)  # read first, as it is written last
-        known = self.history.of(symbol)
-        if recorded > len(known):
-            raise self._lost(symbol, known, f"the ledger has {recorded}")
-        return known
+        # Read first, as it is written last.
+        return self._at_least(symbol, self._ledger.adjustments.count(symbol))
+
+    def of_each(self, symbols: Collection[str]) -> dict[str, Adjustments]:
+        """Return the adjustments of several symbols, as ``of`` each, by one query."""
+        if len(symbols) == 1:
+            return {symbol: self.of(symbol) for symbol in symbols}
+        recorded = self._ledger.adjustments.counts()
+        return {symbol: self._at_least(symbol, recorded.get(symbol, 0)) for symbol in symbols}
 
     def all_of(self, symbol: str) -> Adjustments:
         """Return the adjustments of a symbol to which more are added, or on which bars are saved.
@@ -68,13 +74,14 @@ class PriceBases:
     def on_todays(
         self, symbol: str, bars: pa.Table, adjustments: Adjustments | None = None
     ) -> pa.Table:
-        """Return stored bars on today's basis, in the columns of ``BAR_SCHEMA``.
+        """Return stored bars on today's basis, in their columns but ``basis``.
 
         Bars whose basis is unconfirmed are left out.
 
         Args:
             symbol: the symbol.
-            bars: bars in the columns of ``STORED_SCHEMA``.
+            bars: bars in the columns of ``STORED_SCHEMA``, or in some of them: ``basis`` always,
+                and ``session_date`` if the symbol has adjustments.
             adjustments: those of the symbol; None reads them, which must be after the bars.
 
         Raises: as ``of``; StoreError also where the bars include an adjustment that is not known.
@@ -84,7 +91,7 @@ class PriceBases:
         if (basis == UNCONFIRMED).any():
             bars = bars.filter(pa.array(basis != UNCONFIRMED))
         self.require(symbol, int(basis.max(initial=0)), known)
-        return on_todays_basis(bars.select(BAR_SCHEMA.names), basis_of(bars), known)
+        return on_todays_basis(bars.drop_columns("basis"), basis_of(bars), known)
 
     def require(self, symbol: str, highest: int, adjustments: Adjustments) -> None:
         """Refuse bars that include an adjustment which is not known; ``highest`` is their basis.
@@ -94,6 +101,12 @@ class PriceBases:
         """
         if highest > len(adjustments):
             raise self._lost(symbol, adjustments, f"these bars include number {highest}")
+
+    def _at_least(self, symbol: str, recorded: int) -> Adjustments:
+        known = self.history.of(symbol)
+        if recorded > len(known):
+            raise self._lost(symbol, known, f"the ledger has {recorded}")
+        return known
 
     def _lost(self, symbol: str, known: Adjustments, reason: str) -> StoreError:
         path = self._layout.adjustments_file(symbol)
