@@ -21,6 +21,7 @@ from ktrdr_pipelines.api.envelopes import ErrorEnvelope, RequestError
 from ktrdr_pipelines.app.gap_filler import GapFillerService
 from ktrdr_pipelines.app.ib_service import IbService
 from ktrdr_pipelines.app.operations import Operations
+from ktrdr_pipelines.app.reading.bar_reader import Store
 from ktrdr_pipelines.app.system_status import SystemService
 from ktrdr_pipelines.app.views.load_documents import OperationDocument
 from ktrdr_pipelines.app.workspace import Workspace
@@ -65,6 +66,7 @@ class ApiContext:
     gap_filler: GapFillerService
     system: SystemService
     operations: Operations
+    store: Store
     open_workspace: Callable[[], Workspace]
     pools: Pools = field(default_factory=Pools)
 

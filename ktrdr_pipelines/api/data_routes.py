@@ -25,7 +25,7 @@ from ktrdr_pipelines.api.api_context import (
 )
 from ktrdr_pipelines.api.bar_formats import BarFormat, accepted_format, written
 from ktrdr_pipelines.api.envelopes import Envelope, answer
-from ktrdr_pipelines.api.local_bars import BarsWanted, GapsOfSeries, gaps_of_series, read_local
+from ktrdr_pipelines.api.local_bars import BarsWanted, SeriesGapsDocument, gaps_of_series, read_local
 from ktrdr_pipelines.api.operation_routes import LoadRequested, Preference, load_responses, loaded
 from ktrdr_pipelines.app.views.bar_documents import (
     BarsDocument,
@@ -164,7 +164,7 @@ async def bars(  # noqa: PLR0913, PLR0917  (a parameter of the query each)
         limit=limit,
         last=last,
     )
-    found = await context.slow(read_local, context.open_workspace, wanted)
+    found = await context.slow(read_local, context.store, context.open_workspace, wanted)
     pieces = written(found.bars, kind, found.metadata, points=points)
     name = f"{symbol}_{timeframe}.{kind.ending}"
     headers = {"Vary": "Accept", "Content-Disposition": f'inline; filename="{name}"'}
@@ -184,8 +184,8 @@ async def _streamed(context: ApiContext, pieces: Iterator[bytes]) -> AsyncIterat
 
 
 @routes.get(
-    "/data/{symbol}/{timeframe}/gaps", response_model=Envelope[GapsOfSeries], responses=errors()
+    "/data/{symbol}/{timeframe}/gaps", response_model=Envelope[SeriesGapsDocument], responses=errors()
 )
 async def gaps(context: Context, symbol: SymbolInPath, timeframe: TimeframeInPath) -> Response:
     """Return what is missing of a series, and why."""
-    return answer(await context.slow(gaps_of_series, context.open_workspace, symbol, timeframe))
+    return answer(await context.slow(gaps_of_series, context.store, symbol, timeframe))

@@ -23,6 +23,7 @@ from ktrdr_pipelines.app.gap_filler import GapFillerService
 from ktrdr_pipelines.app.gateway_monitor import GatewayMonitor
 from ktrdr_pipelines.app.ib_service import IbService
 from ktrdr_pipelines.app.operations import Operations
+from ktrdr_pipelines.app.reading.bar_reader import open_store
 from ktrdr_pipelines.app.system_status import SystemService
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.errors import KtrdrError, UsageError
@@ -91,7 +92,7 @@ def open_services(
         NoStoreError: there is no store.
         SettingsError: a setting is wrong.
     """
-    open_workspace()  # refused here, not by the first request
+    store = open_store(open_workspace().layout.root)  # refused here, not by the first request
     with ExitStack() as stack:
         monitor = stack.enter_context(GatewayMonitor(effective_settings))
         operations = stack.enter_context(Operations(open_workspace))
@@ -100,7 +101,7 @@ def open_services(
         stack.callback(gap_filler.close)
         system = SystemService(open_workspace, ib=ib, gap_filler=gap_filler)
         stack.callback(system.close)
-        context = ApiContext(ib, gap_filler, system, operations, open_workspace)
+        context = ApiContext(ib, gap_filler, system, operations, store, open_workspace)
         stack.callback(context.pools.close)
         stack.callback(operations.close)  # first: what waits for loads then ends, too
         yield context

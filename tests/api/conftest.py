@@ -1,0 +1,192 @@
+"""A store, a simulated gateway at its time, and the REST API over both, in a thread or a process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ktrdr_pipelines.api.access import AccessRules
+from ktrdr_pipelines.api.rest_server import listening_socket, open_services, serving_in_thread
+from ktrdr_pipelines.app.setup import make_workspace
+from ktrdr_pipelines.domain.instruments import Origin
+from ktrdr_pipelines.settings import load_settings
+from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars
+from ktrdr_pipelines.simulator.market.simulated_instruments import SimulatedInstrument
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+
+NOW = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
+"""A Wednesday, 15:00:30 in New York: an open session."""
+
+UNIVERSE = """\
+defaults: {timeframes: [1h, 1d], start: 2024-01-02}
+symbols:
+  AAPL: {timeframes: [1m, 1h, 1d]}
+  MSFT: {}
+  EURUSD: {timeframes: [1h]}
+"""
+
+SERVE = (sys.executable, "-m", "ktrdr_pipelines.cli.main", "serve", "--port", "0", "--json")
+
+
+class HeldMarket(SyntheticMarket):
+    """A market that does not respond for bars of MSFT until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=1)
+        self.is_reached, self.let_go = threading.Event(), threading.Event()
+
+    def bars(self, instrument: SimulatedInstrument, query: BarQuery) -> PricedBars:
+        if instrument.symbol == "MSFT":
+            self.is_reached.set()
+            self.let_go.wait()
+        return super().bars(instrument, query)
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every test a data and a state folder of its own, and a port without a gateway."""
+    for name in [one for one in os.environ if one.startswith(("KTRDR_", "IB_"))]:
+        monkeypatch.delenv(name)
+    offset_s = (NOW - datetime.now(UTC)).total_seconds()
+    monkeypatch.setenv("KTRDR_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("KTRDR_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("KTRDR_CLOCK_OFFSET_S", repr(offset_s))
+    monkeypatch.setenv("IB_PORT", str(free_port()))
+    monkeypatch.setenv("IB_TIMEOUT", "10")
+    monkeypatch.setenv("IB_MAX_RETRIES", "0")
+    monkeypatch.setenv("IB_RETRY_DELAY", "0")
+
+
+def free_port() -> int:
+    """Return a port that no program listens on."""
+    with listening_socket("127.0.0.1", 0) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Make a store with a small universe."""
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "universe.yaml").write_text(UNIVERSE)
+    make_workspace(load_settings(), root, Origin.SIMULATED)
+    return root
+
+
+@pytest.fixture(scope="session")
+def shared_gateway() -> Iterator[SimulatorServer]:
+    """Run one simulated gateway for all tests."""
+    with running_simulator(SyntheticMarket(seed=1), now=NOW) as server:
+        yield server
+
+
+@pytest.fixture
+def gateway(shared_gateway: SimulatorServer, monkeypatch: pytest.MonkeyPatch) -> SimulatorServer:
+    """Make the settings name the gateway that all tests share."""
+    monkeypatch.setenv("IB_PORT", str(shared_gateway.port))
+    shared_gateway.clock.set(NOW)
+    return shared_gateway
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldMarket]:
+    """Make the settings name a gateway that does not respond for bars of MSFT until let go."""
+    market = HeldMarket()
+    with running_simulator(market, now=NOW) as server:
+        monkeypatch.setenv("IB_PORT", str(server.port))
+        try:
+            yield market
+        finally:
+            market.let_go.set()
+
+
+@contextmanager
+def served(rules: AccessRules | None = None) -> Iterator[httpx.Client]:
+    """Serve the store of the environment in a thread; yield a client of it."""
+    listener = listening_socket("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with ExitStack() as stack:
+        context = stack.enter_context(open_services())
+        stack.enter_context(serving_in_thread(context, rules or AccessRules(), listener))
+        yield stack.enter_context(httpx.Client(base_url=url, timeout=60))
+
+
+@pytest.fixture
+def serve() -> Callable[..., Any]:
+    """Return a function that serves the store while its context lasts."""
+    return served
+
+
+@pytest.fixture
+def client(store: Path) -> Iterator[httpx.Client]:
+    """Serve the store, and return a client."""
+    with served() as found:
+        yield found
+
+
+@dataclass(frozen=True)
+class ServeProcess:
+    """A running ``ktrdr serve``, the document that it printed, and a client of it."""
+
+    process: "subprocess.Popen[str]"
+    document: dict[str, Any]
+    client: httpx.Client
+
+    def end(self, signum: int = signal.SIGTERM) -> tuple[int, str]:
+        """End it by a signal; return the exit code, and what it printed on stderr."""
+        self.process.send_signal(signum)
+        _, err = self.process.communicate(timeout=60)
+        return self.process.returncode, err
+
+
+@contextmanager
+def serve_process(*arguments: str) -> Iterator[ServeProcess]:
+    """Run ``ktrdr serve`` on a free port."""
+    process = subprocess.Popen(
+        [*SERVE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("{"), process.communicate(timeout=60)
+        document = json.loads(line)
+        with httpx.Client(base_url=document["url"], timeout=60) as client:
+            yield ServeProcess(process, document, client)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=60)
+
+
+@pytest.fixture
+def start() -> Callable[..., Any]:
+    """Return a function that runs ``ktrdr serve`` while its context lasts."""
+    return serve_process
+
+
+def wait_for(holds: Callable[[], Any]) -> Any:
+    """Poll until something holds, and return it; fail after a minute."""
+    pause = threading.Event()
+    for _ in range(3000):
+        if found := holds():
+            return found
+        pause.wait(0.02)
+    raise AssertionError("waited for a minute")
+
+
+@pytest.fixture(scope="session")
+def wait() -> Callable[..., Any]:
+    """Return a function that waits for something to hold."""
+    return wait_for
