@@ -19,6 +19,7 @@ EXITS = {
     "UniverseError": 2,
     "UnknownSymbolError": 2,
     "NoStoreError": 2,
+    "UnknownOperationError": 2,
     "StoreError": 1,
     "ForeignIdentityError": 1,
     "CorruptFileError": 1,

@@ -25,7 +25,7 @@ from ktrdr_pipelines.store.bars import filing
 from ktrdr_pipelines.store.claim_owners import living_owner
 from ktrdr_pipelines.store.layout import StoreLayout
 from tests.support.loading import World
-from tests.support.workspaces import workspace_of
+from tests.support.workspaces import FakeWorkspace, workspace_of
 
 MakeWorld = Callable[..., World]
 RTH = "XNYS.RTH"
@@ -358,3 +358,29 @@ def test_operations_are_started_inside_a_running_event_loop(world: MakeWorld) ->
 
     with operations_of(made) as running:
         assert asyncio.run(handler(running)).results[0].status is LoadStatus.SUCCESS
+
+
+def test_many_loads_renew_the_catalog_a_few_times(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not due after each; closing brings it up to date."""
+    made = world(RTH, Timeframe.D1, FIRST, END)
+    renewed: list[int] = []
+
+    class Counted(FakeWorkspace):
+        def is_catalog_due(self) -> bool:
+            return False
+
+        def renew_catalog(self) -> None:
+            renewed.append(made.harness.store.rows(made.series))
+            super().renew_catalog()
+
+    universe = workspace_of(made).universe
+    with Operations(lambda: Counted(made.harness, universe)) as running:
+        for day in range(4, 15):
+            days = {"start": date(2024, 6, day - 1), "end": date(2024, 6, day)}
+            running.wait(running.start_load("AAPL", "1d", mode="full", **days).id)
+        assert renewed == []
+    assert renewed == [9]
+    running.close()
+    assert renewed == [9]
