@@ -291,6 +291,21 @@ class BarStore:
             if (row := files.get(path)) is not None
         )
 
+    def bounds(self, symbol: str, timeframe: Timeframe) -> tuple[datetime, datetime, int] | None:
+        """Return the timestamps of the first and the last bar held, and the number of bars.
+
+        Of a series that may have left the universe; None where it has no bar. Only the timestamps
+        of two files are read.
+
+        Raises:
+            CorruptFileError: a file of the series cannot be read.
+        """
+        held = [one for one in self.files.of_symbol(symbol, timeframe).items() if one[1].rows]
+        if not held:
+            return None
+        ends = [self.files.bounds(*one) for one in (held[0], held[-1])]
+        return ends[0][0], ends[1][1], sum(row.rows for _, row in held)
+
     def rows_per_session(self, series: Series) -> dict[date, int]:
         """Return the number of bars of each session date, oldest first."""
         total: Counter[date] = Counter()
