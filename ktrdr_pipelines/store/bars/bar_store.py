@@ -272,10 +272,9 @@ class BarStore:
     def read_raw(self, series: Series, interval: Interval | None = None) -> pa.Table:
         """Return bars as stored, in the columns of ``STORED_SCHEMA``, sorted by timestamp."""
         files = self.files.of(series)
-        tables = [STORED_SCHEMA.empty_table()]
-        for path in files if interval is None else self._existing_files(series, interval):
-            tables.append(self.files.bars(path, files.get(path), interval))
-        return pa.concat_tables(tables)
+        paths = files if interval is None else self._existing_files(series, interval)
+        tables = [self.files.bars(path, files.get(path), interval) for path in paths]
+        return pa.concat_tables([STORED_SCHEMA.empty_table(), *tables])
 
     def rows(self, series: Series, interval: Interval | None = None) -> int:
         """Return the number of bars, all or those with a timestamp in ``interval``.
