@@ -158,6 +158,16 @@ def served(environment: Environment, rules: AccessRules | None = None) -> Iterat
         yield stack.enter_context(httpx.Client(base_url=url, timeout=60))
 
 
+@contextmanager
+def served_of_environment() -> Iterator[httpx.Client]:
+    """Serve the store of the environment in a thread, as ``ktrdr serve`` does."""
+    listener = listening_socket("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with open_services() as context, serving_in_thread(context, AccessRules(), listener):
+        with httpx.Client(base_url=url, timeout=60) as client:
+            yield client
+
+
 @pytest.fixture
 def client(environment: Environment, store: Path) -> Iterator[httpx.Client]:
     """Serve the store of the test, and return a client."""
