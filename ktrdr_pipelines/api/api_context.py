@@ -152,34 +152,26 @@ _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 _INSTANT: Final = re.compile(
     r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?([Zz]|[+-]\d{2}:\d{2})?", re.ASCII
 )
+_FIRST: Final = datetime(1, 1, 1, tzinfo=UTC)
+_LAST: Final = datetime(9999, 12, 31, tzinfo=UTC)
 _ALLOWED: Final = (
     "a session date, such as 2024-01-05, or an instant with a zone, such as 2024-01-05T14:30:00Z"
 )
 
 
 def _bound(value: object) -> date | datetime:
-    if not isinstance(value, str):
-        raise ValueError(f"it must be {_ALLOWED}")  # noqa: TRY004  (pydantic's own kind of error)
+    text = value if isinstance(value, str) else ""
+    if _DATE.fullmatch(text):
+        return date.fromisoformat(text)
+    if not _INSTANT.fullmatch(text):
+        raise ValueError(f"it must be {_ALLOWED}")
+    found = datetime.fromisoformat(text.replace(" ", "T").upper())
+    if found.tzinfo is None:
+        raise ValueError(f"an instant without a zone; it must be {_ALLOWED}")
     try:
-        if _DATE.fullmatch(value):
-            return date.fromisoformat(value)
-        if _INSTANT.fullmatch(value):
-            found = datetime.fromisoformat(value.replace(" ", "T").upper())
-            if found.tzinfo is None:
-                raise ValueError(f"an instant without a zone; it must be {_ALLOWED}")
-            return _in_utc(found)
-    except ValueError as error:
-        raise ValueError(str(error) or f"it must be {_ALLOWED}") from None
-    raise ValueError(f"it must be {_ALLOWED}")
-
-
-def _in_utc(value: datetime) -> datetime:
-    """Return an instant in UTC, the nearest that a ``datetime`` can hold."""
-    try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        nearest = datetime.min if value.year == 1 else datetime.max
-        return nearest.replace(tzinfo=UTC)
+        return found.astimezone(UTC)
+    except OverflowError:  # the nearest that a datetime can hold
+        return _FIRST if found.year == _FIRST.year else _LAST
 
 
 def _boolean(value: object) -> object:

@@ -33,7 +33,7 @@ _ROW_GROUP_BARS: Final = 65_536
 
 
 class BarFormat(Enum):
-    """A format of bars, by its media type and the ending of its files; the first one is preferred.
+    """A format of bars, by its media type and the suffix of its files; the first one is preferred.
 
     Those without columns of their own have ``ts, open, high, low, close, volume, average,
     bar_count``.
@@ -50,8 +50,8 @@ class BarFormat(Enum):
         return self.value[0]
 
     @property
-    def ending(self) -> str:
-        """The usual ending of a file."""
+    def suffix(self) -> str:
+        """The usual suffix of a file."""
         return self.value[1]
 
 
@@ -194,7 +194,7 @@ def _csv(bars: pa.Table) -> Iterator[bytes]:
 def _json(bars: pa.Table, metadata: Mapping[str, Any], *, points: bool) -> Iterator[bytes]:
     """Yield the envelope of a ``BarsDocument``."""
     yield b'{"success":true,"data":{"dates":['
-    yield from _listed(bars, lambda piece: _dates(piece))
+    yield from _listed(bars, _dates)
     yield b'],"ohlcv":['
     yield from _listed(bars, lambda piece: list(zip(*_values(piece), strict=True)))
     yield b'],"points":'

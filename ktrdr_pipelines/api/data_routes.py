@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final
 
 from fastapi import Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import ConfigDict
 
 from ktrdr_pipelines.api.api_context import (
     ApiContext,
@@ -25,7 +24,12 @@ from ktrdr_pipelines.api.api_context import (
 )
 from ktrdr_pipelines.api.bar_formats import BarFormat, accepted_format, written
 from ktrdr_pipelines.api.envelopes import Envelope, answer
-from ktrdr_pipelines.api.local_bars import BarsWanted, SeriesGapsDocument, gaps_of_series, read_local
+from ktrdr_pipelines.api.local_bars import (
+    BarsWanted,
+    SeriesGapsDocument,
+    gaps_of_series,
+    read_local,
+)
 from ktrdr_pipelines.api.operation_routes import LoadRequested, Preference, load_responses, loaded
 from ktrdr_pipelines.app.views.bar_documents import (
     BarsDocument,
@@ -43,10 +47,6 @@ routes: Final = router("data")
 class DataLoadRequest(RequestBody):
     """What to load; ``start_date`` is included, ``end_date`` is not."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"symbol": "AAPL", "timeframe": "1d", "mode": "tail"}]},
-    )
-
     symbol: Symbol
     timeframe: Timeframe
     mode: Mode = Mode.TAIL
@@ -61,9 +61,7 @@ class RangeRequest(RequestBody):
     timeframe: Timeframe
 
 
-@routes.get(
-    "/symbols", response_model=Envelope[tuple[SymbolDocument, ...]], responses=errors()
-)
+@routes.get("/symbols", response_model=Envelope[tuple[SymbolDocument, ...]], responses=errors())
 async def symbols(context: Context) -> Response:
     """Return all symbols that have bars, also those that have left the universe."""
     return answer(await context.fast(context.ib.symbols))
@@ -77,9 +75,7 @@ async def timeframes(context: Context) -> Response:
     return answer(await context.fast(context.ib.timeframes))
 
 
-@routes.post(
-    "/data/range", response_model=Envelope[RangeDocument], responses=errors(body=True)
-)
+@routes.post("/data/range", response_model=Envelope[RangeDocument], responses=errors(body=True))
 async def data_range(context: Context, wanted: RangeRequest) -> Response:
     """Return the first and the last bar held of a series, and their number."""
     return answer(await context.fast(context.ib.data_range, wanted.symbol, wanted.timeframe))
@@ -133,7 +129,7 @@ _BARS_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     response_model=Envelope[BarsDocument],
     responses=_BARS_RESPONSES,
 )
-async def bars(  # noqa: PLR0913, PLR0917  (a parameter of the query each)
+async def bars(  # noqa: FBT002, PLR0913, PLR0917  (a parameter of the query each)
     request: Request,
     context: Context,
     symbol: SymbolInPath,
@@ -166,7 +162,7 @@ async def bars(  # noqa: PLR0913, PLR0917  (a parameter of the query each)
     )
     found = await context.slow(read_local, context.store, context.open_workspace, wanted)
     pieces = written(found.bars, kind, found.metadata, points=points)
-    name = f"{symbol}_{timeframe}.{kind.ending}"
+    name = f"{symbol}_{timeframe}.{kind.suffix}"
     headers = {"Vary": "Accept", "Content-Disposition": f'inline; filename="{name}"'}
     if found.next_start is not None:
         following = request.url.include_query_params(start_date=found.next_start)
@@ -184,7 +180,9 @@ async def _streamed(context: ApiContext, pieces: Iterator[bytes]) -> AsyncIterat
 
 
 @routes.get(
-    "/data/{symbol}/{timeframe}/gaps", response_model=Envelope[SeriesGapsDocument], responses=errors()
+    "/data/{symbol}/{timeframe}/gaps",
+    response_model=Envelope[SeriesGapsDocument],
+    responses=errors(),
 )
 async def gaps(context: Context, symbol: SymbolInPath, timeframe: TimeframeInPath) -> Response:
     """Return what is missing of a series, and why."""

@@ -22,7 +22,7 @@ from starlette.routing import compile_path
 from ktrdr_pipelines import errors
 from ktrdr_pipelines.app.views.documents import ErrorDocument
 from ktrdr_pipelines.app.views.load_documents import LoadResult, LoadStatus
-from ktrdr_pipelines.errors import KtrdrError
+from ktrdr_pipelines.errors import KtrdrError, UsageError
 
 _logger = logging.getLogger(__name__)
 
@@ -30,8 +30,11 @@ T = TypeVar("T")
 
 JSON_TYPE: Final = "application/json"
 
+INVALID_RANGE: Final = "REQUEST-InvalidRange"
+"""The code of ranges whose ends are valid each by itself, which OpenAPI cannot exclude."""
 
-class ApiError(BaseModel):
+
+class RestError(BaseModel):
     """Why a request was refused, or did not do all that it asked for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,7 +51,7 @@ class Envelope(BaseModel, Generic[T]):
 
     success: bool
     data: T | None
-    error: ApiError | None
+    error: RestError | None
 
 
 class ErrorEnvelope(BaseModel):
@@ -58,7 +61,7 @@ class ErrorEnvelope(BaseModel):
 
     success: bool
     data: None
-    error: ApiError
+    error: RestError
 
 
 class RequestError(KtrdrError):
@@ -72,7 +75,7 @@ class RequestError(KtrdrError):
         headers: headers of the answer.
     """
 
-    def __init__(  # noqa: PLR0913  (keyword-only)
+    def __init__(
         self,
         what: str,
         *,
@@ -90,6 +93,25 @@ class RequestError(KtrdrError):
         named = {} if field is None else {"field": field}
         self.details: dict[str, Any] = {**named, **(details or {})}
         self.headers = dict(headers or {})
+
+
+def range_error(error: UsageError, *, has_start: bool, suffix: str = "") -> RequestError:
+    """Return the error of a range that cannot be: reversed, in the future, without a known session.
+
+    Args:
+        error: the error of the range.
+        has_start: whether the request has a start.
+        suffix: what the names of its fields have after ``start`` and ``end``.
+    """
+    is_end = error.what.startswith("end") or not has_start
+    return RequestError(
+        error.what,
+        reason=error.reason,
+        hint=error.hint,
+        status=422,
+        code=INVALID_RANGE,
+        field=f"{'end' if is_end else 'start'}{suffix}",
+    )
 
 
 _STATUS_AND_CODE: Final[tuple[tuple[type[KtrdrError], int, str], ...]] = (
@@ -147,7 +169,7 @@ def _found(error: KtrdrError) -> tuple[int, str]:
     return 500, "INTERNAL-Error"
 
 
-def api_error(error: KtrdrError) -> ApiError:
+def api_error(error: KtrdrError) -> RestError:
     """Return an error as the envelope holds it; its details have its kind and its parts."""
     document = ErrorDocument.of(error).model_dump(exclude={"message"})
     details = {name: value for name, value in document.items() if value not in {"", None}}
@@ -157,11 +179,12 @@ def api_error(error: KtrdrError) -> ApiError:
         details["field"] = "symbol"
     elif isinstance(error, errors.SettingFixedError):
         details["variable"] = error.variable
-    return ApiError(code=error_code(error), message=str(error), details=details)
+        details["field"] = {"IB_HOST": "host", "IB_PORT": "port"}.get(error.variable, "client_id")
+    return RestError(code=error_code(error), message=str(error), details=details)
 
 
 def answer(
-    data: Any, *, status: int = 200, error: ApiError | None = None, success: bool | None = None
+    data: Any, *, status: int = 200, error: RestError | None = None, success: bool | None = None
 ) -> Response:
     """Return the answer with a document, or with a list of them.
 
@@ -195,7 +218,7 @@ def load_answer(result: LoadResult) -> Response:
     code = "DATA-PartialLoad" if partial else "DATA-LoadFailed"
     if cause is not None and not partial:
         code = kind_code(cause.kind) or code
-    error = ApiError(code=code, message=text, details=details)
+    error = RestError(code=code, message=text, details=details)
     return answer(result, error=error, success=partial)
 
 
@@ -218,7 +241,7 @@ async def _failed(_: Request, error: Exception) -> Response:
 async def _unexpected(request: Request, error: Exception) -> Response:
     _logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
     text = f"an unexpected {type(error).__name__}; the log of the server has the details"
-    return answer(None, status=500, error=ApiError(code="INTERNAL-Error", message=text, details={}))
+    return answer(None, status=500, error=RestError(code="INTERNAL-Error", message=text, details={}))
 
 
 _HTTP_CODES: Final = {404: "REQUEST-NoSuchPath", 405: "REQUEST-MethodNotAllowed"}
@@ -233,7 +256,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         405: f"{request.method} is not allowed here",
     }.get(status, str(error.detail))
     code = _HTTP_CODES.get(status, "REQUEST-Invalid")
-    found = answer(None, status=status, error=ApiError(code=code, message=text, details={}))
+    found = answer(None, status=status, error=RestError(code=code, message=text, details={}))
     found.headers.update(error.headers or {})
     if status == 405:  # the router names those of one route alone
         found.headers["Allow"] = ", ".join(_methods(request))
@@ -267,7 +290,7 @@ async def _invalid(_: Request, error: Exception) -> Response:
     if first["in"] == "path":
         code, status = "REQUEST-NoSuchPath", 404
     text = f"{first['field']}: {first['reason']}" if is_json else f"body: {first['reason']}"
-    found = ApiError(code=code, message=text, details={"field": first["field"], "fields": fields})
+    found = RestError(code=code, message=text, details={"field": first["field"], "fields": fields})
     return answer(None, status=status, error=found)
 
 

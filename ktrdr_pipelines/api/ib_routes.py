@@ -3,7 +3,7 @@
 from typing import Annotated, Final
 
 from fastapi import Header, Response
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from ktrdr_pipelines.api.api_context import (
     Bound,
@@ -35,14 +35,13 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 routes: Final = router("gateway")
 
 _MOST_CLIENT_ID: Final = 2**31 - 1
+_LABEL: Final = "[A-Za-z0-9_-]{1,63}"
+_HOST: Final = rf"^({_LABEL}(\.{_LABEL})*|[0-9A-Fa-f:]{{2,39}})$"
+"""A name or an address in figures: what a resolver of names refuses is refused here."""
 
 
 class IbLoadRequest(RequestBody):
     """What to load. ``start`` is included, ``end`` is not; dates are session dates."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"symbol": "AAPL", "timeframe": "1d", "mode": "tail"}]},
-    )
 
     symbol: Symbol
     timeframe: Timeframe
@@ -54,7 +53,7 @@ class IbLoadRequest(RequestBody):
 class ConfigChange(RequestBody):
     """What to change; a field that is left out, or null, stays as it is."""
 
-    host: Annotated[str, Field(pattern=r"^[^\s/]+$", max_length=253)] | None = None
+    host: Annotated[str, Field(pattern=_HOST, max_length=253)] | None = None
     port: Annotated[int, Field(ge=1, le=65535), BeforeValidator(number_in_json)] | None = None
     client_id: (
         Annotated[int, Field(ge=1, le=_MOST_CLIENT_ID), BeforeValidator(number_in_json)] | None
@@ -86,9 +85,7 @@ async def ib_config(context: Context) -> Response:
     return answer(await context.fast(context.ib.get_config))
 
 
-@routes.put(
-    "/ib/config", response_model=Envelope[IbConfigUpdate], responses=errors(409, body=True)
-)
+@routes.put("/ib/config", response_model=Envelope[IbConfigUpdate], responses=errors(409, body=True))
 async def change_config(context: Context, change: ConfigChange) -> Response:
     """Change the configuration of the store; it applies to the next connection.
 

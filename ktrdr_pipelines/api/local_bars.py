@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.api.envelopes import RequestError
+from ktrdr_pipelines.api.envelopes import RequestError, range_error
 from ktrdr_pipelines.app.reading.bar_reader import Store
 from ktrdr_pipelines.app.reading.readiness import MissingRange, Readiness
 from ktrdr_pipelines.app.views.documents import Document
@@ -76,8 +76,8 @@ class BarsWanted:
         start: the first session date, or instant; by default the oldest bar's.
         end: the first session date, or instant, that is not wanted.
         in_sessions: leave out bars outside the sessions of the instrument's calendar.
-        limit: the oldest so many of them.
         last: the newest so many of them.
+        limit: the oldest so many of these.
     """
 
     symbol: str
@@ -132,8 +132,6 @@ def read_local(
         raise
     except UsageError as error:
         raise _bound_error(store, wanted, error) from error
-    if wanted.limit is not None and wanted.last is not None:
-        raise _wrong("last", "it excludes limit", "Leave one of them out")
     if wanted.in_sessions:
         bars = _in_sessions(open_workspace, wanted, bars)
     return _cut(bars, wanted, _readiness(store, wanted))
@@ -161,14 +159,7 @@ def gaps_of_series(store: Store, symbol: str, timeframe: Timeframe) -> SeriesGap
 def _bound_error(store: Store, wanted: BarsWanted, error: UsageError) -> RequestError:
     """Return the error of a range that is not allowed; an unknown symbol is the greater error."""
     store.read_bars(wanted.symbol, wanted.timeframe, last=0)
-    is_start = wanted.start is not None and not error.what.startswith("end")
-    return _wrong("start_date" if is_start else "end_date", error.reason, error.hint)
-
-
-def _wrong(field: str, reason: str, hint: str, *, status: int = 422) -> RequestError:
-    return RequestError(
-        field, reason=reason, hint=hint, status=status, code="REQUEST-Invalid", field=field
-    )
+    return range_error(error, has_start=wanted.start is not None, suffix="_date")
 
 
 def _readiness(store: Store, wanted: BarsWanted) -> Readiness | None:
@@ -185,11 +176,13 @@ def _in_sessions(
     workspace = open_workspace()
     instrument = workspace.universe.instruments.get(wanted.symbol)
     if instrument is None:
-        raise _wrong(
+        raise RequestError(
             "trading_hours_only",
-            f"the sessions of {wanted.symbol} are not known, as it has left the universe",
-            "Leave it out",
+            reason=f"the sessions of {wanted.symbol} are not known, as it has left the universe",
+            hint="Leave it out",
             status=409,
+            code="DATA-UnknownSessions",
+            field="trading_hours_only",
         )
     with closing(workspace.ledger) as ledger:
         grid = session_grid(ledger.calendars().of(instrument), wanted.timeframe)

@@ -14,7 +14,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ktrdr_pipelines.app.system_status import SystemMetrics
 
-
 _BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0)
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
 
@@ -37,7 +36,11 @@ class ServiceCollector(Collector):
         """Yield the metrics of one reading."""
         found = self._read()
         counters = (
-            ("ktrdr_ib_requests", "Requests sent to the gateway, kept 90 days", found.requests_sent),
+            (
+                "ktrdr_ib_requests",
+                "Requests sent to the gateway, kept 90 days",
+                found.requests_sent,
+            ),
             ("ktrdr_ib_requests_failed", "Those of them that failed", found.requests_failed),
             ("ktrdr_bars_received", "Bars that responses returned", found.bars_received),
         )
@@ -46,7 +49,11 @@ class ServiceCollector(Collector):
         gauges: tuple[tuple[str, str, float], ...] = (
             ("ktrdr_gaps", "Gaps that the last scan found", found.gaps_open),
             ("ktrdr_gap_bars", "Bars of these gaps", found.gap_bars),
-            ("ktrdr_permits_in_flight", "Requests in flight, of all programs", found.permits_in_flight),
+            (
+                "ktrdr_permits_in_flight",
+                "Requests in flight, of all programs",
+                found.permits_in_flight,
+            ),
             ("ktrdr_concurrency", "Requests that may be in flight", found.concurrency),
             ("ktrdr_gateway_connected", "Whether the gateway responded", float(found.connected)),
         )

@@ -16,13 +16,14 @@ from ktrdr_pipelines.api.api_context import (
     router,
 )
 from ktrdr_pipelines.api.envelopes import (
-    ApiError,
+    RestError,
     Envelope,
     RequestError,
     answer,
     kind_code,
     kind_status,
     load_answer,
+    range_error,
 )
 from ktrdr_pipelines.app.views.load_documents import (
     LoadResult,
@@ -105,7 +106,8 @@ async def loaded(
     except UnknownSymbolError:
         raise
     except UsageError as error:
-        raise _range_error(error, wanted) from error
+        suffix = "_date" if wanted.path == "/data/load" else ""
+        raise range_error(error, has_start=wanted.start is not None, suffix=suffix) from error
     if preference.respond_async:
         found = answer(operation, status=202)
         found.headers["Location"] = f"{PREFIX}/operations/{operation.id}"
@@ -114,22 +116,6 @@ async def loaded(
     # Shielded: the request may be cancelled, the wait for the load goes on to its end.
     ended = await asyncio.shield(context.ended(operation.id))
     return _end_answer(ended, document)
-
-
-def _range_error(error: UsageError, wanted: LoadRequested) -> RequestError:
-    """Return the error of a range that is not allowed, with the field that is wrong."""
-    suffix = "_date" if wanted.path == "/data/load" else ""
-    first = "start" if wanted.start is not None else "end"
-    text = error.what.lstrip("-")
-    name = next((one for one in ("start", "end") if text.startswith(one)), first)
-    return RequestError(
-        error.what,
-        reason=error.reason,
-        hint=error.hint,
-        status=422,
-        code="REQUEST-Invalid",
-        field=f"{name}{suffix}",
-    )
 
 
 def _end_answer(ended: OperationDocument, document: type[LoadResult]) -> Response:
@@ -142,7 +128,7 @@ def _end_answer(ended: OperationDocument, document: type[LoadResult]) -> Respons
         return load_answer(result)
     if ended.state in {OperationState.CANCELLED, OperationState.INTERRUPTED}:
         text = f"the load was {ended.state}; what was saved is kept"
-        error = ApiError(
+        error = RestError(
             code=f"OPERATION-{ended.state.capitalize()}",
             message=text,
             details={"operation": ended.id},
@@ -152,7 +138,7 @@ def _end_answer(ended: OperationDocument, document: type[LoadResult]) -> Respons
         return load_answer(result)
     cause = ended.error
     kind = "" if cause is None else cause.kind
-    error = ApiError(
+    error = RestError(
         code=kind_code(kind) or "DATA-LoadFailed",
         message="the load failed" if cause is None else cause.message,
         details={} if cause is None else cause.model_dump(mode="json"),

@@ -1,15 +1,17 @@
 """Routes of the system as a whole, of the gap filler, and of the server itself."""
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Final
 
 from fastapi import Response
 
-from ktrdr_pipelines.api.api_context import Context, errors, router
-from ktrdr_pipelines.api.envelopes import Envelope, answer
+from ktrdr_pipelines.api.api_context import ApiContext, Context, errors, router
+from ktrdr_pipelines.api.envelopes import Envelope, RequestError, answer
 from ktrdr_pipelines.app.views.documents import Document
 from ktrdr_pipelines.app.views.ib_documents import IbStatus
 from ktrdr_pipelines.app.views.service_documents import ForcedScan, GapFillerStatus, SystemStatus
+from ktrdr_pipelines.errors import UsageError
 
 routes: Final = router("system")
 
@@ -47,16 +49,33 @@ async def system_status(context: Context) -> Response:
     return answer(await context.fast(context.system.status))
 
 
-@routes.post("/system/gap-filler/start", response_model=Envelope[GapFillerStatus], responses=errors())
+@routes.post(
+    "/system/gap-filler/start", response_model=Envelope[GapFillerStatus], responses=errors(409)
+)
 async def start_gap_filler(context: Context) -> Response:
     """Switch the gap filler on; it runs while `ktrdr up` does."""
-    return answer(await context.slow(context.gap_filler.start))
+    return await _switched(context, context.gap_filler.start)
 
 
-@routes.post("/system/gap-filler/stop", response_model=Envelope[GapFillerStatus], responses=errors())
+@routes.post(
+    "/system/gap-filler/stop", response_model=Envelope[GapFillerStatus], responses=errors(409)
+)
 async def stop_gap_filler(context: Context) -> Response:
     """Switch the gap filler off; runs that it has launched go on."""
-    return answer(await context.slow(context.gap_filler.stop))
+    return await _switched(context, context.gap_filler.stop)
+
+
+async def _switched(context: ApiContext, switch: Callable[[], GapFillerStatus]) -> Response:
+    try:
+        return answer(await context.slow(switch))
+    except UsageError as error:  # `ktrdr up` has never run over the store
+        raise RequestError(
+            error.what,
+            reason=error.reason,
+            hint=error.hint,
+            status=409,
+            code="GAPFILLER-NotSetUp",
+        ) from error
 
 
 @routes.post(

@@ -1,4 +1,4 @@
-"""Run a simulated gateway, Dagster and the REST API as processes, and end them without leaving any behind.
+"""Run a simulated gateway, Dagster and the REST API as processes, and end them all.
 
 Each process gets a process group of its own, so that Ctrl-C reaches only the command, which then
 ends its children in order. If the command is killed (``kill -9``, out of memory), a watchdog ends

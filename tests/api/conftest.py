@@ -1,4 +1,4 @@
-"""A store, a simulated gateway at its time, and the REST API over both, in a thread or a process."""
+"""A store, a simulated gateway at its time, and the REST API over both."""
 
 import json
 import os
@@ -19,7 +19,6 @@ import pytest
 from ktrdr_pipelines.api.access import AccessRules
 from ktrdr_pipelines.api.rest_server import listening_socket, open_services, serving_in_thread
 from ktrdr_pipelines.app.setup import UNIVERSE_EXAMPLE, make_workspace
-from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.domain.instruments import Origin
 from ktrdr_pipelines.settings import load_settings
 from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars
@@ -107,9 +106,7 @@ def make_store(environment: Environment) -> Path:
     root = Path(environment["KTRDR_DATA"])
     root.mkdir()
     (root / "universe.yaml").write_text(UNIVERSE)
-    make_workspace(
-        load_settings(environment), root, Origin.SIMULATED, example=UNIVERSE_EXAMPLE
-    )
+    make_workspace(load_settings(environment), root, Origin.SIMULATED, example=UNIVERSE_EXAMPLE)
     return root
 
 
@@ -148,24 +145,16 @@ def held(environment: Environment) -> Iterator[HeldMarket]:
 
 @contextmanager
 def served(environment: Environment, rules: AccessRules | None = None) -> Iterator[httpx.Client]:
-    """Serve a store in a thread; yield a client of it."""
+    """Serve the store of an environment in a thread, as ``ktrdr serve`` does; yield a client."""
     listener = listening_socket("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    settings = load_settings(environment)
     with ExitStack() as stack:
-        context = stack.enter_context(open_services(lambda: Workspace.open(settings)))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        context = stack.enter_context(open_services())
         stack.enter_context(serving_in_thread(context, rules or AccessRules(), listener))
         yield stack.enter_context(httpx.Client(base_url=url, timeout=60))
-
-
-@contextmanager
-def served_of_environment() -> Iterator[httpx.Client]:
-    """Serve the store of the environment in a thread, as ``ktrdr serve`` does."""
-    listener = listening_socket("127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with open_services() as context, serving_in_thread(context, AccessRules(), listener):
-        with httpx.Client(base_url=url, timeout=60) as client:
-            yield client
 
 
 @pytest.fixture

@@ -13,12 +13,13 @@ from starlette.routing import Route
 
 from ktrdr_pipelines.api.access import MOST_BODY_BYTES, AccessGuard, AccessRules, is_loopback
 
-TOKEN = "a secret of some length"
+TOKEN = "a secret of some length"  # noqa: S105  (of the tests)
 URL = "http://127.0.0.1:8000"
 JSON = {"Content-Type": "application/json"}
 
 
 async def echo(request: Request) -> JSONResponse:
+    """Return how long the body of a request is."""
     return JSONResponse({"bytes": len(await request.body())})
 
 
@@ -117,10 +118,16 @@ def test_another_site_cannot_write(headers: dict[str, str], accepted: bool) -> N
     ("options", "expected"),
     [
         ({"content": b"{}", "headers": JSON}, (200, None)),
-        ({"content": b"{}", "headers": {"Content-Type": "APPLICATION/json; charset=utf-8"}}, (200, None)),
+        (
+            {"content": b"{}", "headers": {"Content-Type": "APPLICATION/json; charset=utf-8"}},
+            (200, None),
+        ),
         ({}, (200, None)),
         ({"content": b"{}"}, (415, "REQUEST-UnsupportedType")),
-        ({"content": b"{}", "headers": {"Content-Type": "text/plain"}}, (415, "REQUEST-UnsupportedType")),
+        (
+            {"content": b"{}", "headers": {"Content-Type": "text/plain"}},
+            (415, "REQUEST-UnsupportedType"),
+        ),
         ({"data": {"symbol": "AAPL"}}, (415, "REQUEST-UnsupportedType")),
         ({"content": b"x" * MOST_BODY_BYTES, "headers": JSON}, (200, None)),
         ({"content": b"x" * (MOST_BODY_BYTES + 1), "headers": JSON}, (413, "REQUEST-TooLarge")),

@@ -38,6 +38,7 @@ def bars(count: int) -> pa.Table:
 
 
 def whole(table: pa.Table, kind: BarFormat, **options: Any) -> bytes:
+    """Return bars in a format, as a whole."""
     return b"".join(written(table, kind, {"symbol": "AAPL", "start": START}, **options))
 
 
@@ -85,9 +86,12 @@ def test_bars_are_equal_when_read_back(count: int) -> None:
     document = json.loads(whole(table, BarFormat.JSON, points=True))
     rows = list(zip(*(table[name].to_pylist() for name in VALUES), strict=True))
     assert [tuple(row) for row in document["data"]["ohlcv"]] == rows
-    assert pd.DatetimeIndex(document["data"]["dates"]).equals(
-        pd.DatetimeIndex(table["ts"].to_pandas())
-    ) or count == 0
+    assert (
+        pd.DatetimeIndex(document["data"]["dates"]).equals(
+            pd.DatetimeIndex(table["ts"].to_pandas())
+        )
+        or count == 0
+    )
     assert [tuple(one.values())[1:] for one in document["data"]["points"]] == rows
     lines = whole(table, BarFormat.CSV)
     assert lines.startswith(b"date,open,high,low,close,volume\n")

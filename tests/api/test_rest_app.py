@@ -11,7 +11,7 @@ import ktrdr_pipelines
 from ktrdr_pipelines.api.access import AccessRules
 
 PAGE = Path(ktrdr_pipelines.__file__).parent / "docs" / "rest.md"
-TOKEN = "a secret of some length"
+TOKEN = "a secret of some length"  # noqa: S105  (of the tests)
 
 
 def code(response: httpx.Response) -> tuple[int, str]:

@@ -22,11 +22,13 @@ def test_the_state_of_the_system(filled: httpx.Client) -> None:
     assert set(status["symbols"]) == {"AAPL", "MSFT", "EURUSD"}
 
 
-def test_the_gap_filler_is_switched(client: httpx.Client) -> None:
-    """It stays off or on for the next `ktrdr up`."""
-    assert data(client.post("/api/v1/system/gap-filler/stop"))["enabled"] is False
-    assert data(client.post("/api/v1/system/gap-filler/start"))["enabled"] is True
-    assert data(client.get("/api/v1/system/gap-filler-status"))["running"] is False
+def test_the_gap_filler_is_switched_where_there_is_one(filled: httpx.Client) -> None:
+    """Before `ktrdr up` has run there is none, and the error says so."""
+    for action in ("start", "stop"):
+        refused = filled.post(f"/api/v1/system/gap-filler/{action}")
+        assert refused.status_code == 409
+        assert refused.json()["error"]["code"] == "GAPFILLER-NotSetUp"
+        assert "ktrdr up" in refused.json()["error"]["message"]
 
 
 def test_a_forced_scan_fills_the_gaps_without_dagster(

@@ -41,6 +41,7 @@ _SIMULATOR_PORT: Final = 4102
 
 
 def up(
+    *,
     simulated: Annotated[
         bool,
         typer.Option(
@@ -58,7 +59,8 @@ def up(
 ) -> None:
     """Run Dagster's web UI and daemon over the store until you stop them.
 
-    With --serve, the REST API runs beside them; if it exits by itself, Dagster goes on. The store is created if there is none. A gateway must respond before Dagster starts.
+    With --serve, the REST API runs beside them; if it exits by itself, Dagster goes on. The store
+    is created if there is none. A gateway must respond before Dagster starts.
 
     Exit codes: 0 you stopped it, 1 it could not start, or Dagster exited, 2 bad usage.
     """
