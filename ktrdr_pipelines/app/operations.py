@@ -34,7 +34,6 @@ from ktrdr_pipelines.app.views.load_documents import (
 )
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.domain.planning.jobs import Job
-from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     IncompleteError,
     KtrdrError,
@@ -419,7 +418,7 @@ class Operations:
             ]
             if results and all(result.status is LoadStatus.FAILED for result in results):
                 state = OperationState.FAILED if state is OperationState.COMPLETED else state
-                changes["error"] = results[0].error
+            changes["error"] = next((one.error for one in results if one.error), None)
             changes["results"] = tuple(results)
             changes["bars_held"] = sum(held.rows for _, held in found)
         if state is OperationState.FAILED and error is not None:
@@ -522,16 +521,19 @@ def _forget_old(records: OperationRecords, now: datetime) -> None:
         _log.warning("old operations are not forgotten: %s", error)
 
 
-def _bars_held(workspace: Workspace, document: OperationDocument) -> int:
-    """Return the bars that a store holds of the series of an operation."""
-    store, series = workspace.store, workspace.store.series_on_disk()
-    if document.symbol is not None:
+def _bars_held(workspace: Workspace, document: OperationDocument) -> int | None:
+    """Return the bars held of the series of an operation; None if they cannot be read."""
+    store, named = workspace.store, (document.symbol, document.timeframe)
+    try:
         series = [
             (symbol, timeframe)
-            for symbol, timeframe in series
-            if (symbol, timeframe) == (document.symbol, Timeframe(document.timeframe or ""))
+            for symbol, timeframe in store.series_on_disk()
+            if document.symbol is None or (symbol, str(timeframe)) == named
         ]
-    return sum(row.rows for one in series for row in store.files.of_symbol(*one).values())
+        return sum(row.rows for one in series for row in store.files.of_symbol(*one).values())
+    except StoreError as error:
+        _log.warning("the bars of %s cannot be counted: %s", document.description, error)
+        return None
 
 
 class CatalogRenewal:

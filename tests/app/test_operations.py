@@ -221,6 +221,14 @@ def test_trouble_of_a_load_is_told(world: MakeWorld, monkeypatch: pytest.MonkeyP
         assert away.error is not None
         assert away.error.kind == "GatewayUnreachableError"
         made.harness.gateway.mutate = None
+        some = {"mode": "full", "start": FIRST, "end": date(2024, 6, 8)}
+        running.wait(running.start_load("AAPL", "1d", **some).id)
+        made.harness.gateway.mutate = lambda *_: GatewayUnreachableError("connect", reason="away")
+        partial = running.wait(running.start_load("AAPL", "1d", **RANGE).id)
+        assert (partial.state, partial.bars_held) == (OperationState.COMPLETED, 5)
+        assert partial.results[0].status is LoadStatus.PARTIAL
+        assert partial.error == away.error
+        made.harness.gateway.mutate = None
 
         def refuse(*_: object, **__: object) -> None:
             raise DiskError("cannot write", reason="No space left on device")
@@ -228,7 +236,7 @@ def test_trouble_of_a_load_is_told(world: MakeWorld, monkeypatch: pytest.MonkeyP
         with monkeypatch.context() as patch:
             patch.setattr(filing.BarFiles, "write", refuse)
             full = running.wait(running.start_load("AAPL", "1d", **RANGE).id)
-        assert (full.state, full.bars_held) == (OperationState.FAILED, 0)
+        assert (full.state, full.bars_held) == (OperationState.FAILED, 5)
         assert full.error is not None
         assert full.error.kind == "DiskError"
         assert running.wait(running.start_load("AAPL", "1d", **RANGE).id).bars_held == 10

@@ -207,7 +207,7 @@ class OperationDocument(Document):
         started_at: when it was started, or queued.
         results: one of each series; an update leaves out those that were complete before, and
             needed no request.
-        error: why it failed; trouble with the gateway is the error of a result.
+        error: why it failed, else the first error of a result.
         bars_held: the bars that the store held of its series when the operation ended, or when it
             was found interrupted.
     """
