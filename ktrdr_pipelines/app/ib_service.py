@@ -131,7 +131,7 @@ class IbService:
                 last_disconnect_time=seen.last_disconnect_at,
                 uptime_seconds=seen.uptime_s(now),
             ),
-            data_metrics=_data_metrics(self._totals(workspace)),
+            data_metrics=_data_metrics(_totals(self._summary, workspace)),
             ib_available=seen.connected,
         )
 
@@ -141,31 +141,8 @@ class IbService:
         Raises: as ``get_status``.
         """
         workspace = self._open_workspace()
-        seen, totals = self._snapshot(workspace), self._totals(workspace)
-        report, is_fetching = seen.report, not totals.last_failed
-        message = None
-        if report is None:
-            message = "the gateway has not been checked yet"
-        elif report.error is not None:
-            message = str(report.error)
-        elif not seen.connected:
-            message = "the connection to the gateway has ended"
-        elif not is_fetching:
-            message = f"the last request for data failed: {totals.last_outcome}"
-        return IbHealth(
-            healthy=seen.connected and is_fetching,
-            connection_ok=seen.connected,
-            data_fetching_ok=is_fetching,
-            last_successful_request=totals.last_answered_at,
-            error_message=message,
-            checked_at=seen.checked_at,
-            round_trip_ms=report.round_trip_ms if report else None,
-            last_answer_age_s=report.last_answer_age_s if report else None,
-            concurrency=report.concurrency if report else None,
-            breaker=report.breaker if report else None,
-            troubles=report.troubles if report else (),
-            error=ErrorDocument.of(report.error) if report and report.error else None,
-        )
+        seen, totals = self._snapshot(workspace), _totals(self._summary, workspace)
+        return _health_of(seen, totals)
 
     def is_connected(self) -> bool:
         """Return whether the monitor's gateway responded at its last check; no check is made."""
@@ -278,7 +255,7 @@ class IbService:
             KtrdrError: the store or the universe cannot be read.
         """
         workspace = self._open_workspace()
-        universe, held = self._universe(workspace), self._held(workspace)
+        universe, held = _universe(self._summary, workspace), self._held(workspace)
         with self._guard:
             if (
                 self._listed is None
@@ -320,7 +297,7 @@ class IbService:
             known = self._known_contracts(workspace).get(symbol)
             if known is not None:
                 return known
-        instruments = self._universe(workspace).instruments
+        instruments = _universe(self._summary, workspace).instruments
         is_new = symbol not in instruments
         instrument = _derived(symbol) if is_new else instruments[symbol]
         found = _result_of(_discover(workspace, instrument, pins=not is_new))
@@ -375,19 +352,13 @@ class IbService:
     def _held(self, workspace: Workspace) -> _Held:
         return self._summary.series(workspace.layout, workspace.ledger)
 
-    def _universe(self, workspace: Workspace) -> Universe:
-        return self._summary.universe(workspace.layout, universe_file(workspace.layout))
-
-    def _totals(self, workspace: Workspace) -> RequestTotals:
-        return self._summary.requests(workspace.layout, workspace.ledger)
-
     def _require_symbol(self, workspace: Workspace, symbol: str, held: _Held) -> None:
         """Refuse a symbol that has neither bars nor an entry in the universe."""
         if symbol not in held:
-            self._universe(workspace).instrument(symbol)
+            _universe(self._summary, workspace).instrument(symbol)
 
     def _known_contracts(self, workspace: Workspace) -> dict[str, DiscoveredSymbol]:
-        instruments = self._universe(workspace).instruments
+        instruments = _universe(self._summary, workspace).instruments
         pinned = workspace.ledger.contracts.pinned(store_origin(workspace.layout))
         found = {
             symbol: _discovered(symbol, row, instruments.get(symbol))
@@ -395,6 +366,41 @@ class IbService:
         }
         with self._guard:
             return {**self._found, **found}
+
+
+def _universe(summary: StoreSummary, workspace: Workspace) -> Universe:
+    return summary.universe(workspace.layout, universe_file(workspace.layout))
+
+
+def _totals(summary: StoreSummary, workspace: Workspace) -> RequestTotals:
+    return summary.requests(workspace.layout, workspace.ledger)
+
+
+def _health_of(seen: GatewaySnapshot, totals: RequestTotals) -> IbHealth:
+    report, is_fetching = seen.report, not totals.last_failed
+    message = None
+    if report is None:
+        message = "the gateway has not been checked yet"
+    elif report.error is not None:
+        message = str(report.error)
+    elif not seen.connected:
+        message = "the connection to the gateway has ended"
+    elif not is_fetching:
+        message = f"the last request for data failed: {totals.last_outcome}"
+    return IbHealth(
+        healthy=seen.connected and is_fetching,
+        connection_ok=seen.connected,
+        data_fetching_ok=is_fetching,
+        last_successful_request=totals.last_answered_at,
+        error_message=message,
+        checked_at=seen.checked_at,
+        round_trip_ms=report.round_trip_ms if report else None,
+        last_answer_age_s=report.last_answer_age_s if report else None,
+        concurrency=report.concurrency if report else None,
+        breaker=report.breaker if report else None,
+        troubles=report.troubles if report else (),
+        error=ErrorDocument.of(report.error) if report and report.error else None,
+    )
 
 
 def _config_of(settings: Settings) -> IbConfig:
