@@ -20,11 +20,10 @@ from typing import Final, Protocol
 from pydantic import Field, ValidationError
 
 from ktrdr_pipelines.app.sensor_switch import SensorSwitch, SwitchState
-from ktrdr_pipelines.app.store_summary import StoreSummary
 from ktrdr_pipelines.app.views.documents import Document, ErrorDocument
 from ktrdr_pipelines.app.views.load_documents import OperationDocument
 from ktrdr_pipelines.app.views.service_documents import ForcedScan, GapFillerStatus
-from ktrdr_pipelines.app.workspace import Workspace
+from ktrdr_pipelines.app.workspace import Workspace, universe_file
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.planning.gaps import GapReason
@@ -34,6 +33,7 @@ from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.store.files import write_atomically
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.store.store_summary import StoreSummary
 
 RECORD: Final = "gap_filler.json"
 """The file with the result of the last scan, in the folder of the store's state."""
@@ -180,7 +180,7 @@ class GapFillerService:
         switch, record = self._switch.state(layout), self.last_scan(layout)
         enabled, running = switch.enabled, self._is_running(switch)
         if record is None:
-            universe = self._summary.universe(workspace)
+            universe = self._summary.universe(workspace.layout, universe_file(workspace.layout))
             return GapFillerStatus(
                 running=running,
                 enabled=enabled,
@@ -221,7 +221,7 @@ class GapFillerService:
             UsageError: Dagster has never run on the store, or has never run the sensor.
             StoreError: the instance cannot be used.
         """
-        self._switch.turn(self._open_workspace().layout, on=True)
+        self._switch.switch(self._open_workspace().layout, on=True)
         return self.status()
 
     def stop(self) -> GapFillerStatus:
@@ -229,7 +229,7 @@ class GapFillerService:
 
         Raises: as ``start``.
         """
-        self._switch.turn(self._open_workspace().layout, on=False)
+        self._switch.switch(self._open_workspace().layout, on=False)
         return self.status()
 
     def force_scan(self) -> ForcedScan:
@@ -301,7 +301,7 @@ def _record_of(scan: GapScan, before: ScanRecord | None) -> ScanRecord:
         if bounds:
             gaps[key] = bounds
     every = [gap for one in scan.found for gap in one.gaps]
-    tries = [gap.next_try_at for gap in every if gap.next_try_at is not None]
+    due_times = [gap.next_try_at for gap in every if gap.next_try_at is not None]
     return ScanRecord(
         scanned_at=scan.real_now,
         symbols=tuple(dict.fromkeys(one.series.symbol for one in scan.found)),
@@ -309,7 +309,7 @@ def _record_of(scan: GapScan, before: ScanRecord | None) -> ScanRecord:
         failed=sum(gap.reason in _FAILED for gap in every),
         bars=sum(gap.bars for gap in every),
         filled=(before.filled if before else 0) + filled,
-        next_try_at=min((at for at in tries if at > scan.real_now), default=None),
+        next_try_at=min((at for at in due_times if at > scan.real_now), default=None),
         tail_age_s=_tail_ages(scan),
         gaps=gaps,
     )

@@ -37,13 +37,16 @@ from ktrdr_pipelines.ib.pacing.circuit_breaker import BreakerState
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.protocol.transport import NO_LISTENER, DisconnectReason, TransportError
 from ktrdr_pipelines.limits import IbLimitsRegistry
-from ktrdr_pipelines.settings import Settings, load_settings
+from ktrdr_pipelines.settings import Settings
 
 EVERY_S: Final = 15.0
 """Seconds between two checks of a kept connection."""
 
 _LONGEST_CHECK_S: Final = 15.0
 """Seconds that a check of the monitor may take: a gateway that hangs is found out no later."""
+
+_SHORT_CHECK_S: Final = 5.0
+"""Seconds that each step of a check may take for which a caller waits."""
 
 _log = logging.getLogger(__name__)
 
@@ -132,10 +135,10 @@ def _unreached(gateway: str, error: KtrdrError) -> HealthReport:
     """Return the report on a failed connection, with the steps that succeeded."""
     cause = error.__cause__
     disconnect_reason = cause.disconnect_reason if isinstance(cause, TransportError) else None
-    was_tried = isinstance(error, GatewayError) and not isinstance(
+    was_attempted = isinstance(error, GatewayError) and not isinstance(
         error, ClientIdInUseError | GatewayRestingError
     )
-    if disconnect_reason is None and not was_tried:
+    if disconnect_reason is None and not was_attempted:
         return HealthReport(gateway, tcp=None, handshake=None, error=error)
     return HealthReport(
         gateway,
@@ -180,6 +183,24 @@ class GatewaySnapshot:
         return max((now - self.connected_at).total_seconds(), 0.0)
 
 
+async def snapshot_now(config: GatewayConfig, clock: Callable[[], datetime]) -> GatewaySnapshot:
+    """Return the result of a check made now, for those that keep no monitor.
+
+    Raises:
+        DiskError: the state folder cannot be used.
+    """
+    config = replace(config, timeout_s=min(config.timeout_s, _SHORT_CHECK_S))
+    report = await check_health(config, Operation.API)
+    return GatewaySnapshot(
+        config.host,
+        config.port,
+        connected=report.responds,
+        client_id=report.client_id,
+        report=report,
+        checked_at=clock(),
+    )
+
+
 class GatewayMonitor:
     """Keeps one connection of operation ``api`` in a thread of its own, and checks it regularly.
 
@@ -204,7 +225,7 @@ class GatewayMonitor:
 
     def __init__(
         self,
-        settings: Callable[[], Settings] = load_settings,
+        settings: Callable[[], Settings],
         *,
         every_s: float = EVERY_S,
         clock: Callable[[], datetime] = system_now,
@@ -417,14 +438,14 @@ class GatewayMonitor:
 
     def _record_failure(self, error: KtrdrError, pause_s: float, *, was_connected: bool) -> None:
         now = self._clock()
-        was_tried = not (was_connected or isinstance(error, GatewayRestingError))
+        was_attempted = not (was_connected or isinstance(error, GatewayRestingError))
         gateway = f"{self._seen.host}:{self._seen.port}"
         self._seen = replace(
             self._seen,
             report=_unreached(gateway, error),
             checked_at=now,
             next_try_at=now + timedelta(seconds=pause_s),
-            failures=self._seen.failures + was_tried,
+            failures=self._seen.failures + was_attempted,
         )
 
 

@@ -11,15 +11,13 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ktrdr_pipelines.app.gateway_monitor import GatewayMonitor, GatewaySnapshot, check_health
-from ktrdr_pipelines.app.store_summary import StoreSummary
+from ktrdr_pipelines.app.gateway_monitor import GatewayMonitor, GatewaySnapshot, snapshot_now
 from ktrdr_pipelines.app.views.bar_documents import (
     RangeDocument,
     SymbolDocument,
@@ -44,12 +42,12 @@ from ktrdr_pipelines.app.views.ib_documents import (
     SymbolRanges,
 )
 from ktrdr_pipelines.app.views.load_documents import LoadResult
-from ktrdr_pipelines.app.workspace import Workspace
+from ktrdr_pipelines.app.workspace import Workspace, universe_file
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN, KEY_RULE
-from ktrdr_pipelines.domain.universe.universe import parse_universe
+from ktrdr_pipelines.domain.universe.universe import Universe, parse_universe
 from ktrdr_pipelines.errors import UnknownSymbolError, UsageError
 from ktrdr_pipelines.ib.connection.strategy import Operation
 from ktrdr_pipelines.limits import IbLimitsRegistry
@@ -57,12 +55,10 @@ from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.store.layout import store_origin
 from ktrdr_pipelines.store.ledger.gateway_records import PinnedContract
 from ktrdr_pipelines.store.ledger.request_audit import RequestTotals
+from ktrdr_pipelines.store.store_summary import StoreSummary
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.ib.protocol.contract_messages import Candidate
-
-_SHORT_CHECK_S: Final = 5.0
-"""Seconds that each step of a check without a monitor may take."""
 
 _NAMES: Final = {
     Timeframe.M1: "1 minute",
@@ -74,6 +70,10 @@ _NAMES: Final = {
     Timeframe.D1: "1 day",
     Timeframe.W1: "1 week",
 }
+_Held = Mapping[str, tuple[Timeframe, ...]]
+_Listed = tuple[Universe, _Held, tuple[SymbolDocument, ...]]
+"""The documents of all symbols, with the universe and the series that they were made of."""
+
 T = TypeVar("T")
 
 
@@ -102,6 +102,7 @@ class IbService:
         self._clock = clock
         self._guard = threading.Lock()
         self._found: dict[str, DiscoveredSymbol] = {}
+        self._listed: _Listed | None = None
 
     def __repr__(self) -> str:
         return f"IbService({self._monitor or 'without a monitor'})"
@@ -130,7 +131,7 @@ class IbService:
                 last_disconnect_time=seen.last_disconnect_at,
                 uptime_seconds=seen.uptime_s(now),
             ),
-            data_metrics=_data_metrics(self._summary.requests(workspace)),
+            data_metrics=_data_metrics(_totals(self._summary, workspace)),
             ib_available=seen.connected,
         )
 
@@ -140,31 +141,8 @@ class IbService:
         Raises: as ``get_status``.
         """
         workspace = self._open_workspace()
-        seen, totals = self._snapshot(workspace), self._summary.requests(workspace)
-        report, is_fetching = seen.report, not totals.last_failed
-        message = None
-        if report is None:
-            message = "the gateway has not been checked yet"
-        elif report.error is not None:
-            message = str(report.error)
-        elif not seen.connected:
-            message = "the connection to the gateway has ended"
-        elif not is_fetching:
-            message = f"the last request for data failed: {totals.last_outcome}"
-        return IbHealth(
-            healthy=seen.connected and is_fetching,
-            connection_ok=seen.connected,
-            data_fetching_ok=is_fetching,
-            last_successful_request=totals.last_answered_at,
-            error_message=message,
-            checked_at=seen.checked_at,
-            round_trip_ms=report.round_trip_ms if report else None,
-            last_answer_age_s=report.last_answer_age_s if report else None,
-            concurrency=report.concurrency if report else None,
-            breaker=report.breaker if report else None,
-            troubles=report.troubles if report else (),
-            error=ErrorDocument.of(report.error) if report and report.error else None,
-        )
+        seen, totals = self._snapshot(workspace), _totals(self._summary, workspace)
+        return _health_of(seen, totals)
 
     def is_connected(self) -> bool:
         """Return whether the monitor's gateway responded at its last check; no check is made."""
@@ -191,7 +169,7 @@ class IbService:
             client_id: the first client id of operation ``api``.
 
         Raises:
-            SettingFixedError: the environment or a flag sets it, and goes before the file.
+            SettingFixedError: the environment sets it, which takes precedence over the file.
             SettingsError: a value is not allowed.
             StoreError: the file of the settings cannot be written.
         """
@@ -232,7 +210,7 @@ class IbService:
             StoreError: a file or the ledger cannot be read.
         """
         workspace, wanted = self._open_workspace(), [_timeframe(one) for one in timeframes]
-        held = self._summary.series(workspace)
+        held = self._held(workspace)
         heads = workspace.ledger.heads.all(workspace.gateway_config.gateway)
         answers, known, missing = [], 0, 0
         for symbol in dict.fromkeys(symbols):
@@ -267,7 +245,7 @@ class IbService:
         """
         from ktrdr_pipelines.app.data_manager import DataManager
 
-        manager = DataManager(self._open_workspace(), operation=Operation.API.value)
+        manager = DataManager(self._open_workspace())
         return manager.load_with_result(symbol, timeframe, start, end, mode=mode).result
 
     def symbols(self) -> tuple[SymbolDocument, ...]:
@@ -277,11 +255,19 @@ class IbService:
             KtrdrError: the store or the universe cannot be read.
         """
         workspace = self._open_workspace()
-        universe = self._summary.universe(workspace)
-        return tuple(
-            _symbol_document(symbol, universe.instruments.get(symbol), timeframes)
-            for symbol, timeframes in self._summary.series(workspace).items()
-        )
+        universe, held = _universe(self._summary, workspace), self._held(workspace)
+        with self._guard:
+            if (
+                self._listed is None
+                or self._listed[0] is not universe
+                or self._listed[1] is not held
+            ):
+                documents = tuple(
+                    _symbol_document(symbol, universe.instruments.get(symbol), timeframes)
+                    for symbol, timeframes in held.items()
+                )
+                self._listed = universe, held, documents
+            return self._listed[2]
 
     def timeframes(self) -> tuple[TimeframeDocument, ...]:
         """Return all timeframes, short ones first."""
@@ -311,7 +297,7 @@ class IbService:
             known = self._known_contracts(workspace).get(symbol)
             if known is not None:
                 return known
-        instruments = self._summary.universe(workspace).instruments
+        instruments = _universe(self._summary, workspace).instruments
         is_new = symbol not in instruments
         instrument = _derived(symbol) if is_new else instruments[symbol]
         found = _result_of(_discover(workspace, instrument, pins=not is_new))
@@ -346,7 +332,7 @@ class IbService:
             StoreError: a file or the ledger cannot be read.
         """
         workspace, wanted = self._open_workspace(), _timeframe(timeframe)
-        self._require_symbol(workspace, symbol, self._summary.series(workspace))
+        self._require_symbol(workspace, symbol, self._held(workspace))
         found = workspace.store.bounds(symbol, wanted)
         first, last, count = found or (None, None, 0)
         return RangeDocument(
@@ -361,27 +347,18 @@ class IbService:
         """Return what the monitor saw last; without one, the result of a check made now."""
         if self._monitor is not None:
             return self._monitor.snapshot()
-        config = workspace.gateway_config
-        config = replace(config, timeout_s=min(config.timeout_s, _SHORT_CHECK_S))
-        report = _result_of(check_health(config, Operation.API))
-        return GatewaySnapshot(
-            config.host,
-            config.port,
-            connected=report.responds,
-            client_id=report.client_id,
-            report=report,
-            checked_at=self._clock(),
-        )
+        return _result_of(snapshot_now(workspace.gateway_config, self._clock))
 
-    def _require_symbol(
-        self, workspace: Workspace, symbol: str, held: dict[str, tuple[Timeframe, ...]]
-    ) -> None:
+    def _held(self, workspace: Workspace) -> _Held:
+        return self._summary.series(workspace.layout, workspace.ledger)
+
+    def _require_symbol(self, workspace: Workspace, symbol: str, held: _Held) -> None:
         """Refuse a symbol that has neither bars nor an entry in the universe."""
         if symbol not in held:
-            self._summary.universe(workspace).instrument(symbol)
+            _universe(self._summary, workspace).instrument(symbol)
 
     def _known_contracts(self, workspace: Workspace) -> dict[str, DiscoveredSymbol]:
-        instruments = self._summary.universe(workspace).instruments
+        instruments = _universe(self._summary, workspace).instruments
         pinned = workspace.ledger.contracts.pinned(store_origin(workspace.layout))
         found = {
             symbol: _discovered(symbol, row, instruments.get(symbol))
@@ -389,6 +366,41 @@ class IbService:
         }
         with self._guard:
             return {**self._found, **found}
+
+
+def _universe(summary: StoreSummary, workspace: Workspace) -> Universe:
+    return summary.universe(workspace.layout, universe_file(workspace.layout))
+
+
+def _totals(summary: StoreSummary, workspace: Workspace) -> RequestTotals:
+    return summary.requests(workspace.layout, workspace.ledger)
+
+
+def _health_of(seen: GatewaySnapshot, totals: RequestTotals) -> IbHealth:
+    report, is_fetching = seen.report, not totals.last_failed
+    message = None
+    if report is None:
+        message = "the gateway has not been checked yet"
+    elif report.error is not None:
+        message = str(report.error)
+    elif not seen.connected:
+        message = "the connection to the gateway has ended"
+    elif not is_fetching:
+        message = f"the last request for data failed: {totals.last_outcome}"
+    return IbHealth(
+        healthy=seen.connected and is_fetching,
+        connection_ok=seen.connected,
+        data_fetching_ok=is_fetching,
+        last_successful_request=totals.last_answered_at,
+        error_message=message,
+        checked_at=seen.checked_at,
+        round_trip_ms=report.round_trip_ms if report else None,
+        last_answer_age_s=report.last_answer_age_s if report else None,
+        concurrency=report.concurrency if report else None,
+        breaker=report.breaker if report else None,
+        troubles=report.troubles if report else (),
+        error=ErrorDocument.of(report.error) if report and report.error else None,
+    )
 
 
 def _config_of(settings: Settings) -> IbConfig:
@@ -409,7 +421,11 @@ def _config_of(settings: Settings) -> IbConfig:
             max_identical_s=limits.IDENTICAL_S.value,
             concurrency=limits.CONCURRENCY.value,
         ),
-        sources={name: source.value for name, source in settings_sources(settings).items()},
+        sources={
+            name: source.value
+            for name, source in settings_sources(settings).items()
+            if name.startswith("ib_")
+        },
     )
 
 

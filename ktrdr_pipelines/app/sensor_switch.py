@@ -91,7 +91,7 @@ class SensorSwitch:
                 self._read = now, self._state_now(layout)
             return self._read[1]
 
-    def turn(self, layout: StoreLayout, *, on: bool) -> None:
+    def switch(self, layout: StoreLayout, *, on: bool) -> None:
         """Switch the sensor on or off.
 
         Raises:
@@ -99,7 +99,7 @@ class SensorSwitch:
             StoreError: the instance cannot be used.
         """
 
-        def turned(state: "InstigatorState") -> "InstigatorState":
+        def switched(state: "InstigatorState") -> "InstigatorState":
             from dagster._core.scheduler.instigation import InstigatorStatus
 
             if state.is_running == on:
@@ -115,12 +115,12 @@ class SensorSwitch:
                 else running.with_data(data.with_sensor_start_timestamp(started_s))
             )
 
-        self._change(layout, turned)
+        self._change(layout, switched)
 
     def wake(self, layout: StoreLayout) -> None:
         """Make the daemon run the sensor in its next round, whenever the last tick was.
 
-        Raises: as ``turn``.
+        Raises: as ``switch``.
         """
 
         def without_ticks(state: "InstigatorState") -> "InstigatorState":

@@ -11,19 +11,20 @@ from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import Final
 
 from ktrdr_pipelines.app.gap_filler import GapFillerService, ScanRecord
 from ktrdr_pipelines.app.ib_service import IbService
-from ktrdr_pipelines.app.store_summary import StoreSummary
 from ktrdr_pipelines.app.views.service_documents import SystemStatus
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.store.layout import store_origin
+from ktrdr_pipelines.store.store_summary import StoreSummary
 
 SCANNED_EVERY: Final = timedelta(minutes=1)
 """Age of the last scan for gaps from which it is repeated in the background, without a daemon."""
@@ -44,7 +45,7 @@ class SystemMetrics:
             newest covered one, at the last scan. Closed time does not count: on Sunday a series
             that is complete has age 0. Of daily and weekly bars a session counts from when its bar
             is final. Series that have ended, or have no bar yet, do not count.
-        permits_in_flight: requests of all processes that the gateway works on.
+        permits_taken: requests of all processes that the gateway works on.
         concurrency: how many of them there may be, as far as was learned.
         connected: whether the gateway responded at the last check.
     """
@@ -55,10 +56,16 @@ class SystemMetrics:
     gaps_open: int
     gap_bars: int
     gaps_scanned_at: datetime | None
-    permits_in_flight: int
+    permits_taken: int
     concurrency: int
     connected: bool
     tail_age_s: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@cache
+def _version() -> str:
+    """Return the version of this project; looking it up takes milliseconds."""
+    return version("ktrdr-pipelines")
 
 
 class SystemService:
@@ -105,10 +112,10 @@ class SystemService:
             KtrdrError: one of them cannot be read.
         """
         workspace = self._open_workspace()
-        held = self._summary.series(workspace)
+        held = self._summary.series(workspace.layout, workspace.ledger)
         origin = store_origin(workspace.layout)
         return SystemStatus(
-            version=version("ktrdr-pipelines"),
+            version=_version(),
             store=str(workspace.layout.root),
             origin=None if origin is None else origin.value,
             symbols=len(held),
@@ -127,7 +134,7 @@ class SystemService:
             KtrdrError: the store, or the state folder, cannot be read.
         """
         workspace = self._open_workspace()
-        totals = self._summary.requests(workspace)
+        totals = self._summary.requests(workspace.layout, workspace.ledger)
         record = self._gap_filler.last_scan(workspace.layout)
         self._scan_if_old(workspace, record)
         with closing(RateLimiter.of(workspace.gateway_config)) as budget:
@@ -139,7 +146,7 @@ class SystemService:
             gaps_open=record.gap_count if record else 0,
             gap_bars=record.bars if record else 0,
             gaps_scanned_at=record.scanned_at if record else None,
-            permits_in_flight=vitals.in_flight,
+            permits_taken=vitals.permits_taken,
             concurrency=vitals.concurrency,
             connected=self._ib.is_connected(),
             tail_age_s=MappingProxyType(record.tail_age_s if record else {}),

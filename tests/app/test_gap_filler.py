@@ -290,7 +290,7 @@ def test_metrics_are_figures_of_the_last_scan(setup: Setup) -> None:
     seen = system.metrics()
     assert (seen.gaps_open, seen.gap_bars, seen.gaps_scanned_at) == (1, 5, NOW)
     assert seen.tail_age_s == {"1d": 0.0}
-    assert (seen.permits_in_flight, seen.connected) == (0, False)
+    assert (seen.permits_taken, seen.connected) == (0, False)
     assert seen.concurrency > 0
     setup.now += timedelta(seconds=59)
     system.metrics()

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.app.gateway_monitor import GatewayMonitor
+from ktrdr_pipelines.app.gateway_settings import update_gateway_settings
 from ktrdr_pipelines.app.ib_service import IbService
-from ktrdr_pipelines.app.store_summary import StoreSummary
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.domain.instruments import Origin, Series
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -23,12 +23,14 @@ from ktrdr_pipelines.errors import (
     ForeignIdentityError,
     GatewayUnreachableError,
     NoStoreError,
+    SettingsError,
     UnknownSymbolError,
     UsageError,
 )
-from ktrdr_pipelines.settings import Settings
+from ktrdr_pipelines.settings import Settings, effective_settings
 from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.store.ledger.ledger import RequestRecord
+from ktrdr_pipelines.store.store_summary import StoreSummary
 from tests.ib.conftest import closed_port, gateways
 from tests.ib.scripted_gateway import ScriptedGateway
 from tests.support.complete_series import save_complete
@@ -319,3 +321,42 @@ def test_files_without_bars_are_no_data(setup: Setup) -> None:
     (row,) = ledger.files.of("AAPL|1h").values()
     ledger.files.record("AAPL|1h", {name: replace(row, rows=0)})
     assert setup.service().symbols() == ()
+
+
+def test_a_changed_gateway_is_connected_to_at_once(
+    setup: Setup, gateways: Callable[..., ScriptedGateway]
+) -> None:
+    """The change lies in the store's file; a bad value changes nothing."""
+    old, new = gateways(), gateways()
+    environ = {"KTRDR_DATA": str(setup.layout.root), "KTRDR_STATE": str(setup.layout.root)}
+
+    def workspace() -> Workspace:
+        return Workspace.open(effective_settings(environ))
+
+    update_gateway_settings(setup.layout, port=old.port, environ=environ)
+    with GatewayMonitor(lambda: workspace().settings) as monitor:
+        service = IbService(workspace, monitor=monitor)
+        eventually(service.is_connected)
+        assert service.get_config().port == old.port
+        assert service.get_config().readonly
+        changed = service.update_config(port=new.port, client_id=5)
+        assert changed.reconnect_required
+        assert changed.previous_config.port == old.port
+        assert (changed.new_config.port, changed.new_config.client_id_range.min) == (new.port, 5)
+        assert changed.new_config.sources["ib_port"] == "file"
+        eventually(lambda: service.is_connected() and monitor.snapshot().port == new.port)
+        assert service.get_status().connection.client_id == 5
+        with pytest.raises(SettingsError):
+            service.update_config(port=0)
+        assert service.get_config().port == new.port
+
+
+def test_loads_return_their_result(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that is away is part of the result; what is asked for wrongly is an error."""
+    monkeypatch.setenv("KTRDR_STATE", str(setup.settings.ktrdr_state))
+    result = setup.service().load_data("AAPL", "1d", "full", "2024-03-04", "2024-03-09")
+    assert (result.status, result.requests_made) == ("failed", 0)
+    assert result.error is not None
+    assert result.error.kind == GatewayUnreachableError.__name__
+    with pytest.raises(UsageError):
+        setup.service().load_data("AAPL", "2d")

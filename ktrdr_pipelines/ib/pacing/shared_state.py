@@ -79,7 +79,7 @@ class Vitals:
     """The gateway's condition as all processes together know it.
 
     ``answered_at`` is the shared clock's time of the last response with bars, 0 if there was none;
-    ``paused_s`` is what is left of a pause after a pacing violation; ``in_flight`` counts the
+    ``paused_s`` is what is left of a pause after a pacing violation; ``permits_taken`` counts the
     requests that hold a permit.
     """
 
@@ -87,7 +87,7 @@ class Vitals:
     answered_at: float
     breaker: Breaker
     paused_s: float = 0.0
-    in_flight: int = 0
+    permits_taken: int = 0
 
 
 class SharedMemory:
@@ -537,7 +537,7 @@ class SharedRecord:
             return replace(
                 self._memory.vitals(database, now),
                 paused_s=max(paused_until - now, 0.0),
-                in_flight=sum(map(len, held)),
+                permits_taken=sum(map(len, held)),
             )
 
     def shorten(self, number: int, *, hold_s: float) -> None:
