@@ -201,7 +201,8 @@ class ColumnReader:
                 break
         names = [*wanted.columns, *(["basis"] if "basis" not in wanted.columns else [])]
         schema = replace(wanted, columns=tuple(names)).schema
-        parts.append(schema.empty_table())
+        if not parts:
+            return schema.empty_table()
         return pa.concat_tables([one.select(schema.names) for one in reversed(parts)])
 
     def _checked(
