@@ -19,10 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ktrdr_pipelines
-from ktrdr_pipelines.domain.bars import BAR_SCHEMA, STORED_SCHEMA
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, STORED_SCHEMA, unconfirmed_where
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.intervals import Interval
-from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     CorruptFileError,
     NoStoreError,
@@ -31,6 +30,7 @@ from ktrdr_pipelines.errors import (
     UnknownSymbolError,
     UsageError,
 )
+from ktrdr_pipelines.store.bars.bar_file import read_file
 from tests.support.readable import ReadableStore
 from tests.support.rewriting import by_arrow, by_pandas
 
@@ -132,7 +132,7 @@ def test_any_selection_is_a_part_of_all_bars(filled: ReadableStore, data: st.Dat
 
 
 def test_a_frame_of_one_symbol(readable: ReadableStore) -> None:
-    """pandas by default: ``ts`` in UTC is the index, the values are the caller's to change."""
+    """Pandas by default: ``ts`` in UTC is the index, the values are the caller's to change."""
     bars = readable.fill("AAPL", "1m", "2024-01-02", "2024-01-04")
     frame = readable.open().read_bars("AAPL", "1m")
     assert list(frame.columns) == ["open", "high", "low", "close", "volume"]
@@ -251,15 +251,10 @@ def test_bars_on_an_unconfirmed_basis_are_left_out_before_counting(
     """As queries do; raw bars have them, with the basis -1."""
     readable.fill("AAPL", "1m", "2024-01-02", "2024-01-04")
     path = readable.root / "bars/symbol=AAPL/timeframe=1m/2024.parquet"
-    from dataclasses import replace
-
-    from ktrdr_pipelines.domain.bars import unconfirmed_where
-    from ktrdr_pipelines.store.bars.bar_file import read_file
-
     footer, bars = read_file(path)
     chosen = np.zeros(bars.num_rows, bool)
     chosen[-50:] = True
-    readable.bar_store.files.write(path, unconfirmed_where(bars, chosen), replace(footer))
+    readable.bar_store.files.write(path, unconfirmed_where(bars, chosen), footer)
     store = readable.open()
     kept = store.read_bars("AAPL", "1m", last=10, columns=["close"])
     assert kept.index[-1] == pd.Timestamp(bars["ts"][-51].as_py())
@@ -319,7 +314,7 @@ def test_polars_is_optional(readable: ReadableStore, monkeypatch: pytest.MonkeyP
     """Without it the error says how to install it."""
     readable.fill("AAPL", "1d", "2024-01-02", "2024-01-05")
     monkeypatch.setitem(sys.modules, "polars", None)
-    monkeypatch.setattr("ktrdr_pipelines.app.reading.selection.find_spec", lambda name: None)
+    monkeypatch.setattr("ktrdr_pipelines.app.reading.selection.find_spec", lambda _name: None)
     with pytest.raises(UsageError, match=r"pip install 'ktrdr-pipelines\[polars\]'"):
         readable.open().read_bars("AAPL", "1d", engine="polars")
 
@@ -509,7 +504,7 @@ def test_a_reader_sees_one_version_while_a_process_rewrites_files(
         assert writer.stdout is not None
         assert writer.stdout.readline() == "1\n"
         try:
-            while len(set(seen)) < 12:
+            while len(set(seen)) < 6:
                 frame = store.read_bars("AAPL", "1m", "2024-01-03", columns=["open", "close"])
                 assert len(frame) == 780
                 (value,) = {*frame["open"], *frame["close"]}
@@ -530,4 +525,3 @@ def test_a_re_basing_between_reads_is_never_mixed(readable: ReadableStore) -> No
         after = store.read_bars("AAPL", timeframe)
         pd.testing.assert_series_equal(after["close"], frame["close"] * 0.5)
         pd.testing.assert_series_equal(after["volume"], frame["volume"] * 2)
-    assert Timeframe.D1.value == "1d"
