@@ -84,7 +84,9 @@ def _pandas(
 
     schema, rows = tables[0].schema, sum(table.num_rows for table in tables)
     floats = [field.name for field in schema if pa.types.is_floating(field.type)]
-    block = np.empty((len(floats), rows))
+    # Arrow's memory pool has pages at hand; new ones of the system would take as long as the copy.
+    memory = pa.allocate_buffer(len(floats) * rows * 8)
+    block = np.frombuffer(memory, np.float64).reshape(len(floats), rows)
     for values, name in zip(block, floats, strict=True):
         _fill(values, tables, name)
     index = _instants(tables, "ts", zones).rename("ts")
@@ -124,15 +126,10 @@ def _instants(tables: Sequence[pa.Table], name: str, zones: dict[str, str]) -> "
     """Return a column of instants; nulls become NaT."""
     import pandas as pd
 
-    values = np.empty(sum(table.num_rows for table in tables), np.int64)
-    at = 0
-    for table in tables:
-        for chunk in table[name].chunks:
-            keys = chunk.cast(pa.int64())
-            if keys.null_count:
-                keys = keys.fill_null(np.iinfo(np.int64).min)  # NaT
-            values[at : at + len(keys)] = keys.to_numpy()
-            at += len(keys)
+    chunks = [chunk.cast(pa.int64()) for table in tables for chunk in table[name].chunks]
+    # The smallest number is pandas' NaT.
+    parts = [one.fill_null(np.iinfo(np.int64).min).to_numpy() for one in chunks]
+    values = parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.int64)])
     found = pd.DatetimeIndex(values.view("datetime64[us]"), copy=False).tz_localize("UTC")
     return found if zones[name] == "UTC" else found.tz_convert(zones[name])
 

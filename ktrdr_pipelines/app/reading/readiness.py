@@ -67,9 +67,11 @@ class MissingRange:
     next_try_at: datetime | None = None
 
     def __str__(self) -> str:
-        count = f"{self.bars} bars" if self.bars else "an unknown number of bars"
-        words = f" ({self.detail})" if self.detail else ""
-        return f"{count} from {_text(self.start)} to {_text(self.end)} are {self.reason}{words}"
+        count = "an unknown number of bars"
+        if self.bars:
+            count = f"{self.bars} bar{'s' if self.bars > 1 else ''}"
+        words = f": {self.detail}" if self.detail else ""
+        return f"{count} from {_text(self.start)} to {_text(self.end)} ({self.reason}{words})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class Readiness:
             return f"{what}: complete"
         parts = [str(one) for one in self.missing[:_SHOWN]]
         more = len(self.missing) - _SHOWN
-        return f"{what}: {'; '.join(parts)}{f'; and {more} more ranges' if more > 0 else ''}"
+        return f"{what} lacks {'; '.join(parts)}{f'; and {more} more ranges' if more > 0 else ''}"
 
     def to_frame(self) -> "pd.DataFrame":
         """Return what is missing as a pandas frame, one row a range; ``gaps`` has its columns."""

@@ -8,6 +8,7 @@ Not here: reading one file (``store.bars.bar_file``), multiplying (``store.bars.
 frames of pandas and others (``app.reading``).
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -133,7 +134,10 @@ class ColumnReader:
             bars = self._stored(symbol, timeframe, replace(wanted, columns=(*needs,)), versions)
             if wanted.raw:
                 return bars.select(wanted.schema.names)
-            if int(basis_of(bars).max(initial=0)) > len(adjustments):
+            basis = basis_of(bars)
+            if not adjustments and not basis.any():  # by far most often
+                return bars.select(wanted.schema.names)
+            if int(basis.max(initial=0)) > len(adjustments):
                 newer = self._bases.of(symbol)
                 if len(newer) > len(adjustments):
                     adjustments = newer
@@ -152,10 +156,7 @@ class ColumnReader:
         attempts = 0
         while True:
             try:
-                paths = self._layout.bar_files(symbol, timeframe)
-                if not paths:
-                    self._layout.require_same()
-                return self._joined(symbol, timeframe, wanted, (paths, versions))
+                return self._joined(symbol, timeframe, wanted, versions)
             except DiskError as error:
                 attempts += 1
                 if not isinstance(error.__cause__, FileNotFoundError) or attempts == _ATTEMPTS:
@@ -166,25 +167,22 @@ class ColumnReader:
         symbol: str,
         timeframe: Timeframe,
         wanted: BarSelection,
-        found: tuple[list[Path], _Versions],
+        versions: _Versions,
     ) -> pa.Table:
-        paths, versions = found
         folder = f"bars/symbol={symbol}/timeframe={timeframe}"
-        recorded = {path: versions.get(f"{folder}/{path.name}") for path in paths}
-        is_recorded = all(
-            one is not None and one.is_sealed and one.fingerprint == fingerprint(path)
-            for path, one in recorded.items()
-        )
-        identities = {one.identity_json for one in recorded.values() if one is not None}
+        paths = self._as_recorded(folder, versions)
         rows: Mapping[str, IndexedFile] = {}
-        if not is_recorded or len(identities) > 1:
+        if paths is None:
+            paths = self._layout.bar_files(symbol, timeframe)
+            if not paths:
+                self._layout.require_same()
             rows = self._checked(symbol, timeframe, paths)
         parts: list[pa.Table] = []
         older = newer = 0
         for path in reversed([one for one in paths if _may_include(one, timeframe, wanted)]):
             with self._files.recording_damage(path), opened(path) as file:
                 footer = None
-                if not _is_version(file, recorded[path]):
+                if not _is_of(versions.get(f"{folder}/{path.name}"), file.status):
                     rows = rows or self._files.recorded(symbol, timeframe)
                     row = rows.get(f"{folder}/{path.name}")
                     footer = self._footer(file, symbol, timeframe, known_by(row))
@@ -201,8 +199,32 @@ class ColumnReader:
                 break
         names = [*wanted.columns, *(["basis"] if "basis" not in wanted.columns else [])]
         schema = replace(wanted, columns=tuple(names)).schema
-        parts.append(schema.empty_table())
+        if not parts:
+            return schema.empty_table()
+        if len(parts) == 1:
+            return parts[0].select(schema.names)
         return pa.concat_tables([one.select(schema.names) for one in reversed(parts)])
+
+    def _as_recorded(self, folder: str, versions: _Versions) -> list[Path] | None:
+        """Return the files of a series, oldest first, if all are as the ledger has recorded them.
+
+        Those need no other check. None where one is not, or there is none.
+        """
+        base, names = self._layout.root / folder, []
+        identities = set()
+        try:
+            with os.scandir(base) as entries:
+                for entry in entries:
+                    if not entry.name.endswith(".parquet"):
+                        continue
+                    version = versions.get(f"{folder}/{entry.name}")
+                    if not _is_of(version, entry.stat(follow_symlinks=False)):
+                        return None
+                    names.append(entry.name)
+                    identities.add(version and version.identity_json)
+        except OSError:  # the other way of listing says what is wrong
+            return None
+        return [base / name for name in sorted(names)] if len(identities) == 1 else None
 
     def _checked(
         self, symbol: str, timeframe: Timeframe, paths: Sequence[Path]
@@ -278,9 +300,8 @@ def _with_next(bars: pa.Table) -> pa.Table:
     return bars.append_column(pa.field(NEXT, kind), column)
 
 
-def _is_version(file: OpenedBarFile, recorded: FileVersion | None) -> bool:
-    """Return whether an opened file is the recorded version, which ktrdr wrote and has checked."""
-    status = file.status
+def _is_of(recorded: FileVersion | None, status: os.stat_result) -> bool:
+    """Return whether a file is the recorded version, which ktrdr wrote and has checked."""
     taken = Fingerprint(status.st_size, status.st_mtime_ns, status.st_ino)
     return recorded is not None and recorded.is_sealed and recorded.fingerprint == taken
 

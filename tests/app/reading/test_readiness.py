@@ -1,0 +1,141 @@
+"""Whether data are complete, and what is missing of them and why."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from ktrdr_pipelines.domain.bars import empty_bars
+from ktrdr_pipelines.domain.coverage import Coverage, Emptiness
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.errors import CorruptFileError, IncompleteError
+from tests.support.readable import ReadableStore
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "reasons", "bars"),
+    [
+        ("2024-01-02", "2024-01-10", [], 0),
+        ("2024-01-08", "2024-01-12", ["missing"], 390),
+        ("2024-01-10", "2024-01-11", ["missing"], 390),
+        ("2024-01-13", "2024-01-15", [], 0),  # a weekend
+        (
+            datetime(2024, 1, 10, 15, tzinfo=UTC),
+            datetime(2024, 1, 10, 16, tzinfo=UTC),
+            ["missing"],
+            60,
+        ),
+        ("2022-12-30", "2023-01-01", ["before_start"], 390),
+        ("2024-07-08", "2024-07-09", ["missing", "not_closed"], None),
+    ],
+)
+def test_a_period_is_complete_or_says_what_is_missing(
+    readable: ReadableStore,
+    start: str | datetime,
+    end: str | datetime,
+    reasons: list[str],
+    bars: int | None,
+) -> None:
+    """By sessions and instants, in the past and in the future."""
+    readable.fill("AAPL", "1m", "2024-01-02", "2024-01-17", without=["2024-01-10"])
+    found = readable.open().is_ready("AAPL", "1m", start, end)
+    assert bool(found) == (not reasons)
+    if bars is None:
+        assert [one.reason for one in found.missing] == ["not_closed"]
+        return
+    assert [one.reason for one in found.missing] == reasons
+    assert found.missing_bars == bars
+    assert len(found.to_frame()) == len(found.missing)
+    if reasons:
+        assert str(bars) in str(found)
+
+
+def test_confirmed_empty_is_complete(readable: ReadableStore) -> None:
+    """A session that is confirmed not to have bars lacks none."""
+    readable.fill("AAPL", "1d", "2024-01-02", "2024-01-12", without=["2024-01-10"])
+    assert not readable.open().is_ready("AAPL", "1d", "2024-01-02", "2024-01-12")
+    day = Interval(datetime(2024, 1, 10, tzinfo=UTC), datetime(2024, 1, 11, tzinfo=UTC))
+    proof = Emptiness(day, datetime(2024, 7, 1, tzinfo=UTC))
+    readable.save("AAPL", "1d", empty_bars(), Coverage(empty=(proof,)))
+    store = readable.open()
+    assert store.is_ready("AAPL", "1d", "2024-01-02", "2024-01-12")
+    covered = store.coverage("AAPL", "1d")
+    assert covered["verdict"].tolist() == ["bars", "empty", "bars"]
+    assert str(covered["proved_at"].dtype) == "datetime64[us, UTC]"
+
+
+def test_open_bounds_are_those_of_the_universe_and_of_closed_sessions(
+    readable: ReadableStore,
+) -> None:
+    """From its start to the newest session that is over."""
+    readable.fill("AAPL", "1d", "2023-01-02", "2024-07-05")
+    found = readable.open().is_ready("AAPL", "1d")
+    assert (str(found.start.date()), str(found.end.date())) == ("2023-01-02", "2024-07-06")
+    assert [(one.reason, one.bars) for one in found.missing] == [("missing", 1)]
+    readable.fill("AAPL", "1d", "2024-07-05", "2024-07-06")
+    assert readable.open().is_ready("AAPL", "1d")
+    assert readable.open().is_ready("AAPL", "1w").missing_bars > 70
+
+
+def test_an_ended_instrument_lacks_nothing_after_its_end(readable: ReadableStore) -> None:
+    """A future after its last trade date."""
+    readable.fill("ESH24", "1d", "2024-01-02", "2024-03-16")
+    assert readable.open().is_ready("ESH24", "1d", "2024-01-02", "2024-06-01")
+
+
+def test_incomplete_bars_are_not_read_where_complete_ones_are_required(
+    readable: ReadableStore,
+) -> None:
+    """The error names series, ranges and reasons; complete parts are read."""
+    readable.fill("AAPL", "1m", "2024-01-02", "2024-01-12", without=["2024-01-10"])
+    readable.fill("MSFT", "1m", "2024-01-02", "2024-01-12")
+    store = readable.open()
+    both = ["AAPL", "MSFT"]
+    assert len(store.read_bars(both, "1m", "2024-01-02", "2024-01-10", require_complete=True)) == (
+        2 * 6 * 390
+    )
+    with pytest.raises(IncompleteError) as refused:
+        store.read_bars(both, "1m", "2024-01-02", "2024-01-12", require_complete=True)
+    text = str(refused.value)
+    assert "AAPL 1m" in text
+    assert "390 bars from 2024-01-10T14:30:00Z to 2024-01-10T21:00:00Z (missing: " in text
+    assert "MSFT" not in text
+    assert "Hint: `ktrdr load AAPL 1m`" in text
+    with pytest.raises(IncompleteError):
+        store.read_bars("AAPL", "1m", "2024-01-11", "2024-01-12", warmup=1, require_complete=True)
+    assert len(store.read_bars("AAPL", "1m", end="2024-01-12", last=390, require_complete=True))
+    with pytest.raises(IncompleteError):
+        store.read_bars("AAPL", "1m", end="2024-01-12", last=391, require_complete=True)
+    with pytest.raises(IncompleteError):
+        store.read_bars("AAPL", "1m", last=390, require_complete=True)
+
+
+def test_gaps_are_those_of_the_universe(readable: ReadableStore) -> None:
+    """Of one series, of one timeframe, of all; a damaged file is a row of its own."""
+    readable.fill("AAPL", "1d", "2023-01-02", "2024-07-06", without=["2024-01-10"])
+    store = readable.open()
+    (gap,) = store.gaps("AAPL", "1d").to_dict("records")
+    assert (gap["reason"], gap["bars"], str(gap["starts"])) == (
+        "missing",
+        1,
+        "2024-01-10 00:00:00+00:00",
+    )
+    assert set(store.gaps(timeframe="1d")["symbol"]) == {
+        "7203", "AAPL", "AAPL.ETH", "ESH24", "EURUSD", "MSFT"
+    }  # fmt: skip
+    assert set(store.gaps("MSFT")["timeframe"]) == {
+        "1m",
+        "5m",
+        "15m",
+        "30m",
+        "1h",
+        "4h",
+        "1d",
+        "1w",
+    }
+    path = readable.root / "bars/symbol=AAPL/timeframe=1d/all.parquet"
+    path.write_bytes(b"not Parquet")
+    (row,) = store.gaps("AAPL", "1d").to_dict("records")
+    assert row["reason"] == "error"
+    assert str(path) in row["detail"]
+    with pytest.raises(CorruptFileError):
+        store.is_ready("AAPL", "1d")
