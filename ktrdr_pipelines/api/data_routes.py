@@ -129,7 +129,8 @@ _BARS_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     response_model=Envelope[BarsDocument],
     responses=_BARS_RESPONSES,
 )
-async def bars(  # noqa: FBT002, PLR0913, PLR0917  (a parameter of the query each)
+async def bars(  # noqa: PLR0913  (a parameter of the query each)
+    *,
     request: Request,
     context: Context,
     symbol: SymbolInPath,

@@ -241,7 +241,9 @@ async def _failed(_: Request, error: Exception) -> Response:
 async def _unexpected(request: Request, error: Exception) -> Response:
     _logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
     text = f"an unexpected {type(error).__name__}; the log of the server has the details"
-    return answer(None, status=500, error=RestError(code="INTERNAL-Error", message=text, details={}))
+    return answer(
+        None, status=500, error=RestError(code="INTERNAL-Error", message=text, details={})
+    )
 
 
 _HTTP_CODES: Final = {404: "REQUEST-NoSuchPath", 405: "REQUEST-MethodNotAllowed"}

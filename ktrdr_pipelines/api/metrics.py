@@ -52,7 +52,7 @@ class ServiceCollector(Collector):
             (
                 "ktrdr_permits_in_flight",
                 "Requests in flight, of all programs",
-                found.permits_in_flight,
+                found.permits_taken,
             ),
             ("ktrdr_concurrency", "Requests that may be in flight", found.concurrency),
             ("ktrdr_gateway_connected", "Whether the gateway responded", float(found.connected)),
@@ -67,7 +67,7 @@ class ServiceCollector(Collector):
             )
         age = GaugeMetricFamily(
             "ktrdr_tail_age_seconds",
-            "Age of the oldest of the newest bars of a timeframe's series",
+            "Longest open session time without a bar after the newest one, at the last scan",
             labels=["timeframe"],
         )
         for timeframe, age_s in sorted(found.tail_age_s.items()):

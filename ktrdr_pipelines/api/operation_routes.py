@@ -16,9 +16,9 @@ from ktrdr_pipelines.api.api_context import (
     router,
 )
 from ktrdr_pipelines.api.envelopes import (
-    RestError,
     Envelope,
     RequestError,
+    RestError,
     answer,
     kind_code,
     kind_status,

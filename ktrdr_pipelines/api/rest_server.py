@@ -27,6 +27,7 @@ from ktrdr_pipelines.app.reading.bar_reader import open_store
 from ktrdr_pipelines.app.system_status import SystemService
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.errors import KtrdrError, UsageError
+from ktrdr_pipelines.store.store_summary import StoreSummary
 
 _CONNECTIONS_GRACE_S: Final = 20
 """How long requests that wait for a load may take to be answered after it was cancelled."""
@@ -95,10 +96,11 @@ def open_services(
     with ExitStack() as stack:
         monitor = stack.enter_context(GatewayMonitor(lambda: open_workspace().settings))
         operations = stack.enter_context(Operations(open_workspace))
-        ib = IbService(open_workspace, monitor=monitor)
-        gap_filler = GapFillerService(open_workspace, operations=operations)
+        summary = StoreSummary()
+        ib = IbService(open_workspace, monitor=monitor, summary=summary)
+        gap_filler = GapFillerService(open_workspace, operations=operations, summary=summary)
         stack.callback(gap_filler.close)
-        system = SystemService(open_workspace, ib=ib, gap_filler=gap_filler)
+        system = SystemService(open_workspace, ib=ib, gap_filler=gap_filler, summary=summary)
         stack.callback(system.close)
         context = ApiContext(ib, gap_filler, system, operations, store, open_workspace)
         stack.callback(context.pools.close)

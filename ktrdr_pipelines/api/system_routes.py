@@ -23,10 +23,13 @@ class Liveness(Document):
     version: str
 
 
+_ALIVE: Final = Liveness(alive=True, version=version("ktrdr-pipelines"))
+
+
 @routes.get("/health", response_model=Envelope[Liveness], responses=errors())
 async def health() -> Response:
     """Return that the server runs; it needs no token."""
-    return answer(Liveness(alive=True, version=version("ktrdr-pipelines")))
+    return answer(_ALIVE)
 
 
 @routes.get("/system/ib-status", response_model=Envelope[IbStatus], responses=errors())
