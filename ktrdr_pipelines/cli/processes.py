@@ -1,4 +1,4 @@
-"""Run a simulated gateway or Dagster as processes, and end them without leaving any behind.
+"""Run a simulated gateway, Dagster and the REST API as processes, and end them all.
 
 Each process gets a process group of its own, so that Ctrl-C reaches only the command, which then
 ends its children in order. If the command is killed (``kill -9``, out of memory), a watchdog ends
@@ -8,7 +8,8 @@ A thread reaps each process, and the main thread only reads its exit code: the h
 that arrives inside ``Popen.wait`` or ``poll`` could raise just after they took their lock, which
 would then stay locked for ever. Handlers run in the main thread alone.
 
-Not here: what the processes run (``cli.commands.simulate``, ``cli.dagster_services``).
+Not here: what the processes run (``cli.commands.simulate``,
+``cli.dagster_services``, ``cli.commands.serve``).
 """
 
 import json
@@ -23,7 +24,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -165,45 +166,69 @@ def simulator_process(
 
 
 @dataclass(frozen=True, slots=True)
-class Dagster:
-    """A running Dagster: its process, the address of its web UI, and its log file."""
+class WebProcess:
+    """A running server: what it is, its process, its address, and its log file.
 
+    Attributes:
+        name: what messages call it.
+        process: the process.
+        url: the address of its root.
+        log: the file of its output.
+        probe: the path that responds as soon as it is ready.
+    """
+
+    name: str
     process: "subprocess.Popen[bytes]"
     url: str
     log: Path
+    probe: str
 
     def wait_until_ready(self) -> None:
-        """Wait until the UI responds.
+        """Wait until it responds.
 
         Raises:
-            KtrdrError: Dagster exited, or the UI did not respond in time.
+            KtrdrError: it exited, or did not respond in time.
         """
         deadline_s = time.monotonic() + START_S
-        while not _responds(f"{self.url}/server_info"):
+        while not _responds(f"{self.url}{self.probe}"):
             if self.process.returncode is not None:
-                raise self._exited()
+                raise self.exit_error()
             if time.monotonic() > deadline_s:
                 raise KtrdrError(
-                    f"cannot reach Dagster's web UI at {self.url}",
+                    f"cannot reach {self.name} at {self.url}",
                     reason=f"no response in {START_S:g} s",
                     hint=f"See its log {self.log}",
                 )
             time.sleep(_WEB_POLL_S)
 
-    def wait(self) -> None:
-        """Wait until Dagster exits; a signal ends the wait.
+    def wait(
+        self,
+        beside: Sequence["WebProcess"] = (),
+        tell: Callable[[KtrdrError], object] = lambda _: None,
+    ) -> None:
+        """Wait until it exits; a signal ends the wait.
+
+        Args:
+            beside: others that run beside it, and may exit earlier.
+            tell: is called with the error of each of those that does.
 
         Raises:
-            KtrdrError: Dagster exited by itself.
+            KtrdrError: it exited by itself.
         """
-        _exits(self.process, poll_s=_WEB_POLL_S)
-        raise self._exited()
+        others = list(beside)
+        while self.process.returncode is None:
+            for one in [one for one in others if one.process.returncode is not None]:
+                others.remove(one)
+                tell(one.exit_error())
+            time.sleep(_WEB_POLL_S)
+        raise self.exit_error()
 
-    def _exited(self) -> KtrdrError:
+    def exit_error(self) -> KtrdrError:
+        """Return the error that it has exited by itself, with the end of its log."""
         text = self.log.read_text(encoding="utf-8", errors="replace").strip()
         last = "\n  ".join(text.splitlines()[-_LOG_LINES:])
         return KtrdrError(
-            "Dagster exited by itself",
+            f"{self.name} exited by itself",
             reason=f"exit code {self.process.returncode}, and its last output was\n  {last}\n",
             hint=f"See its log {self.log}",
         )
@@ -212,7 +237,7 @@ class Dagster:
 @contextmanager
 def dagster_process(
     home: Path, log: Path, port: int, variables: Mapping[str, str], *, keeping: int
-) -> Iterator[Dagster]:
+) -> Iterator[WebProcess]:
     """Run Dagster while the context lasts; its whole process group is gone afterwards.
 
     It ends with this process, however this process ends.
@@ -233,7 +258,32 @@ def dagster_process(
         process = start(command, cwd=home, env=env, output=file.fileno(), keeping=[keeping])
     try:
         with watched(process):
-            yield Dagster(process, f"http://{HOST}:{port}", log)
+            yield WebProcess("Dagster", process, f"http://{HOST}:{port}", log, "/server_info")
+    finally:
+        end(process)
+
+
+@contextmanager
+def rest_process(log: Path, port: int, variables: Mapping[str, str]) -> Iterator[WebProcess]:
+    """Serve the REST API while the context lasts; its process is gone afterwards.
+
+    It ends with this process, however this process ends.
+
+    Args:
+        log: the file for its output.
+        port: the port, on loopback only.
+        variables: further environment variables.
+    """
+    command = [sys.executable, "-m", "ktrdr_pipelines.cli.main", "serve", "--port", str(port)]
+    env = {**os.environ, **variables, "PYTHONUNBUFFERED": "1"}
+    require_file(log)
+    with disk_errors(log), log.open("wb") as file:
+        process = start(command, env=env, output=file.fileno())
+    try:
+        with watched(process):
+            yield WebProcess(
+                "the REST API", process, f"http://{HOST}:{port}", log, "/api/v1/health"
+            )
     finally:
         end(process)
 

@@ -4,18 +4,18 @@ Not here: Dagster's processes (``cli.processes``, ``cli.dagster_services``), che
 (``app.gateway_monitor``).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from ktrdr_pipelines.cli.output import AsJson, note, say, say_json
-from ktrdr_pipelines.errors import GatewayUnreachableError
+from ktrdr_pipelines.errors import GatewayUnreachableError, UsageError
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.workspace import Workspace
-    from ktrdr_pipelines.cli.processes import Dagster
+    from ktrdr_pipelines.cli.processes import WebProcess
     from ktrdr_pipelines.store.layout import StoreLayout
 
 HOW_TO_GET_A_GATEWAY: Final = """\
@@ -34,11 +34,14 @@ Set up a gateway in one of these ways:
 
 Then check it with ktrdr health"""
 
+_TWO: Final = "Choose two different ports with --port and --serve-port"
+
 _SIMULATOR_PORT: Final = 4102
 """The preferred port of the simulated gateway: the store keeps facts per host and port."""
 
 
 def up(
+    *,
     simulated: Annotated[
         bool,
         typer.Option(
@@ -46,33 +49,55 @@ def up(
         ),
     ] = False,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port of the web UI.")] = 3000,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve the REST API, too, as `ktrdr serve` does.")
+    ] = False,
+    serve_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="The port of the REST API.")
+    ] = 8000,
     as_json: AsJson = False,
 ) -> None:
     """Run Dagster's web UI and daemon over the store until you stop them.
 
-    The store is created if there is none. A gateway must respond before Dagster starts.
+    With --serve, the REST API runs beside them; if it exits by itself, Dagster goes on. The store
+    is created if there is none. A gateway must respond before Dagster starts.
 
     Exit codes: 0 you stopped it, 1 it could not start, or Dagster exited, 2 bad usage.
     """
     from ktrdr_pipelines.app.setup import prepare_home
     from ktrdr_pipelines.cli.entry_point import Stopped
-    from ktrdr_pipelines.cli.processes import dagster_process, require_free
+    from ktrdr_pipelines.cli.processes import dagster_process, require_free, rest_process
 
     require_free("--port", port)
+    if serve:
+        if serve_port == port:
+            raise UsageError(
+                f"--serve-port {serve_port}", reason="the web UI has the same port", hint=_TWO
+            )
+        require_free("--serve-port", serve_port)
     try:
         with _workspace(simulated=simulated) as workspace:
             home = prepare_home(workspace.layout)
             log = workspace.layout.state / "dagster.log"
-            with (
-                _only_one(workspace.layout) as lock,
-                dagster_process(home, log, port, _variables(workspace), keeping=lock) as dagster,
-            ):
+            variables = _variables(workspace)
+            with ExitStack() as stack:
+                lock = stack.enter_context(_only_one(workspace.layout))
+                dagster = stack.enter_context(
+                    dagster_process(home, log, port, variables, keeping=lock)
+                )
+                beside = []
+                if serve:
+                    rest_log = workspace.layout.state / "rest.log"
+                    beside.append(
+                        stack.enter_context(rest_process(rest_log, serve_port, variables))
+                    )
                 if not as_json:
                     note("starting Dagster's web UI and daemon ...")
                 plan = _backlog(workspace)
-                dagster.wait_until_ready()
-                _say_ready(workspace, dagster, plan, as_json=as_json)
-                dagster.wait()
+                for one in (*beside, dagster):
+                    one.wait_until_ready()
+                _say_ready(workspace, dagster, beside, plan, as_json=as_json)
+                dagster.wait(beside, lambda error: note(f"Error: {error}"))
     except Stopped:
         if not as_json:
             say("stopped; what was saved is kept")
@@ -217,7 +242,14 @@ def _backlog(workspace: "Workspace") -> str:
     return backlog_plan(index, found, workspace.gateway_config, now) if is_big else ""
 
 
-def _say_ready(workspace: "Workspace", dagster: "Dagster", plan: str, *, as_json: bool) -> None:
+def _say_ready(
+    workspace: "Workspace",
+    dagster: "WebProcess",
+    beside: "Sequence[WebProcess]",
+    plan: str,
+    *,
+    as_json: bool,
+) -> None:
     settings = workspace.settings
     document: dict[str, Any] = {
         "url": dagster.url,
@@ -225,11 +257,14 @@ def _say_ready(workspace: "Workspace", dagster: "Dagster", plan: str, *, as_json
         "gateway": f"{settings.ib_host}:{settings.ib_port}",
         "log": str(dagster.log),
         "backlog": plan or None,
+        "rest_url": beside[0].url if beside else None,
     }
     if as_json:
         say_json(document, lines=False)
         return
     say(f"Dagster   {dagster.url}   (Ctrl-C stops it)")
+    if beside:
+        say(f"REST API  {beside[0].url}/docs")
     say(f"store     {document['store']}")
     say(f"gateway   {document['gateway']}")
     say(f"log       {document['log']}")
