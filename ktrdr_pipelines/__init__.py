@@ -1,1 +1,48 @@
-"""A complete local store of Interactive Brokers bars: Dagster pipelines, Parquet, DuckDB."""
+"""A complete local store of Interactive Brokers bars: Dagster pipelines, Parquet, DuckDB.
+
+The names that programs use are imported from here; each brings its modules only when it is first
+used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.app.reading.bar_reader import Store, open_store
+    from ktrdr_pipelines.app.reading.readiness import MissingRange, Readiness
+    from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
+    from ktrdr_pipelines.limits import IbLimitsRegistry
+    from ktrdr_pipelines.sync.loader import IbDataLoader
+
+__all__ = [
+    "IbConnectionStrategy",
+    "IbDataLoader",
+    "IbLimitsRegistry",
+    "MissingRange",
+    "Readiness",
+    "Store",
+    "open_store",
+]
+
+_MODULES = {
+    "IbConnectionStrategy": "ib.connection.strategy",
+    "IbDataLoader": "sync.loader",
+    "IbLimitsRegistry": "limits",
+    "MissingRange": "app.reading.readiness",
+    "Readiness": "app.reading.readiness",
+    "Store": "app.reading.bar_reader",
+    "open_store": "app.reading.bar_reader",
+}
+"""The module, below this package, that defines each name."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -170,7 +170,7 @@ async def bars(  # noqa: PLR0913, PLR0917  (a parameter of the query each)
     headers = {"Vary": "Accept", "Content-Disposition": f'inline; filename="{name}"'}
     if found.next_start is not None:
         following = request.url.include_query_params(start_date=found.next_start)
-        headers["Link"] = f'<?{following.query}>; rel="next"'
+        headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
     return StreamingResponse(
         _streamed(context, pieces), media_type=kind.media_type, headers=headers
     )

@@ -27,7 +27,6 @@ from ktrdr_pipelines.app.reading.bar_reader import open_store
 from ktrdr_pipelines.app.system_status import SystemService
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.errors import KtrdrError, UsageError
-from ktrdr_pipelines.settings import effective_settings
 
 _CONNECTIONS_GRACE_S: Final = 20
 """How long requests that wait for a load may take to be answered after it was cancelled."""
@@ -94,7 +93,7 @@ def open_services(
     """
     store = open_store(open_workspace().layout.root)  # refused here, not by the first request
     with ExitStack() as stack:
-        monitor = stack.enter_context(GatewayMonitor(effective_settings))
+        monitor = stack.enter_context(GatewayMonitor(lambda: open_workspace().settings))
         operations = stack.enter_context(Operations(open_workspace))
         ib = IbService(open_workspace, monitor=monitor)
         gap_filler = GapFillerService(open_workspace, operations=operations)

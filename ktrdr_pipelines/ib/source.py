@@ -403,15 +403,19 @@ class GatewaySource:
         seen = await self._connection.health()
         return with_vitals(seen, self._requester.rate_limiter.vitals())
 
-    async def contract_id(self, instrument: Instrument) -> int:
-        """Return the gateway's id of the instrument's contract; requested once per connection.
+    async def contract(self, instrument: Instrument) -> Candidate:
+        """Return the instrument's contract as the gateway describes it; requested once.
 
         Raises:
             ContractUnknownError: there is none.
             ContractAmbiguousError: there are several; the text lists them.
             GatewayError: no response, or another error.
         """
-        return (await self._contracts.contract(instrument)).contract_id
+        return await self._contracts.contract(instrument)
+
+    async def contract_id(self, instrument: Instrument) -> int:
+        """Return the gateway's id of the instrument's contract; as ``contract``."""
+        return (await self.contract(instrument)).contract_id
 
     async def bars(self, request: BarRequest, *, sent: OnSent = ignore_sent) -> Response | NoData:
         """Request bars, and return the response.

@@ -18,7 +18,8 @@ import pytest
 
 from ktrdr_pipelines.api.access import AccessRules
 from ktrdr_pipelines.api.rest_server import listening_socket, open_services, serving_in_thread
-from ktrdr_pipelines.app.setup import make_workspace
+from ktrdr_pipelines.app.setup import UNIVERSE_EXAMPLE, make_workspace
+from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.domain.instruments import Origin
 from ktrdr_pipelines.settings import load_settings
 from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars
@@ -40,6 +41,18 @@ symbols:
 SERVE = (sys.executable, "-m", "ktrdr_pipelines.cli.main", "serve", "--port", "0", "--json")
 
 
+CLOCK = "KTRDR_CLOCK_OFFSET_S"
+
+Environment = dict[str, str]
+
+FILLED = (("AAPL", "1d"), ("AAPL", "1h"), ("MSFT", "1d"), ("EURUSD", "1h"))
+
+
+def clean_environment() -> Environment:
+    """Return the environment without settings."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("KTRDR_", "IB_"))}
+
+
 class HeldMarket(SyntheticMarket):
     """A market that does not respond for bars of MSFT until it is let go."""
 
@@ -54,19 +67,33 @@ class HeldMarket(SyntheticMarket):
         return super().bars(instrument, query)
 
 
-@pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give every test a data and a state folder of its own, and a port without a gateway."""
-    for name in [one for one in os.environ if one.startswith(("KTRDR_", "IB_"))]:
-        monkeypatch.delenv(name)
-    offset_s = (NOW - datetime.now(UTC)).total_seconds()
-    monkeypatch.setenv("KTRDR_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("KTRDR_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("KTRDR_CLOCK_OFFSET_S", repr(offset_s))
-    monkeypatch.setenv("IB_PORT", str(free_port()))
-    monkeypatch.setenv("IB_TIMEOUT", "10")
-    monkeypatch.setenv("IB_MAX_RETRIES", "0")
-    monkeypatch.setenv("IB_RETRY_DELAY", "0")
+@pytest.fixture(autouse=True, scope="session")
+def market_time() -> Iterator[None]:
+    """Set the market's time, which readers of a store take from the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [one for one in os.environ if one.startswith(("KTRDR_", "IB_"))]:
+            patch.delenv(name)
+        patch.setenv(CLOCK, repr((NOW - datetime.now(UTC)).total_seconds()))
+        yield
+
+
+def environment_of(folder: Path) -> Environment:
+    """Return the variables of a data and a state folder, and of a port without a gateway."""
+    return {
+        "KTRDR_DATA": str(folder / "data"),
+        "KTRDR_STATE": str(folder / "state"),
+        CLOCK: os.environ[CLOCK],
+        "IB_PORT": str(free_port()),
+        "IB_TIMEOUT": "10",
+        "IB_MAX_RETRIES": "0",
+        "IB_RETRY_DELAY": "0",
+    }
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    """Return the variables of the test; what starts later uses what a test has changed."""
+    return environment_of(tmp_path)
 
 
 def free_port() -> int:
@@ -75,14 +102,21 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Make a store with a small universe."""
-    root = tmp_path / "data"
+def make_store(environment: Environment) -> Path:
+    """Make a store with a small universe, and return its folder."""
+    root = Path(environment["KTRDR_DATA"])
     root.mkdir()
     (root / "universe.yaml").write_text(UNIVERSE)
-    make_workspace(load_settings(), root, Origin.SIMULATED)
+    make_workspace(
+        load_settings(environment), root, Origin.SIMULATED, example=UNIVERSE_EXAMPLE
+    )
     return root
+
+
+@pytest.fixture
+def store(environment: Environment) -> Path:
+    """Make the store of the test."""
+    return make_store(environment)
 
 
 @pytest.fixture(scope="session")
@@ -93,19 +127,19 @@ def shared_gateway() -> Iterator[SimulatorServer]:
 
 
 @pytest.fixture
-def gateway(shared_gateway: SimulatorServer, monkeypatch: pytest.MonkeyPatch) -> SimulatorServer:
+def gateway(shared_gateway: SimulatorServer, environment: Environment) -> SimulatorServer:
     """Make the settings name the gateway that all tests share."""
-    monkeypatch.setenv("IB_PORT", str(shared_gateway.port))
+    environment["IB_PORT"] = str(shared_gateway.port)
     shared_gateway.clock.set(NOW)
     return shared_gateway
 
 
 @pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldMarket]:
+def held(environment: Environment) -> Iterator[HeldMarket]:
     """Make the settings name a gateway that does not respond for bars of MSFT until let go."""
     market = HeldMarket()
     with running_simulator(market, now=NOW) as server:
-        monkeypatch.setenv("IB_PORT", str(server.port))
+        environment["IB_PORT"] = str(server.port)
         try:
             yield market
         finally:
@@ -113,27 +147,44 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldMarket]:
 
 
 @contextmanager
-def served(rules: AccessRules | None = None) -> Iterator[httpx.Client]:
-    """Serve the store of the environment in a thread; yield a client of it."""
+def served(environment: Environment, rules: AccessRules | None = None) -> Iterator[httpx.Client]:
+    """Serve a store in a thread; yield a client of it."""
     listener = listening_socket("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    settings = load_settings(environment)
     with ExitStack() as stack:
-        context = stack.enter_context(open_services())
+        context = stack.enter_context(open_services(lambda: Workspace.open(settings)))
         stack.enter_context(serving_in_thread(context, rules or AccessRules(), listener))
         yield stack.enter_context(httpx.Client(base_url=url, timeout=60))
 
 
 @pytest.fixture
-def serve() -> Callable[..., Any]:
-    """Return a function that serves the store while its context lasts."""
-    return served
-
-
-@pytest.fixture
-def client(store: Path) -> Iterator[httpx.Client]:
-    """Serve the store, and return a client."""
-    with served() as found:
+def client(environment: Environment, store: Path) -> Iterator[httpx.Client]:
+    """Serve the store of the test, and return a client."""
+    with served(environment) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def helpers() -> Any:
+    """Return the helpers of this file, as test files cannot import each other."""
+    return sys.modules[__name__]
+
+
+@pytest.fixture(scope="module")
+def filled(
+    tmp_path_factory: pytest.TempPathFactory, shared_gateway: SimulatorServer
+) -> Iterator[httpx.Client]:
+    """Serve a store with bars of some series, which no test of a module changes."""
+    environment = environment_of(tmp_path_factory.mktemp("filled"))
+    make_store(environment)
+    environment["IB_PORT"] = str(shared_gateway.port)
+    shared_gateway.clock.set(NOW)
+    with served(environment) as client:
+        for symbol, timeframe in FILLED:
+            body = {"symbol": symbol, "timeframe": timeframe, "mode": "full"}
+            assert client.post("/api/v1/data/load", json=body).json()["success"]
+        yield client
 
 
 @dataclass(frozen=True)
@@ -152,10 +203,14 @@ class ServeProcess:
 
 
 @contextmanager
-def serve_process(*arguments: str) -> Iterator[ServeProcess]:
+def serve_process(environment: Environment, *arguments: str) -> Iterator[ServeProcess]:
     """Run ``ktrdr serve`` on a free port."""
     process = subprocess.Popen(
-        [*SERVE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*SERVE, *arguments],
+        env={**clean_environment(), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None
@@ -170,12 +225,6 @@ def serve_process(*arguments: str) -> Iterator[ServeProcess]:
         process.communicate(timeout=60)
 
 
-@pytest.fixture
-def start() -> Callable[..., Any]:
-    """Return a function that runs ``ktrdr serve`` while its context lasts."""
-    return serve_process
-
-
 def wait_for(holds: Callable[[], Any]) -> Any:
     """Poll until something holds, and return it; fail after a minute."""
     pause = threading.Event()
@@ -184,9 +233,3 @@ def wait_for(holds: Callable[[], Any]) -> Any:
             return found
         pause.wait(0.02)
     raise AssertionError("waited for a minute")
-
-
-@pytest.fixture(scope="session")
-def wait() -> Callable[..., Any]:
-    """Return a function that waits for something to hold."""
-    return wait_for

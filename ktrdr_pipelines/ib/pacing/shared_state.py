@@ -79,13 +79,15 @@ class Vitals:
     """The gateway's condition as all processes together know it.
 
     ``answered_at`` is the shared clock's time of the last response with bars, 0 if there was none;
-    ``paused_s`` is what is left of a pause after a pacing violation.
+    ``paused_s`` is what is left of a pause after a pacing violation; ``in_flight`` counts the
+    requests that hold a permit.
     """
 
     concurrency: int
     answered_at: float
     breaker: Breaker
     paused_s: float = 0.0
+    in_flight: int = 0
 
 
 class SharedMemory:
@@ -531,8 +533,12 @@ class SharedRecord:
         with self._transaction() as database:
             now = self._clock()
             paused_until = last_pause(database, self._boot).until
-            vitals = self._memory.vitals(database, now)
-            return replace(vitals, paused_s=max(paused_until - now, 0.0))
+            held = RequestRows(database, self._boot).held(now).values()
+            return replace(
+                self._memory.vitals(database, now),
+                paused_s=max(paused_until - now, 0.0),
+                in_flight=sum(map(len, held)),
+            )
 
     def shorten(self, number: int, *, hold_s: float) -> None:
         """Keep a permit for ``hold_s`` more seconds at most: the request was cancelled."""

@@ -30,7 +30,6 @@ from ktrdr_pipelines.domain.bars import (
     BAR_SCHEMA,
     STORED_SCHEMA,
     UNCONFIRMED,
-    bars_between,
     basis_of,
     basis_runs,
     micros,
@@ -39,7 +38,7 @@ from ktrdr_pipelines.domain.bars import (
     with_basis,
 )
 from ktrdr_pipelines.domain.intervals import Interval
-from ktrdr_pipelines.errors import CorruptFileError, StoreError
+from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError
 from ktrdr_pipelines.store.bars.digests import seal_of
 from ktrdr_pipelines.store.bars.footer import (
     SCHEMA_VERSION,
@@ -70,11 +69,11 @@ UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, OverflowError, Memo
 LOST_BASIS: Final = "another program has removed the price basis of its bars"
 """What is wrong with a file of version 2 that has no column ``basis``."""
 
-_READ_WHOLE_BYTES: Final = 16_777_216
-"""Size up to which a file is read in one piece, which is faster than reading its columns."""
+_OPENINGS: Final = 100
+"""How often a file is opened that is replaced meanwhile, which takes longer than an opening."""
 
-_OPENING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-"""A named pipe would block an opening for ever."""
+_ROWS_FOR_THREADS: Final = 16_384
+"""Rows from which threads decode the columns of a file sooner than one does."""
 
 Known = Callable[[], Footer]
 """Returns the footer recorded elsewhere (the file index), for a file that has lost its own."""
@@ -463,20 +462,34 @@ def opened(path: Path) -> Iterator[OpenedBarFile]:
 
     Raises: as ``read_bars``; DiskError with a FileNotFoundError as its cause where there is none.
     """
-    if oddity := bar_file_oddity(path):
-        raise corrupt(path, oddity)
     try:
-        with disk_errors(path), open(os.open(path, _OPENING), "rb", buffering=0) as handle:
-            status = os.fstat(handle.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise corrupt(path, str(bar_file_oddity(path)))
-            source: object = handle
-            if status.st_size <= _READ_WHOLE_BYTES:
-                source = pa.BufferReader(handle.read())
-            with pq.ParquetFile(source, page_checksum_verification=True) as file:
-                yield OpenedBarFile(path, status, file)
+        with disk_errors(path):
+            for _ in range(_OPENINGS):
+                status = _regular(path)
+                with _parquet(path) as file:
+                    # What lies there before and after the opening is what was opened.
+                    if _print(_regular(path)) == _print(status):
+                        yield OpenedBarFile(path, status, file)
+                        return
     except UNREADABLE as error:
         raise corrupt(path, str(error)) from error
+    raise DiskError(
+        f"cannot read {path}",
+        reason=f"it was replaced {_OPENINGS} times while it was being opened",
+        hint="Find out which program rewrites it all the time",
+    )
+
+
+def _regular(path: Path) -> os.stat_result:
+    """Return the status of a regular file; nothing else may be opened, as a pipe would block."""
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        raise corrupt(path, str(bar_file_oddity(path)))
+    return status
+
+
+def _print(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _footer(path: Path, file: pq.ParquetFile, known: Known | None) -> Footer:
@@ -601,10 +614,11 @@ def _table(
 ) -> pa.Table:
     """Return columns in the types of ``STORED_SCHEMA``; an Arrow error where a value is wrong."""
     schema = pa.schema([STORED_SCHEMA.field(name) for name in columns])
+    many = file.metadata.num_rows >= _ROWS_FOR_THREADS
     if groups is None or len(groups) == file.num_row_groups:
-        read = file.read(columns=columns)
+        read = file.read(columns=columns, use_threads=many)
     else:
-        read = file.read_row_groups(groups, columns=columns)
+        read = file.read_row_groups(groups, columns=columns, use_threads=many)
     table = read.select(columns).replace_schema_metadata(None)
     required = {"ts", "session_date", "basis"}
     if any(table[name].null_count for name in columns if name in required):

@@ -272,10 +272,9 @@ class BarStore:
     def read_raw(self, series: Series, interval: Interval | None = None) -> pa.Table:
         """Return bars as stored, in the columns of ``STORED_SCHEMA``, sorted by timestamp."""
         files = self.files.of(series)
-        tables = [STORED_SCHEMA.empty_table()]
-        for path in files if interval is None else self._existing_files(series, interval):
-            tables.append(self.files.bars(path, files.get(path), interval))
-        return pa.concat_tables(tables)
+        paths = files if interval is None else self._existing_files(series, interval)
+        tables = [self.files.bars(path, files.get(path), interval) for path in paths]
+        return pa.concat_tables([STORED_SCHEMA.empty_table(), *tables])
 
     def rows(self, series: Series, interval: Interval | None = None) -> int:
         """Return the number of bars, all or those with a timestamp in ``interval``.
@@ -290,6 +289,21 @@ class BarStore:
             for path, part in self._existing_files(series, interval).items()
             if (row := files.get(path)) is not None
         )
+
+    def bounds(self, symbol: str, timeframe: Timeframe) -> tuple[datetime, datetime, int] | None:
+        """Return the timestamps of the first and the last bar held, and the number of bars.
+
+        Of a series that may have left the universe; None where it has no bar. Only the timestamps
+        of two files are read.
+
+        Raises:
+            CorruptFileError: a file of the series cannot be read.
+        """
+        held = [one for one in self.files.of_symbol(symbol, timeframe).items() if one[1].rows]
+        if not held:
+            return None
+        ends = [self.files.bounds(*one) for one in (held[0], held[-1])]
+        return ends[0][0], ends[1][1], sum(row.rows for _, row in held)
 
     def rows_per_session(self, series: Series) -> dict[date, int]:
         """Return the number of bars of each session date, oldest first."""

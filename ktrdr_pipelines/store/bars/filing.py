@@ -42,6 +42,7 @@ from ktrdr_pipelines.store.bars.bar_file import (
     opened,
     read_bars,
     read_footer,
+    read_keys,
     write_file,
 )
 from ktrdr_pipelines.store.bars.footer import Footer
@@ -249,6 +250,14 @@ class BarFiles:
     def count(self, path: Path, row: IndexedFile, interval: Interval) -> int:
         """Return how many bars of a file have a timestamp in an interval."""
         return count_bars_between(path, interval, known_by(row))
+
+    def bounds(self, path: Path, row: IndexedFile) -> tuple[datetime, datetime]:
+        """Return the timestamps of the first and the last bar of a file that has any."""
+        with self.recording_damage(path):
+            keys = timestamps(read_keys(path, known_by(row))[1])
+            if not len(keys):
+                raise corrupt(path, f"it has no bars, and {row.rows} were written")
+        return moment(int(keys.min())), moment(int(keys.max()))
 
     def read(self, path: Path, row: IndexedFile | None, *, calendar: str | None = None) -> TrueFile:
         """Return what a file holds now; ``calendar`` is as for ``of``, by name.

@@ -206,6 +206,23 @@ def known_by(row: IndexedFile | None) -> Callable[[], Footer] | None:
     return None if row is None else lambda: row.footer
 
 
+class FileVersion(NamedTuple):
+    """The identity of a recorded file, and what tells whether it is still the same file.
+
+    ``is_sealed`` is whether ktrdr wrote it with digests, and with the column ``basis``.
+    """
+
+    fingerprint: Fingerprint
+    identity_json: str
+    is_sealed: bool
+
+
+_VERSIONS = (
+    "SELECT file, size, mtime_ns, inode, identity, seal <> '' AND schema_version > 1 FROM mirror"
+)
+_MOST_KEYS = 500
+"""Values in one statement; SQLite before 3.32 takes 999."""
+
 _FILES = Rows(
     "mirror",
     IndexedFile,
@@ -228,6 +245,19 @@ class FilesTable(Table):
         with self._database.reading() as connection:
             rows = _FILES.select_keyed(connection, "WHERE series = ?", (series_key,))
             return {file: row for (file, _), row in rows}
+
+    def recorded_versions(self, series_keys: Sequence[str]) -> dict[str, FileVersion]:
+        """Return the recorded versions of the files of some series, by file name."""
+        found: dict[str, FileVersion] = {}
+        with self._database.reading() as connection:
+            for at in range(0, len(series_keys), _MOST_KEYS):
+                keys = series_keys[at : at + _MOST_KEYS]
+                marks = ", ".join("?" * len(keys))
+                rows = connection.execute(f"{_VERSIONS} WHERE series IN ({marks})", keys)
+                for file, size, mtime_ns, inode, identity, is_sealed in rows:
+                    taken = Fingerprint(size, mtime_ns, inode)
+                    found[file] = FileVersion(taken, identity, bool(is_sealed))
+        return found
 
     def all(self) -> dict[str, dict[str, IndexedFile]]:
         """Return the rows of all files, by series key and file name."""

@@ -174,6 +174,18 @@ class HeadsTable(Table):
             _HEADS.insert(connection, [record], contract_id, what_to_show, gateway)
 
 
+@dataclass(frozen=True, slots=True)
+class PinnedContract:
+    """The contract pinned to a symbol, how it was described then, and when that was."""
+
+    contract_id: int
+    description: str
+    pinned_at: datetime
+
+
+_CONTRACTS = Rows("instruments", PinnedContract, keys=("symbol", "origin"))
+
+
 class ContractsTable(Table):
     """The contract pinned to each symbol, by the origin of its bars.
 
@@ -196,6 +208,15 @@ class ContractsTable(Table):
                     (origin,),
                 ).fetchall()
             )
+
+    def pinned(self, origin: Origin | None) -> dict[str, PinnedContract]:
+        """Return the contract of each symbol that has one, with its description."""
+        known = self.all(origin)
+        with self._database.reading() as connection:
+            rows = _CONTRACTS.select_keyed(
+                connection, "WHERE origin = ifnull(?, origin) ORDER BY symbol", (origin,)
+            )
+            return {symbol: row for (symbol, _), row in rows if symbol in known}
 
     def pin(  # noqa: PLR0917  (a row, in its order)
         self, symbol: str, origin: Origin, contract_id: int, description: str, at: datetime

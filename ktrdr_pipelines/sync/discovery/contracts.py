@@ -3,8 +3,11 @@
 Not here: the request for contract details (``ib.source``), files (``store.bars.bar_store``).
 """
 
-from ktrdr_pipelines.domain.instruments import Identity, Series, identity_of
+from ktrdr_pipelines.domain.instruments import Identity, Instrument, Series, identity_of
+from ktrdr_pipelines.domain.planning.responses import BarSource
 from ktrdr_pipelines.errors import ContractUnknownError, ForeignIdentityError
+from ktrdr_pipelines.ib.protocol.contract_messages import Candidate
+from ktrdr_pipelines.ib.source import GatewaySource
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import store_origin
 from ktrdr_pipelines.sync.engine.source_session import SourceSession
@@ -58,6 +61,36 @@ async def learn_identity(
             "in the universe is ambiguous, set con_id or primary_exchange there",
         )
     return identity
+
+
+async def described_contract(
+    source_session: SourceSession, store: BarStore, series: Series, *, pins: bool
+) -> Candidate:
+    """Return a symbol's contract as the connected gateway describes it.
+
+    Args:
+        source_session: of a gateway.
+        store: where its contract is pinned.
+        series: any series of the symbol.
+        pins: whether to pin the contract, with its description, to the symbol; False for a symbol
+            that is not in the universe, which may become another instrument there.
+
+    Raises: as ``learn_identity``.
+    """
+    identity = await learn_identity(source_session, store, series) if pins else None
+    found = await source_session.ask(lambda source: _described(source, series.instrument))
+    if identity is not None:
+        at = source_session.retry_policy.clock()
+        store.ledger.contracts.pin(
+            series.symbol, identity.origin, found.contract_id, str(found), at
+        )
+    return found
+
+
+async def _described(source: BarSource, instrument: Instrument) -> Candidate:
+    if not isinstance(source, GatewaySource):
+        raise TypeError(f"{source!r} is no gateway, and describes no contracts")
+    return await source.contract(instrument)
 
 
 def known_contract(store: BarStore, series: Series) -> int | None:

@@ -1,0 +1,126 @@
+"""The parts of a store that reading needs, each made when it is first used.
+
+Not here: what is read with them (``app.reading.bar_tables``).
+"""
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ktrdr_pipelines.app.reading.selection import unknown_symbol
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
+from ktrdr_pipelines.settings import load_settings
+from ktrdr_pipelines.store.bars.column_reader import ColumnReader
+from ktrdr_pipelines.store.bars.filing import BarFiles
+from ktrdr_pipelines.store.bars.price_bases import PriceBases
+from ktrdr_pipelines.store.layout import StoreLayout
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.app.workspace import Workspace
+    from ktrdr_pipelines.domain.calendars.registry import Calendars
+    from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
+    from ktrdr_pipelines.domain.instruments import Instrument
+    from ktrdr_pipelines.gaps.index import SeriesGaps
+
+
+class StoreParts:
+    """The readers, universe and gap index of a store.
+
+    Args:
+        layout: the store.
+        clock: returns real time.
+    """
+
+    def __init__(self, layout: StoreLayout, clock: Callable[[], datetime]) -> None:
+        self._layout, self._clock = layout, clock
+        self._opened: tuple[object, Workspace] | None = None
+
+    @property
+    def now(self) -> datetime:
+        """The time of the market."""
+        return self.workspace.now
+
+    @property
+    def workspace(self) -> "Workspace":
+        """The workspace of the store; a new one after each edit of the universe."""
+        from ktrdr_pipelines.app.workspace import Workspace
+
+        try:
+            status = self._layout.universe.stat()
+            taken: object = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except OSError:  # reading the universe says what is wrong with it
+            taken = None
+        opened = self._opened
+        if opened is None or opened[0] != taken:
+            workspace = Workspace(load_settings(), self._layout, real=self._clock)
+            self._opened = opened = taken, workspace
+        return opened[1]
+
+    @cached_property
+    def bases(self) -> PriceBases:
+        """The price bases of all symbols."""
+        return PriceBases(self._layout, self.workspace.ledger)
+
+    @cached_property
+    def reader(self) -> ColumnReader:
+        """The reader of bar files."""
+        ledger = self.workspace.ledger
+        files = BarFiles(self._layout, ledger, self._clock)
+        return ColumnReader(self._layout, ledger, files, self.bases)
+
+    def symbols_on_disk(self, timeframes: Collection[Timeframe] = tuple(Timeframe)) -> list[str]:
+        """Return the symbols with bars of any of some timeframes, sorted."""
+        return sorted(
+            {
+                symbol
+                for symbol, kind in self._layout.series_folders()
+                if kind in timeframes and self._layout.bar_files(symbol, kind)
+            }
+        )
+
+    def require_symbols(self, symbols: Sequence[str]) -> None:
+        """Refuse symbols that are neither on disk nor in the universe.
+
+        Raises:
+            UnknownSymbolError: one is neither.
+        """
+        for symbol in symbols:
+            is_key = re.fullmatch(KEY_PATTERN, symbol) is not None
+            if is_key and self._layout.symbol_folder(symbol).is_dir():
+                continue
+            self._layout.require_same()
+            known = self.workspace.universe.instruments
+            if not is_key or symbol not in known:
+                raise unknown_symbol(symbol, {*known, *self.symbols_on_disk()})
+
+    def instrument(self, symbol: str) -> "Instrument":
+        """Return an instrument of the universe.
+
+        Raises:
+            UnknownSymbolError: there is none, though the symbol may have bars.
+        """
+        universe = self.workspace.universe
+        if symbol not in universe.instruments:
+            self.require_symbols([symbol])
+        return universe.instrument(symbol)
+
+    def calendars(self, symbols: Sequence[str]) -> "list[SessionCalendar | None]":
+        """Return the calendar of each symbol; None for those that are not in the universe."""
+        known, calendars = self.workspace.universe.instruments, self.workspace.ledger.calendars()
+        return [
+            calendars.of(replace(known[one], end=None)) if one in known else None for one in symbols
+        ]
+
+    def series_gaps(
+        self, instruments: "Sequence[Instrument]", timeframe: Timeframe, now: datetime
+    ) -> "tuple[list[SeriesGaps], Calendars]":
+        """Return what each series of a timeframe holds and lacks, and the calendars."""
+        from ktrdr_pipelines.domain.instruments import Series
+
+        index = self.workspace.gap_index()
+        series = [Series(one, timeframe) for one in instruments]
+        return index.series_gaps(series, now), index.calendars
