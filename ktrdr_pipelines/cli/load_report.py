@@ -8,21 +8,18 @@ Not here: which jobs run (``cli.arguments``), loading (``sync.runner``).
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
+from ktrdr_pipelines.app.views.documents import ErrorDocument
+from ktrdr_pipelines.app.views.load_documents import LoadReportDocument, SeriesReportDocument
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable
 from ktrdr_pipelines.cli.output import (
     CollectedMessages,
-    adjustment_json,
     adjustment_text,
     counted,
-    disagreement_json,
-    disagreements_json,
-    error_json,
     instant_text,
     interval_text,
-    intervals_json,
     load_progress,
     note,
     print_messages,
@@ -86,13 +83,16 @@ def print_report(
     if as_json:
         code = exit_code_of(reports, catalog_error)
         say_json(
-            {
-                "complete": code is ExitCode.DONE,
-                "exit_code": int(code),
-                "series": [_series_json(report, messages) for report in reports],
-                "notices": messages.notices,
-                "catalog_error": None if catalog_error is None else error_json(catalog_error),
-            }
+            LoadReportDocument(
+                complete=code is ExitCode.DONE,
+                exit_code=int(code),
+                series=tuple(
+                    SeriesReportDocument.of(report, messages.texts.get(report.series, []))
+                    for report in reports
+                ),
+                notices=tuple(messages.notices),
+                catalog_error=ErrorDocument.of_any(catalog_error),
+            )
         )
         return
     say_table(_COLUMNS, (_row(report, calendars) for report in reports))
@@ -240,35 +240,6 @@ def _failure_lines(report: SeriesReport) -> Iterator[str]:
     for reason, times in Counter(map(str, report.failures)).most_common(3):
         often = f" ({times} times)" if times > 1 else ""
         yield f"  {report.series}: {reason}{often}"
-
-
-def _series_json(report: SeriesReport, messages: CollectedMessages) -> dict[str, Any]:
-    return {
-        "symbol": report.series.symbol,
-        "timeframe": str(report.series.timeframe),
-        "complete": report.is_complete,
-        "requests": report.requests,
-        "rows": report.rows,
-        "added": report.added,
-        "revised": report.revised,
-        "unexplained": intervals_json(report.unexplained),
-        "waiting": intervals_json(report.waiting),
-        "before_listing": intervals_json(report.before_listing),
-        "deferred": intervals_json(report.deferred),
-        "next_try_at": report.next_try_at,
-        "not_refreshed": intervals_json(report.not_refreshed),
-        "sparse": intervals_json(report.sparse),
-        "confirmed_at": report.confirmed_at,
-        **disagreements_json(report.disagreements),
-        "volume_jumps": [disagreement_json(one) for one in report.volume_jumps],
-        "adjustments": [adjustment_json(one) for one in report.adjustments],
-        "unconfirmed_bars": report.unconfirmed_bars,
-        "unconfirmed_basis": intervals_json(report.unconfirmed_basis),
-        "basis_due_at": report.basis_due_at,
-        "failures": [error_json(failure) for failure in report.failures],
-        "error": None if report.error is None else error_json(report.error),
-        "notes": messages.texts.get(report.series, []),
-    }
 
 
 def load_jobs(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 import typer
 
 from ktrdr_pipelines.domain.instruments import Series
-from ktrdr_pipelines.errors import GatewayError, KtrdrError
+from ktrdr_pipelines.errors import KtrdrError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -139,9 +139,14 @@ def say_clock() -> None:
 def say_json(document: object, *, lines: bool = True) -> None:
     """Print a result as one JSON document: indented, or on one line without ``lines``.
 
-    An object also gets ``market_clock_offset_s``, by how much market time is ahead of real time.
+    A document is printed with the fields that are set. An object also gets
+    ``market_clock_offset_s``, by how much market time is ahead of real time.
     Characters that stdout cannot print become JSON escapes, so that the document stays valid.
     """
+    from ktrdr_pipelines.app.views.documents import Document
+
+    if isinstance(document, Document):
+        document = document.model_dump(exclude_unset=True, by_alias=True)
     if isinstance(document, Mapping):
         document = {**document, "market_clock_offset_s": _clock_offset_s()}
     indent = 2 if lines else None
@@ -177,14 +182,9 @@ def plain(value: object) -> object:
 
 def error_json(error: KtrdrError) -> dict[str, Any]:
     """Return an error as a JSON object: its kind, its message and the parts of the message."""
-    fields = {
-        "kind": type(error).__name__,
-        "message": str(error),
-        "what": error.what,
-        "reason": error.reason,
-        "hint": error.hint,
-    }
-    return fields | ({"code": error.code} if isinstance(error, GatewayError) else {})
+    from ktrdr_pipelines.app.views.documents import ErrorDocument
+
+    return ErrorDocument.of(error).model_dump(exclude_unset=True)
 
 
 def console(*, err: bool = False) -> "Console":
@@ -241,7 +241,9 @@ def intervals_json(intervals: Iterable["Interval"]) -> list[dict[str, str]]:
 
 def disagreement_json(found: "Disagreement") -> dict[str, Any]:
     """Return bars at other prices, or with volumes in another unit, as a JSON object."""
-    return {"first": found.first, "last": found.last, "bars": found.bars, "ratio": found.ratio}
+    from ktrdr_pipelines.app.views.series_documents import DisagreementDocument
+
+    return DisagreementDocument.of(found).model_dump()
 
 
 def disagreements_json(found: Iterable["Disagreement"]) -> dict[str, Any]:
@@ -259,19 +261,9 @@ def disagreements_json(found: Iterable["Disagreement"]) -> dict[str, Any]:
 
 def adjustment_json(one: "Adjustment") -> dict[str, Any]:
     """Return an adjustment as a JSON object."""
-    return {
-        "number": one.number,
-        "kind": str(one.kind),
-        "ratio": one.ratio,
-        "volume_ratio": one.volume_ratio,
-        "effective": one.effective,
-        "estimated": one.is_estimated,
-        "found_at": one.found_at,
-        "old_until": one.old_until,
-        "evidence": one.evidence,
-        "note": one.note,
-        "removed_at": one.removed_at,
-    }
+    from ktrdr_pipelines.app.views.series_documents import AdjustmentDocument
+
+    return AdjustmentDocument.of(one).model_dump()
 
 
 def adjustment_text(one: "Adjustment") -> str:

@@ -35,9 +35,23 @@ class IntervalDocument(Document):
         """Return the documents of several intervals, in their order."""
         return [cls.of(one) for one in intervals]
 
+    @classmethod
+    def to_the_second(cls, intervals: Iterable[Interval]) -> tuple[Self, ...]:
+        """Return the documents of several intervals, less fractions of a second.
+
+        The last microsecond of a session is kept uncovered until its bars are complete.
+        """
+        return tuple(
+            cls(start=one.start.replace(microsecond=0), end=one.end.replace(microsecond=0))
+            for one in intervals
+        )
+
 
 class ErrorDocument(Document):
-    """An error: its kind, its text, and what to do; ``code`` is the gateway's own, if it is its."""
+    """An error: its kind, its text, and what to do.
+
+    ``code`` is the gateway's own, or null if it gave none; it is set for errors of a gateway alone.
+    """
 
     kind: str
     message: str
@@ -49,11 +63,18 @@ class ErrorDocument(Document):
     @classmethod
     def of(cls, error: KtrdrError) -> Self:
         """Return the document of an error."""
-        return cls(
-            kind=type(error).__name__,
-            message=str(error),
-            what=error.what,
-            reason=error.reason,
-            hint=error.hint,
-            code=error.code if isinstance(error, GatewayError) else None,
-        )
+        fields = {
+            "kind": type(error).__name__,
+            "message": str(error),
+            "what": error.what,
+            "reason": error.reason,
+            "hint": error.hint,
+        }
+        if isinstance(error, GatewayError):
+            return cls.model_validate(fields | {"code": error.code})
+        return cls.model_validate(fields)
+
+    @classmethod
+    def of_any(cls, error: KtrdrError | None) -> Self | None:
+        """Return the document of an error; None for none."""
+        return None if error is None else cls.of(error)

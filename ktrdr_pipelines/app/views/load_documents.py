@@ -1,9 +1,15 @@
 """Documents of loads: what was loaded, what is missing, and operations in the background."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
+from typing import Self
+
+from pydantic import Field
 
 from ktrdr_pipelines.app.views.documents import Document, ErrorDocument, IntervalDocument
+from ktrdr_pipelines.app.views.series_documents import AdjustmentDocument, DisagreementDocument
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
 
 
 class LoadStatus(StrEnum):
@@ -86,6 +92,82 @@ class DataLoadResult(LoadResult):
     gaps_analyzed: int = 0
     segments_fetched: int = 0
     ib_requests_made: int = 0
+
+
+class SeriesReportDocument(Document):
+    """How the load of one series ended (``domain.planning.reports.SeriesReport``).
+
+    ``rows`` are the bars of responses, ``added`` those that the store did not hold, ``revised``
+    those whose values changed. ``remarks``, in JSON ``notes``, is what the load noted about it.
+    """
+
+    symbol: str
+    timeframe: str
+    complete: bool
+    requests: int
+    rows: int
+    added: int
+    revised: int
+    unexplained: tuple[IntervalDocument, ...]
+    waiting: tuple[IntervalDocument, ...]
+    before_listing: tuple[IntervalDocument, ...]
+    deferred: tuple[IntervalDocument, ...]
+    next_try_at: datetime | None
+    not_refreshed: tuple[IntervalDocument, ...]
+    sparse: tuple[IntervalDocument, ...]
+    confirmed_at: datetime | None
+    disagreements: tuple[DisagreementDocument, ...]
+    unit_changes: tuple[DisagreementDocument, ...]
+    volume_jumps: tuple[DisagreementDocument, ...]
+    adjustments: tuple[AdjustmentDocument, ...]
+    unconfirmed_bars: int
+    unconfirmed_basis: tuple[IntervalDocument, ...]
+    basis_due_at: datetime | None
+    failures: tuple[ErrorDocument, ...]
+    error: ErrorDocument | None
+    remarks: tuple[str, ...] = Field(serialization_alias="notes")
+
+    @classmethod
+    def of(cls, report: SeriesReport, remarks: Sequence[str] = ()) -> Self:
+        """Return the document of a report."""
+        to_the_second = IntervalDocument.to_the_second
+        return cls(
+            symbol=report.series.symbol,
+            timeframe=str(report.series.timeframe),
+            complete=report.is_complete,
+            requests=report.requests,
+            rows=report.rows,
+            added=report.added,
+            revised=report.revised,
+            unexplained=to_the_second(report.unexplained),
+            waiting=to_the_second(report.waiting),
+            before_listing=to_the_second(report.before_listing),
+            deferred=to_the_second(report.deferred),
+            next_try_at=report.next_try_at,
+            not_refreshed=to_the_second(report.not_refreshed),
+            sparse=to_the_second(report.sparse),
+            confirmed_at=report.confirmed_at,
+            disagreements=DisagreementDocument.all_of(report.disagreements, of_unit=False),
+            unit_changes=DisagreementDocument.all_of(report.disagreements, of_unit=True),
+            volume_jumps=DisagreementDocument.all_of(report.volume_jumps),
+            adjustments=tuple(map(AdjustmentDocument.of, report.adjustments)),
+            unconfirmed_bars=report.unconfirmed_bars,
+            unconfirmed_basis=to_the_second(report.unconfirmed_basis),
+            basis_due_at=report.basis_due_at,
+            failures=tuple(map(ErrorDocument.of, report.failures)),
+            error=ErrorDocument.of_any(report.error),
+            remarks=tuple(remarks),
+        )
+
+
+class LoadReportDocument(Document):
+    """The result of ``ktrdr load`` and ``ktrdr update``; ``notices`` are those of the gateway."""
+
+    complete: bool
+    exit_code: int
+    series: tuple[SeriesReportDocument, ...]
+    notices: tuple[str, ...]
+    catalog_error: ErrorDocument | None
 
 
 class OperationState(StrEnum):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -16,7 +16,6 @@ from ktrdr_pipelines.cli.arguments import SomeSymbols, SomeTimeframes
 from ktrdr_pipelines.cli.output import (
     AsJson,
     counted,
-    error_json,
     instant_text,
     interval_text,
     note,
@@ -25,12 +24,11 @@ from ktrdr_pipelines.cli.output import (
     say_table,
     typed_text,
 )
-from ktrdr_pipelines.errors import DiskError, ExitCode, KtrdrError, UsageError
+from ktrdr_pipelines.errors import DiskError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.acknowledgement import ExplainedRange
     from ktrdr_pipelines.app.workspace import Workspace
-    from ktrdr_pipelines.domain.planning.gaps import Gap
     from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 
 
@@ -97,6 +95,7 @@ def gaps(
     Exit codes: 0 no gap, 1 a series cannot be read, 2 bad usage, 3 there are gaps.
     """
     from ktrdr_pipelines.app.acknowledgement import explained_ranges
+    from ktrdr_pipelines.app.store_status import gaps_document, gaps_exit_code
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.output import warn_of_problem
 
@@ -116,12 +115,12 @@ def gaps(
     if plot is not None:
         _plot(plot, index, found, now)
     if as_json:
-        say_json(_gaps_document(found, explained, plot))
+        say_json(gaps_document(found, explained, plot=plot))
     else:
         _say_gaps(found, explained, most=None if every else MOST_OF_A_SERIES)
         if plot is not None:
             say(f"Heatmap written to {plot}")
-    raise typer.Exit(exit_code_of(found))
+    raise typer.Exit(gaps_exit_code(found))
 
 
 def _require_acknowledgement_alone(
@@ -165,24 +164,23 @@ def _acknowledge(
     workspace: "Workspace", named: tuple[str, str, str], day: date, remark: str, *, as_json: bool
 ) -> None:
     from ktrdr_pipelines.app.acknowledgement import ExplainedRange, acknowledge
+    from ktrdr_pipelines.app.views.documents import ErrorDocument
+    from ktrdr_pipelines.app.views.series_documents import AcknowledgedDocument, ExplainedDocument
     from ktrdr_pipelines.domain.instruments import Series
 
     (timeframe,) = timeframes_named(named[1])
     series = Series(workspace.universe.instrument(named[0]), timeframe)
     proof = acknowledge(workspace.gap_index(), series, day, note=remark, now=workspace.now)
-    catalog_error: KtrdrError | None = None
-    try:
-        workspace.renew_catalog()
-    except KtrdrError as error:
-        catalog_error = error
+    catalog_error = workspace.try_renew_catalog()
     code = ExitCode.DONE if catalog_error is None else ExitCode.FAILED
     if as_json:
-        document = {
-            "exit_code": int(code),
-            "acknowledged": [explained_json(ExplainedRange(series, proof))],
-            "catalog_error": None if catalog_error is None else error_json(catalog_error),
-        }
-        say_json(document)
+        say_json(
+            AcknowledgedDocument(
+                exit_code=int(code),
+                acknowledged=(ExplainedDocument.of(ExplainedRange(series, proof)),),
+                catalog_error=ErrorDocument.of_any(catalog_error),
+            )
+        )
     else:
         say(
             f"{series}: {interval_text(timeframe, proof.interval)} is acknowledged and counts as "
@@ -193,73 +191,10 @@ def _acknowledge(
     raise typer.Exit(code)
 
 
-def exit_code_of(found: "Sequence[SeriesGaps]") -> ExitCode:
-    """Return FAILED if a series cannot be read, else INCOMPLETE if one has gaps, else DONE."""
-    if any(one.error is not None for one in found):
-        return ExitCode.FAILED
-    return ExitCode.INCOMPLETE if any(one.gaps for one in found) else ExitCode.DONE
-
-
-def gap_json(one: "SeriesGaps", gap: "Gap") -> dict[str, Any]:
-    """Return a gap as a JSON object; its end is exclusive."""
-    return {
-        "symbol": one.series.symbol,
-        "timeframe": str(one.series.timeframe),
-        "reason": str(gap.reason),
-        "start": gap.interval.start,
-        "end": gap.interval.end,
-        "sessions": gap.sessions,
-        "bars": gap.bars,
-        "detail": gap.detail,
-        "next_try_at": gap.next_try_at,
-    }
-
-
-def explained_json(one: "ExplainedRange") -> dict[str, Any]:
-    """Return a disputed or acknowledged range as a JSON object; its end is exclusive."""
-    return {
-        "symbol": one.series.symbol,
-        "timeframe": str(one.series.timeframe),
-        "start": one.proof.interval.start,
-        "end": one.proof.interval.end,
-        "kind": str(one.proof.kind),
-        "proved_at": one.proof.proved_at,
-        "expires_at": one.proof.expires_at,
-        "note": one.proof.note,
-        "statements": [
-            {
-                "kind": str(statement.kind),
-                "timeframe": statement.timeframe,
-                "said_at": statement.said_at,
-                "controlled": statement.controlled,
-            }
-            for statement in one.statements
-        ],
-    }
-
-
-def by_kind(explained: "Sequence[ExplainedRange]") -> dict[str, list[dict[str, Any]]]:
-    """Return the disputed and the acknowledged ranges as JSON objects, keyed by kind."""
-    from ktrdr_pipelines.domain.coverage import ProofKind
-
-    return {
-        str(kind): [explained_json(one) for one in explained if one.proof.kind is kind]
-        for kind in (ProofKind.DISPUTED, ProofKind.ACKNOWLEDGED)
-    }
-
-
-def explained_counts(found: "Sequence[SeriesGaps]") -> dict[str, int]:
-    """Return how many ranges of the series are disputed and how many acknowledged."""
-    from ktrdr_pipelines.domain.coverage import ProofKind
-
-    return {
-        str(kind): sum(len(one.explained_as(kind)) for one in found)
-        for kind in (ProofKind.DISPUTED, ProofKind.ACKNOWLEDGED)
-    }
-
-
 def explained_text(found: "Sequence[SeriesGaps]") -> str:
     """Return the numbers of disputed and acknowledged ranges as text; empty if there are none."""
+    from ktrdr_pipelines.app.store_status import explained_counts
+
     return " and ".join(
         counted(number, f"{kind} range")
         for kind, number in explained_counts(found).items()
@@ -343,27 +278,3 @@ def _summary(found: "Sequence[SeriesGaps]", missing: "Sequence[SeriesGaps]") -> 
         f"{counted(len(gaps), 'gap')} in {of} ({kinds}), about {bars}; "
         f"ktrdr load {first.symbol} {first.timeframe} requests the first"
     )
-
-
-def _gaps_document(
-    found: "Sequence[SeriesGaps]", explained: "Sequence[ExplainedRange]", plot: Path | None
-) -> dict[str, Any]:
-    code = exit_code_of(found)
-    return {
-        "complete": code is ExitCode.DONE,
-        "exit_code": int(code),
-        "series": len(found),
-        "gaps": [gap_json(one, gap) for one in found for gap in one.gaps],
-        "counts": explained_counts(found),
-        **by_kind(explained),
-        "errors": [
-            {
-                "symbol": one.series.symbol,
-                "timeframe": str(one.series.timeframe),
-                "error": error_json(one.error),
-            }
-            for one in found
-            if one.error is not None
-        ],
-        "plot": None if plot is None else str(plot),
-    }

@@ -3,18 +3,16 @@
 Not here: finding the earliest data (``sync.discovery.earliest_data``).
 """
 
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ktrdr_pipelines.cli.output import AsJson, error_json, instant_text, say, say_json, say_table
+from ktrdr_pipelines.cli.output import AsJson, instant_text, say, say_json, say_table
 from ktrdr_pipelines.errors import ExitCode
 
 if TYPE_CHECKING:
-    from ktrdr_pipelines.app.workspace import Workspace
-    from ktrdr_pipelines.domain.instruments import Instrument
+    from ktrdr_pipelines.app.views.series_documents import HeldRangeDocument
     from ktrdr_pipelines.sync.discovery.earliest_data import EarliestData
 
 _BEGINNINGS: Final = {
@@ -31,18 +29,6 @@ _HELD: Final = {
     "last": "left",
     "covered": "fold",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """The bars held of one series, their session dates, and the bounds of its coverage."""
-
-    timeframe: str
-    rows: int
-    first: date | None
-    last: date | None
-    covered_from: datetime | None
-    covered_to: datetime | None
 
 
 def ranges(
@@ -68,6 +54,8 @@ def ranges(
     Exit codes: 0 done, 1 the request for a symbol failed, 2 bad usage.
     """
     from ktrdr_pipelines.app.selection import instruments_of
+    from ktrdr_pipelines.app.store_status import held_ranges
+    from ktrdr_pipelines.app.views.series_documents import BeginningDocument, RangesDocument
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.entry_point import run_stoppable
     from ktrdr_pipelines.cli.output import warn_of_problem
@@ -77,46 +65,24 @@ def ranges(
     manager = workspace.load_manager()
     instruments = instruments_of(workspace.universe, symbols)
     begun = run_stoppable(manager.discover(instruments, refresh=refresh))
-    held = {one.instrument.symbol: _held(workspace, one.instrument) for one in begun}
+    held = {one.instrument.symbol: held_ranges(workspace, one.instrument) for one in begun}
     if as_json:
-        say_json({"symbols": [_document(one, held[one.instrument.symbol]) for one in begun]})
+        documents = (BeginningDocument.of(one, held[one.instrument.symbol]) for one in begun)
+        say_json(RangesDocument(symbols=tuple(documents)))
     else:
         _say(begun, held)
     failed = any(one.error is not None for one in begun)
     raise typer.Exit(ExitCode.FAILED if failed else ExitCode.DONE)
 
 
-def _held(workspace: "Workspace", instrument: "Instrument") -> list[Held]:
-    from ktrdr_pipelines.domain.instruments import Series
-
-    store = workspace.store
-    kinds = [kind for symbol, kind in store.series_on_disk() if symbol == instrument.symbol]
-    held = []
-    for kind in dict.fromkeys((*instrument.timeframes, *kinds)):
-        series = Series(instrument, kind)
-        days = list(store.rows_per_session(series))
-        covered = store.coverage(series).covered(workspace.now).bounds
-        held.append(
-            Held(
-                timeframe=str(kind),
-                rows=store.rows(series),
-                first=days[0] if days else None,
-                last=days[-1] if days else None,
-                covered_from=covered.start if covered else None,
-                covered_to=covered.end if covered else None,
-            )
-        )
-    return held
-
-
-def _covered_text(held: Held) -> str:
+def _covered_text(held: "HeldRangeDocument") -> str:
     """Return the dates that coverage begins and ends on; its end is exclusive."""
     if held.covered_from is None or held.covered_to is None:
         return ""
     return f"{held.covered_from.date()} to {(held.covered_to - timedelta.resolution).date()}"
 
 
-def _say(begun: "list[EarliestData]", held: dict[str, list[Held]]) -> None:
+def _say(begun: "list[EarliestData]", held: "dict[str, list[HeldRangeDocument]]") -> None:
     say_table(_BEGINNINGS, map(_row, begun))
     rows = [
         (
@@ -146,28 +112,3 @@ def _row(one: "EarliestData") -> tuple[str, ...]:
         how,
         instant_text(one.asked_at) if one.asked_at else "",
     )
-
-
-def _document(one: "EarliestData", held: list[Held]) -> dict[str, Any]:
-    return {
-        "symbol": one.instrument.symbol,
-        "what_to_show": str(one.instrument.what_to_show),
-        "oldest": one.oldest,
-        "how": one.how.name.lower(),
-        "head": one.head,
-        "contradicted": one.contradicted,
-        "asked_at": one.asked_at,
-        "empty": [{"first": first, "end": end} for first, end in one.empty],
-        "error": None if one.error is None else error_json(one.error),
-        "series": [
-            {
-                "timeframe": series.timeframe,
-                "rows": series.rows,
-                "first": series.first,
-                "last": series.last,
-                "covered_from": series.covered_from,
-                "covered_to": series.covered_to,
-            }
-            for series in held
-        ],
-    }

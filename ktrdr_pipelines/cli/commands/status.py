@@ -4,24 +4,17 @@ The command reads the store only and sends no request to a gateway.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
-from ktrdr_pipelines.app.selection import chosen_series
-from ktrdr_pipelines.cli.commands.gaps import by_kind, explained_counts, explained_text, gap_json
+from ktrdr_pipelines.cli.commands.gaps import explained_text
 from ktrdr_pipelines.cli.output import (
     AsJson,
-    adjustment_json,
     adjustment_text,
     counted,
-    disagreement_json,
-    disagreements_json,
-    error_json,
     instant_text,
-    intervals_json,
     note,
     say,
     say_json,
@@ -31,16 +24,13 @@ from ktrdr_pipelines.cli.output import (
 from ktrdr_pipelines.errors import ExitCode
 
 if TYPE_CHECKING:
-    from ktrdr_pipelines.app.acknowledgement import ExplainedRange
-    from ktrdr_pipelines.app.workspace import Workspace
-    from ktrdr_pipelines.domain.adjustments import Adjustment
+    from ktrdr_pipelines.app.store_status import KnownBases, StoreStatus
     from ktrdr_pipelines.domain.calendars.registry import Calendars
     from ktrdr_pipelines.domain.planning.gaps import Gap
     from ktrdr_pipelines.domain.timeframes import Timeframe
     from ktrdr_pipelines.domain.universe.universe import Universe
     from ktrdr_pipelines.gaps.index import SeriesGaps
     from ktrdr_pipelines.gaps.universe_diff import Stranger
-    from ktrdr_pipelines.store.ledger.basis_records import BasisCheck
 
 
 _CONTRACT: Final = ("sec_type", "exchange", "currency")
@@ -66,60 +56,27 @@ def status(as_json: AsJson = False) -> None:
     series cannot be read, 2 bad usage, 3 the gateway returned stored bars again at other prices,
     and it is no re-basing, or not confirmed as one yet.
     """
-    from ktrdr_pipelines.app.acknowledgement import explained_ranges
+    from ktrdr_pipelines.app.store_status import status_document, store_status
     from ktrdr_pipelines.app.workspace import Workspace
-    from ktrdr_pipelines.gaps.universe_diff import strangers
 
-    workspace = Workspace.open()
-    real_now = workspace.clock.real_now()
-    series = chosen_series(workspace.universe, workspace.store, None, None)
-    index = workspace.gap_index()
-    states = index.series_gaps(series, workspace.now)
-    unnamed = list(strangers(workspace.store, workspace.universe.instruments))
-    findings = workspace.ledger.findings.counts()
-    bases = _bases(workspace)
+    found = store_status(Workspace.open())
+    states, bases = found.series, found.bases
     if as_json:
-        from ktrdr_pipelines.store.ledger.ledger import series_key
-
-        explained = explained_ranges(workspace.ledger, index.calendars, states)
-        document = _document(workspace, states, explained, strangers=unnamed, now=real_now)
-        for entry, state in zip(document["series"], states, strict=True):
-            entry["findings"] = findings.get(series_key(state.series), 0)
-        say_json({**document, **_bases_json(bases), "calendars": _calendars_json(index.calendars)})
+        say_json(status_document(found))
     else:
-        _say_store(workspace, real_now)
-        say_symbols(workspace.universe)
-        _say_calendars(index.calendars)
-        _say_states(states, unnamed)
+        _say_store(found)
+        say_symbols(found.workspace.universe)
+        _say_calendars(found.calendars)
+        _say_states(states, found.unlisted)
         _say_bases(bases)
-        _say_findings(states, findings)
+        _say_findings(states, found.findings)
     if bases.errors or any(state.error is not None for state in states):
         raise typer.Exit(ExitCode.FAILED)
     if bases.stated or any(state.disagreements for state in states):
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Bases:
-    """What is known of price bases, by symbol: adjustments, statements, unreadable histories."""
-
-    adjustments: "Mapping[str, Sequence[Adjustment]]"
-    stated: "Mapping[str, BasisCheck]"
-    errors: "Mapping[str, str]"
-
-
-def _bases(workspace: "Workspace") -> _Bases:
-    """Read the adjustments of all symbols, and what single responses stated of the universe's."""
-    adjustments, errors = workspace.store.bases.all()
-    stated = {
-        symbol: one
-        for symbol, one in workspace.ledger.basis_checks.stated().items()
-        if symbol in workspace.universe.instruments
-    }
-    return _Bases(adjustments, stated, errors)
-
-
-def _say_bases(bases: _Bases) -> None:
+def _say_bases(bases: "KnownBases") -> None:
     """Print a line for each symbol that was adjusted, and for each unconfirmed statement."""
     for symbol, known in bases.adjustments.items():
         in_force = [one for one in known if one.removed_at is None]
@@ -137,37 +94,14 @@ def _say_bases(bases: _Bases) -> None:
         note(f"Error: {text}")
 
 
-def _bases_json(bases: _Bases) -> dict[str, Any]:
-    return {
-        "adjustments": [
-            {"symbol": symbol, **adjustment_json(one)}
-            for symbol, known in bases.adjustments.items()
-            for one in known
-        ],
-        "stated_rebasings": [
-            {
-                "symbol": symbol,
-                "ratio": one.stated_ratio,
-                "bars": one.stated_bars,
-                "request": one.stated_by,
-                "sent_at": one.stated_at,
-                "text": one.statement,
-            }
-            for symbol, one in bases.stated.items()
-        ],
-        "basis_errors": [
-            {"symbol": symbol, "message": text} for symbol, text in bases.errors.items()
-        ],
-    }
-
-
-def _say_store(workspace: "Workspace", now: datetime) -> None:
+def _say_store(status: "StoreStatus") -> None:
     from ktrdr_pipelines.store.layout import store_origin, store_version
 
+    workspace = status.workspace
     origin = store_origin(workspace.layout) or "open: determined by the first bars"
     version = store_version(workspace.layout)
     say(f"store     {workspace.layout.root}, format {version}, origin {origin}")
-    age_s = _catalog_age_s(workspace, now)
+    age_s = status.catalog_age_s()
     age = "missing: ktrdr repair builds it" if age_s is None else f"built {_age_text(age_s)} ago"
     say(f"catalog   {workspace.layout.catalog}, {age}")
     symbols = counted(len(workspace.universe.instruments), "symbol")
@@ -206,21 +140,6 @@ def _say_calendars(calendars: "Calendars") -> None:
                 f"calendar {key} {one.stated.day}: {hours}, according to "
                 f"{counted(len(one.symbols), 'contract')}: {_few(one.symbols)}"
             )
-
-
-def _calendars_json(calendars: "Calendars") -> list[dict[str, Any]]:
-    return [
-        {
-            "key": key,
-            "date": one.stated.day,
-            "opens": one.stated.parts[0].start if one.stated.parts else None,
-            "closes": one.stated.parts[-1].end if one.stated.parts else None,
-            "closed": not one.stated.parts,
-            "symbols": list(one.symbols),
-        }
-        for key, days in calendars.changed().items()
-        for one in days
-    ]
 
 
 def _say_states(states: "Sequence[SeriesGaps]", strangers: "Sequence[Stranger]") -> None:
@@ -312,80 +231,6 @@ def _remark(state: "SeriesGaps") -> str:
         return "empty"
     failures = counted(len(state.attempts), "failed attempt")
     return "blocked" if state.is_blocked else failures if state.attempts else ""
-
-
-def _document(
-    workspace: "Workspace",
-    states: "Sequence[SeriesGaps]",
-    explained: "Sequence[ExplainedRange]",
-    *,
-    strangers: "Sequence[Stranger]",
-    now: datetime,
-) -> dict[str, Any]:
-    from ktrdr_pipelines.store.layout import store_origin, store_version
-
-    universe = workspace.universe
-    return {
-        "store": str(workspace.layout.root),
-        "format": store_version(workspace.layout),
-        "origin": store_origin(workspace.layout),
-        "catalog": {"path": str(workspace.layout.catalog), "age_s": _catalog_age_s(workspace, now)},
-        "universe": {
-            "path": str(workspace.layout.universe),
-            "problem": None if workspace.problem is None else error_json(workspace.problem),
-            "symbols": {
-                symbol: universe.describe(instrument)
-                for symbol, instrument in universe.instruments.items()
-            },
-        },
-        "before_windows": {str(kind): names for kind, names in universe.before_windows().items()},
-        "counts": explained_counts(states),
-        "series": [
-            _state_json(state, [one for one in explained if one.series == state.series])
-            for state in states
-        ],
-        "not_in_universe": [
-            {"symbol": one.symbol, "timeframe": one.timeframe, "rows": one.rows}
-            for one in strangers
-        ],
-    }
-
-
-def _state_json(state: "SeriesGaps", explained: "Sequence[ExplainedRange]") -> dict[str, Any]:
-    return {
-        "symbol": state.series.symbol,
-        "timeframe": str(state.series.timeframe),
-        "rows": state.rows,
-        "first": state.first,
-        "last": state.last,
-        "covered_until": state.covered_until,
-        "gaps": [gap_json(state, gap) for gap in state.gaps],
-        "waiting": intervals_json(state.waiting),
-        **by_kind(explained),
-        **disagreements_json(state.disagreements),
-        "volume_jumps": [disagreement_json(one) for one in state.volume_jumps],
-        "unconfirmed_bars": state.unconfirmed_bars,
-        "unconfirmed_basis": intervals_json(state.unconfirmed_basis),
-        "attempts": [
-            {
-                "kind": str(attempt.kind),
-                "start": attempt.interval.start,
-                "end": attempt.interval.end,
-                "error": attempt.error,
-                "code": attempt.code,
-                "failures": attempt.failures,
-                "next_try_at": attempt.next_try_at,
-            }
-            for attempt in state.attempts
-        ],
-        "blocked": state.is_blocked,
-        "error": None if state.error is None else error_json(state.error),
-    }
-
-
-def _catalog_age_s(workspace: "Workspace", now: datetime) -> int | None:
-    path = workspace.layout.catalog
-    return max(0, round(now.timestamp() - path.stat().st_mtime)) if path.is_file() else None
 
 
 def _age_text(seconds: int) -> str:
