@@ -3,6 +3,7 @@
 KtrdrError
 ├── UsageError            a command, setting or file of the user is wrong (exit 2)
 │   ├── SettingsError         a setting is unknown or has a bad value
+│   │   └── SettingFixedError     the environment fixes a setting that was to be changed
 │   ├── UniverseError         the universe file is malformed
 │   ├── UnknownSymbolError    a symbol is not in the universe
 │   ├── NoStoreError          a data folder is not a store
@@ -90,6 +91,14 @@ class UsageError(KtrdrError):
 
 class SettingsError(UsageError):
     """A setting is unknown or has a bad value."""
+
+
+class SettingFixedError(SettingsError):
+    """The environment fixes a setting that was to be changed; ``variable`` is its name there."""
+
+    def __init__(self, what: str, *, variable: str, reason: str = "", hint: str = "") -> None:
+        super().__init__(what, reason=reason, hint=hint)
+        self.variable = variable
 
 
 class UniverseError(UsageError):

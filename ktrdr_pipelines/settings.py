@@ -1,13 +1,17 @@
-"""Settings from the environment (``IB_*``, ``KTRDR_*``), and the search for the data folder.
+"""Settings of flags, environment (``IB_*``, ``KTRDR_*``) and file, and the search for data folders.
 
-The environment is read when ``load_settings`` is called, never at import; ``Settings(...)`` itself
-never reads it. ``.env`` files are not read.
+A flag takes precedence over the environment, the environment over the file
+``state/settings.json`` of the data folder, the file over the default. The file has settings of the
+gateway only, and programs change it at run time: ``effective_settings`` reads it at every call.
+Environment and file are never read at import, and ``Settings(...)`` itself never reads them.
+``.env`` files are not read.
 
-Not here: creating a store or checking whether a folder is one (``store.layout``), instruments
-(``domain.universe.universe``).
+Not here: writing the file (``app.gateway_settings``), creating a store or checking whether a folder
+is one (``store.layout``), instruments (``domain.universe.universe``).
 """
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -18,7 +22,16 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final, Self
 
 import platformdirs
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -31,11 +44,35 @@ from ktrdr_pipelines.errors import NoStoreError, SettingsError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 WORKSPACE_FILE = "workspace.yaml"
+IN_FILE: Final = (
+    "ib_host",
+    "ib_port",
+    "ib_timeout",
+    "ib_pacing",
+    "ib_max_retries",
+    "ib_retry_delay",
+    "ib_client_id_api",
+)
+"""The settings that the file may have: those of the gateway."""
+
 _RANGES = IbLimitsRegistry.CLIENT_ID_RANGES.value
 _MOST_CLIENT_ID: Final = 2**31 - 1
+_API: Final = "ib_client_id_api"
+_CLIENT_ID: Final = "IB_CLIENT_ID"
+_TOKEN: Final = "ktrdr_api_token"  # noqa: S105  (the name of a setting)
+_TOKEN_CHARACTERS: Final = 16
 _YES = frozenset({"1", "true", "yes", "on"})
 _NEAR = 0.8
 _FIFTY_YEARS_S: Final = 50 * 365.25 * 86_400
+
+
+class Source(StrEnum):
+    """Where the value of a setting comes from, strongest first."""
+
+    FLAG = "flag"
+    ENVIRONMENT = "environment"
+    FILE = "file"
+    DEFAULT = "default"
 
 
 class PacingMode(StrEnum):
@@ -67,9 +104,18 @@ def _folder(value: object) -> object:
         raise ValueError(str(error)) from error
 
 
+def _token(value: SecretStr) -> SecretStr:
+    """Refuse a token that is short, or that an HTTP header cannot carry."""
+    if not re.fullmatch(rf"[!-~]{{{_TOKEN_CHARACTERS},}}", value.get_secret_value()):
+        raise ValueError("short, or with spaces or other characters")
+    return value
+
+
 _ClientId = Annotated[int, Field(le=_MOST_CLIENT_ID)]
 ClientIds = Annotated[tuple[_ClientId, _ClientId], BeforeValidator(_id_range)]
+_client_ids = TypeAdapter(ClientIds)
 Folder = Annotated[Path, BeforeValidator(_folder)]
+Token = Annotated[SecretStr, AfterValidator(_token)]
 
 
 def _ids(operation: str) -> tuple[int, int]:
@@ -91,6 +137,7 @@ class Settings(BaseSettings):
         extra="forbid",
         validate_default=True,
         enable_decoding=False,  # values are words and numbers, not JSON
+        hide_input_in_errors=True,  # one of them is a secret
     )
 
     ib_host: str = Field(
@@ -134,6 +181,14 @@ class Settings(BaseSettings):
         "is behind, such as -86400; fifty years at most",
     )
 
+    ktrdr_api_token: Token | None = Field(
+        default=None,
+        description=f"at least {_TOKEN_CHARACTERS} letters, digits or signs, without spaces",
+    )
+
+    _sources: dict[str, Source] = PrivateAttr(default_factory=dict)
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
+
     @classmethod
     def settings_customise_sources(  # noqa: PLR0917  (as declared by the base)
         cls,
@@ -150,6 +205,11 @@ class Settings(BaseSettings):
     def client_ids(self) -> Mapping[str, tuple[int, int]]:
         """First and last client id of each operation, both included."""
         return MappingProxyType({name: getattr(self, f"ib_client_id_{name}") for name in _RANGES})
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know about these settings, such as a variable to be replaced."""
+        return self._warnings
 
     @property
     def clock(self) -> Clock:
@@ -169,21 +229,131 @@ class Settings(BaseSettings):
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Return the settings of the environment, or of a mapping given in its place.
+    """Return the settings of the environment, or of a mapping given in its place; no file is read.
+
+    Use ``effective_settings`` for whatever concerns the gateway.
 
     Raises:
         SettingsError: a variable is unknown or has a bad value; the error names it.
     """
-    variables = os.environ if environ is None else environ
-    _refuse_old_names(variables)
-    _refuse_unknown_names(variables)
-    source = EnvSettingsSource(Settings)
-    source.env_vars = {name.lower(): value for name, value in variables.items()}
-    values = source()
+    return _Overrides(os.environ if environ is None else environ).settings()
+
+
+def effective_settings(
+    environ: Mapping[str, str] | None = None,
+    *,
+    flags: Mapping[str, object] | None = None,
+    file: Mapping[str, object] | None = None,
+) -> Settings:
+    """Return the settings as they are now: flags, then environment, then file, then defaults.
+
+    Args:
+        environ: variables in place of the environment.
+        flags: values by the names of fields, such as ``{"ktrdr_data": folder}``.
+        file: values in place of those in the file of the data folder, if there is one.
+
+    Raises:
+        SettingsError: a variable, a flag or a key of the file is unknown or has a bad value.
+    """
+    overrides = _Overrides(os.environ if environ is None else environ, flags or {})
+    settings = overrides.settings()
     try:
-        return Settings.model_validate(values)
+        path = settings_file(data_folder(settings))
+    except NoStoreError:
+        return settings
+    values = read_settings_file(path) if file is None else _checked_file(file, path)
+    return overrides.settings(values, path) if values else settings
+
+
+def settings_sources(settings: Settings) -> Mapping[str, Source]:
+    """Return where the value of each field comes from.
+
+    What was passed to ``Settings(...)`` counts as a flag.
+    """
+    own = dict.fromkeys(settings.model_fields_set, Source.FLAG)
+    every = dict.fromkeys(Settings.model_fields, Source.DEFAULT)
+    return MappingProxyType({**every, **own, **settings._sources})  # noqa: SLF001  (of this module)
+
+
+def settings_file(folder: Path) -> Path:
+    """Return the path of the file of settings in a data folder."""
+    return folder / "state" / "settings.json"
+
+
+def read_settings_file(path: Path) -> dict[str, object]:
+    """Return the values in a file of settings, by the names of fields; none if there is no file.
+
+    Raises:
+        SettingsError: the file cannot be read, has an unknown key or a bad value.
+    """
+    try:
+        if not path.exists():
+            return {}
+        if not path.is_file():  # opening a named pipe would wait for its other end
+            hint = "Run `ktrdr repair`, which quarantines it, or move it away"
+            raise SettingsError(f"cannot read the settings {path}", reason="not a file", hint=hint)
+        text = path.read_bytes()
+    except OSError as error:
+        raise _bad_file(path, error.strerror or str(error)) from error
+    try:
+        content = json.loads(text, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise _bad_file(path, reason) from error
+    if not isinstance(content, dict):
+        raise _bad_file(path, "it is not an object")
+    return _checked_file(content, path)
+
+
+def checked_setting(field: str, value: object, what: str) -> object:
+    """Return a value of a field as ``Settings`` would hold it.
+
+    Args:
+        field: the name of the field.
+        value: the value.
+        what: names the value in the error, such as ``port``.
+
+    Raises:
+        SettingsError: the field cannot have this value.
+    """
+    allowed = Settings.model_fields[field].description
+    hint = f"It must be {allowed}"
+    # As numbers, true would be 1, and a number in place of a text is an oversight.
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise SettingsError(f"{what}={value!r}", reason="the value is not allowed", hint=hint)
+    try:
+        settings = Settings.model_validate({field: value})
     except ValidationError as error:
-        raise _settings_error(error, values) from error
+        if not error.errors()[0]["loc"]:  # it is valid, but overlaps the range of another operation
+            return _client_ids.validate_python(value)
+        raise SettingsError(
+            f"{what}={value!r}", reason="the value is not allowed", hint=hint
+        ) from error
+    checked: object = getattr(settings, field)
+    return checked
+
+
+def api_client_ids(first: int | str, what: str) -> tuple[int, int]:
+    """Return the range of the API's client ids that begins with an id.
+
+    It reaches to the end of the default range if the id is in that, else it has this id alone.
+
+    Args:
+        first: the id.
+        what: names it in the error.
+
+    Raises:
+        SettingsError: it is not a client id.
+    """
+    is_number = re.fullmatch(r"\s*[0-9]{1,10}\s*", str(first)) is not None
+    if not is_number or not 1 <= int(first) <= _MOST_CLIENT_ID:
+        raise SettingsError(
+            f"{what}={first!r}",
+            reason="the value is not allowed",
+            hint=f"It must be a client id, 1 to {_MOST_CLIENT_ID}",
+        )
+    number, (low, high) = int(first), _RANGES["api"]
+    return (number, high) if low <= number <= high else (number, number)
 
 
 def workspace_folder(start: Path | None = None) -> Path:
@@ -219,15 +389,126 @@ def _variable(field: str) -> str:
     return field.upper()
 
 
-def _refuse_old_names(variables: Mapping[str, str]) -> None:
-    """Refuse variables of older systems without a meaning now; IB_READONLY=true still holds."""
-    if "IB_CLIENT_ID" in variables:
-        raise SettingsError(
-            f"IB_CLIENT_ID={variables['IB_CLIENT_ID']!r}",
-            reason="one client id for everything is no longer used",
-            hint="Unset it; to move the ids, set a range for each operation, such as "
-            "IB_CLIENT_ID_CLI=201-250 or IB_CLIENT_ID_BATCH=11-50",
-        )
+class _Overrides:
+    """The values that flags and environment give, which take precedence over those of a file."""
+
+    def __init__(
+        self, variables: Mapping[str, str], flags: Mapping[str, object] | None = None
+    ) -> None:
+        _refuse_read_write(variables)
+        _refuse_unknown_names(variables)
+        source = EnvSettingsSource(Settings)
+        source.env_vars = {name.lower(): value for name, value in variables.items()}
+        environment = source()
+        if _TOKEN in environment:
+            environment[_TOKEN] = SecretStr(environment[_TOKEN])
+        self._client_id = variables.get(_CLIENT_ID)
+        self._values: dict[str, Any] = {**environment, **(flags or {})}
+        self._sources = {
+            **dict.fromkeys(environment, Source.ENVIRONMENT),
+            **dict.fromkeys(flags or {}, Source.FLAG),
+        }
+
+    def settings(
+        self, file: Mapping[str, object] | None = None, path: Path | None = None
+    ) -> Settings:
+        """Return the settings with the values of a file at a path."""
+        values = {**(file or {}), **self._values}
+        sources = {**dict.fromkeys(file or {}, Source.FILE), **self._sources}
+        warnings: tuple[str, ...] = ()
+        if self._client_id is None:
+            if sources.get(_API) is Source.FILE:
+                cut = _cut_defaults(values[_API], values, f"{path}, {_API}={_text(values[_API])}")
+                values.update(cut)
+                sources.update(dict.fromkeys(cut, Source.FILE))
+        else:
+            ids = api_client_ids(self._client_id, _CLIENT_ID)
+            label = f"{_CLIENT_ID}={ids[0]}"
+            if _API in self._values:
+                warnings = (f"{label} is ignored, because {_variable(_API)} is set. Unset it",)
+            else:
+                ranges = {_API: ids, **_cut_defaults(ids, values, label)}
+                values.update(ranges)
+                sources.update(dict.fromkeys(ranges, Source.ENVIRONMENT))
+                own = " ".join(f"{_variable(name)}={_text(one)}" for name, one in ranges.items())
+                warnings = (f"{label} is an older name, and is read as {own}. Set that instead",)
+        try:
+            settings = Settings.model_validate(values)
+        except ValidationError as error:
+            raise _settings_error(error, values) from error
+        settings._sources, settings._warnings = sources, warnings  # noqa: SLF001
+        return settings
+
+
+def _text(ids: tuple[int, int]) -> str:
+    return f"{ids[0]}-{ids[1]}"
+
+
+def _cut_defaults(
+    ids: tuple[int, int], values: Mapping[str, object], label: str
+) -> dict[str, tuple[int, int]]:
+    """Return the default ranges of other operations that overlap the API's, without its ids.
+
+    Each keeps its larger side. A range that a value sets, or that would lose all ids, is not cut.
+
+    Raises:
+        SettingsError: the API's range overlaps a range that cannot be cut.
+    """
+    first, last = ids
+    cut = {}
+    for operation, default in _RANGES.items():
+        name = f"ib_client_id_{operation}"
+        try:
+            low, high = _client_ids.validate_python(values.get(name, default))
+        except ValidationError:
+            continue  # ``Settings`` refuses this value
+        if operation == "api" or last < low or high < first:
+            continue
+        below, above = (low, first - 1), (last + 1, high)
+        longer = max(below, above, key=lambda one: one[1] - one[0])
+        if name in values or longer[1] < longer[0]:
+            raise SettingsError(
+                "client id ranges",
+                reason=f"{label} and {_variable(name)}={low}-{high} overlap",
+                hint="Give each operation ids of its own",
+            )
+        cut[name] = longer
+    return cut
+
+
+def _checked_file(content: Mapping[str, object], path: Path) -> dict[str, object]:
+    """Return the values of a file as ``Settings`` holds them."""
+    for name in content:
+        if name not in IN_FILE:
+            near = difflib.get_close_matches(str(name).lower(), IN_FILE, n=1, cutoff=_NEAR)
+            meant = f"Did you mean {near[0]}? " if near else ""
+            raise SettingsError(
+                f"{path}, {name}",
+                reason="the file cannot have this key",
+                hint=f"{meant}Allowed are {', '.join(IN_FILE)}; set all else by the environment",
+            )
+    return {name: checked_setting(name, one, f"{path}, {name}") for name, one in content.items()}
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"the key {name} is there twice")
+    return dict(pairs)
+
+
+def _bad_file(path: Path, reason: str) -> SettingsError:
+    return SettingsError(
+        f"cannot read the settings {path}",
+        reason=reason,
+        hint='It should be like {"ib_host": "127.0.0.1", "ib_port": 4002}. Correct it, or move it '
+        "away for the defaults",
+    )
+
+
+def _refuse_read_write(variables: Mapping[str, str]) -> None:
+    """Refuse IB_READONLY of older systems unless it is true, which still holds."""
     if variables.get("IB_READONLY", "true").strip().lower() not in _YES:
         raise SettingsError(
             f"IB_READONLY={variables['IB_READONLY']!r}",
@@ -241,14 +522,17 @@ def _refuse_unknown_names(variables: Mapping[str, str]) -> None:
     known = [_variable(name) for name in Settings.model_fields]
     for name in variables:
         capitals = name.upper()
-        if name in known or capitals == "IB_READONLY" or not capitals.startswith(("KTRDR_", "IB_")):
+        if name in {*known, _CLIENT_ID} or capitals == "IB_READONLY":
+            continue
+        if not capitals.startswith(("KTRDR_", "IB_")):
             continue
         ours = capitals.startswith("KTRDR_")
         family = [one for one in known if one.startswith("KTRDR_")] if ours else known
         near = difflib.get_close_matches(capitals, family, n=1, cutoff=0 if ours else _NEAR)
         if near:
+            is_secret = "TOKEN" in capitals or near[0] == _variable(_TOKEN)
             raise SettingsError(
-                f"{name}={variables[name]!r}",
+                name if is_secret else f"{name}={variables[name]!r}",
                 reason="no such setting",
                 hint=f"Did you mean {near[0]}? Known are {', '.join(sorted(known))}",
             )
@@ -264,8 +548,9 @@ def _settings_error(error: ValidationError, values: Mapping[str, Any]) -> Settin
         )
     name = str(first["loc"][0])
     field = Settings.model_fields[name]
+    is_secret = name == _TOKEN
     return SettingsError(
-        f"{_variable(name)}={values[name]!r}",
+        _variable(name) if is_secret else f"{_variable(name)}={values[name]!r}",
         reason="the value is not allowed",
         hint=f"It must be {field.description}; unset it for the default",
     )

@@ -41,7 +41,7 @@ MOST_BYTES = 200 * 1024
 """Size of a picture."""
 
 NO_SETTINGS = {"IB_READONLY", "IB_CLIENT_ID", "LIVE_REPORT"}
-"""Variables that pages name and that are no settings: refused ones, and one of the live tests."""
+"""Variables that pages name and that are no settings: older ones, and one of the live tests."""
 
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")

@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,12 @@ from ktrdr_pipelines.errors import NoStoreError, SettingsError
 from ktrdr_pipelines.settings import (
     PacingMode,
     Settings,
+    Source,
     data_folder,
+    effective_settings,
     load_settings,
+    settings_file,
+    settings_sources,
     workspace_folder,
 )
 
@@ -214,10 +219,215 @@ def test_variables_of_other_programs_are_ignored(name: str) -> None:
     assert load_settings({name: "anything"}) == load_settings({})
 
 
-def test_the_single_client_id_of_older_systems_is_explained() -> None:
-    """The error has the names that replace it."""
-    with pytest.raises(SettingsError, match=r"IB_CLIENT_ID='7'.*IB_CLIENT_ID_CLI=201-250"):
-        load_settings({"IB_CLIENT_ID": "7"})
+@pytest.mark.parametrize(
+    ("first", "api", "cut"),
+    [
+        (1, (1, 10), {}),
+        (10, (10, 10), {}),
+        (11, (11, 11), {"batch": (12, 50)}),
+        (40, (40, 40), {"batch": (11, 39)}),
+        (105, (105, 105), {"gap_filler": (106, 110)}),
+        (298, (298, 298), {"tests": (251, 297)}),
+        (2**31 - 1, (2**31 - 1, 2**31 - 1), {}),
+    ],
+)
+def test_the_client_id_of_older_systems_begins_the_range_of_the_api(
+    first: int, api: tuple[int, int], cut: dict[str, tuple[int, int]]
+) -> None:
+    """A default range that has the id loses it, and keeps its larger side."""
+    settings = load_settings({"IB_CLIENT_ID": str(first)})
+    changed = {
+        name: ids for name, ids in settings.client_ids.items() if ids != Settings().client_ids[name]
+    }
+    assert settings.client_ids["api"] == api
+    assert {"api": api, **cut} == {"api": api, **changed}
+    [warning] = settings.warnings
+    assert f"IB_CLIENT_ID={first} " in warning
+    assert f"IB_CLIENT_ID_API={api[0]}-{api[1]}" in warning
+    sources = settings_sources(settings)
+    assert sources["ib_client_id_api"] is Source.ENVIRONMENT
+    names = {f"ib_client_id_{name}" for name in cut}
+    assert {name for name in names if sources[name] is Source.ENVIRONMENT} == names
+
+
+def test_every_client_id_of_older_systems_can_be_used() -> None:
+    """With the default ranges no id is refused."""
+    for first in range(1, 320):
+        assert load_settings({"IB_CLIENT_ID": str(first)}).client_ids["api"][0] == first
+
+
+def test_a_range_takes_precedence_over_the_client_id_of_older_systems() -> None:
+    """The warning says that the older variable is ignored."""
+    variables = {"IB_CLIENT_ID": "7", "IB_CLIENT_ID_API": "2-4"}
+    settings = load_settings(variables)
+    assert settings.client_ids["api"] == (2, 4)
+    [warning] = settings.warnings
+    assert "IB_CLIENT_ID=7 is ignored" in warning
+    assert load_settings({"IB_CLIENT_ID_API": "2-4"}).warnings == ()
+
+
+def test_a_range_that_a_variable_sets_is_not_cut() -> None:
+    """An overlap with the client id of older systems is an error that names both."""
+    with pytest.raises(SettingsError, match=r"IB_CLIENT_ID=5 and IB_CLIENT_ID_BATCH=8-50 overlap"):
+        load_settings({"IB_CLIENT_ID": "5", "IB_CLIENT_ID_BATCH": "8-50"})
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "seven", "", "2147483648", "1-10", "1.5"])
+@pytest.mark.parametrize("api", [{}, {"IB_CLIENT_ID_API": "2-4"}])
+def test_a_bad_client_id_of_older_systems_is_refused(value: str, api: dict[str, str]) -> None:
+    """It is also checked where it would be ignored."""
+    with pytest.raises(SettingsError, match=rf"IB_CLIENT_ID='{value}'.*1 to 2147483647"):
+        load_settings({"IB_CLIENT_ID": value, **api})
+
+
+@pytest.mark.parametrize("token", ["Zx81", "x" * 15, "with a space in it", "x" * 16 + "\u00e9", ""])
+def test_a_bad_token_is_refused_without_naming_it(token: str) -> None:
+    """The error has the variable and what is allowed, and no cause that has the value."""
+    with pytest.raises(SettingsError, match=r"KTRDR_API_TOKEN: .*at least 16") as caught:
+        load_settings({"KTRDR_API_TOKEN": token})
+    text = "".join(traceback.format_exception(caught.value))
+    assert not token or token not in text
+
+
+SECRET = "Zx81-Zx81-Zx81-Zx81"  # noqa: S105  (of this test)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"IB_PORT": "paper"},
+        {"IB_CLIENT_ID_CLI": "1-300"},
+        {"KTRDR_API_TOKE": SECRET},
+        {"KTRDR_TOKEN": SECRET},
+        {"ktrdr_api_token": SECRET},
+        {"KTRDR_API_KEY": SECRET},
+    ],
+)
+def test_no_error_has_the_token(other: dict[str, str]) -> None:
+    """Neither one of another setting, nor one of a mistyped name."""
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"KTRDR_API_TOKEN": SECRET, **other})
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_token_is_kept_secret() -> None:
+    """It is read, and no text of the settings has it."""
+    settings = load_settings({"KTRDR_API_TOKEN": SECRET})
+    assert settings.ktrdr_api_token is not None
+    assert settings.ktrdr_api_token.get_secret_value() == SECRET
+    assert SECRET not in f"{settings!r} {settings} {settings.model_dump_json()}"
+
+
+@pytest.fixture
+def in_file(tmp_path: Path) -> Callable[[str], Path]:
+    """Return a function that writes the file of settings of a data folder."""
+
+    def write(text: str) -> Path:
+        path = settings_file(tmp_path)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_flags_then_environment_then_file_then_defaults(
+    tmp_path: Path, in_file: Callable[[str], Path]
+) -> None:
+    """Each value is of the first that has one, and its source is known."""
+    in_file('{"ib_host": "file", "ib_port": 1, "ib_timeout": 7, "ib_pacing": "conservative"}')
+    variables = {"KTRDR_DATA": str(tmp_path), "IB_HOST": "environment", "IB_PORT": "2"}
+    settings = effective_settings(variables, flags={"ib_port": 3})
+    assert (settings.ib_host, settings.ib_port, settings.ib_timeout) == ("environment", 3, 7.0)
+    assert settings.ib_pacing is PacingMode.CONSERVATIVE
+    sources = settings_sources(settings)
+    names = ("ib_port", "ib_host", "ib_timeout", "ib_max_retries")
+    assert [sources[name] for name in names] == list(Source)
+    assert load_settings(variables).ib_timeout == 30.0
+    assert settings_sources(Settings(ib_port=3))["ib_port"] is Source.FLAG
+
+
+def test_the_file_is_that_of_the_data_folder(
+    project: Path, in_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is that of a flag, or beside the workspace; each call reads it."""
+    path = in_file('{"ib_port": 1}')
+    assert effective_settings({}, flags={"ktrdr_data": path.parents[1]}).ib_port == 1
+    monkeypatch.chdir(project)
+    assert effective_settings({}).ib_port == 4002
+    settings_file(project / "data").parent.mkdir(parents=True)
+    path.rename(settings_file(project / "data"))
+    assert effective_settings({}).ib_port == 1
+    settings_file(project / "data").write_text('{"ib_port": "5"}')
+    assert effective_settings({}).ib_port == 5
+
+
+def test_without_a_data_folder_there_is_no_file(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands that need no store work everywhere."""
+    monkeypatch.chdir(nowhere)
+    assert effective_settings({}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ("cannot read the settings",)),
+        ("{ib_port: 4002}", ("cannot read the settings", "line 1 column 2")),
+        ("[]", ("it is not an object",)),
+        ('{"ib_port": 1, "ib_port": 2}', ("the key ib_port is there twice",)),
+        ("[" * 100_000, ("cannot read the settings",)),
+        ('{"ib_prot": 4002}', (", ib_prot: ", "Did you mean ib_port?")),
+        ('{"IB_PORT": 4002}', (", IB_PORT: ", "Did you mean ib_port?")),
+        ('{"ktrdr_data": "x"}', (", ktrdr_data: ", "cannot have this key")),
+        ('{"ib_client_id_cli": "1-2"}', (", ib_client_id_cli: ", "cannot have this key")),
+        ('{"ib_port": 70000}', (", ib_port=70000: ", "1 to 65535")),
+        ('{"ib_port": true}', (", ib_port=True: ", "1 to 65535")),
+        ('{"ib_port": null}', (", ib_port=None: ", "1 to 65535")),
+        ('{"ib_host": 7}', (", ib_host=7: ", "a host name or address")),
+        ('{"ib_host": "http://x"}', (", ib_host='http://x': ", "without a port or a scheme")),
+        ('{"ib_timeout": NaN}', (", ib_timeout=nan: ", "seconds above 0")),
+        ('{"ib_pacing": "fast"}', (", ib_pacing='fast': ", "adaptive or conservative")),
+        ('{"ib_client_id_api": 7}', (", ib_client_id_api=7: ", "such as 1-10")),
+        ('{"ib_client_id_api": "1-60"}', (", ib_client_id_api=1-60 and IB_CLIENT_ID_BATCH=11-50",)),
+    ],
+)
+def test_a_bad_file_is_named_with_its_key(
+    tmp_path: Path, in_file: Callable[[str], Path], text: str, parts: tuple[str, ...]
+) -> None:
+    """The error has what is allowed, also where the environment sets another value."""
+    path = in_file(text)
+    with pytest.raises(SettingsError) as caught:
+        effective_settings({"KTRDR_DATA": str(tmp_path), "IB_PORT": "4001", "IB_HOST": "x"})
+    assert str(path) in str(caught.value)
+    assert [part for part in parts if part not in str(caught.value)] == []
+
+
+def test_something_else_in_place_of_the_file_is_an_error(tmp_path: Path) -> None:
+    """A folder is no file of settings."""
+    settings_file(tmp_path).mkdir(parents=True)
+    with pytest.raises(SettingsError, match=r"settings\.json: not a file.*ktrdr repair"):
+        effective_settings({"KTRDR_DATA": str(tmp_path)})
+
+
+def test_client_ids_of_the_file_are_cut_from_default_ranges(
+    tmp_path: Path, in_file: Callable[[str], Path]
+) -> None:
+    """A variable with the range, or the older one, takes precedence."""
+    in_file('{"ib_client_id_api": "100-103"}')
+    data = {"KTRDR_DATA": str(tmp_path)}
+    settings = effective_settings(data)
+    assert (settings.client_ids["api"], settings.client_ids["gap_filler"]) == (
+        (100, 103),
+        (104, 110),
+    )
+    assert settings_sources(settings)["ib_client_id_gap_filler"] is Source.FILE
+    for variables, api in (({"IB_CLIENT_ID_API": "2-3"}, (2, 3)), ({"IB_CLIENT_ID": "4"}, (4, 10))):
+        settings = effective_settings({**data, **variables})
+        assert (settings.client_ids["api"], settings.client_ids["gap_filler"]) == (api, (101, 110))
+    with pytest.raises(SettingsError, match="ib_client_id_api=100-103 and IB_CLIENT_ID_BATCH=99-"):
+        effective_settings({**data, "IB_CLIENT_ID_BATCH": "99-100"})
 
 
 @pytest.mark.parametrize("value", ["1", "true", "True", "yes", "on"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ktrdr_pipelines.clock import Clock, system_now
 from ktrdr_pipelines.errors import KtrdrError
-from ktrdr_pipelines.settings import Settings, data_folder, load_settings
+from ktrdr_pipelines.settings import Settings, data_folder, effective_settings
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.domain.planning.reports import Progress
@@ -58,7 +58,7 @@ class Workspace:
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> "Workspace":
-        """Open the store of the settings; without any, of those of the environment.
+        """Open the store of the settings; without any, of the environment, with its file.
 
         Raises:
             SettingsError: a setting is wrong.
@@ -66,7 +66,7 @@ class Workspace:
         """
         from ktrdr_pipelines.store.layout import open_store
 
-        used = load_settings() if settings is None else settings
+        used = effective_settings() if settings is None else settings
         return cls(used, open_store(data_folder(used)))
 
     def __repr__(self) -> str:
@@ -190,14 +190,14 @@ class Workspace:
 
 
 def gateway_config(settings: Settings | None = None) -> "GatewayConfig":
-    """Return the gateway of the settings; without any, of those of the environment.
+    """Return the gateway of the settings; without any, of the effective ones as they are now.
 
     Raises:
         SettingsError: a setting is wrong.
     """
     from ktrdr_pipelines.ib.config import GatewayConfig
 
-    return GatewayConfig.from_settings(load_settings() if settings is None else settings)
+    return GatewayConfig.from_settings(effective_settings() if settings is None else settings)
 
 
 def universe_file(layout: "StoreLayout") -> "UniverseFile":

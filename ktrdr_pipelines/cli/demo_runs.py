@@ -29,7 +29,7 @@ from ktrdr_pipelines.domain.instruments import Origin, Series
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.planning.reports import Progress
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.settings import Settings
+from ktrdr_pipelines.settings import Settings, effective_settings
 from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.sync.runner import LoadManager
 
@@ -169,7 +169,7 @@ def demo_workspace(settings: Settings, folder: Path, port: int) -> Workspace:
     put_universe(layout, text.encode())
     own = {"ib_host": "127.0.0.1", "ib_port": port}
     folders = {"ktrdr_data": layout.root, "ktrdr_state": layout.state / "gateway"}
-    workspace = Workspace(settings.model_copy(update=own | folders), layout)
+    workspace = Workspace(effective_settings(flags=own | folders), layout)
     workspace.renew_catalog()
     return workspace
 

@@ -28,7 +28,7 @@ from ktrdr_pipelines.cli.commands import (
     verify,
 )
 from ktrdr_pipelines.cli.entry_point import log_to_file, run
-from ktrdr_pipelines.cli.output import say, say_clock, take_streams
+from ktrdr_pipelines.cli.output import say, say_clock, say_warnings, take_streams
 
 app = typer.Typer(
     name="ktrdr",
@@ -82,6 +82,7 @@ def _options(
 ) -> None:
     _ = version
     say_clock()
+    say_warnings()
 
 
 def command_line(arguments: list[str]) -> object:

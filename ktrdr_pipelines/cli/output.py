@@ -98,6 +98,7 @@ def print_with_fallback(first: Callable[[], object], second: Callable[[], object
 
 
 CLOCK_VARIABLE: Final = "KTRDR_CLOCK_OFFSET_S"
+CLIENT_ID_VARIABLE: Final = "IB_CLIENT_ID"
 
 PIPED_WIDTH: Final = 160
 """Width in columns of a table that is written to a file or another program."""
@@ -134,6 +135,20 @@ def say_clock() -> None:
     clock = load_settings().clock
     if clock.offset_s:
         note(f"Clock: {clock}")
+
+
+def say_warnings() -> None:
+    """Note on stderr what should be changed in the environment, such as variables of older systems.
+
+    Raises:
+        SettingsError: the environment has an invalid setting.
+    """
+    if CLIENT_ID_VARIABLE not in os.environ:
+        return  # the only variable with a warning; reading all settings takes time
+    from ktrdr_pipelines.settings import load_settings
+
+    for text in load_settings().warnings:
+        note(f"Warning: {text}")
 
 
 def say_json(document: object, *, lines: bool = True) -> None:

@@ -36,6 +36,7 @@ from ktrdr_pipelines.errors import KtrdrError, SimulatorError
 from ktrdr_pipelines.store.files import disk_errors, require_file
 
 HOST: Final = "127.0.0.1"
+TOKEN_VARIABLE: Final = "KTRDR_API_TOKEN"  # noqa: S105  (a name)
 
 GRACE_S: Final = 20.0
 """How long a group may take to clean up: a load saves what is covered, Dagster ends its runs."""
@@ -68,6 +69,8 @@ def start(
 ) -> "subprocess.Popen[bytes]":
     """Start a process in a group of its own, with the descriptors ``keeping`` left open.
 
+    Without ``env`` it has the environment that ``child_environment`` returns.
+
     Its ``returncode`` is set soon after it has exited. Do not call ``wait`` or ``poll`` in the main
     thread while a handler of signals may raise.
     """
@@ -75,7 +78,7 @@ def start(
         process = subprocess.Popen(  # noqa: S603  (the command is the project's own)
             command,
             cwd=cwd,
-            env=env,
+            env=child_environment() if env is None else env,
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT if output != subprocess.PIPE else subprocess.DEVNULL,
@@ -84,6 +87,11 @@ def start(
         )
     _reap(process)
     return process
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment of this process without the token that only the REST service needs."""
+    return {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
 
 
 def end(process: "subprocess.Popen[bytes]", *, grace_s: float = GRACE_S) -> None:
@@ -244,7 +252,7 @@ def dagster_process(
     """
     command = [sys.executable, "-m", "ktrdr_pipelines.cli.dagster_services"]
     command += ["--port", str(port), "--keep-open", str(keeping)]
-    env = {**os.environ, **variables, "DAGSTER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    env = {**child_environment(), **variables, "DAGSTER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
     require_file(log)
     with disk_errors(log), log.open("wb") as file:
         process = start(command, cwd=home, env=env, output=file.fileno(), keeping=[keeping])

@@ -189,7 +189,7 @@ class StoreLayout:
 
     @property
     def state(self) -> Path:
-        """The folder of files that can be rebuilt, or that are not needed after a restart."""
+        """The folder of settings, and of what can be rebuilt or is not needed after a restart."""
         return self.root / "state"
 
     @property

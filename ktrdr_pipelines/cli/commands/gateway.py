@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def doctor(as_json: AsJson = False) -> None:
     """Diagnose the gateway's setup, and explain how to fix what is wrong.
 
-    IB_HOST and IB_PORT select the gateway. At most five requests are sent. Ranges deferred after
+    The settings select the gateway (IB_HOST and IB_PORT, or the store's settings.json). At most five requests are sent. Ranges deferred after
     refusals or failed attempts become due immediately, so that sensors and updates retry them.
 
     Exit codes: 0 nothing is wrong, 1 something is wrong, 2 bad usage.
@@ -54,7 +54,7 @@ def doctor(as_json: AsJson = False) -> None:
 def health(as_json: AsJson = False) -> None:
     """Check whether the gateway responds: connection, handshake, round trip, clock.
 
-    IB_HOST and IB_PORT select the gateway. No data is requested.
+    The settings select the gateway (IB_HOST and IB_PORT, or the store's settings.json). No data is requested.
 
     Exit codes: 0 it responds and reports no problem, 1 it does not respond or reports a problem,
     2 bad usage.

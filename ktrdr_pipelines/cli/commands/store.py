@@ -43,7 +43,7 @@ def init(
     """
     from ktrdr_pipelines.app.setup import UNIVERSE_EXAMPLE, make_workspace
     from ktrdr_pipelines.domain.instruments import Origin
-    from ktrdr_pipelines.settings import data_folder, load_settings
+    from ktrdr_pipelines.settings import data_folder, effective_settings, load_settings
 
     settings = load_settings()
     folder = data_folder(settings) if data is None else data.expanduser().absolute()
@@ -52,7 +52,8 @@ def init(
         hint = f"Allowed are {', '.join(allowed)}"
         raise UsageError(f"--origin {origin}", reason="no such origin", hint=hint)
     wanted = None if origin is None else Origin(origin)
-    workspace, was_made = make_workspace(settings, folder, wanted, example=UNIVERSE_EXAMPLE)
+    own = effective_settings(flags={"ktrdr_data": folder})
+    workspace, was_made = make_workspace(own, folder, wanted, example=UNIVERSE_EXAMPLE)
     if as_json:
         say_json(
             {
@@ -88,11 +89,13 @@ def repair(
 
     Exit codes: 0 done (quarantined files are listed), 1 failed, 2 bad usage.
     """
-    from ktrdr_pipelines.app.workspace import Workspace
+    from ktrdr_pipelines.settings import data_folder, load_settings
+    from ktrdr_pipelines.store.layout import open_store
     from ktrdr_pipelines.store.maintenance.odd_paths import quarantine_odd_paths
     from ktrdr_pipelines.store.maintenance.repair import repair as repair_store
 
-    odd = quarantine_odd_paths(Workspace.open().layout)
+    # Without the store's own settings: something else may lie in place of their file.
+    odd = quarantine_odd_paths(open_store(data_folder(load_settings())))
     workspace = _workspace_after(odd)
     instruments = list(workspace.universe.instruments.values())
     report = repair_store(workspace.layout, instruments, workspace.clock.real_now(), seal=seal)

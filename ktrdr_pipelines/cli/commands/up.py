@@ -16,7 +16,6 @@ from ktrdr_pipelines.errors import GatewayUnreachableError, UsageError
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.processes import WebProcess
-    from ktrdr_pipelines.settings import Settings
     from ktrdr_pipelines.store.layout import StoreLayout
 
 HOW_TO_GET_A_GATEWAY: Final = """\
@@ -66,7 +65,6 @@ def up(
     from ktrdr_pipelines.app.setup import prepare_home
     from ktrdr_pipelines.cli.entry_point import Stopped
     from ktrdr_pipelines.cli.processes import dagster_process, require_free, rest_process
-    from ktrdr_pipelines.settings import load_settings
 
     require_free("--port", port)
     if serve:
@@ -76,7 +74,7 @@ def up(
             )
         require_free("--serve-port", serve_port)
     try:
-        with _workspace(load_settings(), simulated=simulated) as workspace:
+        with _workspace(simulated=simulated) as workspace:
             home = prepare_home(workspace.layout)
             log = workspace.layout.state / "dagster.log"
             variables = _variables(workspace)
@@ -156,7 +154,7 @@ def _take(file: IO[str]) -> bool:
 
 
 @contextmanager
-def _workspace(settings: "Settings", *, simulated: bool) -> "Iterator[Workspace]":
+def _workspace(*, simulated: bool) -> "Iterator[Workspace]":
     """Yield the workspace of a gateway that responds, while the context lasts.
 
     The store is created if there is none; a simulated gateway runs as long as the context.
@@ -165,8 +163,9 @@ def _workspace(settings: "Settings", *, simulated: bool) -> "Iterator[Workspace]
     from ktrdr_pipelines.cli.output import warn_of_problem
     from ktrdr_pipelines.cli.processes import HOST, is_free, simulator_process
     from ktrdr_pipelines.domain.instruments import Origin
-    from ktrdr_pipelines.settings import data_folder
+    from ktrdr_pipelines.settings import data_folder, effective_settings, load_settings
 
+    settings = load_settings()
     folder, origin = data_folder(settings), None
     own: dict[str, Any] = {}
     with ExitStack() as stack:
@@ -175,7 +174,7 @@ def _workspace(settings: "Settings", *, simulated: bool) -> "Iterator[Workspace]
             gateway = simulator_process(port=free_port, now=settings.clock.moved_now())
             own = {"ib_host": HOST, "ib_port": stack.enter_context(gateway)}
             folder, origin = folder / "simulated", Origin.SIMULATED
-        settings = settings.model_copy(update={**own, "ktrdr_data": folder})
+        settings = effective_settings(flags={**own, "ktrdr_data": folder})
         workspace, was_made = make_workspace(settings, folder, origin, example=UNIVERSE_EXAMPLE)
         if was_made:
             note(f"created the store {workspace.layout.root} with an example universe to edit")
@@ -212,11 +211,19 @@ def _require_gateway(workspace: "Workspace") -> None:
 
 
 def _variables(workspace: "Workspace") -> dict[str, str]:
-    """Return the environment variables that Dagster's processes share with this one."""
+    """Return the environment variables that Dagster's processes share with this one.
+
+    Host and port are those of the simulated gateway. Of any other gateway they are not passed on:
+    the processes read them from the environment or from the store's file, which may change.
+    """
+    from ktrdr_pipelines.settings import Source, settings_sources
+
     settings = workspace.settings
+    sources = settings_sources(settings)
+    gateway = {"ib_host": settings.ib_host, "ib_port": str(settings.ib_port)}
+    fixed = {name.upper(): one for name, one in gateway.items() if sources[name] is Source.FLAG}
     return {
-        "IB_HOST": settings.ib_host,
-        "IB_PORT": str(settings.ib_port),
+        **fixed,
         "KTRDR_DATA": str(workspace.layout.root),
         "KTRDR_STATE": str(settings.ktrdr_state),
         "KTRDR_CLOCK_OFFSET_S": repr(settings.ktrdr_clock_offset_s),

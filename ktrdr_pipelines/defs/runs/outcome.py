@@ -25,6 +25,7 @@ from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, IncompleteError, KtrdrError, StoreError
 from ktrdr_pipelines.gaps.windows import WindowState, WindowStatus
+from ktrdr_pipelines.settings import settings_sources
 from ktrdr_pipelines.sync.runner import Job
 
 STATE = "state"
@@ -63,6 +64,13 @@ class LoadRun:
 
     def loader(self, jobs: Sequence[Job], operation: str) -> LoaderThread:
         """Return the thread that loads jobs with the client ids of an operation."""
+        sources = settings_sources(self.workspace.settings)
+        self._log.info(
+            "gateway %s (host: %s, port: %s)",
+            self.workspace.gateway_config.gateway,
+            sources["ib_host"],
+            sources["ib_port"],
+        )
         return LoaderThread(
             lambda progress: self._ib.manager(
                 self.workspace, operation=operation, progress=progress
@@ -108,7 +116,7 @@ class LoadRun:
         except KtrdrError as error:
             self._tag({CAUSE: type(error).__name__})
             if isinstance(error, GatewayError) and outage_of(type(error).__name__) == GATEWAY:
-                with closing(self._ib.rate_limiter()) as gateway:
+                with closing(self._ib.rate_limiter(self.workspace)) as gateway:
                     gateway.note_absence(self.workspace.clock.real_now(), str(error))
             raise dg.Failure(str(error), allow_retries=False) from error
 

@@ -16,6 +16,7 @@ from typing import Final
 
 import dagster as dg
 
+from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
@@ -58,13 +59,13 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
         now = clock()
         try:
             workspace = ib.workspace(store)
-            with closing(ib.rate_limiter()) as gateway:
+            with closing(ib.rate_limiter(workspace)) as gateway:
                 take_over_earlier_record(workspace.layout, gateway)
                 known = gateway.absence()
                 if known is None or not known.may_defer(now):
                     return dg.SkipReason(_NO_OUTAGE)
                 if known.ended_at is None:
-                    if trouble := asyncio.run(poll_gateway(ib)):
+                    if trouble := asyncio.run(poll_gateway(ib, workspace)):
                         gateway.note_absence(now, trouble)
                         return dg.SkipReason(
                             f"the gateway is still unreachable, since {known.since_text}: {trouble}"
@@ -89,18 +90,18 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
     return sensor
 
 
-async def poll_gateway(ib: IbResource) -> str:
+async def poll_gateway(ib: IbResource, workspace: Workspace) -> str:
     """Connect and request the time; return what is wrong, or an empty string."""
     try:
-        return await asyncio.wait_for(_check(ib), _POLL_S)
+        return await asyncio.wait_for(_check(ib, workspace), _POLL_S)
     except TimeoutError:
         return f"no response within {_POLL_S:g} s"
     except GatewayError as error:
         return str(error)
 
 
-async def _check(ib: IbResource) -> str:
-    strategy = ib.strategy()
+async def _check(ib: IbResource, workspace: Workspace) -> str:
+    strategy = ib.strategy(workspace)
     try:
         for operation in _OF_RUNS:
             async with strategy.get_connection_for_operation(operation) as connection:

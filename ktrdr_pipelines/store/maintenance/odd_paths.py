@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 
 from ktrdr_pipelines.errors import OddPathError
+from ktrdr_pipelines.settings import settings_file
 from ktrdr_pipelines.store.files import (
     TEMP_SUFFIX,
     disk_errors,
@@ -136,6 +137,7 @@ def _odd_files(layout: StoreLayout) -> Iterator[Path]:
             layout.universe,
             layout.catalog,
             layout.ledger,
+            settings_file(layout.root),
             *(layout.state / name for name in ("universe.good.yaml", "move.json", "dagster.log")),
         )
         if kind_of(path) and not is_regular(path)

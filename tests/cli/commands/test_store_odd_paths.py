@@ -42,6 +42,7 @@ NAMED = {
     ("universe.yaml", "pipe"): ("check",),
     ("state/universe.good.yaml", "folder"): ("status",),
     ("state/move.json", "pipe"): (),
+    ("state/settings.json", "pipe"): tuple(COMMANDS),
 }
 """Odd paths, and the commands that cannot do without what should stand there.
 
