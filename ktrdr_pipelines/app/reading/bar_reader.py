@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from ktrdr_pipelines.app.reading.bar_tables import bar_tables, joined_timeframes
 from ktrdr_pipelines.app.reading.frames import frame_of
-from ktrdr_pipelines.app.reading.selection import (
+from ktrdr_pipelines.app.reading.read_options import (
     CLOSES_AT,
     DEFAULT_COLUMNS,
     EngineName,

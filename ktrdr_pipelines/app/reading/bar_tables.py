@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from ktrdr_pipelines.app.reading.read_options import CLOSES_AT, Period, stored_columns
 from ktrdr_pipelines.app.reading.resampling import Target, joined_as_of, resampled
-from ktrdr_pipelines.app.reading.selection import CLOSES_AT, Period, stored_columns
 from ktrdr_pipelines.app.reading.store_parts import StoreParts
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, timestamps
 from ktrdr_pipelines.domain.calendars.closing_times import closing_times, depends_on_next

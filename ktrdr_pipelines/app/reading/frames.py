@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.app.reading.selection import EngineName
+from ktrdr_pipelines.app.reading.read_options import EngineName
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ktrdr_pipelines.app.reading.bar_tables import bar_tables
-from ktrdr_pipelines.app.reading.selection import Period
+from ktrdr_pipelines.app.reading.read_options import Period
 from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar

@@ -10,10 +10,10 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ktrdr_pipelines.app.reading.selection import unknown_symbol
+from ktrdr_pipelines.app.reading.read_options import unknown_symbol
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
-from ktrdr_pipelines.settings import load_settings
+from ktrdr_pipelines.settings import effective_settings
 from ktrdr_pipelines.store.bars.column_reader import ColumnReader
 from ktrdr_pipelines.store.bars.filing import BarFiles
 from ktrdr_pipelines.store.bars.price_bases import PriceBases
@@ -56,7 +56,8 @@ class StoreParts:
             taken = None
         opened = self._opened
         if opened is None or opened[0] != taken:
-            workspace = Workspace(load_settings(), self._layout, real=self._clock)
+            settings = effective_settings(flags={"ktrdr_data": self._layout.root})
+            workspace = Workspace(settings, self._layout, real=self._clock)
             self._opened = opened = taken, workspace
         return opened[1]
 

@@ -314,7 +314,7 @@ def test_polars_is_optional(readable: ReadableStore, monkeypatch: pytest.MonkeyP
     """Without it the error says how to install it."""
     readable.fill("AAPL", "1d", "2024-01-02", "2024-01-05")
     monkeypatch.setitem(sys.modules, "polars", None)
-    monkeypatch.setattr("ktrdr_pipelines.app.reading.selection.find_spec", lambda _name: None)
+    monkeypatch.setattr("ktrdr_pipelines.app.reading.read_options.find_spec", lambda _name: None)
     with pytest.raises(UsageError, match=r"pip install 'ktrdr-pipelines\[polars\]'"):
         readable.open().read_bars("AAPL", "1d", engine="polars")
 
