@@ -8,6 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ktrdr_pipelines.app.data_manager import DataManager
+    from ktrdr_pipelines.app.gap_filler import GapFillerService
+    from ktrdr_pipelines.app.ib_service import IbService
     from ktrdr_pipelines.app.reading.bar_reader import Store, open_store
     from ktrdr_pipelines.app.reading.readiness import MissingRange, Readiness
     from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
@@ -15,9 +18,12 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.sync.loader import IbDataLoader
 
 __all__ = [
+    "DataManager",
+    "GapFillerService",
     "IbConnectionStrategy",
     "IbDataLoader",
     "IbLimitsRegistry",
+    "IbService",
     "MissingRange",
     "Readiness",
     "Store",
@@ -25,9 +31,12 @@ __all__ = [
 ]
 
 _MODULES = {
+    "DataManager": "app.data_manager",
+    "GapFillerService": "app.gap_filler",
     "IbConnectionStrategy": "ib.connection.strategy",
     "IbDataLoader": "sync.loader",
     "IbLimitsRegistry": "limits",
+    "IbService": "app.ib_service",
     "MissingRange": "app.reading.readiness",
     "Readiness": "app.reading.readiness",
     "Store": "app.reading.bar_reader",

@@ -359,17 +359,19 @@ def document(store: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., A
 def test_the_recipes_of_the_readme_run(document: Callable[..., Any]) -> None:
     """As pasted, and each returns bars of what it is about."""
     document("repair")
-    (code,) = blocks(README, "python")
+    by_sql, by_path = blocks(README, "python")
     names: dict[str, Any] = {}
-    exec(compile(code, "README.md", "exec"), names)  # noqa: S102  (the recipes, as users run them)
+    exec(compile(by_sql, "README.md", "exec"), names)  # noqa: S102  (the recipes, as users run them)
     names["db"].close()
-    bars, closes, quarters = names["bars"], names["closes"], names["quarters"]
+    bars, closes = names["bars"], names["closes"]
     assert bars["ts"].is_monotonic_increasing
     assert "AAPL" in closes.columns
     assert closes["session_date"].is_unique
-    assert (quarters.groupby("begins").size() >= 1).all()
-    opening = quarters[quarters["symbol"] == "AAPL"]["begins"].dt.tz_convert("America/New_York")
-    assert {one.strftime("%H:%M") for one in opening.groupby(opening.dt.date).min()} == {"09:30"}
+    exec(compile(by_path, "README.md", "exec"), names)  # noqa: S102  (as above)
+    assert "AAPL" in set(names["closes"]["symbol"])
+    hours = names["hours"].dropna(subset=["closes_at_1d"])
+    assert (hours["closes_at_1d"] <= hours["closes_at"]).all()
+    assert len(hours) > 0
     assert len(names["joined"]) > 0
     joined = names["joined"]
     assert (joined["session_date"].dt.date < joined["at"].dt.date).all()
