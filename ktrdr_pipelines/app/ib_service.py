@@ -18,6 +18,7 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ktrdr_pipelines.app.gateway_monitor import GatewayMonitor, GatewaySnapshot, snapshot_now
+from ktrdr_pipelines.app.gateway_settings import update_gateway_settings
 from ktrdr_pipelines.app.views.bar_documents import (
     RangeDocument,
     SymbolDocument,
@@ -51,7 +52,7 @@ from ktrdr_pipelines.domain.universe.universe import Universe, parse_universe
 from ktrdr_pipelines.errors import UnknownSymbolError, UsageError
 from ktrdr_pipelines.ib.connection.strategy import Operation
 from ktrdr_pipelines.limits import IbLimitsRegistry
-from ktrdr_pipelines.settings import Settings
+from ktrdr_pipelines.settings import Settings, settings_sources
 from ktrdr_pipelines.store.layout import store_origin
 from ktrdr_pipelines.store.ledger.gateway_records import PinnedContract
 from ktrdr_pipelines.store.ledger.request_audit import RequestTotals
@@ -173,8 +174,6 @@ class IbService:
             SettingsError: a value is not allowed.
             StoreError: the file of the settings cannot be written.
         """
-        from ktrdr_pipelines.app.gateway_settings import update_gateway_settings
-
         layout = self._open_workspace().layout
         before, after = update_gateway_settings(layout, host=host, port=port, client_id=client_id)
         is_other = (before.ib_host, before.ib_port) != (after.ib_host, after.ib_port)
@@ -404,8 +403,6 @@ def _health_of(seen: GatewaySnapshot, totals: RequestTotals) -> IbHealth:
 
 
 def _config_of(settings: Settings) -> IbConfig:
-    from ktrdr_pipelines.settings import settings_sources
-
     first, last = settings.client_ids[Operation.API]
     limits = IbLimitsRegistry
     return IbConfig(
