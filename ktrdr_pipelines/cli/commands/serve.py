@@ -3,7 +3,8 @@
 Not here: the routes and their rules (``api``), starting it beside Dagster (``cli.processes``).
 """
 
-from typing import TYPE_CHECKING, Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     import socket
 
     from ktrdr_pipelines.api.access import AccessRules
+
+_SWITCH_S: Final = 0.001
+"""How long a thread may run while others wait: a status waits for each of them several times."""
 
 
 def serve(
@@ -67,6 +71,7 @@ def _serve(rules: "AccessRules", listener: "socket.socket", *, as_json: bool) ->
     from ktrdr_pipelines.cli.entry_point import run_stoppable
     from ktrdr_pipelines.cli.output import warn_of_problem
 
+    sys.setswitchinterval(_SWITCH_S)
     workspace = Workspace.open()
     warn_of_problem(workspace)
     address = Address(rules.host, listener.getsockname()[1])
