@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.data_manager import DataManager
-    from ktrdr_pipelines.app.gap_filler import GapFillerService
-    from ktrdr_pipelines.app.ib_service import IbService
     from ktrdr_pipelines.app.reading.bar_reader import Store, open_store
     from ktrdr_pipelines.app.reading.readiness import MissingRange, Readiness
+    from ktrdr_pipelines.app.services.gap_filler import GapFillerService
+    from ktrdr_pipelines.app.services.ib_service import IbService
     from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
     from ktrdr_pipelines.limits import IbLimitsRegistry
     from ktrdr_pipelines.sync.loader import IbDataLoader
@@ -32,11 +32,11 @@ __all__ = [
 
 _MODULES = {
     "DataManager": "app.data_manager",
-    "GapFillerService": "app.gap_filler",
+    "GapFillerService": "app.services.gap_filler",
     "IbConnectionStrategy": "ib.connection.strategy",
     "IbDataLoader": "sync.loader",
     "IbLimitsRegistry": "limits",
-    "IbService": "app.ib_service",
+    "IbService": "app.services.ib_service",
     "MissingRange": "app.reading.readiness",
     "Readiness": "app.reading.readiness",
     "Store": "app.reading.bar_reader",

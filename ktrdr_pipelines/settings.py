@@ -6,8 +6,8 @@ gateway only, and programs change it at run time: ``effective_settings`` reads i
 Environment and file are never read at import, and ``Settings(...)`` itself never reads them.
 ``.env`` files are not read.
 
-Not here: writing the file (``app.gateway_settings``), creating a store or checking whether a folder
-is one (``store.layout``), instruments (``domain.universe.universe``).
+Not here: writing the file (``app.services.gateway_settings``), creating a store or checking whether
+a folder is one (``store.layout``), instruments (``domain.universe.universe``).
 """
 
 import difflib

@@ -18,11 +18,11 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from ktrdr_pipelines.api.envelopes import ErrorEnvelope, RequestError
-from ktrdr_pipelines.app.gap_filler import GapFillerService
-from ktrdr_pipelines.app.ib_service import IbService
 from ktrdr_pipelines.app.operations import Operations
 from ktrdr_pipelines.app.reading.bar_reader import Store
-from ktrdr_pipelines.app.system_status import SystemService
+from ktrdr_pipelines.app.services.gap_filler import GapFillerService
+from ktrdr_pipelines.app.services.ib_service import IbService
+from ktrdr_pipelines.app.services.system_status import SystemService
 from ktrdr_pipelines.app.views.load_documents import OperationDocument
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.domain.timeframes import Timeframe

@@ -19,12 +19,12 @@ import uvicorn
 from ktrdr_pipelines.api.access import AccessRules, is_loopback
 from ktrdr_pipelines.api.api_context import ApiContext
 from ktrdr_pipelines.api.rest_app import build_app
-from ktrdr_pipelines.app.gap_filler import GapFillerService
-from ktrdr_pipelines.app.gateway_monitor import GatewayMonitor
-from ktrdr_pipelines.app.ib_service import IbService
 from ktrdr_pipelines.app.operations import Operations
 from ktrdr_pipelines.app.reading.bar_reader import open_store
-from ktrdr_pipelines.app.system_status import SystemService
+from ktrdr_pipelines.app.services.gap_filler import GapFillerService
+from ktrdr_pipelines.app.services.gateway_monitor import GatewayMonitor
+from ktrdr_pipelines.app.services.ib_service import IbService
+from ktrdr_pipelines.app.services.system_status import SystemService
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.errors import KtrdrError, UsageError
 from ktrdr_pipelines.store.store_summary import StoreSummary

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.app.gap_filler import GapFillerService
-from ktrdr_pipelines.app.gateway_monitor import GatewayMonitor
-from ktrdr_pipelines.app.ib_service import IbService
-from ktrdr_pipelines.app.system_status import SystemService
+from ktrdr_pipelines.app.services.gap_filler import GapFillerService
+from ktrdr_pipelines.app.services.gateway_monitor import GatewayMonitor
+from ktrdr_pipelines.app.services.ib_service import IbService
+from ktrdr_pipelines.app.services.system_status import SystemService
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.domain.timeframes import Timeframe

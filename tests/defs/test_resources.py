@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ktrdr_pipelines.app.gateway_settings import update_gateway_settings
+from ktrdr_pipelines.app.services.gateway_settings import update_gateway_settings
 from ktrdr_pipelines.defs.resources import IbResource
 from ktrdr_pipelines.defs.sensors.gap_sensor import gap_sensor
 from ktrdr_pipelines.domain.timeframes import Timeframe

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.app.gap_filler import GapFillerService
+from ktrdr_pipelines.app.services.gap_filler import GapFillerService
 from ktrdr_pipelines.app.setup import dagster_home
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.domain.intervals import Interval

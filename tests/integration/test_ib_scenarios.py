@@ -21,7 +21,7 @@ from ktrdr_pipelines import open_store
 from ktrdr_pipelines.api.access import AccessRules
 from ktrdr_pipelines.api.rest_server import listening_socket, open_services, serving_in_thread
 from ktrdr_pipelines.app.data_manager import DataManager
-from ktrdr_pipelines.app.gap_filler import GapFillerService
+from ktrdr_pipelines.app.services.gap_filler import GapFillerService
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.domain.calendars.sessions import midnight

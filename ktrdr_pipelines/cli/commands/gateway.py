@@ -3,7 +3,7 @@
 ``health`` connects and measures a round trip, without requesting data. ``doctor`` diagnoses the
 gateway's setup, and explains how to fix it. ``probe`` names the tests against real gateways.
 
-Not here: the check of ``health`` (``app.gateway_monitor``), those of ``doctor``
+Not here: the check of ``health`` (``app.services.gateway_monitor``), those of ``doctor``
 (``ib.diagnostics``).
 """
 
@@ -17,7 +17,7 @@ from ktrdr_pipelines.cli.output import AsJson, note, say, say_json
 from ktrdr_pipelines.errors import ExitCode, NoStoreError, UsageError
 
 if TYPE_CHECKING:
-    from ktrdr_pipelines.app.gateway_monitor import HealthReport
+    from ktrdr_pipelines.app.services.gateway_monitor import HealthReport
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -29,7 +29,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     Exit codes: 0 nothing is wrong, 1 something is wrong, 2 bad usage.
     """
-    from ktrdr_pipelines.app.gap_filler import make_attempts_due
+    from ktrdr_pipelines.app.services.gap_filler import make_attempts_due
     from ktrdr_pipelines.app.workspace import Workspace, gateway_config
     from ktrdr_pipelines.cli.entry_point import run_stoppable
     from ktrdr_pipelines.ib.diagnostics.doctor import diagnose
@@ -61,7 +61,7 @@ def health(as_json: AsJson = False) -> None:
     Exit codes: 0 it responds and reports no problem, 1 it does not respond or reports a problem,
     2 bad usage.
     """
-    from ktrdr_pipelines.app.gateway_monitor import check_health
+    from ktrdr_pipelines.app.services.gateway_monitor import check_health
     from ktrdr_pipelines.app.workspace import gateway_config
     from ktrdr_pipelines.cli.entry_point import run_stoppable
 

@@ -1,7 +1,7 @@
 """``ktrdr up``: run Dagster's web UI and daemon over the store, with a gateway.
 
 Not here: Dagster's processes (``cli.processes``, ``cli.dagster_services``), checking the gateway
-(``app.gateway_monitor``).
+(``app.services.gateway_monitor``).
 """
 
 from collections.abc import Iterator, Sequence
@@ -193,7 +193,7 @@ def _require_gateway(workspace: "Workspace") -> None:
         GatewayError: something listens that cannot be used as a gateway.
         ForeignIdentityError: the store holds bars of another origin.
     """
-    from ktrdr_pipelines.app.gateway_monitor import check_health
+    from ktrdr_pipelines.app.services.gateway_monitor import check_health
     from ktrdr_pipelines.cli.entry_point import run_stoppable
     from ktrdr_pipelines.domain.instruments import Origin
     from ktrdr_pipelines.store.layout import refuse_other_origin

@@ -17,8 +17,8 @@ from typing import Final
 
 import dagster as dg
 
-from ktrdr_pipelines.app.gap_filler import GapFillerService, GapScan
-from ktrdr_pipelines.app.sensor_switch import SENSOR
+from ktrdr_pipelines.app.services.gap_filler import GapFillerService, GapScan
+from ktrdr_pipelines.app.services.sensor_switch import SENSOR
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.assets import bars_key

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.app.gateway_monitor import GatewayMonitor
-from ktrdr_pipelines.app.gateway_settings import update_gateway_settings
-from ktrdr_pipelines.app.ib_service import IbService
+from ktrdr_pipelines.app.services.gateway_monitor import GatewayMonitor
+from ktrdr_pipelines.app.services.gateway_settings import update_gateway_settings
+from ktrdr_pipelines.app.services.ib_service import IbService
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.domain.instruments import Origin, Series
 from ktrdr_pipelines.domain.timeframes import Timeframe

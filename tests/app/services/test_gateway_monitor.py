@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.app.gateway_monitor import GatewayMonitor
+from ktrdr_pipelines.app.services.gateway_monitor import GatewayMonitor
 from ktrdr_pipelines.errors import (
     ConnectionLostError,
     GatewayRestingError,

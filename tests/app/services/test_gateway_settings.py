@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.app.gateway_settings import update_gateway_settings
+from ktrdr_pipelines.app.services.gateway_settings import update_gateway_settings
 from ktrdr_pipelines.app.workspace import Workspace, gateway_config
 from ktrdr_pipelines.errors import SettingFixedError, SettingsError, StoreReplacedError
 from ktrdr_pipelines.settings import Source, effective_settings, settings_file, settings_sources

@@ -4,8 +4,8 @@ A check is a round trip that requests the gateway's time. It costs no request bu
 or request for data is ever sent from here. ``GatewayMonitor`` serves programs that run for long and
 must answer at once whether the gateway is there.
 
-Not here: what a service makes of it (``app.ib_service``), polling an absent gateway so that runs
-may go on (``defs.sensors.gateway_sensor``).
+Not here: what a service makes of it (``app.services.ib_service``), polling an absent gateway so
+that runs may go on (``defs.sensors.gateway_sensor``).
 """
 
 import asyncio

@@ -3,8 +3,8 @@
 Statuses, ranges and lists come from the monitor, the ledger and the files, and cost no request.
 Only ``load_data``, ``discover_symbol``, and checks without a monitor contact the gateway.
 
-Not here: keeping a connection (``app.gateway_monitor``), loading (``app.data_manager``), the gap
-filler (``app.gap_filler``).
+Not here: keeping a connection (``app.services.gateway_monitor``), loading (``app.data_manager``),
+the gap filler (``app.services.gap_filler``).
 """
 
 import asyncio
@@ -17,8 +17,12 @@ from contextlib import suppress
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ktrdr_pipelines.app.gateway_monitor import GatewayMonitor, GatewaySnapshot, snapshot_now
-from ktrdr_pipelines.app.gateway_settings import update_gateway_settings
+from ktrdr_pipelines.app.services.gateway_monitor import (
+    GatewayMonitor,
+    GatewaySnapshot,
+    snapshot_now,
+)
+from ktrdr_pipelines.app.services.gateway_settings import update_gateway_settings
 from ktrdr_pipelines.app.views.bar_documents import (
     RangeDocument,
     SymbolDocument,

@@ -6,7 +6,7 @@ can tell at once what the last scan found. Losing that file loses nothing but th
 gaps.
 
 Not here: which gaps are due (``gaps.due_chunks``), which runs fill them (``defs.sensors``), the
-sensor's switch in Dagster (``app.sensor_switch``).
+sensor's switch in Dagster (``app.services.sensor_switch``).
 """
 
 import logging
@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 from pydantic import Field, ValidationError
 
-from ktrdr_pipelines.app.sensor_switch import SensorSwitch, SwitchState
+from ktrdr_pipelines.app.services.sensor_switch import SensorSwitch, SwitchState
 from ktrdr_pipelines.app.views.documents import Document, ErrorDocument
 from ktrdr_pipelines.app.views.load_documents import OperationDocument
 from ktrdr_pipelines.app.views.service_documents import ForcedScan, GapFillerStatus
@@ -170,7 +170,7 @@ class GapFillerService:
     def status(self) -> GapFillerStatus:
         """Return the state of the gap filler.
 
-        Whether it runs may be 3 seconds old (``app.sensor_switch.READ_EVERY``).
+        Whether it runs may be 3 seconds old (``app.services.sensor_switch.READ_EVERY``).
 
         Raises:
             KtrdrError: the store, its universe or Dagster's instance cannot be read.

@@ -2,8 +2,8 @@
 
 All come from what is recorded: no call here requests anything of the gateway.
 
-Not here: the gateway (``app.ib_service``), the gap filler (``app.gap_filler``), how metrics are
-written (``api``).
+Not here: the gateway (``app.services.ib_service``), the gap filler (``app.services.gap_filler``),
+how metrics are written (``api``).
 """
 
 import threading
@@ -16,8 +16,8 @@ from importlib.metadata import version
 from types import MappingProxyType
 from typing import Final
 
-from ktrdr_pipelines.app.gap_filler import GapFillerService, ScanRecord
-from ktrdr_pipelines.app.ib_service import IbService
+from ktrdr_pipelines.app.services.gap_filler import GapFillerService, ScanRecord
+from ktrdr_pipelines.app.services.ib_service import IbService
 from ktrdr_pipelines.app.views.service_documents import SystemStatus
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.clock import system_now

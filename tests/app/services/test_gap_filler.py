@@ -25,11 +25,11 @@ from dagster._core.scheduler.instigation import (
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._daemon.types import DaemonHeartbeat
 
-from ktrdr_pipelines.app.gap_filler import RECORD, GapFillerService, make_attempts_due
-from ktrdr_pipelines.app.ib_service import IbService
-from ktrdr_pipelines.app.sensor_switch import SensorSwitch
+from ktrdr_pipelines.app.services.gap_filler import RECORD, GapFillerService, make_attempts_due
+from ktrdr_pipelines.app.services.ib_service import IbService
+from ktrdr_pipelines.app.services.sensor_switch import SensorSwitch
+from ktrdr_pipelines.app.services.system_status import SystemService
 from ktrdr_pipelines.app.setup import prepare_home
-from ktrdr_pipelines.app.system_status import SystemService
 from ktrdr_pipelines.app.views.load_documents import OperationDocument, OperationState
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.domain.instruments import Origin, Series
@@ -188,7 +188,7 @@ def test_without_dagster_a_forced_scan_is_an_update(setup: Setup) -> None:
 def test_reads_without_dagster_do_not_import_it(setup: Setup) -> None:
     """The import takes most of a second."""
     code = (
-        "import sys; from ktrdr_pipelines.app.gap_filler import GapFillerService;"
+        "import sys; from ktrdr_pipelines.app.services.gap_filler import GapFillerService;"
         "GapFillerService().status(); print('dagster' in sys.modules)"
     )
     environment = {"KTRDR_DATA": str(setup.layout.root), "KTRDR_STATE": str(setup.layout.root)}
