@@ -488,13 +488,12 @@ class DataManager:
     def __repr__(self) -> str:
         return f"DataManager({self._workspace or 'the store of the environment'})"
 
-    def load(
+    def load(  # noqa: PLR0917  (the signature of the original)
         self,
         symbol: str,
         timeframe: str,
         start: "When | None" = None,
         end: "When | None" = None,
-        *,
         mode: str = LOCAL,
     ) -> "pd.DataFrame":
         """Load what the mode says, and return the bars held of the range (``Loaded.frame``).
