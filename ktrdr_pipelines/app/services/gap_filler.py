@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pydantic import Field, ValidationError
 
@@ -27,13 +27,16 @@ from ktrdr_pipelines.app.workspace import Workspace, universe_file
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.planning.gaps import GapReason
-from ktrdr_pipelines.errors import KtrdrError, StoreError, UsageError
+from ktrdr_pipelines.errors import KtrdrError, StoreError
 from ktrdr_pipelines.gaps.due_chunks import Due, due_to_fill, stale_s
 from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.store.files import write_atomically
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.store.store_summary import StoreSummary
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.app.operations import Operations
 
 RECORD: Final = "gap_filler.json"
 """The file with the result of the last scan, in the folder of the store's state."""
@@ -89,6 +92,10 @@ class Updates(Protocol):
         """Start to load everything that is due, and return the operation."""
         ...
 
+    def wait(self, operation_id: str, timeout_s: float | None = None) -> OperationDocument:
+        """Wait for an operation to end."""
+        ...
+
 
 def make_attempts_due(workspace: Workspace) -> int:
     """Make the deferred requests of a store due now, so that sensors and updates retry them.
@@ -106,7 +113,8 @@ class GapFillerService:
 
     Args:
         open_workspace: opens the store, once for each call.
-        operations: runs an update where no daemon can be woken; None where the caller has none.
+        operations: runs an update where no daemon can be woken; None for operations of its own,
+            which ``close`` ends.
         summary: the summary of the store that the caller shares.
         switch: the sensor's switch in Dagster.
         clock: returns real time.
@@ -123,6 +131,7 @@ class GapFillerService:
     ) -> None:
         self._open_workspace = open_workspace
         self._operations = operations
+        self._own: Operations | None = None
         self._summary = summary or StoreSummary(clock)
         self._switch = switch or SensorSwitch(clock)
         self._clock = clock
@@ -133,8 +142,21 @@ class GapFillerService:
         return f"GapFillerService({self._switch!r})"
 
     def close(self) -> None:
-        """Close the Dagster instance, if it was opened; the next use opens it again."""
+        """Close the Dagster instance, and end an update that this object runs."""
         self._switch.close()
+        with self._guard:
+            own, self._own = self._own, None
+        if own is not None:
+            own.close()
+
+    def wait(self, operation_id: str, timeout_s: float | None = None) -> OperationDocument:
+        """Wait for the update of a forced scan, and return it as it is then.
+
+        Raises:
+            UnknownOperationError: it is not known.
+            StoreError: its record cannot be read.
+        """
+        return self._updates().wait(operation_id, timeout_s)
 
     def scan(self, workspace: Workspace, real_now: datetime) -> GapScan:
         """Return the state of the store and what is due at ``real_now``, and record the result.
@@ -240,7 +262,6 @@ class GapFillerService:
         update is started as an operation of this process.
 
         Raises:
-            UsageError: no daemon runs the sensor, and this process cannot run an update.
             KtrdrError: the store or Dagster's instance cannot be used.
         """
         workspace = self._open_workspace()
@@ -250,12 +271,6 @@ class GapFillerService:
             why_not = "no Dagster daemon runs"
         elif not state.enabled:
             why_not = "the gap sensor is switched off"
-        if why_not and self._operations is None:
-            raise UsageError(
-                "fill gaps now",
-                reason=why_not,
-                hint="Run `ktrdr up`, or `ktrdr update`",
-            )
         hastened = make_attempts_due(workspace)
         due = f"{hastened} deferred requests are due now"
         if not why_not:
@@ -266,14 +281,23 @@ class GapFillerService:
                 sensor_woken=is_woken,
                 message=f"{due}; the gap sensor scans {when}",
             )
-        assert self._operations is not None  # noqa: S101  (refused above)
-        operation = self._operations.start_update()
+        operation = self._updates().start_update()
         return ForcedScan(
             gaps_made_due=hastened,
             sensor_woken=False,
             operation=operation,
             message=f"{due}; {why_not}, so an update was started as operation {operation.id}",
         )
+
+    def _updates(self) -> Updates:
+        if self._operations is not None:
+            return self._operations
+        from ktrdr_pipelines.app.operations import Operations
+
+        with self._guard:
+            if self._own is None:
+                self._own = Operations(self._open_workspace, operation="gap_filler")
+            return self._own
 
     def _is_running(self, switch: SwitchState) -> bool:
         return bool(switch.enabled) and switch.has_daemon(self._clock())

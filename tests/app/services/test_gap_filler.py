@@ -54,6 +54,9 @@ class FakeOperations:
     def __init__(self) -> None:
         self.started = 0
 
+    def wait(self, operation_id: str, timeout_s: float | None = None) -> OperationDocument:
+        raise AssertionError("a scan is not waited for")
+
     def start_update(self) -> OperationDocument:
         self.started += 1
         return OperationDocument(
@@ -170,11 +173,18 @@ def test_a_store_that_is_gone_is_an_error(setup: Setup) -> None:
 
 
 def test_without_dagster_a_forced_scan_is_an_update(setup: Setup) -> None:
-    """Deferred requests become due; who cannot run an update is told what can."""
+    """Deferred requests become due, and without operations of the caller it has its own."""
     with pytest.raises(UsageError, match="ktrdr up"):
         setup.service.start()
-    with pytest.raises(UsageError, match="ktrdr update"):
-        GapFillerService(setup.open).force_scan()
+    with closing(GapFillerService(setup.open)) as alone:
+        began = alone.force_scan().operation
+        assert began is not None
+        ended = alone.wait(began.id, 60)
+    assert ended.state is OperationState.FAILED
+    assert ended.error is not None
+    assert ended.error.kind == "GatewayUnreachableError"
+    for symbol in ("AAPL", "MSFT"):
+        assert setup.open().ledger.attempts.of(f"{symbol}|1d") == []
     setup.defer("AAPL", date(2024, 3, 7))
     forced = setup.service.force_scan()
     assert (forced.gaps_made_due, forced.sensor_woken) == (1, False)
