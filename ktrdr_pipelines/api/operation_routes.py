@@ -106,6 +106,10 @@ async def loaded(
     except UnknownSymbolError:
         raise
     except UsageError as error:
+        if not error.what.startswith(("start", "end", "loading")):
+            raise RequestError(
+                error.what, reason=error.reason, status=503, code="SERVER-Stopping"
+            ) from error
         suffix = "_date" if wanted.path == "/data/load" else ""
         raise range_error(error, has_start=wanted.start is not None, suffix=suffix) from error
     if preference.respond_async:

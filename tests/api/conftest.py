@@ -82,6 +82,7 @@ def environment_of(folder: Path) -> Environment:
         "KTRDR_DATA": str(folder / "data"),
         "KTRDR_STATE": str(folder / "state"),
         CLOCK: os.environ[CLOCK],
+        "IB_HOST": "127.0.0.1",
         "IB_PORT": str(free_port()),
         "IB_TIMEOUT": "10",
         "IB_MAX_RETRIES": "0",
