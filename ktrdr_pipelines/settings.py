@@ -142,7 +142,7 @@ class Settings(BaseSettings):
 
     ib_host: str = Field(
         default="127.0.0.1",
-        pattern=r"^[^\s/]+$",
+        pattern=r"^[^\s/\x00-\x1f\x7f]+$",
         description="a host name or address without a port or a scheme",
     )
     ib_port: int = Field(default=4002, ge=1, le=65535, description="a TCP port, 1 to 65535")

@@ -145,6 +145,7 @@ def test_an_unknown_field_is_refused() -> None:
         ("IB_HOST", "", "a host name or address"),
         ("IB_HOST", "http://gateway", "without a port or a scheme"),
         ("IB_HOST", "two words", "a host name or address"),
+        ("IB_HOST", "gate\0way", "a host name or address"),
         ("IB_PORT", "0", "1 to 65535"),
         ("IB_PORT", "65536", "1 to 65535"),
         ("IB_PORT", "paper", "a TCP port"),

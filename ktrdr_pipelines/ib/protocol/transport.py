@@ -216,7 +216,7 @@ class Transport:
             failure = self._failure(attempt)
         finally:
             attempt.cancel()
-            with suppress(asyncio.CancelledError, OSError, UnicodeError):
+            with suppress(asyncio.CancelledError, OSError, ValueError):
                 await attempt
         if failure is not None:
             await self.close()
@@ -358,7 +358,7 @@ def _connect_failure(error: BaseException) -> TransportError:
     """Return the reason why the system could not connect."""
     if isinstance(error, ConnectionRefusedError):
         return TransportError(DisconnectReason.REFUSED)
-    if isinstance(error, socket.gaierror | UnicodeError):
+    if isinstance(error, socket.gaierror | ValueError):  # the latter for what no name can have
         return TransportError(DisconnectReason.NO_NAME, str(error))
     if isinstance(error, ConnectionError):
         return TransportError(DisconnectReason.CLOSED, str(error))

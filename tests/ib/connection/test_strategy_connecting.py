@@ -63,7 +63,7 @@ def test_a_closed_port_says_how_to_start_a_gateway(config: GatewayConfig, closed
     assert "ktrdr simulate" in str(caught.value)
 
 
-@pytest.mark.parametrize("host", ["no-such-host.invalid", "gate..home", "[::1]"])
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "gate..home", "[::1]", "gate\0way"])
 def test_an_unknown_host_is_unreachable(config: GatewayConfig, host: str) -> None:
     """A name that does not resolve points to IB_HOST, not to the gateway."""
 
