@@ -257,6 +257,24 @@ def test_range_discovery(client: httpx.Client, gateway: SimulatorServer) -> None
     assert {one["symbol"] for one in known["symbols"]} == {"AAPL", "MSFT"}
 
 
+def test_five_files_are_five_symbols(
+    store: Path, client: httpx.Client, gateway: SimulatorServer
+) -> None:
+    """Every symbol with a file is listed, also those that the universe no longer names."""
+    universe, names = store / "universe.yaml", ["AAPL", "MSFT", "NVDA", "SPY", "EURUSD"]
+    universe.write_text(
+        "defaults: {timeframes: [1d], start: 2024-01-02}\n"
+        f"symbols: {{{', '.join(f'{one}: {{}}' for one in names)}}}\n"
+    )
+    for name in names:
+        assert load(client, name, "1d", "tail")["success"]
+    universe.write_text("defaults: {timeframes: [1d], start: 2024-01-02}\nsymbols: {AAPL: {}}\n")
+    assert len(list((store / "bars").rglob("*.parquet"))) == 5
+    listed = data(client.get(f"{API}/symbols"))
+    assert {one["symbol"] for one in listed} == set(names)
+    assert open_store().symbols() == sorted(names)
+
+
 def test_health_checks(
     store: Path, gateway: SimulatorServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
