@@ -30,9 +30,11 @@ from ktrdr_pipelines.domain.planning.retry_schedule import AttemptKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
+    ConnectionLostError,
     GatewayError,
     GatewayRestingError,
     GatewayTimeoutError,
+    GatewayUnreachableError,
     RequestRejectedError,
 )
 from ktrdr_pipelines.gaps.index import GapIndex
@@ -284,6 +286,37 @@ def test_a_wait_for_an_open_circuit_breaker_is_reported(reported: Any, waits: Wa
     assert asyncio.run(run()) == "bars"
     assert reported == [("connect: circuit breaker open after 5 failures in a row", 540.0)]
     assert slept == [(2.0, 0), (540.0, 1)]
+
+
+def test_an_absent_gateway_ends_a_run_that_may_not_wait_at_once() -> None:
+    """Nothing listens: retries could only delay the answer. A lost connection is opened again."""
+    slept: list[float] = []
+    is_up, lost = [False, True, False, True], [True, False]
+
+    @asynccontextmanager
+    async def opened() -> Any:
+        if not is_up.pop(0):
+            raise GatewayUnreachableError("connect", reason="nothing listens there")
+        yield object()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def request(_: Any) -> str:
+        if lost.pop(0):
+            raise ConnectionLostError("bars", reason="the gateway closed the connection")
+        return "bars"
+
+    async def ask() -> str:
+        retry_policy = RetryPolicy(sleep=sleep, jitter=lambda: 0.0)
+        async with SourceSession(opened, retry_policy) as source_session:
+            return await source_session.ask(request)
+
+    with pytest.raises(GatewayUnreachableError, match="nothing listens"):
+        asyncio.run(ask())
+    assert slept == []
+    assert asyncio.run(ask()) == "bars"
+    assert slept == [2.0, 4.0]
 
 
 def test_alternating_reasons_are_reported_once_each() -> None:

@@ -131,6 +131,7 @@ class SourceSession:
         self._opening = asyncio.Lock()
         self._timeouts_in_a_row = 0
         self._final_error: GatewayError | None = None
+        self._was_connected = False
 
     def __repr__(self) -> str:
         state = "closed" if self._source is None else f"open to {self._source.gateway}"
@@ -185,6 +186,9 @@ class SourceSession:
     async def _opened(self) -> BarSource:
         """Open a source, waiting for the gateway if the policy allows; one request waits for all.
 
+        A run that may not wait ends at once if its first connection is not accepted. A lost
+        connection is another matter: requests that are retried open one again.
+
         While a gateway holds the client ids of lost connections, only a few ids are tried, with
         growing pauses, and not again for each request.
         """
@@ -195,10 +199,12 @@ class SourceSession:
         until = retry_policy.clock() + timedelta(seconds=retry_policy.wait_s)
         for attempts in count(1):
             try:
-                return await self._stack.enter_async_context(self._open_source())
+                source = await self._stack.enter_async_context(self._open_source())
             except GatewayError as error:
                 has_no_id = isinstance(error, ClientIdInUseError)
                 if not error.retry or not (retry_policy.wait_s or has_no_id):
+                    if isinstance(error, GatewayUnreachableError) and not self._was_connected:
+                        self._final_error = error
                     raise
                 by_clock_s = (until - retry_policy.clock()).total_seconds()
                 left_s = min(retry_policy.wait_s - paused_s, by_clock_s)
@@ -209,6 +215,9 @@ class SourceSession:
                 if (kind := type(error).__name__) not in reported:
                     reported.add(kind)
                     self._waits(_why_not_connected(error, left_s), max(left_s, pause_s))
+            else:
+                self._was_connected = True
+                return source
             await retry_policy.sleep(pause_s)
             paused_s += pause_s
         raise AssertionError("attempts end with a source or an error")
