@@ -5,6 +5,7 @@ Not here: the route that serves them (``api.rest_app``).
 
 import time
 from collections.abc import Callable, Iterator
+from math import nan
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -46,9 +47,11 @@ class ServiceCollector(Collector):
         )
         for name, text, value in counters:
             yield CounterMetricFamily(name, text, value=value)
+        scanned = found.gaps_scanned_at is not None
         gauges: tuple[tuple[str, str, float], ...] = (
-            ("ktrdr_gaps", "Gaps that the last scan found", found.gaps_open),
-            ("ktrdr_gap_bars", "Bars of these gaps", found.gap_bars),
+            # Before the first scan nothing is known: 0 would say that nothing is missing.
+            ("ktrdr_gaps", "Gaps that the last scan found", found.gaps_open if scanned else nan),
+            ("ktrdr_gap_bars", "Bars of these gaps", found.gap_bars if scanned else nan),
             (
                 "ktrdr_permits_in_flight",
                 "Requests in flight, of all programs",

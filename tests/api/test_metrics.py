@@ -1,5 +1,7 @@
 """What Prometheus reads: the figures of the services, and the requests of the server."""
 
+import math
+
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -17,6 +19,9 @@ def test_metrics_are_those_of_prometheus(filled: httpx.Client) -> None:
     }
     by_name = {name for name, _ in samples}
     assert {"ktrdr_gaps", "ktrdr_permits_in_flight", "ktrdr_gateway_connected"} <= by_name
+    scanned = ("ktrdr_gaps_scanned_timestamp_seconds", ()) in samples
+    for name in ("ktrdr_gaps", "ktrdr_gap_bars"):  # nothing is said before the first scan
+        assert math.isnan(samples[name, ()]) is not scanned
     assert samples["ktrdr_ib_requests_total", ()] >= 4
     assert samples["ktrdr_bars_received_total", ()] >= 6
     labels = {"method": "GET", "route": "/api/v1/data/{symbol}/{timeframe}", "status": "200"}
