@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from ktrdr_pipelines.api import data_routes, ib_routes, operation_routes, system_routes
@@ -15,6 +15,7 @@ from ktrdr_pipelines.api.access import LIVENESS, AccessGuard, AccessRules
 from ktrdr_pipelines.api.api_context import ApiContext, Context, errors, router
 from ktrdr_pipelines.api.envelopes import ErrorEnvelope, install_error_handlers
 from ktrdr_pipelines.api.metrics import MetricsMiddleware, RestMetrics
+from ktrdr_pipelines.api.reference import SECURITY_POLICY, reference_html
 
 _DESCRIPTION: Final = """\
 Bars of Interactive Brokers from a local store, and loads into it.
@@ -37,6 +38,12 @@ async def prometheus_metrics(request: Request, context: Context) -> Response:
     return Response(await context.fast(found.text), media_type=CONTENT_TYPE_LATEST)
 
 
+async def reference(request: Request) -> HTMLResponse:
+    """Return the description of all requests, for a browser."""
+    text = reference_html(request.app.openapi())
+    return HTMLResponse(text, headers={"Content-Security-Policy": SECURITY_POLICY})
+
+
 def build_app(context: ApiContext, rules: AccessRules) -> FastAPI:
     """Return the application; it does not close the services.
 
@@ -49,7 +56,7 @@ def build_app(context: ApiContext, rules: AccessRules) -> FastAPI:
         summary="A local store of Interactive Brokers bars",
         description=_DESCRIPTION,
         version=version("ktrdr-pipelines"),
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -58,6 +65,7 @@ def build_app(context: ApiContext, rules: AccessRules) -> FastAPI:
     for one in (data_routes, ib_routes, operation_routes, system_routes):
         app.include_router(one.routes)
     app.include_router(metrics_route)
+    app.add_route("/docs", reference, include_in_schema=False)
     install_error_handlers(app)
     app.add_middleware(AccessGuard, rules=rules)
     app.add_middleware(MetricsMiddleware, metrics=metrics)  # the outer one

@@ -46,6 +46,21 @@ def test_every_request_is_described(filled: httpx.Client) -> None:
     assert "swagger" in filled.get("/docs").text
 
 
+def test_the_reference_needs_no_other_server(filled: httpx.Client) -> None:
+    """A browser without the internet shows every request; nothing foreign is loaded."""
+    response = filled.get("/docs")
+    assert response.headers["Content-Type"].startswith("text/html")
+    assert response.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    text = response.text
+    assert not re.search(r"<script|https?://|(?:src|href)=[\"']?//", text)
+    document = filled.get("/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for method in methods:
+            assert f"<b>{method.upper()}</b> <code>{path}</code>" in text
+    anchors = set(re.findall(r'id="([^"]+)"', text))
+    assert set(re.findall(r'href="#([^"]+)"', text)) <= anchors
+
+
 def test_everything_is_answered_by_an_envelope(filled: httpx.Client) -> None:
     """What the router refuses, too."""
     assert code(filled.get("/")) == (404, "REQUEST-NoSuchPath")
