@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -35,6 +36,7 @@ from ktrdr_pipelines.domain.planning.jobs import Bounds, Job, Mode
 from ktrdr_pipelines.domain.planning.reports import Progress, Quiet, SeriesReport
 from ktrdr_pipelines.errors import GatewayError, KtrdrError, UsageError
 from ktrdr_pipelines.gaps.index import SeriesGaps
+from ktrdr_pipelines.settings import effective_settings
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 
 if TYPE_CHECKING:
@@ -470,15 +472,15 @@ class DataManager:
     series is meant, from the start in the universe to now.
 
     Args:
-        workspace: the store and its gateway; None opens those of the environment for each call,
-            so that changed settings and universes count.
+        workspace: the store and its gateway. None opens those of the environment for each call,
+            so that changed settings and universes count; a path does so with this data folder.
         operation: the operation whose client ids are used (``ib.connection.strategy.Operation``).
         wait_s: how many seconds to wait for a gateway that accepts no connection.
     """
 
     def __init__(
         self,
-        workspace: Workspace | None = None,
+        workspace: Workspace | str | Path | None = None,
         *,
         operation: str = "data_manager",
         wait_s: float = 0.0,
@@ -544,7 +546,7 @@ class DataManager:
         Files are read and written in its thread: give it a loop of its own. If the task is
         cancelled, what was received is saved first.
         """
-        workspace = self._workspace or Workspace.open()
+        workspace = self._opened()
         jobs = jobs_of(workspace, symbol, timeframe, start=start, end=end, mode=mode)
         loads = SeriesLoads(
             workspace,
@@ -561,6 +563,14 @@ class DataManager:
                 workspace.try_renew_catalog()
         ((result, held),) = loads.results()
         return _loaded(workspace, jobs[0], result, held)
+
+    def _opened(self) -> Workspace:
+        if isinstance(self._workspace, Workspace):
+            return self._workspace
+        if self._workspace is None:
+            return Workspace.open()
+        folder = Path(self._workspace).expanduser()
+        return Workspace.open(effective_settings(flags={"ktrdr_data": folder}))
 
 
 def _loaded(workspace: Workspace, job: Job, result: DataLoadResult, held: SeriesGaps) -> Loaded:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ from ktrdr_pipelines.errors import (
     DiskError,
     EntitlementError,
     GatewayUnreachableError,
+    NoStoreError,
     UnknownSymbolError,
     UsageError,
 )
@@ -280,3 +282,20 @@ def test_each_call_opens_the_store_of_the_settings(
     layout.universe.write_text("symbols: {AAPL: {timeframes: [1d]}, MSFT: {}}\n")
     assert manager.load("MSFT", "1d").empty
     assert isinstance(workspace_of(made), FakeWorkspace)
+
+
+def test_a_store_is_named_by_its_path(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As ``open_store`` takes it, also relative to the working folder, whatever is set."""
+    made = world(RTH, Timeframe.D1, FIRST, END)
+    root = made.harness.layout.root
+    monkeypatch.setenv("KTRDR_DATA", str(tmp_path / "another"))
+    monkeypatch.setenv("KTRDR_STATE", str(tmp_path / "state of user"))
+    monkeypatch.chdir(root.parent)
+    made.harness.layout.universe.write_text("symbols: {AAPL: {timeframes: [1d]}}\n")
+    made.load()
+    for path in (root, str(root), root.name):
+        assert len(DataManager(path).load("AAPL", "1d")) == 10
+    with pytest.raises(NoStoreError, match="not a store"):
+        DataManager("missing").load("AAPL", "1d")
