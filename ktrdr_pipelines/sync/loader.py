@@ -296,9 +296,7 @@ def run_to_end(running: Coroutine[Any, Any, T]) -> T:
 
     An interrupt cancels it, and is raised once it has saved what it has.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _has_loop():  # not in a handler: every error would be shown with one of asyncio's before
         return asyncio.run(running)
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
 
@@ -317,6 +315,15 @@ def run_to_end(running: Coroutine[Any, Any, T]) -> T:
                 with suppress(RuntimeError):  # the loop has ended meanwhile
                     loop.call_soon_threadsafe(task.cancel)
             raise
+
+
+def _has_loop() -> bool:
+    """Return whether an event loop runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _frame_of(bars: pa.Table, attrs: Mapping[Any, Any]) -> pd.DataFrame:

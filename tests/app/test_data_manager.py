@@ -297,5 +297,6 @@ def test_a_store_is_named_by_its_path(
     made.load()
     for path in (root, str(root), root.name):
         assert len(DataManager(path).load("AAPL", "1d")) == 10
-    with pytest.raises(NoStoreError, match="not a store"):
+    with pytest.raises(NoStoreError, match="not a store") as caught:
         DataManager("missing").load("AAPL", "1d")
+    assert caught.value.__context__ is None  # a traceback shows this error alone

@@ -7,15 +7,13 @@ Not here: keeping a connection (``app.services.gateway_monitor``), loading (``ap
 the gap filler (``app.services.gap_filler``).
 """
 
-import asyncio
 import json
 import re
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from ktrdr_pipelines.app.services.gateway_monitor import (
     GatewayMonitor,
@@ -78,8 +76,6 @@ _NAMES: Final = {
 _Held = Mapping[str, tuple[Timeframe, ...]]
 _Listed = tuple[Universe, _Held, tuple[SymbolDocument, ...]]
 """The documents of all symbols, with the universe and the series that they were made of."""
-
-T = TypeVar("T")
 
 
 class IbService:
@@ -303,7 +299,9 @@ class IbService:
         instruments = _universe(self._summary, workspace).instruments
         is_new = symbol not in instruments
         instrument = _derived(symbol) if is_new else instruments[symbol]
-        found = _result_of(_discover(workspace, instrument, pins=not is_new))
+        from ktrdr_pipelines.sync.loader import run_to_end
+
+        found = run_to_end(_discover(workspace, instrument, pins=not is_new))
         document = DiscoveredSymbol(
             symbol=symbol,
             instrument_type=found.sec_type,
@@ -350,7 +348,9 @@ class IbService:
         """Return what the monitor saw last; without one, the result of a check made now."""
         if self._monitor is not None:
             return self._monitor.snapshot()
-        return _result_of(snapshot_now(workspace.gateway_config, self._clock))
+        from ktrdr_pipelines.sync.loader import run_to_end
+
+        return run_to_end(snapshot_now(workspace.gateway_config, self._clock))
 
     def _held(self, workspace: Workspace) -> _Held:
         return self._summary.series(workspace.layout, workspace.ledger)
@@ -531,13 +531,3 @@ async def _discover(workspace: Workspace, instrument: Instrument, *, pins: bool)
     series = Series(instrument, instrument.timeframes[0])
     async with SourceSession(lambda: open_source(config, Operation.API), policy) as session:
         return await described_contract(session, workspace.store, series, pins=pins)
-
-
-def _result_of(running: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, in a thread of its own where an event loop is running here."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(running)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="gateway check") as thread:
-        return thread.submit(asyncio.run, running).result()
