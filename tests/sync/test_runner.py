@@ -38,6 +38,7 @@ from ktrdr_pipelines.errors import (
     RequestRejectedError,
 )
 from ktrdr_pipelines.gaps.index import GapIndex
+from ktrdr_pipelines.ib.protocol.transport import DisconnectReason, TransportError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.store.claim_owners import CLAIM_S, claiming
 from ktrdr_pipelines.store.layout import StoreLayout
@@ -296,7 +297,8 @@ def test_an_absent_gateway_ends_a_run_that_may_not_wait_at_once() -> None:
     @asynccontextmanager
     async def opened() -> Any:
         if not is_up.pop(0):
-            raise GatewayUnreachableError("connect", reason="nothing listens there")
+            cause = TransportError(DisconnectReason.REFUSED)
+            raise GatewayUnreachableError("connect", reason="nothing listens there") from cause
         yield object()
 
     async def sleep(seconds: float) -> None:

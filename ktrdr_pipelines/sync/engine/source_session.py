@@ -26,6 +26,7 @@ from ktrdr_pipelines.errors import (
     PacingError,
 )
 from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, ignore_wait
+from ktrdr_pipelines.ib.protocol.transport import NO_LISTENER, TransportError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 
@@ -186,8 +187,9 @@ class SourceSession:
     async def _opened(self) -> BarSource:
         """Open a source, waiting for the gateway if the policy allows; one request waits for all.
 
-        A run that may not wait ends at once if its first connection is not accepted. A lost
-        connection is another matter: requests that are retried open one again.
+        A run that may not wait ends at once if no program listens when it first connects. A lost
+        connection, or one that the gateway closes at once, is another matter: requests that are
+        retried open one again.
 
         While a gateway holds the client ids of lost connections, only a few ids are tried, with
         growing pauses, and not again for each request.
@@ -203,7 +205,7 @@ class SourceSession:
             except GatewayError as error:
                 has_no_id = isinstance(error, ClientIdInUseError)
                 if not error.retry or not (retry_policy.wait_s or has_no_id):
-                    if isinstance(error, GatewayUnreachableError) and not self._was_connected:
+                    if _found_no_listener(error) and not self._was_connected:
                         self._final_error = error
                     raise
                 by_clock_s = (until - retry_policy.clock()).total_seconds()
@@ -278,6 +280,12 @@ class SourceSession:
                 self._timeouts_in_a_row = 0
                 stack, self._stack = self._stack, AsyncExitStack()
                 await stack.aclose()
+
+
+def _found_no_listener(error: GatewayError) -> bool:
+    """Return whether no program was reached at all, so that retries could only delay the answer."""
+    cause = error.__cause__
+    return isinstance(cause, TransportError) and cause.disconnect_reason in NO_LISTENER
 
 
 def _why(error: GatewayError) -> str:
