@@ -103,7 +103,7 @@ async def change_config(context: Context, change: ConfigChange) -> Response:
 
 @routes.post("/ib/cleanup", response_model=Envelope[IbCleanup], responses=errors())
 async def clean_up(context: Context) -> Response:
-    """Close temporary connections, and return their client ids."""
+    """Close connections that no load uses, and return their client ids."""
     return answer(await context.slow(context.ib.cleanup_connections))
 
 

@@ -186,16 +186,20 @@ class IbService:
         )
 
     def cleanup_connections(self) -> IbCleanup:
-        """Close what no call uses any more.
+        """Close the connection that the monitor keeps; it connects anew at once.
 
-        Each load, check and discovery closes its own connection when it ends, so none of them is
-        ever left. A monitor that waits to connect again does so now.
+        A check of the monitor in flight ends first. Each load, check and discovery closes its own
+        connection when it ends, so none of them is ever left, and those that run stay open.
         """
         message = "every load and check closes its own connection: none was left open"
-        if self._monitor is not None and not self._monitor.snapshot().connected:
-            self._monitor.reconnect()
+        closed = None
+        if self._monitor is not None:
+            closed = self._monitor.drop()
+            if closed is not None:
+                message = f"{message}; that of the monitor, client id {closed}, was closed"
             message = f"{message}; the monitor connects again now"
-        return IbCleanup(connections_closed=0, message=message)
+        ids = () if closed is None else (closed,)
+        return IbCleanup(connections_closed=len(ids), client_ids=ids, message=message)
 
     def get_data_ranges(
         self, symbols: Sequence[str], timeframes: Sequence[str | Timeframe]
