@@ -125,12 +125,13 @@ _DESCRIPTIONS: Final = {
     403: "The Host is foreign, or a page of another site sent the request.",
     404: "There is no such path, symbol, timeframe or operation.",
     406: "No type that is accepted is offered; the error lists what is.",
+    408: "The body did not come in time.",
     409: "The request contradicts what is set or runs now.",
     413: "The body is too long.",
     415: "The body is not application/json.",
     422: "A value is wrong; `error.details.field` names it.",
     500: "A defect; the log of the server has the details.",
-    503: "The store or the gateway cannot be used now.",
+    503: "The store, its settings or the gateway cannot be used now.",
 }
 
 
@@ -141,7 +142,7 @@ def errors(*statuses: int, body: bool = False) -> dict[int | str, dict[str, Any]
         statuses: its own.
         body: whether it takes a body.
     """
-    ofbody = (400, 413, 415) if body else ()
+    ofbody = (400, 408, 413, 415) if body else ()
     found = sorted({403, 404, 422, 500, 503, *ofbody, *statuses})
     return {
         status: {"model": ErrorEnvelope, "description": _DESCRIPTIONS[status]} for status in found

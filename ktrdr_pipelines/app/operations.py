@@ -37,6 +37,7 @@ from ktrdr_pipelines.domain.planning.jobs import Job
 from ktrdr_pipelines.errors import (
     IncompleteError,
     KtrdrError,
+    StoppingError,
     StoreError,
     UnknownOperationError,
     UsageError,
@@ -156,7 +157,8 @@ class Operations:
             description: what it does, in words; by default made of the rest.
 
         Raises:
-            UsageError: the input is invalid, or the operations are closed.
+            UsageError: the input is invalid.
+            StoppingError: the operations are closed.
             StoreError: the store cannot be used.
         """
         workspace = self._open_workspace()
@@ -177,7 +179,8 @@ class Operations:
         """Start what ``ktrdr update`` does, or join an update of the same symbols.
 
         Raises:
-            UsageError: a symbol is unknown, or the operations are closed.
+            UsageError: a symbol is unknown.
+            StoppingError: the operations are closed.
             StoreError: the store cannot be used.
         """
         workspace = self._open_workspace()
@@ -316,7 +319,7 @@ class Operations:
         """Queue an operation, and run it at once if there is room; or join the ``same`` one."""
         with self._changed:
             if self._closed:
-                raise UsageError(document.description, reason="this process is being stopped")
+                raise StoppingError(document.description, reason="this process is being stopped")
             for one in self._unfinished():
                 if one.same == same and not one.is_stopped:
                     return one.now

@@ -111,3 +111,15 @@ def test_a_wrong_configuration_is_refused(
     response = filled.put("/api/v1/ib/config", json=body)
     assert response.status_code == 422
     assert response.json()["error"]["details"]["field"] == field
+
+
+def test_an_id_of_a_range_that_the_environment_sets_is_refused(
+    environment: dict[str, str], store: Path, helpers: Any
+) -> None:
+    """It is the id that is wrong, not the settings."""
+    with helpers.served({**environment, "IB_CLIENT_ID_BATCH": "11-50"}) as client:
+        response = client.put("/api/v1/ib/config", json={"client_id": 20})
+    assert response.status_code == 422, response.text
+    error = response.json()["error"]
+    assert (error["code"], error["details"]["field"]) == ("CONFIG-InvalidValue", "client_id")
+    assert "IB_CLIENT_ID_BATCH=11-50" in error["message"]

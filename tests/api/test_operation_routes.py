@@ -195,3 +195,32 @@ def test_an_unknown_operation_is_not_found(filled: httpx.Client, method: str) ->
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "OPERATION-Unknown"
     assert "0123" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "code"),
+    [
+        ("state/settings.json", "{garbage", "CONFIG-Unusable"),
+        ("universe.yaml", "symbols: [1, 2", "STORE-InvalidUniverse"),
+        ("store.json", "", "STORE-Unusable"),
+    ],
+)
+def test_what_was_edited_badly_is_named_until_it_is_right(
+    client: httpx.Client, store: Path, name: str, text: str, code: str
+) -> None:
+    """The request is not to blame: no field of it is named, and the same one works later."""
+    file = store / name
+    before = file.read_bytes() if file.exists() else None
+    (store / "state" / "universe.good.yaml").unlink(missing_ok=True)
+    file.write_text(text)
+    response = client.post("/api/v1/ib/load", json=LOAD)
+    assert (response.status_code, response.json()["error"]["code"]) == (503, code)
+    assert "field" not in response.json()["error"]["details"]
+    if code == "CONFIG-Unusable":
+        status = client.get("/api/v1/ib/status")
+        assert (status.status_code, status.json()["error"]["code"]) == (503, code)
+    if before is None:
+        file.unlink()
+    else:
+        file.write_bytes(before)
+    assert client.post("/api/v1/ib/load", json=LOAD).status_code == 200
