@@ -2,13 +2,14 @@
 
 A route is a coroutine that runs a service in a thread: a fast service in the fast pool, a read of
 bars or a call of the gateway in the slow one, so that neither waits for the other. Loads run in
-the threads of ``app.operations``; what waits for one waits in a third pool.
+the threads of ``app.operations``; what waits for one needs no thread.
 """
 
 import asyncio
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final, ParamSpec, TypeVar
@@ -35,9 +36,6 @@ PREFIX: Final = "/api/v1"
 
 _FAST_THREADS: Final = 4
 _SLOW_THREADS: Final = 4
-_WAITING_THREADS: Final = 64
-_WAIT_S: Final = 5.0
-"""How long a thread waits for a load before it looks whether the server stops."""
 
 
 def _pool(threads: int, name: str) -> ThreadPoolExecutor:
@@ -50,11 +48,10 @@ class Pools:
 
     fast: ThreadPoolExecutor = field(default_factory=lambda: _pool(_FAST_THREADS, "fast"))
     slow: ThreadPoolExecutor = field(default_factory=lambda: _pool(_SLOW_THREADS, "slow"))
-    waiting: ThreadPoolExecutor = field(default_factory=lambda: _pool(_WAITING_THREADS, "wait"))
 
     def close(self) -> None:
         """Wait until all threads have ended; what has not begun is dropped."""
-        for one in (self.fast, self.slow, self.waiting):
+        for one in (self.fast, self.slow):
             one.shutdown(cancel_futures=True)
 
 
@@ -79,13 +76,20 @@ class ApiContext:
         return await _in(self.pools.slow, lambda: call(*args, **kwargs))
 
     async def ended(self, operation_id: str) -> OperationDocument:
-        """Wait until an operation has ended, whether or not the client waits."""
-        while True:
-            found = await _in(
-                self.pools.waiting, lambda: self.operations.wait(operation_id, _WAIT_S)
-            )
-            if found.is_ended:
-                return found
+        """Wait until an operation has ended, without a thread: many clients may wait at once."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[OperationDocument] = loop.create_future()
+
+        def set_ended(document: OperationDocument) -> None:
+            if not ended.done():  # the client may be gone
+                ended.set_result(document)
+
+        def tell(document: OperationDocument) -> None:
+            with suppress(RuntimeError):  # the server has ended before the load
+                loop.call_soon_threadsafe(set_ended, document)
+
+        await self.fast(self.operations.call_at_end, operation_id, tell)
+        return await ended
 
 
 async def _in(pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:

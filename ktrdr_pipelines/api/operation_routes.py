@@ -1,6 +1,5 @@
 """Loads as operations: start one, wait for it or not, and the routes that show and cancel them."""
 
-import asyncio
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Final, Self
@@ -113,9 +112,7 @@ async def loaded(
         found.headers["Location"] = f"{PREFIX}/operations/{operation.id}"
         found.headers["Preference-Applied"] = "respond-async"
         return found
-    # Shielded: the request may be cancelled, the wait for the load goes on to its end.
-    ended = await asyncio.shield(context.ended(operation.id))
-    return _end_answer(ended, document)
+    return _end_answer(await context.ended(operation.id), document)
 
 
 def _end_answer(ended: OperationDocument, document: type[LoadResult]) -> Response:

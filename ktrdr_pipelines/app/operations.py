@@ -78,6 +78,7 @@ class _Running:
     is_stopped: bool = False
     is_cancelled: bool = False
     written_at: datetime | None = None
+    at_end: list[Callable[[OperationDocument], object]] = field(default_factory=list)
 
     @property
     def now(self) -> OperationDocument:
@@ -272,6 +273,22 @@ class Operations:
                 self._changed.wait(pause_s)
             left_s = None if left_s is None else left_s - pause_s
 
+    def call_at_end(self, operation_id: str, act: Callable[[OperationDocument], object]) -> None:
+        """Call a function with an operation of this process when it has ended, or now if it has.
+
+        It is called once, in any thread, and must neither wait nor raise. One of another process
+        is passed as it is now.
+
+        Raises: as ``get``.
+        """
+        with self._changed:
+            one = self._known.get(operation_id)
+            if one is not None and not one.document.is_ended:
+                one.at_end.append(act)
+                return
+            document = self.get(operation_id)
+        act(document)
+
     def close(self) -> None:
         """Cancel what is running, and return when it has saved what it received.
 
@@ -435,6 +452,9 @@ class Operations:
             if not self._closed:
                 self._start_next()
             self._changed.notify_all()
+            for act in one.at_end:
+                act(one.document)
+            one.at_end.clear()
 
     def _forget_ended(self) -> None:
         """Keep no more operations in memory than on disk; the lock is held."""

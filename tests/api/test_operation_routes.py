@@ -1,5 +1,6 @@
 """Loads by HTTP: in all modes, waited for or not, partial, cancelled, dropped and interrupted."""
 
+import asyncio
 import json
 import signal
 import threading
@@ -115,6 +116,32 @@ def test_a_load_goes_on_when_its_client_is_gone(
     found = helpers.wait_for(ended)
     assert found["state"] == "completed"
     assert found["results"][0]["status"] == "success"
+
+
+def test_many_that_wait_for_a_load_keep_no_other_waiting(
+    held: Any, client: httpx.Client, helpers: Any
+) -> None:
+    """A load that ends is answered although a hundred clients wait for one that does not."""
+
+    async def main() -> None:
+        limits = httpx.Limits(max_connections=None)
+        options: Any = {"base_url": client.base_url, "timeout": 60, "limits": limits}
+        async with httpx.AsyncClient(**options) as many:
+            waiting = [
+                asyncio.create_task(many.post("/api/v1/data/load", json=LOAD)) for _ in range(100)
+            ]
+            await asyncio.to_thread(held.is_reached.wait)
+            other = await many.post("/api/v1/data/load", json={**LOAD, "symbol": "AAPL"})
+            assert other.json()["success"]
+            assert not any(one.done() for one in waiting)
+            held.let_go.set()
+            answers = await asyncio.gather(*waiting)
+        assert {one.json()["data"]["status"] for one in answers} == {"success"}
+        assert len({one.text for one in answers}) == 1
+
+    asyncio.run(main())
+    names = [one.name for one in threading.enumerate()]
+    assert sum(name.startswith("rest-") for name in names) < 20
 
 
 @pytest.mark.slow
