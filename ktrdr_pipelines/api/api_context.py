@@ -1,8 +1,9 @@
 """What the routes share: the services, the threads that they run in, and fields of requests.
 
-A route is a coroutine that runs a service in a thread: a fast service in the fast pool, a read of
-bars or a call of the gateway in the slow one, so that neither waits for the other. Loads run in
-the threads of ``app.operations``; what waits for one needs no thread.
+A route is a coroutine that runs a service in a thread of one of four pools: for what is fast, for
+reads of bars, for what waits for the gateway, and for what waits for a part of this system, so that
+none waits for the others. Loads run in the threads of ``app.operations``; what waits for one needs
+no thread.
 """
 
 import asyncio
@@ -36,6 +37,8 @@ PREFIX: Final = "/api/v1"
 
 _FAST_THREADS: Final = 4
 _SLOW_THREADS: Final = 4
+_GATEWAY_THREADS: Final = 4
+_CONTROL_THREADS: Final = 2
 
 
 def _pool(threads: int, name: str) -> ThreadPoolExecutor:
@@ -48,10 +51,12 @@ class Pools:
 
     fast: ThreadPoolExecutor = field(default_factory=lambda: _pool(_FAST_THREADS, "fast"))
     slow: ThreadPoolExecutor = field(default_factory=lambda: _pool(_SLOW_THREADS, "slow"))
+    gateway: ThreadPoolExecutor = field(default_factory=lambda: _pool(_GATEWAY_THREADS, "gateway"))
+    control: ThreadPoolExecutor = field(default_factory=lambda: _pool(_CONTROL_THREADS, "control"))
 
     def close(self) -> None:
         """Wait until all threads have ended; what has not begun is dropped."""
-        for one in (self.fast, self.slow):
+        for one in (self.fast, self.slow, self.gateway, self.control):
             one.shutdown(cancel_futures=True)
 
 
@@ -72,8 +77,16 @@ class ApiContext:
         return await _in(self.pools.fast, lambda: call(*args, **kwargs))
 
     async def slow(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run what reads many bars, or waits for the gateway."""
+        """Run what reads many bars."""
         return await _in(self.pools.slow, lambda: call(*args, **kwargs))
+
+    async def gateway(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what waits for the gateway, which may hang."""
+        return await _in(self.pools.gateway, lambda: call(*args, **kwargs))
+
+    async def control(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what waits some seconds for a check of the gateway or a tick of the sensor to end."""
+        return await _in(self.pools.control, lambda: call(*args, **kwargs))
 
     async def ended(self, operation_id: str) -> OperationDocument:
         """Wait until an operation has ended, without a thread: many clients may wait at once."""

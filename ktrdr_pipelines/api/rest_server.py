@@ -1,7 +1,7 @@
 """Run the REST API: open the services of a store, listen, and end in order.
 
-At the end the server accepts nothing more, cancels its loads, which save what they have, answers
-the requests that wait for them, and closes the services.
+At the end the server accepts nothing more, cancels its discoveries and its loads, which save what
+they have, answers the requests that wait for them, and closes the services.
 
 Not here: the command (``cli.commands.serve``), the application (``api.rest_app``).
 """
@@ -125,7 +125,8 @@ def open_services(
         stack.callback(system.close)
         context = ApiContext(ib, gap_filler, system, operations, store, same_store)
         stack.callback(context.pools.close)
-        stack.callback(operations.close)  # first: what waits for loads then ends, too
+        stack.callback(operations.close)  # first, both: what waits for the gateway ends then
+        stack.callback(ib.close)
         yield context
 
 
@@ -173,6 +174,7 @@ async def serve(
         await asyncio.shield(serving)
     except asyncio.CancelledError:
         server.should_exit = True
+        context.ib.close()
         await asyncio.to_thread(context.operations.close)
         await serving
         raise
