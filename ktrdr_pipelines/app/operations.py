@@ -112,6 +112,7 @@ class Operations:
         self._at_once, self._wait_s = max(1, at_once), wait_s
         self._changed = threading.Condition()
         self._known: dict[str, _Running] = {}
+        self._ended: dict[str, OperationDocument] = {}
         self._queue: deque[_Running] = deque()
         self._stack = ExitStack()
         self._records: OperationRecords | None = None
@@ -200,6 +201,8 @@ class Operations:
         with self._changed:
             if operation_id in self._known:
                 return self._known[operation_id].now
+            if operation_id in self._ended:
+                return self._ended[operation_id]
             records = self._opened()
             record = records.get(operation_id)
             found = None if record is None else self._recorded(records, record)
@@ -223,9 +226,11 @@ class Operations:
                 document
                 for record in records.all()
                 if record.operation_id not in self._known
+                and record.operation_id not in self._ended
                 and (document := self._recorded(records, record)) is not None
             ]
             found += [one.now for one in self._known.values()]
+            found += self._ended.values()
         found.sort(key=lambda one: (one.started_at, one.id), reverse=True)
         return OperationList(operations=tuple(found))
 
@@ -239,9 +244,8 @@ class Operations:
         with self._changed:
             one = self._known.get(operation_id)
             if one is not None:
-                if not one.document.is_ended:
-                    one.is_cancelled = True
-                    self._stop(one)
+                one.is_cancelled = True
+                self._stop(one)
                 return one.now
         document = self.get(operation_id)
         if not document.is_ended:
@@ -283,7 +287,7 @@ class Operations:
         """
         with self._changed:
             one = self._known.get(operation_id)
-            if one is not None and not one.document.is_ended:
+            if one is not None:
                 one.at_end.append(act)
                 return
             document = self.get(operation_id)
@@ -346,7 +350,7 @@ class Operations:
             _forget_old(records, workspace.clock.real_now())
             one = _Running(document, workspace, jobs, same)
             one.progress = LoadProgress(
-                workspace.clock.real_now, changed=partial(self._progressed, one)
+                workspace.clock.real_now, changed=partial(self._progressed, document.id)
             )
             self._known[document.id] = one
             self._queue.append(one)
@@ -356,7 +360,7 @@ class Operations:
             return one.now
 
     def _unfinished(self) -> Sequence[_Running]:
-        return [one for one in self._known.values() if not one.document.is_ended]
+        return list(self._known.values())
 
     def _start_next(self) -> None:
         """Run queued operations while there is room; the lock is held."""
@@ -403,6 +407,7 @@ class Operations:
         except Exception as caught:  # noqa: BLE001  (as above)
             error = error or _as_known(what, caught)
             self._end(one, OperationState.FAILED, error, has_results=False)
+        del error  # by its traceback it would hold this frame, and so the workspace
 
     async def _load(self, one: _Running) -> None:
         with self._changed:
@@ -448,7 +453,11 @@ class Operations:
         with self._changed:
             one.document = one.now.model_copy(update={"state": state, **changes})
             self._write(one)
-            self._forget_ended()
+            # The document alone is kept: a workspace holds files open.
+            self._known.pop(one.document.id, None)
+            self._ended[one.document.id] = one.document
+            while len(self._ended) > MOST_KEPT:  # no more than on disk
+                del self._ended[next(iter(self._ended))]
             if not self._closed:
                 self._start_next()
             self._changed.notify_all()
@@ -456,14 +465,11 @@ class Operations:
                 act(one.document)
             one.at_end.clear()
 
-    def _forget_ended(self) -> None:
-        """Keep no more operations in memory than on disk; the lock is held."""
-        ended = [key for key, one in self._known.items() if one.document.is_ended]
-        for key in ended[: max(0, len(ended) - MOST_KEPT)]:
-            del self._known[key]
-
-    def _progressed(self, one: _Running) -> None:
+    def _progressed(self, operation_id: str) -> None:
         """Write the progress of an operation, if it was not just written; in its own thread."""
+        one = self._known.get(operation_id)
+        if one is None:
+            return
         now = one.workspace.clock.real_now()
         if one.written_at is None or not timedelta() <= now - one.written_at < _WRITTEN_EVERY:
             self._write(one)
