@@ -96,7 +96,7 @@ class Operations:
         open_workspace: opens the store; called for each operation, so that changed settings and
             universes count.
         operation: the operation whose client ids are used (``ib.connection.strategy.Operation``).
-        at_once: how many run at once; the others are queued.
+        at_once: how many run at once, as far as there are client ids; the others are queued.
         wait_s: how many seconds a load waits for a gateway that accepts no connection.
     """
 
@@ -365,7 +365,7 @@ class Operations:
     def _start_next(self) -> None:
         """Run queued operations while there is room; the lock is held."""
         running = sum(one.thread is not None for one in self._unfinished())
-        while self._queue and running < self._at_once:
+        while self._queue and running < self._room(self._queue[0].workspace):
             one = self._queue.popleft()
             one.document = one.document.model_copy(update={"state": OperationState.RUNNING})
             self._write(one)
@@ -374,6 +374,11 @@ class Operations:
             one.thread = threading.Thread(target=self._run, args=(one,), name=name, daemon=True)
             one.thread.start()
             running += 1
+
+    def _room(self, workspace: Workspace) -> int:
+        """Return how many operations may run at once: each has a client id, and the monitor one."""
+        first, last = workspace.settings.client_ids[self._operation]
+        return max(1, min(self._at_once, last - first))
 
     def _stop(self, one: _Running) -> None:
         """Stop an operation once, as a second time would keep it from saving; the lock is held."""

@@ -153,6 +153,33 @@ def test_a_gateway_that_hangs_keeps_no_bars_waiting(
     assert codes == {(503, "SERVER-Stopping")}
 
 
+def test_loads_work_with_a_single_client_id(
+    gateway: Any, client: httpx.Client, helpers: Any
+) -> None:
+    """The monitor leaves it to them, and they use it one after the other."""
+    changed = client.put("/api/v1/ib/config", json={"client_id": 5000}).json()["data"]
+    assert changed["new_config"]["client_id_range"] == {"min": 5000, "max": 5000}
+    headers = {"Prefer": "respond-async"}
+    paths = [
+        client.post("/api/v1/ib/load", json=body, headers=headers).headers["Location"]
+        for body in (
+            {"symbol": "AAPL", "timeframe": "1d", "mode": "full"},
+            {"symbol": "MSFT", "timeframe": "1d", "mode": "full"},
+            {"symbol": "AAPL", "timeframe": "1h", "mode": "full"},
+        )
+    ]
+
+    def ended() -> Any:
+        found = [client.get(path).json()["data"] for path in paths]
+        return all(one["ended_at"] for one in found) and found
+
+    found = helpers.wait_for(ended)
+    assert [one["state"] for one in found] == ["completed"] * 3
+    assert helpers.wait_for(
+        lambda: client.get("/api/v1/ib/status").json()["data"]["connection"]["connected"]
+    )
+
+
 def names(prefix: str) -> int:
     """Return how many threads have a name that begins so."""
     return sum(one.name.startswith(prefix) for one in threading.enumerate())

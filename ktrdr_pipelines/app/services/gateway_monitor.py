@@ -206,6 +206,8 @@ async def snapshot_now(config: GatewayConfig, clock: Callable[[], datetime]) -> 
 class GatewayMonitor:
     """Keeps one connection of operation ``api`` in a thread of its own, and checks it regularly.
 
+    If that operation has a single client id, the connection is one of operation ``cli``.
+
     A connection that cannot be made is tried again after growing pauses, and never while the
     circuit breaker of all processes is open. A connection that ends, and a gateway that does not
     respond to a check, count as lost. The failures of the monitor do not count for the breaker: an
@@ -368,7 +370,7 @@ class GatewayMonitor:
             strategy = IbConnectionStrategy(config, rate_limiter=budget)
             try:
                 begun_s = boot_time_s()
-                async with strategy.get_connection_for_operation(Operation.API) as connection:
+                async with strategy.get_connection_for_operation(_operation(config)) as connection:
                     connect_s = boot_time_s() - begun_s
                     self._record_connection(connection)
                     budget.note_response()
@@ -474,6 +476,12 @@ class GatewayMonitor:
             next_try_at=now + timedelta(seconds=pause_s),
             failures=self._seen.failures + was_attempted,
         )
+
+
+def _operation(config: GatewayConfig) -> Operation:
+    """Return whose client ids the monitor uses: the API's only id is left to loads."""
+    first, last = config.client_id_ranges[Operation.API]
+    return Operation.API if first < last else Operation.CLI
 
 
 def _is_same(used: GatewayConfig, wanted: GatewayConfig) -> bool:
