@@ -101,6 +101,14 @@ class SettingFixedError(SettingsError):
         self.variable = variable
 
 
+class SettingValueError(SettingsError):
+    """A value that was to be set is not allowed; ``field`` is its name where it was given."""
+
+    def __init__(self, what: str, *, field: str, reason: str = "", hint: str = "") -> None:
+        super().__init__(what, reason=reason, hint=hint)
+        self.field = field
+
+
 class UniverseError(UsageError):
     """The universe file is malformed; the error names file, line and key."""
 
@@ -111,6 +119,10 @@ class UnknownSymbolError(UsageError):
 
 class NoStoreError(UsageError):
     """A data folder is not a store, or not one that can be used here."""
+
+
+class StoppingError(UsageError):
+    """This process is being stopped, and starts nothing any more."""
 
 
 class UnknownOperationError(UsageError):

@@ -7,6 +7,7 @@ runs, in this order: ``Host``, token, ``Origin``, type and size of the body.
 Not here: errors of a request that is let in (``api.envelopes``).
 """
 
+import asyncio
 import hmac
 import ipaddress
 import re
@@ -22,6 +23,9 @@ LIVENESS: Final = "/api/v1/health"
 """The path that needs no token: it tells only that the server runs."""
 
 MOST_BODY_BYTES: Final = 64 * 1024
+
+BODY_S: Final = 10.0
+"""Seconds in which a body must have come: one without an end would keep the server from ending."""
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]/@\s]+)(?::[0-9]{1,5})?")
@@ -85,11 +89,13 @@ class AccessGuard:
     Args:
         app: what answers the requests that are let in.
         rules: the rules.
+        body_s: seconds in which a body must have come.
     """
 
-    def __init__(self, app: ASGIApp, rules: AccessRules) -> None:
+    def __init__(self, app: ASGIApp, rules: AccessRules, *, body_s: float = BODY_S) -> None:
         self._app = app
         self._rules = rules
+        self._body_s = body_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request, or pass it on."""
@@ -102,9 +108,13 @@ class AccessGuard:
         headers = _Headers(scope)
         try:
             self._check(scope, headers)
-            body = await _body(headers, receive) if headers.has_body else b""
+            async with asyncio.timeout(self._body_s):
+                body = await _body(headers, receive) if headers.has_body else b""
         except RequestError as error:
             await failure(error)(scope, receive, send)
+            return
+        except TimeoutError:
+            await failure(_too_slow(self._body_s))(scope, receive, send)
             return
         await self._app(scope, _replayed(body, receive) if headers.has_body else receive, send)
 
@@ -215,6 +225,17 @@ def _too_long() -> RequestError:
         reason=f"it is longer than {MOST_BODY_BYTES} bytes",
         status=413,
         code="REQUEST-TooLarge",
+        field="body",
+        headers={"Connection": "close"},
+    )
+
+
+def _too_slow(body_s: float) -> RequestError:
+    return RequestError(
+        "body",
+        reason=f"it had not come in {body_s:g} s",
+        status=408,
+        code="REQUEST-Timeout",
         field="body",
         headers={"Connection": "close"},
     )

@@ -1,14 +1,16 @@
 """What the routes share: the services, the threads that they run in, and fields of requests.
 
-A route is a coroutine that runs a service in a thread: a fast service in the fast pool, a read of
-bars or a call of the gateway in the slow one, so that neither waits for the other. Loads run in
-the threads of ``app.operations``; what waits for one waits in a third pool.
+A route is a coroutine that runs a service in a thread of one of four pools: for what is fast, for
+reads of bars, for what waits for the gateway, and for what waits for a part of this system, so that
+none waits for the others. Loads run in the threads of ``app.operations``; what waits for one needs
+no thread.
 """
 
 import asyncio
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final, ParamSpec, TypeVar
@@ -35,9 +37,8 @@ PREFIX: Final = "/api/v1"
 
 _FAST_THREADS: Final = 4
 _SLOW_THREADS: Final = 4
-_WAITING_THREADS: Final = 64
-_WAIT_S: Final = 5.0
-"""How long a thread waits for a load before it looks whether the server stops."""
+_GATEWAY_THREADS: Final = 4
+_CONTROL_THREADS: Final = 2
 
 
 def _pool(threads: int, name: str) -> ThreadPoolExecutor:
@@ -50,11 +51,12 @@ class Pools:
 
     fast: ThreadPoolExecutor = field(default_factory=lambda: _pool(_FAST_THREADS, "fast"))
     slow: ThreadPoolExecutor = field(default_factory=lambda: _pool(_SLOW_THREADS, "slow"))
-    waiting: ThreadPoolExecutor = field(default_factory=lambda: _pool(_WAITING_THREADS, "wait"))
+    gateway: ThreadPoolExecutor = field(default_factory=lambda: _pool(_GATEWAY_THREADS, "gateway"))
+    control: ThreadPoolExecutor = field(default_factory=lambda: _pool(_CONTROL_THREADS, "control"))
 
     def close(self) -> None:
         """Wait until all threads have ended; what has not begun is dropped."""
-        for one in (self.fast, self.slow, self.waiting):
+        for one in (self.fast, self.slow, self.gateway, self.control):
             one.shutdown(cancel_futures=True)
 
 
@@ -75,17 +77,32 @@ class ApiContext:
         return await _in(self.pools.fast, lambda: call(*args, **kwargs))
 
     async def slow(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run what reads many bars, or waits for the gateway."""
+        """Run what reads many bars."""
         return await _in(self.pools.slow, lambda: call(*args, **kwargs))
 
+    async def gateway(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what waits for the gateway, which may hang."""
+        return await _in(self.pools.gateway, lambda: call(*args, **kwargs))
+
+    async def control(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what waits some seconds for a check of the gateway or a tick of the sensor to end."""
+        return await _in(self.pools.control, lambda: call(*args, **kwargs))
+
     async def ended(self, operation_id: str) -> OperationDocument:
-        """Wait until an operation has ended, whether or not the client waits."""
-        while True:
-            found = await _in(
-                self.pools.waiting, lambda: self.operations.wait(operation_id, _WAIT_S)
-            )
-            if found.is_ended:
-                return found
+        """Wait until an operation has ended, without a thread: many clients may wait at once."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[OperationDocument] = loop.create_future()
+
+        def set_ended(document: OperationDocument) -> None:
+            if not ended.done():  # the client may be gone
+                ended.set_result(document)
+
+        def tell(document: OperationDocument) -> None:
+            with suppress(RuntimeError):  # the server has ended before the load
+                loop.call_soon_threadsafe(set_ended, document)
+
+        await self.fast(self.operations.call_at_end, operation_id, tell)
+        return await ended
 
 
 async def _in(pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
@@ -125,12 +142,13 @@ _DESCRIPTIONS: Final = {
     403: "The Host is foreign, or a page of another site sent the request.",
     404: "There is no such path, symbol, timeframe or operation.",
     406: "No type that is accepted is offered; the error lists what is.",
+    408: "The body did not come in time.",
     409: "The request contradicts what is set or runs now.",
     413: "The body is too long.",
     415: "The body is not application/json.",
     422: "A value is wrong; `error.details.field` names it.",
     500: "A defect; the log of the server has the details.",
-    503: "The store or the gateway cannot be used now.",
+    503: "The store, its settings or the gateway cannot be used now.",
 }
 
 
@@ -141,7 +159,7 @@ def errors(*statuses: int, body: bool = False) -> dict[int | str, dict[str, Any]
         statuses: its own.
         body: whether it takes a body.
     """
-    ofbody = (400, 413, 415) if body else ()
+    ofbody = (400, 408, 413, 415) if body else ()
     found = sorted({403, 404, 422, 500, 503, *ofbody, *statuses})
     return {
         status: {"model": ErrorEnvelope, "description": _DESCRIPTIONS[status]} for status in found

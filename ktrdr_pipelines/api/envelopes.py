@@ -118,7 +118,9 @@ _STATUS_AND_CODE: Final[tuple[tuple[type[KtrdrError], int, str], ...]] = (
     (errors.UnknownSymbolError, 404, "DATA-UnknownSymbol"),
     (errors.UnknownOperationError, 404, "OPERATION-Unknown"),
     (errors.SettingFixedError, 409, "CONFIG-FixedByEnvironment"),
-    (errors.SettingsError, 422, "CONFIG-InvalidValue"),
+    (errors.SettingValueError, 422, "CONFIG-InvalidValue"),
+    (errors.SettingsError, 503, "CONFIG-Unusable"),
+    (errors.StoppingError, 503, "SERVER-Stopping"),
     (errors.UniverseError, 503, "STORE-InvalidUniverse"),
     (errors.NoStoreError, 503, "STORE-Missing"),
     (errors.UsageError, 422, "REQUEST-Invalid"),
@@ -177,6 +179,8 @@ def api_error(error: KtrdrError) -> RestError:
         details.update(error.details)
     elif isinstance(error, errors.UnknownSymbolError):
         details["field"] = "symbol"
+    elif isinstance(error, errors.SettingValueError):
+        details["field"] = error.field
     elif isinstance(error, errors.SettingFixedError):
         details["variable"] = error.variable
         details["field"] = {"IB_HOST": "host", "IB_PORT": "port"}.get(error.variable, "client_id")
@@ -246,19 +250,25 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     )
 
 
-_HTTP_CODES: Final = {404: "REQUEST-NoSuchPath", 405: "REQUEST-MethodNotAllowed"}
+_HTTP_CODES: Final = {
+    400: "REQUEST-MalformedJson",
+    404: "REQUEST-NoSuchPath",
+    405: "REQUEST-MethodNotAllowed",
+}
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Answer for what the router refuses: an unknown path, or another method."""
+    """Answer for what the router refuses: an unknown path or method, or JSON nested too deeply."""
     assert isinstance(error, HTTPException)  # noqa: S101  (as registered)
     status = error.status_code
     text = {
+        400: "body: it cannot be read as JSON",
         404: f"no such path: {request.url.path}. Hint: /docs lists all",
         405: f"{request.method} is not allowed here",
     }.get(status, str(error.detail))
     code = _HTTP_CODES.get(status, "REQUEST-Invalid")
-    found = answer(None, status=status, error=RestError(code=code, message=text, details={}))
+    details = {"field": "body"} if status == 400 else {}
+    found = answer(None, status=status, error=RestError(code=code, message=text, details=details))
     found.headers.update(error.headers or {})
     if status == 405:  # the router names those of one route alone
         found.headers["Allow"] = ", ".join(_methods(request))

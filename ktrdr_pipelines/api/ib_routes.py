@@ -103,8 +103,8 @@ async def change_config(context: Context, change: ConfigChange) -> Response:
 
 @routes.post("/ib/cleanup", response_model=Envelope[IbCleanup], responses=errors())
 async def clean_up(context: Context) -> Response:
-    """Close temporary connections, and return their client ids."""
-    return answer(await context.slow(context.ib.cleanup_connections))
+    """Close connections that no load uses, and return their client ids."""
+    return answer(await context.control(context.ib.cleanup_connections))
 
 
 @routes.get("/ib/ranges", response_model=Envelope[DataRanges], responses=errors())
@@ -154,7 +154,7 @@ async def ib_load(
 async def discover_symbol(context: Context, wanted: DiscoveryRequest) -> Response:
     """Return the contract of a symbol; it is requested if it is not known yet."""
     return answer(
-        await context.slow(
+        await context.gateway(
             context.ib.discover_symbol, wanted.symbol, force_refresh=wanted.force_refresh
         )
     )

@@ -128,9 +128,9 @@ def read_local(
             columns=_COLUMNS,
             engine="arrow",
         )
-    except UnknownSymbolError:
-        raise
     except UsageError as error:
+        if type(error) is not UsageError:  # of the symbol, the universe, the store or the settings
+            raise
         raise _bound_error(store, wanted, error) from error
     if wanted.in_sessions:
         bars = _in_sessions(open_workspace, wanted, bars)

@@ -1,6 +1,5 @@
 """Loads as operations: start one, wait for it or not, and the routes that show and cancel them."""
 
-import asyncio
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Final, Self
@@ -33,7 +32,7 @@ from ktrdr_pipelines.app.views.load_documents import (
 )
 from ktrdr_pipelines.domain.planning.jobs import Mode
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.errors import UnknownOperationError, UnknownSymbolError, UsageError
+from ktrdr_pipelines.errors import UnknownOperationError, UsageError
 
 routes: Final = router("operations")
 
@@ -103,13 +102,9 @@ async def loaded(
             end=wanted.end,
             description=f"{wanted.path} {wanted.symbol} {wanted.timeframe} {wanted.mode}",
         )
-    except UnknownSymbolError:
-        raise
     except UsageError as error:
-        if not error.what.startswith(("start", "end", "loading")):
-            raise RequestError(
-                error.what, reason=error.reason, status=503, code="SERVER-Stopping"
-            ) from error
+        if type(error) is not UsageError:  # of the symbol, the universe, the store or the settings
+            raise
         suffix = "_date" if wanted.path == "/data/load" else ""
         raise range_error(error, has_start=wanted.start is not None, suffix=suffix) from error
     if preference.respond_async:
@@ -117,9 +112,7 @@ async def loaded(
         found.headers["Location"] = f"{PREFIX}/operations/{operation.id}"
         found.headers["Preference-Applied"] = "respond-async"
         return found
-    # Shielded: the request may be cancelled, the wait for the load goes on to its end.
-    ended = await asyncio.shield(context.ended(operation.id))
-    return _end_answer(ended, document)
+    return _end_answer(await context.ended(operation.id), document)
 
 
 def _end_answer(ended: OperationDocument, document: type[LoadResult]) -> Response:

@@ -1,7 +1,7 @@
 """Run the REST API: open the services of a store, listen, and end in order.
 
-At the end the server accepts nothing more, cancels its loads, which save what they have, answers
-the requests that wait for them, and closes the services.
+At the end the server accepts nothing more, cancels its discoveries and its loads, which save what
+they have, answers the requests that wait for them, and closes the services.
 
 Not here: the command (``cli.commands.serve``), the application (``api.rest_app``).
 """
@@ -99,23 +99,34 @@ def open_services(
 ) -> Iterator[ApiContext]:
     """Open the services of a store, and close them in order.
 
+    While another store is at its path, every use of the store is refused: bars, loads and the
+    records of operations would otherwise be of two stores.
+
     Raises:
         NoStoreError: there is no store.
         SettingsError: a setting is wrong.
     """
-    store = open_store(open_workspace().layout.root)  # refused here, not by the first request
+    layout = open_workspace().layout  # refused here, not by the first request
+    store = open_store(layout.root)
+
+    def same_store() -> Workspace:
+        workspace = open_workspace()
+        layout.require_same()
+        return workspace
+
     with ExitStack() as stack:
-        monitor = stack.enter_context(GatewayMonitor(lambda: open_workspace().settings))
-        operations = stack.enter_context(Operations(open_workspace))
+        monitor = stack.enter_context(GatewayMonitor(lambda: same_store().settings))
+        operations = stack.enter_context(Operations(same_store))
         summary = StoreSummary()
-        ib = IbService(open_workspace, monitor=monitor, summary=summary)
-        gap_filler = GapFillerService(open_workspace, operations=operations, summary=summary)
+        ib = IbService(same_store, monitor=monitor, summary=summary)
+        gap_filler = GapFillerService(same_store, operations=operations, summary=summary)
         stack.callback(gap_filler.close)
-        system = SystemService(open_workspace, ib=ib, gap_filler=gap_filler, summary=summary)
+        system = SystemService(same_store, ib=ib, gap_filler=gap_filler, summary=summary)
         stack.callback(system.close)
-        context = ApiContext(ib, gap_filler, system, operations, store, open_workspace)
+        context = ApiContext(ib, gap_filler, system, operations, store, same_store)
         stack.callback(context.pools.close)
-        stack.callback(operations.close)  # first: what waits for loads then ends, too
+        stack.callback(operations.close)  # first, both: what waits for the gateway ends then
+        stack.callback(ib.close)
         yield context
 
 
@@ -163,6 +174,7 @@ async def serve(
         await asyncio.shield(serving)
     except asyncio.CancelledError:
         server.should_exit = True
+        context.ib.close()
         await asyncio.to_thread(context.operations.close)
         await serving
         raise

@@ -70,7 +70,7 @@ async def stop_gap_filler(context: Context) -> Response:
 
 async def _switched(context: ApiContext, switch: Callable[[], GapFillerStatus]) -> Response:
     try:
-        return answer(await context.slow(switch))
+        return answer(await context.control(switch))
     except UsageError as error:  # `ktrdr up` has never run over the store
         raise RequestError(
             error.what,
@@ -86,4 +86,4 @@ async def _switched(context: ApiContext, switch: Callable[[], GapFillerStatus]) 
 )
 async def force_scan(context: Context) -> Response:
     """Make deferred gaps due, and wake the gap filler; without `ktrdr up`, begin an update."""
-    return answer(await context.slow(context.gap_filler.force_scan))
+    return answer(await context.control(context.gap_filler.force_scan))

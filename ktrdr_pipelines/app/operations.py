@@ -37,6 +37,7 @@ from ktrdr_pipelines.domain.planning.jobs import Job
 from ktrdr_pipelines.errors import (
     IncompleteError,
     KtrdrError,
+    StoppingError,
     StoreError,
     UnknownOperationError,
     UsageError,
@@ -77,6 +78,7 @@ class _Running:
     is_stopped: bool = False
     is_cancelled: bool = False
     written_at: datetime | None = None
+    at_end: list[Callable[[OperationDocument], object]] = field(default_factory=list)
 
     @property
     def now(self) -> OperationDocument:
@@ -94,7 +96,7 @@ class Operations:
         open_workspace: opens the store; called for each operation, so that changed settings and
             universes count.
         operation: the operation whose client ids are used (``ib.connection.strategy.Operation``).
-        at_once: how many run at once; the others are queued.
+        at_once: how many run at once, as far as there are client ids; the others are queued.
         wait_s: how many seconds a load waits for a gateway that accepts no connection.
     """
 
@@ -110,6 +112,7 @@ class Operations:
         self._at_once, self._wait_s = max(1, at_once), wait_s
         self._changed = threading.Condition()
         self._known: dict[str, _Running] = {}
+        self._ended: dict[str, OperationDocument] = {}
         self._queue: deque[_Running] = deque()
         self._stack = ExitStack()
         self._records: OperationRecords | None = None
@@ -156,7 +159,8 @@ class Operations:
             description: what it does, in words; by default made of the rest.
 
         Raises:
-            UsageError: the input is invalid, or the operations are closed.
+            UsageError: the input is invalid.
+            StoppingError: the operations are closed.
             StoreError: the store cannot be used.
         """
         workspace = self._open_workspace()
@@ -177,7 +181,8 @@ class Operations:
         """Start what ``ktrdr update`` does, or join an update of the same symbols.
 
         Raises:
-            UsageError: a symbol is unknown, or the operations are closed.
+            UsageError: a symbol is unknown.
+            StoppingError: the operations are closed.
             StoreError: the store cannot be used.
         """
         workspace = self._open_workspace()
@@ -196,6 +201,8 @@ class Operations:
         with self._changed:
             if operation_id in self._known:
                 return self._known[operation_id].now
+            if operation_id in self._ended:
+                return self._ended[operation_id]
             records = self._opened()
             record = records.get(operation_id)
             found = None if record is None else self._recorded(records, record)
@@ -219,9 +226,11 @@ class Operations:
                 document
                 for record in records.all()
                 if record.operation_id not in self._known
+                and record.operation_id not in self._ended
                 and (document := self._recorded(records, record)) is not None
             ]
             found += [one.now for one in self._known.values()]
+            found += self._ended.values()
         found.sort(key=lambda one: (one.started_at, one.id), reverse=True)
         return OperationList(operations=tuple(found))
 
@@ -235,9 +244,8 @@ class Operations:
         with self._changed:
             one = self._known.get(operation_id)
             if one is not None:
-                if not one.document.is_ended:
-                    one.is_cancelled = True
-                    self._stop(one)
+                one.is_cancelled = True
+                self._stop(one)
                 return one.now
         document = self.get(operation_id)
         if not document.is_ended:
@@ -268,6 +276,22 @@ class Operations:
             with self._changed:
                 self._changed.wait(pause_s)
             left_s = None if left_s is None else left_s - pause_s
+
+    def call_at_end(self, operation_id: str, act: Callable[[OperationDocument], object]) -> None:
+        """Call a function with an operation of this process when it has ended, or now if it has.
+
+        It is called once, in any thread, and must neither wait nor raise. One of another process
+        is passed as it is now.
+
+        Raises: as ``get``.
+        """
+        with self._changed:
+            one = self._known.get(operation_id)
+            if one is not None:
+                one.at_end.append(act)
+                return
+            document = self.get(operation_id)
+        act(document)
 
     def close(self) -> None:
         """Cancel what is running, and return when it has saved what it received.
@@ -316,7 +340,7 @@ class Operations:
         """Queue an operation, and run it at once if there is room; or join the ``same`` one."""
         with self._changed:
             if self._closed:
-                raise UsageError(document.description, reason="this process is being stopped")
+                raise StoppingError(document.description, reason="this process is being stopped")
             for one in self._unfinished():
                 if one.same == same and not one.is_stopped:
                     return one.now
@@ -326,7 +350,7 @@ class Operations:
             _forget_old(records, workspace.clock.real_now())
             one = _Running(document, workspace, jobs, same)
             one.progress = LoadProgress(
-                workspace.clock.real_now, changed=partial(self._progressed, one)
+                workspace.clock.real_now, changed=partial(self._progressed, document.id)
             )
             self._known[document.id] = one
             self._queue.append(one)
@@ -336,12 +360,12 @@ class Operations:
             return one.now
 
     def _unfinished(self) -> Sequence[_Running]:
-        return [one for one in self._known.values() if not one.document.is_ended]
+        return list(self._known.values())
 
     def _start_next(self) -> None:
         """Run queued operations while there is room; the lock is held."""
         running = sum(one.thread is not None for one in self._unfinished())
-        while self._queue and running < self._at_once:
+        while self._queue and running < self._room(self._queue[0].workspace):
             one = self._queue.popleft()
             one.document = one.document.model_copy(update={"state": OperationState.RUNNING})
             self._write(one)
@@ -350,6 +374,11 @@ class Operations:
             one.thread = threading.Thread(target=self._run, args=(one,), name=name, daemon=True)
             one.thread.start()
             running += 1
+
+    def _room(self, workspace: Workspace) -> int:
+        """Return how many operations may run at once: each has a client id, and the monitor one."""
+        first, last = workspace.settings.client_ids[self._operation]
+        return max(1, min(self._at_once, last - first))
 
     def _stop(self, one: _Running) -> None:
         """Stop an operation once, as a second time would keep it from saving; the lock is held."""
@@ -383,6 +412,7 @@ class Operations:
         except Exception as caught:  # noqa: BLE001  (as above)
             error = error or _as_known(what, caught)
             self._end(one, OperationState.FAILED, error, has_results=False)
+        del error  # by its traceback it would hold this frame, and so the workspace
 
     async def _load(self, one: _Running) -> None:
         with self._changed:
@@ -428,19 +458,23 @@ class Operations:
         with self._changed:
             one.document = one.now.model_copy(update={"state": state, **changes})
             self._write(one)
-            self._forget_ended()
+            # The document alone is kept: a workspace holds files open.
+            self._known.pop(one.document.id, None)
+            self._ended[one.document.id] = one.document
+            while len(self._ended) > MOST_KEPT:  # no more than on disk
+                del self._ended[next(iter(self._ended))]
             if not self._closed:
                 self._start_next()
             self._changed.notify_all()
+            for act in one.at_end:
+                act(one.document)
+            one.at_end.clear()
 
-    def _forget_ended(self) -> None:
-        """Keep no more operations in memory than on disk; the lock is held."""
-        ended = [key for key, one in self._known.items() if one.document.is_ended]
-        for key in ended[: max(0, len(ended) - MOST_KEPT)]:
-            del self._known[key]
-
-    def _progressed(self, one: _Running) -> None:
+    def _progressed(self, operation_id: str) -> None:
         """Write the progress of an operation, if it was not just written; in its own thread."""
+        one = self._known.get(operation_id)
+        if one is None:
+            return
         now = one.workspace.clock.real_now()
         if one.written_at is None or not timedelta() <= now - one.written_at < _WRITTEN_EVERY:
             self._write(one)

@@ -1,6 +1,7 @@
 """Which requests are let in: hosts, the token, origins, and the type and size of bodies."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from starlette.types import Message
 
 from ktrdr_pipelines.api.access import MOST_BODY_BYTES, AccessGuard, AccessRules, is_loopback
 
@@ -23,14 +25,16 @@ async def echo(request: Request) -> JSONResponse:
     return JSONResponse({"bytes": len(await request.body())})
 
 
+APP = Starlette(
+    routes=[Route(one, echo, methods=["GET", "POST"]) for one in ("/a", "/api/v1/health")]
+)
+
+
 def sent(
     method: str = "GET", path: str = "/a", rules: AccessRules | None = None, **options: Any
 ) -> httpx.Response:
     """Send a request through the guard."""
-    app = Starlette(
-        routes=[Route(one, echo, methods=["GET", "POST"]) for one in ("/a", "/api/v1/health")]
-    )
-    transport = httpx.ASGITransport(AccessGuard(app, rules or AccessRules()))
+    transport = httpx.ASGITransport(AccessGuard(APP, rules or AccessRules()))
 
     async def main() -> httpx.Response:
         async with httpx.AsyncClient(transport=transport, base_url=URL) as client:
@@ -155,6 +159,37 @@ def test_a_long_body_in_chunks_is_not_read_to_its_end() -> None:
     response = sent("POST", content=endless(), headers=JSON)
     assert code(response) == (413, "REQUEST-TooLarge")
     assert len(chunks) < 100
+
+
+def test_a_body_without_an_end_is_waited_for_only_so_long() -> None:
+    """It would keep the server from ending."""
+
+    async def main() -> list[Message]:
+        answers: list[Message] = []
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/",
+            "headers": [
+                (b"host", b"localhost"),
+                (b"content-type", b"application/json"),
+                (b"content-length", b"9"),
+            ],
+        }
+        first: list[Message] = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+        async def receive() -> Message:
+            return first.pop() if first else await asyncio.get_running_loop().create_future()
+
+        async def send(message: Message) -> None:
+            answers.append(message)
+
+        await AccessGuard(APP, AccessRules(), body_s=0.01)(scope, receive, send)
+        return answers
+
+    start, body = asyncio.run(main())
+    assert start["status"] == 408
+    assert json.loads(body["body"])["error"]["code"] == "REQUEST-Timeout"
 
 
 @pytest.mark.parametrize(

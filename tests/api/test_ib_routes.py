@@ -1,5 +1,7 @@
 """The gateway by HTTP: its state, its configuration, and contracts."""
 
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +113,73 @@ def test_a_wrong_configuration_is_refused(
     response = filled.put("/api/v1/ib/config", json=body)
     assert response.status_code == 422
     assert response.json()["error"]["details"]["field"] == field
+
+
+def test_an_id_of_a_range_that_the_environment_sets_is_refused(
+    environment: dict[str, str], store: Path, helpers: Any
+) -> None:
+    """It is the id that is wrong, not the settings."""
+    with helpers.served({**environment, "IB_CLIENT_ID_BATCH": "11-50"}) as client:
+        response = client.put("/api/v1/ib/config", json={"client_id": 20})
+    assert response.status_code == 422, response.text
+    error = response.json()["error"]
+    assert (error["code"], error["details"]["field"]) == ("CONFIG-InvalidValue", "client_id")
+    assert "IB_CLIENT_ID_BATCH=11-50" in error["message"]
+
+
+def test_a_gateway_that_hangs_keeps_no_bars_waiting(
+    environment: dict[str, str], store: Path, helpers: Any
+) -> None:
+    """Nor the end of the server, at which discoveries are cancelled and answered."""
+    answers: list[httpx.Response] = []
+    with helpers.listening_socket("127.0.0.1", 0) as silent, ExitStack() as stack:
+        hanging = {"IB_PORT": str(silent.getsockname()[1]), "IB_TIMEOUT": "600"}
+        with helpers.served({**environment, **hanging}) as client:
+
+            def discover(symbol: str) -> None:
+                own = stack.enter_context(httpx.Client(base_url=client.base_url, timeout=600))
+                body = {"symbol": symbol}
+                answers.append(own.post("/api/v1/ib/symbols/discover", json=body))
+
+            threads = [threading.Thread(target=discover, args=(f"X{n}",)) for n in range(6)]
+            for one in threads:
+                one.start()
+            helpers.wait_for(lambda: names("rest-gateway") >= 4)
+            assert client.get("/api/v1/data/AAPL/1d").status_code == 200
+            assert client.get("/api/v1/ib/ranges").status_code == 200
+        for one in threads:
+            one.join()
+    codes = {(one.status_code, one.json()["error"]["code"]) for one in answers}
+    assert codes == {(503, "SERVER-Stopping")}
+
+
+def test_loads_work_with_a_single_client_id(
+    gateway: Any, client: httpx.Client, helpers: Any
+) -> None:
+    """The monitor leaves it to them, and they use it one after the other."""
+    changed = client.put("/api/v1/ib/config", json={"client_id": 5000}).json()["data"]
+    assert changed["new_config"]["client_id_range"] == {"min": 5000, "max": 5000}
+    headers = {"Prefer": "respond-async"}
+    paths = [
+        client.post("/api/v1/ib/load", json=body, headers=headers).headers["Location"]
+        for body in (
+            {"symbol": "AAPL", "timeframe": "1d", "mode": "full"},
+            {"symbol": "MSFT", "timeframe": "1d", "mode": "full"},
+            {"symbol": "AAPL", "timeframe": "1h", "mode": "full"},
+        )
+    ]
+
+    def ended() -> Any:
+        found = [client.get(path).json()["data"] for path in paths]
+        return all(one["ended_at"] for one in found) and found
+
+    found = helpers.wait_for(ended)
+    assert [one["state"] for one in found] == ["completed"] * 3
+    assert helpers.wait_for(
+        lambda: client.get("/api/v1/ib/status").json()["data"]["connection"]["connected"]
+    )
+
+
+def names(prefix: str) -> int:
+    """Return how many threads have a name that begins so."""
+    return sum(one.name.startswith(prefix) for one in threading.enumerate())

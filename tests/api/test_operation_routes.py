@@ -1,5 +1,6 @@
 """Loads by HTTP: in all modes, waited for or not, partial, cancelled, dropped and interrupted."""
 
+import asyncio
 import json
 import signal
 import threading
@@ -117,6 +118,32 @@ def test_a_load_goes_on_when_its_client_is_gone(
     assert found["results"][0]["status"] == "success"
 
 
+def test_many_that_wait_for_a_load_keep_no_other_waiting(
+    held: Any, client: httpx.Client, helpers: Any
+) -> None:
+    """A load that ends is answered although a hundred clients wait for one that does not."""
+
+    async def main() -> None:
+        limits = httpx.Limits(max_connections=None)
+        options: Any = {"base_url": client.base_url, "timeout": 60, "limits": limits}
+        async with httpx.AsyncClient(**options) as many:
+            waiting = [
+                asyncio.create_task(many.post("/api/v1/data/load", json=LOAD)) for _ in range(100)
+            ]
+            await asyncio.to_thread(held.is_reached.wait)
+            other = await many.post("/api/v1/data/load", json={**LOAD, "symbol": "AAPL"})
+            assert other.json()["success"]
+            assert not any(one.done() for one in waiting)
+            held.let_go.set()
+            answers = await asyncio.gather(*waiting)
+        assert {one.json()["data"]["status"] for one in answers} == {"success"}
+        assert len({one.text for one in answers}) == 1
+
+    asyncio.run(main())
+    names = [one.name for one in threading.enumerate()]
+    assert sum(name.startswith("rest-") for name in names) < 20
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_server_that_is_stopped_answers_and_ends(
@@ -195,3 +222,32 @@ def test_an_unknown_operation_is_not_found(filled: httpx.Client, method: str) ->
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "OPERATION-Unknown"
     assert "0123" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "code"),
+    [
+        ("state/settings.json", "{garbage", "CONFIG-Unusable"),
+        ("universe.yaml", "symbols: [1, 2", "STORE-InvalidUniverse"),
+        ("store.json", "", "STORE-Unusable"),
+    ],
+)
+def test_what_was_edited_badly_is_named_until_it_is_right(
+    client: httpx.Client, store: Path, name: str, text: str, code: str
+) -> None:
+    """The request is not to blame: no field of it is named, and the same one works later."""
+    file = store / name
+    before = file.read_bytes() if file.exists() else None
+    (store / "state" / "universe.good.yaml").unlink(missing_ok=True)
+    file.write_text(text)
+    response = client.post("/api/v1/ib/load", json=LOAD)
+    assert (response.status_code, response.json()["error"]["code"]) == (503, code)
+    assert "field" not in response.json()["error"]["details"]
+    if code == "CONFIG-Unusable":
+        status = client.get("/api/v1/ib/status")
+        assert (status.status_code, status.json()["error"]["code"]) == (503, code)
+    if before is None:
+        file.unlink()
+    else:
+        file.write_bytes(before)
+    assert client.post("/api/v1/ib/load", json=LOAD).status_code == 200

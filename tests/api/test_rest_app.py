@@ -70,7 +70,10 @@ def test_everything_is_answered_by_an_envelope(filled: httpx.Client) -> None:
     assert refused.headers["Allow"] == "GET, PUT"
     headers = {"Content-Type": "application/json"}
     path = "/api/v1/data/range"
-    assert code(filled.post(path, content=b"{", headers=headers)) == (400, "REQUEST-MalformedJson")
+    for body in (b"{", b"[" * 60_000):
+        malformed = filled.post(path, content=body, headers=headers)
+        assert code(malformed) == (400, "REQUEST-MalformedJson")
+        assert malformed.json()["error"]["details"]["field"] == "body"
     assert code(filled.post(path, content=b"{}")) == (415, "REQUEST-UnsupportedType")
     long = filled.post(path, content=b" " * 70_000, headers=headers)
     assert code(long) == (413, "REQUEST-TooLarge")

@@ -1,5 +1,6 @@
 """The system, the gap filler and the server itself by HTTP."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -41,3 +42,25 @@ def test_a_forced_scan_fills_the_gaps_without_dagster(
     ended = helpers.wait_for(lambda: (one := data(client.get(path)))["ended_at"] and one)
     assert ended["state"] == "completed", ended
     assert len(data(client.get("/api/v1/symbols"))) == 3
+
+
+def test_another_store_at_the_path_is_refused(
+    client: httpx.Client, store: Path, environment: dict[str, str], helpers: Any
+) -> None:
+    """Bars of one store beside loads into another would be a mixture; put back, it is served."""
+    moved = store.with_name("moved")
+    store.rename(moved)
+    helpers.make_store(environment)
+    body = {"symbol": "AAPL", "timeframe": "1d"}
+    for response in (
+        client.get("/api/v1/symbols"),
+        client.get("/api/v1/data/AAPL/1d"),
+        client.get("/api/v1/system/system-status"),
+        client.post("/api/v1/ib/load", json=body),
+    ):
+        error = response.json()["error"]
+        assert (response.status_code, error["code"]) == (503, "STORE-Unusable"), response.url
+        assert "not the one that was opened" in error["message"]
+    store.rename(store.with_name("other"))
+    moved.rename(store)
+    assert client.get("/api/v1/symbols").status_code == 200

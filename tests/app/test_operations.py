@@ -1,8 +1,10 @@
 """Operations: loads in the background, joined, cancelled, remembered, and told after a restart."""
 
 import asyncio
+import gc
 import json
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
@@ -350,6 +352,28 @@ def test_old_operations_are_forgotten(world: MakeWorld, monkeypatch: pytest.Monk
         made.harness.gateway.time += timedelta(days=31)
         last = read_local(running, 9).id
         assert set(records_in(made.harness.layout)) == {last}
+
+
+def test_an_ended_operation_keeps_no_workspace(world: MakeWorld) -> None:
+    """Each one holds files open; two hundred of them would reach the limit of a process."""
+    made = world(RTH, Timeframe.H1, FIRST, END)
+    opened: list[weakref.ref[FakeWorkspace]] = []
+
+    def open_workspace() -> FakeWorkspace:
+        workspace = workspace_of(made)
+        opened.append(weakref.ref(workspace))
+        return workspace
+
+    with Operations(open_workspace) as running:
+        started = [running.start_load("AAPL", "1h", mode=mode).id for mode in ("local", "full")]
+        ended = [running.wait(one) for one in started]
+        for thread in threading.enumerate():
+            if thread.name.startswith("ktrdr-operation"):
+                thread.join()
+        gc.collect()
+        assert len(opened) >= 2
+        assert [one() for one in opened if one() is not None] == []
+        assert [running.get(one) for one in started] == ended
 
 
 def test_operations_are_started_inside_a_running_event_loop(world: MakeWorld) -> None:

@@ -44,6 +44,9 @@ EVERY_S: Final = 15.0
 _LONGEST_CHECK_S: Final = 15.0
 """Seconds that a check of the monitor may take: a gateway that hangs is found out no later."""
 
+_LONGEST_DROP_S: Final = _LONGEST_CHECK_S + 5
+"""Seconds to wait for the end of a connection that is dropped: a check may be in flight."""
+
 _SHORT_CHECK_S: Final = 5.0
 """Seconds that each step of a check may take for which a caller waits."""
 
@@ -203,6 +206,8 @@ async def snapshot_now(config: GatewayConfig, clock: Callable[[], datetime]) -> 
 class GatewayMonitor:
     """Keeps one connection of operation ``api`` in a thread of its own, and checks it regularly.
 
+    If that operation has a single client id, the connection is one of operation ``cli``.
+
     A connection that cannot be made is tried again after growing pauses, and never while the
     circuit breaker of all processes is open. A connection that ends, and a gateway that does not
     respond to a check, count as lost. The failures of the monitor do not count for the breaker: an
@@ -233,7 +238,8 @@ class GatewayMonitor:
     ) -> None:
         self._settings = settings
         self._every_s, self._clock, self._boot, self._sleep = every_s, clock, boot, sleep
-        self._guard = threading.Lock()
+        self._guard, self._dropping = threading.Lock(), threading.Lock()
+        self._ended = threading.Condition()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -273,6 +279,28 @@ class GatewayMonitor:
         """Drop the connection and connect again now, with the settings of now; return at once."""
         self._reconnects = True
         self._from_outside(self._wake)
+
+    def drop(self) -> int | None:
+        """Close the connection that is kept, and have the monitor connect anew.
+
+        A check in flight is finished first, and its end is waited for. Return the client id that
+        the connection had; None if there was none, or if it is still open after
+        ``_LONGEST_DROP_S``.
+        """
+        with self._dropping:  # so that no two calls report one connection
+            before = self._seen
+            self.reconnect()
+            if before.connected_at is None:
+                return None
+            with self._ended:
+                is_closed = self._ended.wait_for(
+                    lambda: (
+                        self._seen.connected_at is None
+                        or self._seen.connections != before.connections
+                    ),
+                    timeout=_LONGEST_DROP_S,
+                )
+            return before.client_id if is_closed else None
 
     def close(self) -> None:
         """End the connection and the thread; may be repeated, and before ``start``."""
@@ -342,7 +370,7 @@ class GatewayMonitor:
             strategy = IbConnectionStrategy(config, rate_limiter=budget)
             try:
                 begun_s = boot_time_s()
-                async with strategy.get_connection_for_operation(Operation.API) as connection:
+                async with strategy.get_connection_for_operation(_operation(config)) as connection:
                     connect_s = boot_time_s() - begun_s
                     self._record_connection(connection)
                     budget.note_response()
@@ -434,6 +462,8 @@ class GatewayMonitor:
                 connected_at=None,
                 last_disconnect_at=self._clock(),
             )
+            with self._ended:
+                self._ended.notify_all()
 
     def _record_failure(self, error: KtrdrError, pause_s: float, *, was_connected: bool) -> None:
         now = self._clock()
@@ -446,6 +476,12 @@ class GatewayMonitor:
             next_try_at=now + timedelta(seconds=pause_s),
             failures=self._seen.failures + was_attempted,
         )
+
+
+def _operation(config: GatewayConfig) -> Operation:
+    """Return whose client ids the monitor uses: the API's only id is left to loads."""
+    first, last = config.client_id_ranges[Operation.API]
+    return Operation.API if first < last else Operation.CLI
 
 
 def _is_same(used: GatewayConfig, wanted: GatewayConfig) -> bool:

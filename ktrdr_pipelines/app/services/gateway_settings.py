@@ -8,10 +8,11 @@ Not here: what the file may have, and what takes precedence over it (``settings`
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
-from ktrdr_pipelines.errors import SettingFixedError
+from ktrdr_pipelines.errors import SettingFixedError, SettingsError, SettingValueError
 from ktrdr_pipelines.settings import (
     Settings,
     Source,
@@ -52,7 +53,8 @@ def update_gateway_settings(
 
     Raises:
         SettingFixedError: the environment fixes a setting at another value; nothing is written.
-        SettingsError: a value is not allowed, or the file or the environment is not valid.
+        SettingValueError: a value is not allowed, or not beside the other settings.
+        SettingsError: the file or the environment is not valid.
         StoreReplacedError: the store is not the one that was opened.
         StoreError: another process has kept the file locked.
         DiskError: the file cannot be written; it is unchanged.
@@ -71,7 +73,9 @@ def update_gateway_settings(
         if not changes:
             return before, before
         file = {name: _written(one) for name, one in read_settings_file(path).items()} | changes
-        after = effective_settings(environ, flags=own, file=file)
+        # Only the ids of an operation can be wrong because of other settings.
+        with _naming("client_id", f"client_id={client_id}"):
+            after = effective_settings(environ, flags=own, file=file)
         text = f"{json.dumps(file, indent=2, ensure_ascii=False)}\n".encode()
         write_atomically(
             path, lambda opened: opened.write(text), before_renaming=layout.require_same
@@ -85,13 +89,27 @@ def _checked(
     """Return the wanted values by the names of their settings."""
     wanted: dict[str, Any] = {}
     if host is not None:
-        wanted[_HOST] = checked_setting(_HOST, host, "host")
+        with _naming("host"):
+            wanted[_HOST] = checked_setting(_HOST, host, "host")
     if port is not None:
-        wanted[_PORT] = checked_setting(_PORT, port, "port")
+        with _naming("port"):
+            wanted[_PORT] = checked_setting(_PORT, port, "port")
     if client_id is not None:
-        ids, held = api_client_ids(client_id, "client_id"), before.ib_client_id_api
+        with _naming("client_id"):
+            ids, held = api_client_ids(client_id, "client_id"), before.ib_client_id_api
         wanted[_API] = held if held[0] == ids[0] else ids
     return wanted
+
+
+@contextmanager
+def _naming(field: str, what: str = "") -> Iterator[None]:
+    """Make an error of the settings one of a value that was to be set."""
+    try:
+        yield
+    except SettingsError as error:
+        raise SettingValueError(
+            what or error.what, field=field, reason=error.reason, hint=error.hint
+        ) from error
 
 
 def _refuse_fixed(

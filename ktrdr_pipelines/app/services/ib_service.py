@@ -51,7 +51,7 @@ from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN, KEY_RULE
 from ktrdr_pipelines.domain.universe.universe import Universe, parse_universe
-from ktrdr_pipelines.errors import UnknownSymbolError, UsageError
+from ktrdr_pipelines.errors import StoppingError, UnknownSymbolError, UsageError
 from ktrdr_pipelines.ib.connection.strategy import Operation
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.settings import Settings, settings_sources
@@ -104,9 +104,18 @@ class IbService:
         self._guard = threading.Lock()
         self._found: dict[str, DiscoveredSymbol] = {}
         self._listed: _Listed | None = None
+        self._discoveries: set[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = set()
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"IbService({self._monitor or 'without a monitor'})"
+
+    def close(self) -> None:
+        """Cancel the discoveries that run, and refuse others; the rest of the service stays."""
+        with self._guard:
+            self._closed = True
+            for loop, task in self._discoveries:
+                loop.call_soon_threadsafe(task.cancel)
 
     def get_status(self) -> IbStatus:
         """Return the state of the gateway's connection and of the requests to it.
@@ -186,16 +195,20 @@ class IbService:
         )
 
     def cleanup_connections(self) -> IbCleanup:
-        """Close what no call uses any more.
+        """Close the connection that the monitor keeps; it connects anew at once.
 
-        Each load, check and discovery closes its own connection when it ends, so none of them is
-        ever left. A monitor that waits to connect again does so now.
+        A check of the monitor in flight ends first. Each load, check and discovery closes its own
+        connection when it ends, so none of them is ever left, and those that run stay open.
         """
         message = "every load and check closes its own connection: none was left open"
-        if self._monitor is not None and not self._monitor.snapshot().connected:
-            self._monitor.reconnect()
+        closed = None
+        if self._monitor is not None:
+            closed = self._monitor.drop()
+            if closed is not None:
+                message = f"{message}; that of the monitor, client id {closed}, was closed"
             message = f"{message}; the monitor connects again now"
-        return IbCleanup(connections_closed=0, message=message)
+        ids = () if closed is None else (closed,)
+        return IbCleanup(connections_closed=len(ids), client_ids=ids, message=message)
 
     def get_data_ranges(
         self, symbols: Sequence[str], timeframes: Sequence[str | Timeframe]
@@ -289,6 +302,7 @@ class IbService:
         Raises:
             UsageError: it cannot be a symbol.
             GatewayError: the gateway does not respond, or knows no or several such contracts.
+            StoppingError: the service was closed.
             ForeignIdentityError: the store holds another contract under this symbol.
         """
         workspace = self._open_workspace()
@@ -299,9 +313,7 @@ class IbService:
         instruments = _universe(self._summary, workspace).instruments
         is_new = symbol not in instruments
         instrument = _derived(symbol) if is_new else instruments[symbol]
-        from ktrdr_pipelines.sync.loader import run_to_end
-
-        found = run_to_end(_discover(workspace, instrument, pins=not is_new))
+        found = self._discovered(symbol, lambda: _discover(workspace, instrument, pins=not is_new))
         document = DiscoveredSymbol(
             symbol=symbol,
             instrument_type=found.sec_type,
@@ -343,6 +355,33 @@ class IbService:
             end_date=last,
             point_count=count,
         )
+
+    def _discovered(
+        self, symbol: str, discover: "Callable[[], Coroutine[Any, Any, Candidate]]"
+    ) -> "Candidate":
+        """Run a discovery, which ``close`` cancels."""
+        stopping = StoppingError(f"discover {symbol}", reason="this process is being stopped")
+
+        async def main() -> "Candidate":
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101  (a coroutine that runs has a task)
+            entry = asyncio.get_running_loop(), task
+            with self._guard:
+                if self._closed:
+                    raise stopping
+                self._discoveries.add(entry)
+            try:
+                return await discover()
+            finally:
+                with self._guard:
+                    self._discoveries.discard(entry)
+
+        from ktrdr_pipelines.sync.loader import run_to_end
+
+        try:
+            return run_to_end(main())
+        except asyncio.CancelledError:
+            raise stopping from None
 
     def _snapshot(self, workspace: Workspace) -> GatewaySnapshot:
         """Return what the monitor saw last; without one, the result of a check made now."""

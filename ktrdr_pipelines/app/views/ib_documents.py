@@ -149,7 +149,7 @@ class IbConfigUpdate(Document):
 
 
 class IbCleanup(Document):
-    """What a cleanup closed: temporary connections, and the client ids that they held."""
+    """What a cleanup closed: connections that no load uses, and the client ids that they held."""
 
     connections_closed: int
     client_ids: tuple[int, ...] = ()

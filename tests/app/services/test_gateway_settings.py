@@ -9,7 +9,12 @@ import pytest
 
 from ktrdr_pipelines.app.services.gateway_settings import update_gateway_settings
 from ktrdr_pipelines.app.workspace import Workspace, gateway_config
-from ktrdr_pipelines.errors import SettingFixedError, SettingsError, StoreReplacedError
+from ktrdr_pipelines.errors import (
+    SettingFixedError,
+    SettingsError,
+    SettingValueError,
+    StoreReplacedError,
+)
 from ktrdr_pipelines.settings import Source, effective_settings, settings_file, settings_sources
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 
@@ -97,8 +102,9 @@ def test_a_bad_value_is_named(layout: StoreLayout, change: dict[str, Any], named
 def test_an_id_of_a_range_that_a_variable_sets_is_refused(layout: StoreLayout) -> None:
     """The file would otherwise be an error of all that reads it."""
     variables = {"IB_CLIENT_ID_BATCH": "11-50"}
-    with pytest.raises(SettingsError, match="overlap"):
+    with pytest.raises(SettingValueError, match=r"client_id=20: .*overlap") as caught:
         update_gateway_settings(layout, client_id=20, environ=variables)
+    assert caught.value.field == "client_id"
     assert not settings_file(layout.root).exists()
     _, after = update_gateway_settings(layout, client_id=20, environ={})
     assert (after.client_ids["api"], after.client_ids["batch"]) == ((20, 20), (21, 50))

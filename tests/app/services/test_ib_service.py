@@ -308,6 +308,25 @@ def test_cleanup_lets_a_waiting_monitor_connect(
         assert eventually(service.is_connected)
 
 
+def test_cleanup_closes_the_connection_of_the_monitor(
+    setup: Setup, gateways: Callable[..., ScriptedGateway]
+) -> None:
+    """It is reported once, with its client id, and made anew; its lease is free meanwhile."""
+    gateway = gateways()
+    setup.use(gateway.port)
+    with GatewayMonitor(lambda: setup.settings) as monitor:
+        service = setup.service(monitor=monitor)
+        eventually(service.is_connected)
+        before = monitor.snapshot()
+        found = service.cleanup_connections()
+        assert (found.connections_closed, found.client_ids) == (1, (before.client_id,))
+        assert f"client id {before.client_id}" in found.message
+        assert eventually(lambda: service.is_connected() and monitor.snapshot().connections == 2)
+        assert monitor.snapshot().client_id == before.client_id
+        assert monitor.snapshot().last_disconnect_at is not None
+        assert monitor.snapshot().failures == 0
+
+
 def test_timeframes_are_those_of_the_store() -> None:
     """All eight, by their ids."""
     assert [one.id for one in IbService().timeframes()] == list(Timeframe)
