@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ktrdr_pipelines.app.reading.read_options import unknown_symbol
+from ktrdr_pipelines.app.reading.read_options import parse_symbol, unknown_symbol
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
 from ktrdr_pipelines.settings import effective_settings
@@ -88,9 +88,10 @@ class StoreParts:
 
         Raises:
             UnknownSymbolError: one is neither.
+            UsageError: one is no text.
         """
         for symbol in symbols:
-            is_key = re.fullmatch(KEY_PATTERN, symbol) is not None
+            is_key = re.fullmatch(KEY_PATTERN, parse_symbol(symbol)) is not None
             if is_key and self._layout.symbol_folder(symbol).is_dir():
                 continue
             self._layout.require_same()
@@ -103,9 +104,10 @@ class StoreParts:
 
         Raises:
             UnknownSymbolError: there is none, though the symbol may have bars.
+            UsageError: it is no text.
         """
         universe = self.workspace.universe
-        if symbol not in universe.instruments:
+        if parse_symbol(symbol) not in universe.instruments:
             self.require_symbols([symbol])
         return universe.instrument(symbol)
 

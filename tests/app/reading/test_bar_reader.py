@@ -2,11 +2,12 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ktrdr_pipelines
+from ktrdr_pipelines import Store, open_store
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, STORED_SCHEMA, unconfirmed_where
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.intervals import Interval
@@ -276,6 +278,7 @@ BAD: list[tuple[dict[str, Any], type[UsageError], list[str]]] = [
     ({"timeframe": "2m"}, UsageError, ["timeframe '2m'", "1m, 5m"]),
     ({"columns": ["clse"]}, UsageError, ["column 'clse'", "Did you mean close"]),
     ({"columns": ["basis"]}, UsageError, ["raw=True"]),
+    ({"columns": 5}, UsageError, ["column 5"]),
     ({"columns": ["close", "close"]}, UsageError, ["named twice"]),
     ({"engine": "panda"}, UsageError, ["engine 'panda'", "pandas, polars, arrow"]),
     ({"tz": "New York"}, UsageError, ["tz 'New York'", "America/New_York"]),
@@ -286,6 +289,9 @@ BAD: list[tuple[dict[str, Any], type[UsageError], list[str]]] = [
     ({"start": "2024-01-02T10:00"}, UsageError, ["without a zone"]),
     ({"end": pd.Timestamp("2024-01-02")}, UsageError, ["without a zone"]),
     ({"end": pd.NaT}, UsageError, ["without a zone"]),
+    ({"tz": "localtime", "engine": "polars"}, UsageError, ["tz 'localtime'"]),
+    ({"start": datetime.min.replace(tzinfo=timezone(timedelta(hours=5)))}, UsageError, ["outside"]),
+    ({"end": datetime.max.replace(tzinfo=UTC)}, UsageError, ["outside the known calendars"]),
     ({"start": "last week"}, UsageError, ["neither a date nor an instant"]),
     ({"start": 20240102}, UsageError, ["a int, not a date"]),
     ({"start": "1812-01-01"}, UsageError, ["outside the known calendars"]),
@@ -308,6 +314,34 @@ def test_a_bad_argument_is_refused(
         readable.open().read_bars(**{"symbols": "AAPL", "timeframe": "1d", **arguments})
     for text in texts:
         assert text in str(refused.value)
+
+
+def test_a_symbol_is_text(readable: ReadableStore) -> None:
+    """Where one symbol is meant, a list is an oversight."""
+    readable.fill("AAPL", "1d", "2024-01-02", "2024-01-05")
+    store: Any = readable.open()
+    for call in (
+        lambda one: store.is_ready(one, "1d"),
+        lambda one: store.coverage(one, "1d"),
+        store.gaps,
+        store.join_timeframes,
+        lambda one: store.resample(one, "1w", from_="1d"),
+    ):
+        with pytest.raises(UsageError, match="a symbol is text, not list"):
+            call(["AAPL"])
+    with pytest.raises(UsageError, match="timeframe 5"):
+        store.join_timeframes("AAPL", "1d", 5)
+
+
+def test_a_store_goes_to_another_process(readable: ReadableStore) -> None:
+    """Also when it has been used; connections to the ledger stay behind."""
+    readable.fill("AAPL", "1d", "2024-01-02", "2024-01-05")
+    store = open_store(readable.root)
+    assert len(store.read_bars("AAPL", "1d")) == 3
+    assert store.is_ready("AAPL", "1d", "2024-01-02", "2024-01-05")
+    again: Store = pickle.loads(pickle.dumps(store))  # noqa: S301  (of this test)
+    assert again.path == store.path
+    assert len(again.read_bars("AAPL", "1d")) == 3
 
 
 def test_polars_is_optional(readable: ReadableStore, monkeypatch: pytest.MonkeyPatch) -> None:
