@@ -10,11 +10,14 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from ktrdr_pipelines.app.reading.read_options import parse_symbol, unknown_symbol
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
+from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.settings import effective_settings
-from ktrdr_pipelines.store.bars.column_reader import ColumnReader
+from ktrdr_pipelines.store.bars.column_reader import BarSelection, ColumnReader
 from ktrdr_pipelines.store.bars.filing import BarFiles
 from ktrdr_pipelines.store.bars.price_bases import PriceBases
 from ktrdr_pipelines.store.layout import StoreLayout
@@ -98,6 +101,35 @@ class StoreParts:
             known = self.workspace.universe.instruments
             if not is_key or symbol not in known:
                 raise unknown_symbol(symbol, {*known, *self.symbols_on_disk()})
+
+    def read(
+        self, symbols: Sequence[str], timeframe: Timeframe, wanted: BarSelection
+    ) -> list[pa.Table]:
+        """Return bars as ``ColumnReader.read``, and refuse symbols that are moved meanwhile.
+
+        Raises:
+            UnknownSymbolError: one has been renamed or retired since it was looked up.
+            StoreError: one is being renamed or retired; also as ``ColumnReader.read``.
+        """
+        tables = self.reader.read(symbols, timeframe, wanted)
+        moved = [
+            symbol
+            for symbol, table in zip(symbols, tables, strict=True)
+            if not table.num_rows and not self._layout.symbol_folder(symbol).is_dir()
+        ]
+        if moved:
+            from ktrdr_pipelines.store.maintenance.rename_journal import pending_move
+
+            # A move takes the folder away first, then edits the universe, then removes its journal.
+            move = pending_move(self._layout)
+            if move is not None and move.symbol in moved:
+                raise StoreError(
+                    f"cannot read the bars of {move.symbol}",
+                    reason=f"the {move} is not finished",
+                    hint="Try again when it is; after an interruption `ktrdr repair` completes it",
+                )
+            self.require_symbols(moved)
+        return tables
 
     def instrument(self, symbol: str) -> "Instrument":
         """Return an instrument of the universe.

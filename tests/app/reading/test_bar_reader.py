@@ -33,6 +33,12 @@ from ktrdr_pipelines.errors import (
     UsageError,
 )
 from ktrdr_pipelines.store.bars.bar_file import read_file
+from ktrdr_pipelines.store.maintenance.rename_journal import (
+    Move,
+    MoveKind,
+    remove_journal,
+    write_journal,
+)
 from tests.support.readable import ReadableStore
 from tests.support.rewriting import by_arrow, by_pandas
 
@@ -370,6 +376,25 @@ def test_a_symbol_that_left_the_universe_is_read(readable: ReadableStore) -> Non
     assert store.symbols() == ["AAPL"]
     with pytest.raises(UnknownSymbolError, match="not in the universe"):
         store.is_ready("AAPL", "1d")
+
+
+def test_a_symbol_that_is_being_moved_is_not_empty(readable: ReadableStore) -> None:
+    """Its bars are somewhere else: an error says so, before the universe is edited and after."""
+    readable.fill("AAPL", "1d", "2024-01-02", "2024-01-05")
+    readable.fill("MSFT", "1d", "2024-01-02", "2024-01-05")
+    store, layout = readable.open(), readable.bar_store.layout
+    write_journal(layout, Move(MoveKind.RENAME, "AAPL", "APPL"))
+    assert len(store.read_bars("AAPL", "1d")) == 3
+    layout.symbol_folder("AAPL").rename(layout.symbol_folder("APPL"))
+    for read in (store.read_bars, lambda one, kind: store.join_timeframes(one, kind, [])):
+        with pytest.raises(StoreError, match="the rename of AAPL to APPL is not finished"):
+            read("AAPL", "1d")
+    assert store.read_bars("MSFT", "1m").empty
+    remove_journal(layout)
+    assert store.read_bars("AAPL", "1d").empty  # of the universe, and without bars
+    layout.universe.write_text("symbols: {MSFT: {}, APPL: {}}\n")
+    with pytest.raises(UnknownSymbolError):
+        store.read_bars("AAPL", "1d")
 
 
 def _newer(readable: ReadableStore) -> None:
