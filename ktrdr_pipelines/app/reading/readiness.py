@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from ktrdr_pipelines.app.reading.bar_tables import bar_tables
 from ktrdr_pipelines.app.reading.read_options import Period
+from ktrdr_pipelines.app.reading.store_parts import without_damaged
 from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
@@ -323,7 +324,8 @@ def found_gaps(
             kinds = (timeframe,) if symbol is not None or timeframe in kinds else ()
         series += [Series(instrument, kind) for kind in kinds]
     rows: list[tuple[object, ...]] = []
-    for found in parts.workspace.gap_index().series_gaps(series, parts.now):
+    index = parts.workspace.gap_index()
+    for found in without_damaged(index.store, index.series_gaps(series, parts.now)):
         key = (found.series.symbol, str(found.series.timeframe))
         if found.error is not None:
             rows.append((*key, "error", None, None, 0, 0, None, str(found.error)))

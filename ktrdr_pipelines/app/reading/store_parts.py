@@ -17,6 +17,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.settings import effective_settings
+from ktrdr_pipelines.store.bars.bar_file import corrupt
 from ktrdr_pipelines.store.bars.column_reader import BarSelection, ColumnReader
 from ktrdr_pipelines.store.bars.filing import BarFiles
 from ktrdr_pipelines.store.bars.price_bases import PriceBases
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
     from ktrdr_pipelines.domain.instruments import Instrument
     from ktrdr_pipelines.gaps.index import SeriesGaps
+    from ktrdr_pipelines.store.bars.bar_store import BarStore
 
 
 class StoreParts:
@@ -118,16 +120,8 @@ class StoreParts:
             if not table.num_rows and not self._layout.symbol_folder(symbol).is_dir()
         ]
         if moved:
-            from ktrdr_pipelines.store.maintenance.rename_journal import pending_move
-
             # A move takes the folder away first, then edits the universe, then removes its journal.
-            move = pending_move(self._layout)
-            if move is not None and move.symbol in moved:
-                raise StoreError(
-                    f"cannot read the bars of {move.symbol}",
-                    reason=f"the {move} is not finished",
-                    hint="Try again when it is; after an interruption `ktrdr repair` completes it",
-                )
+            _refuse_moved(self._layout, moved)
             self.require_symbols(moved)
         return tables
 
@@ -153,9 +147,49 @@ class StoreParts:
     def series_gaps(
         self, instruments: "Sequence[Instrument]", timeframe: Timeframe, now: datetime
     ) -> "tuple[list[SeriesGaps], Calendars]":
-        """Return what each series of a timeframe holds and lacks, and the calendars."""
+        """Return what each series of a timeframe holds and lacks, and the calendars.
+
+        A file that is known to be damaged is an error of its series.
+        """
         from ktrdr_pipelines.domain.instruments import Series
 
         index = self.workspace.gap_index()
         series = [Series(one, timeframe) for one in instruments]
-        return index.series_gaps(series, now), index.calendars
+        found = without_damaged(index.store, index.series_gaps(series, now))
+        return found, index.calendars
+
+
+def without_damaged(store: "BarStore", found: "Sequence[SeriesGaps]") -> "list[SeriesGaps]":
+    """Return what series hold; an error where a file of one is known to be damaged.
+
+    The gap index compares files with their records alone, and bytes can change in place.
+    """
+    from ktrdr_pipelines.gaps.index import SeriesGaps
+    from ktrdr_pipelines.store.maintenance.file_checks import damaged_files
+
+    layout = store.layout
+    paths = {layout.root / name: why for name, why in damaged_files(store).items()}
+    damaged = {path.parent: corrupt(path, why) for path, why in paths.items()}
+    checked = []
+    for one in found:
+        folder = layout.series_folder(one.series.symbol, one.series.timeframe)
+        error = damaged.get(folder)
+        checked.append(one if error is None else SeriesGaps(one.series, error=error))
+    return checked
+
+
+def _refuse_moved(layout: StoreLayout, symbols: Sequence[str]) -> None:
+    """Refuse symbols whose folders are gone because a move of them is unfinished.
+
+    Raises:
+        StoreError: there is such a move.
+    """
+    from ktrdr_pipelines.store.maintenance.rename_journal import pending_move
+
+    move = pending_move(layout)
+    if move is not None and move.symbol in symbols:
+        raise StoreError(
+            f"cannot read the bars of {move.symbol}",
+            reason=f"the {move} is not finished",
+            hint="Try again when it is; after an interruption `ktrdr repair` completes it",
+        )

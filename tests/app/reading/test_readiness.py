@@ -1,5 +1,6 @@
 """Whether data are complete, and what is missing of them and why."""
 
+import os
 from contextlib import closing
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -192,3 +193,23 @@ def test_bars_of_an_open_session_are_complete_up_to_the_newest(readable: Readabl
     for options in incomplete:
         with pytest.raises(IncompleteError, match="not_closed"):
             store.read_bars("AAPL", "1h", **options, require_complete=True)
+
+
+def test_a_file_that_is_known_to_be_damaged_is_not_complete(readable: ReadableStore) -> None:
+    """Its size and time are as recorded: a read found that bytes of it have changed."""
+    readable.fill("AAPL", "1d", "2024-01-02", "2024-03-01")
+    readable.fill("MSFT", "1d", "2024-01-02", "2024-03-01")
+    store = readable.open()
+    assert store.is_ready("AAPL", "1d", "2024-01-02", "2024-03-01")
+    path = readable.root / "bars/symbol=AAPL/timeframe=1d/all.parquet"
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(b"damaged")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(CorruptFileError):
+        store.read_bars("AAPL", "1d")
+    with pytest.raises(CorruptFileError, match=r"ktrdr repair"):
+        store.is_ready("AAPL", "1d", "2024-01-02", "2024-03-01")
+    assert store.gaps("AAPL", "1d")["reason"].tolist() == ["error"]
+    assert store.is_ready("MSFT", "1d", "2024-01-02", "2024-03-01")
