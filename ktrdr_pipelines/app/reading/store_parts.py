@@ -22,6 +22,7 @@ from ktrdr_pipelines.store.bars.column_reader import BarSelection, ColumnReader
 from ktrdr_pipelines.store.bars.filing import BarFiles
 from ktrdr_pipelines.store.bars.price_bases import PriceBases
 from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.workspace import Workspace
@@ -67,16 +68,20 @@ class StoreParts:
         return opened[1]
 
     @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger; bars are read without the settings of a gateway, which may be wrong."""
+        return open_ledger(self._layout)
+
+    @cached_property
     def bases(self) -> PriceBases:
         """The price bases of all symbols."""
-        return PriceBases(self._layout, self.workspace.ledger)
+        return PriceBases(self._layout, self.ledger)
 
     @cached_property
     def reader(self) -> ColumnReader:
         """The reader of bar files."""
-        ledger = self.workspace.ledger
-        files = BarFiles(self._layout, ledger, self._clock)
-        return ColumnReader(self._layout, ledger, files, self.bases)
+        files = BarFiles(self._layout, self.ledger, self._clock)
+        return ColumnReader(self._layout, self.ledger, files, self.bases)
 
     def symbols_on_disk(self, timeframes: Collection[Timeframe] = tuple(Timeframe)) -> list[str]:
         """Return the symbols with bars of any of some timeframes, sorted."""

@@ -27,11 +27,13 @@ from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.errors import (
     CorruptFileError,
     NoStoreError,
+    SettingsError,
     StoreError,
     StoreReplacedError,
     UnknownSymbolError,
     UsageError,
 )
+from ktrdr_pipelines.settings import settings_file
 from ktrdr_pipelines.store.bars.bar_file import read_file
 from ktrdr_pipelines.store.maintenance.rename_journal import (
     Move,
@@ -375,6 +377,16 @@ def test_a_symbol_that_left_the_universe_is_read(readable: ReadableStore) -> Non
     assert [str(one) for one in frame["closes_at"] - frame.index] == ["2 days 00:00:00"] * 2
     assert store.symbols() == ["AAPL"]
     with pytest.raises(UnknownSymbolError, match="not in the universe"):
+        store.is_ready("AAPL", "1d")
+
+
+def test_bars_are_read_whatever_the_settings_of_the_gateway_are(readable: ReadableStore) -> None:
+    """What is missing depends on them: the gateway has stated where data begin."""
+    readable.fill("AAPL", "1d", "2024-01-02", "2024-01-05")
+    settings_file(readable.root).write_text("{")
+    store = readable.open()
+    assert len(store.read_bars("AAPL", "1d")) == 3
+    with pytest.raises(SettingsError, match=r"settings\.json"):
         store.is_ready("AAPL", "1d")
 
 
