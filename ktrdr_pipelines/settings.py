@@ -14,6 +14,7 @@ import difflib
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from enum import StrEnum
 from itertools import pairwise
@@ -142,7 +143,7 @@ class Settings(BaseSettings):
 
     ib_host: str = Field(
         default="127.0.0.1",
-        pattern=r"^[^\s/\x00-\x1f\x7f]+$",
+        pattern=r"^[^\s/\x00-\x1f\x7f]{1,253}$",  # a name of DNS has 253 characters at most
         description="a host name or address without a port or a scheme",
     )
     ib_port: int = Field(default=4002, ge=1, le=65535, description="a TCP port, 1 to 65535")
@@ -287,12 +288,12 @@ def read_settings_file(path: Path) -> dict[str, object]:
         SettingsError: the file cannot be read, has an unknown key or a bad value.
     """
     try:
-        if not path.exists():
-            return {}
-        if not path.is_file():  # opening a named pipe would wait for its other end
+        if not stat.S_ISREG(path.stat().st_mode):  # a named pipe would wait for its other end
             hint = "Run `ktrdr repair`, which quarantines it, or move it away"
             raise SettingsError(f"cannot read the settings {path}", reason="not a file", hint=hint)
         text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):  # also where it is removed at this moment
+        return {}
     except OSError as error:
         raise _bad_file(path, error.strerror or str(error)) from error
     try:

@@ -15,6 +15,7 @@ import dagster as dg
 import duckdb
 import pytest
 
+from ktrdr_pipelines import DataManager, IbService, open_store
 from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.settings import load_settings
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
@@ -197,6 +198,23 @@ def files_of(store: Path) -> dict[str, bytes]:
     """Return the content of the marker and of all bar files."""
     paths = [store / "store.json", *store.glob("bars/*/*/*.parquet")]
     return {str(path.relative_to(store)): path.read_bytes() for path in paths}
+
+
+def test_programs_read_every_series(store: Path, version: int) -> None:
+    """Bars are those that were kept, and all symbols are listed; no bar file changes."""
+    before = files_of(store)
+    opened, columns = open_store(), COLUMNS.split(", ")
+    for key, facts in expected(version).items():
+        symbol, timeframe = key.split("|")
+        bars = opened.read_bars(symbol, timeframe, raw=True, columns=columns, engine="arrow")
+        rows = zip(*(bars[one].to_pylist() for one in columns), strict=True)
+        assert facts_of([*rows]) == facts, key
+    symbols = sorted({key.split("|")[0] for key in expected(version)})
+    assert opened.symbols() == [one.symbol for one in IbService().symbols()] == symbols
+    assert opened.is_ready("AAPL", "1d", "2023-12-27", "2024-01-05")
+    assert set(opened.gaps("AAPL", "1d")["reason"]) == {"missing"}
+    assert not DataManager().load("AAPL", "1d").attrs["complete"]
+    assert files_of(store) == before
 
 
 READING = (("status",), ("gaps",), ("plan",), ("verify",), ("query", "FROM bars LIMIT 1"))

@@ -1,3 +1,4 @@
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -388,6 +389,7 @@ def test_without_a_data_folder_there_is_no_file(
         ('{"ib_port": null}', (", ib_port=None: ", "1 to 65535")),
         ('{"ib_host": 7}', (", ib_host=7: ", "a host name or address")),
         ('{"ib_host": "http://x"}', (", ib_host='http://x': ", "without a port or a scheme")),
+        ('{"ib_host": "a\\u0000b"}', (r", ib_host='a\x00b': ", "a host name or address")),
         ('{"ib_timeout": NaN}', (", ib_timeout=nan: ", "seconds above 0")),
         ('{"ib_pacing": "fast"}', (", ib_pacing='fast': ", "adaptive or conservative")),
         ('{"ib_client_id_api": 7}', (", ib_client_id_api=7: ", "such as 1-10")),
@@ -403,6 +405,27 @@ def test_a_bad_file_is_named_with_its_key(
         effective_settings({"KTRDR_DATA": str(tmp_path), "IB_PORT": "4001", "IB_HOST": "x"})
     assert str(path) in str(caught.value)
     assert [part for part in parts if part not in str(caught.value)] == []
+
+
+def test_a_file_that_comes_and_goes_is_read_or_is_not_there(
+    tmp_path: Path, in_file: Callable[[str], Path]
+) -> None:
+    """Also where it is removed while it is read."""
+    path = in_file('{"ib_port": 4001}')
+    kept = path.with_suffix(".kept")
+
+    def come_and_go() -> None:
+        for _ in range(1_000):
+            path.rename(kept)
+            kept.rename(path)
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    ports = set()
+    while thread.is_alive():
+        ports.add(effective_settings({"KTRDR_DATA": str(tmp_path)}).ib_port)
+    thread.join()
+    assert ports <= {4001, 4002}
 
 
 def test_something_else_in_place_of_the_file_is_an_error(tmp_path: Path) -> None:

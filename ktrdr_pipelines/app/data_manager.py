@@ -11,7 +11,7 @@ alone, without a universe or a gateway (``ktrdr_pipelines.open_store``).
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -576,6 +576,7 @@ class DataManager:
 def _loaded(workspace: Workspace, job: Job, result: DataLoadResult, held: SeriesGaps) -> Loaded:
     as_held = SeriesReport(job.series, unexplained=_in_range(held.missing, job.bounds))
     of_range = _missing_of(as_held, held, job.bounds)
+    of_range += _never_wanted(workspace, job, held)
     known = IntervalSet(Interval(one.start, one.end) for one in of_range)
     of_range += [one for one in result.missing if not known.clip(Interval(one.start, one.end))]
     is_success = result.status is LoadStatus.SUCCESS
@@ -588,3 +589,26 @@ def _loaded(workspace: Workspace, job: Job, result: DataLoadResult, held: Series
         _series=job.series,
         _interval=interval_held(held, job.bounds),
     )
+
+
+def _never_wanted(workspace: Workspace, job: Job, held: SeriesGaps) -> list[MissingInterval]:
+    """Return what a range lacks although the gap index, which knows the universe, misses nothing.
+
+    It lies before the start of the universe, or where no session is known.
+    """
+    from ktrdr_pipelines.app.reading.readiness import BEFORE_START, UNKNOWN_SESSIONS, readiness
+
+    start, end = job.bounds.start, job.bounds.end
+    whole = replace(job.series.instrument, end=None)
+    found = readiness(
+        held,
+        workspace.gap_index().calendars.of(whole),
+        between(start or _EVER, end or _FOR_EVER),
+        now=workspace.now,
+        asked=(start is not None, end is not None),
+    )
+    return [
+        MissingInterval(start=one.start, end=one.end, reason=one.reason, detail=one.detail)
+        for one in found.missing
+        if one.reason in {BEFORE_START, UNKNOWN_SESSIONS}
+    ]

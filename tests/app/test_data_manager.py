@@ -173,6 +173,19 @@ def test_a_tail_is_complete_although_older_bars_are_missing(world: MakeWorld) ->
     assert (whole.is_complete, whole.result.segments_fetched, len(whole.frame)) == (True, 1, 10)
 
 
+def test_what_lies_before_the_start_of_the_universe_is_missing(world: MakeWorld) -> None:
+    """It was never requested, so nothing says that there are no bars."""
+    made = world(RTH, Timeframe.D1, FIRST, END)
+    manager = manager_of(made)
+    manager.load("AAPL", "1d", FIRST, END, mode="full")
+    assert manager.load("AAPL", "1d", FIRST, END).attrs["complete"]
+    for end, bars in ((END, 10), (FIRST, 0)):
+        frame = manager.load("AAPL", "1d", "2024-05-20", end)
+        assert (len(frame), frame.attrs["complete"]) == (bars, False)
+        ((start, _, reason),) = frame.attrs["missing"]
+        assert (start[:10], reason) == ("2024-05-20", "before_start")
+
+
 def test_an_open_session_is_no_gap(world: MakeWorld) -> None:
     """A series that is complete up to now is; what the session still lacks is listed."""
     made = world(RTH, Timeframe.H1, FIRST, END, now=utc(2024, 6, 14, 18, 10))

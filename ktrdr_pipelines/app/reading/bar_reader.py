@@ -79,7 +79,7 @@ def open_store(path: str | Path | None = None) -> "Store":
 
 
 class Store:
-    """The bars of a store, for reading. It may be shared by threads, and kept open.
+    """The bars of a store, for reading. It may be shared by threads, kept open, and pickled.
 
     Args:
         layout: the store.
@@ -87,11 +87,18 @@ class Store:
     """
 
     def __init__(self, layout: StoreLayout, *, clock: Callable[[], datetime] = system_now) -> None:
-        self._layout = layout
+        self._layout, self._clock = layout, clock
         self._parts = StoreParts(layout, clock)
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs to read the store; what was opened stays behind."""
+        return {"path": self.path, "clock": self._clock}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(open_layout(state["path"]), clock=state["clock"])  # type: ignore[misc]
 
     @property
     def path(self) -> Path:
@@ -183,7 +190,8 @@ class Store:
                 those on an unconfirmed one are left out.
             require_complete: raise if a bar of the period is missing; see ``is_ready``. An open
                 start is then that of the universe (with ``last`` or ``warmup`` the first bar that
-                is returned), an open end the close of the newest session that is over.
+                is returned), an open end the close of the newest session that is over, or the
+                newest bar if that is later.
 
         Raises:
             UsageError: an argument is wrong; ``UnknownSymbolError`` for a symbol.
@@ -272,14 +280,16 @@ class Store:
 
         Complete means that each bar that is expected is on disk, or is confirmed not to exist.
         ``missing`` of the result says which are not, and why: a reason of ``ktrdr gaps``,
-        ``before_start`` (the universe wants bars from a later date on) or ``not_closed`` (their
-        session is not over, or in the future).
+        ``before_start`` (the universe wants bars from a later date on), ``not_closed`` (their
+        session is not over, or in the future) or ``unknown_sessions`` (the calendar ends before).
+        What the user has acknowledged as missing counts as confirmed.
 
         Args:
             symbol: of the universe: without its calendar nothing is known to be complete.
             timeframe: the timeframe.
             start: as for ``read_bars``; None for the start that the universe gives.
-            end: as for ``read_bars``; None for the close of the newest session that is over.
+            end: as for ``read_bars``; None for the close of the newest session that is over, or of
+                the next one if the start lies after that.
 
         Raises:
             UsageError: an argument is wrong, or the symbol is not in the universe.

@@ -34,10 +34,10 @@ def bar_tables(
     Raises: as ``ColumnReader.read``.
     """
     if CLOSES_AT not in wanted.columns:
-        return parts.reader.read(symbols, timeframe, wanted)
+        return parts.read(symbols, timeframe, wanted)
     stored = dict.fromkeys([*stored_columns(wanted.columns), "ts", "session_date"])
     needed = replace(wanted, columns=tuple(stored), with_next=depends_on_next(timeframe))
-    tables = parts.reader.read(symbols, timeframe, needed)
+    tables = parts.read(symbols, timeframe, needed)
     found = []
     for table, calendar in zip(tables, parts.calendars(symbols), strict=True):
         following = None

@@ -6,7 +6,9 @@ Not here: reading what was selected (``app.reading.bar_reader``).
 """
 
 import difflib
+import re
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from importlib.util import find_spec
@@ -34,6 +36,9 @@ KEYS: Final = ("ts", "symbol")
 CLOSES_AT: Final = "closes_at"
 COLUMNS: Final = (*KEYS, "session_date", *VALUES, CLOSES_AT)
 """All columns that can be named; ``raw`` adds ``basis``."""
+
+_LOCAL_ZONES: Final = re.compile(r"localtime$|posixrules$|Factory$|posix/|right/")
+"""Files of the system's zone database that are no names of zones."""
 
 _EVER: Final = datetime(1, 1, 1, tzinfo=UTC)
 _FOR_EVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
@@ -144,6 +149,21 @@ def parse_symbols(symbols: str | Iterable[str]) -> tuple[list[str], bool]:
     return found, True
 
 
+def parse_symbol(symbol: str) -> str:
+    """Return a symbol.
+
+    Raises:
+        UsageError: it is no text.
+    """
+    if not isinstance(symbol, str):
+        raise UsageError(
+            f"symbol {symbol!r}",
+            reason=f"a symbol is text, not {type(symbol).__name__}",
+            hint="Give one symbol, such as 'AAPL'",
+        )
+    return symbol
+
+
 def unknown_symbol(symbol: str, known: Collection[str]) -> UnknownSymbolError:
     """Return the error of a symbol that is neither in the universe nor on disk."""
     by_capitals = {key.upper(): key for key in sorted(known)}
@@ -227,15 +247,15 @@ def parse_zone(zone: str | tzinfo | None) -> str:
     if zone is None:
         return "UTC"
     name = str(getattr(zone, "key", zone))
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError):
-        raise UsageError(
-            f"tz {name!r}",
-            reason="no such time zone",
-            hint="Give an IANA name, such as America/New_York or Europe/London",
-        ) from None
-    return name
+    is_known = _LOCAL_ZONES.match(name) is None
+    with suppress(ZoneInfoNotFoundError, ValueError, OSError, TypeError):
+        if is_known and ZoneInfo(name):
+            return name
+    raise UsageError(
+        f"tz {name!r}",
+        reason="no such time zone",
+        hint="Give an IANA name, such as America/New_York or Europe/London",
+    )
 
 
 def parse_count(option: str, count: int | None) -> int | None:
@@ -283,8 +303,9 @@ def stored_columns(columns: Sequence[str]) -> list[str]:
 
 
 def listed(names: str | Iterable[str]) -> list[str]:
-    """Return names as a list; one name alone is a list of it."""
-    return [names] if isinstance(names, str) else list(names)
+    """Return names as a list; one name alone is a list of it, as is what is no name."""
+    is_one = isinstance(names, str) or not isinstance(names, Iterable)
+    return [names] if is_one else list(names)  # type: ignore[list-item]
 
 
 def _require_polars() -> None:
@@ -304,6 +325,7 @@ def _bound(option: str, value: object) -> date | datetime | None:
     if isinstance(value, datetime):
         if value != value or value.tzinfo is None:  # noqa: PLR0124  (NaT is a datetime)
             raise UsageError(f"{option}={value}", reason="an instant without a zone", hint=ALLOWED)
+        parse_bound(option, value.isoformat())  # the calendars know as little as those of texts
         return value
     if isinstance(value, date):
         return parse_bound(option, value.isoformat()).value

@@ -5,7 +5,7 @@ Not here: what a gap is (``domain.planning.gaps``), the index that finds gaps (`
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from ktrdr_pipelines.app.reading.bar_tables import bar_tables
 from ktrdr_pipelines.app.reading.read_options import Period
+from ktrdr_pipelines.app.reading.store_parts import without_damaged
 from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
@@ -38,8 +39,13 @@ BEFORE_START: Final = "before_start"
 NOT_CLOSED: Final = "not_closed"
 """The reason of what lies in sessions that are not over yet."""
 
+UNKNOWN_SESSIONS: Final = "unknown_sessions"
+"""The reason of what lies before or after all sessions that the calendar knows."""
+
 BASIS: Final = "basis"
 
+_DAY: Final = timedelta(days=1)
+_MOMENT: Final = timedelta(microseconds=1)
 _SHOWN: Final = 5
 _INSTANT: Final = "datetime64[us, UTC]"
 _EVER: Final = datetime(1, 1, 1, tzinfo=UTC)
@@ -53,7 +59,8 @@ class MissingRange:
         start, end: bar timestamps, the end exclusive.
         sessions: how many sessions (1w: weeks) it touches; 0 where they are not known.
         bars: how many bars are expected in it; 0 where that is not known.
-        reason: a reason of ``ktrdr gaps``, or ``before_start`` or ``not_closed``.
+        reason: a reason of ``ktrdr gaps``, or ``before_start``, ``not_closed`` or
+            ``unknown_sessions``.
         detail: the reason in words.
         next_try_at: when it is requested next, if that is known.
     """
@@ -79,7 +86,8 @@ class Readiness:
     """Whether the bars of a period are complete; true if they are.
 
     Complete means: each bar that the calendar expects in it is on disk, or is confirmed not to
-    exist (no trade in it, before the listing, after the end of the instrument).
+    exist (no trade in it, before the listing, after the end of the instrument), or was acknowledged
+    as missing by the user.
 
     Attributes:
         symbol, timeframe: the series.
@@ -125,6 +133,7 @@ def readiness(
     *,
     now: datetime,
     asked: tuple[bool, bool],
+    held_to: datetime | None = None,
     raw: bool = False,
 ) -> Readiness:
     """Return what is missing of a series within an interval of bar timestamps.
@@ -135,7 +144,9 @@ def readiness(
         wanted: the interval; None where no bar can lie in it.
         now: the time of the market.
         asked: whether the start and the end of the interval were asked for. An open start is that
-            of the universe, an open end the close of the newest session that is over.
+            of the universe, an open end the close of the newest session that is over, or of the
+            next one where nothing would lie between.
+        held_to: an open end is not before it: where the bars end that are read.
         raw: whether bars on an unconfirmed price basis count.
 
     Raises:
@@ -149,6 +160,11 @@ def readiness(
         return Readiness(symbol, timeframe, now, now)
     grid = session_grid(calendar, series.timeframe)
     start, end = _bounds(found, grid, wanted, now=now, asked=asked, calendar=calendar)
+    if held_to is not None and not asked[1]:
+        end = max(end, micros(held_to))
+    if not asked[1] and end <= start:
+        following = int(grid.ends.searchsorted(start, side="right"))
+        end = int(grid.ends[following]) if following < len(grid) else micros(moment(start) + _DAY)
     whole = Readiness(symbol, timeframe, moment(start), moment(max(end, start)))
     until = last_timestamp(series, calendar)
     if until is not None:
@@ -167,6 +183,7 @@ def readiness(
     detail = f"the universe wants bars from {series.instrument.start} on"
     missing += _parts(grid, unknown & _never_wanted(found, calendar), BEFORE_START, detail)
     missing += _parts(grid, unknown & _unclosed(grid, now), NOT_CLOSED, "its session is not over")
+    missing += _beyond_sessions(unknown, found, calendar)
     if not raw:
         detail = "held on an unconfirmed price basis: reads leave these bars out"
         left_out = (found.unconfirmed_basis & period) - found.missing
@@ -203,6 +220,21 @@ def _never_wanted(found: "SeriesGaps", calendar: SessionCalendar) -> IntervalSet
     return IntervalSet([Interval(_EVER, first)])
 
 
+def _beyond_sessions(
+    unknown: IntervalSet, found: "SeriesGaps", calendar: SessionCalendar
+) -> list[MissingRange]:
+    """Return what lies before or after all known sessions: how many bars there are is not known."""
+    if found.expected_from is not None and not _never_wanted(found, calendar):
+        unknown -= IntervalSet([Interval(_EVER, found.expected_from)])
+    detail = "its sessions are not known until the gateway states them"
+    if calendar.known is not None:
+        first, last = calendar.known
+        until = calendar.day_starts_at(last + _DAY)
+        unknown -= IntervalSet([Interval(calendar.day_starts_at(first), until)])
+        detail = f"its sessions are known from {first} to {last} only"
+    return [MissingRange(one.start, one.end, 0, 0, UNKNOWN_SESSIONS, detail) for one in unknown]
+
+
 def _unclosed(grid: SessionGrid, now: datetime) -> IntervalSet:
     later = grid.slice(closed_count(grid, now), len(grid))
     return IntervalSet.from_arrays(later.starts, later.ends)
@@ -215,6 +247,7 @@ def readiness_of(
     periods: Sequence[Period],
     *,
     now: datetime,
+    held_to: Sequence[datetime | None] | None = None,
     raw: bool = False,
 ) -> list[Readiness]:
     """Return what is missing of the period of each symbol; the rest as for ``readiness``.
@@ -226,11 +259,14 @@ def readiness_of(
     instruments = [parts.instrument(symbol) for symbol in symbols]
     found, calendars = parts.series_gaps(instruments, timeframe, now)
     checked = []
-    for series, period in zip(found, periods, strict=True):
+    ends = [None] * len(found) if held_to is None else held_to
+    for series, period, end in zip(found, periods, ends, strict=True):
         calendar = calendars.of(replace(series.series.instrument, end=None))
         wanted = period.interval(calendar, timeframe)
         asked = (period.start is not None, period.end is not None)
-        checked.append(readiness(series, calendar, wanted, now=now, asked=asked, raw=raw))
+        checked.append(
+            readiness(series, calendar, wanted, now=now, asked=asked, held_to=end, raw=raw)
+        )
     return checked
 
 
@@ -248,18 +284,29 @@ def complete_tables(
         IncompleteError: some are.
         StoreError: as ``ColumnReader.read``.
     """
-    now, periods = parts.now, [period] * len(symbols)
-    is_open = wanted.last is not None or wanted.before > 0
-    if not is_open:
-        require_ready(readiness_of(parts, symbols, timeframe, periods, now=now, raw=wanted.raw))
+    now = parts.now
+    has_no_start = wanted.last is not None or wanted.before > 0
+
+    def check(tables: Sequence[pa.Table] | None) -> None:
+        """Require the period of each symbol, and with it all bars that were read."""
+        periods, held_to = [period] * len(symbols), None
+        if tables is not None:
+            held_to = [one["ts"][-1].as_py() + _MOMENT if one.num_rows else None for one in tables]
+        if tables is not None and has_no_start:
+            periods = [
+                replace(period, start=one["ts"][0].as_py()) if one.num_rows else period
+                for one in tables
+            ]
+        require_ready(
+            readiness_of(
+                parts, symbols, timeframe, periods, now=now, held_to=held_to, raw=wanted.raw
+            )
+        )
+
+    # Before reading, as bars may be saved afterwards; where the period begins is to be read first.
+    check(bar_tables(parts, symbols, timeframe, wanted) if has_no_start else None)
     tables = bar_tables(parts, symbols, timeframe, wanted)
-    if is_open:
-        periods = [
-            replace(period, start=one["ts"][0].as_py()) if one.num_rows else period
-            for one in tables
-        ]
-    # Once more: bars may have been left out since, when a re-basing was found.
-    require_ready(readiness_of(parts, symbols, timeframe, periods, now=now, raw=wanted.raw))
+    check(tables)  # bars may have been left out since, when a re-basing was found
     return tables
 
 
@@ -277,7 +324,8 @@ def found_gaps(
             kinds = (timeframe,) if symbol is not None or timeframe in kinds else ()
         series += [Series(instrument, kind) for kind in kinds]
     rows: list[tuple[object, ...]] = []
-    for found in parts.workspace.gap_index().series_gaps(series, parts.now):
+    index = parts.workspace.gap_index()
+    for found in without_damaged(index.store, index.series_gaps(series, parts.now)):
         key = (found.series.symbol, str(found.series.timeframe))
         if found.error is not None:
             rows.append((*key, "error", None, None, 0, 0, None, str(found.error)))

@@ -10,14 +10,19 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ktrdr_pipelines.app.reading.read_options import unknown_symbol
+import pyarrow as pa
+
+from ktrdr_pipelines.app.reading.read_options import parse_symbol, unknown_symbol
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
+from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.settings import effective_settings
-from ktrdr_pipelines.store.bars.column_reader import ColumnReader
+from ktrdr_pipelines.store.bars.bar_file import corrupt
+from ktrdr_pipelines.store.bars.column_reader import BarSelection, ColumnReader
 from ktrdr_pipelines.store.bars.filing import BarFiles
 from ktrdr_pipelines.store.bars.price_bases import PriceBases
 from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.workspace import Workspace
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
     from ktrdr_pipelines.domain.instruments import Instrument
     from ktrdr_pipelines.gaps.index import SeriesGaps
+    from ktrdr_pipelines.store.bars.bar_store import BarStore
 
 
 class StoreParts:
@@ -62,16 +68,20 @@ class StoreParts:
         return opened[1]
 
     @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger; bars are read without the settings of a gateway, which may be wrong."""
+        return open_ledger(self._layout)
+
+    @cached_property
     def bases(self) -> PriceBases:
         """The price bases of all symbols."""
-        return PriceBases(self._layout, self.workspace.ledger)
+        return PriceBases(self._layout, self.ledger)
 
     @cached_property
     def reader(self) -> ColumnReader:
         """The reader of bar files."""
-        ledger = self.workspace.ledger
-        files = BarFiles(self._layout, ledger, self._clock)
-        return ColumnReader(self._layout, ledger, files, self.bases)
+        files = BarFiles(self._layout, self.ledger, self._clock)
+        return ColumnReader(self._layout, self.ledger, files, self.bases)
 
     def symbols_on_disk(self, timeframes: Collection[Timeframe] = tuple(Timeframe)) -> list[str]:
         """Return the symbols with bars of any of some timeframes, sorted."""
@@ -88,9 +98,10 @@ class StoreParts:
 
         Raises:
             UnknownSymbolError: one is neither.
+            UsageError: one is no text.
         """
         for symbol in symbols:
-            is_key = re.fullmatch(KEY_PATTERN, symbol) is not None
+            is_key = re.fullmatch(KEY_PATTERN, parse_symbol(symbol)) is not None
             if is_key and self._layout.symbol_folder(symbol).is_dir():
                 continue
             self._layout.require_same()
@@ -98,14 +109,36 @@ class StoreParts:
             if not is_key or symbol not in known:
                 raise unknown_symbol(symbol, {*known, *self.symbols_on_disk()})
 
+    def read(
+        self, symbols: Sequence[str], timeframe: Timeframe, wanted: BarSelection
+    ) -> list[pa.Table]:
+        """Return bars as ``ColumnReader.read``, and refuse symbols that are moved meanwhile.
+
+        Raises:
+            UnknownSymbolError: one has been renamed or retired since it was looked up.
+            StoreError: one is being renamed or retired; also as ``ColumnReader.read``.
+        """
+        tables = self.reader.read(symbols, timeframe, wanted)
+        moved = [
+            symbol
+            for symbol, table in zip(symbols, tables, strict=True)
+            if not table.num_rows and not self._layout.symbol_folder(symbol).is_dir()
+        ]
+        if moved:
+            # A move takes the folder away first, then edits the universe, then removes its journal.
+            _refuse_moved(self._layout, moved)
+            self.require_symbols(moved)
+        return tables
+
     def instrument(self, symbol: str) -> "Instrument":
         """Return an instrument of the universe.
 
         Raises:
             UnknownSymbolError: there is none, though the symbol may have bars.
+            UsageError: it is no text.
         """
         universe = self.workspace.universe
-        if symbol not in universe.instruments:
+        if parse_symbol(symbol) not in universe.instruments:
             self.require_symbols([symbol])
         return universe.instrument(symbol)
 
@@ -119,9 +152,49 @@ class StoreParts:
     def series_gaps(
         self, instruments: "Sequence[Instrument]", timeframe: Timeframe, now: datetime
     ) -> "tuple[list[SeriesGaps], Calendars]":
-        """Return what each series of a timeframe holds and lacks, and the calendars."""
+        """Return what each series of a timeframe holds and lacks, and the calendars.
+
+        A file that is known to be damaged is an error of its series.
+        """
         from ktrdr_pipelines.domain.instruments import Series
 
         index = self.workspace.gap_index()
         series = [Series(one, timeframe) for one in instruments]
-        return index.series_gaps(series, now), index.calendars
+        found = without_damaged(index.store, index.series_gaps(series, now))
+        return found, index.calendars
+
+
+def without_damaged(store: "BarStore", found: "Sequence[SeriesGaps]") -> "list[SeriesGaps]":
+    """Return what series hold; an error where a file of one is known to be damaged.
+
+    The gap index compares files with their records alone, and bytes can change in place.
+    """
+    from ktrdr_pipelines.gaps.index import SeriesGaps
+    from ktrdr_pipelines.store.maintenance.file_checks import damaged_files
+
+    layout = store.layout
+    paths = {layout.root / name: why for name, why in damaged_files(store).items()}
+    damaged = {path.parent: corrupt(path, why) for path, why in paths.items()}
+    checked = []
+    for one in found:
+        folder = layout.series_folder(one.series.symbol, one.series.timeframe)
+        error = damaged.get(folder)
+        checked.append(one if error is None else SeriesGaps(one.series, error=error))
+    return checked
+
+
+def _refuse_moved(layout: StoreLayout, symbols: Sequence[str]) -> None:
+    """Refuse symbols whose folders are gone because a move of them is unfinished.
+
+    Raises:
+        StoreError: there is such a move.
+    """
+    from ktrdr_pipelines.store.maintenance.rename_journal import pending_move
+
+    move = pending_move(layout)
+    if move is not None and move.symbol in symbols:
+        raise StoreError(
+            f"cannot read the bars of {move.symbol}",
+            reason=f"the {move} is not finished",
+            hint="Try again when it is; after an interruption `ktrdr repair` completes it",
+        )

@@ -28,7 +28,8 @@ class MissingInterval(IntervalDocument):
     """An interval in which expected bars are missing, and why.
 
     Attributes:
-        reason: why, in a word (``domain.planning.gaps.GapReason``).
+        reason: why, in a word (``domain.planning.gaps.GapReason``; ``app.reading.readiness`` adds
+            two).
         detail: why, in a sentence; may be empty.
         next_try_at: when the next request for it is due, if that is deferred.
     """

@@ -250,6 +250,8 @@ def _say_ready(
     *,
     as_json: bool,
 ) -> None:
+    from ktrdr_pipelines.settings import Source, settings_sources
+
     settings = workspace.settings
     document: dict[str, Any] = {
         "url": dagster.url,
@@ -272,4 +274,7 @@ def _say_ready(
     if plan:
         say(f"backlog   {plan}")
     say("To use this store and gateway in another terminal:")
-    say(f"  export KTRDR_DATA={document['store']} IB_PORT={settings.ib_port}")
+    # A variable would fix what the store's file of settings says, which may change meanwhile.
+    is_in_file = settings_sources(settings)["ib_port"] is Source.FILE
+    port = "" if is_in_file else f" IB_PORT={settings.ib_port}"
+    say(f"  export KTRDR_DATA={document['store']}{port}")

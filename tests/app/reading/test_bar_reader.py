@@ -2,11 +2,12 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ktrdr_pipelines
+from ktrdr_pipelines import Store, open_store
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, STORED_SCHEMA, unconfirmed_where
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.errors import (
     CorruptFileError,
     NoStoreError,
+    SettingsError,
     StoreError,
     StoreReplacedError,
     UnknownSymbolError,
     UsageError,
 )
+from ktrdr_pipelines.settings import settings_file
 from ktrdr_pipelines.store.bars.bar_file import read_file
+from ktrdr_pipelines.store.maintenance.rename_journal import (
+    Move,
+    MoveKind,
+    remove_journal,
+    write_journal,
+)
 from tests.support.readable import ReadableStore
 from tests.support.rewriting import by_arrow, by_pandas
 
@@ -276,6 +286,7 @@ BAD: list[tuple[dict[str, Any], type[UsageError], list[str]]] = [
     ({"timeframe": "2m"}, UsageError, ["timeframe '2m'", "1m, 5m"]),
     ({"columns": ["clse"]}, UsageError, ["column 'clse'", "Did you mean close"]),
     ({"columns": ["basis"]}, UsageError, ["raw=True"]),
+    ({"columns": 5}, UsageError, ["column 5"]),
     ({"columns": ["close", "close"]}, UsageError, ["named twice"]),
     ({"engine": "panda"}, UsageError, ["engine 'panda'", "pandas, polars, arrow"]),
     ({"tz": "New York"}, UsageError, ["tz 'New York'", "America/New_York"]),
@@ -286,6 +297,9 @@ BAD: list[tuple[dict[str, Any], type[UsageError], list[str]]] = [
     ({"start": "2024-01-02T10:00"}, UsageError, ["without a zone"]),
     ({"end": pd.Timestamp("2024-01-02")}, UsageError, ["without a zone"]),
     ({"end": pd.NaT}, UsageError, ["without a zone"]),
+    ({"tz": "localtime", "engine": "polars"}, UsageError, ["tz 'localtime'"]),
+    ({"start": datetime.min.replace(tzinfo=timezone(timedelta(hours=5)))}, UsageError, ["outside"]),
+    ({"end": datetime.max.replace(tzinfo=UTC)}, UsageError, ["outside the known calendars"]),
     ({"start": "last week"}, UsageError, ["neither a date nor an instant"]),
     ({"start": 20240102}, UsageError, ["a int, not a date"]),
     ({"start": "1812-01-01"}, UsageError, ["outside the known calendars"]),
@@ -308,6 +322,34 @@ def test_a_bad_argument_is_refused(
         readable.open().read_bars(**{"symbols": "AAPL", "timeframe": "1d", **arguments})
     for text in texts:
         assert text in str(refused.value)
+
+
+def test_a_symbol_is_text(readable: ReadableStore) -> None:
+    """Where one symbol is meant, a list is an oversight."""
+    readable.fill("AAPL", "1d", "2024-01-02", "2024-01-05")
+    store: Any = readable.open()
+    for call in (
+        lambda one: store.is_ready(one, "1d"),
+        lambda one: store.coverage(one, "1d"),
+        store.gaps,
+        store.join_timeframes,
+        lambda one: store.resample(one, "1w", from_="1d"),
+    ):
+        with pytest.raises(UsageError, match="a symbol is text, not list"):
+            call(["AAPL"])
+    with pytest.raises(UsageError, match="timeframe 5"):
+        store.join_timeframes("AAPL", "1d", 5)
+
+
+def test_a_store_goes_to_another_process(readable: ReadableStore) -> None:
+    """Also when it has been used; connections to the ledger stay behind."""
+    readable.fill("AAPL", "1d", "2024-01-02", "2024-01-05")
+    store = open_store(readable.root)
+    assert len(store.read_bars("AAPL", "1d")) == 3
+    assert store.is_ready("AAPL", "1d", "2024-01-02", "2024-01-05")
+    again: Store = pickle.loads(pickle.dumps(store))  # noqa: S301  (of this test)
+    assert again.path == store.path
+    assert len(again.read_bars("AAPL", "1d")) == 3
 
 
 def test_polars_is_optional(readable: ReadableStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,6 +378,35 @@ def test_a_symbol_that_left_the_universe_is_read(readable: ReadableStore) -> Non
     assert store.symbols() == ["AAPL"]
     with pytest.raises(UnknownSymbolError, match="not in the universe"):
         store.is_ready("AAPL", "1d")
+
+
+def test_bars_are_read_whatever_the_settings_of_the_gateway_are(readable: ReadableStore) -> None:
+    """What is missing depends on them: the gateway has stated where data begin."""
+    readable.fill("AAPL", "1d", "2024-01-02", "2024-01-05")
+    settings_file(readable.root).write_text("{")
+    store = readable.open()
+    assert len(store.read_bars("AAPL", "1d")) == 3
+    with pytest.raises(SettingsError, match=r"settings\.json"):
+        store.is_ready("AAPL", "1d")
+
+
+def test_a_symbol_that_is_being_moved_is_not_empty(readable: ReadableStore) -> None:
+    """Its bars are somewhere else: an error says so, before the universe is edited and after."""
+    readable.fill("AAPL", "1d", "2024-01-02", "2024-01-05")
+    readable.fill("MSFT", "1d", "2024-01-02", "2024-01-05")
+    store, layout = readable.open(), readable.bar_store.layout
+    write_journal(layout, Move(MoveKind.RENAME, "AAPL", "APPL"))
+    assert len(store.read_bars("AAPL", "1d")) == 3
+    layout.symbol_folder("AAPL").rename(layout.symbol_folder("APPL"))
+    for read in (store.read_bars, lambda one, kind: store.join_timeframes(one, kind, [])):
+        with pytest.raises(StoreError, match="the rename of AAPL to APPL is not finished"):
+            read("AAPL", "1d")
+    assert store.read_bars("MSFT", "1m").empty
+    remove_journal(layout)
+    assert store.read_bars("AAPL", "1d").empty  # of the universe, and without bars
+    layout.universe.write_text("symbols: {MSFT: {}, APPL: {}}\n")
+    with pytest.raises(UnknownSymbolError):
+        store.read_bars("AAPL", "1d")
 
 
 def _newer(readable: ReadableStore) -> None:

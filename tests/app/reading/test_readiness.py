@@ -1,14 +1,19 @@
 """Whether data are complete, and what is missing of them and why."""
 
-from datetime import UTC, datetime
+import os
+from contextlib import closing
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ktrdr_pipelines.domain.bars import empty_bars
 from ktrdr_pipelines.domain.coverage import Coverage, Emptiness
-from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, IncompleteError
-from tests.support.readable import ReadableStore
+from tests.support.readable import ReadableStore, random_bars
 
 
 @pytest.mark.parametrize(
@@ -139,3 +144,72 @@ def test_gaps_are_those_of_the_universe(readable: ReadableStore) -> None:
     assert str(path) in row["detail"]
     with pytest.raises(CorruptFileError):
         store.is_ready("AAPL", "1d")
+
+
+FAR: list[tuple[str, str | None, str | None, str]] = [
+    ("AAPL", "2024-07-08", None, "not_closed"),  # the next session: nothing of it is there
+    ("AAPL", "2031-01-06", "2031-01-11", "not_closed"),
+    ("600519", "2024-07-01", "2031-01-11", "unknown_sessions"),
+    ("600519", "1985-01-07", "1985-01-12", "unknown_sessions"),
+    ("MYST", "2031-01-06", "2031-01-11", "unknown_sessions"),
+    ("MYST", "2031-01-06", None, "unknown_sessions"),
+]
+
+
+@pytest.mark.parametrize(("symbol", "start", "end", "reason"), FAR)
+def test_a_period_of_which_nothing_can_be_known_is_not_complete(
+    tmp_path: Path, symbol: str, start: str, end: str | None, reason: str
+) -> None:
+    """In the future, and outside of what the calendar knows."""
+    universe = (
+        "defaults: {timeframes: [1h], start: 2024-07-01}\nsymbols:\n  AAPL: {}\n"
+        '  "600519": {exchange: SEHKNTL, currency: CNH, calendar: XSHG.RTH}\n'
+        "  MYST: {calendar: GATEWAY:Europe/London}\n"
+    )
+    with closing(ReadableStore(tmp_path / "data", universe=universe)) as store:
+        store.fill("AAPL", "1h", "2024-07-01", "2024-07-06")
+        assert store.open().is_ready("AAPL", "1h")
+        found = store.open().is_ready(symbol, "1h", start, end)
+    assert not found
+    assert reason in {one.reason for one in found.missing}
+
+
+def test_bars_of_an_open_session_are_complete_up_to_the_newest(readable: ReadableStore) -> None:
+    """A hole among them is one, although their session is not over."""
+    readable.now = datetime(2024, 7, 5, 15, tzinfo=UTC)
+    readable.fill("AAPL", "1h", "2024-07-01", "2024-07-05")
+    day = random_bars(readable.calendar("AAPL"), Timeframe.H1, date(2024, 7, 5), date(2024, 7, 6))
+    opens, closes = day["ts"][0].as_py(), datetime(2024, 7, 5, 15, tzinfo=UTC)
+    covered = IntervalSet([Interval(opens, closes)])
+    store = readable.open()
+    readable.save("AAPL", "1h", day.slice(0, 2), Coverage(covered))
+    assert len(store.read_bars("AAPL", "1h", "2024-07-01", require_complete=True)) == 2 * 7 + 4 + 2
+    assert len(store.read_bars("AAPL", "1h", last=1, require_complete=True)) == 1
+    readable.now = datetime(2024, 7, 5, 18, tzinfo=UTC)
+    later = Interval(day["ts"][4].as_py(), datetime(2024, 7, 5, 18, tzinfo=UTC))
+    readable.save("AAPL", "1h", day.slice(4, 1), Coverage(IntervalSet([later])))
+    assert len(store.read_bars("AAPL", "1h", last=1, require_complete=True)) == 1
+    incomplete: list[dict[str, Any]] = [{"last": 2}, {"start": "2024-07-01"}]
+    for options in incomplete:
+        with pytest.raises(IncompleteError, match="not_closed"):
+            store.read_bars("AAPL", "1h", **options, require_complete=True)
+
+
+def test_a_file_that_is_known_to_be_damaged_is_not_complete(readable: ReadableStore) -> None:
+    """Its size and time are as recorded: a read found that bytes of it have changed."""
+    readable.fill("AAPL", "1d", "2024-01-02", "2024-03-01")
+    readable.fill("MSFT", "1d", "2024-01-02", "2024-03-01")
+    store = readable.open()
+    assert store.is_ready("AAPL", "1d", "2024-01-02", "2024-03-01")
+    path = readable.root / "bars/symbol=AAPL/timeframe=1d/all.parquet"
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(b"damaged")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(CorruptFileError):
+        store.read_bars("AAPL", "1d")
+    with pytest.raises(CorruptFileError, match=r"ktrdr repair"):
+        store.is_ready("AAPL", "1d", "2024-01-02", "2024-03-01")
+    assert store.gaps("AAPL", "1d")["reason"].tolist() == ["error"]
+    assert store.is_ready("MSFT", "1d", "2024-01-02", "2024-03-01")

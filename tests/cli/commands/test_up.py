@@ -14,6 +14,7 @@ import tarfile
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -22,8 +23,10 @@ from dagster._core.instance import InstanceRef
 from ruamel.yaml import YAML
 
 from ktrdr_pipelines.app.setup import EARLIER, prepare_home, setting_overrides
-from ktrdr_pipelines.cli.commands.up import _only_one
+from ktrdr_pipelines.app.workspace import Workspace
+from ktrdr_pipelines.cli.commands.up import _only_one, _say_ready
 from ktrdr_pipelines.cli.processes import end, lives, start
+from ktrdr_pipelines.settings import effective_settings, settings_file
 from ktrdr_pipelines.store.layout import open_store
 
 ROOT = Path(__file__).parents[3]
@@ -44,6 +47,27 @@ def test_a_port_in_use_is_refused_before_anything_is_started(ktrdr: Any, data: P
         port = server.getsockname()[1]
         ktrdr("up", "--port", str(port)).is_error(1, f"--port {port}", "choose another")
     assert not data.exists()
+
+
+@pytest.mark.parametrize("is_in_file", [False, True])
+def test_the_advice_fixes_no_port_that_the_file_of_settings_may_change(
+    store: Path,
+    is_in_file: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A variable would take precedence over the file in the other terminal."""
+    if is_in_file:
+        monkeypatch.delenv("IB_PORT", raising=False)
+        settings_file(store).write_text('{"ib_port": 4999}')
+    else:
+        monkeypatch.setenv("IB_PORT", "4999")
+    settings = effective_settings(flags={"ktrdr_data": store})
+    dagster: Any = SimpleNamespace(url="http://127.0.0.1:3000", log=store / "dagster.log")
+    _say_ready(Workspace(settings, open_store(store)), dagster, (), "", as_json=False)
+    said = capsys.readouterr().out
+    assert f"export KTRDR_DATA={store}" in said
+    assert ("IB_PORT=4999" in said) is not is_in_file
 
 
 def test_the_home_takes_the_committed_settings_and_keeps_edits(ktrdr: Any, store: Path) -> None:
