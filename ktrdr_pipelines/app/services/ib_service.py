@@ -7,13 +7,14 @@ Not here: keeping a connection (``app.services.gateway_monitor``), loading (``ap
 the gap filler (``app.services.gap_filler``).
 """
 
+import asyncio
 import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ktrdr_pipelines.app.services.gateway_monitor import (
     GatewayMonitor,
@@ -104,18 +105,14 @@ class IbService:
         self._guard = threading.Lock()
         self._found: dict[str, DiscoveredSymbol] = {}
         self._listed: _Listed | None = None
-        self._discoveries: set[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = set()
-        self._closed = False
+        self._discoveries = _Discoveries()
 
     def __repr__(self) -> str:
         return f"IbService({self._monitor or 'without a monitor'})"
 
     def close(self) -> None:
         """Cancel the discoveries that run, and refuse others; the rest of the service stays."""
-        with self._guard:
-            self._closed = True
-            for loop, task in self._discoveries:
-                loop.call_soon_threadsafe(task.cancel)
+        self._discoveries.close()
 
     def get_status(self) -> IbStatus:
         """Return the state of the gateway's connection and of the requests to it.
@@ -313,7 +310,7 @@ class IbService:
         instruments = _universe(self._summary, workspace).instruments
         is_new = symbol not in instruments
         instrument = _derived(symbol) if is_new else instruments[symbol]
-        found = self._discovered(symbol, lambda: _discover(workspace, instrument, pins=not is_new))
+        found = self._discoveries.run(workspace, instrument, pins=not is_new)
         document = DiscoveredSymbol(
             symbol=symbol,
             instrument_type=found.sec_type,
@@ -355,33 +352,6 @@ class IbService:
             end_date=last,
             point_count=count,
         )
-
-    def _discovered(
-        self, symbol: str, discover: "Callable[[], Coroutine[Any, Any, Candidate]]"
-    ) -> "Candidate":
-        """Run a discovery, which ``close`` cancels."""
-        stopping = StoppingError(f"discover {symbol}", reason="this process is being stopped")
-
-        async def main() -> "Candidate":
-            task = asyncio.current_task()
-            assert task is not None  # noqa: S101  (a coroutine that runs has a task)
-            entry = asyncio.get_running_loop(), task
-            with self._guard:
-                if self._closed:
-                    raise stopping
-                self._discoveries.add(entry)
-            try:
-                return await discover()
-            finally:
-                with self._guard:
-                    self._discoveries.discard(entry)
-
-        from ktrdr_pipelines.sync.loader import run_to_end
-
-        try:
-            return run_to_end(main())
-        except asyncio.CancelledError:
-            raise stopping from None
 
     def _snapshot(self, workspace: Workspace) -> GatewaySnapshot:
         """Return what the monitor saw last; without one, the result of a check made now."""
@@ -552,6 +522,52 @@ def _derived(symbol: str) -> Instrument:
         raise UnknownSymbolError(f"symbol {symbol!r}", reason=KEY_RULE)
     text = f"symbols:\n  {json.dumps(symbol)}: {{}}\n"
     return parse_universe(text, "the universe").instrument(symbol)
+
+
+class _Discoveries:
+    """Runs discoveries, each in the thread of its caller, and cancels them when it is closed."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._running: set[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = set()
+        self._closed = False
+
+    def close(self) -> None:
+        """Cancel what runs, and refuse others."""
+        with self._guard:
+            self._closed = True
+            for loop, task in self._running:
+                loop.call_soon_threadsafe(task.cancel)
+
+    def run(self, workspace: Workspace, instrument: Instrument, *, pins: bool) -> "Candidate":
+        """Return the contract of an instrument; ``pins`` is as in ``sync.discovery``.
+
+        Raises:
+            StoppingError: this was closed.
+        """
+        from ktrdr_pipelines.sync.loader import run_to_end
+
+        reason = "this process is being stopped"
+        stopping = StoppingError(f"discover {instrument.symbol}", reason=reason)
+
+        async def main() -> "Candidate":
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101  (a coroutine that runs has a task)
+            entry = asyncio.get_running_loop(), task
+            with self._guard:
+                if self._closed:
+                    raise stopping
+                self._running.add(entry)
+            try:
+                return await _discover(workspace, instrument, pins=pins)
+            finally:
+                with self._guard:
+                    self._running.discard(entry)
+
+        try:
+            return run_to_end(main())
+        except asyncio.CancelledError:
+            raise stopping from None
 
 
 async def _discover(workspace: Workspace, instrument: Instrument, *, pins: bool) -> "Candidate":
