@@ -3,7 +3,8 @@
 KtrdrError
 ├── UsageError            a command, setting or file of the user is wrong (exit 2)
 │   ├── SettingsError         a setting is unknown or has a bad value
-│   │   └── SettingFixedError     the environment fixes a setting that was to be changed
+│   │   ├── SettingFixedError     the environment fixes a setting that was to be changed
+│   │   └── SettingValueError     a value that was to be set is not allowed
 │   ├── UniverseError         the universe file is malformed
 │   ├── UnknownSymbolError    a symbol is not in the universe
 │   ├── NoStoreError          a data folder is not a store
@@ -33,6 +34,7 @@ KtrdrError
 │   ├── ContractUnclearError      no instrument, or several: the text does not tell which
 │   └── BadAnswerError            a response that does not fit its request
 │       └── UnknownZoneError          its times are in an unknown time zone
+├── StoppingError         the process is being stopped, and starts nothing any more
 ├── IncompleteError       work ended with something unexplained (exit 3)
 └── SimulatorError        the simulated gateway could not start or serve
 
@@ -96,7 +98,7 @@ class SettingsError(UsageError):
 class SettingFixedError(SettingsError):
     """The environment fixes a setting that was to be changed; ``variable`` is its name there."""
 
-    def __init__(self, what: str, *, variable: str, reason: str = "", hint: str = "") -> None:
+    def __init__(self, what: str, *, variable: str = "", reason: str = "", hint: str = "") -> None:
         super().__init__(what, reason=reason, hint=hint)
         self.variable = variable
 
@@ -104,7 +106,7 @@ class SettingFixedError(SettingsError):
 class SettingValueError(SettingsError):
     """A value that was to be set is not allowed; ``field`` is its name where it was given."""
 
-    def __init__(self, what: str, *, field: str, reason: str = "", hint: str = "") -> None:
+    def __init__(self, what: str, *, field: str = "", reason: str = "", hint: str = "") -> None:
         super().__init__(what, reason=reason, hint=hint)
         self.field = field
 
@@ -119,10 +121,6 @@ class UnknownSymbolError(UsageError):
 
 class NoStoreError(UsageError):
     """A data folder is not a store, or not one that can be used here."""
-
-
-class StoppingError(UsageError):
-    """This process is being stopped, and starts nothing any more."""
 
 
 class UnknownOperationError(UsageError):
@@ -273,6 +271,10 @@ class IncompleteError(KtrdrError):
     """Work ended and something is still unexplained; the error names it."""
 
     exit_code = ExitCode.INCOMPLETE
+
+
+class StoppingError(KtrdrError):
+    """This process is being stopped, and starts nothing any more."""
 
 
 class SimulatorError(KtrdrError):

@@ -66,7 +66,7 @@ class HeldMarket(SyntheticMarket):
         return super().bars(instrument, query)
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def market_time() -> Iterator[None]:
     """Set the market's time, which readers of a store take from the environment."""
     with pytest.MonkeyPatch.context() as patch:

@@ -19,6 +19,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     DiskError,
     GatewayUnreachableError,
+    StoppingError,
     UnknownOperationError,
     UnknownSymbolError,
     UsageError,
@@ -118,7 +119,7 @@ def test_bad_input_is_refused_at_once(world: MakeWorld) -> None:
             with pytest.raises(UnknownOperationError):
                 running.wait(unknown)
         assert running.list().operations == ()
-    with pytest.raises(UsageError, match="stopped"):
+    with pytest.raises(StoppingError):
         running.start_load("AAPL", "1h")
 
 
