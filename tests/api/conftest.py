@@ -6,8 +6,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,6 @@ import httpx
 import pytest
 
 from ktrdr_pipelines.api.access import AccessRules
-from ktrdr_pipelines.api.rest_server import listening_socket, open_services, serving_in_thread
 from ktrdr_pipelines.app.setup import UNIVERSE_EXAMPLE, make_workspace
 from ktrdr_pipelines.domain.instruments import Origin
 from ktrdr_pipelines.settings import load_settings
@@ -25,17 +24,9 @@ from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars
 from ktrdr_pipelines.simulator.market.simulated_instruments import SimulatedInstrument
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from tests.support.serving import NOW, UNIVERSE, free_port, served_here, wait_for
 
-NOW = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
-"""A Wednesday, 15:00:30 in New York: an open session."""
-
-UNIVERSE = """\
-defaults: {timeframes: [1h, 1d], start: 2024-01-02}
-symbols:
-  AAPL: {timeframes: [1m, 1h, 1d]}
-  MSFT: {}
-  EURUSD: {timeframes: [1h]}
-"""
+__all__ = ["wait_for"]  # of the helpers that test files use
 
 SERVE = (sys.executable, "-m", "ktrdr_pipelines.cli.main", "serve", "--port", "0", "--json")
 
@@ -96,12 +87,6 @@ def environment(tmp_path: Path) -> Environment:
     return environment_of(tmp_path)
 
 
-def free_port() -> int:
-    """Return a port that no program listens on."""
-    with listening_socket("127.0.0.1", 0) as listener:
-        return int(listener.getsockname()[1])
-
-
 def make_store(environment: Environment) -> Path:
     """Make a store with a small universe, and return its folder."""
     root = Path(environment["KTRDR_DATA"])
@@ -146,16 +131,12 @@ def held(environment: Environment) -> Iterator[HeldMarket]:
 
 @contextmanager
 def served(environment: Environment, rules: AccessRules | None = None) -> Iterator[httpx.Client]:
-    """Serve the store of an environment in a thread, as ``ktrdr serve`` does; yield a client."""
-    listener = listening_socket("127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with ExitStack() as stack:
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
+    """Serve the store of an environment in a thread; yield a client."""
+    with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        context = stack.enter_context(open_services())
-        stack.enter_context(serving_in_thread(context, rules or AccessRules(), listener))
-        yield stack.enter_context(httpx.Client(base_url=url, timeout=60))
+        with served_here(rules) as client:
+            yield client
 
 
 @pytest.fixture
@@ -223,13 +204,3 @@ def serve_process(environment: Environment, *arguments: str) -> Iterator[ServePr
         if process.poll() is None:
             process.kill()
         process.communicate(timeout=60)
-
-
-def wait_for(holds: Callable[[], Any]) -> Any:
-    """Poll until something holds, and return it; fail after a minute."""
-    pause = threading.Event()
-    for _ in range(3000):
-        if found := holds():
-            return found
-        pause.wait(0.02)
-    raise AssertionError("waited for a minute")

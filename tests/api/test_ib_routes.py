@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from ktrdr_pipelines.api.rest_server import listening_socket
+
 
 def data(response: httpx.Response) -> Any:
     """Return the document of a successful answer."""
@@ -132,7 +134,7 @@ def test_a_gateway_that_hangs_keeps_no_bars_waiting(
 ) -> None:
     """Nor the end of the server, at which discoveries are cancelled and answered."""
     answers: list[httpx.Response] = []
-    with helpers.listening_socket("127.0.0.1", 0) as silent, ExitStack() as stack:
+    with listening_socket("127.0.0.1", 0) as silent, ExitStack() as stack:
         hanging = {"IB_PORT": str(silent.getsockname()[1]), "IB_TIMEOUT": "600"}
         with helpers.served({**environment, **hanging}) as client:
 

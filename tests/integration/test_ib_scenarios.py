@@ -4,10 +4,9 @@ import gc
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,8 +17,6 @@ import pandas as pd
 import pytest
 
 from ktrdr_pipelines import open_store
-from ktrdr_pipelines.api.access import AccessRules
-from ktrdr_pipelines.api.rest_server import listening_socket, open_services, serving_in_thread
 from ktrdr_pipelines.app.data_manager import DataManager
 from ktrdr_pipelines.app.services.gap_filler import GapFillerService
 from ktrdr_pipelines.app.workspace import Workspace
@@ -37,17 +34,7 @@ from ktrdr_pipelines.store.bars.bar_file import read_file, write_file
 from ktrdr_pipelines.store.bars.footer import Footer
 from ktrdr_pipelines.store.layout import create_store
 from tests.support.command_line import ktrdr_in_process
-
-NOW = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
-"""A Wednesday, 15:00:30 in New York: an open session."""
-
-UNIVERSE = """\
-defaults: {timeframes: [1h, 1d], start: 2024-01-02}
-symbols:
-  AAPL: {timeframes: [1m, 1h, 1d]}
-  MSFT: {}
-  EURUSD: {timeframes: [1h]}
-"""
+from tests.support.serving import NOW, UNIVERSE, free_port, served_here, wait_for
 
 LOAD, API = "/api/v1/data/load", "/api/v1"
 DAY = timedelta(days=1)
@@ -87,38 +74,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return layout.root
 
 
-@contextmanager
-def served() -> Iterator[httpx.Client]:
-    """Serve the store of the environment in a thread; yield a client of it."""
-    listener = listening_socket("127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with ExitStack() as stack:
-        context = stack.enter_context(open_services())
-        stack.enter_context(serving_in_thread(context, AccessRules(), listener))
-        yield stack.enter_context(httpx.Client(base_url=url, timeout=60))
-
-
 @pytest.fixture
 def client(store: Path, gateway: SimulatorServer) -> Iterator[httpx.Client]:
     """Serve the store, and return a client."""
-    with served() as found:
+    with served_here() as found:
         yield found
-
-
-def wait_for(holds: Callable[[], Any]) -> Any:
-    """Poll until something holds, and return it; fail after a minute."""
-    pause = threading.Event()
-    for _ in range(3000):
-        if found := holds():
-            return found
-        pause.wait(0.02)
-    raise AssertionError("waited for a minute")
-
-
-def free_port() -> int:
-    """Return a port that no program listens on."""
-    with listening_socket("127.0.0.1", 0) as listener:
-        return int(listener.getsockname()[1])
 
 
 def data(response: httpx.Response) -> Any:
@@ -281,7 +241,7 @@ def test_health_checks(
     """Health follows the gateway of the settings, costs no budget, and never waits for it."""
     sent = history_requests(gateway)
     monkeypatch.delenv("IB_PORT")
-    with served() as client:
+    with served_here() as client:
         changed = client.put(f"{API}/ib/config", json={"port": gateway.port})
         assert data(changed)["reconnect_required"] is True
         wait_for(lambda: data(client.get(f"{API}/ib/health"))["healthy"])

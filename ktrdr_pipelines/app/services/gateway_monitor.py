@@ -329,7 +329,7 @@ class GatewayMonitor:
         try:
             with suppress(asyncio.CancelledError):
                 asyncio.run(self._main())
-        except BaseException:
+        except Exception:
             _log.exception("the gateway monitor ended")
             raise
         finally:
