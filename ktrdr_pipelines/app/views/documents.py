@@ -19,6 +19,18 @@ class Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class ResultDocument(Document):
+    """What a command returns: every document that ``--json`` prints begins with these fields.
+
+    Attributes:
+        complete: whether all that was asked for is done or there.
+        exit_code: that of the command: 0 done, 1 failed, 2 bad usage, 3 incomplete.
+    """
+
+    complete: bool
+    exit_code: int
+
+
 class IntervalDocument(Document):
     """An interval of bar timestamps; the end is exclusive."""
 
