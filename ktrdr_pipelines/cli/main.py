@@ -18,14 +18,12 @@ from ktrdr_pipelines.cli.commands import (
     load,
     plan,
     query,
-    ranges,
     serve,
     simulate,
     status,
     store,
     universe,
     up,
-    verify,
 )
 from ktrdr_pipelines.cli.entry_point import log_to_file, run
 from ktrdr_pipelines.cli.output import say, say_clock, say_warnings, take_streams
@@ -47,11 +45,11 @@ for name, command, summary in (
     ("load", load.load, "Load bars of symbols and timeframes"),
     ("update", load.update, "Load the tails and gaps of the whole universe"),
     ("plan", plan.plan, "Estimate what a load or an update would cost"),
-    ("ranges", ranges.ranges, "Show where data begin, and which bars are stored"),
+    ("ranges", status.ranges, "Show where data begin, and which bars are stored"),
     ("query", query.query, "Run SQL over all bars"),
     ("status", status.status, "Show the state of the store and what is missing"),
     ("gaps", gaps.gaps, "List what is missing, and why"),
-    ("verify", verify.verify, "Read and check everything on disk"),
+    ("verify", store.verify, "Read and check everything on disk"),
     ("adjust", adjust.adjust, "Multiply bars before a date, or list what is multiplied"),
     ("health", gateway.health, "Check whether the gateway responds"),
     ("doctor", gateway.doctor, "Diagnose the gateway's setup"),

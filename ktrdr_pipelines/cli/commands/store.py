@@ -1,21 +1,37 @@
-"""``ktrdr init`` and ``ktrdr repair``: create a store, and repair a damaged one.
+"""``ktrdr init``, ``ktrdr repair`` and ``ktrdr verify``: create, repair and check a store.
 
-Not here: what a store is (``store.layout``), how it is repaired (``store.maintenance.repair``).
+Not here: what a store is (``store.layout``), how it is repaired (``store.maintenance.repair``),
+reading and counting what it holds (``gaps.verification``).
 """
 
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import asdict, replace
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ktrdr_pipelines.cli.output import AsJson, counted, note, say, say_json
-from ktrdr_pipelines.errors import UniverseError, UsageError
+from ktrdr_pipelines.app.selection import chosen_series
+from ktrdr_pipelines.cli.arguments import SomeSymbols
+from ktrdr_pipelines.cli.output import (
+    AsJson,
+    adjustment_json,
+    adjustment_text,
+    counted,
+    disagreement_json,
+    disagreements_json,
+    note,
+    say,
+    say_json,
+    say_table,
+    unconfirmed_text,
+)
+from ktrdr_pipelines.errors import ExitCode, UniverseError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ktrdr_pipelines.app.workspace import Workspace
+    from ktrdr_pipelines.gaps.verification import Certificate
     from ktrdr_pipelines.store.maintenance.inspection import Quarantined
     from ktrdr_pipelines.store.maintenance.repair import RepairReport
 
@@ -153,3 +169,199 @@ def _print_report(report: "RepairReport") -> None:
         say(f"the ledger was damaged; it was moved to {report.quarantined_ledger}")
     if report.forgotten:
         say(f"removed {counted(report.forgotten, 'old request')} from the audit")
+
+
+_CERTIFICATE: Final = {
+    "timeframe": "left",
+    "first": "left",
+    "last": "left",
+    "expected": "right",
+    "have": "right",
+    "empty": "right",
+    "explained": "right",
+    "unexplained": "right",
+    "bars": "right",
+    "revisions": "right",
+    "digest": "left",
+    "verified before": "left",
+}
+_FINDINGS_AT_MOST: Final = 5
+
+
+def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
+    """Read every bar file whole and certify each symbol: what is stored, what is not, and why.
+
+    Order, uniqueness, prices, session dates and the bars of each session are checked against
+    footers, ledger and calendars. Bars with implausible values that the gateway returned twice
+    are listed as findings, not as damage. The digest covers the bars only: two stores that hold
+    the same bars of a series have the same digest.
+
+    Adjustments of each symbol are listed. So are stored bars that the gateway returned again at
+    other prices or in another unit, and bars on an unconfirmed price basis; they are not damage.
+    Files of symbols that are no longer in the universe are read too, and listed if damaged.
+
+    Exit codes: 0 everything is intact and explained, 1 something is corrupt, 2 bad usage,
+    3 something is unexplained, the gateway returned stored bars again at other prices, or bars are
+    on an unconfirmed price basis.
+    """
+    from ktrdr_pipelines.app.workspace import Workspace
+    from ktrdr_pipelines.cli.output import warn_of_problem
+    from ktrdr_pipelines.gaps.verification import damaged_others
+    from ktrdr_pipelines.gaps.verification import verify as read_whole
+
+    workspace = Workspace.open()
+    real_now = workspace.clock.real_now()
+    warn_of_problem(workspace)
+    series = chosen_series(workspace.universe, workspace.store, symbols, None)
+    index = workspace.gap_index()
+    found = read_whole(index, series, workspace.now, real_now=real_now)
+    certificates = []
+    for symbol, own in groupby(found, key=lambda one: one.found.series.symbol):
+        of_symbol = list(own)
+        certificates += of_symbol
+        if not as_json:
+            _print_symbol(symbol, of_symbol)
+    others = (
+        {} if symbols else damaged_others(workspace.store, workspace.universe.instruments, real_now)
+    )
+    code = ExitCode.FAILED if others else exit_code_of(certificates)
+    if as_json:
+        say_json(
+            {
+                "complete": code is ExitCode.DONE,
+                "exit_code": int(code),
+                "verified_at": real_now,
+                "certificates": [_certificate_json(one) for one in certificates],
+                "damaged_others": others,
+            }
+        )
+    else:
+        for name, damage in others.items():
+            note(f"{name}, not in the universe: {damage}. Hint: run `ktrdr repair`")
+        _print_totals(certificates, others)
+    raise typer.Exit(code)
+
+
+def exit_code_of(certificates: "Iterable[Certificate]") -> ExitCode:
+    """Return FAILED for damage, else INCOMPLETE for what is open, else DONE."""
+    every = list(certificates)
+    if not all(one.is_intact and one.found.error is None for one in every):
+        return ExitCode.FAILED
+    is_open = any(one.found.gaps or one.found.disagreements or not one.is_sound for one in every)
+    return ExitCode.INCOMPLETE if is_open else ExitCode.DONE
+
+
+def _print_symbol(symbol: str, own: "Sequence[Certificate]") -> None:
+    say(f"{symbol}  {own[0].found.series.instrument.what_to_show}, sessions by timeframe")
+    say_table(_CERTIFICATE, map(_certificate_row, own))
+    for adjustment in max((one.adjustments for one in own), key=len):
+        say(f"{symbol}: {adjustment_text(adjustment)}")
+    for one in own:
+        for wrong in one.content.wrong:
+            note(f"{one.found.series}: {wrong}")
+        if one.content.findings:
+            _print_findings(one)
+        if one.found.error is not None and one.is_intact:
+            note(f"Error: {one.found.error}")
+        if one.content.outside:
+            bars = counted(one.content.outside, "bar")
+            say(f"{one.found.series}: {bars} outside the known sessions, kept as returned")
+        if one.content.unconfirmed:
+            say(unconfirmed_text(one.found.series, one.content.unconfirmed))
+        if (uncovered := one.content.uncovered - one.content.unconfirmed) > 0:
+            bars = counted(uncovered, "bar")
+            say(f"{one.found.series}: {bars} that no response has covered")
+        for found in (*one.found.disagreements, *one.found.volume_jumps):
+            say(f"{one.found.series}: {found.text_for(one.found.series)}")
+
+
+def _print_findings(one: "Certificate") -> None:
+    from ktrdr_pipelines.domain.bars import moment
+
+    found = one.content.findings
+    bars = counted(len(found), "bar")
+    say(f"{one.found.series}: {bars} with implausible values, kept as the gateway returned them:")
+    for finding in found[:_FINDINGS_AT_MOST]:
+        say(f"  {moment(finding.ts):%Y-%m-%d %H:%M}Z {finding.kind}: {finding.detail}")
+    if len(found) > _FINDINGS_AT_MOST:
+        say(f"  and {len(found) - _FINDINGS_AT_MOST:,} more; --json lists all")
+
+
+def _certificate_row(one: "Certificate") -> tuple[object, ...]:
+    before, sessions = "never", one.sessions
+    if one.before is not None:
+        same = one.before.digest == one.content.digest.text
+        before = f"{one.before.verified_at:%Y-%m-%d %H:%MZ}, "
+        before += "the same" if same else "changed since"
+    counts = (
+        sessions.expected,
+        sessions.have,
+        sessions.empty,
+        sessions.explained,
+        sessions.unexplained,
+        one.content.bars,
+        one.revisions,
+    )
+    return (
+        one.found.series.timeframe,
+        one.found.first or "",
+        one.found.last or "",
+        *(f"{count:,}" for count in counts),
+        one.content.digest.text[:12] if one.is_intact else "corrupt",
+        before,
+    )
+
+
+def _print_totals(certificates: "Sequence[Certificate]", others: Sized) -> None:
+    bars = counted(sum(one.content.bars for one in certificates), "bar")
+    say(f"{bars} in {counted(len(certificates), 'series', 'series')} read and checked:")
+    corrupt = sum(not one.is_intact for one in certificates)
+    lacking = [one for one in certificates if one.found.gaps]
+    if corrupt:
+        say(
+            f"  {counted(corrupt, 'series', 'series')} corrupt; ktrdr repair quarantines damaged "
+            "bar files"
+        )
+    if lacking:
+        say(f"  {counted(len(lacking), 'series', 'series')} with gaps; ktrdr gaps lists them")
+    differing = sum(bool(one.found.disagreements) for one in certificates)
+    if differing:
+        say(f"  {counted(differing, 'series', 'series')} with bars returned again at other prices")
+    unconfirmed = sum(bool(one.content.unconfirmed) for one in certificates)
+    if unconfirmed:
+        say(f"  {counted(unconfirmed, 'series', 'series')} with bars on an unconfirmed price basis")
+    if others:
+        say(f"  {counted(len(others), 'damaged file')} of symbols not in the universe")
+    if not (corrupt or lacking or differing or unconfirmed or others):
+        say("  everything is intact, and nothing is unexplained")
+
+
+def _certificate_json(one: "Certificate") -> dict[str, Any]:
+    from ktrdr_pipelines.domain.bars import moment
+
+    before = None if one.before is None else asdict(one.before)
+    return {
+        "symbol": one.found.series.symbol,
+        "timeframe": str(one.found.series.timeframe),
+        "sound": one.is_sound,
+        "wrong": one.content.wrong,
+        "findings": [
+            {"ts": moment(finding.ts), "kind": str(finding.kind), "detail": finding.detail}
+            for finding in one.content.findings
+        ],
+        "first": one.found.first,
+        "last": one.found.last,
+        "sessions": asdict(one.sessions),
+        "bars": one.content.bars,
+        "outside_sessions": one.content.outside,
+        "uncovered": one.content.uncovered,
+        "gaps": len(one.found.gaps),
+        "missing_bars": sum(gap.bars for gap in one.found.gaps),
+        "adjustments": [adjustment_json(adjustment) for adjustment in one.adjustments],
+        "unconfirmed_bars": one.content.unconfirmed,
+        **disagreements_json(one.found.disagreements),
+        "volume_jumps": [disagreement_json(found) for found in one.found.volume_jumps],
+        "revisions": one.revisions,
+        "digest": one.content.digest.text,
+        "verified_before": before,
+    }
