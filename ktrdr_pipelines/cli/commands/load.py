@@ -1,11 +1,14 @@
-"""``ktrdr load`` and ``ktrdr update``: request missing bars from the gateway and save them.
+"""``ktrdr load``, ``ktrdr update`` and ``ktrdr plan``: request missing bars, or estimate it.
 
-``load`` takes named series; ``update`` takes the tails and the gaps of the whole universe.
+``load`` takes named series; ``update`` takes the tails and the gaps of the whole universe;
+``plan`` estimates what either would cost, without a connection.
 
-Not here: running the jobs and reporting the result (``cli.load_report``).
+Not here: running the jobs and reporting the result (``cli.load_report``), the estimate
+(``app.load_plan``, ``gaps.estimates``).
 """
 
-from typing import Annotated
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -16,7 +19,32 @@ from ktrdr_pipelines.cli.arguments import (
     StartOption,
     WaitOption,
 )
-from ktrdr_pipelines.cli.output import AsJson, note
+from ktrdr_pipelines.cli.output import (
+    AsJson,
+    counted,
+    intervals_json,
+    note,
+    say,
+    say_json,
+    say_table,
+)
+from ktrdr_pipelines.errors import UsageError
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.app.workspace import Workspace
+    from ktrdr_pipelines.cli.arguments import TypedOptions
+    from ktrdr_pipelines.domain.planning.jobs import Job
+    from ktrdr_pipelines.gaps.estimates import Estimate, SeriesEstimate
+
+_COLUMNS: Final = {
+    "series": "left",
+    "from": "left",
+    "to": "left",
+    "requests": "right",
+    "bars": "right",
+    "on disk": "right",
+    "time": "right",
+}
 
 
 def load(
@@ -96,3 +124,123 @@ def update(
     if left:
         note(f"{left} series have backfill: manual; load their history with ktrdr load")
     raise typer.Exit(load_jobs(workspace, jobs, as_json=as_json, wait_s=wait))
+
+
+def plan(
+    symbols: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SYMBOL[,SYMBOL...]",
+            help="Symbols of the universe. [default: the series of ktrdr update]",
+        ),
+    ] = None,
+    timeframes: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TIMEFRAME[,...]",
+            help="Timeframes, out of 1m 5m 15m 30m 1h 4h 1d 1w. [default: those that the universe "
+            "lists for each symbol]",
+        ),
+    ] = None,
+    *,
+    mode: ModeOption = "full",
+    start: StartOption = None,
+    end: EndOption = None,
+    refresh: RefreshOption = False,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate the requests, bars, disk space and time of a load; nothing is requested.
+
+    Takes the arguments and options of ktrdr load; without arguments, it estimates ktrdr update.
+    The numbers of bars are those that the calendar expects: a thin market has fewer, and so has a
+    range before a listing date that is not known yet. No connection is opened.
+
+    Exit codes: 0 done, 1 the store cannot be read, 2 bad usage.
+    """
+    from ktrdr_pipelines.app.load_plan import planned
+    from ktrdr_pipelines.app.workspace import Workspace
+    from ktrdr_pipelines.cli.arguments import TypedOptions
+    from ktrdr_pipelines.cli.output import warn_of_problem
+
+    typed = TypedOptions(mode, start, end, refresh)
+    typed.read()
+    workspace = Workspace.open()
+    warn_of_problem(workspace)
+    jobs = _planned_jobs(workspace, symbols, timeframes, typed)
+    found = planned(workspace, jobs)
+    if as_json:
+        say_json(_document(found))
+        return
+    say_table(_COLUMNS, (_row(part) for part in found.parts if part.requests))
+    if whole := sum(not part.requests for part in found.parts):
+        say(f"{counted(whole, 'series', 'series')} with nothing to request")
+    if found.requests:
+        say(f"together: {found.summary}")
+        say(f"time: {found.basis}")
+    else:
+        say("Nothing is missing that could be requested now.")
+
+
+def _planned_jobs(
+    workspace: "Workspace", symbols: str | None, timeframes: str | None, typed: "TypedOptions"
+) -> "list[Job]":
+    from ktrdr_pipelines.app.selection import update_jobs
+    from ktrdr_pipelines.cli.arguments import named_jobs
+
+    if symbols is not None:
+        return named_jobs(workspace, symbols, timeframes, typed)
+    if not typed.is_plain:
+        raise UsageError(
+            "options without symbols",
+            reason="the plan of an update takes no options",
+            hint="Name symbols, as for ktrdr load, or leave out the options",
+        )
+    return update_jobs(workspace)
+
+
+def _row(part: "SeriesEstimate") -> tuple[str, ...]:
+    from ktrdr_pipelines.gaps.estimates import size_text, time_text
+
+    bounds = part.gaps.bounds
+    return (
+        str(part.series),
+        f"{bounds.start.date()}" if bounds else "",
+        # The end is exclusive: of daily bars the midnight after the last session date.
+        f"{(bounds.end - timedelta.resolution).date()}" if bounds else "",
+        f"{part.requests:,}",
+        f"{part.bars:,}",
+        size_text(part.size_bytes),
+        time_text(part.seconds),
+    )
+
+
+def _document(found: "Estimate") -> dict[str, Any]:
+    return {
+        "requests": found.requests,
+        "bars": found.bars,
+        "bytes": found.size_bytes,
+        "seconds": round(found.seconds, 1),
+        "basis": found.basis,
+        "latencies": [
+            {
+                "timeframe": str(one.timeframe),
+                "end": "now" if one.ends_now else "given",
+                "seconds": round(one.seconds, 4),
+                "measured": one.is_measured,
+            }
+            for one in found.latencies
+        ],
+        "series": [
+            {
+                "symbol": part.series.symbol,
+                "timeframe": str(part.series.timeframe),
+                "requests": part.requests,
+                "up_to_now": part.up_to_now,
+                "bars": part.bars,
+                "bytes": part.size_bytes,
+                "seconds": round(part.seconds, 1),
+                "missing": intervals_json(part.gaps),
+            }
+            for part in found.parts
+        ],
+    }
