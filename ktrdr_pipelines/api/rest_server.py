@@ -3,7 +3,7 @@
 At the end the server accepts nothing more, cancels its discoveries and its loads, which save what
 they have, answers the requests that wait for them, and closes the services.
 
-Not here: the command (``cli.commands.serve``), the application (``api.rest_app``).
+Not here: the command (``cli.commands.up``), the application (``api.rest_app``).
 """
 
 import asyncio

@@ -1,5 +1,8 @@
 """Set up a store from the project's own files: the example universe and Dagster's home.
 
+A store that has no bars and whose universe is still the example is not loaded by itself: the
+example lists symbols that the user has not chosen.
+
 These files lie in ``data`` beside the package. The documented install is an editable one, from a
 clone, so they are always there.
 """
@@ -16,7 +19,7 @@ from ktrdr_pipelines.domain.instruments import Origin
 from ktrdr_pipelines.errors import NoStoreError
 from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.store.files import disk_errors, kind_of, make_folder, write_atomically
-from ktrdr_pipelines.store.layout import StoreLayout, create_store
+from ktrdr_pipelines.store.layout import StoreLayout, create_store, store_origin
 
 UNIVERSE_EXAMPLE: Final = "universe.example.yaml"
 DAGSTER_SETTINGS: Final = "dagster/dagster.yaml"
@@ -60,6 +63,37 @@ def put_universe(layout: StoreLayout, text: bytes) -> bool:
     return True
 
 
+GO_AHEAD: Final = "example_accepted"
+"""The file in the folder of a store's state that lets an unedited example universe be loaded."""
+
+
+def waits_for_universe(layout: StoreLayout) -> bool:
+    """Return whether nothing may be loaded by itself until the user has chosen what.
+
+    That is so as long as a store has no bars, its universe is the example to the byte, and the user
+    has not accepted it. A store of simulated bars never waits: its requests reach no gateway of IB.
+    """
+    try:
+        if layout.universe.read_bytes() != committed(UNIVERSE_EXAMPLE):
+            return False
+    except (OSError, NoStoreError):
+        return False  # those who read the universe report it
+    return not (
+        (layout.state / GO_AHEAD).exists()
+        or store_origin(layout) is Origin.SIMULATED
+        or any(layout.bars.rglob("*.parquet"))
+    )
+
+
+def accept_example(layout: StoreLayout) -> None:
+    """Let the sensors load the example universe as it is.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
+    write_atomically(layout.state / GO_AHEAD, lambda file: file.write(b""), layout.require_same)
+
+
 def committed(name: str) -> bytes:
     """Return the bytes of a file in the project's own data folder.
 
@@ -84,6 +118,7 @@ EARLIER: Final = frozenset(
         "db43e8a4bdf0bef4875d99470ff6f12de6ec9165daecb89fefda8f0f2683b9fd",
         "1c51c12d3c83ecbb8bf45f57b20bac9ed320c3af326ed17212da11aa83ae8543",
         "f4ad4696c15a357a2f4754196a3064a8b909ba8461d1c33e3f9b416a23089ed8",
+        "02e7650f14cd275fd4b5dbd60c9077f724463f606d3e3b33b7678d217b5d24e8",
         "33de2092e6ae1fd6cd2047479b9117cc0527fdf27518644fd759f5114b93e2cb",
     }
 )

@@ -42,7 +42,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ktrdr_pipelines.app.setup import setting_overrides
-from ktrdr_pipelines.cli.processes import HOST
+from ktrdr_pipelines.cli.processes import HOST, end_reaped, reap, wait_reaped
 from ktrdr_pipelines.defs.runs.dead_runs import end_dead_runs
 
 _LOOPBACK: Final = rb"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]{1,5})?"
@@ -101,6 +101,10 @@ def refusal(headers: Headers) -> str | None:
 
 DEFINITIONS: Final = "ktrdr_pipelines.definitions"
 
+LOCATION: Final = DEFINITIONS
+"""The name of the code location, in ``workspace.yaml`` and ``pyproject.toml`` too. Switches and
+cursors of sensors hang on it, so it stays what earlier versions of ``ktrdr up`` called it."""
+
 _CHECK_EVERY_S: Final = 30.0
 _DAEMON_GRACE_S: Final = 60.0
 _CONNECTIONS_GRACE_S: Final = 3
@@ -144,7 +148,7 @@ def run_services(home: Path, port: int, *, keeping: int) -> int:
             finally:
                 # A second signal must not break the orderly end of the others.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
-            if daemon.poll() is None:
+            if daemon.returncode is None:
                 return 0
             _logger.error("The Dagster daemon ended by itself: exit code %s", daemon.returncode)
             return 1
@@ -184,7 +188,7 @@ def _code_server(instance: DagsterInstance) -> Iterator[Path]:
         module_name=DEFINITIONS,
         attribute=None,
         working_directory=str(Path.cwd()),
-        location_name=None,
+        location_name=LOCATION,
     )
     with (
         ProxyServerManager(instance, target, code_server_log_level="WARNING") as servers,
@@ -202,15 +206,11 @@ def _daemon(ref: InstanceRef, workspace: Path, keeping: int) -> "Iterator[subpro
     command = [sys.executable, "-m", "dagster._daemon", "run", "--workspace", str(workspace)]
     command += ["--instance-ref", serialize_value(ref), "--code-server-log-level", "warning"]
     daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[keeping])  # noqa: S603
+    reap(daemon)
     try:
         yield daemon
     finally:
-        daemon.send_signal(signal.SIGINT)
-        try:
-            daemon.wait(timeout=_DAEMON_GRACE_S)
-        except subprocess.TimeoutExpired:
-            daemon.kill()
-            daemon.wait()
+        end_reaped(daemon, grace_s=_DAEMON_GRACE_S)
 
 
 @contextmanager
@@ -232,7 +232,7 @@ def _web_server(instance: DagsterInstance, workspace: Path, port: int) -> Iterat
 
 def _stop_with(daemon: "subprocess.Popen[bytes]", web: uvicorn.Server) -> None:
     """Stop the web server when the daemon ends."""
-    daemon.wait()
+    wait_reaped(daemon)
     web.should_exit = True
 
 

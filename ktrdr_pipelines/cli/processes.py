@@ -9,7 +9,7 @@ that arrives inside ``Popen.wait`` or ``poll`` could raise just after they took 
 would then stay locked for ever. Handlers run in the main thread alone.
 
 Not here: what the processes run (``cli.commands.simulate``,
-``cli.dagster_services``, ``cli.commands.serve``).
+``cli.dagster_services``, ``cli.commands.up``).
 """
 
 import json
@@ -31,6 +31,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
+from ktrdr_pipelines.app.services.dagster_lock import SERVED
 from ktrdr_pipelines.cli.entry_point import Stopped
 from ktrdr_pipelines.errors import KtrdrError, SimulatorError
 from ktrdr_pipelines.store.files import disk_errors, require_file
@@ -85,7 +86,7 @@ def start(
             process_group=0,
             pass_fds=keeping,
         )
-    _reap(process)
+    reap(process)
     return process
 
 
@@ -106,14 +107,39 @@ def end(process: "subprocess.Popen[bytes]", *, grace_s: float = GRACE_S) -> None
             elif process.returncode is None:  # else another process may have its id
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signum)  # the process ends its own children
-            _reap(process)  # in each round, as a signal may have kept the thread from starting
+            reap(process)  # in each round, as a signal may have kept the thread from starting
             deadline_s = time.monotonic() + grace_s
-            if _exits(process, deadline_s) and _is_gone(process.pid, deadline_s):
+            if wait_reaped(process, deadline_s) and _is_gone(process.pid, deadline_s):
                 break
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with suppress(OSError):
                 pipe.close()
+
+
+def end_reaped(process: "subprocess.Popen[bytes]", *, grace_s: float) -> None:
+    """Interrupt a process of this process's group and wait; kill it if it does not end in time.
+
+    It was given to ``reap``. A signal that arrives meanwhile ends the wait, and the process is
+    killed and waited for all the same, before the signal is raised again.
+    """
+    try:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGINT)
+        is_over = wait_reaped(process, time.monotonic() + grace_s)
+    except BaseException:
+        _kill(process)
+        raise
+    if not is_over:
+        _kill(process)
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+    wait_reaped(process)
 
 
 def end_group(group: int, *, grace_s: float = WATCHDOG_GRACE_S) -> None:
@@ -135,14 +161,30 @@ def watched(process: "subprocess.Popen[bytes]") -> Iterator[None]:
         with suppress(OSError):
             watchdog.stdin.write(_ENDED_IN_ORDER)
             watchdog.stdin.close()
-        _exits(watchdog)
+        wait_reaped(watchdog)
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatorProcess:
+    """A simulated gateway: its process, and the port on which it listens."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+
+    def exit_error(self) -> KtrdrError:
+        """Return the error that it has exited by itself."""
+        return SimulatorError(
+            f"the simulated gateway at {HOST}:{self.port} exited by itself",
+            reason=_ending(self.process.returncode),
+            hint="Start this command again; what was saved is kept",
+        )
 
 
 @contextmanager
 def simulator_process(
     *, port: int = 0, within_s: float = START_S, now: datetime | None = None
-) -> Iterator[int]:
-    """Run a simulated gateway in a process of its own while the context lasts; yield its port.
+) -> Iterator[SimulatorProcess]:
+    """Run a simulated gateway in a process of its own while the context lasts.
 
     It ends with this process, however this process ends: it watches its stdin.
 
@@ -160,7 +202,7 @@ def simulator_process(
         command += ["--now", now.isoformat()]
     process = start(command, output=subprocess.PIPE)
     try:
-        yield _port_of(process, within_s)
+        yield SimulatorProcess(process, _port_of(process, within_s))
     finally:
         end(process)
 
@@ -205,18 +247,24 @@ class WebProcess:
         self,
         beside: Sequence["WebProcess"] = (),
         tell: Callable[[KtrdrError], object] = lambda _: None,
+        *,
+        needed: Sequence[SimulatorProcess] = (),
     ) -> None:
-        """Wait until it exits; a signal ends the wait.
+        """Wait until it exits, or one that it needs; a signal ends the wait.
 
         Args:
             beside: others that run beside it, and may exit earlier.
             tell: is called with the error of each of those that does.
+            needed: others without which it is of no use.
 
         Raises:
-            KtrdrError: it exited by itself.
+            KtrdrError: it exited by itself, or one that it needs.
         """
         others = list(beside)
         while self.process.returncode is None:
+            for required in needed:
+                if required.process.returncode is not None:
+                    raise required.exit_error()
             for one in [one for one in others if one.process.returncode is not None]:
                 others.remove(one)
                 tell(one.exit_error())
@@ -229,7 +277,7 @@ class WebProcess:
         last = "\n  ".join(text.splitlines()[-_LOG_LINES:])
         return KtrdrError(
             f"{self.name} exited by itself",
-            reason=f"exit code {self.process.returncode}, and its last output was\n  {last}\n",
+            reason=f"{_ending(self.process.returncode)}, and its last output was\n  {last}\n",
             hint=f"See its log {self.log}",
         )
 
@@ -252,7 +300,13 @@ def dagster_process(
     """
     command = [sys.executable, "-m", "ktrdr_pipelines.cli.dagster_services"]
     command += ["--port", str(port), "--keep-open", str(keeping)]
-    env = {**child_environment(), **variables, "DAGSTER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    env = {
+        **child_environment(),
+        **variables,
+        SERVED: str(home.parent),
+        "DAGSTER_HOME": str(home),
+        "PYTHONUNBUFFERED": "1",
+    }
     require_file(log)
     with disk_errors(log), log.open("wb") as file:
         process = start(command, cwd=home, env=env, output=file.fileno(), keeping=[keeping])
@@ -286,6 +340,16 @@ def rest_process(log: Path, port: int, variables: Mapping[str, str]) -> Iterator
             )
     finally:
         end(process)
+
+
+def _ending(returncode: int | None) -> str:
+    """Return how a process ended: its exit code, or the signal that killed it."""
+    if returncode is None or returncode >= 0:
+        return f"exit code {returncode}"
+    try:
+        return f"exit code {returncode} ({signal.Signals(-returncode).name})"
+    except ValueError:
+        return f"exit code {returncode}"
 
 
 def _responds(url: str) -> bool:
@@ -365,16 +429,16 @@ def _port_of(process: "subprocess.Popen[bytes]", within_s: float) -> int:
     return int(document["port"])
 
 
-def _reap(process: "subprocess.Popen[bytes]") -> None:
+def reap(process: "subprocess.Popen[bytes]") -> None:
     """Let a thread wait for a process and set its ``returncode``."""
     if process.returncode is None:
         threading.Thread(target=process.wait, name=f"reap {process.pid}", daemon=True).start()
 
 
-def _exits(
+def wait_reaped(
     process: "subprocess.Popen[bytes]", deadline_s: float = math.inf, *, poll_s: float = _POLL_S
 ) -> bool:
-    """Wait until a process has been reaped; return whether it was by then."""
+    """Wait until the thread of ``reap`` has reaped a process; return whether it was by then."""
     while process.returncode is None:
         if time.monotonic() > deadline_s:
             return False

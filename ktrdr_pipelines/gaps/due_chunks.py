@@ -215,12 +215,21 @@ def measured_backlog(found: Sequence[SeriesGaps]) -> Backlog:
 
 
 def backlog_plan(
-    index: GapIndex, found: Sequence[SeriesGaps], config: GatewayConfig, now: datetime
+    index: GapIndex,
+    found: Sequence[SeriesGaps],
+    config: GatewayConfig,
+    now: datetime,
+    *,
+    waits: bool = False,
 ) -> str:
-    """Return one line on what loading the backlog takes: requests, bars, bytes, time."""
+    """Return one line on what loading the backlog takes: requests, bars, bytes, time.
+
+    With ``waits``, the line says that it is not loaded yet.
+    """
     rates = measured_rates(index.store.ledger, config.gateway, conservative=config.conservative)
     plan = estimate(backlog_of(found), index.calendars, rates=rates, now=now)
+    begins = "is not loaded yet" if waits else "is loaded from now on"
     return (
-        f"a backlog of {len(plan.parts)} series is loaded from now on: {plan.summary} "
+        f"a backlog of {len(plan.parts)} series {begins}: {plan.summary} "
         f"({plan.basis}); with `backfill: manual` in universe.yaml only you load it"
     )

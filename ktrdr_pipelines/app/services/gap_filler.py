@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from pydantic import Field, ValidationError
 
 from ktrdr_pipelines.app.services.sensor_switch import SensorSwitch, SwitchState
+from ktrdr_pipelines.app.setup import accept_example, waits_for_universe
 from ktrdr_pipelines.app.views.documents import Document, ErrorDocument
 from ktrdr_pipelines.app.views.load_documents import OperationDocument
 from ktrdr_pipelines.app.views.service_documents import ForcedScan, GapFillerStatus
@@ -259,7 +260,8 @@ class GapFillerService:
 
         A living daemon runs the sensor within seconds; if a tick is in flight, its end is waited
         for, for 10 seconds at most. Without a living daemon, or if the sensor is switched off, an
-        update is started as an operation of this process.
+        update is started as an operation of this process. A first backlog that waits for an edit of
+        the example universe (``app.setup.waits_for_universe``) waits no longer.
 
         Raises:
             KtrdrError: the store or Dagster's instance cannot be used.
@@ -271,6 +273,8 @@ class GapFillerService:
             why_not = "no Dagster daemon runs"
         elif not state.enabled:
             why_not = "the gap sensor is switched off"
+        if waits_for_universe(workspace.layout):
+            accept_example(workspace.layout)  # a forced scan is an explicit wish
         hastened = make_attempts_due(workspace)
         due = f"{hastened} deferred requests are due now"
         if not why_not:

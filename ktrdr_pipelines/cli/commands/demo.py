@@ -58,10 +58,10 @@ def demo(as_json: AsJson = False) -> None:
     started_s = time.perf_counter()
     settings = load_settings()
     folder = data_folder(settings) / "demo"
-    with simulator_process(now=settings.clock.moved_now()) as port:
+    with simulator_process(now=settings.clock.moved_now()) as simulator:
         if not as_json:
-            note(f"simulated gateway on 127.0.0.1:{port}; bars are stored in {folder}")
-        workspace = demo_workspace(settings, folder, port)
+            note(f"simulated gateway on 127.0.0.1:{simulator.port}; bars are stored in {folder}")
+        workspace = demo_workspace(settings, folder, simulator.port)
         runs = run_demo(workspace, shown=not as_json)
     answers = tuple(_run_query(workspace, title, sql) for title, sql in QUERIES.items())
     took_s = time.perf_counter() - started_s

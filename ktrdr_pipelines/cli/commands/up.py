@@ -1,12 +1,14 @@
-"""``ktrdr up``: run Dagster's web UI and daemon over the store, with a gateway.
+"""``ktrdr up`` and ``ktrdr serve``: run Dagster with a gateway over the store, or the REST API.
 
-Not here: Dagster's processes (``cli.processes``, ``cli.dagster_services``), checking the gateway
-(``app.services.gateway_monitor``).
+Not here: Dagster's processes (``cli.processes``, ``cli.dagster_services``), the lock that admits
+one Dagster to a store (``app.services.dagster_lock``), checking the gateway
+(``app.services.gateway_monitor``), the routes of the REST API and their rules (``api``).
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import IO, TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -14,8 +16,12 @@ from ktrdr_pipelines.cli.output import AsJson, note, say, say_json
 from ktrdr_pipelines.errors import GatewayUnreachableError, UsageError
 
 if TYPE_CHECKING:
+    import socket
+
+    from ktrdr_pipelines.api.access import AccessRules
     from ktrdr_pipelines.app.workspace import Workspace
-    from ktrdr_pipelines.cli.processes import WebProcess
+    from ktrdr_pipelines.cli.processes import SimulatorProcess, WebProcess
+    from ktrdr_pipelines.settings import Settings
     from ktrdr_pipelines.store.layout import StoreLayout
 
 HOW_TO_GET_A_GATEWAY: Final = """\
@@ -39,6 +45,9 @@ _TWO: Final = "Choose two different ports with --port and --serve-port"
 _SIMULATOR_PORT: Final = 4102
 """The preferred port of the simulated gateway: the store keeps facts per host and port."""
 
+_SWITCH_S: Final = 0.001
+"""How long a thread may run while others wait: a status waits for each of them several times."""
+
 
 def up(
     *,
@@ -49,55 +58,63 @@ def up(
         ),
     ] = False,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port of the web UI.")] = 3000,
-    serve: Annotated[
+    with_rest: Annotated[
         bool, typer.Option("--serve", help="Serve the REST API, too, as `ktrdr serve` does.")
     ] = False,
     serve_port: Annotated[
         int, typer.Option(min=1, max=65535, help="The port of the REST API.")
     ] = 8000,
+    accepted: Annotated[
+        bool,
+        typer.Option("--yes", help="Load the example universe as it is, if you did not edit it."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run Dagster's web UI and daemon over the store until you stop them.
 
     With --serve, the REST API runs beside them; if it exits by itself, Dagster goes on. The store
-    is created if there is none. A gateway must respond before Dagster starts.
+    must exist (`ktrdr init`); --simulate makes its own. A gateway must respond before Dagster
+    starts. A store without bars is not loaded before you have edited the example universe.
 
-    Exit codes: 0 you stopped it, 1 it could not start, or Dagster exited, 2 bad usage.
+    Exit codes: 0 you stopped it, 1 it could not start, or Dagster or the simulated gateway exited,
+    2 bad usage.
     """
-    from ktrdr_pipelines.app.setup import prepare_home
+    from ktrdr_pipelines.app.setup import accept_example, prepare_home, waits_for_universe
     from ktrdr_pipelines.cli.entry_point import Stopped
     from ktrdr_pipelines.cli.processes import dagster_process, require_free, rest_process
 
     require_free("--port", port)
-    if serve:
+    if with_rest:
         if serve_port == port:
             raise UsageError(
                 f"--serve-port {serve_port}", reason="the web UI has the same port", hint=_TWO
             )
         require_free("--serve-port", serve_port)
     try:
-        with _workspace(simulated=simulated) as workspace:
+        with _workspace(simulated=simulated) as (workspace, needed):
             home = prepare_home(workspace.layout)
             log = workspace.layout.state / "dagster.log"
             variables = _variables(workspace)
             with ExitStack() as stack:
                 lock = stack.enter_context(_only_one(workspace.layout))
+                if accepted and waits_for_universe(workspace.layout):
+                    accept_example(workspace.layout)
                 dagster = stack.enter_context(
                     dagster_process(home, log, port, variables, keeping=lock)
                 )
                 beside = []
-                if serve:
+                if with_rest:
                     rest_log = workspace.layout.state / "rest.log"
                     beside.append(
                         stack.enter_context(rest_process(rest_log, serve_port, variables))
                     )
                 if not as_json:
                     note("starting Dagster's web UI and daemon ...")
-                plan = _backlog(workspace)
+                plan = _backlog(workspace, waits=waits_for_universe(workspace.layout))
                 for one in (*beside, dagster):
                     one.wait_until_ready()
                 _say_ready(workspace, dagster, beside, plan, as_json=as_json)
-                dagster.wait(beside, lambda error: note(f"Error: {error}"))
+                dagster.wait(beside, lambda error: note(f"Error: {error}"), needed=needed)
     except Stopped:
         if not as_json:
             say("stopped; what was saved is kept")
@@ -113,76 +130,91 @@ def _only_one(layout: "StoreLayout") -> "Iterator[int]":
     Raises:
         StoreError: another `ktrdr up` uses this store, or a Dagster that cannot be ended.
     """
+    from ktrdr_pipelines.app.services.dagster_lock import NAME, take
     from ktrdr_pipelines.cli.processes import end_group
     from ktrdr_pipelines.errors import StoreError
     from ktrdr_pipelines.store.files import disk_errors, require_file
 
-    own, dagster = layout.lock("up"), layout.lock("dagster")
+    own, dagster = layout.lock("up"), layout.lock(NAME)
     attempt = f"start Dagster over {layout.root}"
     require_file(own)
     require_file(dagster)
     with disk_errors(own), own.open("a") as command_file, dagster.open("a+") as dagster_file:
-        if not _take(command_file):
+        if not take(command_file):
             raise StoreError(
                 attempt,
                 reason="another `ktrdr up` is using this store",
                 hint=f"Use that one, or stop it; `fuser {own}` shows its process",
             )
-        if not _take(dagster_file):
+        if not take(dagster_file):
             dagster_file.seek(0)
             group = dagster_file.read().strip()  # written there by Dagster's main process
             if group.isdecimal() and int(group):
                 note("stopping the Dagster that a killed `ktrdr up` left behind ...")
                 end_group(int(group))
-            if not _take(dagster_file):
+            if not take(dagster_file):
                 raise StoreError(
                     attempt,
-                    reason="a Dagster that another `ktrdr up` left behind is using this store",
+                    reason="`dagster dev`, or a Dagster that another `ktrdr up` left behind, is "
+                    "using this store",
                     hint=f"Stop it; `fuser {dagster}` shows its processes",
                 )
         dagster_file.truncate(0)
         yield dagster_file.fileno()
 
 
-def _take(file: IO[str]) -> bool:
-    """Lock a file for as long as any process has it open; return False if it is locked already."""
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 @contextmanager
-def _workspace(*, simulated: bool) -> "Iterator[Workspace]":
+def _workspace(*, simulated: bool) -> "Iterator[tuple[Workspace, list[SimulatorProcess]]]":
     """Yield the workspace of a gateway that responds, while the context lasts.
 
-    The store is created if there is none; a simulated gateway runs as long as the context.
+    The store exists, or is made for a simulated gateway, which runs as long as the context.
     """
-    from ktrdr_pipelines.app.setup import UNIVERSE_EXAMPLE, make_workspace
     from ktrdr_pipelines.cli.output import warn_of_problem
     from ktrdr_pipelines.cli.processes import HOST, is_free, simulator_process
-    from ktrdr_pipelines.domain.instruments import Origin
-    from ktrdr_pipelines.settings import data_folder, effective_settings, load_settings
+    from ktrdr_pipelines.settings import load_settings
 
     settings = load_settings()
-    folder, origin = data_folder(settings), None
     own: dict[str, Any] = {}
+    needed: list[SimulatorProcess] = []
     with ExitStack() as stack:
         if simulated:
             free_port = _SIMULATOR_PORT if is_free(_SIMULATOR_PORT) else 0
             gateway = simulator_process(port=free_port, now=settings.clock.moved_now())
-            own = {"ib_host": HOST, "ib_port": stack.enter_context(gateway)}
-            folder, origin = folder / "simulated", Origin.SIMULATED
-        settings = effective_settings(flags={**own, "ktrdr_data": folder})
-        workspace, was_made = make_workspace(settings, folder, origin, example=UNIVERSE_EXAMPLE)
-        if was_made:
-            note(f"created the store {workspace.layout.root} with an example universe to edit")
+            needed.append(stack.enter_context(gateway))
+            own = {"ib_host": HOST, "ib_port": needed[0].port}
+        workspace = _simulated_store(settings, own) if simulated else _existing_store(settings)
         warn_of_problem(workspace)
         _require_gateway(workspace)
-        yield workspace
+        yield workspace, needed
+
+
+def _simulated_store(settings: "Settings", own: dict[str, Any]) -> "Workspace":
+    """Return the store of simulated bars with these settings of the gateway; make it if needed."""
+    from ktrdr_pipelines.app.setup import UNIVERSE_EXAMPLE, make_workspace
+    from ktrdr_pipelines.domain.instruments import Origin
+    from ktrdr_pipelines.settings import data_folder, effective_settings
+
+    folder = data_folder(settings) / "simulated"
+    used = effective_settings(flags={**own, "ktrdr_data": folder})
+    workspace, was_made = make_workspace(used, folder, Origin.SIMULATED, example=UNIVERSE_EXAMPLE)
+    if was_made:
+        note(f"created the store {workspace.layout.root} with an example universe to edit")
+    return workspace
+
+
+def _existing_store(settings: "Settings") -> "Workspace":
+    """Return the store of the settings, with its catalog renewed.
+
+    Raises:
+        NoStoreError: there is none: a mistyped folder must not become a store that is then loaded.
+        UniverseError: it has no universe, or a malformed one without an earlier copy.
+    """
+    from ktrdr_pipelines.app.workspace import Workspace
+    from ktrdr_pipelines.settings import data_folder, effective_settings
+
+    workspace = Workspace.open(effective_settings(flags={"ktrdr_data": data_folder(settings)}))
+    workspace.renew_catalog()
+    return workspace
 
 
 def _require_gateway(workspace: "Workspace") -> None:
@@ -232,14 +264,15 @@ def _variables(workspace: "Workspace") -> dict[str, str]:
     }
 
 
-def _backlog(workspace: "Workspace") -> str:
-    """Return the plan of what the sensors will load; empty unless it is large."""
+def _backlog(workspace: "Workspace", *, waits: bool) -> str:
+    """Return the plan of what the sensors will load; empty unless it is large or waits."""
     from ktrdr_pipelines.gaps.due_chunks import backlog_plan, measured_backlog
 
     index, now = workspace.gap_index(), workspace.now
     found = index.series_gaps(workspace.universe.series(), now)
-    is_big = measured_backlog(found).is_big
-    return backlog_plan(index, found, workspace.gateway_config, now) if is_big else ""
+    if not (waits or measured_backlog(found).is_big):
+        return ""
+    return backlog_plan(index, found, workspace.gateway_config, now, waits=waits)
 
 
 def _say_ready(
@@ -250,15 +283,17 @@ def _say_ready(
     *,
     as_json: bool,
 ) -> None:
+    from ktrdr_pipelines.app.setup import waits_for_universe
     from ktrdr_pipelines.settings import Source, settings_sources
 
-    settings = workspace.settings
+    settings, waits = workspace.settings, waits_for_universe(workspace.layout)
     document: dict[str, Any] = {
         "url": dagster.url,
         "store": str(workspace.layout.root),
         "gateway": f"{settings.ib_host}:{settings.ib_port}",
         "log": str(dagster.log),
         "backlog": plan or None,
+        "waits_for_universe": waits,
         "rest_url": beside[0].url if beside else None,
     }
     if as_json:
@@ -273,8 +308,90 @@ def _say_ready(
     say(f"sensors   {dagster.url}/automation: gaps and tails are loaded automatically")
     if plan:
         say(f"backlog   {plan}")
+    if waits:
+        say(f"waiting   {workspace.layout.universe} is still the example: nothing is loaded yet")
+        say("          edit it to choose your symbols, and loading begins within a minute; or stop")
+        say("          this and run `ktrdr up --yes` to load the example as it is")
     say("To use this store and gateway in another terminal:")
     # A variable would fix what the store's file of settings says, which may change meanwhile.
     is_in_file = settings_sources(settings)["ib_port"] is Source.FILE
     port = "" if is_in_file else f" IB_PORT={settings.ib_port}"
     say(f"  export KTRDR_DATA={document['store']}{port}")
+
+
+def serve(
+    *,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen on. One that other machines reach needs KTRDR_API_TOKEN."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free port.")
+    ] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A further name by which clients call this server; may be repeated. "
+            "[default: 127.0.0.1, localhost, ::1 and --host]",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve the REST API of the store until you stop it.
+
+    /docs describes all requests. With KTRDR_API_TOKEN set, every request needs that token. Loads
+    that run when you stop it save what they have received.
+
+    Exit codes: 0 you stopped it, 1 it could not serve, 2 bad usage.
+    """
+    from ktrdr_pipelines.api.access import AccessRules
+    from ktrdr_pipelines.api.rest_server import listening_socket, require_safe
+    from ktrdr_pipelines.cli.entry_point import Stopped
+    from ktrdr_pipelines.settings import load_settings
+
+    token = load_settings().ktrdr_api_token
+    rules = AccessRules(
+        host, tuple(allow_host or ()), None if token is None else token.get_secret_value()
+    )
+    require_safe(rules)
+    try:
+        with listening_socket(host, port) as listener:
+            _serve(rules, listener, as_json=as_json)
+    except Stopped:
+        if not as_json:
+            say("stopped; what was saved is kept")
+
+
+def _serve(rules: "AccessRules", listener: "socket.socket", *, as_json: bool) -> None:
+    from ktrdr_pipelines.api.rest_server import Address, open_services, serve
+    from ktrdr_pipelines.app.workspace import Workspace
+    from ktrdr_pipelines.cli.entry_point import run_stoppable
+    from ktrdr_pipelines.cli.output import warn_of_problem
+
+    sys.setswitchinterval(_SWITCH_S)
+    workspace = Workspace.open()
+    warn_of_problem(workspace)
+    address = Address(rules.host, listener.getsockname()[1])
+
+    def ready() -> None:
+        found = {
+            "url": address.url,
+            "host": address.host,
+            "port": address.port,
+            "store": str(workspace.layout.root),
+            "token_required": rules.token is not None,
+        }
+        if as_json:
+            say_json(found, lines=False)
+            return
+        say(f"REST API  {address.url}/api/v1   (Ctrl-C stops it)")
+        say(f"docs      {address.url}/docs")
+        say(f"store     {found['store']}")
+        if rules.token is not None:
+            say("token     required: Authorization: Bearer, with the value of KTRDR_API_TOKEN")
+
+    with open_services() as context:
+        run_stoppable(serve(context, rules, listener, ready))

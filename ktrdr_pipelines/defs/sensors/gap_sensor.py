@@ -19,6 +19,7 @@ import dagster as dg
 
 from ktrdr_pipelines.app.services.gap_filler import GapFillerService, GapScan
 from ktrdr_pipelines.app.services.sensor_switch import SENSOR
+from ktrdr_pipelines.app.setup import waits_for_universe
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.assets import bars_key
@@ -62,6 +63,11 @@ to the next tick even if each takes only a second."""
 
 _PAST_RUNS: Final = 400
 _PARTITION: Final = "dagster/partition"
+
+WAITS: Final = (
+    "nothing is loaded yet: the store has no bars, and universe.yaml is still the example. Hint: "
+    "Edit universe.yaml; or start `ktrdr up --yes` to load the example as it is"
+)
 
 Clock = Callable[[], datetime]
 
@@ -141,6 +147,8 @@ def gap_sensor(
         except KtrdrError as error:
             return dg.SkipReason(str(error))
         runs, text = choose_runs(context.instance, tick, windows)
+        if text == WAITS:
+            return dg.SkipReason(text)
         announced, notice = _announcement(tick, workspace.gateway_config, context.cursor)
         if notice:
             context.log.warning(notice)
@@ -170,6 +178,8 @@ def choose_runs(
     """Return the runs to start now, and one line that says what is started or skipped, and why."""
     if not tick.due:
         return [], _nothing_text(tick)
+    if waits_for_universe(tick.index.store.layout):
+        return [], WAITS
     busy, waiting_runs = active_runs(instance)
     free_runs = _AT_ONCE - waiting_runs
     past = past_runs(instance)

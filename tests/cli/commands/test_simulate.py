@@ -271,9 +271,9 @@ def test_a_clock_needs_an_instant_with_a_zone(ktrdr: Any, now: str) -> None:
 
 def test_a_simulator_process_ends_with_the_context() -> None:
     """Its port is in use while the context lasts, and free afterwards."""
-    with simulator_process() as port:
-        assert not is_free(port)
-    assert is_free(port)
+    with simulator_process() as simulator:
+        assert not is_free(simulator.port)
+    assert is_free(simulator.port)
 
 
 def test_a_simulator_ends_with_the_process_that_started_it() -> None:

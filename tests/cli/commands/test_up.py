@@ -22,9 +22,15 @@ import pytest
 from dagster._core.instance import InstanceRef
 from ruamel.yaml import YAML
 
-from ktrdr_pipelines.app.setup import EARLIER, prepare_home, setting_overrides
+from ktrdr_pipelines.app.setup import (
+    EARLIER,
+    accept_example,
+    prepare_home,
+    setting_overrides,
+    waits_for_universe,
+)
 from ktrdr_pipelines.app.workspace import Workspace
-from ktrdr_pipelines.cli.commands.up import _only_one, _say_ready
+from ktrdr_pipelines.cli.commands.up import _backlog, _only_one, _say_ready
 from ktrdr_pipelines.cli.processes import end, lives, start
 from ktrdr_pipelines.settings import effective_settings, settings_file
 from ktrdr_pipelines.store.layout import open_store
@@ -32,12 +38,18 @@ from ktrdr_pipelines.store.layout import open_store
 ROOT = Path(__file__).parents[3]
 
 
-def test_without_a_gateway_it_says_how_to_get_one(ktrdr: Any, data: Path, helpers: Any) -> None:
-    """The error lists the ways to set one up; the store is created all the same."""
+def test_a_folder_that_is_no_store_is_refused(ktrdr: Any, data: Path, helpers: Any) -> None:
+    """A mistyped folder does not become a store."""
+    ktrdr("up", "--port", str(helpers.free_port())).is_error(2, str(data), "ktrdr init")
+    assert not data.exists()
+
+
+def test_without_a_gateway_it_says_how_to_get_one(ktrdr: Any, store: Path, helpers: Any) -> None:
+    """The error lists the ways to set one up; the store is usable all the same."""
     result = ktrdr("up", "--port", str(helpers.free_port()))
     result.is_error(1, "no gateway responds at 127.0.0.1:", "nothing listens", "--simulate")
     result.is_error(1, "4002", "4001", "127.0.0.1", "Read-Only API", "container")
-    assert (data / "universe.yaml").is_file()
+    assert (store / "universe.yaml").is_file()
     assert ktrdr("status").code == 0
 
 
@@ -70,6 +82,60 @@ def test_the_advice_fixes_no_port_that_the_file_of_settings_may_change(
     assert ("IB_PORT=4999" in said) is not is_in_file
 
 
+def test_the_example_is_not_loaded_before_it_is_edited_or_accepted(
+    ktrdr: Any, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The plan is shown with both ways to go on; an edit, `--yes` or bars end the waiting."""
+    assert ktrdr("init").code == 0
+    layout = open_store(data)
+    workspace = Workspace(effective_settings(flags={"ktrdr_data": data}), layout)
+    assert waits_for_universe(layout)
+    plan = _backlog(workspace, waits=True)
+    assert "is not loaded yet" in plan
+    dagster: Any = SimpleNamespace(url="http://127.0.0.1:3000", log=data / "dagster.log")
+    _say_ready(workspace, dagster, (), plan, as_json=False)
+    said = capsys.readouterr().out
+    assert str(layout.universe) in said
+    assert "ktrdr up --yes" in said
+    text = layout.universe.read_bytes()
+    layout.universe.write_bytes(text + b"\n")
+    assert not waits_for_universe(layout)
+    layout.universe.write_bytes(text)
+    accept_example(layout)
+    assert not waits_for_universe(layout)
+    assert not _backlog(workspace, waits=False).startswith("a backlog of 0")
+
+
+def test_a_store_of_simulated_bars_never_waits(ktrdr: Any, data: Path) -> None:
+    """Its requests reach no gateway of IB."""
+    assert ktrdr("init", "--origin", "simulated").code == 0
+    assert not waits_for_universe(open_store(data))
+
+
+@pytest.mark.slow
+def test_the_end_of_the_simulator_ends_the_command(helpers: Any, data: Path) -> None:
+    """It says how the simulated gateway ended, and leaves no process."""
+    arguments = ("up", "--simulate", "--port", str(helpers.free_port()), "--json")
+    with helpers.started(*arguments) as up:
+        assert up.stdout.readline(), up.stderr.read()
+        groups = helpers.children_groups(up.pid)
+        (gateway,) = (one for one in groups if b"simulate" in command_line(one))
+        os.kill(gateway, signal.SIGKILL)
+        _, err = up.communicate(timeout=180)
+    assert up.returncode == 1
+    assert "the simulated gateway" in err
+    assert "SIGKILL" in err
+    assert [member for group in groups for member in helpers.group_members(group)] == []
+
+
+def command_line(process: int) -> list[bytes]:
+    """Return the arguments of a process."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
 def test_the_home_takes_the_committed_settings_and_keeps_edits(ktrdr: Any, store: Path) -> None:
     """Dagster's settings are copied once, and edits are kept."""
     home = prepare_home(open_store(store))
@@ -94,6 +160,7 @@ def test_settings_of_an_earlier_version_are_replaced(store: Path) -> None:
         prepare_home(open_store(store))
         assert path.read_text() == text
     settings = YAML(typ="safe", pure=True).load(text)
+    assert settings.pop("scheduler")["class"] == "StoreScheduler"  # was added later
     assert settings == YAML(typ="safe", pure=True).load(earlier)
     assert settings["run_monitoring"]["start_timeout_seconds"] <= 90
 
@@ -196,7 +263,7 @@ def test_a_store_of_another_origin_is_refused_before_anything_is_started(
 
 
 def test_a_hanging_gateway_is_reported(
-    ktrdr: Any, data: Path, silent_gateway: int, helpers: Any, monkeypatch: pytest.MonkeyPatch
+    ktrdr: Any, store: Path, silent_gateway: int, helpers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error says what is wrong with the gateway, not how to set one up."""
     monkeypatch.setenv("IB_TIMEOUT", "0.2")
