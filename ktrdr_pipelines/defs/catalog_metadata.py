@@ -1,6 +1,6 @@
 """Metadata of the catalog asset: totals, a coverage heatmap and a table of series.
 
-Not here: drawing the heatmap (``gaps.heatmap``), finding gaps (``gaps.index``).
+Not here: drawing the heatmap (``app.charts.heatmap``), finding gaps (``gaps.index``).
 """
 
 import base64
@@ -10,7 +10,7 @@ from typing import Final
 
 import dagster as dg
 
-from ktrdr_pipelines.gaps.heatmap import coverage_heatmap
+from ktrdr_pipelines.app.charts.heatmap import coverage_heatmap
 from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 
 # Each hourly materialization stores an image in Dagster's history: larger ones show fewer symbols.

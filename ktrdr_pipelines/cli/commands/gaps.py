@@ -24,7 +24,7 @@ from ktrdr_pipelines.cli.output import (
     say_table,
     typed_text,
 )
-from ktrdr_pipelines.errors import DiskError, ExitCode, UsageError
+from ktrdr_pipelines.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.acknowledgement import ExplainedRange
@@ -203,17 +203,10 @@ def explained_text(found: "Sequence[SeriesGaps]") -> str:
 
 
 def _plot(path: Path, index: "GapIndex", found: "Sequence[SeriesGaps]", now: datetime) -> None:
-    from ktrdr_pipelines.gaps.heatmap import coverage_heatmap
+    from ktrdr_pipelines.app.charts.drawing import write_image
+    from ktrdr_pipelines.app.charts.heatmap import coverage_heatmap
 
-    image = coverage_heatmap(index, found, now)
-    try:
-        path.write_bytes(image)
-    except OSError as error:
-        raise DiskError(
-            f"cannot write {path}",
-            reason=error.strerror or str(error),
-            hint="Choose a file in an existing, writable folder",
-        ) from error
+    write_image(path, coverage_heatmap(index, found, now))
 
 
 def _say_gaps(

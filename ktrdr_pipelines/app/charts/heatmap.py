@@ -1,15 +1,14 @@
 """The coverage heatmap as a PNG: symbols downwards, time to the right, colours for states."""
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import IntEnum
-from io import BytesIO
 from typing import Final
 
 import numpy as np
 
+from ktrdr_pipelines.app.charts.drawing import DPI, FAINT_INK, INK, chart_style, image_bytes
 from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, session_grid
 from ktrdr_pipelines.domain.planning.gaps import Gap, GapReason, closed_count
@@ -25,7 +24,6 @@ STATES: Final = (
 )
 """Name and colour of each state, by its number; distinct without telling red from green."""
 
-_DPI: Final = 100
 _WIDTH_PX: Final = 1_100
 _HEAD_PX, _LEGEND_PX, _FOOT_PX, _SIDE_PX = 74, 40, 36, 36
 _ROW_PX: Final = (3, 26)
@@ -80,14 +78,6 @@ def coverage_heatmap(index: GapIndex, found: Sequence[SeriesGaps], now: datetime
 
 def draw(grid: HeatGrid) -> bytes:
     """Draw a grid with its names, a time axis and a legend; equal grids give equal bytes."""
-    # Its log would tell the user of a home folder that it cannot write its cache of fonts to.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    from matplotlib import style
-    from matplotlib.colors import ListedColormap
-    from matplotlib.dates import AutoDateFormatter, AutoDateLocator
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
     count = len(grid.symbols)
     row = float(np.clip(_ROWS_PX[0] / max(1, count), *_ROW_PX))
     row = min(row, _ROWS_PX[1] / max(1, count))
@@ -102,8 +92,13 @@ def draw(grid: HeatGrid) -> bytes:
     step = np.diff(months[:2]) if len(months) > 1 else np.array([1], dtype="timedelta64[M]")
     bounds = np.append(months, months[-1] + step).astype("datetime64[D]")
 
-    with style.context("default"):  # not as the user's own plots
-        figure = Figure(figsize=(_WIDTH_PX / _DPI, height / _DPI), dpi=_DPI)
+    with chart_style():
+        from matplotlib.colors import ListedColormap
+        from matplotlib.dates import AutoDateFormatter, AutoDateLocator
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
+
+        figure = Figure(figsize=(_WIDTH_PX / DPI, height / DPI), dpi=DPI)
         axes = figure.add_axes(
             (left / _WIDTH_PX, _FOOT_PX / height, width / _WIDTH_PX, rows / height)
         )
@@ -122,9 +117,9 @@ def draw(grid: HeatGrid) -> bytes:
         locator = AutoDateLocator()
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(AutoDateFormatter(locator))
-        axes.tick_params(labelsize=8, left=False, color="#787e86")
+        axes.tick_params(labelsize=8, left=False, color=FAINT_INK)
         axes.spines[:].set_visible(False)
-        figure.text(_SIDE_PX / _WIDTH_PX, 1 - 14 / height, grid.title, size=11, va="top")
+        figure.text(_SIDE_PX / _WIDTH_PX, 1 - 14 / height, grid.title, size=11, va="top", color=INK)
         shares = [float(np.mean(grid.states == number)) if count else 0.0 for number in CellState]
         figure.legend(
             handles=[
@@ -142,9 +137,7 @@ def draw(grid: HeatGrid) -> bytes:
             fontsize=8,
             frameon=False,
         )
-        file = BytesIO()
-        figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    return image_bytes(figure)
 
 
 def heat_grid(index: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> HeatGrid:

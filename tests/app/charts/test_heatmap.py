@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from ktrdr_pipelines.gaps.heatmap import STATES, CellState, HeatGrid, draw
+from ktrdr_pipelines.app.charts.heatmap import STATES, CellState, HeatGrid, draw
 
 COLOURS = [tuple(bytes.fromhex(colour[1:])) for _name, colour in STATES]
 
@@ -109,7 +109,7 @@ def test_the_users_plotting_settings_do_not_matter(tmp_path: Path) -> None:
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "from datetime import date\n"
         "import numpy as np\n"
-        "from ktrdr_pipelines.gaps.heatmap import HeatGrid, draw\n"
+        "from ktrdr_pipelines.app.charts.heatmap import HeatGrid, draw\n"
         "assert 'matplotlib' not in sys.modules\n"
         "drawn = HeatGrid('t', ('A',), (date(2024, 1, 1),), np.array([[1]]))\n"
         "sys.stdout.buffer.write(draw(drawn))\n"

@@ -1,0 +1,1 @@
+"""Images of the store: bars of a series, and the coverage of many."""
