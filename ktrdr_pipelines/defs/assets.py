@@ -13,6 +13,7 @@ from ktrdr_pipelines.defs.catalog_metadata import catalog_metadata
 from ktrdr_pipelines.defs.partitions import BarPartition, bars_partitions, windows_partitions
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.bars_run import BarsRun
+from ktrdr_pipelines.defs.runs.outcome import WITHOUT_EVENTS
 from ktrdr_pipelines.defs.runs.tags import RANGE_END, RANGE_START
 from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -60,10 +61,11 @@ def bars_asset(timeframe: Timeframe, windows: Windows) -> dg.AssetsDefinition:
         run = BarsRun(context, timeframe, ib=ib, store=store)
         if is_range_gone(context.instance, context.run.tags, timeframe, windows):
             run.skip(RANGE_GONE)
-        else:
-            refuse_lost_range(context.run.tags, context.partition_keys)
-            run.load([BarPartition.of(key) for key in context.partition_keys])
-        yield from ()
+            return
+        refuse_lost_range(context.run.tags, context.partition_keys)
+        run.load([BarPartition.of(key) for key in context.partition_keys])
+        # Without an output, checks and downstream assets of the same run would be skipped.
+        yield dg.MaterializeResult(metadata=WITHOUT_EVENTS)
 
     return bars
 

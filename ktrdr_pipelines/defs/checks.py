@@ -3,8 +3,8 @@
 The checks are not partitioned, because partitioned checks lose their partition in runs over ranges.
 The hourly ones examine all gaps and disagreements, and the bars of the newest windows. The daily
 one reads a thirtieth of the files whole; DuckDB reads damaged files without an error, so queries
-refuse the files found here until they are repaired. One op serves all timeframes; runs that load
-bars skip it, because their step has no output.
+refuse the files found here until they are repaired. One op serves all timeframes. Users' runs
+that load bars execute the checks of their asset too, but read no file whole for that.
 
 Not here: reading and judging a file (``store.bars.integrity``, ``store.maintenance.file_checks``),
 gaps and disagreements of a series (``gaps.index``).
@@ -13,6 +13,7 @@ gaps and disagreements of a series (``gaps.index``).
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 import dagster as dg
@@ -373,7 +374,10 @@ def integrity_checks(
         chosen = {key.asset_key for key in context.selected_asset_check_keys}
         for timeframe in Timeframe:
             if bars_key(timeframe) in chosen:
-                found = _checked(workspace.store, timeframe, calendars, clock)
+                # Each run of a backfill would read a further thirtieth.
+                is_load = bars_key(timeframe) in (context.run.asset_selection or ())
+                due = {} if is_load else due_files(workspace.store, timeframe)
+                found = _checked(workspace.store, timeframe, due, calendars, clock=clock)
                 yield found.result(timeframe, INTEGRITY)
 
     return checks
@@ -390,11 +394,16 @@ def integrity_schedule() -> dg.ScheduleDefinition:
 
 
 def _checked(
-    store: BarStore, timeframe: Timeframe, calendars: dict[str, str], clock: Clock
+    store: BarStore,
+    timeframe: Timeframe,
+    due: Mapping[str, Sequence[Path]],
+    calendars: dict[str, str],
+    *,
+    clock: Clock,
 ) -> CheckFinding:
-    """Read the files that are due, and return all files that are known to be damaged."""
+    """Read the files that are due, by symbol, and return all that are known to be damaged."""
     read = 0
-    for symbol, paths in due_files(store, timeframe).items():
+    for symbol, paths in due.items():
         calendar = calendar_named(calendars[symbol]) if symbol in calendars else None
         for _ in check_files(store, symbol, timeframe, paths, calendar=calendar, at=clock()):
             read += 1

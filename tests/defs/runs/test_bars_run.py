@@ -235,3 +235,57 @@ def test_range_is_gone_if_windows_begin_later_now(location: Any) -> None:
         tags = {RANGE_START: f"AAPL|{first}", RANGE_END: f"AAPL|{last}"}
         assert is_range_gone(instance, tags, Timeframe.D1, windows) is is_gone
     assert not is_range_gone(instance, {}, Timeframe.D1, windows)
+
+
+def run_with_others(location: Any, **overrides: Any) -> Any:
+    """Run three windows together with the checks of the asset and an asset downstream."""
+    defs = location.defs(**overrides)
+
+    @dg.asset(deps=[dg.AssetKey(["bars", "1d"])])
+    def features() -> None:
+        """Depend on bars."""
+
+    bars = dg.AssetSelection.assets(["bars", "1d"])
+    return dg.materialize(
+        [*(defs.assets or []), *(defs.asset_checks or []), features],
+        selection=bars | dg.AssetSelection.checks_for_assets(["bars", "1d"]) | bars.downstream(),
+        resources=defs.resources,
+        instance=location.instance,
+        tags={RANGE_START: "AAPL|2023", RANGE_END: "AAPL|2025"},
+        raise_on_error=False,
+    )
+
+
+def test_checks_and_downstream_assets_of_the_same_run_are_executed(location: Any) -> None:
+    """Each window has one event, recorded before the step ends."""
+    result = run_with_others(location)
+    assert result.success
+    events = [event.event_type_value for event in result.all_events]
+    assert set(location.materialized("1d", result.run_id)) == {
+        "AAPL|2023",
+        "AAPL|2024",
+        "AAPL|2025",
+    }
+    assert result.asset_materializations_for_node("features")
+    assert result.asset_materializations_for_node("bars_catalog")
+    checks = {one.check_name for one in result.get_asset_check_evaluations()}
+    assert {"unexplained_gaps", "tail_is_fresh", "file_integrity"} <= checks
+    assert "STEP_SKIPPED" not in events
+
+
+def test_nothing_downstream_is_executed_after_a_run_with_unexplained_windows(
+    location: Any, failure_text: FailureText, failing_ib: Callable[..., Any]
+) -> None:
+    """The windows that are finished have their event."""
+
+    def fails(request: BarRequest) -> GatewayError | None:
+        if request.ends_at is not None and request.ends_at < datetime(2025, 1, 2, tzinfo=UTC):
+            return RequestRejectedError(str(request), reason="refused by the test")
+        return None
+
+    result = run_with_others(location, ib=failing_ib(fails))
+    assert not result.success
+    assert set(location.materialized("1d", result.run_id)) == {"AAPL|2025"}
+    assert "\nAAPL 2024: " in failure_text(result)
+    assert not result.asset_materializations_for_node("features")
+    assert not result.get_asset_check_evaluations()
