@@ -10,7 +10,7 @@ import dagster as dg
 
 from ktrdr_pipelines.app.setup import dagster_home, has_history
 from ktrdr_pipelines.defs.partitions import symbols_partitions
-from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
+from ktrdr_pipelines.defs.runs.active_runs import held_symbols, users_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.layout import StoreLayout
 
@@ -36,15 +36,18 @@ def symbols_held(layout: StoreLayout) -> dict[Timeframe, tuple[str, ...]]:
 def move_partitions(layout: StoreLayout, symbol: str, new_symbol: str | None) -> int:
     """Rename a symbol's partitions, or delete them if ``new_symbol`` is None.
 
-    Return the number of partition sets (one per timeframe) that changed.
+    Those that an unfinished backfill or an active run names are left to the universe sensor, which
+    deletes them afterwards. Return the number of partition sets (one per timeframe) that changed.
     """
     with existing_instance(layout) as instance:
         if instance is None:
             return 0
         changed = [one for one in Timeframe if symbol in held_symbols(instance, one)]
+        users = users_of(instance) if changed else {}
         for timeframe in changed:
             name = str(symbols_partitions(timeframe).name)
             if new_symbol is not None:
                 instance.add_dynamic_partitions(name, [new_symbol])
-            instance.delete_dynamic_partition(name, symbol)
+            if (symbol, timeframe) not in users:
+                instance.delete_dynamic_partition(name, symbol)
         return len(changed)

@@ -4,7 +4,7 @@ A run that cannot reach the gateway records that for all processes, so that no o
 until the gateway is reachable. All runs and sensors build the materialization of a window here.
 
 Not here: what a run loads (``defs.runs.bars_run``, ``defs.runs.tail_run``), the state of a window
-(``gaps.windows``).
+(``gaps.windows``), whether it needs an event (``defs.runs.reported_windows``).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,18 +18,22 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.partitions import BarPartition
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.loader_thread import LoaderThread
+from ktrdr_pipelines.defs.runs.reported_windows import AS_OF, ROWS, STATE
 from ktrdr_pipelines.defs.runs.tags import CAUSE, KILLED, QUIET, REQUESTS, YES
 from ktrdr_pipelines.defs.sensors.alert_sensor import GATEWAY, outage_of
 from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, IncompleteError, KtrdrError, StoreError
-from ktrdr_pipelines.gaps.windows import WindowState, WindowStatus
+from ktrdr_pipelines.gaps.windows import WindowStatus
 from ktrdr_pipelines.settings import settings_sources
 from ktrdr_pipelines.sync.runner import Job
 
-STATE = "state"
-"""Metadata key of a window's state."""
+WITHOUT_EVENTS: Final = {"__source_asset_observation__": True}
+"""Metadata of a result for which Dagster records no materialization: the run has recorded one for
+each window as soon as it was finished, and the events of a result come only at the end of the step.
+Source: ``_log_materialization_or_observation_events_for_asset`` of Dagster 1.13.28. A Dagster
+without it would record a second event of each window."""
 
 WITHOUT_EVENTS: Final = {"__source_asset_observation__": True}
 """Metadata of a result for which Dagster records no materialization: the run has recorded one for
@@ -38,12 +42,6 @@ Source: ``_log_materialization_or_observation_events_for_asset`` of Dagster 1.13
 without it would record a second event of each window."""
 
 _NAMED_AT_MOST: Final = 20
-
-_SATISFIES: Final = {
-    state: set(WindowState) if state is WindowState.OPEN else {state} for state in WindowState
-}
-"""By state of a window, the reported states that need no new event: an open window changes all
-the time."""
 
 
 class LoadRun:
@@ -90,11 +88,18 @@ class LoadRun:
         """Report a window that is explained to Dagster."""
         self._materialized += 1
         known = self.workspace.ledger.adjustments.of(partition.symbol)
-        self._context.log_event(materialization(timeframe, partition, status, known))
+        now = self.workspace.now
+        self._context.log_event(materialization(timeframe, partition, status, known, now=now))
+
+    def report_growth(
+        self, timeframe: Timeframe, partition: BarPartition, status: WindowStatus
+    ) -> None:
+        """Report an open window that has grown; the run stays quiet."""
+        self._context.log_event(growth(timeframe, partition, status, self.workspace.now))
 
     @property
     def has_materialized(self) -> bool:
-        """Whether the run has materialized a window."""
+        """Whether the run has materialized a window that is new or finished."""
         return self._materialized > 0
 
     def renew_catalog(self) -> None:
@@ -144,7 +149,10 @@ class LoadRun:
             self._tag({CAUSE: KILLED})
 
     def succeeded(self, reports: Iterable[SeriesReport] = ()) -> None:
-        """Tag a successful run with its number of requests, or as quiet if it had no windows."""
+        """Tag a successful run with its number of requests, or as quiet if it had no windows.
+
+        Events of windows that have merely grown do not count: later ones replace them.
+        """
         requests = sum(report.requests for report in reports)
         tags = {REQUESTS: str(requests)} if requests else {}
         self._tag(tags | ({} if self._materialized else {QUIET: YES}))
@@ -165,22 +173,41 @@ def materialization(
     partition: BarPartition,
     status: WindowStatus,
     adjustments: Sequence[Adjustment] = (),
+    *,
+    now: datetime,
 ) -> dg.AssetMaterialization:
     """Return the materialization of an explained window, with its rows, state and interval.
 
-    It also has how many of the symbol's adjustments are in force, and the last of them.
+    It also has how many of the symbol's adjustments are in force, and the last of them. ``now`` is
+    the market time of the status.
     """
     return dg.AssetMaterialization(
         asset_key=["bars", timeframe.value],
         partition=str(partition.key),
         metadata={
-            "dagster/partition_row_count": status.rows,
+            ROWS: status.rows,
             STATE: status.state.value,
+            AS_OF: _seconds(now),
             "from": status.interval.start.isoformat(),
             "to": status.interval.end.isoformat(),
             **_adjustment_metadata(adjustments),
         },
     )
+
+
+def growth(
+    timeframe: Timeframe, partition: BarPartition, status: WindowStatus, now: datetime
+) -> dg.AssetMaterialization:
+    """Return the event of an open window that has grown: short, as there are many of them."""
+    return dg.AssetMaterialization(
+        asset_key=["bars", timeframe.value],
+        partition=str(partition.key),
+        metadata={ROWS: status.rows, STATE: status.state.value, AS_OF: _seconds(now)},
+    )
+
+
+def _seconds(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")
 
 
 def _adjustment_metadata(adjustments: Sequence[Adjustment]) -> dict[str, int | float | str]:
@@ -194,34 +221,3 @@ def _adjustment_metadata(adjustments: Sequence[Adjustment]) -> dict[str, int | f
         )
     }
     return {"adjustments": len(in_force), **last}
-
-
-def is_reported(
-    instance: dg.DagsterInstance, timeframe: Timeframe, partition: BarPartition, state: WindowState
-) -> bool:
-    """Return whether Dagster's latest event of a window agrees with its present state."""
-    return reported_states(instance, timeframe, [partition]).get(partition) in _SATISFIES[state]
-
-
-def reported_states(
-    instance: dg.DagsterInstance, timeframe: Timeframe, partitions: Sequence[BarPartition]
-) -> dict[BarPartition, WindowState | None]:
-    """Return the state that the latest materialization of each window has, if there is one.
-
-    The value is None if that event has no state.
-    """
-    by_value = {state.value: state for state in WindowState}
-    states: dict[BarPartition, WindowState | None] = {}
-    for partition in partitions:
-        newest = instance.fetch_materializations(
-            dg.AssetRecordsFilter(
-                asset_key=dg.AssetKey(["bars", timeframe.value]),
-                asset_partitions=[str(partition.key)],
-            ),
-            limit=1,
-        ).records
-        event = newest[0].asset_materialization if newest else None
-        if event is not None:
-            value = event.metadata.get(STATE)
-            states[partition] = by_value.get(str(value.value)) if value is not None else None
-    return states

@@ -37,12 +37,17 @@ RANGE_END: Final = "dagster/asset_partition_range_end"
 
 
 class RunKind(StrEnum):
-    """What a run that a sensor or schedule started is for."""
+    """What a run that a sensor or schedule started or recorded is for."""
 
     TAIL = "tail"
     GAP = "gap"
     CHECK = "check"
+    LOST = "lost"
+    REPORT = "report"
 
+
+RECORDED: Final = frozenset({RunKind.LOST.value, RunKind.REPORT.value})
+"""Kinds of runs that were never started: a sensor recorded them to report windows."""
 
 UNENDED: Final = [
     dg.DagsterRunStatus.QUEUED,

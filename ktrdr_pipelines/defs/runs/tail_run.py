@@ -15,12 +15,15 @@ from pydantic import Field
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, window_of
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.runs.outcome import LoadRun, first_lines, is_reported
+from ktrdr_pipelines.defs.runs.outcome import LoadRun, first_lines
+from ktrdr_pipelines.defs.runs.reported_windows import reported_windows
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.gaps.due_chunks import due_tails
+from ktrdr_pipelines.gaps.windows import WindowState
 from ktrdr_pipelines.sync.runner import Job
 
 TAIL_OP: Final = "load_tails"
@@ -29,6 +32,10 @@ _LONGEST_WAIT_S: Final = 60.0
 
 _CATALOG_S: Final = 600.0
 """Maximum age of the catalog's tables of coverage and gaps while only tails run."""
+
+_GROWTH_S: Final = 20.0
+"""Seconds after which a run reports no more windows that have grown, at about 10 ms each: later
+runs and the report sensor report the rest."""
 
 
 class TailConfig(dg.Config):
@@ -60,7 +67,7 @@ def tail_job() -> None:
 
 
 class TailRun:
-    """Loads tails, and materializes windows that have their first bars or are finished."""
+    """Loads tails, and materializes windows that have their first bars, grow or are finished."""
 
     def __init__(
         self,
@@ -117,7 +124,7 @@ class TailRun:
         age_s = time.time() - catalog.stat().st_mtime if catalog.exists() else math.inf
         if self._run.has_materialized or age_s > _CATALOG_S:
             self._run.renew_catalog()
-        # One line for all tails: an event per window would swamp Dagster's history.
+        # One line for all tails: an event per window and run would swamp Dagster's history.
         requests = sum(report.requests for report in reports)
         added = sum(report.added for report in reports)
         text = f"{len(reports)} tails: {requests} requests, {added} new bars"
@@ -133,12 +140,14 @@ class TailRun:
             return thread.reports()
 
     def _materialize(self, reports: Iterable[SeriesReport]) -> None:
-        """Materialize windows that are new or finished."""
-        now = self._workspace.now
+        """Materialize windows that are new or finished, or have grown since they were reported."""
+        now, until_s = self._workspace.now, time.monotonic() + _GROWTH_S
         for report in reports:
             series = report.series
-            today = self._index.calendars.of(series.instrument).day_of(now)
-            partition = BarPartition(series.symbol, window_of(series.timeframe, today))
+            calendar = self._index.calendars.of(series.instrument)
+            partition = BarPartition(
+                series.symbol, window_of(series.timeframe, calendar.day_of(now))
+            )
             dates = {partition.window: window_dates(partition.window)}
             try:
                 status = self._index.windows(series, dates, now)[partition.window]
@@ -147,5 +156,11 @@ class TailRun:
                 continue
             if not status.is_explained or not status.rows:
                 continue
-            if not is_reported(self._context.instance, series.timeframe, partition, status.state):
+            reported = reported_windows(self._context.instance, series.timeframe, [partition])
+            known, grid = reported.get(partition), session_grid(calendar, series.timeframe)
+            if known is not None and not known.needs_event(status, grid, now):
+                continue
+            if known is None or status.state is not WindowState.OPEN:
                 self._run.materialize(series.timeframe, partition, status)
+            elif time.monotonic() < until_s:
+                self._run.report_growth(series.timeframe, partition, status)

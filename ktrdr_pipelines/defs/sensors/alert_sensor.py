@@ -22,7 +22,7 @@ import dagster as dg
 
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.resources import StoreResource
-from ktrdr_pipelines.defs.runs.tags import CAUSE, REQUESTS, SYMBOL, TIMEFRAME
+from ktrdr_pipelines.defs.runs.tags import CAUSE, KIND, RECORDED, REQUESTS, SYMBOL, TIMEFRAME
 from ktrdr_pipelines.defs.sensors.basis_alerts import Told, basis_alerts
 from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
@@ -199,7 +199,12 @@ def alert_sensor(command: str | None) -> dg.SensorDefinition:
             ascending=True,
         )
         change = outages_after(
-            open_outages, [_ended(context.instance, record) for record in records]
+            open_outages,
+            [
+                _ended(context.instance, record)
+                for record in records
+                if record.dagster_run.tags.get(KIND) not in RECORDED
+            ],
         )
         if records:
             seen_at = _utc(records[-1].update_timestamp)

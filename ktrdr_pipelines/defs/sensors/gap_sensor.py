@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from functools import cache
 from typing import Final
 
 import dagster as dg
@@ -25,6 +24,7 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.partitions import BarPartition, windows_partitions
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.runs.active_runs import active_runs
 from ktrdr_pipelines.defs.runs.tags import (
     CAUSE,
     ENDED,
@@ -32,11 +32,8 @@ from ktrdr_pipelines.defs.runs.tags import (
     KILLED,
     KIND,
     PRIORITY,
-    RANGE_END,
-    RANGE_START,
     SYMBOL,
     TIMEFRAME,
-    UNENDED,
     RunKind,
     range_tags,
 )
@@ -62,7 +59,6 @@ _AT_ONCE = 24
 to the next tick even if each takes only a second."""
 
 _PAST_RUNS: Final = 400
-_PARTITION: Final = "dagster/partition"
 
 WAITS: Final = (
     "nothing is loaded yet: the store has no bars, and universe.yaml is still the example. Hint: "
@@ -70,32 +66,6 @@ WAITS: Final = (
 )
 
 Clock = Callable[[], datetime]
-
-
-def active_runs(instance: dg.DagsterInstance) -> tuple[set[SeriesName], int]:
-    """Return the series of all active runs, and the number of active runs of this sensor."""
-    busy: set[SeriesName] = set()
-    own = 0
-    symbols_of = cache(lambda timeframe: held_symbols(instance, timeframe))
-    for run in instance.get_runs(dg.RunsFilter(statuses=UNENDED)):
-        own += run.tags.get(KIND) == RunKind.GAP
-        for key in run.asset_selection or ():
-            if len(key.path) == 2 and key.path[0] == "bars":
-                timeframe = Timeframe(key.path[1])
-                busy |= {(symbol, timeframe) for symbol in _symbols(run, symbols_of(timeframe))}
-    return busy, own
-
-
-def _symbols(run: dg.DagsterRun, order: Sequence[str]) -> Sequence[str]:
-    """Return the symbols in a run's range of partitions, in Dagster's order of symbols."""
-    first = run.tags.get(RANGE_START) or run.tags.get(_PARTITION)
-    last = run.tags.get(RANGE_END) or run.tags.get(_PARTITION)
-    if not first or not last:
-        return ()
-    ends = BarPartition.of(first).symbol, BarPartition.of(last).symbol
-    if ends[0] not in order or ends[1] not in order:
-        return ends
-    return order[order.index(ends[0]) : order.index(ends[1]) + 1]
 
 
 def past_runs(instance: dg.DagsterInstance) -> Mapping[SeriesName, list[PastRun]]:

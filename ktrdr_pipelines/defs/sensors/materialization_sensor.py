@@ -1,10 +1,16 @@
-"""The report sensor: materializes windows that are complete on disk but not in Dagster's history.
+"""The report sensor: keeps Dagster's history of windows in line with what is on disk.
 
 Bars also arrive through the command line, in a store that was moved here, or by a rename; and a
 window that was materialized while open is finished later. Each tick examines some series in turn,
 and reports windows by events that belong to no run.
 
-Not here: the state of a window (``gaps.windows``), its event (``defs.runs.outcome``).
+Bars also disappear: files are deleted or damaged, evidence is refuted. Each tick compares the
+windows of all series that Dagster shows as materialized or failed with the gap index. One that
+lacks bars for longer than a gap run takes to fill it is marked as failed, once; it is materialized
+again when it lacks nothing.
+
+Not here: the state of a window (``gaps.windows``), its event (``defs.runs.outcome``), which windows
+are lost (``defs.sensors.lost_windows``).
 """
 
 import json
@@ -20,8 +26,12 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, windows_partitions
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.runs.outcome import materialization, reported_states
-from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
+from ktrdr_pipelines.defs.runs.active_runs import held_symbols
+from ktrdr_pipelines.defs.runs.outcome import growth, materialization
+from ktrdr_pipelines.defs.runs.recorded_runs import mark_lost, report_grown
+from ktrdr_pipelines.defs.runs.reported_windows import reported_windows
+from ktrdr_pipelines.defs.sensors.lost_windows import LostWindow, WindowComparison
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
@@ -39,6 +49,12 @@ _WINDOWS: Final = 300
 _MOST_S: Final = 25.0
 """Seconds after which a tick starts no further work: Dagster ends a tick that takes a minute."""
 
+_MARKS: Final = 100
+"""Most windows that a tick marks as lost."""
+
+_REMEMBERED: Final = 2_000
+"""Most lost windows whose beginning the cursor has."""
+
 _LATEST: Final = 3
 """Newest windows of a series whose events are compared: they may have been reported while open."""
 
@@ -52,6 +68,7 @@ class UnreportedWindow:
     timeframe: Timeframe
     partition: BarPartition
     status: WindowStatus
+    has_grown: bool
 
 
 def report_sensor(
@@ -64,12 +81,14 @@ def report_sensor(
         minimum_interval_seconds=_EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Materializes windows that are complete on disk but not materialized in "
-        "Dagster, or materialized as open although they are finished.",
+        "Dagster, or materialized as open although they are finished or have grown. Marks windows "
+        "as failed that are materialized but have lost bars.",
     )
     def sensor(
         context: dg.SensorEvaluationContext, ib: IbResource, store: StoreResource
     ) -> dg.SensorResult:
-        position = int(json.loads(context.cursor)["place"]) if context.cursor else 0
+        cursor = json.loads(context.cursor) if context.cursor else {}
+        position, lost_since = int(cursor.get("place", 0)), dict(cursor.get("lost", {}))
         try:
             workspace = ib.workspace(store, clock)
             listed, index = workspace.universe.series(), workspace.gap_index()
@@ -77,12 +96,30 @@ def report_sensor(
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
         reporter = WindowReporter(context.instance, index, windows, workspace.now)
         until_s = stopwatch() + _MOST_S
-        reported, checked = reporter.report(listed, position, is_late=lambda: stopwatch() > until_s)
+
+        def is_late() -> bool:
+            return stopwatch() > until_s
+
+        reported, checked = reporter.report(listed, position, is_late=is_late)
         following = (position + checked) % max(len(listed), 1)
         text = f"examined {checked} of {len(listed)} series; reported {reported} windows"
-        if reported:
+        try:
+            marked, filled, lost_since = reporter.compare(
+                listed, lost_since, real_now=clock(), is_late=is_late
+            )
+        except KtrdrError as error:
+            return dg.SensorResult(skip_reason=f"{text}; {error}", cursor=context.cursor)
+        if marked:
+            text += f"; marked {marked} windows as failed that are no longer complete"
+        if waiting := len(lost_since):
+            text += f"; {waiting} more are marked unless they are filled within minutes"
+        if filled:
+            text += f"; materialized {filled} windows that are filled again"
+        if reported or marked or filled:
             context.log.info(text)
-        return dg.SensorResult(skip_reason=text, cursor=json.dumps({"place": following}))
+        return dg.SensorResult(
+            skip_reason=text, cursor=json.dumps({"place": following, "lost": lost_since})
+        )
 
     return sensor
 
@@ -94,6 +131,7 @@ class WindowReporter:
         self, instance: dg.DagsterInstance, index: GapIndex, windows: Windows, now: datetime
     ) -> None:
         self._instance, self._index, self._now = instance, index, now
+        self._windows = windows
         self._names: Mapping[Timeframe, Sequence[str]] = {
             one: windows_partitions(one, windows).get_partition_keys(now) for one in Timeframe
         }
@@ -110,18 +148,72 @@ class WindowReporter:
             The number of reported windows and the number of examined series.
         """
         reported = checked = 0
+        grown: dict[Timeframe, list[dg.AssetMaterialization]] = {}
         for step in range(min(_SERIES, len(listed))):
             if reported >= _WINDOWS or is_late():
                 break
             for one in self._unreported(listed[(position + step) % len(listed)]):
                 if is_late():
-                    return reported, checked
-                known = self._adjustments.get(one.partition.symbol, ())
-                event = materialization(one.timeframe, one.partition, one.status, known)
-                self._instance.report_runless_asset_event(event)
+                    break
+                if one.has_grown:
+                    event = growth(one.timeframe, one.partition, one.status, self._now)
+                    grown.setdefault(one.timeframe, []).append(event)
+                else:
+                    self._report(one.timeframe, one.partition, one.status)
                 reported += 1
-            checked += 1
+            else:
+                checked += 1
+        for timeframe, events in grown.items():
+            report_grown(self._instance, timeframe, events)
         return reported, checked
+
+    def compare(
+        self,
+        listed: Sequence[Series],
+        lost_since: Mapping[str, str],
+        *,
+        real_now: datetime,
+        is_late: Callable[[], bool],
+    ) -> tuple[int, int, dict[str, str]]:
+        """Mark windows that have been lost for long enough, and materialize those that are filled.
+
+        Args:
+            listed: the series of the universe.
+            lost_since: by name of a lost window, when it was first found lost.
+            real_now: real time.
+            is_late: tells that the time is over.
+
+        Returns:
+            The number of marked and of filled windows, and ``lost_since`` of the windows that are
+            still waited for.
+
+        Raises:
+            StoreError: the ledger cannot be read.
+        """
+        comparison = WindowComparison(self._instance, self._index, self._windows, self._now)
+        lost, filled, is_whole = comparison.changed(listed, self._names, is_late)
+        for one in filled:
+            self._report(one.timeframe, one.partition, one.status)
+        since = {} if is_whole else dict(lost_since)
+        due: dict[Timeframe, list[LostWindow]] = {}
+        for window in lost[:_REMEMBERED]:
+            found_at = lost_since.get(window.name, real_now.isoformat())
+            since[window.name] = found_at
+            if datetime.fromisoformat(found_at) + window.grace <= real_now:
+                due.setdefault(window.timeframe, []).append(window)
+        marked = 0
+        for timeframe, windows in due.items():
+            if now_due := windows[: _MARKS - marked]:
+                mark_lost(self._instance, timeframe, {one.partition: one.why for one in now_due})
+                marked += len(now_due)
+                for window in now_due:
+                    del since[window.name]
+        return marked, len(filled), since
+
+    def _report(self, timeframe: Timeframe, partition: BarPartition, status: WindowStatus) -> None:
+        known = self._adjustments.get(partition.symbol, ())
+        event = materialization(timeframe, partition, status, known, now=self._now)
+        self._instance.report_runless_asset_event(event)
 
     def _unreported(self, series: Series) -> Iterator[UnreportedWindow]:
         """Yield the windows of a series that have to be reported."""
@@ -135,27 +227,32 @@ class WindowReporter:
             return  # the gap sensor and `ktrdr status` report unreadable files
         partitions = {name: BarPartition(series.symbol, name) for name in names}
         known = self._known_of(timeframe)
-        stale = set(self._stale(timeframe, status, partitions))
+        stale = set(self._stale(series, status, partitions))
         for name, partition in partitions.items():
             one = status[name]
             # An open window counts as materialized only once it has bars.
             if not one.is_explained or (one.state is WindowState.OPEN and not one.rows):
                 continue
-            if str(partition.key) not in known or name in stale:
-                yield UnreportedWindow(timeframe, partition, one)
+            is_known = str(partition.key) in known
+            if not is_known or name in stale:
+                has_grown = is_known and one.state is WindowState.OPEN
+                yield UnreportedWindow(timeframe, partition, one, has_grown)
 
     def _stale(
         self,
-        timeframe: Timeframe,
+        series: Series,
         status: Mapping[str, WindowStatus],
         partitions: Mapping[str, BarPartition],
     ) -> Iterable[str]:
-        """Yield the newest windows that are finished but were reported as open."""
+        """Yield the newest windows that were reported as open and need a further event."""
         latest = list(partitions)[-_LATEST:]
-        reported = reported_states(self._instance, timeframe, [partitions[n] for n in latest])
+        timeframe = series.timeframe
+        grid = session_grid(self._index.calendars.of(series.instrument), timeframe)
+        reported = reported_windows(self._instance, timeframe, [partitions[n] for n in latest])
         for name in latest:
-            is_open = reported.get(partitions[name]) is WindowState.OPEN
-            if is_open and status[name].state is not WindowState.OPEN:
+            known = reported.get(partitions[name])
+            was_open = known is not None and known.state is WindowState.OPEN
+            if known and was_open and known.needs_event(status[name], grid, self._now):
                 yield name
 
     def _known_of(self, timeframe: Timeframe) -> set[str]:

@@ -3,12 +3,17 @@
 Deleting a run also deletes its materializations, and its windows would look missing. A run is
 therefore deleted only if it materialized no window, or if later events materialize all its windows;
 for old runs, such events are first added outside of any run.
+
+The record of a lost window is what shows it as failed. It is deleted once a later event or run of
+its windows has replaced it; of old ones, what is still needed moves into one record a timeframe, so
+that there are never many.
 """
 
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +21,9 @@ import dagster as dg
 from dagster._core.storage.event_log import SqliteEventLogStorage
 
 from ktrdr_pipelines.clock import system_now
-from ktrdr_pipelines.defs.runs.tags import ENDED, QUIET, YES
+from ktrdr_pipelines.defs.runs.recorded_runs import mark_lost, needed_marks
+from ktrdr_pipelines.defs.runs.tags import ENDED, KIND, QUIET, TIMEFRAME, YES, RunKind
+from ktrdr_pipelines.domain.timeframes import Timeframe
 
 QUIET_KEPT: Final = timedelta(hours=6)
 """Retention of quiet runs, which materialized no window: mostly tails, about 80 an hour."""
@@ -62,7 +69,7 @@ def prune_history(
         most_runs: maximum number of runs to examine.
         most_windows: number of windows reported again after which no further run is examined.
     """
-    total = Pruned()
+    total = _prune_lost(instance, now, most_runs)
     for run in _candidates(instance, now, most_runs):
         if total.windows >= most_windows:
             break
@@ -84,6 +91,8 @@ def _candidates(instance: dg.DagsterInstance, now: datetime, most: int) -> Itera
     for one in filters:
         for record in instance.get_run_records(one, limit=most, ascending=True):
             run_id = record.dagster_run.run_id
+            if record.dagster_run.tags.get(KIND) == RunKind.LOST:
+                continue
             if len(seen) < most and run_id not in seen:
                 seen.add(run_id)
                 yield record
@@ -97,7 +106,9 @@ def _prune(instance: dg.DagsterInstance, record: dg.RunRecord, *, is_old: bool) 
         run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION, limit=_EVENTS_OF_A_RUN
     ).records
     entries = (record.event_log_entry for record in records)
-    lost = [entry for entry in entries if not _is_superseded(instance, entry)]
+    needed = (entry for entry in entries if not _is_superseded(instance, entry))
+    # One is reason enough to keep a run that is not old: each costs a query.
+    lost = list(needed if is_old else islice(needed, 1))
     if (lost and not is_old) or _holds_newest_check(instance, run.run_id):
         return Pruned()
     for one in lost:
@@ -105,6 +116,32 @@ def _prune(instance: dg.DagsterInstance, record: dg.RunRecord, *, is_old: bool) 
     if any(not _is_superseded(instance, one) for one in lost):
         return Pruned(windows=len(lost))
     return Pruned(1, len(lost), delete_run(instance, run.run_id))
+
+
+def _prune_lost(instance: dg.DagsterInstance, now: datetime, most: int) -> Pruned:
+    """Delete records of lost windows that are replaced, and join what is needed of old ones."""
+    records = instance.get_run_records(
+        dg.RunsFilter(tags={KIND: RunKind.LOST.value}, updated_before=now - QUIET_KEPT),
+        limit=most,
+        ascending=True,
+    )
+    total = Pruned()
+    by_timeframe: dict[Timeframe, list[dg.RunRecord]] = {}
+    for record in records:
+        timeframe = Timeframe(record.dagster_run.tags[TIMEFRAME])
+        by_timeframe.setdefault(timeframe, []).append(record)
+    for timeframe, ones in by_timeframe.items():
+        needed = needed_marks(instance, timeframe)
+        done = [one for one in ones if one.dagster_run.run_id not in needed]
+        old = [one for one in ones if _utc(one.update_timestamp) < now - FAILED_KEPT]
+        old = [one for one in old if one.dagster_run.run_id in needed]
+        if len(old) > 1:
+            joined = [part for one in old for part in needed[one.dagster_run.run_id]]
+            mark_lost(instance, timeframe, dict.fromkeys(joined, "lost some time ago"))
+            done += old
+        for one in done:
+            total += Pruned(runs=1, freed_bytes=delete_run(instance, one.dagster_run.run_id))
+    return total
 
 
 def delete_run(instance: dg.DagsterInstance, run_id: str) -> int:

@@ -7,15 +7,18 @@ Not here: reading the universe (``store.universe_file``), the effects of a chang
 import json
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import dagster as dg
 
 from ktrdr_pipelines.defs.partitions import symbols_partitions
 from ktrdr_pipelines.defs.resources import StoreResource
+from ktrdr_pipelines.defs.runs.active_runs import SeriesName, held_symbols, users_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Universe
 from ktrdr_pipelines.errors import KtrdrError
+
+__all__ = ["PartitionChange", "change_from", "held_symbols", "partition_change", "universe_sensor"]
 
 _EVERY_S = 15
 _NAMED_AT_MOST = 8
@@ -24,14 +27,28 @@ Request = dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest
 
 @dataclass(frozen=True, slots=True)
 class PartitionChange:
-    """Symbols to add to and remove from the partitions of one timeframe."""
+    """Symbols to add to and remove from the partitions of one timeframe.
+
+    ``waiting`` are symbols that are removed later, with the run or backfill that still names them.
+    """
 
     timeframe: Timeframe
     added: tuple[str, ...]
     removed: tuple[str, ...]
+    waiting: Mapping[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed)
+
+    def without_used(self, users: Mapping[SeriesName, str]) -> "PartitionChange":
+        """Return this change without the removal of symbols that a run or backfill names."""
+        waiting = {
+            symbol: users[symbol, self.timeframe]
+            for symbol in self.removed
+            if (symbol, self.timeframe) in users
+        }
+        removed = tuple(symbol for symbol in self.removed if symbol not in waiting)
+        return replace(self, removed=removed, waiting=waiting)
 
     def requests(self) -> list[Request]:
         """Return the Dagster requests that make this change."""
@@ -53,7 +70,7 @@ def universe_sensor(timeframes: Iterable[Timeframe]) -> dg.SensorDefinition:
         minimum_interval_seconds=_EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Keeps the partitions of every timeframe in line with universe.yaml. The bars "
-        "of a removed symbol stay on disk.",
+        "of a removed symbol stay on disk; its partitions go when no backfill or run names them.",
     )
     def sensor(context: dg.SensorEvaluationContext, store: StoreResource) -> dg.SensorResult:
         try:
@@ -91,9 +108,11 @@ def partition_change(
 ) -> PartitionChange:
     """Return how a timeframe's partitions differ from the universe.
 
-    A removed symbol keeps its bars and its events; only its partition is hidden.
+    A removed symbol keeps its bars and its events; only its partition is hidden, once no unfinished
+    backfill and no active run names it.
     """
-    return change_from(held_symbols(instance, timeframe), universe, timeframe)
+    change = change_from(held_symbols(instance, timeframe), universe, timeframe)
+    return change.without_used(users_of(instance)) if change.removed else change
 
 
 def change_from(held: Iterable[str], universe: Universe, timeframe: Timeframe) -> PartitionChange:
@@ -107,11 +126,6 @@ def change_from(held: Iterable[str], universe: Universe, timeframe: Timeframe) -
     )
 
 
-def held_symbols(instance: dg.DagsterInstance, timeframe: Timeframe) -> tuple[str, ...]:
-    """Return the symbols that have partitions of a timeframe, in Dagster's order."""
-    return tuple(instance.get_dynamic_partitions(str(symbols_partitions(timeframe).name)))
-
-
 def _text(changes: Iterable[PartitionChange], edited: list[str]) -> str:
     added, removed = _by_symbol(changes, "added"), _by_symbol(changes, "removed")
     parts = [
@@ -119,10 +133,22 @@ def _text(changes: Iterable[PartitionChange], edited: list[str]) -> str:
         f"removed {_named(removed)}: no longer in the universe; their bars stay on disk"
         if removed
         else "",
+        _waiting(changes),
         f"changed {_few(edited)}: their entries were edited" if edited else "",
     ]
     text = "; ".join(part for part in parts if part)
     return text or "the partitions match the universe"
+
+
+def _waiting(changes: Iterable[PartitionChange]) -> str:
+    """Return which removed symbols keep their partitions for now, and what names them."""
+    names: dict[str, str] = {}
+    for change in changes:
+        names |= change.waiting
+    if not names:
+        return ""
+    users = _few(list(dict.fromkeys(names.values())))
+    return f"{_few(list(names))}: no longer in the universe; their partitions go after {users}"
 
 
 def _by_symbol(changes: Iterable[PartitionChange], which: str) -> dict[str, list[Timeframe]]:

@@ -7,10 +7,18 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from ktrdr_pipelines.defs.partitions import BarPartition
+from ktrdr_pipelines.defs.runs.outcome import materialization
+from ktrdr_pipelines.defs.runs.reported_windows import ReportedWindow
 from ktrdr_pipelines.defs.runs.tags import KIND, QUIET, TIMEFRAME
 from ktrdr_pipelines.defs.schedules import request_tails
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, GatewayUnreachableError, RequestRejectedError
+from ktrdr_pipelines.gaps.windows import WindowState, WindowStatus
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 
@@ -138,3 +146,53 @@ def test_no_tail_runs_while_the_gateway_is_unreachable(
     decided = decide(fresh, known.seen_at)
     assert isinstance(decided, dg.SkipReason)
     assert "the gateway is away since" in str(decided.skip_message)
+
+
+def report_as_open(location: Any, rows: int, as_of: datetime) -> None:
+    """Report the open year of AAPL's daily bars with some bars at a time."""
+    window = Interval(datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC))
+    status = WindowStatus(window, WindowState.OPEN, rows, IntervalSet())
+    event = materialization(Timeframe.D1, BarPartition("AAPL", "2026"), status, now=as_of)
+    location.instance.report_runless_asset_event(event)
+
+
+def test_an_open_window_is_reported_as_it_grows(fresh: Any) -> None:
+    """The run that adds the bar of a closed session says so in a short event, and is quiet."""
+    report_as_open(fresh, 110, datetime(2026, 6, 11, 12, tzinfo=UTC))
+    done = fresh.run_tails("1d")
+    [(window, (rows, state))] = fresh.materialized("1d", done.run_id).items()
+    assert (window, rows, state) == ("AAPL|2026", 111, "open")
+    [record] = fresh.instance.fetch_materializations(dg.AssetKey(["bars", "1d"]), limit=1).records
+    assert set(record.asset_materialization.metadata) == {
+        "dagster/partition_row_count",
+        "state",
+        "as_of",
+    }
+    run = fresh.instance.get_run_by_id(done.run_id)
+    assert run is not None
+    assert run.tags[QUIET] == "yes"
+
+
+CLOSED = datetime(2026, 6, 11, 20, 30, tzinfo=UTC)
+"""The moment at which a session's bars are complete."""
+
+
+@pytest.mark.parametrize(
+    ("as_of", "rows", "now", "is_due"),
+    [
+        (CLOSED, 100, CLOSED + timedelta(minutes=59), False),  # grew within the hour
+        (CLOSED, 100, CLOSED + timedelta(minutes=60), True),
+        (CLOSED, 101, CLOSED + timedelta(hours=12), False),  # did not grow
+        (CLOSED - timedelta(minutes=1), 101, CLOSED, True),  # the session has closed since
+        (CLOSED - timedelta(minutes=2), 100, CLOSED - timedelta(minutes=1), False),
+    ],
+)
+def test_an_open_window_is_reported_hourly_and_at_the_close(
+    as_of: datetime, rows: int, now: datetime, is_due: bool
+) -> None:
+    """At most once an hour within a session, only if it has more bars, and once after it."""
+    window = Interval(datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC))
+    status = WindowStatus(window, WindowState.OPEN, 101, IntervalSet())
+    reported = ReportedWindow(WindowState.OPEN, rows, as_of)
+    grid = session_grid(calendar_named("XNYS.RTH"), Timeframe.M1)
+    assert reported.needs_event(status, grid, now) is is_due

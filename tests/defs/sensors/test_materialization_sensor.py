@@ -1,14 +1,17 @@
 """The report sensor materializes windows that are complete and unknown to Dagster, no others."""
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import count
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 
+from ktrdr_pipelines.defs.runs.tags import KIND, QUIET
 from ktrdr_pipelines.defs.sensors.materialization_sensor import report_sensor
+from ktrdr_pipelines.defs.sensors.run_history_sensor import QUIET_KEPT, prune_history
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.store.maintenance.rename import rename
@@ -173,3 +176,41 @@ def test_years_after_the_end_of_an_instrument_are_reported_as_such(
     assert found["AAPL|2022"] == (0, BEFORE)
     assert found["AAPL|2024"] == (252, "complete")
     assert found["AAPL|2026"] == (0, "after the end of the instrument")
+
+
+def test_an_open_window_that_grew_through_the_command_line_is_reported(
+    loaded: Any, tick: Callable[..., str]
+) -> None:
+    """By the record of a quiet run, which can be deleted when a later event replaces it."""
+    tick()
+    [before] = [one for name, one in loaded.materialized("1d").items() if name == "AAPL|2026"]
+    later = datetime(2026, 6, 15, 12, tzinfo=UTC)
+    add_session(loaded, date(2026, 6, 12))
+    assert "reported 1 windows" in tick(later)
+    rows, state = loaded.materialized("1d")["AAPL|2026"]
+    assert (rows, state) == (before[0] + 1, "open")
+    [run] = loaded.instance.get_runs(dg.RunsFilter(tags={KIND: "report"}))
+    assert run.tags[QUIET] == "yes"
+    assert "reported 0 windows" in tick(later)
+    age = datetime.now(tz=UTC) + QUIET_KEPT + timedelta(minutes=1)
+    assert prune_history(loaded.instance, age, most_runs=9, most_windows=9).runs == 0
+    add_session(loaded, date(2026, 6, 15))
+    assert "reported 1 windows" in tick(datetime(2026, 6, 16, 12, tzinfo=UTC))
+    assert prune_history(loaded.instance, age, most_runs=9, most_windows=9).runs == 1
+    assert loaded.materialized("1d")["AAPL|2026"] == (before[0] + 2, "open")
+
+
+def add_session(location: Any, day: date) -> None:
+    """Save a daily bar of AAPL for a session, as `ktrdr load` does."""
+    store, series = location.store, location.series("AAPL", "1d")
+    bars = store.read(series)
+    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    added = bars.slice(bars.num_rows - 1)
+    for name, value in (("ts", start), ("session_date", day)):
+        at = added.schema.get_field_index(name)
+        column = pa.array([value], added[name].type)
+        added = added.set_column(at, added.schema.field(at), column)
+    until = start + timedelta(days=1)
+    store.save(
+        series, store.identity(series), added, Coverage(IntervalSet([Interval(start, until)]))
+    )

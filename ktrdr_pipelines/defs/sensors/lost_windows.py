@@ -1,0 +1,212 @@
+"""Compare what Dagster shows of windows with what the gap index finds in them now.
+
+A window is *lost* if Dagster shows it as materialized although bars are missing in it that it had,
+or that were confirmed to be empty, when it was reported. It is *filled* if Dagster shows it as
+failed although nothing is missing in it any more. The bars that an open window has not received yet
+are not lost.
+
+Not here: the record that marks a window as failed (``defs.runs.recorded_runs``), the events of
+windows that are filled (``defs.sensors.materialization_sensor``).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import dagster as dg
+import numpy as np
+from dagster._core.storage.partition_status_cache import AssetPartitionStatus
+
+from ktrdr_pipelines.defs.assets import bars_key
+from ktrdr_pipelines.defs.partitions import BarPartition, bars_partitions, window_dates
+from ktrdr_pipelines.defs.runs.active_runs import held_symbols
+from ktrdr_pipelines.defs.runs.reported_windows import ReportedWindow, reported_windows
+from ktrdr_pipelines.domain.bars import moment
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, between
+from ktrdr_pipelines.domain.planning.gaps import GapReason, closed_count
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.universe import Windows
+from ktrdr_pipelines.errors import StoreError
+from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
+from ktrdr_pipelines.gaps.windows import Dates, WindowStatus
+
+GRACE: Final = timedelta(minutes=3)
+"""How long a window is lost before it is marked: most are due at once, and a gap run fills them."""
+
+CONFIRMING: Final = timedelta(hours=1)
+"""The same where bars are only confirmed to be empty once more, which takes two statements."""
+
+_NEW: Final = timedelta(hours=1)
+"""Bars of sessions that have become complete more recently are being loaded."""
+
+_INSTANT: Final = timedelta(microseconds=1)
+_CONFIRMED_LATER: Final = frozenset({GapReason.EXPIRED, GapReason.UNCONFIRMED})
+
+
+@dataclass(frozen=True, slots=True)
+class LostWindow:
+    """A window that is shown as materialized, what it lacks, and how long to wait for a run."""
+
+    timeframe: Timeframe
+    partition: BarPartition
+    why: str
+    grace: timedelta
+
+    @property
+    def name(self) -> str:
+        """The name of the window among those of all timeframes."""
+        return f"{self.timeframe} {self.partition.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class FilledWindow:
+    """A window that is shown as failed, and its status now."""
+
+    timeframe: Timeframe
+    partition: BarPartition
+    status: WindowStatus
+
+
+class WindowComparison:
+    """Compares windows of all series; reads Dagster's status once a timeframe.
+
+    Args:
+        instance: the Dagster instance with the history.
+        index: what is missing.
+        windows: where windows begin.
+        now: market time.
+    """
+
+    def __init__(
+        self, instance: dg.DagsterInstance, index: GapIndex, windows: Windows, now: datetime
+    ) -> None:
+        self._instance, self._index, self._now = instance, index, now
+        self._windows = windows
+
+    def changed(
+        self,
+        listed: Sequence[Series],
+        names: Mapping[Timeframe, Sequence[str]],
+        is_late: Callable[[], bool],
+    ) -> tuple[list[LostWindow], list[FilledWindow], bool]:
+        """Return the lost and the filled windows, and whether all series were compared in time.
+
+        Args:
+            listed: the series of the universe.
+            names: the window keys of each timeframe.
+            is_late: tells that the time is over.
+
+        Raises:
+            StoreError: the ledger cannot be read.
+        """
+        lost: list[LostWindow] = []
+        filled: list[FilledWindow] = []
+        shown = {one: self._shown(one, names[one]) for one in {s.timeframe for s in listed}}
+        for found in self._index.series_gaps(listed, self._now):
+            if is_late():
+                return lost, filled, False
+            by_window = shown[found.series.timeframe].get(found.series.symbol, {})
+            if by_window:
+                lost += self._lost(found, by_window)
+                filled += self._filled(found, by_window)
+        return lost, filled, True
+
+    def _shown(
+        self, timeframe: Timeframe, names: Sequence[str]
+    ) -> dict[str, dict[str, AssetPartitionStatus]]:
+        """Return what Dagster shows of windows that it knows, by symbol and window."""
+        symbols = held_symbols(self._instance, timeframe)
+        keys = {f"{symbol}|{name}": (symbol, name) for symbol in symbols for name in names}
+        statuses = self._instance.get_status_by_partition(
+            bars_key(timeframe), list(keys), bars_partitions(timeframe, self._windows)
+        )
+        shown: dict[str, dict[str, AssetPartitionStatus]] = {}
+        for key, status in (statuses or {}).items():
+            if status is not None:
+                symbol, name = keys[key]
+                shown.setdefault(symbol, {})[name] = status
+        return shown
+
+    def _lost(
+        self, found: SeriesGaps, shown: Mapping[str, AssetPartitionStatus]
+    ) -> Iterator[LostWindow]:
+        timeframe = found.series.timeframe
+        green = [one for one, how in shown.items() if how is AssetPartitionStatus.MATERIALIZED]
+        for name in self._lacking(found, green):
+            partition = BarPartition(found.series.symbol, name)
+            if found.error is not None:
+                known = self._reported(timeframe, partition)
+                if known is not None and known.rows:  # others do not depend on the file
+                    yield LostWindow(timeframe, partition, str(found.error), GRACE)
+                continue
+            status = self._status(found.series, name)
+            if status is None or status.is_explained:
+                continue
+            before = self._expected(found.series, partition, status)
+            if before is None or not status.unexplained.clip(before):
+                continue
+            reasons = {one.reason for one in found.gaps if one.interval.overlaps(before)}
+            grace = CONFIRMING if reasons <= _CONFIRMED_LATER else GRACE
+            yield LostWindow(timeframe, partition, status.why, grace)
+
+    def _expected(
+        self, series: Series, partition: BarPartition, status: WindowStatus
+    ) -> Interval | None:
+        """Return the part of a window that has to be complete for it to stay materialized.
+
+        It ends with the last session that was complete when the window was reported; that of a
+        window that has ended, with the last session that is not being loaded yet.
+        """
+        at = self._now - _NEW
+        if status.interval.end > self._now:
+            known = self._reported(series.timeframe, partition)
+            at = at if known is None else min(at, known.as_of)
+        grid = session_grid(self._index.calendars.of(series.instrument), series.timeframe)
+        count = closed_count(grid, at)
+        return between(status.interval.start, moment(grid.ends.item(count - 1))) if count else None
+
+    def _filled(
+        self, found: SeriesGaps, shown: Mapping[str, AssetPartitionStatus]
+    ) -> Iterator[FilledWindow]:
+        red = [one for one, how in shown.items() if how is AssetPartitionStatus.FAILED]
+        if not red or found.error is not None:
+            return
+        lacking = set(self._lacking(found, red))
+        for name in red:
+            status = self._status(found.series, name) if name not in lacking else None
+            if status is not None and status.is_explained:
+                partition = BarPartition(found.series.symbol, name)
+                yield FilledWindow(found.series.timeframe, partition, status)
+
+    def _lacking(self, found: SeriesGaps, names: Iterable[str]) -> list[str]:
+        """Return those windows in which a gap may lie; all, if the series cannot be read."""
+        if found.error is not None:
+            return list(names)
+        if not found.gaps:
+            return []
+        missing = found.missing
+        first, last = missing.starts, missing.ends - 1
+        if found.series.timeframe.is_intraday:
+            calendar = self._index.calendars.of(found.series.instrument)
+            days = calendar.days_of(first), calendar.days_of(last)
+        else:
+            days = first.astype("datetime64[us]"), last.astype("datetime64[us]")
+        return [one for one in names if _meets(window_dates(one), *days)]
+
+    def _reported(self, timeframe: Timeframe, partition: BarPartition) -> ReportedWindow | None:
+        return reported_windows(self._instance, timeframe, [partition]).get(partition)
+
+    def _status(self, series: Series, name: str) -> WindowStatus | None:
+        try:
+            return self._index.windows(series, {name: window_dates(name)}, self._now)[name]
+        except StoreError:
+            return None
+
+
+def _meets(window: Dates, first: np.ndarray, last: np.ndarray) -> bool:
+    """Return whether a span of days, ``last`` included, lies partly in a window."""
+    start, end = (np.datetime64(day) for day in window)
+    return bool(((first < end) & (last >= start)).any())
