@@ -54,6 +54,8 @@ class Instrument:
     ``domain.calendars.registry``. ``start`` is the first session date that is wanted, ``end`` the
     first one at which it has ended (delisted, expired), None while it trades. Of a future,
     ``last_trade_date`` and the three fields after it distinguish one contract from another.
+    ``has_ended`` says that it ended with its last held session: ``store.universe_file`` sets
+    ``end`` accordingly.
     """
 
     symbol: str
@@ -74,6 +76,7 @@ class Instrument:
     multiplier: str = ""
     local_symbol: str = ""
     trading_class: str = ""
+    has_ended: bool = False
 
     def __str__(self) -> str:
         return self.symbol

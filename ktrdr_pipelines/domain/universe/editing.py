@@ -8,15 +8,15 @@ Not here: what an entry means (``domain.universe.defaults``), writing the file (
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
+from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode, SequenceNode
 
 from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.domain.universe.universe import Universe, parse_universe
-from ktrdr_pipelines.domain.universe.yaml_nodes import parsed
+from ktrdr_pipelines.domain.universe.yaml_nodes import Item, parsed
 from ktrdr_pipelines.errors import UniverseError
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_./-]+( [A-Za-z0-9_./-]+)*")
@@ -266,6 +266,60 @@ def _written(field: str, value: str) -> str:
 
 def _scalar(value: str) -> str:
     return value if _PLAIN.fullmatch(value) else json.dumps(value)
+
+
+def entry_text(text: str, name: str, symbol: str) -> str:
+    """Return the fields of an entry as one line of YAML, such as ``{timeframes: [1d]}``.
+
+    Raises:
+        UniverseError: the universe is malformed, or there is no such entry.
+    """
+    old = _Text.of(text, name)
+    return _in_one_line(old.pairs[old.line_of(symbol)][1])
+
+
+def with_last_good(text: str, name: str, good: str, bad: Collection[str]) -> str:
+    """Return a text whose malformed entries are as in an earlier text, or left out.
+
+    Comments are not kept: the result replaces the text in use, not the user's file.
+
+    Args:
+        text: the text with malformed entries.
+        name: its file, for messages.
+        good: an earlier text, or empty.
+        bad: the keys of the malformed entries.
+    """
+    now, before = _symbols_of(text, name), _symbols_of(good, name) if good else {}
+    sections = parsed(text, name).mapping()
+    kept = {
+        key: _in_one_line((before if key in bad else now)[key].node)
+        for key in now
+        if key not in bad or key in before
+    }
+    lines = [
+        f"{section}: {_in_one_line(sections[section].node)}"
+        for section in sections
+        if section != "symbols"
+    ]
+    entries = (f"  {_scalar(key)}: {value}" for key, value in kept.items())
+    return "\n".join([*lines, "symbols:", *entries]) + "\n"
+
+
+def _symbols_of(text: str, name: str) -> dict[str, Item]:
+    return dict(parsed(text, name).mapping()["symbols"].pairs())
+
+
+def _in_one_line(node: Node) -> str:
+    if isinstance(node, MappingNode):
+        pairs = (f"{_in_one_line(key)}: {_in_one_line(value)}" for key, value in node.value)
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(node, SequenceNode):
+        return f"[{', '.join(map(_in_one_line, node.value))}]"
+    if Item("", (), node, 0).is_null:
+        return "{}"
+    # A quoted value stays quoted: unquoted it could be no value at all.
+    assert isinstance(node, ScalarNode)  # noqa: S101  (there is no other kind)
+    return json.dumps(node.value) if node.style else _scalar(str(node.value))
 
 
 def described(universe: Universe, symbol: str) -> dict[str, str]:
