@@ -225,6 +225,7 @@ def _load_manager(
 ) -> "LoadManager":
     from ktrdr_pipelines.domain.planning.reports import Quiet
     from ktrdr_pipelines.ib.source import open_source
+    from ktrdr_pipelines.sync.discovery.contracts import pinned_in
     from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
     from ktrdr_pipelines.sync.runner import LoadManager, Waits
 
@@ -233,7 +234,13 @@ def _load_manager(
     waits = Waits(listener.waiting, clock.real_now)
     return LoadManager(
         layout=workspace.layout,
-        open_source=lambda: open_source(config, operation, waits=waits, notices=listener.noticed),
+        open_source=lambda: open_source(
+            config,
+            operation,
+            waits=waits,
+            notices=listener.noticed,
+            pinned=pinned_in(workspace.layout),
+        ),
         gateway=config.gateway,
         retry_policy=RetryPolicy(
             max_retries=config.max_retries,

@@ -373,10 +373,10 @@ def _bad_end(entry: Entry, made: Instrument) -> Iterator[_Finding]:
         if made.sec_type is not SecType.FUT and name in entry.fields:
             error = entry.at(name).error(f"is given for {made.sec_type}", "Only FUT has it")
             yield _Finding(error, ("sec_type", name))
-    given = [name for name in _ENDS if entry.fields.get(name)]
-    if len(given) > 1:
-        error = entry.at(given[1]).error(
-            f"is given beside {given[0]}",
+    ends = [name for name in _ENDS if entry.fields.get(name)]
+    if len(ends) > 1:
+        error = entry.at(ends[1]).error(
+            f"is given beside {ends[0]}",
             "Give one: `delisted` (its last session), `end` (the day after it), or `ended: true` "
             "(the last session that is held)",
         )

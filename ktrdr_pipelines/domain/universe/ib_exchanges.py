@@ -223,5 +223,5 @@ def _future(exchange: str, symbol: str) -> ListingVenue | None:
     if exchange not in FUTURES_EXCHANGES:
         return None
     currency, days = FUTURES_EXCHANGES[exchange]
-    products = tuple(one for place, one in _FAMILIES if place == exchange)
+    products = tuple(one for code, one in _FAMILIES if code == exchange)
     return ListingVenue(currency, "", _FAMILIES.get((exchange, symbol), ""), days, products)
