@@ -97,6 +97,13 @@ class Universe:
 
     def describe(self, instrument: Instrument) -> dict[str, str]:
         """Return each field by IB's name as text, with its origin in parentheses."""
+        return {
+            name: f"{shown(value)} ({origin})"
+            for name, (value, origin) in self.fields(instrument).items()
+        }
+
+    def fields(self, instrument: Instrument) -> dict[str, tuple[Any, str]]:
+        """Return each field by IB's name: its value, and its origin as in ``origins``."""
         values: dict[str, Any] = {
             "sec_type": instrument.sec_type,
             "symbol": instrument.ib_symbol,
@@ -122,9 +129,7 @@ class Universe:
         if instrument.has_ended:
             values["ended"] = True
         origins = self.origins.get(instrument.symbol, {})
-        return {
-            name: f"{shown(value)} ({origins.get(name, 'set')})" for name, value in values.items()
-        }
+        return {name: (value, origins.get(name, "set")) for name, value in values.items()}
 
 
 def parse_universe(text: str, name: str) -> Universe:
