@@ -174,6 +174,10 @@ def _with_field(text: str, name: str, symbol: str, field_and_value: tuple[str, s
     end = old.end_of(parts[index])
     if value:
         start = min(held.start_mark.index, end)
+        if held.start_mark.line > key.end_mark.line and (
+            colon := _COLON.match(text, key.end_mark.index)
+        ):
+            start = colon.end()  # a list in lines below its key
         space = "" if text[:start].endswith(" ") else " "
         return old.with_part(start, end, f"{space}{_written(field, value)}")
     if isinstance(node, MappingNode) and not node.flow_style:
