@@ -6,6 +6,7 @@ KtrdrError
 │   │   ├── SettingFixedError     the environment fixes a setting that was to be changed
 │   │   └── SettingValueError     a value that was to be set is not allowed
 │   ├── UniverseError         the universe file is malformed
+│   │   └── SeveralEntriesError   in several places
 │   ├── UnknownSymbolError    a symbol is not in the universe
 │   ├── NoStoreError          a data folder is not a store
 │   └── UnknownOperationError there is no operation of this id
@@ -41,6 +42,7 @@ KtrdrError
 An error keeps its fields; its text reads ``what was attempted: reason. Hint: what to do.``
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -113,6 +115,33 @@ class SettingValueError(SettingsError):
 
 class UniverseError(UsageError):
     """The universe file is malformed; the error names file, line and key."""
+
+
+class SeveralEntriesError(UniverseError):
+    """The universe file is malformed in several places; ``errors`` has one for each.
+
+    The other fields are those of the first one; the text has all of them, one a line.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        reason: str = "",
+        hint: str = "",
+        errors: Sequence[UniverseError] = (),
+    ) -> None:
+        super().__init__(what, reason=reason, hint=hint)
+        self.errors = tuple(errors)
+
+    @classmethod
+    def of(cls, errors: Sequence[UniverseError]) -> "SeveralEntriesError":
+        """Return the error of several errors, of which there is at least one."""
+        first = errors[0]
+        return cls(first.what, reason=first.reason, hint=first.hint, errors=errors)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.errors)) or super().__str__()
 
 
 class UnknownSymbolError(UsageError):

@@ -20,6 +20,7 @@ EXITS = {
     "SettingValueError": 2,
     "StoppingError": 1,
     "UniverseError": 2,
+    "SeveralEntriesError": 2,
     "UnknownSymbolError": 2,
     "NoStoreError": 2,
     "UnknownOperationError": 2,

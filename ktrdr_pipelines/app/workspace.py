@@ -7,6 +7,7 @@ Not here: creating a store (``app.setup``), the resources of Dagster (``defs.res
 """
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.settings import Settings, data_folder, effective_settings
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from ktrdr_pipelines.domain.planning.reports import Progress
     from ktrdr_pipelines.domain.universe.universe import Universe
     from ktrdr_pipelines.errors import UniverseError
@@ -79,7 +82,7 @@ class Workspace:
 
     @property
     def universe(self) -> "Universe":
-        """The universe, as first read; after an invalid edit, the last good one.
+        """The universe, as first read; what an edit made invalid is as it was before.
 
         Raises:
             UniverseError: the file is malformed, and there is no earlier copy.
@@ -88,7 +91,7 @@ class Workspace:
 
     @property
     def problem(self) -> "UniverseError | None":
-        """The error of the universe file, if the last good universe is used in its place."""
+        """What is wrong with the universe file; what is wrong is used as it was before."""
         return self._universe_read[1]
 
     @cached_property
@@ -204,7 +207,17 @@ def universe_file(layout: "StoreLayout") -> "UniverseFile":
     """Return the universe file of a store, with the copy that replaces it after a bad edit."""
     from ktrdr_pipelines.store.universe_file import UniverseFile
 
-    return UniverseFile(layout.universe, layout.state / "universe.good.yaml")
+    def last_session(symbol: str) -> "date | None":
+        from ktrdr_pipelines.domain.timeframes import Timeframe
+        from ktrdr_pipelines.store.bars.bar_store import BarStore
+        from ktrdr_pipelines.store.ledger.ledger import open_ledger
+
+        with closing(open_ledger(layout)) as ledger:
+            files = BarStore(layout, ledger).files
+            rows = [row for one in Timeframe for row in files.of_symbol(symbol, one).values()]
+            return max((max(row.rows_per_session) for row in rows if row.rows), default=None)
+
+    return UniverseFile(layout.universe, layout.state / "universe.good.yaml", last_session)
 
 
 def _load_manager(
@@ -212,6 +225,7 @@ def _load_manager(
 ) -> "LoadManager":
     from ktrdr_pipelines.domain.planning.reports import Quiet
     from ktrdr_pipelines.ib.source import open_source
+    from ktrdr_pipelines.sync.discovery.contracts import pinned_in
     from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
     from ktrdr_pipelines.sync.runner import LoadManager, Waits
 
@@ -220,7 +234,13 @@ def _load_manager(
     waits = Waits(listener.waiting, clock.real_now)
     return LoadManager(
         layout=workspace.layout,
-        open_source=lambda: open_source(config, operation, waits=waits, notices=listener.noticed),
+        open_source=lambda: open_source(
+            config,
+            operation,
+            waits=waits,
+            notices=listener.noticed,
+            pinned=pinned_in(workspace.layout),
+        ),
         gateway=config.gateway,
         retry_policy=RetryPolicy(
             max_retries=config.max_retries,

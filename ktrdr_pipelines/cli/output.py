@@ -304,7 +304,7 @@ def counted(number: int, one: str, many: str = "") -> str:
 def warn_of_problem(workspace: "Workspace") -> None:
     """Warn that the last good universe is used in place of an invalid edit, if it is."""
     if workspace.problem is not None:
-        note(f"Warning: {workspace.problem}. Until then the last good universe is used")
+        note(f"Warning: {workspace.problem}. Until then the last good universe is used for it")
 
 
 MOST_SHOWN: Final = 12

@@ -3,7 +3,7 @@
 Not here: Dagster's settings file (``app.setup``).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import dagster as dg
@@ -31,6 +31,18 @@ def symbols_held(layout: StoreLayout) -> dict[Timeframe, tuple[str, ...]]:
         if instance is None:
             return {}
         return {timeframe: held_symbols(instance, timeframe) for timeframe in Timeframe}
+
+
+def add_partitions(layout: StoreLayout, symbol: str, timeframes: Iterable[Timeframe]) -> int:
+    """Add a symbol's partitions; return the number of partition sets that changed."""
+    with existing_instance(layout) as instance:
+        if instance is None:
+            return 0
+        lacking = [one for one in timeframes if symbol not in held_symbols(instance, one)]
+        for timeframe in lacking:
+            name = str(symbols_partitions(timeframe).name)
+            instance.add_dynamic_partitions(name, [symbol])
+        return len(lacking)
 
 
 def move_partitions(layout: StoreLayout, symbol: str, new_symbol: str | None) -> int:

@@ -54,6 +54,8 @@ class Instrument:
     ``domain.calendars.registry``. ``start`` is the first session date that is wanted, ``end`` the
     first one at which it has ended (delisted, expired), None while it trades. Of a future,
     ``last_trade_date`` and the three fields after it distinguish one contract from another.
+    ``has_ended`` says that it ended with its last held session: ``store.universe_file`` sets
+    ``end`` accordingly.
     """
 
     symbol: str
@@ -74,6 +76,7 @@ class Instrument:
     multiplier: str = ""
     local_symbol: str = ""
     trading_class: str = ""
+    has_ended: bool = False
 
     def __str__(self) -> str:
         return self.symbol
@@ -112,6 +115,28 @@ class Identity:
             f"{self.symbol} {self.timeframe} {self.what_to_show} {hours}, contract id "
             f"{self.contract_id}, origin {self.origin}"
         )
+
+
+def conflict_of(held: Identity, instrument: Instrument, contract_id: int | None) -> str:
+    """Return why the bars of an instrument are other ones than held bars; empty if they are not.
+
+    Loads and checks of the universe decide by this alone. What a gateway calls a contract, and
+    where it is listed, may change; its id does not.
+
+    Args:
+        held: the identity of the held bars, of any timeframe.
+        instrument: as the universe has it.
+        contract_id: that of the instrument; None where it is not known.
+    """
+    wanted = {
+        "what_to_show": (held.what_to_show, instrument.what_to_show),
+        "use_rth": (held.use_rth, instrument.use_rth),
+        "con_id": (held.contract_id, contract_id or held.contract_id),
+    }
+    for name, (is_held, is_wanted) in wanted.items():
+        if is_held != is_wanted:
+            return f"bars of {held.timeframe} on disk have {name} {is_held}, not {is_wanted}"
+    return ""
 
 
 def identity_of(series: Series, *, contract_id: int, origin: Origin) -> Identity:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ktrdr_pipelines.domain.instruments import Identity, Instrument
+from ktrdr_pipelines.domain.instruments import Identity, Instrument, conflict_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Universe
 from ktrdr_pipelines.errors import StoreError
@@ -35,8 +35,8 @@ _WAYS_OUT = (
     "Restore the previous value; or run `ktrdr universe retire {symbol}` and add the new "
     "instrument; or give the new instrument another symbol"
 )
-_FREE = ("timeframes", "start", "backfill")
-"""Fields that may change at any time: they set what is loaded, not what the instrument is."""
+_OTHER_BARS = ("sec_type", "exchange", "currency")
+"""Fields whose change would give other bars to a symbol, which no file and no contract id shows."""
 
 
 class ChangeKind(StrEnum):
@@ -97,17 +97,11 @@ def _foreign(
     instrument: Instrument, before: Instrument | None, held: Mapping[Timeframe, Identity]
 ) -> str:
     """Return why the bars on disk are of another instrument; empty where they are not."""
-    for timeframe, identity in held.items():
-        requested = {
-            "what_to_show": (identity.what_to_show, instrument.what_to_show),
-            "use_rth": (identity.use_rth, instrument.use_rth),
-            "con_id": (identity.contract_id, instrument.contract_id or identity.contract_id),
-        }
-        for name, (is_held, is_wanted) in requested.items():
-            if is_held != is_wanted:
-                return f"bars of {timeframe} on disk have {name} {is_held}, not {is_wanted}"
+    for identity in held.values():
+        if conflict := conflict_of(identity, instrument, instrument.contract_id):
+            return conflict
     if before is not None and held:
-        other = [name for name in _differing(before, instrument) if name not in _FREE]
+        other = [name for name in _differing(before, instrument) if name in _OTHER_BARS]
         if other:
             return f"it has bars on disk, and {_difference(before, instrument, other)}"
     return ""

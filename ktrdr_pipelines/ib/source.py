@@ -20,8 +20,11 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
+
+from ib_async.contract import Contract
 
 from ktrdr_pipelines.clock import boot_time_s
 from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay
@@ -36,6 +39,7 @@ from ktrdr_pipelines.domain.planning.responses import (
 from ktrdr_pipelines.errors import (
     BadAnswerError,
     ConnectionLostError,
+    ContractUnknownError,
     DiskError,
     EntitlementError,
     GatewayError,
@@ -69,8 +73,10 @@ from ktrdr_pipelines.ib.protocol.contract_messages import (
     Candidate,
     candidate_of,
     chosen,
+    contract_by_id,
     contract_for,
     described,
+    is_as_described,
 )
 from ktrdr_pipelines.ib.protocol.error_codes import NoDataError, QueryDroppedError
 from ktrdr_pipelines.ib.protocol.requests import (
@@ -275,6 +281,7 @@ async def open_source(
     rate_limiter: RateLimiter | None = None,
     waits: OnWait = ignore_wait,
     notices: OnNotice = ignore_notice,
+    pinned: "PinnedContract | None" = None,
 ) -> AsyncIterator["GatewaySource"]:
     """Connect to a gateway for one operation, yield it as a source, and close it at the end.
 
@@ -285,6 +292,7 @@ async def open_source(
         rate_limiter: the budget; None uses the one that all processes share for this gateway.
         waits: called with the reason of each wait, and the seconds that it lasts at most.
         notices: called with each notice about the gateway for the user, once a connection.
+        pinned: returns the contract that a store has for a symbol, by which it is requested.
 
     Raises:
         GatewayError: on entering: no connection was made.
@@ -299,7 +307,8 @@ async def open_source(
             await budget.admit(what, probe_s=config.timeout_s, waits=waits)
             connection = await _entered(stack, entering, budget)
             connection.notices.listen(notices)
-            yield GatewaySource(connection, Requester(connection, budget, config, waits=waits))
+            requester = Requester(connection, budget, config, waits=waits)
+            yield GatewaySource(connection, requester, pinned or nothing_pinned)
     finally:
         await strategy.cleanup_temporary_connections()
         if rate_limiter is None:
@@ -327,44 +336,96 @@ async def _entered(
     return connection
 
 
-class Contracts:
-    """The contracts of one connection, each requested once."""
+PinnedContract = Callable[[str, Origin], int | None]
+"""Return the contract id that a store has for a symbol and an origin, None if it has none."""
 
-    def __init__(self, connection: GatewayConnection, requester: Requester) -> None:
-        self._connection, self._requester = connection, requester
+
+def nothing_pinned(_symbol: str, _origin: Origin) -> None:
+    """Return no contract id: the default of ``pinned`` parameters."""
+
+
+class Contracts:
+    """The contracts of one connection, each requested once.
+
+    A contract whose id is pinned, in the universe or by a store, is requested by that id: symbol
+    and exchange of a contract change, its id does not.
+    """
+
+    def __init__(
+        self, connection: GatewayConnection, requester: Requester, pinned: PinnedContract
+    ) -> None:
+        self._connection, self._requester, self._pinned = connection, requester, pinned
         self._known: dict[str, Candidate] = {}
         self._resolving: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def contract(self, instrument: Instrument) -> Candidate:
         """Return the one contract that an instrument means.
 
+        If a store has pinned a contract that the gateway describes otherwise than the universe,
+        and another contract is as the universe describes it, that one is returned: the caller has
+        to refuse it. Without such another one the pinned contract has changed its name.
+
         Raises:
             ContractUnknownError: there is none.
             ContractAmbiguousError: there are several; the text lists them.
             GatewayError: no response, or another error.
         """
-        what, notices = described(instrument), self._connection.notices
+        what = described(instrument)
         async with self._resolving[what]:
-            if what in self._known:
-                return self._known[what]
-            query = ContractQuery(what, contract_for(instrument, instrument.contract_id))
-            frames = await self._requester.ask(query, self._connection.contracts(query))
-            with notices.reading(what):
-                version = self._connection.server_version
-                candidates = [candidate_of(fields, version) for fields in frames]
-            for one in candidates:
-                if one.unknown_zone and not one.expires:
-                    notices.unknown_zone(one.unknown_zone, "last trade dates")
-            self._known[what] = chosen(instrument, candidates)
+            if what not in self._known:
+                self._known[what] = await self._resolved(instrument)
             return self._known[what]
+
+    async def _resolved(self, instrument: Instrument) -> Candidate:
+        if instrument.contract_id is not None:
+            return await self._of_id(instrument, instrument.contract_id)
+        pinned_id = self._pinned(instrument.symbol, self._connection.origin)
+        if pinned_id is None:
+            return await self._of_description(instrument)
+        try:
+            pinned = await self._of_id(instrument, pinned_id)
+        except ContractUnknownError:
+            return await self._of_description(instrument)
+        if is_as_described(instrument, pinned):
+            return pinned
+        try:
+            other = await self._of_description(instrument)
+        except ContractUnknownError:
+            self._connection.notices.renamed_contract(instrument.symbol, str(pinned))
+            return pinned
+        return other
+
+    async def _of_id(self, instrument: Instrument, contract_id: int) -> Candidate:
+        contract = contract_by_id(instrument, contract_id)
+        return await self._ask(replace(instrument, contract_id=contract_id), contract)
+
+    async def _of_description(self, instrument: Instrument) -> Candidate:
+        return await self._ask(instrument, contract_for(instrument))
+
+    async def _ask(self, instrument: Instrument, contract: Contract) -> Candidate:
+        what, notices = described(instrument), self._connection.notices
+        query = ContractQuery(what, contract)
+        frames = await self._requester.ask(query, self._connection.contracts(query))
+        with notices.reading(what):
+            version = self._connection.server_version
+            candidates = [candidate_of(fields, version) for fields in frames]
+        for one in candidates:
+            if one.unknown_zone and not one.expires:
+                notices.unknown_zone(one.unknown_zone, "last trade dates")
+        return chosen(instrument, candidates)
 
 
 class GatewaySource:
     """Bars of one connected gateway; a ``domain.planning.responses.BarSource``."""
 
-    def __init__(self, connection: GatewayConnection, requester: Requester) -> None:
+    def __init__(
+        self,
+        connection: GatewayConnection,
+        requester: Requester,
+        pinned: PinnedContract = nothing_pinned,
+    ) -> None:
         self._connection, self._requester = connection, requester
-        self._contracts = Contracts(connection, requester)
+        self._contracts = Contracts(connection, requester, pinned)
 
     def __repr__(self) -> str:
         return f"GatewaySource({self._connection!r})"

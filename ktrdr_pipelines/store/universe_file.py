@@ -6,43 +6,103 @@ Not here: what the text means (``domain.universe.universe``), editing it
 
 import contextlib
 import stat
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
-from ktrdr_pipelines.domain.universe.universe import Universe, parse_universe
-from ktrdr_pipelines.errors import UniverseError
+from ktrdr_pipelines.domain.instruments import Instrument
+from ktrdr_pipelines.domain.universe.editing import with_last_good
+from ktrdr_pipelines.domain.universe.universe import Universe, parse_universe, read_universe
+from ktrdr_pipelines.errors import SeveralEntriesError, UniverseError
 from ktrdr_pipelines.store.files import write_atomically
 
 FILE_DESCRIPTORS = ("/dev/fd", "/dev/stdin", "/proc")
 
 
+LastSession = Callable[[str], date | None]
+"""Return the last session date of which a store holds bars of a symbol, None without any."""
+
+
 @dataclass(frozen=True, slots=True)
 class UniverseFile:
-    """A universe file that the user edits, and a copy of its last good text."""
+    """A universe file that the user edits, and a copy of its last good text.
+
+    ``last_session`` tells where instruments with ``ended: true`` end; without it they have no end.
+    """
 
     path: Path
     last_good: Path
+    last_session: LastSession | None = field(default=None, compare=False)
 
     def read(self) -> tuple[Universe, UniverseError | None]:
-        """Return the universe; with the file's error where the last good copy replaces it.
+        """Return the universe, and what is wrong with the file.
+
+        If entries are malformed, the others are used as they are; a malformed entry stays as it
+        was in the last good text, or has no instrument if it is new. A file that is malformed as a
+        whole is replaced by the last good text.
 
         Raises:
-            UniverseError: the file is invalid and there is no good copy.
+            UniverseError: the file is invalid, and there is nothing good to use in its place.
             DiskError: the copy cannot be written.
         """
         try:
             text = _text_of(self.path)
-            universe = parse_universe(text, str(self.path))
-        except UniverseError as problem:
+            universe = read_universe(text, str(self.path))
+        except UniverseError as error:
             try:
-                return parse_universe(_text_of(self.last_good), str(self.path)), problem
+                last = parse_universe(_text_of(self.last_good), str(self.path))
             except UniverseError:
-                raise problem from None
+                raise error from None
+            return self._ended(last), error
+        problem = _problem_of(universe)
+        if problem is not None:
+            text, universe = self._repaired(text, universe, problem)
         with contextlib.suppress(OSError, UniverseError):
             if _text_of(self.last_good) == text:
-                return universe, None
+                return self._ended(universe), problem
         write_atomically(self.last_good, lambda file: file.write(text.encode()))
-        return universe, None
+        return self._ended(universe), problem
+
+    def _repaired(
+        self, text: str, universe: Universe, problem: UniverseError
+    ) -> tuple[str, Universe]:
+        """Return the text in use in place of one with malformed entries, and its universe."""
+        name, problems = str(self.path), universe.problems
+        good = ""
+        with contextlib.suppress(UniverseError):
+            good = _text_of(self.last_good)
+            parse_universe(good, name)
+        for earlier in (good, ""):  # an earlier entry may contradict the defaults of today
+            with contextlib.suppress(UniverseError):
+                used = with_last_good(text, name, earlier, problems)
+                return used, replace(parse_universe(used, name), problems=problems)
+        raise problem
+
+    def _ended(self, universe: Universe) -> Universe:
+        """Return the universe with the end of each instrument that ended with its last session."""
+        ended = [one for one in universe.instruments.values() if one.has_ended]
+        if not ended or self.last_session is None:
+            return universe
+        ends = {one.symbol: self._end_of(one, self.last_session) for one in ended}
+        instruments = {
+            symbol: replace(one, end=ends[symbol]) if symbol in ends else one
+            for symbol, one in universe.instruments.items()
+        }
+        return replace(universe, instruments=MappingProxyType(instruments))
+
+    @staticmethod
+    def _end_of(instrument: Instrument, last_session: LastSession) -> date:
+        """Return the day after the last held session; the start if none is held."""
+        last = last_session(instrument.symbol)
+        return instrument.start if last is None else max(instrument.start, last + timedelta(days=1))
+
+
+def _problem_of(universe: Universe) -> UniverseError | None:
+    """Return the errors of all entries as one."""
+    errors = universe.all_problems
+    return SeveralEntriesError.of(errors) if len(errors) > 1 else next(iter(errors), None)
 
 
 def load_universe(path: Path) -> Universe:

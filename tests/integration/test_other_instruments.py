@@ -37,10 +37,17 @@ symbols:
   BTC: {sec_type: CRYPTO}
   RY: {primary_exchange: TSE}
   VOD: {primary_exchange: LSE}
+  "7203": {exchange: TSEJ}
+  "700": {primary_exchange: SEHK}
+  BHP: {exchange: ASX}
+  SAP: {exchange: IBIS}
+  ERIC.B: {primary_exchange: SFB}
+  BP.: {primary_exchange: LSE}
+  FDAXH24: {sec_type: FUT, symbol: DAX, exchange: EUREX, last_trade_date: "20240315"}
   INTC: {end: 2024-02-01}
   MSFT.ETH: {calendar: GATEWAY}
 """
-KEYS = {"ESZ23": "ESZ2023", "CLG24": "CLG2024"}
+KEYS = {"ESZ23": "ESZ2023", "CLG24": "CLG2024", "FDAXH24": "FDAXH2024"}
 MARKET = SyntheticMarket(1)
 
 
@@ -126,6 +133,18 @@ CASES = [
     ("RY", "1h", date(2024, 3, 1), date(2024, 6, 5)),
     ("VOD", "1h", date(2023, 12, 1), date(2024, 4, 5)),
     ("VOD", "1d", date(2020, 1, 2), date(2024, 6, 5)),
+    ("7203", "1m", date(2024, 5, 30), date(2024, 6, 5)),
+    pytest.param("7203", "1h", date(2024, 5, 2), date(2024, 6, 5), marks=pytest.mark.slow),
+    pytest.param("7203", "1d", date(2023, 1, 4), date(2024, 6, 5), marks=pytest.mark.slow),
+    pytest.param("700", "1m", date(2024, 2, 8), date(2024, 2, 15), marks=pytest.mark.slow),
+    pytest.param("BHP", "1m", date(2024, 4, 4), date(2024, 4, 10), marks=pytest.mark.slow),
+    ("BHP", "1d", date(2023, 1, 3), date(2024, 6, 5)),
+    ("SAP", "1m", date(2024, 3, 27), date(2024, 4, 4)),
+    pytest.param("SAP", "1d", date(2023, 1, 3), date(2024, 6, 5), marks=pytest.mark.slow),
+    pytest.param("ERIC.B", "1d", date(2023, 1, 3), date(2024, 6, 5), marks=pytest.mark.slow),
+    pytest.param("BP.", "1d", date(2023, 1, 3), date(2024, 6, 5), marks=pytest.mark.slow),
+    pytest.param("FDAXH24", "1m", date(2024, 3, 12), date(2024, 3, 19), marks=pytest.mark.slow),
+    ("FDAXH24", "1d", date(2023, 3, 1), date(2024, 6, 4)),
 ]
 
 

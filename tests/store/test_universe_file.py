@@ -1,6 +1,8 @@
 """The universe's file: read as people and systems write it, and its last good state kept."""
 
 import os
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,44 @@ def test_a_bad_edit_keeps_the_last_good_universe(tmp_path: Path, edit: str | Non
     fixed, none = universe_file.read()
     assert (list(fixed.instruments), none) == (["MSFT"], None)
     assert universe_file.last_good.read_text() == "symbols: {MSFT: }"
+
+
+@pytest.mark.parametrize(
+    ("edit", "symbols", "start"),
+    [
+        ("AAPL: {start: soon}, MSFT: {}, NEW: {timeframes: [9m]}", ["AAPL", "MSFT"], "2021-01-04"),
+        ("NEW: {}, MSFT: {start: soon}, AAPL: {}", ["NEW", "MSFT", "AAPL"], "2020-01-01"),
+        ("AAPL: {start: 2022-01-03}, MSFT: {}, MSFT: {}", ["AAPL", "MSFT"], "2022-01-03"),
+    ],
+)
+def test_malformed_entries_are_as_before_and_the_others_as_edited(
+    tmp_path: Path, edit: str, symbols: list[str], start: str
+) -> None:
+    """A new one is left out; the copy has the text in use, and a later bad edit builds on it."""
+    universe_file = file(tmp_path, "symbols: {AAPL: {start: 2021-01-04}, MSFT: {}}")
+    universe_file.read()
+    universe_file.path.write_text(f"# mine\nsymbols: {{{edit}}}\n")
+    for _ in range(2):
+        universe, problem = universe_file.read()
+        assert list(universe.instruments) == symbols
+        assert str(universe.instrument("AAPL").start) == start
+        assert "symbols > " in str(problem)
+        assert universe.problems
+    assert list(load_universe(universe_file.last_good).instruments) == symbols
+    universe_file.path.write_text("symbols: {AAPL: 5, MSFT: 5}")
+    universe, problem = universe_file.read()
+    assert str(universe.instrument("AAPL").start) == start
+    assert len(str(problem).splitlines()) == 2
+
+
+def test_an_ended_instrument_ends_with_its_last_held_session(tmp_path: Path) -> None:
+    """Without a held session nothing is expected of it; others have no end."""
+    text = "symbols: {AAPL: {ended: true}, MSFT: {ended: true}, SPY: {}}"
+    held = {"AAPL": date(2024, 3, 1)}
+    universe_file = replace(file(tmp_path, text), last_session=held.get)
+    universe, _ = universe_file.read()
+    ends = {symbol: one.end for symbol, one in universe.instruments.items()}
+    assert ends == {"AAPL": date(2024, 3, 2), "MSFT": date(2020, 1, 1), "SPY": None}
 
 
 @pytest.mark.parametrize("copy", [None, "symbols: ["])

@@ -573,7 +573,7 @@ class _Discoveries:
 async def _discover(workspace: Workspace, instrument: Instrument, *, pins: bool) -> "Candidate":
     """Connect, and return the contract of an instrument; ``pins`` is as in ``sync.discovery``."""
     from ktrdr_pipelines.ib.source import open_source
-    from ktrdr_pipelines.sync.discovery.contracts import described_contract
+    from ktrdr_pipelines.sync.discovery.contracts import described_contract, pinned_in
     from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
 
     config, clock = workspace.gateway_config, workspace.clock
@@ -584,5 +584,8 @@ async def _discover(workspace: Workspace, instrument: Instrument, *, pins: bool)
         clock_offset_s=clock.offset_s,
     )
     series = Series(instrument, instrument.timeframes[0])
-    async with SourceSession(lambda: open_source(config, Operation.API), policy) as session:
+    pinned = pinned_in(workspace.layout) if pins else None
+    async with SourceSession(
+        lambda: open_source(config, Operation.API, pinned=pinned), policy
+    ) as session:
         return await described_contract(session, workspace.store, series, pins=pins)

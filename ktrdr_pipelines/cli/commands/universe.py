@@ -1,14 +1,12 @@
 """``ktrdr universe``: check the universe, and edit it while keeping the user's own text.
 
-Not here: the edits (``domain.universe.editing``), moving bars (``store.maintenance.rename``), what
-a change means (``gaps.universe_diff``).
+Not here: the edits (``app.universe_edits``), moving bars (``store.maintenance.rename``,
+``store.maintenance.restore``), what a change means (``gaps.universe_diff``).
 """
 
-import codecs
-import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +15,7 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from ktrdr_pipelines.app.views.universe_documents import FieldDocuments, UniverseCheckDocument
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.defs.sensors.universe_sensor import PartitionChange
     from ktrdr_pipelines.domain.universe.universe import Universe
@@ -28,7 +27,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Check and edit the universe (universe.yaml in the data folder).",
 )
-_SET = " (set)"
 _FIELDS = {"allow_extra_args": True, "ignore_unknown_options": True}
 Symbol = Annotated[str, typer.Argument(metavar="SYMBOL", help="A symbol of the universe.")]
 
@@ -51,7 +49,7 @@ def check(
     from ktrdr_pipelines.app.workspace import Workspace, universe_file
     from ktrdr_pipelines.defs.instance import symbols_held
     from ktrdr_pipelines.defs.sensors.universe_sensor import change_from
-    from ktrdr_pipelines.gaps.universe_diff import ChangeKind, universe_changes
+    from ktrdr_pipelines.gaps.universe_diff import universe_changes
     from ktrdr_pipelines.store.universe_file import load_universe
 
     workspace = Workspace.open()
@@ -67,172 +65,287 @@ def check(
         say_json(_document(universe, changes, partitions))
     else:
         _say_check(universe, changes, partitions)
-    if any(change.kind is ChangeKind.REFUSED for change in changes):
+    if _are_refused(changes):
         raise typer.Exit(ExitCode.FAILED)
 
 
-@app.command(short_help="Add a symbol, keeping the file's text", context_settings={**_FIELDS})
+@app.command(short_help="Add symbols, keeping the file's text", context_settings={**_FIELDS})
 def add(
     context: typer.Context,
-    symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="The new symbol.")],
+    symbol: Annotated[str, typer.Argument(metavar="SYMBOL[,SYMBOL...]", help="The new symbols.")],
     as_json: AsJson = False,
 ) -> None:
-    """Add a symbol to the universe; every other byte of the file is kept.
+    """Add symbols to the universe, all or none; every other byte of the file is kept.
 
     Give fields as options, by their names in the file: --timeframes 1h,1d --start 2021-01-01
     --sec-type CASH. Fields that are not given are derived, and shown.
 
     Exit codes: 0 added, 1 the file cannot be written, 2 bad usage; then nothing is changed.
     """
+    from ktrdr_pipelines.app.universe_edits import add_symbols, fields_of, symbols_in
+    from ktrdr_pipelines.app.views.universe_documents import AddedDocument
     from ktrdr_pipelines.app.workspace import Workspace
-    from ktrdr_pipelines.domain.universe.editing import add_symbol
-    from ktrdr_pipelines.domain.universe.universe import parse_universe
-    from ktrdr_pipelines.store.files import write_atomically
 
     if symbol.startswith("--"):
         raise UsageError(
             f"{symbol} in place of the symbol",
             hint="Put the symbol first, as in: ktrdr universe add TSLA --timeframes 1h",
         )
-    layout = Workspace.open().layout
-    path = layout.universe
-    before = _content(path)
-    mark = codecs.BOM_UTF8 if before.startswith(codecs.BOM_UTF8) else b""
-    text = add_symbol(before.decode("utf-8-sig"), str(path), symbol, fields_of(context.args))
-    write_atomically(
-        path, lambda file: file.write(mark + text.encode()), before_renaming=layout.require_same
-    )
-    universe = parse_universe(text, str(path))
-    fields = universe.describe(universe.instrument(symbol))
+    symbols, fields = symbols_in(symbol), fields_of(context.args)
+    workspace = Workspace.open()
+    universe = add_symbols(workspace, symbols, fields)
     if as_json:
-        say_json({"added": symbol, "universe": str(path), "fields": fields})
+        documents = _documents_of(universe, symbols)
+        document = AddedDocument(
+            complete=True,
+            exit_code=0,
+            added=",".join(symbols),
+            universe=str(workspace.layout.universe),
+            symbols=documents,
+            fields=documents[symbols[0]] if len(symbols) == 1 else {},
+        )
+        say_json(document)
         return
-    say(f"added {symbol} to {path}:")
-    for name, value in fields.items():
-        say(f"  {name:<17}{value}")
+    for one in symbols:
+        _say_fields(universe, one, f"added {one} to {workspace.layout.universe}:")
     say("A running `ktrdr up` starts to load it within a minute; otherwise run: ktrdr update")
+
+
+@app.command("set", short_help="Set or remove fields of symbols, keeping the file's text")
+def set_(
+    symbol: Annotated[
+        str, typer.Argument(metavar="SYMBOL[,SYMBOL...]", help="Symbols of the universe.")
+    ],
+    assignments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="KEY=VALUE...", help="Fields by their names in the file; KEY= removes one."
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Set fields of symbols, such as ended=true or timeframes=1h,1d; KEY= removes a field.
+
+    Exit codes: 0 set, 1 a symbol has bars on disk that would be another instrument's, or the file
+    cannot be written, 2 bad usage; then nothing is changed.
+    """
+    from ktrdr_pipelines.app.universe_edits import change_symbols, fields_in, symbols_in
+    from ktrdr_pipelines.app.views.universe_documents import ChangedDocument
+    from ktrdr_pipelines.app.workspace import Workspace
+
+    symbols, fields = symbols_in(symbol), fields_in(assignments)
+    workspace = Workspace.open()
+    universe = change_symbols(workspace, symbols, fields)
+    path = workspace.layout.universe
+    if as_json:
+        documents = _documents_of(universe, symbols)
+        say_json(
+            ChangedDocument(
+                complete=True,
+                exit_code=0,
+                changed=symbols,
+                universe=str(path),
+                symbols=documents,
+            )
+        )
+        return
+    for one in symbols:
+        _say_fields(universe, one, f"changed {one} in {path}:")
 
 
 @app.command(short_help="Rename a symbol, with all its bars")
 def rename(
     symbol: Symbol,
     new_symbol: Annotated[str, typer.Argument(metavar="NEW", help="The new name.")],
+    ib_symbol: Annotated[
+        str,
+        typer.Option(
+            "--symbol",
+            metavar="SYMBOL",
+            help="IB's symbol from now on, if it is neither the new name nor known by the "
+            "contract id.",
+        ),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Rename a symbol: in the universe, on disk, in the ledger and in Dagster.
 
-    The instrument itself does not change. If the command is killed half-way, run it again, or
-    `ktrdr repair`, to finish the rename.
+    The instrument itself does not change: if its contract is known, from its bars or from the
+    gateway, the entry gets the id of the contract, by which the gateway finds it whatever its
+    symbol is. If the command is killed half-way, run it again, or `ktrdr repair`, to finish the
+    rename.
 
     Exit codes: 0 renamed, 1 it cannot be renamed (a load is using the symbol, the new name has
     bars, a file cannot be read), 2 bad usage.
     """
+    from ktrdr_pipelines.app.views.universe_documents import (
+        RenamedDocument,
+        field_documents,
+    )
     from ktrdr_pipelines.app.workspace import Workspace
+    from ktrdr_pipelines.store.layout import store_origin
     from ktrdr_pipelines.store.maintenance.rename import rename as rename_in_store
+    from ktrdr_pipelines.sync.discovery.contracts import pinned_contract
 
     workspace = Workspace.open()
+    layout = workspace.layout
     finished = _finished(workspace, as_json=as_json)
     if finished is None or (finished.symbol, finished.target) != (symbol, new_symbol):
-        rename_in_store(workspace.layout, symbol, new_symbol, system_now())
+        contract_id = pinned_contract(workspace.store, symbol, store_origin(layout))
+        rename_in_store(
+            layout,
+            symbol,
+            new_symbol,
+            system_now(),
+            contract_id=contract_id,
+            ib_symbol=ib_symbol,
+        )
     sets = _finish_rename(workspace, symbol, new_symbol)
+    universe = Workspace(workspace.settings, layout).universe
+    made = universe.instrument(new_symbol)
     if as_json:
-        say_json({"renamed": symbol, "to": new_symbol, "partition_sets": sets})
+        document = RenamedDocument(
+            complete=True,
+            exit_code=0,
+            renamed=symbol,
+            to=new_symbol,
+            partition_sets=sets,
+            contract_id=made.contract_id,
+            fields=field_documents(universe, made),
+        )
+        say_json(document)
         return
     say(f"renamed {symbol} to {new_symbol} in bars, ledger and universe; {_sets(sets)}")
+    if made.contract_id is not None:
+        say(f"the gateway is asked for contract {made.contract_id}, whatever its symbol is")
+    else:
+        say(
+            f"the gateway is asked for {made.ib_symbol}; if IB has another symbol, run: "
+            f"ktrdr universe set {new_symbol} symbol=SYMBOL"
+        )
 
 
 @app.command(short_help="Remove a symbol from the universe; its bars are kept")
 def retire(symbol: Symbol, as_json: AsJson = False) -> None:
     """Remove a symbol from the universe, and move its bars out of reach of queries.
 
-    The bars are kept in the folder `retired`, which queries do not read, and the symbol can be
-    used for another instrument. To keep the bars queryable, remove the symbol from universe.yaml
-    by hand instead.
+    Bars and entry are kept in the folder `retired`, which queries do not read, and the symbol can
+    be used for another instrument; `ktrdr universe restore` brings all of it back. To keep the
+    bars of a delisted instrument queryable, set ended=true instead.
 
     Exit codes: 0 retired, 1 it cannot be retired (a load is using the symbol), 2 bad usage.
     """
+    from ktrdr_pipelines.app.views.universe_documents import RetiredDocument
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.store.maintenance.rename import retire as retire_in_store
 
     workspace = Workspace.open()
     layout = workspace.layout
-    options = _options_of(workspace.universe, symbol)
     finished = _finished(workspace, as_json=as_json)
     is_done = finished is not None and (finished.kind, finished.symbol) == ("retire", symbol)
     move = finished if is_done else retire_in_store(layout, symbol, system_now())
     assert move is not None  # noqa: S101  (either it was finished just now, or it is new)
     sets = _finish_rename(workspace, symbol, None)
     kept = layout.retired / move.target
+    restore_command = f"ktrdr universe restore {move.target}"
     if as_json:
-        folder = str(kept) if kept.is_dir() else None
-        say_json({"retired": symbol, "kept_in": folder, "partition_sets": sets})
+        document = RetiredDocument(
+            complete=True,
+            exit_code=0,
+            retired=symbol,
+            kept_in=str(kept) if kept.is_dir() else None,
+            partition_sets=sets,
+            restore=restore_command,
+        )
+        say_json(document)
         return
     say(f"removed {symbol} from the universe; {_sets(sets)}")
-    if kept.is_dir():
-        say(f"its bars are kept in {kept}; to restore them:")
-        say(
-            f"  ktrdr universe add {symbol}{options} && mv {kept} {layout.symbol_folder(symbol)} "
-            "&& ktrdr repair"
-        )
-    else:
-        say("it had no bars")
+    has_bars = any(kept.rglob("*.parquet"))
+    say(f"its bars are kept in {kept}" if has_bars else "it had no bars")
+    say(f"to restore it: {restore_command}")
 
 
-def _options_of(universe: "Universe", symbol: str) -> str:
-    """Return the fields that the entry of a symbol sets, as options of ``add``."""
-    if symbol not in universe.instruments:
-        return ""
-    fields = universe.describe(universe.instrument(symbol))
-    own = {name: text.removesuffix(_SET) for name, text in fields.items() if text.endswith(_SET)}
-    return "".join(
-        f" --{name.replace('_', '-')} {shlex.quote(value.replace(', ', ','))}"
-        for name, value in own.items()
-    )
+@app.command(short_help="Restore a retired symbol, with its bars")
+def restore(
+    symbol: Annotated[
+        str,
+        typer.Argument(
+            metavar="SYMBOL",
+            help="A retired symbol; SYMBOL@N is one of several that had this name.",
+        ),
+    ],
+    new_symbol: Annotated[
+        str | None,
+        typer.Option("--as", metavar="NEW", help="Another name, if its own is in use."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Restore a retired symbol: its entry in the universe, its bars, and its partitions.
 
+    If the command is killed half-way, run it again, or `ktrdr repair`, to finish it.
 
-def fields_of(arguments: list[str]) -> dict[str, str]:
-    """Return ``--field value`` and ``--field=value`` as fields of an entry.
-
-    Raises:
-        UsageError: a field is unknown, has no value, or is given twice.
+    Exit codes: 0 restored, 1 it cannot be restored (the name is another instrument's by now, a
+    file cannot be read), 2 bad usage.
     """
-    from ktrdr_pipelines.domain.universe.fields import READERS
+    from ktrdr_pipelines.app.views.universe_documents import (
+        RestoredDocument,
+        field_documents,
+    )
+    from ktrdr_pipelines.app.workspace import Workspace
+    from ktrdr_pipelines.defs.instance import add_partitions
+    from ktrdr_pipelines.store.maintenance.rename import retired_symbol
+    from ktrdr_pipelines.store.maintenance.restore import restore as restore_in_store
 
-    fields: dict[str, str] = {}
-    rest = list(arguments)
-    while rest:
-        option, equals, value = rest.pop(0).partition("=")
-        name = option.removeprefix("--").replace("-", "_")
-        if not option.startswith("--") or name not in READERS:
-            known = ", ".join(f"--{one.replace('_', '-')}" for one in READERS)
-            raise UsageError(option, reason="not a field of a symbol", hint=f"Fields are {known}")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise UsageError(option, reason="no value given", hint=f"Write {option} VALUE")
-            value = rest.pop(0)
-        if name in fields:
-            raise UsageError(option, reason="given twice", hint="Give it once")
-        fields[name] = value
-    return fields
+    workspace = Workspace.open()
+    layout = workspace.layout
+    move = _finished(workspace, as_json=as_json)
+    is_done = (
+        move is not None
+        and move.kind == "restore"
+        and symbol in {move.symbol, retired_symbol(move.symbol)}
+        and new_symbol in {None, move.target}
+    )
+    if move is None or not is_done:
+        move = restore_in_store(layout, symbol, system_now(), new_symbol=new_symbol)
+    restored = Workspace(workspace.settings, layout)  # reads the universe after the move
+    restored.renew_catalog()
+    universe = restored.universe
+    made = universe.instrument(move.target)
+    sets = add_partitions(layout, move.target, made.timeframes)
+    if as_json:
+        document = RestoredDocument(
+            complete=True,
+            exit_code=0,
+            restored=move.target,
+            retired_as=move.symbol,
+            partition_sets=sets,
+            fields=field_documents(universe, made),
+        )
+        say_json(document)
+        return
+    say(f"restored {move.target} in universe, bars and ledger; {_sets(sets)}")
 
 
-def _content(path: Path) -> bytes:
-    """Return the bytes of a valid universe file."""
-    from ktrdr_pipelines.store.files import disk_errors
-    from ktrdr_pipelines.store.universe_file import load_universe
+def _documents_of(universe: "Universe", symbols: list[str]) -> "dict[str, FieldDocuments]":
+    from ktrdr_pipelines.app.views.universe_documents import field_documents
 
-    load_universe(path)
-    with disk_errors(path):
-        return path.read_bytes()
+    return {one: field_documents(universe, universe.instrument(one)) for one in symbols}
+
+
+def _say_fields(universe: "Universe", symbol: str, title: str) -> None:
+    say(title)
+    for name, value in universe.describe(universe.instrument(symbol)).items():
+        say(f"  {name:<17}{value}")
 
 
 def _finished(workspace: "Workspace", *, as_json: bool) -> "Move | None":
-    """Finish an interrupted rename or retirement, if there is one, and return it."""
+    """Finish an interrupted rename, retirement or restoration, if there is one, and return it."""
     from ktrdr_pipelines.store.maintenance.rename import finish_move
 
     move = finish_move(workspace.layout, workspace.ledger)
     if move is not None:
-        _finish_rename(workspace, move.symbol, move.target if move.kind == "rename" else None)
+        if move.kind != "restore":
+            _finish_rename(workspace, move.symbol, move.target if move.kind == "rename" else None)
         if not as_json:
             note(f"finished the {move}, which had been interrupted")
     return move
@@ -250,16 +363,35 @@ def _finish_rename(workspace: "Workspace", symbol: str, new_symbol: str | None) 
 
 def _document(
     universe: "Universe", changes: "list[Change]", partitions: "list[PartitionChange]"
-) -> dict[str, Any]:
-    return {
-        "universe": universe.name,
-        "well": True,
-        "symbols": {symbol: universe.describe(one) for symbol, one in universe.instruments.items()},
-        "changes": [asdict(change) for change in changes],
-        "partitions": {
-            str(one.timeframe): {"added": one.added, "removed": one.removed} for one in partitions
+) -> "UniverseCheckDocument":
+    from ktrdr_pipelines.app.views.universe_documents import (
+        PartitionChangeDocument,
+        UniverseChangeDocument,
+        UniverseCheckDocument,
+        symbol_documents,
+    )
+
+    exit_code = ExitCode.FAILED if _are_refused(changes) else ExitCode.DONE
+    return UniverseCheckDocument(
+        complete=exit_code is ExitCode.DONE,
+        exit_code=int(exit_code),
+        universe=universe.name,
+        is_valid=True,
+        symbols=symbol_documents(universe),
+        changes=[UniverseChangeDocument.model_validate(asdict(change)) for change in changes],
+        partitions={
+            str(one.timeframe): PartitionChangeDocument(
+                added=list(one.added), removed=list(one.removed)
+            )
+            for one in partitions
         },
-    }
+    )
+
+
+def _are_refused(changes: "list[Change]") -> bool:
+    from ktrdr_pipelines.gaps.universe_diff import ChangeKind
+
+    return any(change.kind is ChangeKind.REFUSED for change in changes)
 
 
 def _say_check(

@@ -128,6 +128,11 @@ def _new_york_extended() -> SessionCalendar:
     )
 
 
+def exchange_days(code: str) -> pd.DatetimeIndex:
+    """Return the session dates of an exchange by its ISO 10383 code."""
+    return pd.DatetimeIndex(_schedule(code)[0].index)
+
+
 @cache
 def _schedule(code: str) -> tuple[pd.DataFrame, str]:
     """Return the table (open, close and breaks in UTC) of an exchange, and its time zone."""

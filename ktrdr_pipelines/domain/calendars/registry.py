@@ -1,7 +1,8 @@
 """Find calendars by key, and the calendar by which the sessions of an instrument are expected.
 
 Not here: the sources of calendars (``domain.calendars.exchanges``,
-``domain.calendars.cme_futures``, ``domain.calendars.fx_crypto``), what sessions mean for bars
+``domain.calendars.cme_futures``, ``domain.calendars.eurex_futures``,
+``domain.calendars.fx_crypto``), what sessions mean for bars
 (``domain.calendars.sessions``).
 """
 
@@ -16,9 +17,11 @@ import numpy as np
 
 from ktrdr_pipelines.domain.calendars.arrays import KNOWN_FROM, KNOWN_TO
 from ktrdr_pipelines.domain.calendars.cme_futures import FAMILIES, globex_hours
+from ktrdr_pipelines.domain.calendars.eurex_futures import EUREX_FAMILIES, eurex_hours
 from ktrdr_pipelines.domain.calendars.exchanges import (
     EXTENDED,
     exchange_codes,
+    exchange_days,
     exchange_hours,
     is_exchange,
 )
@@ -54,7 +57,7 @@ _DAY = timedelta(days=1)
 def calendar_keys() -> list[str]:
     """Return the keys of all calendars that are known without a gateway, sorted."""
     exchanges = (f"{code}.RTH" for code in exchange_codes())
-    return sorted((*exchanges, EXTENDED, *FAMILIES, SPOT_FX, CRYPTO))
+    return sorted((*exchanges, EXTENDED, *FAMILIES, *EUREX_FAMILIES, SPOT_FX, CRYPTO))
 
 
 def is_gateways(key: str) -> bool:
@@ -81,6 +84,8 @@ def calendar_named(key: str) -> SessionCalendar:
         return crypto()
     if key in FAMILIES:
         return globex_hours(key)
+    if key in EUREX_FAMILIES:
+        return eurex_hours(key, exchange_days("XEUR"))
     return _unknown_sessions(key) if is_gateways(key) else exchange_hours(key)
 
 
@@ -92,7 +97,7 @@ def is_calendar(key: str) -> bool:
         except KeyError:
             return False
         return True
-    return key in {SPOT_FX, CRYPTO, *FAMILIES} or is_exchange(key)
+    return key in {SPOT_FX, CRYPTO, *FAMILIES, *EUREX_FAMILIES} or is_exchange(key)
 
 
 def _unknown_sessions(key: str) -> SessionCalendar:

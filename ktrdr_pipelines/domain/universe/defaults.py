@@ -10,87 +10,121 @@ Source: currencies of IB's spot market from
 https://www.interactivebrokers.com/en/trading/products-spot-currencies.php.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import date, timedelta
+from difflib import get_close_matches
 from typing import Any, Final
 
 from ktrdr_pipelines.domain.calendars.cme_futures import FAMILIES
+from ktrdr_pipelines.domain.calendars.eurex_futures import EUREX_FAMILIES
 from ktrdr_pipelines.domain.calendars.registry import GATEWAY, is_calendar, is_gateways
 from ktrdr_pipelines.domain.instruments import Instrument, SecType, WhatToShow
 from ktrdr_pipelines.domain.universe.fields import DEFAULTS, Entry, shown
-from ktrdr_pipelines.domain.universe.ib_exchanges import SMART, ListingVenue, market_of
+from ktrdr_pipelines.domain.universe.ib_exchanges import (
+    SMART,
+    US_STOCKS,
+    ListingVenue,
+    exchange_codes_of,
+    market_of,
+)
+from ktrdr_pipelines.errors import UniverseError
 
+FUTURES_CALENDARS: Final = (*FAMILIES, *EUREX_FAMILIES)
 _REGULAR, _EXTENDED = ".RTH", ".ETH"
+_LISTING = ("exchange", "primary_exchange", "sec_type")
+_ENDS = ("end", "delisted", "ended")
 
 
-def calendar_for(entry: Entry, made: Instrument, market: ListingVenue | None) -> str:
-    """Return the key of an instrument's calendar.
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """An error about an instrument, and the fields that it follows from."""
+
+    error: UniverseError
+    fields: tuple[str, ...]
+
+
+def _calendar_of(
+    entry: Entry, made: Instrument, market: ListingVenue | None
+) -> tuple[str, UniverseError | None]:
+    """Return the key of an instrument's calendar, or the error that there is none.
 
     Args:
         entry: the entry, for the position of errors.
         made: the instrument, with the calendar that was given or derived; empty if neither.
         market: where it trades, if a table has it.
-
-    Raises:
-        UniverseError: no calendar can be derived, or the given one is not possible.
     """
     derived = market.calendar(use_rth=made.use_rth) if market else ""
     if made.calendar == GATEWAY:
         if market is None:
-            raise entry.at("calendar").error(
+            return "", entry.at("calendar").error(
                 f"is {GATEWAY}, and the zone of {_location(made)} is not known",
                 f"Add it, such as `calendar: {GATEWAY}:Europe/London`, or "
                 f"`{GATEWAY}:Asia/Tokyo@16:00` where a session day begins on the day before",
             )
-        return market.gateways
+        return market.gateways, None
     if not made.calendar:
-        raise entry.item.error(
+        return "", entry.item.error(
             f"is {made.sec_type} at {_location(made)} with use_rth: {shown(made.use_rth)}, "
             "whose sessions are not known",
-            _ways(made),
+            _ways(made, market),
         )
     is_free = is_gateways(made.calendar) and is_calendar(made.calendar)
-    if made.calendar != derived and not is_free:
-        _refuse_other(entry, made, derived)
-    return made.calendar
+    if made.calendar != derived and not is_free and (error := _other(entry, made, derived)):
+        return "", error
+    return made.calendar, None
 
 
-def _refuse_other(entry: Entry, made: Instrument, derived: str) -> None:
-    """Refuse a calendar that contradicts the known one, or that does not exist."""
+def _other(entry: Entry, made: Instrument, derived: str) -> UniverseError | None:
+    """Return why a calendar that is not the derived one is wrong; None where it is possible."""
     allowed = f"for {made.sec_type} with use_rth: {shown(made.use_rth)}"
+    item = entry.at("calendar")
     if derived:
-        raise entry.at("calendar").error(
-            f"is {made.calendar!r}", f"Allowed {allowed} is {derived}, or {GATEWAY}"
-        )
+        return item.error(f"is {made.calendar!r}", f"Allowed {allowed} is {derived}, or {GATEWAY}")
     if not is_calendar(made.calendar):
-        raise entry.at("calendar").error(
+        return item.error(
             f"is {made.calendar!r}, which does not exist",
             f"Allowed are XLON{_REGULAR} and others by ISO 10383 code, the GLOBEX families, or "
             f"{GATEWAY}",
         )
-    wrong = _EXTENDED if made.use_rth else _REGULAR
-    if made.calendar.endswith(wrong):
-        raise entry.at("calendar").error(
+    if made.calendar.endswith(_EXTENDED if made.use_rth else _REGULAR):
+        return item.error(
             f"is {made.calendar!r}, but use_rth is {shown(made.use_rth)}",
             f"Set use_rth: {shown(not made.use_rth)}, or calendar: {GATEWAY}",
         )
+    return None
 
 
 def _location(made: Instrument) -> str:
     return f"{made.exchange}/{made.primary_exchange}".rstrip("/")
 
 
-def _ways(made: Instrument) -> str:
+def _ways(made: Instrument, market: ListingVenue | None) -> str:
     """Return a hint on what the user can set."""
-    gateway = f"`calendar: {GATEWAY}` (the sessions as the gateway states them)"
+    near = _near_codes(made) if market is None else ""
+    if market is not None and market.products:
+        known = ", ".join(market.products)
+        near = f"Products at {made.exchange} whose sessions are known: {known}. "
+    zone = "" if market is not None else ":ZONE, such as `calendar: GATEWAY:Europe/London`"
+    gateway = f"`calendar: {GATEWAY}`{zone} (the sessions as the gateway states them)"
     if made.sec_type is SecType.FUT:
-        other = "`use_rth: false`" if made.use_rth else f"one of {', '.join(FAMILIES)}"
-        return f"Set {other}, or {gateway}"
+        other = "`use_rth: false`" if made.use_rth else f"one of {', '.join(FUTURES_CALENDARS)}"
+        return f"{near}Set {other}, or {gateway}"
     if not made.use_rth:
-        return f"Set {gateway}, or `use_rth: true` where it has regular hours"
+        return f"{near}Set {gateway}, or `use_rth: true` where it has regular hours"
     example = "`calendar: XLON.RTH` with the exchange's ISO 10383 code"
-    return f"Set primary_exchange, {example}, or {gateway}"
+    return f"{near}Set primary_exchange, {example}, or {gateway}"
+
+
+def _near_codes(made: Instrument) -> str:
+    """Return the known codes that resemble an unknown one; empty where the code is known."""
+    code = made.primary_exchange or made.exchange
+    known = exchange_codes_of(made.sec_type)
+    if code in {*known, SMART}:
+        return ""
+    near = get_close_matches(code, known, n=4, cutoff=0.4)
+    similar = f"; similar ones are {', '.join(near)}" if near else ""
+    return f"{code} is none of the {len(known)} exchange codes that are known{similar}. "
 
 
 CURRENCIES: Final = frozenset(
@@ -105,7 +139,7 @@ _SUFFIXES: Final[Mapping[str, tuple[str, Any]]] = {
     ".MID": ("what_to_show", WhatToShow.MIDPOINT),
 }
 _CONTRACT = (
-    *("sec_type", "symbol", "exchange", "primary_exchange", "currency", "con_id", "end"),
+    *("sec_type", "symbol", "exchange", "primary_exchange", "currency", "con_id", *_ENDS),
     *("last_trade_date", "multiplier", "local_symbol", "trading_class"),
 )
 _DAY = timedelta(days=1)
@@ -171,15 +205,12 @@ def base_of(key: str) -> tuple[str, dict[str, Any]]:
 
 def instrument_of(
     entry: Entry, defaults: Mapping[str, Any], base: Entry | None
-) -> tuple[Instrument, dict[str, str]]:
-    """Return the instrument of an entry, and the origin of each of its fields.
+) -> tuple[Instrument, dict[str, str], list[UniverseError]]:
+    """Return the instrument of an entry, the origin of each of its fields, and what is wrong.
 
     A key of two currencies is a currency pair, any other a US stock, unless `sec_type` is given;
     ``base`` is the entry of the key without its suffix, whose contract fields count where this
-    entry does not give them.
-
-    Raises:
-        UniverseError: fields are missing or contradict each other.
+    entry does not give them. Errors that only follow from a malformed field are left out.
     """
     stem, fixed = base_of(entry.key)
     choice = _Choice(entry, base, defaults)
@@ -187,21 +218,18 @@ def instrument_of(
     is_pair = len(stem) == 6 and CURRENCIES.issuperset(halves) and halves[0] != halves[1]
     pair = halves if is_pair else None
     sec_type: SecType = choice.of("sec_type", SecType.CASH if pair else SecType.STK)
-    if sec_type is SecType.STK:
-        _refuse_near_pairs(entry, stem, choice.origins)
     kind = _KINDS[sec_type]
-    symbol, currency = _named(sec_type, stem, pair)
-    ib_symbol = choice.of("symbol", symbol)
     exchange = choice.of("exchange", kind.exchange)
     primary_exchange = choice.of("primary_exchange", "")
     set_currency = choice.of("currency", "") if sec_type is not SecType.CASH else ""
-    market = market_of(
-        sec_type, exchange, primary_exchange, symbol=ib_symbol, currency=set_currency
-    )
-    _refuse_unnamed(entry, sec_type, ib_symbol, exchange)
+    listed = (exchange, primary_exchange)
+    listing = market_of(sec_type, *listed, symbol="", currency=set_currency)
+    is_us = listing == US_STOCKS or (listing is None and set_currency in {"", "USD"})
+    symbol, currency = _named(sec_type, stem, pair, spaced=is_us)
+    ib_symbol = choice.of("symbol", symbol)
+    market = market_of(sec_type, *listed, symbol=ib_symbol, currency=set_currency)
     use_rth = choice.of("use_rth", fixed.get("use_rth") if kind.use_rth is None else kind.use_rth)
     last_trade_date = choice.of("last_trade_date", None)
-    end = None if last_trade_date is None else last_trade_date + _DAY
     instrument = Instrument(
         symbol=entry.key,
         ib_symbol=ib_symbol,
@@ -216,103 +244,147 @@ def instrument_of(
         backfill=choice.of("backfill", None),
         primary_exchange=primary_exchange,
         contract_id=choice.of("con_id", None),
-        end=choice.of("end", end),
+        end=_end_of(choice, last_trade_date),
         last_trade_date=last_trade_date,
         multiplier=choice.of("multiplier", ""),
         local_symbol=choice.of("local_symbol", ""),
         trading_class=choice.of("trading_class", ""),
+        has_ended=choice.of("ended", None) or False,
     )
-    _refuse_contradictions(entry, instrument, fixed)
-    calendar = calendar_for(entry, instrument, market)
-    return replace(instrument, calendar=calendar), choice.origins
+    calendar, error = _calendar_of(entry, instrument, market)
+    findings = [*_contradictions(entry, instrument, fixed, stem)]
+    if error is not None and exchange and (ib_symbol or sec_type is not SecType.FUT):
+        findings.append(_Finding(error, ("calendar", "use_rth", "currency", *_LISTING)))
+    errors = [one.error for one in findings if entry.malformed.isdisjoint(one.fields)]
+    return replace(instrument, calendar=calendar), choice.origins, errors
 
 
-def _named(sec_type: SecType, stem: str, pair: tuple[str, str] | None) -> tuple[str, str]:
-    """Return symbol and currency as the key gives them; empty where it does not."""
+def _named(
+    sec_type: SecType, stem: str, pair: tuple[str, str] | None, *, spaced: bool
+) -> tuple[str, str]:
+    """Return symbol and currency as the key gives them; empty where it does not.
+
+    IB writes the class of a US share after a space (``BRK B``), and keeps the dot of symbols of
+    other exchanges: ``BP.`` in London, ``VOLV.B`` in Stockholm, ``RCI.B`` in Toronto.
+
+    Source: symbol and local symbol of VOLVO AB-B SHS (conid 917920) at SFB are ``VOLV.B`` and
+    ``VOLV B``, in public records of contract details and of IB's list of shortable stocks
+    (grade C).
+    """
     if sec_type is SecType.CASH:
         return pair or ("", "")
     if sec_type is SecType.FUT:
         return "", ""
     if sec_type is SecType.CRYPTO and len(stem) > 3:
         return stem.removesuffix("USD"), ""
-    return stem.replace(".", " "), ""
+    return stem.replace(".", " ") if spaced else stem, ""
 
 
-def _refuse_near_pairs(entry: Entry, stem: str, origins: Mapping[str, str]) -> None:
-    """Refuse a mistyped pair, or a metal, that would silently become a stock."""
-    is_pair = len(stem) == 6 and not CURRENCIES.isdisjoint({stem[:3], stem[3:]})
-    if is_pair and origins["sec_type"] == "derived" and "symbol" not in entry.fields:
-        raise entry.item.error(
+def _end_of(choice: _Choice, last_trade_date: date | None) -> date | None:
+    """Return the first session date without the instrument: set, or after its last session."""
+    delisted = choice.of("delisted", None)
+    last = delisted or last_trade_date
+    end: date | None = choice.of("end", None if last is None else last + _DAY)
+    if delisted is not None and choice.origins["end"] == "derived":
+        choice.origins["end"] = choice.origins["delisted"]
+    return end
+
+
+def _contradictions(
+    entry: Entry, made: Instrument, fixed: Mapping[str, Any], stem: str
+) -> Iterator[_Finding]:
+    """Yield what is wrong with an instrument: missing fields, and such that contradict."""
+    parts = {stem[:3], stem[3:]}
+    resembles_pair = len(stem) == 6 and not CURRENCIES.isdisjoint(parts)
+    is_named = not {"sec_type", "symbol"}.isdisjoint(entry.fields)
+    if resembles_pair and made.sec_type is SecType.STK and not is_named:
+        # A mistyped pair, or a metal, would silently become a stock.
+        error = entry.item.error(
             f"looks like a currency pair, but {stem[:3]} and {stem[3:]} are not two of IB's "
             "currencies",
             "Set `sec_type: STK` and `symbol` if it is a stock, `sec_type: CRYPTO` if it is a "
             f"coin; currencies are {' '.join(sorted(CURRENCIES))}",
         )
-
-
-def _refuse_unnamed(entry: Entry, sec_type: SecType, symbol: str, exchange: str) -> None:
-    if sec_type is SecType.FUT and not symbol:
-        raise entry.item.error(
+        yield _Finding(error, ("sec_type", "symbol"))
+    if made.sec_type is SecType.FUT and not made.ib_symbol:
+        error = entry.item.error(
             "is FUT without `symbol`", "Set IB's symbol of the product, such as `symbol: ES`"
         )
-    if not exchange:
-        raise entry.item.error(
-            f"is {sec_type} without `exchange`",
+        yield _Finding(error, ("sec_type", "symbol"))
+    if not made.exchange:
+        error = entry.item.error(
+            f"is {made.sec_type} without `exchange`",
             "Set IB's exchange, such as `exchange: CME` (futures) or `exchange: CBOE` (indices)",
         )
-
-
-def _refuse_contradictions(entry: Entry, made: Instrument, fixed: Mapping[str, Any]) -> None:
+        yield _Finding(error, ("sec_type", "exchange"))
     for name, value in fixed.items():
         if entry.fields.get(name, value) != value:
-            raise entry.at(name).error(
+            error = entry.at(name).error(
                 f"is {shown(entry.fields[name])}, but the key {entry.key} sets {shown(value)}",
                 "Leave it out, or choose a key without that suffix",
             )
+            yield _Finding(error, (name,))
     pair = {made.ib_symbol, made.currency}
     if made.sec_type is SecType.CASH and (len(pair) < 2 or not pair <= CURRENCIES):
-        raise entry.item.error(
+        error = entry.item.error(
             f"is CASH with symbol {made.ib_symbol!r} and currency {made.currency!r}",
             f"Set two of {' '.join(sorted(CURRENCIES))}, or choose a key such as EURUSD",
         )
+        yield _Finding(error, ("sec_type", "symbol", "currency"))
     shows = _KINDS[made.sec_type].shows
     if made.what_to_show not in shows:
-        raise entry.at("what_to_show").error(
+        error = entry.at("what_to_show").error(
             f"is {made.what_to_show}, which IB does not serve for {made.sec_type}",
             f"Allowed are {', '.join(shows)}",
         )
-    _refuse_bad_hours(entry, made)
-    _refuse_bad_end(entry, made)
-    if not made.currency:
-        raise entry.item.error(
+        yield _Finding(error, ("sec_type", "what_to_show"))
+    yield from _bad_hours(entry, made)
+    yield from _bad_end(entry, made)
+    if made.exchange and not made.currency and made.sec_type is not SecType.CASH:
+        error = entry.item.error(
             f"is {made.sec_type} at {made.exchange}, whose currency is not known",
             "Set it, such as `currency: EUR`",
         )
+        yield _Finding(error, ("sec_type", "currency", *_LISTING))
 
 
-def _refuse_bad_hours(entry: Entry, made: Instrument) -> None:
+def _bad_hours(entry: Entry, made: Instrument) -> Iterator[_Finding]:
     if made.use_rth and made.sec_type in {SecType.CASH, SecType.CRYPTO}:
-        raise entry.at("use_rth").error(
+        error = entry.at("use_rth").error(
             f"is true, but {made.sec_type} has no regular hours", "Set it to false or leave it out"
         )
+        yield _Finding(error, ("sec_type", "use_rth"))
     if not made.use_rth and made.sec_type is SecType.IND:
-        raise entry.at("use_rth").error(
+        error = entry.at("use_rth").error(
             "is false, but IB serves indices in regular hours only",
             "Set it to true or leave it out",
         )
+        yield _Finding(error, ("sec_type", "use_rth"))
 
 
-def _refuse_bad_end(entry: Entry, made: Instrument) -> None:
+def _bad_end(entry: Entry, made: Instrument) -> Iterator[_Finding]:
     if made.sec_type is SecType.FUT and made.last_trade_date is None:
-        raise entry.item.error(
+        error = entry.item.error(
             "is FUT without `last_trade_date`",
             'Set the day of its last trade in quotes, such as `last_trade_date: "20231215"`',
         )
+        yield _Finding(error, ("sec_type", "last_trade_date"))
     for name in ("last_trade_date", "multiplier", "local_symbol", "trading_class"):
         if made.sec_type is not SecType.FUT and name in entry.fields:
-            raise entry.at(name).error(f"is given for {made.sec_type}", "Only FUT has it")
+            error = entry.at(name).error(f"is given for {made.sec_type}", "Only FUT has it")
+            yield _Finding(error, ("sec_type", name))
+    ends = [name for name in _ENDS if entry.fields.get(name)]
+    if len(ends) > 1:
+        error = entry.at(ends[1]).error(
+            f"is given beside {ends[0]}",
+            "Give one: `delisted` (its last session), `end` (the day after it), or `ended: true` "
+            "(the last session that is held)",
+        )
+        yield _Finding(error, _ENDS)
     if made.end is not None and made.end <= made.start:
-        raise entry.at("end" if "end" in entry.fields else "last_trade_date").error(
+        at = next((name for name in (*_ENDS, "last_trade_date") if name in entry.fields), "end")
+        error = entry.at(at).error(
             f"means that it ended on {made.end}, but its start is {made.start}",
             "Set an earlier `start` for it, or leave it out of the universe",
         )
+        yield _Finding(error, (*_ENDS, "last_trade_date", "start"))

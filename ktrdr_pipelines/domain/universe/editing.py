@@ -8,15 +8,16 @@ Not here: what an entry means (``domain.universe.defaults``), writing the file (
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
+from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode, SequenceNode
 
-from ktrdr_pipelines.domain.instruments import Instrument
+from ktrdr_pipelines.domain.instruments import Instrument, SecType
+from ktrdr_pipelines.domain.universe.defaults import base_of
 from ktrdr_pipelines.domain.universe.universe import Universe, parse_universe
-from ktrdr_pipelines.domain.universe.yaml_nodes import parsed
+from ktrdr_pipelines.domain.universe.yaml_nodes import Item, parsed
 from ktrdr_pipelines.errors import UniverseError
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_./-]+( [A-Za-z0-9_./-]+)*")
@@ -36,6 +37,11 @@ class _Text:
     def of(cls, text: str, name: str) -> "_Text":
         """Find the symbols; a malformed universe is refused as everywhere."""
         parse_universe(text, name)
+        return cls.unchecked(text, name)
+
+    @classmethod
+    def unchecked(cls, text: str, name: str) -> "_Text":
+        """Find the symbols of a text of which an entry may be malformed."""
         item = parsed(text, name).mapping()["symbols"]
         assert isinstance(item.node, MappingNode)  # noqa: S101  (parse_universe has seen it)
         return cls(text, name, item.node)
@@ -84,6 +90,20 @@ def add_symbol(text: str, name: str, symbol: str, fields: Mapping[str, str]) -> 
     Raises:
         UniverseError: the universe is malformed, has the symbol, or would be malformed with it.
     """
+    return add_entry(text, name, symbol, f"{{{_fields(fields)}}}")
+
+
+def add_entry(text: str, name: str, symbol: str, fields: str) -> str:
+    """Return the text with an entry added after the last one.
+
+    Args:
+        text: the text of the universe.
+        name: its file, for messages.
+        symbol: the key.
+        fields: the value of the entry, as ``entry_text`` returns it.
+
+    Raises: as ``add_symbol``.
+    """
     old = _Text.of(text, name)
     taken = {key.value.upper(): key.value for key, _ in old.pairs}
     if symbol.upper() in taken:
@@ -92,7 +112,7 @@ def add_symbol(text: str, name: str, symbol: str, fields: Mapping[str, str]) -> 
             reason=f"it already has {taken[symbol.upper()]}",
             hint="Edit that entry in the file, or choose another symbol",
         )
-    entry = f"{_scalar(symbol)}: {{{_fields(fields)}}}"
+    entry = f"{_scalar(symbol)}: {fields}"
     if old.symbols.flow_style:
         at = old.symbols.end_mark.index - 1
         comma = " " if text[:at].rstrip().endswith(",") else ", "
@@ -123,16 +143,100 @@ def remove_symbol(text: str, name: str, symbol: str) -> str:
     return _checked(old, old.with_part(start, end, ""), removed=symbol)
 
 
-def rename_symbol(text: str, name: str, symbol: str, new_symbol: str) -> str:
+def set_fields(text: str, name: str, symbol: str, fields: Mapping[str, str]) -> str:
+    """Return the text with fields of one entry set, or removed where their value is empty.
+
+    Entries that take their contract from this one (``AAPL.ETH`` of ``AAPL``) change with it.
+
+    Raises:
+        UniverseError: the universe is malformed, or would be; there is no such entry.
+    """
+    old = _Text.of(text, name)
+    old.line_of(symbol)
+    new = text
+    for field, value in fields.items():
+        new = _with_field(new, name, symbol, (field, value))
+    return _checked(old, new, changed=symbol)
+
+
+def _with_field(text: str, name: str, symbol: str, field_and_value: tuple[str, str]) -> str:
+    """Return the text with one field of an entry set or removed; the result may be malformed."""
+    field, value = field_and_value
+    old = _Text.unchecked(text, name)
+    pair = old.pairs[old.line_of(symbol)]
+    node = pair[1]
+    parts: list[_Pair] = list(node.value) if isinstance(node, MappingNode) else []
+    names = [key.value for key, _ in parts]
+    if field not in names:
+        return old.with_part(*_with_fields(old, pair, {field: value})) if value else text
+    index = names.index(field)
+    key, held = parts[index]
+    end = old.end_of(parts[index])
+    if value:
+        start = min(held.start_mark.index, end)
+        if held.start_mark.line > key.end_mark.line and (
+            colon := _COLON.match(text, key.end_mark.index)
+        ):
+            start = colon.end()  # a list in lines below its key
+        space = "" if text[:start].endswith(" ") else " "
+        return old.with_part(start, end, f"{space}{_written(field, value)}")
+    if isinstance(node, MappingNode) and not node.flow_style:
+        begin = text.rfind("\n", 0, key.start_mark.index) + 1
+        return old.with_part(begin, _line_end(text, end), "")
+    if index + 1 < len(parts):
+        return old.with_part(key.start_mark.index, parts[index + 1][0].start_mark.index, "")
+    return old.with_part(old.end_of(parts[index - 1]) if index else key.start_mark.index, end, "")
+
+
+def rename_symbol(
+    text: str,
+    name: str,
+    symbol: str,
+    new_symbol: str,
+    *,
+    contract_id: int | None = None,
+    ib_symbol: str = "",
+) -> str:
     """Return the text with another key for an entry; the instrument is unchanged.
 
     Fields that were derived from the old key, and would not be from the new one, are written into
     the entry.
 
+    Args:
+        text: the text of the universe.
+        name: its file, for messages.
+        symbol: the key of the entry.
+        new_symbol: its new key.
+        contract_id: the contract of the symbol, if it is known. It is written in place of IB's
+            symbol, which the new key may be from now on.
+        ib_symbol: IB's symbol from now on; empty to derive it from the new key where a contract
+            id is written, or to keep it.
+
     Raises:
         UniverseError: there is no such entry, the new key is taken or not a symbol, or others
             derive from the old one.
     """
+    renamed = _rename_key(text, name, symbol, new_symbol)
+    entry = _Text.of(text, name)
+    node = entry.pairs[entry.line_of(symbol)][1]
+    own = {key.value for key, _ in node.value} if isinstance(node, MappingNode) else set()
+    made = parse_universe(renamed, name).instrument(new_symbol)
+    fields: dict[str, str] = {}
+    if contract_id is not None and "con_id" not in own and made.sec_type in _NAMED_BY_KEY:
+        fields["con_id"] = str(contract_id)
+        if "symbol" not in own:
+            fields["symbol"] = ""
+    if ib_symbol:
+        fields["symbol"] = ib_symbol
+    return set_fields(renamed, name, new_symbol, fields) if fields else renamed
+
+
+_NAMED_BY_KEY: Final = frozenset({SecType.STK, SecType.IND})
+"""Kinds whose key is IB's symbol, unless ``symbol`` says otherwise."""
+
+
+def _rename_key(text: str, name: str, symbol: str, new_symbol: str) -> str:
+    """Return the text with another key for an entry, whose fields are all as they were."""
     old = _Text.of(text, name)
     line_of = old.line_of(symbol)
     universe = parse_universe(text, name)
@@ -193,6 +297,7 @@ def _checked(
     *,
     added: str = "",
     removed: str = "",
+    changed: str = "",
     renamed: tuple[str, str] = ("", ""),
 ) -> str:
     """Return the new text if it means the old one with the one change, and nothing else.
@@ -212,6 +317,10 @@ def _checked(
     after = dict(parse_universe(new, old.name).instruments)
     after.pop(added, None)
     before.pop(removed, None)
+    if changed:
+        for dependent in [one for one in before if base_of(one)[0] == changed.upper()]:
+            before.pop(dependent), after.pop(dependent)
+        before.pop(changed, None), after.pop(changed, None)
     if renamed[0]:
         was, became = before.pop(renamed[0]), after.pop(renamed[1])
         if replace(became, symbol=was.symbol) != was:
@@ -266,6 +375,85 @@ def _written(field: str, value: str) -> str:
 
 def _scalar(value: str) -> str:
     return value if _PLAIN.fullmatch(value) else json.dumps(value)
+
+
+def entry_text(text: str, name: str, symbol: str) -> str:
+    """Return the fields of an entry as one line of YAML, such as ``{timeframes: [1d]}``.
+
+    Raises:
+        UniverseError: the universe is malformed, or there is no such entry.
+    """
+    old = _Text.of(text, name)
+    node = old.pairs[old.line_of(symbol)][1]
+    universe = parse_universe(text, name)
+    fields = universe.describe(universe.instrument(symbol))
+    # What it takes from another entry is not there any more when it is needed.
+    taken = {
+        field: _value(value) for field, value in fields.items() if value.rpartition(" (as ")[1]
+    }
+    taken = {field: value for field, value in taken.items() if value != "none"}
+    own = _in_one_line(node)
+    return f"{own[:-1]}{', ' if own != '{}' else ''}{_fields(taken)}}}" if taken else own
+
+
+def alone(text: str, name: str, symbol: str, fields: str) -> str:
+    """Return a universe with the defaults of a text and one entry.
+
+    Args:
+        text: the text.
+        name: its file, for messages.
+        symbol: the key of the entry.
+        fields: its value, as ``entry_text`` returns it.
+    """
+    entry = f"  {_scalar(symbol)}: {fields}"
+    return "\n".join([*_other_sections(text, name), "symbols:", entry]) + "\n"
+
+
+def _other_sections(text: str, name: str) -> list[str]:
+    sections = parsed(text, name).mapping()
+    return [
+        f"{section}: {_in_one_line(sections[section].node)}"
+        for section in sections
+        if section != "symbols"
+    ]
+
+
+def with_last_good(text: str, name: str, good: str, bad: Collection[str]) -> str:
+    """Return a text whose malformed entries are as in an earlier text, or left out.
+
+    Comments are not kept: the result replaces the text in use, not the user's file.
+
+    Args:
+        text: the text with malformed entries.
+        name: its file, for messages.
+        good: an earlier text, or empty.
+        bad: the keys of the malformed entries.
+    """
+    now, before = _symbols_of(text, name), _symbols_of(good, name) if good else {}
+    kept = {
+        key: _in_one_line((before if key in bad else now)[key].node)
+        for key in now
+        if key not in bad or key in before
+    }
+    entries = (f"  {_scalar(key)}: {value}" for key, value in kept.items())
+    return "\n".join([*_other_sections(text, name), "symbols:", *entries]) + "\n"
+
+
+def _symbols_of(text: str, name: str) -> dict[str, Item]:
+    return dict(parsed(text, name).mapping()["symbols"].pairs())
+
+
+def _in_one_line(node: Node) -> str:
+    if isinstance(node, MappingNode):
+        pairs = (f"{_in_one_line(key)}: {_in_one_line(value)}" for key, value in node.value)
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(node, SequenceNode):
+        return f"[{', '.join(map(_in_one_line, node.value))}]"
+    if Item("", (), node, 0).is_null:
+        return "{}"
+    # A quoted value stays quoted: unquoted it could be no value at all.
+    assert isinstance(node, ScalarNode)  # noqa: S101  (there is no other kind)
+    return json.dumps(node.value) if node.style else _scalar(str(node.value))
 
 
 def described(universe: Universe, symbol: str) -> dict[str, str]:

@@ -7,9 +7,9 @@ Source: field names from https://ibkrcampus.com/campus/ibkr-api-page/twsapi-doc/
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from ktrdr_pipelines.domain.calendars.registry import KNOWN_FROM, KNOWN_TO
 from ktrdr_pipelines.domain.instruments import Backfill, SecType, WhatToShow
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.yaml_nodes import Item
+from ktrdr_pipelines.errors import SeveralEntriesError, UniverseError
 
 KEY_PATTERN: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,19}"
 KEY_RULE: Final = (
@@ -84,6 +85,8 @@ READERS: Final[Mapping[str, Callable[[Item], Any]]] = {
     "timeframes": lambda item: item.choices(Timeframe),
     "start": lambda item: item.day(FIRST_DAY, LAST_DAY),
     "end": lambda item: item.day(FIRST_DAY, LAST_DAY),
+    "delisted": lambda item: item.day(FIRST_DAY, LAST_DAY - timedelta(days=1)),
+    "ended": Item.flag,
     "last_trade_date": _last_trade_date,
     "multiplier": lambda item: item.word(r"[0-9]+(\.[0-9]+)?", "IB's multiplier, such as 50"),
     "local_symbol": lambda item: item.word(r"[!-~]([ -~]*[!-~])?", "IB's, such as ESZ3"),
@@ -93,13 +96,22 @@ READERS: Final[Mapping[str, Callable[[Item], Any]]] = {
 """All fields of an entry, and how their values are read."""
 
 
+Problems = dict[str, list[UniverseError]]
+"""The errors of entries, by the key of the entry as written."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The entry of one symbol as written; ``fields`` are the values of the fields that it sets."""
+    """The entry of one symbol as written.
+
+    ``fields`` are the values of the fields that it sets, ``malformed`` the names of those that
+    could not be read.
+    """
 
     key: str
     item: Item
     fields: Mapping[str, Any]
+    malformed: frozenset[str] = frozenset()
 
     def at(self, name: str) -> Item:
         """Return the position of a field, or of the whole entry if the field is not given."""
@@ -107,30 +119,79 @@ class Entry:
 
 
 def read_fields(item: Item, known: tuple[str, ...]) -> dict[str, Any]:
-    """Return the values of a mapping of fields."""
+    """Return the values of a mapping of fields.
+
+    Raises:
+        UniverseError: a field is unknown or malformed; several as one
+            ``SeveralEntriesError``.
+    """
+    values, errors = _readable_fields(item, known)
+    refuse([error for _, error in errors])
+    return values
+
+
+def _readable_fields(
+    item: Item, known: tuple[str, ...]
+) -> tuple[dict[str, Any], list[tuple[str, UniverseError]]]:
+    """Return the values of the fields that can be read, and by name the errors of the others."""
+    values: dict[str, Any] = {}
+    errors: list[tuple[str, UniverseError]] = []
     fields = item.mapping()
     # An unsupported kind is reported before fields that are unknown because of it.
-    if "sec_type" in fields and "sec_type" in known:
-        _sec_type(fields["sec_type"])
-    item.refuse_unknown(known)
-    return {name: READERS[name](value) for name, value in fields.items()}
+    for name in sorted(fields, key=lambda name: name != "sec_type"):
+        try:
+            fields[name].require_known(known)
+            values[name] = READERS[name](fields[name])
+        except UniverseError as error:
+            errors.append((name, error))
+    return values, errors
 
 
-def entries_of(symbols: Item) -> list[Entry]:
-    """Return the entries under ``symbols:``; keys are unique without regard to case."""
-    seen: dict[str, str] = {}
-    entries = []
-    for key, item in symbols.mapping().items():
+def entries_of(symbols: Item) -> tuple[list[Entry], Problems]:
+    """Return the entries under ``symbols:``, and what is wrong with them, by key.
+
+    An entry is returned with those of its fields that can be read, unless its key is no symbol or
+    names another entry too; keys are unique without regard to case.
+    """
+    entries: dict[str, Entry] = {}
+    problems: Problems = {}
+    first: dict[str, tuple[str, int]] = {}
+    for key, item in symbols.pairs():
+        found = problems.setdefault(key, [])
         if not re.fullmatch(KEY_PATTERN, key):
-            raise item.error("is not a symbol", f"Rename it: {KEY_RULE}")
-        if key.upper() in seen:
-            raise item.error(
-                f"differs from {seen[key.upper()]} by case only",
-                "Rename one; some file systems cannot tell them apart",
-            )
-        seen[key.upper()] = key
-        entries.append(Entry(key, item, read_fields(item, tuple(READERS))))
-    return entries
+            found.append(item.error("is not a symbol", f"Rename it: {KEY_RULE}"))
+            continue
+        same, line = first.setdefault(key.upper(), (key, item.line))
+        if line != item.line or same != key or key in entries:
+            found.append(_same_key(item, same, line))
+            entries.pop(key, None)
+            continue
+        try:
+            values, errors = _readable_fields(item, tuple(READERS))
+        except UniverseError as error:  # no mapping at all
+            found.append(error)
+            continue
+        found += [error for _, error in errors]
+        malformed = frozenset(name for name, _ in errors)
+        entries[key] = Entry(key, item, values, malformed)
+    return list(entries.values()), {key: errors for key, errors in problems.items() if errors}
+
+
+def _same_key(item: Item, same: str, line: int) -> UniverseError:
+    if item.keys[-1] == same:
+        return item.error("is given twice", f"Remove one; the other is in line {line}")
+    return item.error(
+        f"differs from {same} by case only",
+        "Rename one; some file systems cannot tell them apart",
+    )
+
+
+def refuse(errors: Sequence[UniverseError]) -> None:
+    """Raise the errors, if there are any, as one."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise SeveralEntriesError.of(errors)
 
 
 def shown(value: object) -> str:

@@ -7,7 +7,10 @@ Not here: the calendars (``domain.calendars.registry``), the instrument of an en
 
 Source: codes from https://www.interactivebrokers.com/en/trading/products-exchanges.php; ISO 10383
 codes from https://www.iso20022.org/market-identifier-codes; families of CME's products from
-https://www.cmegroup.com/trading/products/. An index keeps the hours of the stocks in it.
+https://www.cmegroup.com/trading/products/, of Eurex's from
+https://www.eurex.com/ex-en/trade/trading-hours. An index keeps the hours of the stocks in it. Days
+of other futures begin with the evening session that their exchange counts to the next day (grade
+C); they matter where a universe sets ``calendar: GATEWAY``.
 """
 
 from collections.abc import Mapping
@@ -15,7 +18,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from ktrdr_pipelines.domain.calendars.registry import GATEWAY, calendar_named
+from ktrdr_pipelines.domain.calendars.registry import GATEWAY, calendar_named, is_gateways
 from ktrdr_pipelines.domain.instruments import SecType
 
 SMART: Final = "SMART"
@@ -27,13 +30,15 @@ class ListingVenue:
     """Where an instrument trades.
 
     ``regular`` and ``all_hours`` are keys of calendars, empty where no library has the hours;
-    ``days`` is the calendar whose zone and session days hold for all hours.
+    ``days`` is the calendar whose zone and session days hold for all hours. ``products`` are IB's
+    symbols of the futures at this exchange whose hours are known.
     """
 
     currency: str
     regular: str
     all_hours: str
     days: str
+    products: tuple[str, ...] = ()
 
     def calendar(self, *, use_rth: bool) -> str:
         """Return the calendar of regular or of all hours; empty where it is unknown."""
@@ -42,6 +47,8 @@ class ListingVenue:
     @property
     def gateways(self) -> str:
         """The calendar whose sessions only the gateway knows, in this market's zone."""
+        if is_gateways(self.days):
+            return self.days
         known = calendar_named(self.days)
         if not known.roll:
             return f"{GATEWAY}:{known.zone}"
@@ -50,8 +57,9 @@ class ListingVenue:
 
 
 _CURRENCIES: Final = """
-USD XNYS NASDAQ NYSE ARCA AMEX BATS ISLAND IEX BEX CHX PSX
-CAD XTSE TSE VENTURE
+USD XNYS NASDAQ NYSE ARCA AMEX BATS ISLAND IEX BEX CHX PSX NYSENAT BYX EDGEA DRCTEDGE MEMX PEARL
+USD XNYS LTSE NYSEFLOOR PINK
+CAD XTSE TSE VENTURE AEQLIT PURE
 MXN XMEX MEXI
 GBP XLON LSE LSEETF
 EUR XETR IBIS IBIS2
@@ -66,30 +74,39 @@ EUR XMAD BM
 EUR XWBO VSE
 EUR XHEL HEX
 EUR XDUB ISED
-CHF XSWX EBS
+EUR XTAL N.TALLINN
+EUR XRIS N.RIGA
+EUR XLIT N.VILNIUS
+CHF XSWX EBS VIRTX
 SEK XSTO SFB
 DKK XCSE CPH
 NOK XOSL OSE
 PLN XWAR WSE
 CZK XPRA PRA
 HUF XBUD BUX
+SAR XSAU TADAWUL
 JPY XTKS TSEJ
 HKD XHKG SEHK
-AUD XASX ASX
+CNH XSHG SEHKNTL SEHKSZSE SEHKSTAR CHINEXT
+AUD XASX ASX ASXCEN
 SGD XSES SGX
 INR XNSE NSE
 KRW XKRX KSE
 TWD XTAI TWSE
+MYR XKLS BURSAMY
 """
 """Stock exchanges: currency, ISO 10383 code, IB's codes."""
 
 _INDICES: Final = """
-USD XNYS CBOE NASDAQ NYSE ARCA AMEX RUSSELL PSE
+USD XNYS CBOE NASDAQ NYSE ARCA AMEX RUSSELL PSE PHLX
 EUR XETR EUREX DTB
 EUR XPAR MONEP
 EUR XAMS FTA
+EUR XBRU BELFOX
 EUR XMIL IDEM
 EUR XMAD MEFFRV
+CHF XSWX SOFFEX
+SEK XSTO OMS
 GBP XLON LSE
 JPY XTKS OSE.JPN
 HKD XHKG HKFE
@@ -108,11 +125,38 @@ GLOBEX.ENERGY_METALS NYMEX CL MCL QM NG QG MNG RB HO BZ PL PA
 GLOBEX.ENERGY_METALS COMEX GC MGC QO SI SIL QI HG MHG QC
 GLOBEX.GRAINS CBOT ZC ZS ZW ZM ZL ZO ZR KE
 GLOBEX.LIVESTOCK CME LE HE GF
+EUREX.INDEX EUREX DAX ESTX50
+EUREX.INDEX DTB DAX ESTX50
+EUREX.RATES EUREX GBL GBM GBS GBX
+EUREX.RATES DTB GBL GBM GBS GBX
 """
-"""Futures of CME Group: calendar, exchange, IB's symbols. Crypto futures trade in hours of their
-own that changed often: only the gateway knows them."""
+"""Futures: calendar, exchange, IB's symbols. Crypto futures trade in hours of their own that
+changed often: only the gateway knows them."""
 
-_CME_GROUP: Final = frozenset({"CME", "CBOT", "NYMEX", "COMEX"})
+_FUTURES_EXCHANGES: Final = """
+USD GLOBEX.EQUITY CME CBOT NYMEX COMEX
+USD GATEWAY:America/Chicago@17:00 CFE
+USD GATEWAY:America/New_York@18:00 NYBOT ICEUS
+USD GATEWAY:Europe/London@23:00 IPE ICEEU ICEEUSOFT
+USD GATEWAY:Europe/London LMEOTC
+CAD GATEWAY:America/Toronto@18:00 CDE
+MXN GATEWAY:America/Mexico_City MEXDER
+EUR EUREX.INDEX EUREX DTB
+EUR GATEWAY:Europe/Paris MONEP MATIF
+EUR GATEWAY:Europe/Amsterdam FTA ENDEX
+EUR GATEWAY:Europe/Brussels BELFOX
+EUR GATEWAY:Europe/Rome IDEM
+EUR GATEWAY:Europe/Madrid MEFFRV
+CHF GATEWAY:Europe/Zurich SOFFEX
+SEK GATEWAY:Europe/Stockholm OMS
+JPY GATEWAY:Asia/Tokyo@16:00 OSE.JPN
+HKD GATEWAY:Asia/Hong_Kong@17:00 HKFE
+SGD GATEWAY:Asia/Singapore@14:00 SGX
+KRW GATEWAY:Asia/Seoul KSE
+INR GATEWAY:Asia/Kolkata NSE
+AUD GATEWAY:Australia/Sydney@17:00 SNFE
+"""
+"""Futures exchanges: usual currency, the calendar of their session days, IB's codes."""
 
 
 def _exchanges(table: str) -> Mapping[str, ListingVenue]:
@@ -126,12 +170,21 @@ def _exchanges(table: str) -> Mapping[str, ListingVenue]:
 
 
 STOCK_EXCHANGES: Final = _exchanges(_CURRENCIES)
-INDEX_EXCHANGES: Final = _exchanges(_INDICES)
+INDEX_EXCHANGES: Final = MappingProxyType({**STOCK_EXCHANGES, **_exchanges(_INDICES)})
+US_STOCKS: Final = STOCK_EXCHANGES["NYSE"]
 _FAMILIES: Final = {
     (exchange, symbol): family
     for family, exchange, *symbols in map(str.split, _FUTURES.strip().splitlines())
     for symbol in symbols
 }
+FUTURES_EXCHANGES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+    {
+        name: (currency, days)
+        for currency, days, *names in map(str.split, _FUTURES_EXCHANGES.strip().splitlines())
+        for name in names
+    }
+)
+"""The usual currency of a futures exchange, and the calendar of its session days."""
 _SPOT: Final = ListingVenue("", "", "FX", "FX")
 _CRYPTO: Final = ListingVenue("USD", "", "CRYPTO", "CRYPTO")
 
@@ -154,12 +207,21 @@ def market_of(
     if sec_type is SecType.IND:
         return INDEX_EXCHANGES.get(listed)
     if listed == SMART:
-        return STOCK_EXCHANGES["NYSE"] if currency in {"", "USD"} else None
+        return US_STOCKS if currency in {"", "USD"} else None
     return STOCK_EXCHANGES.get(listed)
 
 
+def exchange_codes_of(sec_type: SecType) -> tuple[str, ...]:
+    """Return IB's codes of the exchanges that are known for a kind of instrument."""
+    if sec_type is SecType.FUT:
+        return tuple(FUTURES_EXCHANGES)
+    return tuple(INDEX_EXCHANGES if sec_type is SecType.IND else STOCK_EXCHANGES)
+
+
 def _future(exchange: str, symbol: str) -> ListingVenue | None:
-    """Return a future's market; for CME Group's products in no family only the days are known."""
-    if exchange not in _CME_GROUP:
+    """Return a future's market; for products in no family only the days are known."""
+    if exchange not in FUTURES_EXCHANGES:
         return None
-    return ListingVenue("USD", "", _FAMILIES.get((exchange, symbol), ""), "GLOBEX.EQUITY")
+    currency, days = FUTURES_EXCHANGES[exchange]
+    products = tuple(one for code, one in _FAMILIES if code == exchange)
+    return ListingVenue(currency, "", _FAMILIES.get((exchange, symbol), ""), days, products)

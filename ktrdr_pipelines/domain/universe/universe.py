@@ -20,10 +20,11 @@ from ktrdr_pipelines.domain.universe.fields import (
     LAST_DAY,
     entries_of,
     read_fields,
+    refuse,
     shown,
 )
 from ktrdr_pipelines.domain.universe.yaml_nodes import Item, parsed
-from ktrdr_pipelines.errors import UnknownSymbolError
+from ktrdr_pipelines.errors import UniverseError, UnknownSymbolError
 
 _SECTIONS: Final = ("defaults", "windows", "symbols")
 
@@ -45,13 +46,20 @@ class Universe:
     """All instruments by symbol, in the order of the file.
 
     ``name`` is the file, for messages; ``origins`` tells by symbol where each field comes from: set
-    in its entry, from the defaults, derived, or as another symbol.
+    in its entry, from the defaults, derived, or as another symbol. ``problems`` are the errors of
+    entries that are malformed, by key: they have no instrument, or that of an earlier text.
     """
 
     instruments: Mapping[str, Instrument]
     windows: Windows = field(default_factory=Windows)
     name: str = "universe.yaml"
     origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    problems: Mapping[str, tuple[UniverseError, ...]] = field(default_factory=dict)
+
+    @property
+    def all_problems(self) -> tuple[UniverseError, ...]:
+        """The errors of all entries, in the order of the file."""
+        return tuple(error for errors in self.problems.values() for error in errors)
 
     def instrument(self, symbol: str) -> Instrument:
         """Return the instrument of a symbol.
@@ -89,6 +97,13 @@ class Universe:
 
     def describe(self, instrument: Instrument) -> dict[str, str]:
         """Return each field by IB's name as text, with its origin in parentheses."""
+        return {
+            name: f"{shown(value)} ({origin})"
+            for name, (value, origin) in self.fields(instrument).items()
+        }
+
+    def fields(self, instrument: Instrument) -> dict[str, tuple[Any, str]]:
+        """Return each field by IB's name: its value, and its origin as in ``origins``."""
         values: dict[str, Any] = {
             "sec_type": instrument.sec_type,
             "symbol": instrument.ib_symbol,
@@ -111,39 +126,67 @@ class Universe:
                 "local_symbol": instrument.local_symbol,
                 "trading_class": instrument.trading_class,
             }
+        if instrument.has_ended:
+            values["ended"] = True
         origins = self.origins.get(instrument.symbol, {})
-        return {
-            name: f"{shown(value)} ({origins.get(name, 'set')})" for name, value in values.items()
-        }
+        return {name: (value, origins.get(name, "set")) for name, value in values.items()}
 
 
 def parse_universe(text: str, name: str) -> Universe:
     """Return the universe that a text describes; ``name`` is the file's, for messages.
 
     Raises:
-        UniverseError: it is malformed; the error names file, line and key.
+        UniverseError: it is malformed; the error names file, line and key; several errors
+            are one ``SeveralEntriesError``.
+    """
+    universe = read_universe(text, name)
+    refuse(universe.all_problems)
+    return universe
+
+
+def read_universe(text: str, name: str) -> Universe:
+    """Return the universe of the entries of a text that are valid, with the errors of the others.
+
+    Raises:
+        UniverseError: the file as a whole is malformed, or its ``defaults`` or ``windows`` are.
     """
     top = parsed(text, name)
     top.refuse_unknown(_SECTIONS)
     sections = top.mapping()
-    if "symbols" not in sections or not sections["symbols"].mapping():
+    if "symbols" not in sections or not sections["symbols"].pairs():
         raise sections.get("symbols", top).error(
             "names no symbol", "Add at least one under `symbols:`, such as `  AAPL: {}`"
         )
     defaults = read_fields(sections["defaults"], tuple(DEFAULTS)) if "defaults" in sections else {}
     windows = _windows(sections["windows"]) if "windows" in sections else Windows()
-    entries = entries_of(sections["symbols"])
+    entries, problems = entries_of(sections["symbols"])
     by_key = {entry.key.upper(): entry for entry in entries}
-    made = []
+    bad = {key.upper(): key for key in problems}
+    instruments, origins_of = {}, {}
     for entry in entries:
         stem, _ = base_of(entry.key)
-        base = by_key.get(stem) if stem != entry.key.upper() else None
-        made.append(instrument_of(entry, defaults, base))
+        is_base = stem == entry.key.upper()
+        found: list[UniverseError] = []
+        if "sec_type" not in entry.malformed:
+            base = None if is_base else by_key.get(stem)
+            instrument, origins, found = instrument_of(entry, defaults, base)
+            instruments[entry.key], origins_of[entry.key] = instrument, origins
+        if not is_base and stem in bad and not found:
+            found.append(
+                entry.item.error(
+                    f"takes its contract from {bad[stem]}, whose entry is wrong",
+                    "Correct that entry",
+                )
+            )
+        if found:
+            problems.setdefault(entry.key, []).extend(found)
+            bad[entry.key.upper()] = entry.key
     return Universe(
-        MappingProxyType({instrument.symbol: instrument for instrument, _ in made}),
+        MappingProxyType({key: one for key, one in instruments.items() if key not in problems}),
         windows,
         name,
-        MappingProxyType({instrument.symbol: origins for instrument, origins in made}),
+        MappingProxyType(origins_of),
+        MappingProxyType({key: tuple(errors) for key, errors in problems.items()}),
     )
 
 

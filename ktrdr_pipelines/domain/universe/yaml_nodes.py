@@ -52,33 +52,44 @@ class Item:
 
     def mapping(self) -> dict[str, "Item"]:
         """Return the items of a mapping by key as written; a value left out is an empty mapping."""
-        if self.is_null:
-            return {}
-        if not isinstance(self.node, MappingNode):
-            raise self.error(
-                f"is {_kind(self.node)}", "It must be a mapping: lines of `key: value`"
-            )
         items: dict[str, Item] = {}
-        for key_node, node in self.node.value:
-            line = _line(key_node)
-            if not isinstance(key_node, ScalarNode):
-                reason = f"holds {_kind(key_node)} as a key"
-                raise bad(self.name, line, *self.keys, reason=reason, hint="A key must be one word")
-            key = str(key_node.value)
-            item = Item(self.name, (*self.keys, key), node, line)
+        for key, item in self.pairs():
             if key in items:
                 hint = f"Remove one; the other is in line {items[key].line}"
                 raise item.error("is given twice", hint)
             items[key] = item
         return items
 
+    def pairs(self) -> list[tuple[str, "Item"]]:
+        """Return the keys and items of a mapping in its order, also keys that are given twice."""
+        if self.is_null:
+            return []
+        if not isinstance(self.node, MappingNode):
+            raise self.error(
+                f"is {_kind(self.node)}", "It must be a mapping: lines of `key: value`"
+            )
+        found = []
+        for key_node, node in self.node.value:
+            line = _line(key_node)
+            if not isinstance(key_node, ScalarNode):
+                reason = f"holds {_kind(key_node)} as a key"
+                raise bad(self.name, line, *self.keys, reason=reason, hint="A key must be one word")
+            key = str(key_node.value)
+            found.append((key, Item(self.name, (*self.keys, key), node, line)))
+        return found
+
     def refuse_unknown(self, known: Collection[str]) -> None:
         """Raise an error for a key of a mapping that is not known."""
-        for key, item in self.mapping().items():
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"Did you mean {near[0]}? " if near else ""
-                raise item.error("is not a known key", f"{hint}Known are {', '.join(known)}")
+        for item in self.mapping().values():
+            item.require_known(known)
+
+    def require_known(self, known: Collection[str]) -> None:
+        """Raise an error if the key of this value is not among the known ones."""
+        key = self.keys[-1]
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            raise self.error("is not a known key", f"{hint}Known are {', '.join(known)}")
 
     def text(self) -> str:
         """Return a scalar value as written."""

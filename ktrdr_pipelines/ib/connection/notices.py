@@ -60,6 +60,13 @@ class Notices:
         problem = f"uses the unknown time zone {name!r}" if name else "names no time zone"
         self._add(f"the gateway {problem}: {what} cannot be read. {ZONE_HINT}")
 
+    def renamed_contract(self, symbol: str, contract: str) -> None:
+        """Report that the contract of a symbol is no longer named as in the universe."""
+        self._add(
+            f"{symbol}: the gateway now names its contract {contract}; the same contract is "
+            f"loaded on. To follow the name, run: ktrdr universe rename {symbol} NEW"
+        )
+
     @contextmanager
     def reading(self, what: str, subject: str = "") -> Iterator[None]:
         """Translate errors of reading a response into gateway errors; report an unknown zone.

@@ -4,7 +4,7 @@ Not here: sending requests (``ib.source``).
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ib_async.contract import Contract
@@ -63,13 +63,20 @@ class Candidate:
         )
 
 
-def contract_for(instrument: Instrument, contract_id: int | None = None) -> Contract:
-    """Return the gateway's description of an instrument, with its contract id if that is known.
+def contract_for(instrument: Instrument, known: Candidate | None = None) -> Contract:
+    """Return the gateway's description of an instrument.
 
     A future is requested whether or not it has expired.
+
+    Args:
+        instrument: as the universe has it.
+        known: its contract as the gateway describes it. Its id decides then, and of the fields
+            that the universe has it contributes those that change: a company gets another symbol,
+            a stock moves to another exchange, and the contract stays the same.
     """
+    if known is not None:
+        return _known_contract(instrument, known)
     return Contract(
-        conId=contract_id or 0,
         symbol=instrument.ib_symbol,
         secType=instrument.sec_type.value,
         exchange=instrument.exchange,
@@ -81,6 +88,40 @@ def contract_for(instrument: Instrument, contract_id: int | None = None) -> Cont
         tradingClass=instrument.trading_class,
         includeExpired=instrument.sec_type is SecType.FUT,
     )
+
+
+def contract_by_id(instrument: Instrument, contract_id: int) -> Contract:
+    """Return the gateway's description of a contract by its id alone, at the exchange wanted.
+
+    The other fields could contradict the id: they are what the contract was named once.
+    """
+    return Contract(
+        conId=contract_id,
+        secType=instrument.sec_type.value,
+        exchange=instrument.exchange,
+        includeExpired=instrument.sec_type is SecType.FUT,
+    )
+
+
+def _known_contract(instrument: Instrument, known: Candidate) -> Contract:
+    return Contract(
+        conId=known.contract_id,
+        symbol=known.symbol or instrument.ib_symbol,
+        secType=instrument.sec_type.value,
+        exchange=instrument.exchange,
+        primaryExchange=instrument.primary_exchange and known.primary_exchange,
+        currency=known.currency or instrument.currency,
+        lastTradeDateOrContractMonth=_last_trade_text(instrument),
+        multiplier=instrument.multiplier,
+        localSymbol=instrument.local_symbol and known.local_symbol,
+        tradingClass=instrument.trading_class and known.trading_class,
+        includeExpired=instrument.sec_type is SecType.FUT,
+    )
+
+
+def is_as_described(instrument: Instrument, contract: Candidate) -> bool:
+    """Return whether a contract has the symbol and the currency that the universe has."""
+    return _fits(replace(instrument, contract_id=None), contract)
 
 
 def described(instrument: Instrument) -> str:

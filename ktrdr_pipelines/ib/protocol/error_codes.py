@@ -198,7 +198,10 @@ def _rejected(frame: ErrorFrame, what: str) -> GatewayError:
     if "no historical market data for" in frame.text.casefold():
         hint = "Set another what_to_show in the universe: TRADES does not exist for currencies."
     elif frame.code == 166:
-        hint = "The contract has expired; retire the symbol with 'ktrdr universe retire'."
+        hint = (
+            "The contract has expired. Say so in the universe: 'ktrdr universe set SYMBOL "
+            "ended=true'; its bars stay and can be queried."
+        )
     else:
         hint = "The same request would be refused again; check the symbol in the universe."
     return _made(RequestRejectedError, frame, what, hint)

@@ -125,7 +125,7 @@ def bar_query(request: BarRequest, contract: Candidate) -> HistoryQuery:
     instrument, timeframe = request.series.instrument, request.series.timeframe
     return HistoryQuery(
         what=str(request),
-        contract=contract_for(instrument, contract.contract_id),
+        contract=contract_for(instrument, contract),
         what_to_show=instrument.what_to_show.value,
         use_rth=instrument.use_rth,
         end=end_text(request.ends_at),
@@ -142,7 +142,7 @@ def head_query(instrument: Instrument, contract: Candidate) -> HistoryQuery:
     """Return the query for the oldest data of an instrument, which obeys the hard rules."""
     return HistoryQuery(
         what=f"oldest data of {instrument.symbol} {instrument.what_to_show}",
-        contract=contract_for(instrument, contract.contract_id),
+        contract=contract_for(instrument, contract),
         what_to_show=instrument.what_to_show.value,
         use_rth=instrument.use_rth,
         kind=RequestKind.HEAD,
@@ -157,7 +157,7 @@ def schedule_query(
     """Return the query for the sessions of ``days`` days before ``ends_at``."""
     return HistoryQuery(
         what=f"schedule of {instrument.symbol}, {days} D to {ends_at:%Y-%m-%d %H:%M:%SZ}",
-        contract=contract_for(instrument, contract.contract_id),
+        contract=contract_for(instrument, contract),
         what_to_show=SCHEDULE,
         use_rth=instrument.use_rth,
         end=end_text(ends_at),

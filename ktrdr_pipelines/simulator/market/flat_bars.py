@@ -57,6 +57,7 @@ def _grid(known: Bars, size: BarSize, window: Window, hours: Hours) -> tuple[Int
         begin = max(first, window.start_s) + offset
         end = min(int(hours.closes[session]), window.end_s)
         grid = np.arange(begin // size.seconds * size.seconds - offset, end, size.seconds)
+        grid = grid[hours.trading(grid, np.full(len(grid), session))]
         starts.append(np.maximum(grid, hours.opens[session]))
     lengths = [len(each) for each in starts]
     return np.concatenate(starts), np.repeat(sessions, lengths)

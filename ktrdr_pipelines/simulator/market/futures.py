@@ -3,7 +3,8 @@
 Source: CME Group's contract specifications (grade O): equity index futures end at 08:30 Chicago
 on the third Friday of March, June, September and December, crude oil at 14:30 New York three
 business days before the 25th of the month before the contract's, gold at 13:30 New York on the
-third last business day of its month. MES and gold as live gateways report them:
+third last business day of its month; Eurex's: index futures end on the third Friday, of the DAX at
+13:00 and of the EURO STOXX 50 at 12:00 Frankfurt. MES and gold as live gateways report them:
 https://github.com/ib-api-reloaded/ib_async/issues/128 (grade L). When a contract is first listed is
 this simulator's choice (grade P).
 """
@@ -45,6 +46,8 @@ class Product:
     months: tuple[int, ...]
     ends_at: time
     ends_on: Callable[[int, int], date]
+    currency: str = "USD"
+    trading_class: str = ""
 
 
 def _third_friday(year: int, month: int) -> date:
@@ -64,6 +67,12 @@ def _third_last(year: int, month: int) -> date:
     return _business_day(following - timedelta(days=1), back=2)
 
 
+def _third_friday_at_eurex(year: int, month: int) -> date:
+    first = date(year, month, 1)
+    friday = first + timedelta(days=(4 - first.weekday()) % 7 + 14)
+    return _business_day(friday, back=0, venue=Venue.EUREX)
+
+
 _QUARTERS, _ALL = (3, 6, 9, 12), tuple(range(1, 13))
 
 
@@ -72,9 +81,31 @@ def _equity(symbol: str, name: str, multiplier: str) -> Product:
     return Product(symbol, Venue.CME, "CME", name, 0.25, multiplier, _QUARTERS, *ends)
 
 
+def _at_eurex(
+    symbol: str, trading_class: str, name: str, *, min_tick: float, multiplier: str, ends_at: time
+) -> Product:
+    return Product(
+        symbol=symbol,
+        venue=Venue.EUREX,
+        exchange="EUREX",
+        name=name,
+        min_tick=min_tick,
+        multiplier=multiplier,
+        months=_QUARTERS,
+        ends_at=ends_at,
+        ends_on=_third_friday_at_eurex,
+        currency="EUR",
+        trading_class=trading_class,
+    )
+
+
 PRODUCTS = {
     each.symbol: each
     for each in (
+        _at_eurex("DAX", "FDAX", "DAX Index", min_tick=0.5, multiplier="25", ends_at=time(13)),
+        _at_eurex(
+            "ESTX50", "FESX", "EURO STOXX 50", min_tick=1.0, multiplier="10", ends_at=time(12)
+        ),
         _equity("ES", "E-mini S&P 500", "50"),
         _equity("MES", "Micro E-Mini S&P 500 Stock Price Index", "5"),
         _equity("NQ", "E-mini NASDAQ 100", "20"),
@@ -106,7 +137,7 @@ PRODUCTS = {
 
 def contract(product: Product, year: int, month: int, *, kept: bool = False) -> SimulatedInstrument:
     """Return one contract; a ``kept`` one stays known after its end."""
-    root = f"{product.symbol}{_MONTH_CODES[month - 1]}"
+    root = f"{product.trading_class or product.symbol}{_MONTH_CODES[month - 1]}"
     key = f"{root}{year}"
     return replace(
         continuous(product),
@@ -128,11 +159,11 @@ def continuous(product: Product) -> SimulatedInstrument:
         venue=product.venue,
         exchange=product.exchange,
         primary_exchange="",
-        currency="USD",
+        currency=product.currency,
         name=product.name,
         min_tick=product.min_tick,
-        local_symbol=product.symbol,
-        trading_class=product.symbol,
+        local_symbol=product.trading_class or product.symbol,
+        trading_class=product.trading_class or product.symbol,
         multiplier=product.multiplier,
     )
 
@@ -183,8 +214,8 @@ def _expiry(product: Product, year: int, month: int, *, kept: bool) -> Expiry:
     )
 
 
-def _business_day(day: date, *, back: int) -> date:
+def _business_day(day: date, *, back: int, venue: Venue = Venue.US_INDEX) -> date:
     """Return the business day so many before a day, or before the last one until that."""
-    labels = calendar_of(Venue.US_INDEX).regular.labels
+    labels = calendar_of(venue).regular.labels
     last = int(np.searchsorted(labels, (day - _EPOCH).days, side="right")) - 1
     return _EPOCH + timedelta(days=int(labels[last - back]))

@@ -25,9 +25,18 @@ class Venue(StrEnum):
     US_STOCKS = "US stocks"
     TORONTO = "Toronto stocks"
     LONDON = "London stocks"
+    PARIS = "Paris stocks"
+    AMSTERDAM = "Amsterdam stocks"
+    XETRA = "Xetra stocks"
+    ZURICH = "Zurich stocks"
+    STOCKHOLM = "Stockholm stocks"
+    TOKYO = "Tokyo stocks"
+    HONG_KONG = "Hong Kong stocks"
+    SYDNEY = "Sydney stocks"
     FX = "FX"
     CME = "CME Globex"
     NYMEX = "NYMEX on Globex"
+    EUREX = "Eurex"
     US_INDEX = "US indices"
     CRYPTO = "crypto"
 
@@ -36,9 +45,18 @@ ZONES = {
     Venue.US_STOCKS: ZONE,
     Venue.TORONTO: ZONE,
     Venue.LONDON: "GB-Eire",
+    Venue.PARIS: "MET",
+    Venue.AMSTERDAM: "MET",
+    Venue.XETRA: "MET",
+    Venue.ZURICH: "MET",
+    Venue.STOCKHOLM: "MET",
+    Venue.TOKYO: "Japan",
+    Venue.HONG_KONG: "Hongkong",
+    Venue.SYDNEY: "Australia/NSW",
     Venue.FX: ZONE,
     Venue.CME: "US/Central",
     Venue.NYMEX: ZONE,
+    Venue.EUREX: "MET",
     Venue.US_INDEX: "US/Central",
     Venue.CRYPTO: "UTC",
 }
@@ -50,12 +68,29 @@ class Hours:
     """Sessions in order: ``labels`` in days since 1970, ``opens`` and ``closes`` in seconds.
 
     ``offsets`` are the seconds local time is ahead of UTC; no session spans a change of it.
+    ``pause`` is a break in seconds of the local day, in which nothing trades; empty for none.
     """
 
     labels: Ints
     opens: Ints
     closes: Ints
     offsets: Ints
+    pause: tuple[int, int] = (0, 0)
+
+    def trading(self, times: Ints, sessions: Ints) -> npt.NDArray[np.bool_]:
+        """Return for each moment of a session whether it lies outside the session's break."""
+        local = (times + self.offsets[sessions]) % DAY_S
+        outside: npt.NDArray[np.bool_] = (local < self.pause[0]) | (local >= self.pause[1])
+        return outside
+
+    def parts(self, index: int) -> list[tuple[int, int]]:
+        """Return the parts of a session before and after its break, as seconds since 1970."""
+        opens, closes = int(self.opens[index]), int(self.closes[index])
+        midnight = (opens + int(self.offsets[index])) // DAY_S * DAY_S - int(self.offsets[index])
+        begins, ends = midnight + self.pause[0], midnight + self.pause[1]
+        if opens < begins < ends < closes:
+            return [(opens, begins), (ends, closes)]
+        return [(opens, closes)]
 
     def last_opened_before(self, moment_s: int) -> int:
         """Return the index of the last session that opens before a moment, or -1."""

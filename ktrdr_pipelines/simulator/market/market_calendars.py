@@ -3,7 +3,10 @@
 The project's own calendars are separate on purpose: a gateway that shared them would agree with
 every mistake in them. Not here: what a duration means over hours (``requests.durations``).
 
-Source: exchange_calendars XNYS, XTSE, XLON and CMES for regular hours, holidays and half days;
+Source: exchange_calendars XNYS, XTSE, XLON, CMES and others for regular hours, holidays and half
+days; index futures of Eurex trade from 01:10 to 22:00 Frankfurt since 10 December 2018, from 07:50
+before (grade O: Eurex's trading hours); the zones of exchanges abroad are the older names that IB's
+contract details use (grade C);
 extended hours 04:00-20:00 New York (17:00 on half days) and the FX week (Sunday 17:15 to Friday
 17:00 with a daily break 17:00-17:15, closed 25 December and 1 January) as IB shows them in the
 trading hours of its contracts (grade L). Globex trades from 17:00 Chicago of the day before to
@@ -43,6 +46,11 @@ _CHICAGO = "US/Central"
 _EQUITY_HALF_DAY_S = 12 * _HOUR_S + 900
 _CRYPTO_OPEN_S = 16 * _HOUR_S + 60 - DAY_S
 _CRYPTO_CLOSE_S = 16 * _HOUR_S
+
+_EUREX_NIGHT_SINCE = "2018-12-10"
+_EUREX_NIGHT_OPEN_S = _HOUR_S + 600
+_EUREX_OPEN_S = 7 * _HOUR_S + 50 * 60
+_EUREX_CLOSE_S = 22 * _HOUR_S
 
 _GLOBEX_REGULAR = {
     Venue.CME: (8 * _HOUR_S + 1_800, 16 * _HOUR_S),
@@ -87,12 +95,23 @@ def _utc_of_local(dates: pd.DatetimeIndex, local_s: Ints | int, zone: str) -> In
     return _seconds(pd.DatetimeIndex(local).tz_localize(zone).tz_convert("UTC"))
 
 
+_KNOWN_SINCE = {"XTKS": pd.Timestamp("1997-01-01")}
+"""The first dates of the library's calendars that begin later than the others."""
+
+_LUNCHES = {
+    "XTKS": (11 * _HOUR_S + 1_800, 12 * _HOUR_S + 1_800),
+    "XHKG": (12 * _HOUR_S, 13 * _HOUR_S),
+}
+"""Lunch breaks of today, in seconds of the local day."""
+
+
 def _schedule(name: str) -> tuple[pd.DatetimeIndex, Ints, Ints]:
     """Return dates, opens and closes of a calendar of the library."""
     with warnings.catch_warnings():
         # exchange_calendars 4.13 builds its schedule with calls that pandas 3 deprecates.
         warnings.simplefilter("ignore", DeprecationWarning)
-        calendar = exchange_calendars.get_calendar(name, start=FIRST_DATE, end=LAST_DATE)
+        first = max(pd.Timestamp(FIRST_DATE), _KNOWN_SINCE.get(name, pd.Timestamp.min))
+        calendar = exchange_calendars.get_calendar(name, start=first, end=LAST_DATE)
         schedule: pd.DataFrame = calendar.schedule[["open", "close"]]
     opens, closes = (pd.DatetimeIndex(schedule[side]) for side in ("open", "close"))
     return pd.DatetimeIndex(schedule.index), _seconds(opens), _seconds(closes)
@@ -102,7 +121,7 @@ def _regular_hours(name: str, zone: str) -> Hours:
     dates, opens, closes = _schedule(name)
     labels = _seconds(dates) // DAY_S
     offsets = labels * DAY_S - _utc_of_local(dates, 0, zone)
-    return Hours(labels, opens, closes, offsets)
+    return Hours(labels, opens, closes, offsets, _LUNCHES.get(name, (0, 0)))
 
 
 def _us_stocks(venue: Venue) -> MarketCalendar:
@@ -148,6 +167,17 @@ def _globex(venue: Venue) -> MarketCalendar:
     return MarketCalendar(venue, Hours(labels, opens, closes, offsets), regular)
 
 
+def _eurex(venue: Venue) -> MarketCalendar:
+    dates, _, _ = _schedule("XEUR")
+    labels = _seconds(dates) // DAY_S
+    first_night = int(pd.Timestamp(_EUREX_NIGHT_SINCE).timestamp()) // DAY_S
+    starts = np.where(labels >= first_night, _EUREX_NIGHT_OPEN_S, _EUREX_OPEN_S)
+    opens = _utc_of_local(dates, starts, ZONES[venue])
+    closes = _utc_of_local(dates, _EUREX_CLOSE_S, ZONES[venue])
+    hours = Hours(labels, opens, closes, labels * DAY_S - _utc_of_local(dates, 0, ZONES[venue]))
+    return MarketCalendar(venue, all_hours=hours, regular=hours)
+
+
 def _stock_half_days() -> Ints:
     """Return the days, since 1970, on which the US stock market closes early."""
     regular = _regular_hours("XNYS", ZONES[Venue.US_STOCKS])
@@ -166,9 +196,18 @@ _BUILDERS: dict[Venue, Callable[[Venue], MarketCalendar]] = {
     Venue.US_STOCKS: _us_stocks,
     Venue.TORONTO: _regular_only("XTSE"),
     Venue.LONDON: _regular_only("XLON"),
+    Venue.PARIS: _regular_only("XPAR"),
+    Venue.AMSTERDAM: _regular_only("XAMS"),
+    Venue.XETRA: _regular_only("XETR"),
+    Venue.ZURICH: _regular_only("XSWX"),
+    Venue.STOCKHOLM: _regular_only("XSTO"),
+    Venue.TOKYO: _regular_only("XTKS"),
+    Venue.HONG_KONG: _regular_only("XHKG"),
+    Venue.SYDNEY: _regular_only("XASX"),
     Venue.FX: _fx,
     Venue.CME: _globex,
     Venue.NYMEX: _globex,
+    Venue.EUREX: _eurex,
     Venue.US_INDEX: _regular_only("XNYS"),
     Venue.CRYPTO: _crypto,
 }

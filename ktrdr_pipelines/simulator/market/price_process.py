@@ -98,13 +98,11 @@ _WHOLE = _Profile((0.10, 1.0), (256,))
 _OVERNIGHT = _Profile((0.55, 0.85), (256,))
 
 _PROFILES = {
+    **dict.fromkeys(Venue, _OVERNIGHT),
     Venue.US_STOCKS: _STOCKS,
-    Venue.TORONTO: _OVERNIGHT,
-    Venue.LONDON: _OVERNIGHT,
     Venue.FX: _WHOLE,
     Venue.CME: _FUTURES,
     Venue.NYMEX: _FUTURES,
-    Venue.US_INDEX: _OVERNIGHT,
     Venue.CRYPTO: _WHOLE,
 }
 """A venue with extended hours has three parts: before, in and after the regular hours."""
@@ -121,7 +119,7 @@ class MinutePaths:
         self._profile = _PROFILES[calendar.venue]
         self._boundaries = _boundaries(calendar)
         self._nodes = self._node_ticks(hash_key(seed, name, "node"), calendar)
-        regular = calendar.regular
+        regular = self._hours = calendar.regular
         self._busy = 192 + bits(words(self._day_key, regular.labels), 0, 7)
 
     def spreads(self, sessions: Ints) -> Ints:
@@ -138,7 +136,11 @@ class MinutePaths:
             for part in range(first, first + parts)
             for same in self._same_length(chosen, part)
         ]
-        return _in_order(pieces)
+        minutes = _in_order(pieces)
+        if self._hours.pause == (0, 0):
+            return minutes
+        trading = self._hours.trading(minutes.start, minutes.session)
+        return minutes.take(np.flatnonzero(trading))
 
     def _same_length(self, sessions: Ints, part: int) -> list[Ints]:
         lengths = self._boundaries[sessions, part + 1] - self._boundaries[sessions, part]

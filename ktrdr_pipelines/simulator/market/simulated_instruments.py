@@ -138,7 +138,18 @@ def _same_month(expiry: Expiry | None, wanted: str) -> bool:
 
 SMART = "SMART"
 FX_EXCHANGE = "IDEALPRO"
-_VENUES_ABROAD = {"TSE": Venue.TORONTO, "LSE": Venue.LONDON}
+_VENUES_ABROAD = {
+    "TSE": Venue.TORONTO,
+    "LSE": Venue.LONDON,
+    "SBF": Venue.PARIS,
+    "AEB": Venue.AMSTERDAM,
+    "IBIS": Venue.XETRA,
+    "EBS": Venue.ZURICH,
+    "SFB": Venue.STOCKHOLM,
+    "TSEJ": Venue.TOKYO,
+    "SEHK": Venue.HONG_KONG,
+    "ASX": Venue.SYDNEY,
+}
 CURRENCIES = frozenset({"AUD", "CAD", "CHF", "EUR", "GBP", "JPY", "NZD", "USD"})
 
 

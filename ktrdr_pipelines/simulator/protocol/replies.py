@@ -147,11 +147,11 @@ def trading_hours(
 def _texts(hours: Hours, today: int, zone: str) -> Iterator[str]:
     """Yield the sessions that end on each day, or else begin on it; CLOSED if there is none."""
     near = slice(*np.searchsorted(hours.labels, (today - 3, today + _DAYS + 3)).tolist())
-    opens, closes = (
-        [moment + offset_s(moment, zone) for moment in moments[near].tolist()]
-        for moments in (hours.opens, hours.closes)
-    )
-    sessions = list(zip(opens, closes, strict=True))
+    sessions = [
+        (opens + offset_s(opens, zone), closes + offset_s(closes, zone))
+        for index in range(near.start, near.stop)
+        for opens, closes in hours.parts(index)
+    ]
     listed: set[tuple[int, int]] = set()
     for day in range(today, today + _DAYS):
         last_session = [each for each in sessions if (each[1] - 1) // DAY_S == day]
@@ -171,12 +171,9 @@ def _minute(local_s: int) -> str:
 def session_texts(hours: Hours, window: Window, zone: str) -> list[tuple[str, str, str]]:
     """Return start, end and date of every session of a window, as message 106 states them."""
     return [
-        (
-            local_text(int(hours.opens[at]), zone),
-            local_text(int(hours.closes[at]), zone),
-            date_text(int(hours.labels[at])),
-        )
+        (local_text(opens, zone), local_text(closes, zone), date_text(int(hours.labels[at])))
         for at in hours.overlapping(window.start_s, window.end_s)
+        for opens, closes in hours.parts(at)
     ]
 
 

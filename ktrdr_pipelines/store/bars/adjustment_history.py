@@ -120,6 +120,29 @@ class AdjustmentHistory:
                 before_renaming=self._layout.require_same,
             )
 
+    def take(self, path: Path, symbol: str, target: str) -> None:
+        """Take over the copy of the file of a symbol, if there is one, for another symbol.
+
+        A copy that cannot be read is taken over as it is: no bar is served without it.
+
+        Raises:
+            DiskError: the system refused.
+        """
+        if not require_file(path):
+            return
+        try:
+            adjustments = _read(path, symbol)
+        except CorruptFileError:
+            with disk_errors(path):
+                content = path.read_bytes()
+            write_atomically(
+                self._layout.adjustments_file(target),
+                lambda file: file.write(content),
+                before_renaming=self._layout.require_same,
+            )
+        else:
+            self.write(target, adjustments)
+
     def remove(self, symbol: str) -> None:
         """Remove the file of a symbol, if there is one; the caller holds the lock of its basis.
 

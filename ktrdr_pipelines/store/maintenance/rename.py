@@ -1,13 +1,15 @@
-"""Renaming and retiring symbols: moving everything a store has of one symbol.
+"""Renaming, retiring and restoring symbols: moving everything a store has of one symbol.
 
 First everything is prepared beside the bars, then the journal is written, then each step is done.
 Every step finds out by itself whether it is done already, so after a kill at any moment the
 remaining steps complete the move.
 
 Not here: the journal, and what it forbids while a move is unfinished
-(``store.maintenance.rename_journal``).
+(``store.maintenance.rename_journal``); which retired bars are restored, and as what
+(``store.maintenance.restore``).
 """
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +19,12 @@ from itertools import count
 from pathlib import Path
 
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.domain.universe.editing import remove_symbol, rename_symbol
+from ktrdr_pipelines.domain.universe.editing import (
+    add_entry,
+    entry_text,
+    remove_symbol,
+    rename_symbol,
+)
 from ktrdr_pipelines.errors import CorruptFileError, StoreError
 from ktrdr_pipelines.store.bars.adjustment_history import AdjustmentHistory
 from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_file, write_file
@@ -42,6 +49,11 @@ from ktrdr_pipelines.store.maintenance.rename_journal import (
 )
 from ktrdr_pipelines.store.universe_file import load_universe
 
+ENTRY = "entry.json"
+"""The file in a folder of retired bars with the entry that their symbol had."""
+
+ADJUSTMENTS = "adjustments.json"
+
 _STAGE = "renaming"
 
 
@@ -52,6 +64,11 @@ def retired_name(layout: StoreLayout, symbol: str) -> str:
         for number in count(1)
         if not (layout.retired / (name := f"{symbol}@{number}")).exists()
     )
+
+
+def retired_symbol(name: str) -> str:
+    """Return the symbol of a name among the retired ones, such as ``AAPL`` of ``AAPL@1``."""
+    return name.rpartition("@")[0]
 
 
 def move_symbol(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
@@ -68,20 +85,15 @@ def move_symbol(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
     with _all_series_locked(layout, move):
         _refuse_unfinished(layout, move)
         _refuse_other_disk(layout, move)
-        if _edited(layout, move) is None and not layout.symbol_folder(move.symbol).exists():
+        edited, old = _edited(layout, move), _old_folder(layout, move)
+        if edited is None and not old.exists():
             load_universe(layout.universe).instrument(move.symbol)
         if move.kind is MoveKind.RENAME:
             AdjustmentHistory(layout).of(move.symbol)  # a damaged file cannot be renamed
-            # Write the files under the new symbol, where no query's glob finds them.
-            stage, old = _stage(layout, move), layout.symbol_folder(move.symbol)
-            _remove(stage)
-            upgrade_store(layout)
-            for path in sorted(old.rglob("*.parquet")) if old.is_dir() else ():
-                said, bars = read_file(path)
-                footer = true_footer(path, said, bars, None)
-                footer = replace(footer, identity=replace(footer.identity, symbol=move.target))
-                is_ours = said.seal is not None or is_as_written(path)
-                write_file(stage / path.relative_to(old), bars, footer, is_as_written=is_ours)
+        if move.kind is MoveKind.RENAME or (
+            move.kind is MoveKind.RESTORE and retired_symbol(move.symbol) != move.target
+        ):
+            _write_stage(layout, move)
         write_journal(layout, move)
         _steps(layout, ledger, move)
 
@@ -109,7 +121,7 @@ def finish_move(layout: StoreLayout, ledger: Ledger) -> Move | None:
 @contextmanager
 def _all_series_locked(layout: StoreLayout, move: Move) -> Iterator[None]:
     """Hold the locks of the price basis and of all series of both names."""
-    symbols = sorted({move.symbol, move.target} if move.kind is MoveKind.RENAME else {move.symbol})
+    symbols = sorted(set(move.symbols))
     layout.require_same()
     with ExitStack() as locks:
         locks.enter_context(locked(layout.lock("move"), "the moving of symbols"))
@@ -131,11 +143,13 @@ def _refuse_unfinished(layout: StoreLayout, move: Move) -> None:
             hint="Run `ktrdr repair`, which completes it",
         )
     for path in (layout.symbol_folder(move.target), layout.adjustments_file(move.target)):
-        if move.kind is MoveKind.RENAME and kind_of(path):
+        if move.kind is not MoveKind.RETIRE and kind_of(path):
             raise StoreError(
                 f"cannot begin the {move}",
                 reason=f"{path} is there already",
-                hint="Choose another symbol, or move it away",
+                hint=f"Restore it as another symbol: ktrdr universe restore {move.symbol} --as NEW"
+                if move.kind is MoveKind.RESTORE
+                else "Choose another symbol, or move it away",
             )
 
 
@@ -156,7 +170,9 @@ def _refuse_other_disk(layout: StoreLayout, move: Move) -> None:
 def _steps(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
     layout.require_same()
     history = AdjustmentHistory(layout)
-    if move.kind is MoveKind.RENAME:
+    if move.kind is MoveKind.RESTORE:
+        _show_restored(layout, move)
+    elif move.kind is MoveKind.RENAME:
         # Show the new folder, then remove the old one: the bars are visible at every moment, and
         # with them the adjustments that they need.
         try:
@@ -172,7 +188,9 @@ def _steps(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
     else:
         kept = layout.retired / move.target
         _rename_folder(layout.symbol_folder(move.symbol), kept)
-        history.copy(move.symbol, kept / "adjustments.json")
+        history.copy(move.symbol, kept / ADJUSTMENTS)
+        if move.entry:
+            _write_entry(kept / ENTRY, move)
     ledger.move_symbol(move.symbol, move.target)
     history.remove(move.symbol)
     new_text = _edited(layout, move)
@@ -185,10 +203,59 @@ def _steps(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
     remove_journal(layout)
 
 
+def _write_stage(layout: StoreLayout, move: Move) -> None:
+    """Write the files under the new symbol, where no query's glob finds them."""
+    stage, old = _stage(layout, move), _old_folder(layout, move)
+    _remove(stage)
+    upgrade_store(layout)
+    for path in sorted(old.rglob("*.parquet")) if old.is_dir() else ():
+        said, bars = read_file(path)
+        footer = true_footer(path, said, bars, None)
+        footer = replace(footer, identity=replace(footer.identity, symbol=move.target))
+        is_ours = said.seal is not None or is_as_written(path)
+        write_file(stage / path.relative_to(old), bars, footer, is_as_written=is_ours)
+
+
+def _old_folder(layout: StoreLayout, move: Move) -> Path:
+    if move.kind is MoveKind.RESTORE:
+        return layout.retired / move.symbol
+    return layout.symbol_folder(move.symbol)
+
+
+def _show_restored(layout: StoreLayout, move: Move) -> None:
+    """Put retired bars where queries find them, first the adjustments that they need."""
+    kept, shown = layout.retired / move.symbol, layout.symbol_folder(move.target)
+    old_symbol = retired_symbol(move.symbol)
+    AdjustmentHistory(layout).take(kept / ADJUSTMENTS, old_symbol, move.target)
+    if old_symbol == move.target and kept.is_dir() and not shown.exists():
+        with disk_errors(kept):
+            for name in (ADJUSTMENTS, ENTRY):
+                (kept / name).unlink(missing_ok=True)
+            has_bars = any(kept.iterdir())
+        if has_bars:
+            _rename_folder(kept, shown)
+    _rename_folder(_stage(layout, move), shown)
+    layout.require_same()
+    trash = layout.epochs / f"restored-{move.symbol}"
+    _rename_folder(kept, trash)
+    _remove(trash)
+
+
+def _write_entry(path: Path, move: Move) -> None:
+    text = f"{json.dumps({'symbol': move.symbol, 'entry': move.entry})}\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
 def _edited(layout: StoreLayout, move: Move) -> str | None:
     """Return the universe's text after the move; None where it needs no edit."""
     universe = load_universe(layout.universe)
     is_rename = move.kind is MoveKind.RENAME
+    if move.kind is MoveKind.RESTORE:
+        if move.target in universe.instruments or not move.entry:
+            return None
+        with disk_errors(layout.universe):
+            text = layout.universe.read_bytes().decode("utf-8-sig")
+        return add_entry(text, str(layout.universe), move.target, move.entry)
     if move.symbol not in universe.instruments and (
         not is_rename or move.target in universe.instruments
     ):
@@ -196,7 +263,14 @@ def _edited(layout: StoreLayout, move: Move) -> str | None:
     with disk_errors(layout.universe):
         text = layout.universe.read_bytes().decode("utf-8-sig")
     if is_rename:
-        return rename_symbol(text, str(layout.universe), move.symbol, move.target)
+        return rename_symbol(
+            text,
+            str(layout.universe),
+            move.symbol,
+            move.target,
+            contract_id=move.contract_id,
+            ib_symbol=move.ib_symbol,
+        )
     return remove_symbol(text, str(layout.universe), move.symbol)
 
 
@@ -223,12 +297,27 @@ def _stage(layout: StoreLayout, move: Move) -> Path:
     return layout.epochs / f"{_STAGE}-{move.symbol}-to-{move.target}"
 
 
-def rename(layout: StoreLayout, symbol: str, new_symbol: str, now: datetime) -> Move:
+def rename(
+    layout: StoreLayout,
+    symbol: str,
+    new_symbol: str,
+    now: datetime,
+    *,
+    contract_id: int | None = None,
+    ib_symbol: str = "",
+) -> Move:
     """Rename a symbol with its bars and its ledger rows; return the move.
+
+    Args:
+        layout: the store.
+        symbol, new_symbol: the old and the new key.
+        now: the time, by which loads that request bars of it are found.
+        contract_id, ib_symbol: as in ``editing.rename_symbol``.
 
     Raises: as ``move_symbol``; StoreError also where a load is requesting bars of it.
     """
-    return _move(layout, Move(MoveKind.RENAME, symbol, new_symbol), now)
+    move = Move(MoveKind.RENAME, symbol, new_symbol, contract_id=contract_id, ib_symbol=ib_symbol)
+    return begin_move(layout, move, now)
 
 
 def retire(layout: StoreLayout, symbol: str, now: datetime) -> Move:
@@ -236,10 +325,21 @@ def retire(layout: StoreLayout, symbol: str, now: datetime) -> Move:
 
     Raises: as ``rename``.
     """
-    return _move(layout, Move(MoveKind.RETIRE, symbol, retired_name(layout, symbol)), now)
+    universe = load_universe(layout.universe)
+    entry = ""
+    if symbol in universe.instruments:
+        with disk_errors(layout.universe):
+            text = layout.universe.read_bytes().decode("utf-8-sig")
+        entry = entry_text(text, str(layout.universe), symbol)
+    target = retired_name(layout, symbol)
+    return begin_move(layout, Move(MoveKind.RETIRE, symbol, target, entry), now)
 
 
-def _move(layout: StoreLayout, move: Move, now: datetime) -> Move:
+def begin_move(layout: StoreLayout, move: Move, now: datetime) -> Move:
+    """Move a symbol of which no load is requesting bars, and return the move.
+
+    Raises: as ``rename``.
+    """
     ledger = open_ledger(layout)
     for symbol in (move.symbol, move.target):
         for timeframe in Timeframe:

@@ -1,4 +1,4 @@
-"""The journal of a symbol that is being renamed or retired, and the saves it forbids.
+"""The journal of a symbol that is being renamed, retired or restored, and the saves it forbids.
 
 The journal is written when everything is prepared and removed when everything is done, so a journal
 on disk means an interrupted move, and names it.
@@ -32,15 +32,31 @@ class MoveKind(StrEnum):
 
     RENAME = "rename"
     RETIRE = "retire"
+    RESTORE = "restore"
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One symbol and its target: the new symbol, or its name among the retired ones."""
+    """One symbol and its target: the new symbol, or its name among the retired ones.
+
+    A restored symbol has that name, and ``target`` is the symbol that it becomes again. ``entry``
+    is the entry of a retired or restored symbol, as one line of YAML; empty if the universe is not
+    to be edited. ``contract_id`` and ``ib_symbol`` are as in ``editing.rename_symbol``.
+    """
 
     kind: MoveKind
     symbol: str
     target: str
+    entry: str = ""
+    contract_id: int | None = None
+    ib_symbol: str = ""
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The symbols of a universe that it moves."""
+        if self.kind is MoveKind.RENAME:
+            return (self.symbol, self.target)
+        return (self.target if self.kind is MoveKind.RESTORE else self.symbol,)
 
     def __str__(self) -> str:
         return f"{self.kind} of {self.symbol} to {self.target}"
@@ -65,7 +81,15 @@ def pending_move(layout: StoreLayout) -> Move | None:
         text = path.read_bytes()
     try:
         fields = json.loads(text)
-        return Move(MoveKind(fields["kind"]), str(fields["symbol"]), str(fields["target"]))
+        contract_id = fields.get("contract_id")
+        return Move(
+            MoveKind(fields["kind"]),
+            str(fields["symbol"]),
+            str(fields["target"]),
+            str(fields.get("entry", "")),
+            None if contract_id is None else int(contract_id),
+            str(fields.get("ib_symbol", "")),
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptFileError(
             f"cannot read {path}",

@@ -3,13 +3,25 @@
 Not here: the request for contract details (``ib.source``), files (``store.bars.bar_store``).
 """
 
-from ktrdr_pipelines.domain.instruments import Identity, Instrument, Series, identity_of
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+from ktrdr_pipelines.domain.instruments import (
+    Identity,
+    Instrument,
+    Origin,
+    Series,
+    conflict_of,
+    identity_of,
+)
 from ktrdr_pipelines.domain.planning.responses import BarSource
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ContractUnknownError, ForeignIdentityError
 from ktrdr_pipelines.ib.protocol.contract_messages import Candidate
 from ktrdr_pipelines.ib.source import GatewaySource
 from ktrdr_pipelines.store.bars.bar_store import BarStore
-from ktrdr_pipelines.store.layout import store_origin
+from ktrdr_pipelines.store.layout import StoreLayout, store_origin
+from ktrdr_pipelines.store.ledger.ledger import open_ledger
 from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
 
@@ -33,9 +45,10 @@ async def learn_identity(
         raise ContractUnknownError(
             error.what,
             reason=f"{error.reason}, although it was contract {known} before",
-            hint="If it was delisted or has expired, set `end:` in the universe to the day after "
-            f"its last session, or run `ktrdr universe retire {series.symbol}`: its bars are kept. "
-            "During the gateway's nightly reset this error can be temporary; it is retried later",
+            hint="During the gateway's nightly reset this error can be temporary; it is retried "
+            "later. If the instrument was delisted or has expired, say so in the universe: "
+            f"`ktrdr universe set {series.symbol} ended=true`, or delisted=DATE with the date of "
+            "its last session. Its bars stay and can be queried, and nothing more is requested",
             code=error.code,
         ) from error
     origin = (await source_session.source()).origin
@@ -45,9 +58,15 @@ async def learn_identity(
         raise ForeignIdentityError(
             f"adding bars of {identity} to the files of {series}",
             reason=f"the files hold {stored}",
-            hint="Give the instrument another symbol in the universe, or load it into another "
-            "store: run `ktrdr init` with KTRDR_DATA set to a new folder",
+            hint=_OTHER_SYMBOL,
         )
+    for held in held_identities(store, series.symbol):
+        if conflict := conflict_of(held, instrument, contract_id):
+            raise ForeignIdentityError(
+                f"adding bars of {identity} to those of {series.symbol}",
+                reason=conflict,
+                hint=_OTHER_SYMBOL,
+            )
     pinned = store.ledger.contracts.of(series.symbol, origin)
     if pinned is None:
         store.ledger.contracts.pin(
@@ -61,6 +80,13 @@ async def learn_identity(
             "in the universe is ambiguous, set con_id or primary_exchange there",
         )
     return identity
+
+
+_OTHER_SYMBOL = (
+    "Give the instrument another symbol in the universe, or load it into another store: run "
+    "`ktrdr init` with KTRDR_DATA set to a new folder. If it is the same contract under a new "
+    "name, correct `symbol` in its entry, or set `con_id` to that of the bars"
+)
 
 
 async def described_contract(
@@ -91,6 +117,41 @@ async def _described(source: BarSource, instrument: Instrument) -> Candidate:
     if not isinstance(source, GatewaySource):
         raise TypeError(f"{source!r} is no gateway, and describes no contracts")
     return await source.contract(instrument)
+
+
+def held_identities(store: BarStore, symbol: str) -> Iterator[Identity]:
+    """Yield the identity of each timeframe of a symbol that has files."""
+    for timeframe in Timeframe:
+        for row in store.files.of_symbol(symbol, timeframe).values():
+            yield row.identity
+            break
+
+
+def pinned_contract(store: BarStore, symbol: str, origin: Origin | None) -> int | None:
+    """Return the contract id of a symbol by its bars, else by the ledger; None if neither has it.
+
+    Args:
+        store: the store.
+        symbol: the universe's key.
+        origin: only bars of this origin count, and only contracts of its gateways.
+    """
+    for held in held_identities(store, symbol):
+        if origin in {None, held.origin}:
+            return held.contract_id
+    return store.ledger.contracts.of(symbol, origin)
+
+
+def pinned_in(layout: StoreLayout) -> Callable[[str, Origin], int | None]:
+    """Return a function that looks up the contract id of a symbol and an origin in a store.
+
+    It opens the ledger for each look-up: connections ask from threads of their own.
+    """
+
+    def pinned(symbol: str, origin: Origin) -> int | None:
+        with closing(open_ledger(layout)) as ledger:
+            return pinned_contract(BarStore(layout, ledger), symbol, origin)
+
+    return pinned
 
 
 def known_contract(store: BarStore, series: Series) -> int | None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.calendars.cme_futures import FAMILIES
+from ktrdr_pipelines.domain.calendars.eurex_futures import EUREX_FAMILIES
 from ktrdr_pipelines.domain.calendars.registry import calendar_keys, calendar_named, is_calendar
 from ktrdr_pipelines.domain.calendars.session_grid import Span, session_grid
 from ktrdr_pipelines.domain.calendars.sessions import (
@@ -316,7 +317,11 @@ def test_sessions_are_known_from_1970_to_2049(key: str) -> None:
     assert calendar_named(key) is calendar
 
 
-OWN = {"XNYS.RTH", "XNYS.ETH", "XHKG.RTH", "XTKS.RTH", "XNSE.RTH", "FX", "CRYPTO", *FAMILIES}
+OWN = {
+    *("XNYS.RTH", "XNYS.ETH", "XHKG.RTH", "XTKS.RTH", "XNSE.RTH", "FX", "CRYPTO"),
+    *FAMILIES,
+    *EUREX_FAMILIES,
+}
 """Calendars that are made or corrected here; the others are a library's, and slow to build."""
 
 
@@ -338,6 +343,22 @@ def test_every_calendar_is_in_order(key: str) -> None:
     assert (breaks[:, 0] < breaks[:, 1]).all()
     assert (breaks[:-1, 1] <= breaks[1:, 0]).all()
     assert ((opens[owner] < breaks[:, 0]) & (breaks[:, 1] < closes[owner])).all()
+
+
+@pytest.mark.parametrize(
+    ("key", "day", "opens"),
+    [
+        ("EUREX.INDEX", date(2018, 12, 7), "06:50"),
+        ("EUREX.RATES", date(2018, 12, 7), "07:00"),
+        ("EUREX.INDEX", date(2018, 12, 10), "00:10"),
+        ("EUREX.RATES", date(2018, 12, 10), "00:10"),
+    ],
+)
+def test_eurex_opens_in_the_night_since_december_2018(key: str, day: date, opens: str) -> None:
+    """Before, index futures opened ten minutes before interest rate futures."""
+    [session] = calendar_named(key).sessions(day, day + DAY)
+    assert session.opens_at == moment(f"{day}T{opens}Z")
+    assert session.closes_at == moment(f"{day}T21:00Z")
 
 
 def test_extended_hours_hold_the_regular_ones() -> None:

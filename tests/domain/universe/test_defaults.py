@@ -8,8 +8,13 @@ import pytest
 from ktrdr_pipelines.domain.calendars.registry import calendar_keys, is_calendar
 from ktrdr_pipelines.domain.instruments import Backfill, Instrument, SecType, WhatToShow
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.domain.universe.ib_exchanges import INDEX_EXCHANGES, STOCK_EXCHANGES
+from ktrdr_pipelines.domain.universe.ib_exchanges import (
+    FUTURES_EXCHANGES,
+    INDEX_EXCHANGES,
+    STOCK_EXCHANGES,
+)
 from ktrdr_pipelines.domain.universe.universe import parse_universe
+from ktrdr_pipelines.errors import UniverseError
 from tests.support.universes import AAPL, EURUSD, one
 
 
@@ -130,6 +135,14 @@ def test_a_future_has_a_last_trade_date() -> None:
         ("DAX: {sec_type: IND, exchange: EUREX}", "EUR", "XETR.RTH"),
         ("N225: {sec_type: IND, exchange: OSE.JPN}", "JPY", "XTKS.RTH"),
         ("BTC: {sec_type: CRYPTO}", "USD", "CRYPTO"),
+        ("D: {sec_type: FUT, symbol: DAX, exchange: EUREX, last_trade_date: 20240315}", "EUR", "E"),
+        ("SMI: {sec_type: IND, exchange: SOFFEX}", "CHF", "XSWX.RTH"),
+        ("OMXH25: {sec_type: IND, exchange: HEX}", "EUR", "XHEL.RTH"),
+        (
+            "B: {sec_type: FUT, symbol: H, exchange: HKFE, last_trade_date: 20240628, calendar: G}",
+            "HKD",
+            "GATEWAY:Asia/Hong_Kong@17:00",
+        ),
         (
             "B: {sec_type: FUT, symbol: X, exchange: CME, last_trade_date: 20240628, calendar: G}",
             "USD",
@@ -148,7 +161,8 @@ def test_exchange_codes_determine_currency_and_calendar(
     """Other hours are those that the gateway states, or a calendar that is set."""
     text = entry.replace(": G}", ": GATEWAY}").replace(": F}", ": GLOBEX.FX}")
     found = one(text)
-    assert (found.currency, found.calendar) == (currency, calendar)
+    expected = "EUREX.INDEX" if calendar == "E" else calendar
+    assert (found.currency, found.calendar) == (currency, expected)
     assert is_calendar(found.calendar)
 
 
@@ -156,6 +170,47 @@ def test_every_exchange_of_the_tables_has_a_calendar() -> None:
     """No code has a calendar that no library knows."""
     markets = {*STOCK_EXCHANGES.values(), *INDEX_EXCHANGES.values()}
     assert {market.regular for market in markets} <= set(calendar_keys())
+    assert all(is_calendar(days) for _, days in FUTURES_EXCHANGES.values())
+
+
+@pytest.mark.parametrize(
+    ("entry", "symbol"),
+    [
+        ("BP.: {primary_exchange: LSE}", "BP."),
+        ("ERIC.B: {exchange: SFB}", "ERIC.B"),
+        ("RCI.B: {primary_exchange: TSE, currency: CAD}", "RCI.B"),
+        ("ERIC.B: {exchange: SFB, symbol: ERIC B}", "ERIC B"),
+        ("BRK.B: {primary_exchange: NYSE}", "BRK B"),
+        ("BF.B: {exchange: NYSE}", "BF B"),
+        ("HM.B.MID: {currency: SEK, calendar: XSTO.RTH}", "HM.B"),
+    ],
+)
+def test_a_dot_is_a_space_for_us_shares_alone(entry: str, symbol: str) -> None:
+    """IB keeps the dot of symbols of other exchanges; `symbol` decides where it is given."""
+    assert one(entry).ib_symbol == symbol
+
+
+@pytest.mark.parametrize(
+    ("entry", "end", "has_ended"),
+    [
+        ("A: {delisted: 2024-03-01}", date(2024, 3, 2), False),
+        ("A: {end: 2024-03-02}", date(2024, 3, 2), False),
+        ("A: {ended: true}", None, True),
+        ("A: {ended: false}", None, False),
+    ],
+)
+def test_the_end_of_an_instrument_is_its_last_session_or_the_day_after(
+    entry: str, end: date | None, has_ended: bool
+) -> None:
+    """`delisted` is the last session, `end` the first date without one."""
+    found = one(entry)
+    assert (found.end, found.has_ended) == (end, has_ended)
+
+
+def test_two_ends_of_an_instrument_contradict() -> None:
+    """The error names both, and what each of them means."""
+    with pytest.raises(UniverseError, match=r"delisted: is given beside end.*its last session"):
+        one("A: {delisted: 2024-03-01, end: 2024-03-01}")
 
 
 def test_a_coin_has_aggregated_trades() -> None:

@@ -2,7 +2,16 @@
 
 import pytest
 
-from ktrdr_pipelines.domain.universe.editing import add_symbol, remove_symbol, rename_symbol
+from ktrdr_pipelines.domain.universe.editing import (
+    add_entry,
+    add_symbol,
+    alone,
+    entry_text,
+    remove_symbol,
+    rename_symbol,
+    set_fields,
+    with_last_good,
+)
 from ktrdr_pipelines.domain.universe.universe import parse_universe
 from ktrdr_pipelines.errors import UniverseError
 
@@ -167,3 +176,103 @@ def test_an_edit_that_would_break_an_alias_is_left_to_the_user(text: str, symbol
     parse_universe(text, "u.yaml")
     with pytest.raises(UniverseError, match=r"cannot edit u\.yaml.*alias.*by hand"):
         rename_symbol(text, "u.yaml", symbol, "NEW")
+
+
+FIELDS = """\
+symbols:
+  A: {start: 2021-01-04, timeframes: [1d, 1h], symbol: "BRK B"}  # a
+  B:
+    start: 2021-01-04   # b
+    timeframes:
+      - 1d
+    use_rth: false
+  C: # c
+  D: {start: 2021-01-04}
+"""
+
+
+@pytest.mark.parametrize(
+    ("symbol", "fields", "old", "new"),
+    [
+        ("A", {"start": ""}, "{start: 2021-01-04, time", "{time"),
+        ("A", {"timeframes": ""}, " timeframes: [1d, 1h],", ""),
+        ("A", {"symbol": ""}, ', symbol: "BRK B"', ""),
+        (
+            "A",
+            {"symbol": "BF B", "start": "2022-01-03"},
+            '2021-01-04, timeframes: [1d, 1h], symbol: "BRK B"',
+            "2022-01-03, timeframes: [1d, 1h], symbol: BF B",
+        ),
+        ("B", {"start": "2022-01-03"}, "2021-01-04   # b", "2022-01-03   # b"),
+        ("B", {"timeframes": "1h,1m"}, "timeframes:\n      - 1d\n", "timeframes: [1h, 1m]\n"),
+        ("B", {"timeframes": ""}, "    timeframes:\n      - 1d\n", ""),
+        ("B", {"con_id": "5"}, "B:\n", "B:\n    con_id: 5\n"),
+        ("C", {"ended": "true"}, "C: # c", "C: {ended: true} # c"),
+        ("D", {"start": ""}, "D: {start: 2021-01-04}", "D: {}"),
+        ("D", {"end": ""}, "D:", "D:"),
+    ],
+)
+def test_set_changes_the_fields_that_are_named(
+    symbol: str, fields: dict[str, str], old: str, new: str
+) -> None:
+    """Comments and everything else are as before."""
+    changed = set_fields(FIELDS, "u.yaml", symbol, fields)
+    at = FIELDS.index(f"  {symbol}:")
+    assert changed == FIELDS[:at] + FIELDS[at:].replace(old, new, 1)
+
+
+def test_set_changes_symbols_that_take_the_contract_from_the_entry() -> None:
+    """`AAPL.ETH` ends with `AAPL`; a malformed value changes nothing."""
+    text = "symbols: {AAPL: {}, AAPL.ETH: {}}"
+    changed = parse_universe(set_fields(text, "u.yaml", "AAPL", {"end": "2024-03-02"}), "u.yaml")
+    assert {str(one.end) for one in changed.instruments.values()} == {"2024-03-02"}
+    with pytest.raises(UniverseError, match=r"AAPL > end: is 'soon'"):
+        set_fields(text, "u.yaml", "AAPL", {"end": "soon"})
+
+
+@pytest.mark.parametrize(
+    ("entry", "ib_symbol", "renamed"),
+    [
+        ("{}", "", "{con_id: 5}"),
+        ("{symbol: FB.A}", "", "{con_id: 5, symbol: FB.A}"),
+        ("{con_id: 7}", "", "{symbol: FB, con_id: 7}"),
+        ("{}", "META", "{con_id: 5, symbol: META}"),
+        ("{sec_type: CRYPTO}", "", "{symbol: FB, sec_type: CRYPTO}"),
+    ],
+)
+def test_rename_writes_the_contract_in_place_of_a_derived_symbol(
+    entry: str, ib_symbol: str, renamed: str
+) -> None:
+    """Fields that the user set stay; a symbol that is told is written."""
+    text = f"symbols:\n  FB: {entry}\n  A: {{}}\n"
+    new = rename_symbol(text, "u.yaml", "FB", "META", contract_id=5, ib_symbol=ib_symbol)
+    assert parse_universe(new, "u").instrument("META") == parse_universe(
+        f"symbols: {{META: {renamed}}}", "u"
+    ).instrument("META")
+    assert new.endswith("  A: {}\n")
+
+
+def test_an_entry_moves_to_another_text_with_all_that_it_had() -> None:
+    """Block or flow, quoted values, and what it took from another entry."""
+    text = (
+        "defaults: {use_rth: true}\nsymbols:\n  V: {primary_exchange: LSE, end: 2024-03-02}\n"
+        '  V.MID:\n    symbol: "null"\n    timeframes:\n      - 1d\n'
+    )
+    entry = entry_text(text, "u.yaml", "V.MID")
+    before = parse_universe(text, "u").instrument("V.MID")
+    other = alone(text, "u.yaml", "V.MID", entry)
+    assert parse_universe(other, "u").instrument("V.MID") == before
+    assert before.ib_symbol == "null"
+    added = add_entry("symbols: {A: {}}", "u.yaml", "V.MID", entry)
+    assert parse_universe(added, "u").instrument("V.MID") == before
+
+
+def test_malformed_entries_are_replaced_by_earlier_ones() -> None:
+    """Quoted keys and values are read as they were written."""
+    good = 'symbols: {"7203": {exchange: TSEJ}, NO: {symbol: "1E5"}, GONE: {}}'
+    text = "windows: {1m: 2021-01}\nsymbols: {NO: 5, '7203': [], NEW: {}, BAD: {start: x}}"
+    used = parse_universe(with_last_good(text, "u", good, {"NO", "7203", "BAD"}), "u")
+    assert list(used.instruments) == ["NO", "7203", "NEW"]
+    assert used.instrument("NO").ib_symbol == "1E5"
+    assert used.instrument("7203").exchange == "TSEJ"
+    assert str(used.windows.first_month) == "2021-01-01"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.domain.universe.universe import parse_universe
+from ktrdr_pipelines.domain.universe.universe import parse_universe, read_universe
 from ktrdr_pipelines.errors import UniverseError
 
 
@@ -116,7 +116,11 @@ def test_a_key_that_is_no_symbol_is_refused(key: str) -> None:
         ),
         (
             "A: {sec_type: FUT, symbol: FDAX, exchange: EUREX, last_trade_date: 20231215}",
-            ["EUREX, whose currency is not known"],
+            ["EUREX", "sessions are not known", "DAX, ESTX50", "calendar: GATEWAY"],
+        ),
+        (
+            "A: {sec_type: FUT, symbol: X, exchange: FOO, last_trade_date: 20231215}",
+            ["FOO, whose currency is not known", "none of the", "similar ones are"],
         ),
         (
             "A: {sec_type: IND, exchange: E, currency: EUR, calendar: GATEWAY}",
@@ -199,6 +203,43 @@ def test_tags_of_yaml_objects_are_not_constructed() -> None:
     """A tag that would run code is read as plain data."""
     found = problem("symbols:\n  A: !!python/object/apply:os.system ['true']\n")
     assert "symbols > A: is a list" in found
+
+
+def test_all_errors_of_an_entry_are_told_at_once() -> None:
+    """One line each; what only follows from a malformed field is left out."""
+    found = problem(
+        "symbols:\n  A:\n    start: soon\n    timeframes: [7m]\n    colour: blue\n"
+        "    what_to_show: AGGTRADES\n  B: {sec_type: FUT, last_trade_date: x, exchange: CME}\n"
+    )
+    lines = found.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        "u.yaml, line 3, symbols > A > start",
+        "u.yaml, line 4, symbols > A > timeframes",
+        "u.yaml, line 5, symbols > A > colour",
+        "u.yaml, line 6, symbols > A > what_to_show",
+        "u.yaml, line 7, symbols > B > last_trade_date",
+        "u.yaml, line 7, symbols > B",
+    ]
+    assert "without `symbol`" in lines[-1]
+    assert "without `last_trade_date`" not in found
+
+
+@pytest.mark.parametrize(
+    ("text", "good", "bad"),
+    [
+        ("symbols: {A: {}, B: {start: soon}, C: {}}", ["A", "C"], ["B"]),
+        ("symbols: {A: {}, B: 5, A: {}}", [], ["A", "B"]),
+        ("symbols: {A: {}, a: {}, 'B C': {}}", ["A"], ["a", "B C"]),
+        ("symbols: {A: {con_id: x}, A.ETH: {}, B: {}}", ["B"], ["A", "A.ETH"]),
+        ("symbols: {A: {sec_type: BOND}, B: {}}", ["B"], ["A"]),
+    ],
+)
+def test_a_bad_entry_does_not_hide_the_others(text: str, good: list[str], bad: list[str]) -> None:
+    """Entries that are valid have instruments, the errors of the others are kept by key."""
+    universe = read_universe(text, "u.yaml")
+    assert list(universe.instruments) == good
+    assert sorted(universe.problems) == sorted(bad)
+    assert all(str(one).startswith("u.yaml, line 1, symbols >") for one in universe.all_problems)
 
 
 @given(st.text(max_size=60) | st.text("sym bol:{}[]-\n\t'\"*&!%#?|>AZ.", max_size=60))

@@ -17,6 +17,7 @@ from typing import Any
 from ktrdr_pipelines.store.layout import open_store
 from ktrdr_pipelines.store.ledger import database
 from ktrdr_pipelines.store.maintenance.rename import rename, retire
+from ktrdr_pipelines.store.maintenance.restore import restore
 
 NOW = datetime(2024, 6, 4, tzinfo=UTC)
 
@@ -57,6 +58,8 @@ def main() -> None:
     shutil.rmtree = countdown.before(shutil.rmtree)  # type: ignore[assignment]
     if kind == "rename":
         rename(layout, "AAPL", "APPL2", NOW)
+    elif kind.startswith("restore"):
+        restore(layout, "AAPL", NOW, new_symbol=kind.split()[1])
     else:
         retire(layout, "AAPL", NOW)
 

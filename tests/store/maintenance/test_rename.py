@@ -13,7 +13,12 @@ import pytest
 
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.errors import CorruptFileError, StoreError, UniverseError
+from ktrdr_pipelines.errors import (
+    CorruptFileError,
+    StoreError,
+    UniverseError,
+    UnknownSymbolError,
+)
 from ktrdr_pipelines.store.bars.adjustment_history import AdjustmentHistory
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.catalog.catalog import query_catalog, rebuild_catalog
@@ -30,6 +35,7 @@ from ktrdr_pipelines.store.maintenance.rename_journal import (
     write_journal,
 )
 from ktrdr_pipelines.store.maintenance.repair import repair
+from ktrdr_pipelines.store.maintenance.restore import restore
 from ktrdr_pipelines.store.universe_file import load_universe
 from tests.store.conftest import Make
 
@@ -405,6 +411,95 @@ def test_retirement_killed_anywhere_is_completed_or_never_begun(
         assert (kept / "adjustments.json").read_bytes() == adjustments
         assert AdjustmentHistory(layout).symbols() == []
         assert not folder.exists()
+        assert pending_move(layout) is None
+    else:
+        raise AssertionError("the move was never completed")
+
+
+@pytest.mark.parametrize("target", ["AAPL", "OLD"])
+def test_restored_symbol_has_all_that_it_had(filled: StoreLayout, target: str) -> None:
+    """Bars, ledger rows, adjustments and the entry, under its own or another symbol."""
+    filled.universe.write_text(UNIVERSE.replace("AAPL: {}", "AAPL: {start: 2021-01-04}"))
+    before = records_of(filled, "AAPL")
+    retire(filled, "AAPL", NOW)
+    move = restore(filled, "AAPL", NOW, new_symbol=target)
+    assert (move.symbol, move.target) == ("AAPL@1", target)
+    assert records_of(filled, target) == before | {"identities": {target}}
+    assert not (filled.retired / "AAPL@1").exists()
+    assert list(filled.epochs.iterdir()) == []
+    entry = {"AAPL": "{start: 2021-01-04}", "OLD": "{con_id: 265598, start: 2021-01-04}"}
+    assert filled.universe.read_text().endswith(f"  MSFT: {{}}\n  {target}: {entry[target]}\n")
+    assert repair(filled, now=NOW).quarantined == ()
+
+
+def test_bars_of_earlier_versions_are_restored_by_what_they_say(filled: StoreLayout) -> None:
+    """Without a kept entry, contract, timeframes, hours and kind of bars come from the files."""
+    retire(filled, "AAPL", NOW)
+    (filled.retired / "AAPL@1" / "entry.json").unlink()
+    text = filled.universe.read_text()
+    filled.universe.write_text(f"defaults: {{use_rth: false}}\n{text}")
+    restore(filled, "AAPL@1", NOW)
+    instrument = load_universe(filled.universe).instrument("AAPL")
+    assert (instrument.contract_id, instrument.use_rth) == (265598, True)
+    assert set(instrument.timeframes) == {Timeframe.M1, Timeframe.D1}
+
+
+@pytest.mark.parametrize(
+    ("entry", "error"),
+    [
+        ("{con_id: 4711}", "is another instrument by now"),
+        ("{use_rth: false}", "use_rth True, not False"),
+    ],
+)
+def test_a_symbol_that_another_instrument_has_is_not_restored(
+    filled: StoreLayout, entry: str, error: str
+) -> None:
+    """The error names the way, which works; an entry of the same instrument is no obstacle."""
+    retire(filled, "AAPL", NOW)
+    filled.universe.write_text(UNIVERSE.replace("AAPL: {}", f"AAPL: {entry}"))
+    with pytest.raises(StoreError, match=rf"{error}.*restore AAPL@1 --as NEW"):
+        restore(filled, "AAPL", NOW)
+    assert pending_move(filled) is None
+    assert restore(filled, "AAPL", NOW, new_symbol="NEW").target == "NEW"
+    assert list(load_universe(filled.universe).instruments) == ["AAPL", "MSFT", "NEW"]
+    retire(filled, "NEW", NOW)
+    filled.universe.write_text(UNIVERSE + "  NEW: {con_id: 265598}\n")
+    restore(filled, "NEW", NOW)
+    assert filled.universe.read_text() == UNIVERSE + "  NEW: {con_id: 265598}\n"
+    assert records_of(filled, "NEW")["files"]
+
+
+def test_a_symbol_without_bars_is_restored_too(filled: StoreLayout) -> None:
+    """Its entry is kept in a folder of its own."""
+    filled.universe.write_text(UNIVERSE + "  TSLA: {timeframes: [1d]}\n")
+    retire(filled, "TSLA", NOW)
+    with pytest.raises(UnknownSymbolError, match="Retired are TSLA@1"):
+        restore(filled, "TSL", NOW)
+    restore(filled, "TSLA", NOW)
+    assert filled.universe.read_text() == UNIVERSE + "  TSLA: {timeframes: [1d]}\n"
+    assert list(filled.retired.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.on_disk
+@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize("target", ["AAPL", "OLD"])
+def test_restoring_killed_anywhere_is_completed_or_never_begun(
+    tmp_path: Path, make: Any, target: str, share: int
+) -> None:
+    """After a kill before any change on disk, repair or the same call leaves it restored."""
+    for step in range(1 + share, 100, SHARES):
+        layout = new_store(tmp_path / f"{step}", make)
+        before = records_of(layout, "AAPL")
+        retire(layout, "AAPL", NOW)
+        if kill_at(layout, f"restore {target}", step) == 0:
+            assert step > 4
+            break
+        finish(layout, "repair" if step % 2 else "again")
+        if target not in load_universe(layout.universe).instruments:
+            restore(layout, "AAPL", NOW, new_symbol=target)
+        assert records_of(layout, target) == before | {"identities": {target}}
+        assert list(layout.retired.iterdir()) == []
         assert pending_move(layout) is None
     else:
         raise AssertionError("the move was never completed")
