@@ -185,8 +185,10 @@ def bar_chart(
     """
     parts = StoreParts(workspace.layout, workspace.clock.real_now)
     kind = parse_timeframe(timeframe)
-    parts.require_symbols([symbol])
-    is_known = symbol in parts.workspace.universe.instruments
+    universe = parts.workspace.universe
+    is_known = symbol in universe.instruments
+    if not is_known and symbol not in parts.symbols_on_disk():
+        universe.instrument(symbol)  # its error names similar symbols
     period = _period(parts, symbol, kind, date_range)
     wanted = BarSelection(
         _COLUMNS,
