@@ -6,6 +6,7 @@ same bytes as before.
 """
 
 import hashlib
+import os
 import re
 import resource
 import shutil
@@ -415,6 +416,38 @@ def test_a_full_disk(
         with full_disk(room):
             result = ktrdr(*arguments)
         is_one_error(result, 1, part, "room")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("universe", "add", "NEW"), "universe.yaml"),
+        (("plot", *A_DAY, "--out", "locked/a.png"), "a.png"),
+        (("init", "--data", "locked/store"), "locked"),
+    ],
+)
+def test_a_folder_that_may_not_be_written(
+    ktrdr: Any, store: Path, arguments: tuple[str, ...], part: str
+) -> None:
+    """The file is named, and what would help."""
+    folders = [store, Path("locked")]
+    folders[1].mkdir()
+    with unchanged(*folders):
+        for one in folders:
+            one.chmod(0o555)
+        try:
+            result = ktrdr(*arguments)
+        finally:
+            for one in folders:
+                one.chmod(0o755)
+        is_one_error(result, 1, part, "Permission denied", "writable")
+
+
+def test_arguments_that_are_not_utf8_in_a_process(process: Any, store: Path) -> None:
+    """The bytes that the system passes on are named with escapes."""
+    with unchanged(store):
+        is_one_error(process("load", b"AAPL\xff", "1d"), 2, r"'AAPL\udcff'", "Did you mean AAPL?")
 
 
 def test_an_error_as_json_has_its_parts(ktrdr: Any, store: Path) -> None:
