@@ -7,6 +7,7 @@ if they are closed, and muted when their reader is gone. A running load has a pr
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -100,6 +101,9 @@ def print_with_fallback(first: Callable[[], object], second: Callable[[], object
 CLOCK_VARIABLE: Final = "KTRDR_CLOCK_OFFSET_S"
 CLIENT_ID_VARIABLE: Final = "IB_CLIENT_ID"
 
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters that messages may quote from names and files, less tab and line feed."""
+
 PIPED_WIDTH: Final = 160
 """Width in columns of a table that is written to a file or another program."""
 
@@ -112,8 +116,8 @@ def say(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """Print a line to stderr."""
-    _print(text, sys.stderr)
+    """Print a line to stderr; what would control the terminal is escaped."""
+    _print(_CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text), sys.stderr)
 
 
 def _print(text: str, stream: TextIO) -> None:

@@ -401,6 +401,13 @@ def _write_marker(layout: StoreLayout, marker: _Marker) -> None:
 def _read_marker(layout: StoreLayout) -> _Marker:
     kind = kind_of(layout.marker)
     if kind is None:
+        at_root = kind_of(layout.root)
+        if at_root is not None and not layout.root.is_dir():
+            raise NoStoreError(
+                f"{layout.root} is not a store",
+                reason=f"it is {at_root}, and a store is a folder",
+                hint="Name another folder in KTRDR_DATA",
+            )
         # Those of `ktrdr demo` and `ktrdr up --simulate` lie below the data folder.
         below = sorted(str(one.parent) for one in layout.root.glob("*/store.json"))
         others = f", such as {' or '.join(below)}" if below else ""

@@ -16,8 +16,8 @@ from ktrdr_pipelines.errors import IncompleteError, KtrdrError
 
 MODULE = (sys.executable, "-m", "ktrdr_pipelines.cli.main")
 COMMANDS = (
-    "demo", "init", "up", "load", "update", "plan", "ranges", "query", "status", "gaps", "verify",
-    "health", "doctor", "repair", "simulate",
+    "demo", "init", "up", "load", "update", "plan", "plot", "ranges", "query", "status", "gaps",
+    "verify", "health", "doctor", "repair", "simulate",
 )  # fmt: skip
 UNIVERSE_COMMANDS = ("check", "add", "rename", "retire")
 

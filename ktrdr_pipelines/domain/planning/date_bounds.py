@@ -67,8 +67,8 @@ class DateRange:
             raise UsageError(
                 f"{self.start} and {self.end}",
                 reason="they are reversed, or nothing lies between them",
-                hint=f"{self.start.option} is the first session date to load, {self.end.option} "
-                "the first one not to load",
+                hint=f"{self.start.option} is the first session date to include, {self.end.option} "
+                "the first one not to include",
             )
         return Bounds(
             _first_timestamp(self.start, series, calendar) if self.start else None,

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Final
 
 from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode, SequenceNode
@@ -55,10 +56,13 @@ class _Text:
         """Return the index of an entry."""
         keys = [key.value for key, _ in self.pairs]
         if symbol not in keys:
+            by_capitals = {key.upper(): key for key in keys}
+            near = get_close_matches(symbol.upper(), by_capitals, n=3)
+            meant = f"Did you mean {', '.join(by_capitals[one] for one in near)}? " if near else ""
             raise UniverseError(
                 f"{self.name} has no entry {symbol}",
                 reason=f"it names {len(keys)} symbols",
-                hint="`ktrdr universe check` lists them",
+                hint=f"{meant}`ktrdr universe check` lists them",
             )
         return keys.index(symbol)
 

@@ -195,7 +195,8 @@ def parsed(text: str, name: str) -> Item:
 
 def bad(name: str, line: int, *keys: str, reason: str, hint: str) -> UniverseError:
     """Return an error about one position in a file."""
-    where = f", {' > '.join(keys)}" if keys else ""
+    shown = [key if key.isprintable() else repr(key) for key in keys]
+    where = f", {' > '.join(shown)}" if keys else ""
     return UniverseError(f"{name}, line {line}{where}", reason=reason, hint=hint)
 
 

@@ -55,7 +55,8 @@ def read_faults(path: Path) -> FaultPlan:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise SimulatorError(f"read faults of {path}", reason=reason) from error
+        hint = "`ktrdr simulate --faults-example` prints a file of faults"
+        raise SimulatorError(f"read faults of {path}", reason=reason, hint=hint) from error
     return parse_faults(text, str(path))
 
 

@@ -236,7 +236,8 @@ def read_splits(path: Path, symbols: Collection[str]) -> tuple[Split, ...]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"read splits of {path}", reason=reason) from error
+        hint = "`ktrdr simulate --help` has the columns of a file of splits"
+        raise UsageError(f"read splits of {path}", reason=reason, hint=hint) from error
     found: list[Split] = []
     for number, fields in _lines(text, path):
         split = _split(_Line(path, number, fields), symbols)
