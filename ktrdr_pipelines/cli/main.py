@@ -13,6 +13,7 @@ import typer
 from ktrdr_pipelines.cli.commands import (
     adjust,
     demo,
+    files,
     gaps,
     gateway,
     load,
@@ -45,6 +46,7 @@ for name, command, summary in (
     ("plan", load.plan, "Estimate what a load or an update would cost"),
     ("ranges", status.ranges, "Show where data begin, and which bars are stored"),
     ("query", query.query, "Run SQL over all bars"),
+    ("export", files.export, "Write bars to CSV, Parquet or Arrow files"),
     ("status", status.status, "Show the state of the store and what is missing"),
     ("gaps", gaps.gaps, "List what is missing, and why"),
     ("verify", store.verify, "Read and check everything on disk"),

@@ -183,6 +183,17 @@ class StoreLayout:
         return self.adjustments_folder / f"{symbol}.json"
 
     @property
+    def imported(self) -> Path:
+        """The folder of the store of imported bars, which may not exist."""
+        return self.root / "imported"
+
+    @property
+    def own_folders(self) -> tuple[Path, ...]:
+        """The folders in which nothing but the store writes."""
+        bars = (self.bars, self.epochs, self.retired, self.imported)
+        return (*bars, self.history, self.quarantine, self.state)
+
+    @property
     def quarantine(self) -> Path:
         """The folder into which repair moves files that it cannot trust."""
         return self.root / "quarantine"

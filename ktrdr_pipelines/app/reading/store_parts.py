@@ -46,6 +46,11 @@ class StoreParts:
         self._opened: tuple[object, Workspace] | None = None
 
     @property
+    def layout(self) -> StoreLayout:
+        """The store's layout."""
+        return self._layout
+
+    @property
     def now(self) -> datetime:
         """The time of the market."""
         return self.workspace.now
@@ -92,6 +97,20 @@ class StoreParts:
                 if kind in timeframes and self._layout.bar_files(symbol, kind)
             }
         )
+
+    def years_on_disk(self, symbol: str, timeframe: Timeframe) -> list[int]:
+        """Return the years of the files of a series that is filed by year."""
+        paths = self._layout.bar_files(symbol, timeframe)
+        return [int(path.stem) for path in paths if path.stem.isdecimal()]
+
+    def has_unconfirmed(self, symbol: str, timeframe: Timeframe) -> bool:
+        """Return whether bars of a series are on an unconfirmed price basis.
+
+        Raises:
+            CorruptFileError: a file of it cannot be read.
+        """
+        files = self.workspace.store.files.of_symbol(symbol, timeframe)
+        return any(row.basis.unconfirmed for row in files.values())
 
     def require_symbols(self, symbols: Sequence[str]) -> None:
         """Refuse symbols that are neither on disk nor in the universe.
