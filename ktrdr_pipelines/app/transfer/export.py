@@ -21,10 +21,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from ktrdr_pipelines.app.reading.bar_tables import bar_tables
 from ktrdr_pipelines.app.reading.frames import frame_of
+from ktrdr_pipelines.app.reading.imported_bars import OriginName, bars_by_origin, parse_origin
 from ktrdr_pipelines.app.reading.read_options import (
     DEFAULT_COLUMNS,
+    ORIGIN,
     Period,
     bar_columns,
     parse_columns,
@@ -78,6 +79,7 @@ class ExportOptions:
         is_ktrdr: whether CSV is written as the original did: ``date,open,high,low,close,volume``.
         raw: bars as stored; else on today's price basis.
         overwrite: whether files that exist are replaced.
+        origin: the only one that is wanted; None for all.
     """
 
     folder: Path
@@ -88,6 +90,7 @@ class ExportOptions:
     is_ktrdr: bool = False
     raw: bool = False
     overwrite: bool = False
+    origin: OriginName | None = None
 
     def path(self, key: Key) -> Path:
         """Return the file of a series; symbols have no character that a path could not have."""
@@ -133,6 +136,7 @@ def export_options(  # noqa: PLR0913  (each is an option of the command)
     layout: str | None = None,
     raw: bool = False,
     overwrite: bool = False,
+    origin: str | None = None,
 ) -> ExportOptions:
     """Return the options of an export that a user typed.
 
@@ -143,7 +147,8 @@ def export_options(  # noqa: PLR0913  (each is an option of the command)
         allowed = f"Allowed are {', '.join(ExportFormat)}"
         raise UsageError(f"--format {kind}", reason="no such format", hint=allowed)
     default = (*DEFAULT_COLUMNS, "basis") if raw else DEFAULT_COLUMNS
-    wanted = parse_columns(columns, allowed=bar_columns(raw=raw), default=default)
+    known = (*bar_columns(raw=raw), ORIGIN)
+    wanted = parse_columns(columns, allowed=known, default=default)
     name = parse_zone(zone)
     if layout is not None:
         _refuse_in_layout(layout, kind, has_columns=columns is not None, zone=name)
@@ -157,6 +162,7 @@ def export_options(  # noqa: PLR0913  (each is an option of the command)
         layout is not None,
         raw,
         overwrite,
+        parse_origin(origin),
     )
 
 
@@ -176,7 +182,9 @@ def _refuse_in_layout(layout: str, kind: str, *, has_columns: bool, zone: str) -
             )
 
 
-def exported_keys(workspace: "Workspace", symbols: str, timeframes: str | None) -> list[Key]:
+def exported_keys(
+    workspace: "Workspace", parts: StoreParts, symbols: str, timeframes: str | None
+) -> list[Key]:
     """Return the named series; without timeframes, those on disk.
 
     Symbols that have left the universe can be named, too, as long as they have bars.
@@ -185,27 +193,27 @@ def exported_keys(workspace: "Workspace", symbols: str, timeframes: str | None) 
         UsageError: a name is unknown or empty.
     """
     known, names = workspace.universe.instruments, symbols.split(",")
-    on_disk = workspace.store.series_on_disk()
+    on_disk = set(parts.series_on_disk())
     gone = [name for name in names if name not in known and name in {one for one, _ in on_disk}]
-    kinds = None if timeframes is None else timeframes_named(timeframes)
+    others = ",".join(name for name in names if name not in gone)
+    chosen = list(gone)
+    if others or not gone:
+        series = chosen_series(workspace.universe, workspace.store, others, timeframes)
+        chosen += [one.symbol for one in series]
+    kinds = Timeframe if timeframes is None else timeframes_named(timeframes)
     keys = [
         (name, kind)
-        for name in gone
-        for kind in (Timeframe if kinds is None else kinds)
-        if kinds is not None or (name, kind) in on_disk
+        for name in dict.fromkeys(chosen)
+        for kind in kinds
+        if timeframes is not None or (name, kind) in on_disk
     ]
-    others = [name for name in names if name not in gone]
-    if others or not gone:
-        chosen = chosen_series(workspace.universe, workspace.store, ",".join(others), timeframes)
-        named = [(one.symbol, one.timeframe) for one in chosen]
-        keys += [one for one in named if kinds is not None or one in on_disk]
     if not keys:
         raise UsageError(
             f"cannot export {symbols}",
             reason="it has no bars on disk",
             hint="`ktrdr load` loads some, `ktrdr status` lists the series that have bars",
         )
-    return list(dict.fromkeys(keys))
+    return keys
 
 
 def export_series(
@@ -350,7 +358,7 @@ def _tables(parts: StoreParts, key: Key, options: ExportOptions) -> Iterator[pa.
     symbol, timeframe = key
     for bounds in [*_bounds(parts, key, options)] or [options.period.bounds(timeframe)]:
         wanted = BarSelection(("ts", *options.columns), bounds, raw=options.raw)
-        yield from bar_tables(parts, [symbol], timeframe, wanted)
+        yield from bars_by_origin(parts, [symbol], timeframe, wanted, origin=options.origin)
 
 
 def _left_out(parts: StoreParts, key: Key, options: ExportOptions) -> int:
