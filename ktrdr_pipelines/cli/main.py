@@ -47,6 +47,7 @@ for name, command, summary in (
     ("ranges", status.ranges, "Show where data begin, and which bars are stored"),
     ("query", query.query, "Run SQL over all bars"),
     ("export", files.export, "Write bars to CSV, Parquet or Arrow files"),
+    ("import-csv", files.import_csv, "Import bars of CSV files of other programs"),
     ("status", status.status, "Show the state of the store and what is missing"),
     ("gaps", gaps.gaps, "List what is missing, and why"),
     ("verify", store.verify, "Read and check everything on disk"),
