@@ -127,6 +127,7 @@ def read_local(
             last=newest,
             columns=_COLUMNS,
             engine="arrow",
+            origin="gateway",  # the formats have no column that could mark imported bars
         )
     except UsageError as error:
         if type(error) is not UsageError:  # of the symbol, the universe, the store or the settings

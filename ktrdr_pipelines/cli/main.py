@@ -13,6 +13,7 @@ import typer
 from ktrdr_pipelines.cli.commands import (
     adjust,
     demo,
+    files,
     gaps,
     gateway,
     load,
@@ -47,6 +48,8 @@ for name, command, summary in (
     ("ranges", status.ranges, "Show where data begin, and which bars are stored"),
     ("plot", plot.plot, "Draw the bars of a series, and what is missing"),
     ("query", query.query, "Run SQL over all bars"),
+    ("export", files.export, "Write bars to CSV, Parquet or Arrow files"),
+    ("import-csv", files.import_csv, "Import bars of CSV files of other programs"),
     ("status", status.status, "Show the state of the store and what is missing"),
     ("gaps", gaps.gaps, "List what is missing, and why"),
     ("verify", store.verify, "Read and check everything on disk"),

@@ -183,6 +183,17 @@ class StoreLayout:
         return self.adjustments_folder / f"{symbol}.json"
 
     @property
+    def imported(self) -> Path:
+        """The folder of the store of imported bars, which may not exist."""
+        return self.root / "imported"
+
+    @property
+    def own_folders(self) -> tuple[Path, ...]:
+        """The folders in which nothing but the store writes."""
+        bars = (self.bars, self.epochs, self.retired, self.imported)
+        return (*bars, self.history, self.quarantine, self.state)
+
+    @property
     def quarantine(self) -> Path:
         """The folder into which repair moves files that it cannot trust."""
         return self.root / "quarantine"
@@ -325,6 +336,18 @@ def open_store(root: Path) -> StoreLayout:
     return StoreLayout(layout.root, StoreGuard(layout.root, folders, marker.store_id))
 
 
+def imported_store(layout: StoreLayout) -> StoreLayout | None:
+    """Return the layout of a store's imported bars; None as long as there are none.
+
+    Raises:
+        NoStoreError: a newer version made it.
+        CorruptFileError: its marker cannot be read.
+    """
+    if not os.path.lexists(StoreLayout(layout.imported).marker):
+        return None
+    return open_store(layout.imported)
+
+
 def store_origin(layout: StoreLayout) -> Origin | None:
     """Return the origin of the store's bars; None as long as it has had no bars."""
     return _read_marker(layout).origin
@@ -409,7 +432,11 @@ def _read_marker(layout: StoreLayout) -> _Marker:
                 hint="Name another folder in KTRDR_DATA",
             )
         # Those of `ktrdr demo` and `ktrdr up --simulate` lie below the data folder.
-        below = sorted(str(one.parent) for one in layout.root.glob("*/store.json"))
+        below = sorted(
+            str(one.parent)
+            for one in layout.root.glob("*/store.json")
+            if one.parent != layout.imported
+        )
         others = f", such as {' or '.join(below)}" if below else ""
         raise NoStoreError(
             f"{layout.root} is not a store",

@@ -16,6 +16,7 @@ symbol, in the order asked for, then by ``ts``.
 | ``volume`` | shares or contracts, float64; NaN where IB has none |
 | ``bar_count`` | trades, ``Int32``; missing where IB has none |
 | ``closes_at`` | when the bar is complete, an instant; it may be late, never early |
+| ``origin`` | ``ib``, ``simulated`` or ``import``, a category; always the last column |
 | ``basis`` | only raw: the number of the last adjustment that the prices include, -1 unconfirmed |
 
 Not here: loading bars (``sync.loader``, ``app.workspace``).
@@ -28,11 +29,18 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import pyarrow as pa
 
-from ktrdr_pipelines.app.reading.bar_tables import bar_tables, joined_timeframes
+from ktrdr_pipelines.app.reading.bar_tables import joined_timeframes
 from ktrdr_pipelines.app.reading.frames import frame_of
+from ktrdr_pipelines.app.reading.imported_bars import (
+    OriginName,
+    bars_by_origin,
+    parse_origin,
+    refuse_incomplete,
+)
 from ktrdr_pipelines.app.reading.read_options import (
     CLOSES_AT,
     DEFAULT_COLUMNS,
+    ORIGIN,
     EngineName,
     When,
     bar_columns,
@@ -120,6 +128,7 @@ class Store:
         warmup: int | None = None,
         raw: bool = False,
         require_complete: bool = False,
+        origin: OriginName | None = None,
     ) -> "pd.DataFrame": ...
 
     @overload
@@ -137,6 +146,7 @@ class Store:
         warmup: int | None = None,
         raw: bool = False,
         require_complete: bool = False,
+        origin: OriginName | None = None,
     ) -> "pl.DataFrame": ...
 
     @overload
@@ -154,6 +164,7 @@ class Store:
         warmup: int | None = None,
         raw: bool = False,
         require_complete: bool = False,
+        origin: OriginName | None = None,
     ) -> pa.Table: ...
 
     def read_bars(  # noqa: PLR0913  (each is an option of its own, and has a default)
@@ -170,6 +181,7 @@ class Store:
         warmup: int | None = None,
         raw: bool = False,
         require_complete: bool = False,
+        origin: OriginName | None = None,
     ) -> Any:
         """Return bars that are on disk; nothing is requested from a gateway.
 
@@ -191,7 +203,10 @@ class Store:
             require_complete: raise if a bar of the period is missing; see ``is_ready``. An open
                 start is then that of the universe (with ``last`` or ``warmup`` the first bar that
                 is returned), an open end the close of the newest session that is over, or the
-                newest bar if that is later.
+                newest bar if that is later. Imported bars are not read then.
+            origin: ``gateway`` or ``import`` for bars of one origin alone. Left out, imported bars
+                are read where the gateway's store has none; then, and if it is one of ``columns``,
+                the last column is ``origin``.
 
         Raises:
             UsageError: an argument is wrong; ``UnknownSymbolError`` for a symbol.
@@ -204,8 +219,11 @@ class Store:
         newest, before = parse_count("last", last), parse_count("warmup", warmup)
         refuse_together(newest, before, start)
         default = (*DEFAULT_COLUMNS, "basis") if raw else DEFAULT_COLUMNS
-        wanted = parse_columns(columns, allowed=bar_columns(raw=raw), default=default)
-        maker, zone = parse_engine(engine), parse_zone(tz)
+        allowed = (*bar_columns(raw=raw), ORIGIN)
+        wanted = parse_columns(columns, allowed=allowed, default=default)
+        maker, zone, only = parse_engine(engine), parse_zone(tz), parse_origin(origin)
+        if require_complete:
+            refuse_incomplete(only, wanted)
         self._parts.require_symbols(names)
         selection = BarSelection(
             ("ts", *wanted), period.bounds(kind), last=newest, before=before or 0, raw=raw
@@ -215,7 +233,7 @@ class Store:
 
             tables = complete_tables(self._parts, names, kind, selection, period=period)
         else:
-            tables = bar_tables(self._parts, names, kind, selection)
+            tables = bars_by_origin(self._parts, names, kind, selection, origin=only)
         return frame_of(
             tables,
             symbols=names if are_several else None,
@@ -225,7 +243,7 @@ class Store:
         )
 
     def symbols(self, timeframe: str | None = None) -> list[str]:
-        """Return the symbols with bars on disk, of a timeframe or of any, sorted.
+        """Return the symbols with bars, imported ones too, of a timeframe or of any, sorted.
 
         Symbols that have left the universe are among them.
 

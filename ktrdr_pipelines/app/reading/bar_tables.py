@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ktrdr_pipelines.app.reading.read_options import CLOSES_AT, Period, stored_columns
 from ktrdr_pipelines.app.reading.resampling import Target, joined_as_of, resampled
-from ktrdr_pipelines.app.reading.store_parts import StoreParts
+from ktrdr_pipelines.app.reading.store_parts import ImportedParts, StoreParts
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, timestamps
 from ktrdr_pipelines.domain.calendars.closing_times import closing_times, depends_on_next
 from ktrdr_pipelines.domain.calendars.sessions import monday_of
@@ -27,7 +27,10 @@ _CLOSED_BY: Final = 8
 
 
 def bar_tables(
-    parts: StoreParts, symbols: Sequence[str], timeframe: Timeframe, wanted: BarSelection
+    parts: StoreParts | ImportedParts,
+    symbols: Sequence[str],
+    timeframe: Timeframe,
+    wanted: BarSelection,
 ) -> list[pa.Table]:
     """Return the bars of each symbol in the columns of ``wanted``, which may name ``closes_at``.
 

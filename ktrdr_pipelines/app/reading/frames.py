@@ -101,9 +101,23 @@ def _pandas(
             columns[field.name] = block[floats.index(field.name)]
         elif pa.types.is_timestamp(field.type) and field.name != "ts":
             columns[field.name] = _instants(tables, field.name, zones)
+        elif pa.types.is_dictionary(field.type):
+            columns[field.name] = _category(tables, field.name)
         elif field.name != "ts":
             columns[field.name] = _values(tables, field)
     return pd.DataFrame(columns, index=index, copy=False)
+
+
+def _category(tables: Sequence[pa.Table], name: str) -> "pd.Categorical":
+    """Return a dictionary column, whose dictionary all tables share."""
+    import pandas as pd
+
+    chunks = [chunk for table in tables for chunk in table[name].chunks]
+    codes = [np.asarray(chunk.indices) for chunk in chunks]
+    names = chunks[0].dictionary.to_pylist() if chunks else []
+    return pd.Categorical.from_codes(
+        np.concatenate([*codes, np.empty(0, np.int32)]), categories=pd.Index(names, dtype="str")
+    )
 
 
 def _values(tables: Sequence[pa.Table], field: pa.Field) -> Any:

@@ -37,6 +37,9 @@ CLOSES_AT: Final = "closes_at"
 COLUMNS: Final = (*KEYS, "session_date", *VALUES, CLOSES_AT)
 """All columns that can be named; ``raw`` adds ``basis``."""
 
+ORIGIN: Final = "origin"
+"""The last column of reads of gateway's and imported bars together: where each bar comes from."""
+
 _LOCAL_ZONES: Final = re.compile(r"localtime$|posixrules$|Factory$|posix/|right/")
 """Files of the system's zone database that are no names of zones."""
 

@@ -3,6 +3,7 @@
 Not here: what is read with them (``app.reading.bar_tables``).
 """
 
+import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from ktrdr_pipelines.app.reading.read_options import parse_symbol, unknown_symbol
+from ktrdr_pipelines.clock import system_now
+from ktrdr_pipelines.domain.instruments import Origin
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
 from ktrdr_pipelines.errors import StoreError
@@ -21,7 +24,7 @@ from ktrdr_pipelines.store.bars.bar_file import corrupt
 from ktrdr_pipelines.store.bars.column_reader import BarSelection, ColumnReader
 from ktrdr_pipelines.store.bars.filing import BarFiles
 from ktrdr_pipelines.store.bars.price_bases import PriceBases
-from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.layout import StoreLayout, open_store, store_origin
 from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger
 
 if TYPE_CHECKING:
@@ -31,6 +34,31 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.domain.instruments import Instrument
     from ktrdr_pipelines.gaps.index import SeriesGaps
     from ktrdr_pipelines.store.bars.bar_store import BarStore
+
+
+class ImportedParts:
+    """The reader of the store of imported bars, with the calendars of the store above it.
+
+    Args:
+        layout: the store of imported bars.
+        above: the parts of the store that it belongs to.
+    """
+
+    def __init__(self, layout: StoreLayout, above: "StoreParts") -> None:
+        self.layout, self._above = layout, above
+        ledger = open_ledger(layout)
+        files = BarFiles(layout, ledger, system_now)
+        self._reader = ColumnReader(layout, ledger, files, PriceBases(layout, ledger))
+
+    def read(
+        self, symbols: Sequence[str], timeframe: Timeframe, wanted: BarSelection
+    ) -> list[pa.Table]:
+        """Return bars as ``ColumnReader.read``."""
+        return self._reader.read(symbols, timeframe, wanted)
+
+    def calendars(self, symbols: Sequence[str]) -> "list[SessionCalendar | None]":
+        """Return the calendar of each symbol."""
+        return self._above.calendars(symbols)
 
 
 class StoreParts:
@@ -44,6 +72,13 @@ class StoreParts:
     def __init__(self, layout: StoreLayout, clock: Callable[[], datetime]) -> None:
         self._layout, self._clock = layout, clock
         self._opened: tuple[object, Workspace] | None = None
+        self._imported: tuple[object, ImportedParts] | None = None
+        self._imported_folder = str(layout.imported)
+
+    @property
+    def layout(self) -> StoreLayout:
+        """The store's layout."""
+        return self._layout
 
     @property
     def now(self) -> datetime:
@@ -85,13 +120,63 @@ class StoreParts:
 
     def symbols_on_disk(self, timeframes: Collection[Timeframe] = tuple(Timeframe)) -> list[str]:
         """Return the symbols with bars of any of some timeframes, sorted."""
-        return sorted(
-            {
-                symbol
-                for symbol, kind in self._layout.series_folders()
-                if kind in timeframes and self._layout.bar_files(symbol, kind)
-            }
+        return sorted({symbol for symbol, kind in self.series_on_disk() if kind in timeframes})
+
+    def series_on_disk(self) -> list[tuple[str, Timeframe]]:
+        """Return the series that have bars, imported ones included."""
+        layouts = [self._layout]
+        if os.path.isdir(self._imported_folder):  # noqa: PTH112  (faster, and read on each read)
+            layouts.append(StoreLayout(self._layout.imported))
+        return list(
+            dict.fromkeys(
+                key for one in layouts for key in one.series_folders() if one.bar_files(*key)
+            )
         )
+
+    @property
+    def origin(self) -> Origin:
+        """The origin of the bars of the gateway; ``ib`` as long as there are none."""
+        return store_origin(self._layout) or Origin.IB
+
+    @property
+    def imported(self) -> ImportedParts | None:
+        """The reader of imported bars; None where there is no store of them.
+
+        Raises:
+            StoreError: it cannot be opened.
+        """
+        layout = StoreLayout(self._layout.imported)
+        try:
+            status = layout.marker.stat()
+        except OSError:
+            return None
+        taken = (status.st_mtime_ns, status.st_size, status.st_ino)
+        opened = self._imported
+        if opened is None or opened[0] != taken:
+            self._imported = opened = taken, ImportedParts(open_store(layout.root), self)
+        return opened[1]
+
+    def with_imported(self, symbols: Sequence[str], timeframe: Timeframe) -> list[str]:
+        """Return those of some symbols that have imported bars of a timeframe."""
+        if not os.path.isdir(self._imported_folder):  # noqa: PTH112  (no read should take longer)
+            return []
+        layout = StoreLayout(self._layout.imported)
+        return [one for one in symbols if layout.series_folder(one, timeframe).is_dir()]
+
+    def years_on_disk(self, symbol: str, timeframe: Timeframe) -> list[int]:
+        """Return the years of the files of a series that is filed by year, imported ones too."""
+        paths = self._layout.bar_files(symbol, timeframe)
+        paths += StoreLayout(self._layout.imported).bar_files(symbol, timeframe)
+        return sorted({int(path.stem) for path in paths if path.stem.isdecimal()})
+
+    def has_unconfirmed(self, symbol: str, timeframe: Timeframe) -> bool:
+        """Return whether bars of a series are on an unconfirmed price basis.
+
+        Raises:
+            CorruptFileError: a file of it cannot be read.
+        """
+        files = self.workspace.store.files.of_symbol(symbol, timeframe)
+        return any(row.basis.unconfirmed for row in files.values())
 
     def require_symbols(self, symbols: Sequence[str]) -> None:
         """Refuse symbols that are neither on disk nor in the universe.
@@ -105,6 +190,8 @@ class StoreParts:
             if is_key and self._layout.symbol_folder(symbol).is_dir():
                 continue
             self._layout.require_same()
+            if is_key and StoreLayout(self._layout.imported).symbol_folder(symbol).is_dir():
+                continue
             known = self.workspace.universe.instruments
             if not is_key or symbol not in known:
                 raise unknown_symbol(symbol, {*known, *self.symbols_on_disk()})

@@ -35,12 +35,6 @@ each window as soon as it was finished, and the events of a result come only at 
 Source: ``_log_materialization_or_observation_events_for_asset`` of Dagster 1.13.28. A Dagster
 without it would record a second event of each window."""
 
-WITHOUT_EVENTS: Final = {"__source_asset_observation__": True}
-"""Metadata of a result for which Dagster records no materialization: the run has recorded one for
-each window as soon as it was finished, and the events of a result come only at the end of the step.
-Source: ``_log_materialization_or_observation_events_for_asset`` of Dagster 1.13.28. A Dagster
-without it would record a second event of each window."""
-
 _NAMED_AT_MOST: Final = 20
 
 

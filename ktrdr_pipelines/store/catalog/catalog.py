@@ -23,7 +23,8 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.instruments import Instrument
+from ktrdr_pipelines.domain.instruments import Instrument, Origin
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     CorruptFileError,
     DiskError,
@@ -48,7 +49,7 @@ from ktrdr_pipelines.store.catalog.sql import (
 )
 from ktrdr_pipelines.store.catalog.tables import Gaps, basis_tables, catalog_tables
 from ktrdr_pipelines.store.files import disk_errors, locked, replace_file, require_file, temp_beside
-from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.layout import StoreLayout, imported_store, store_origin
 from ktrdr_pipelines.store.ledger.file_index import fingerprint
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
 from ktrdr_pipelines.store.maintenance.file_checks import queried_files
@@ -211,7 +212,8 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
     try:
         connection.execute(f"ATTACH '{_escaped(layout.catalog)}' AS ktrdr (READ_ONLY)")
         connection.execute("USE ktrdr; SET TimeZone = 'UTC'")
-        names_others = connection.execute(NAMES_OTHER_FILES, [files_of(layout)]).fetchone()
+        own = [files_of(layout), files_of(StoreLayout(layout.imported))]
+        names_others = connection.execute(NAMES_OTHER_FILES, own).fetchone()
         is_outdated = connection.execute(IS_OUTDATED).fetchone()
     except duckdb.Error as error:
         connection.close()
@@ -279,6 +281,8 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
         StoreError: the catalog or the files cannot be read.
     """
     refuse_odd_bars(layout)
+    if imported := imported_store(layout):
+        refuse_odd_bars(imported)
     for attempts_left in reversed(range(QUERY_ATTEMPTS)):
         with closing(open_ledger(layout)) as ledger:
             objects = _Objects.of(layout, BarStore(layout, ledger))
@@ -305,14 +309,16 @@ def _confine(connection: duckdb.DuckDBPyConnection, layout: StoreLayout, spill: 
     DuckDB also compares the text of a glob with the allowed folders, so both spellings are
     allowed; and it follows links.
     """
-    glob = files_of(layout).rpartition("/")[0]
-    linked = [
-        folder.resolve()
-        for series in layout.series_folders().values()
-        for folder in (series.parent, series)
-        if folder.is_symlink()
-    ]
-    folders = [_escaped(layout.bars), glob, *map(_escaped, linked)]
+    folders = []
+    for one in (layout, StoreLayout(layout.imported)):
+        linked = [
+            folder.resolve()
+            for series in one.series_folders().values()
+            for folder in (series.parent, series)
+            if folder.is_symlink()
+        ]
+        glob = files_of(one).rpartition("/")[0]
+        folders += [_escaped(one.bars), glob, *map(_escaped, linked)]
     allowed = ", ".join(f"'{folder}'" for folder in dict.fromkeys(folders))
     connection.execute(_CONFINED.format(spill=_escaped(spill), allowed=allowed))
 
@@ -343,6 +349,7 @@ class _Objects:
     tables: Mapping[str, pa.Table]
     refused: Mapping[Path, str]
     lost: Mapping[str, str]
+    has_origin: bool = False
 
     @classmethod
     def of(cls, layout: StoreLayout, store: BarStore) -> "_Objects":
@@ -354,14 +361,19 @@ class _Objects:
         known, lost = store.bases.all()
         files = queried_files(store)
         tables = basis_tables(known, lost)
+        own = frozenset(store.series_on_disk())
+        imported, refused_too = _imported_files(layout)
+        refused = {**files.refused, **refused_too}
         sql = BarFilesSql(
             layout,
-            frozenset(timeframe for _symbol, timeframe in store.series_on_disk()),
-            files.refused,
+            frozenset(timeframe for _symbol, timeframe in own),
+            refused,
             has_older=files.has_older,
             is_adjusted=bool(tables["price_factors"].num_rows),
+            imported={key: key in own for key in imported},
+            origin=store_origin(layout) or Origin.IB,
         )
-        return cls(sql.views, sql.macros, tables, files.refused, lost)
+        return cls(sql.views, sql.macros, tables, refused, lost, bool(imported))
 
     @property
     def digests(self) -> set[str]:
@@ -386,12 +398,24 @@ class _Objects:
             except duckdb.Error as error:
                 if not _is_of_refused(error, self.refused):
                     raise
-                refusing = refusing_source(str(error), is_raw=name.startswith("raw"))
+                refusing = refusing_source(
+                    str(error), is_raw=name.startswith("raw"), has_origin=self.has_origin
+                )
                 connection.execute(f"CREATE OR REPLACE VIEW {name} AS {refusing}")
             connection.execute(f"COMMENT ON VIEW {name} IS '{_digest(source)}'")
         for name, source in self.macros.items():
             connection.execute(f"CREATE OR REPLACE MACRO {name}{PARAMETERS} AS TABLE {source}")
             connection.execute(f"COMMENT ON MACRO TABLE {name} IS '{_digest(source)}'")
+
+
+def _imported_files(layout: StoreLayout) -> tuple[list[tuple[str, Timeframe]], dict[Path, str]]:
+    """Return the series with imported files, and those of the files that no query may read."""
+    imported = imported_store(layout)
+    if imported is None:
+        return [], {}
+    with closing(open_ledger(imported)) as ledger:
+        store = BarStore(imported, ledger)
+        return store.series_on_disk(), dict(queried_files(store).refused)
 
 
 def _build(

@@ -14,6 +14,9 @@ than its file, is an error; so is a price of such a row in a filter, as DuckDB e
 of a query in any order. ``raw``, ``raw_1m`` and the others, and ``raw_series`` return bars as
 stored.
 
+Where the store has imported bars, all views and macros have a last column ``origin``, and the
+imported bars of all timestamps of which the gateway's store has none. They are never multiplied.
+
 ``closes_at`` is when a bar is complete, so that a join on it cannot look ahead. It may be late,
 never early: the earliest of the bar's full length, the next bar of its session, and the session's
 close; for days and weeks the close of the last session, or well after it where no calendar is
@@ -26,13 +29,15 @@ Not here: when and how the catalog is written and read (``store.catalog.catalog`
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import pyarrow as pa
 
 from ktrdr_pipelines.domain.bars import STORED_SCHEMA
+from ktrdr_pipelines.domain.instruments import Origin
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
 from ktrdr_pipelines.store.bars.filing import ALL
@@ -109,6 +114,18 @@ class _Basis:
         return cls(f"{', '.join(f'b.{one}' for one in _ALL)}, b.bar_count, b.basis")
 
     @classmethod
+    def imported(cls, own: str, *, is_raw: bool) -> "_Basis":
+        """Return imported bars as they are, where a source of the gateway's bars has none."""
+        columns = f"{', '.join(f'b.{one}' for one in _ALL)}, b.bar_count"
+        visible = "true" if is_raw else "o.basis >= 0"
+        return cls(
+            f"{columns}, NULL::SMALLINT AS basis" if is_raw else columns,
+            condition=f"""NOT EXISTS (
+            SELECT 1 FROM {own} AS o WHERE o.symbol = b.symbol AND o.ts = b.ts AND {visible}
+        )""",
+        )
+
+    @classmethod
     def todays(cls, factors: str, *, is_adjusted: bool) -> "_Basis":
         """Return bars on today's basis.
 
@@ -183,6 +200,8 @@ class BarFilesSql:
         refused: files that no query may read, and why.
         has_older: whether files of version 1 are left, which have no column ``basis``.
         is_adjusted: whether the table of price factors has rows.
+        imported: the series that have imported files, and whether they have others, too.
+        origin: that of the bars which are not imported.
     """
 
     layout: StoreLayout
@@ -190,6 +209,10 @@ class BarFilesSql:
     refused: Mapping[Path, str]
     has_older: bool = False
     is_adjusted: bool = False
+    imported: Mapping[tuple[str, Timeframe], bool] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    origin: Origin = Origin.IB
 
     @property
     def views(self) -> dict[str, str]:
@@ -199,7 +222,7 @@ class BarFilesSql:
             "raw": _Basis.raw(),
         }
         views = {
-            f"{name}_{timeframe}": _view(timeframe, self._source(timeframe), basis)
+            f"{name}_{timeframe}": self._timeframe_view(timeframe, basis, is_raw=name == "raw")
             for name, basis in bases.items()
             for timeframe in Timeframe
         }
@@ -218,16 +241,50 @@ class BarFilesSql:
         # Without any file: no bars for arguments that can name a series, an error for others.
         no_bars = f"({_NO_BARS} FROM range({_checked('0')}))"
         source = self._one_series() if self.filled else no_bars
-        return {
+        macros = {
             "series": _series(source, _Basis.todays(factors, is_adjusted=self.is_adjusted)),
             "raw_series": _series(source, _Basis.raw()),
         }
+        if not self.imported:
+            return macros
+        imported = self._one_series(is_imported=True)
+        return {
+            name: self._with_imported(
+                query, _series(imported, _Basis.imported(source, is_raw=name == "raw_series"))
+            )
+            for name, query in macros.items()
+        }
 
-    def _source(self, timeframe: Timeframe) -> str:
+    def _timeframe_view(self, timeframe: Timeframe, basis: _Basis, *, is_raw: bool) -> str:
+        """Return the query of the view of one timeframe."""
+        source = self._source(timeframe)
+        view = _view(timeframe, source, basis)
+        if not self.imported:
+            return view
+        if timeframe not in {kind for _, kind in self.imported}:
+            return self._with_imported(view)
+        others = self._source(timeframe, is_imported=True)
+        return self._with_imported(
+            view, _view(timeframe, others, _Basis.imported(source, is_raw=is_raw))
+        )
+
+    def _with_imported(self, query: str, imported: str | None = None) -> str:
+        """Return the rows of two queries with their origin in the last column."""
+        whole = f"SELECT *, {_quoted(self.origin)} AS origin FROM ({query})"
+        if imported is None:
+            return whole
+        return f"{whole} UNION ALL SELECT *, {_quoted(Origin.IMPORT)} AS origin FROM ({imported})"
+
+    def _bars(self, *, is_imported: bool) -> Path:
+        """Return the folder of the gateway's or of the imported bars."""
+        return (StoreLayout(self.layout.imported) if is_imported else self.layout).bars
+
+    def _source(self, timeframe: Timeframe, *, is_imported: bool = False) -> str:
         """Return the source that reads the files of one timeframe by glob."""
-        if timeframe not in self.filled:
+        if timeframe not in self.filled and not is_imported:
             return f"({_NO_BARS} WHERE false)"
-        path = f"{_literal_glob(self.layout.bars)}/symbol=*/timeframe={timeframe}/*.parquet"
+        folder = _literal_glob(self._bars(is_imported=is_imported))
+        path = f"{folder}/symbol=*/timeframe={timeframe}/*.parquet"
         symbol = "regexp_extract(filename, '/symbol=([^/]*)/[^/]*/[^/]*$', 1)"
         own = {
             file: why
@@ -237,14 +294,34 @@ class BarFilesSql:
         name = _quoted(f"/symbol={KEY_PATTERN}/timeframe={timeframe}{_name_pattern(timeframe)}")
         return self._read(_quoted(path), symbol, _quoted(timeframe), _allowed(name, own))
 
-    def _one_series(self) -> str:
-        """Return the source that reads the files of the series in a macro's arguments."""
-        start = _quoted(f"{_literal_glob(self.layout.bars)}/symbol=")
-        path = _checked(f"{start} || of_symbol || '/timeframe=' || of_timeframe || '/*.parquet'")
+    def _one_series(self, *, is_imported: bool = False) -> str:
+        """Return the source that reads the files of the series in a macro's arguments.
+
+        DuckDB raises an error where no file is, so where a series has files of one origin alone,
+        the source of the other one reads these and leaves out all of their rows.
+        """
+        own, other = (
+            f"{_quoted(f'{_literal_glob(self._bars(is_imported=one))}/symbol=')} || of_symbol "
+            "|| '/timeframe=' || of_timeframe || '/*.parquet'"
+            for one in (False, True)
+        )
+        path, of_origin = own, ""
+        if self.imported:
+            chosen = [
+                f"{symbol}|{timeframe}"
+                for (symbol, timeframe), has_own in self.imported.items()
+                if is_imported or not has_own
+            ]
+            is_chosen = f"of_symbol || '|' || of_timeframe IN ({_quoted(*chosen, '')})"
+            path = f"CASE WHEN {is_chosen} THEN {other} ELSE {own} END"
+            folder = f"{self._bars(is_imported=is_imported).as_posix()}/"
+            of_origin = f"starts_with(filename, {_quoted(folder)}) AND "
+        path = _checked(path)
         yearly = [one for one in Timeframe if one.is_yearly_filed]
         names = [_quoted(_name_pattern(one)) for one in (Timeframe.M1, Timeframe.D1)]
         name = f"CASE WHEN of_timeframe IN ({_quoted(*yearly)}) THEN {names[0]} ELSE {names[1]} END"
-        return self._read(path, "of_symbol", "of_timeframe", _allowed(name, self.refused))
+        allowed = _allowed(name, self.refused)
+        return self._read(path, "of_symbol", "of_timeframe", f"{of_origin}{allowed}")
 
     def _read(self, path: str, symbol: str, timeframe: str, allowed: str) -> str:
         schema = f", schema = {_SCHEMA}" if self.has_older else ""
@@ -289,9 +366,10 @@ PARAMETERS: Final = "(of_symbol, of_timeframe)"
 
 NAMES_OTHER_FILES = """
     SELECT view_name FROM duckdb_views()
-    WHERE database_name = 'ktrdr' AND contains(sql, '.parquet') AND NOT contains(sql, ?)
+    WHERE database_name = 'ktrdr' AND contains(sql, '.parquet')
+        AND NOT (contains(sql, ?) OR contains(sql, ?))
 """
-"""Selects views of the attached catalog that name only files outside the given path prefix."""
+"""Selects views of the attached catalog that name only files outside the two path prefixes."""
 
 IS_OUTDATED = """
     SELECT 1 FROM duckdb_columns()
@@ -331,15 +409,16 @@ def _closing(source: str, joins: str, closes_at: str, basis: _Basis) -> str:
     )
 
 
-def refusing_source(reason: str, *, is_raw: bool) -> str:
+def refusing_source(reason: str, *, is_raw: bool, has_origin: bool = False) -> str:
     """Return the query of a view that always fails, for one that cannot be built from its files."""
     columns = _NO_BARS.removeprefix("\n    SELECT ").replace("NULL::", "_::")
     if not is_raw:
         columns = columns.removesuffix(", _::SMALLINT AS basis")
     failure = f"CASE WHEN r.n >= 0 THEN error({_quoted(REFUSED + reason)}) END"
     columns = columns.replace("_::", f"{failure}::")
+    origin = f", {failure}::VARCHAR AS origin" if has_origin else ""
     return (
-        f"SELECT {columns}, {failure}::TIMESTAMPTZ AS closes_at FROM range(1) AS r(n) "
+        f"SELECT {columns}, {failure}::TIMESTAMPTZ AS closes_at{origin} FROM range(1) AS r(n) "
         f"WHERE {failure} IS NULL"
     )
 

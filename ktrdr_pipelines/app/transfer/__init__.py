@@ -1,0 +1,1 @@
+"""Bars from and to files of other programs."""
