@@ -211,7 +211,7 @@ def _draw_volume(axes: "Axes", chart: BarChart, columns: list[tuple[int, int]]) 
     bars = axes.bar(
         (chart.at[first] + chart.at[last]) / 2,
         totals,
-        width=chart.at[last] - chart.at[first] + 0.72,
+        width=chart.at[last] - chart.at[first] + (0.72 if len(columns) == len(chart) else 1),
         color=colours if chart_form(chart) == "candles" else LINE,
         alpha=0.55,
         linewidth=0,

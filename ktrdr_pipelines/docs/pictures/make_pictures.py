@@ -1,12 +1,13 @@
 """Make the pictures of the README and the docs anew, from a simulated gateway.
 
     python -m pip install -e '.[pictures]'
-    python -m ktrdr_pipelines.docs.pictures.make_pictures [demo] [heatmap] [dagster]
+    python -m ktrdr_pipelines.docs.pictures.make_pictures [demo] [heatmap] [plot] [dagster]
 
 It needs Chromium or Chrome, and takes about five minutes. Stores and state lie in a temporary
 folder, everything listens on loopback only, and all processes that it starts are ended. ``demo``
 is the output of ``ktrdr demo`` in a terminal, ``heatmap`` that of ``ktrdr gaps --plot`` over a
-store with gaps, and ``dagster`` an asset of that store in the web UI.
+store with gaps, ``plot`` that of ``ktrdr plot`` around one of them, and ``dagster`` an asset of
+that store in the web UI.
 """
 
 import argparse
@@ -114,6 +115,9 @@ LOADS: Final = (
     (BLOCKED, "2026-01-01", None),
 )
 """What is loaded into the store: symbols, and the session dates from and to."""
+
+PLOTTED: Final = ("SPY", "1h", "2022-05-02", "2025-01-16")
+"""The series whose chart is a picture, and its session dates, around what was not loaded."""
 
 MATERIALIZED: Final = ("AMZN", "2024")
 """The window whose metadata the picture of Dagster shows."""
@@ -320,6 +324,14 @@ def make_heatmap(folder: Folder, variables: Mapping[str, str]) -> bytes:
     return path.read_bytes()
 
 
+def make_plot(folder: Folder, variables: Mapping[str, str]) -> bytes:
+    """Return the chart of a series around a gap, as ``ktrdr plot`` draws it."""
+    path = folder.root / "plot.png"
+    dates = ("--start", PLOTTED[2], "--end", PLOTTED[3])
+    run("plot", *PLOTTED[:2], *dates, "--out", str(path), folder=folder, variables=variables)
+    return path.read_bytes()
+
+
 def make_dagster(folder: Folder, variables: Mapping[str, str], browser: Path) -> bytes:
     """Return a screenshot of the partitions of ``bars/1h`` in the UI of ``ktrdr up``."""
     port = str(free_port())
@@ -449,10 +461,12 @@ def make(names: Sequence[str], browser: Path) -> Iterator[tuple[str, bytes]]:
     if "demo" in names:
         with temporary_folder() as folder:
             yield "demo", small(make_demo(folder, browser), _TERMINAL_COLOURS)
-    if {"heatmap", "dagster"} & {*names}:
+    if {"heatmap", "plot", "dagster"} & {*names}:
         with temporary_folder() as folder, filled_store(folder) as variables:
             if "heatmap" in names:
                 yield "heatmap", make_heatmap(folder, variables)
+            if "plot" in names:
+                yield "plot", make_plot(folder, variables)
             if "dagster" in names:
                 yield "dagster", small(make_dagster(folder, variables, browser), _UI_COLOURS)
 
@@ -466,7 +480,7 @@ def temporary_folder() -> Iterator[Folder]:
         yield folder
 
 
-NAMES: Final = ("demo", "heatmap", "dagster")
+NAMES: Final = ("demo", "heatmap", "plot", "dagster")
 
 
 def main() -> None:
