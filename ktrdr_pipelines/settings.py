@@ -105,6 +105,23 @@ def _folder(value: object) -> object:
         raise ValueError(str(error)) from error
 
 
+def wait_seconds(text: str) -> float:
+    """Return the seconds of a wait such as ``90``, ``45s``, ``90m``, ``2h`` or ``1h30m``.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip(), re.ASCII)
+    if found is None or not text.strip():
+        raise ValueError("not a number of seconds, and not a number with s, m or h")
+    hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _wait(value: object) -> object:
+    return wait_seconds(value) if isinstance(value, str) else value
+
+
 def _token(value: SecretStr) -> SecretStr:
     """Refuse a token that is short, or that an HTTP header cannot carry."""
     if not re.fullmatch(rf"[!-~]{{{_TOKEN_CHARACTERS},}}", value.get_secret_value()):
@@ -182,6 +199,13 @@ class Settings(BaseSettings):
         "is behind, such as -86400; fifty years at most",
     )
 
+    ktrdr_wait: Annotated[float, BeforeValidator(_wait)] | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="how long ktrdr load and ktrdr update wait for a gateway that is away: "
+        "seconds, or a number with m or h, such as 90m; 0 to end at once",
+    )
     ktrdr_api_token: Token | None = Field(
         default=None,
         description=f"at least {_TOKEN_CHARACTERS} letters, digits or signs, without spaces",

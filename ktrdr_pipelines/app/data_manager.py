@@ -116,6 +116,10 @@ class LoadProgress:
         self._listener.waiting(text, until)
         self._changed()
 
+    def ended(self, report: SeriesReport) -> None:
+        """Pass it on."""
+        self._listener.ended(report)
+
     def counts_of(self, series: Series) -> tuple[int, int]:
         """Return the requests that are done for a series, and the bars that they returned."""
         with self._lock:

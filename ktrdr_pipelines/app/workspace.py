@@ -174,6 +174,7 @@ class Workspace:
         operation: str = "cli",
         progress: "Progress | None" = None,
         wait_s: float = 0.0,
+        first_wait_s: float | None = None,
     ) -> "LoadManager":
         """Return a manager that loads from the gateway into the store; nothing is opened yet.
 
@@ -181,9 +182,10 @@ class Workspace:
             operation: the operation whose client ids are used: ``api``, ``gap_filler``, ``batch``
                 or ``cli``.
             progress: the listener to its loads.
-            wait_s: how many seconds a run waits for the gateway to accept the connection.
+            wait_s: how many seconds a run waits for a gateway that is away.
+            first_wait_s: the same before it has received anything; None for ``wait_s``.
         """
-        return _load_manager(self, operation, progress, wait_s)
+        return _load_manager(self, operation, progress, wait_s=wait_s, first_wait_s=first_wait_s)
 
     def data_loader(self) -> "IbDataLoader":
         """Return a loader that loads bars of symbols and returns them as DataFrames."""
@@ -221,7 +223,12 @@ def universe_file(layout: "StoreLayout") -> "UniverseFile":
 
 
 def _load_manager(
-    workspace: Workspace, operation: str, progress: "Progress | None", wait_s: float
+    workspace: Workspace,
+    operation: str,
+    progress: "Progress | None",
+    *,
+    wait_s: float,
+    first_wait_s: float | None,
 ) -> "LoadManager":
     from ktrdr_pipelines.domain.planning.reports import Quiet
     from ktrdr_pipelines.ib.source import open_source
@@ -246,6 +253,7 @@ def _load_manager(
             max_retries=config.max_retries,
             delay_s=config.retry_delay_s,
             wait_s=wait_s,
+            first_wait_s=first_wait_s,
             clock=clock.real_now,
             clock_offset_s=clock.offset_s,
         ),

@@ -5,7 +5,7 @@ Not here: the series and jobs that names select (``app.selection``), reading ``-
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -64,17 +64,48 @@ RefreshOption = Annotated[
     ),
 ]
 
+FIRST_WAIT_S: Final = 60.0
+"""Seconds for which a load waits for its first connection: no gateway may be there at all."""
+
+WAIT_S: Final = 7200.0
+"""Seconds for which a load that has received bars waits: IB's nightly reset lasts up to 90 min."""
+
+
+def _wait_s(text: str) -> float:
+    from ktrdr_pipelines.settings import wait_seconds
+
+    try:
+        return wait_seconds(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is {error}; use 0, 90, 90m or 2h") from error
+
+
 WaitOption = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--wait",
-        metavar="SECONDS",
-        min=0.0,
-        help="How long to wait for a gateway that accepts no connection: it is not running, does "
-        "not respond, or still holds the client ids of lost connections. [default: 0]",
+        metavar="SECONDS|90m|2h",
+        parser=_wait_s,
+        help="How long to wait for a gateway that is away: it is not running, restarts, is in its "
+        "nightly reset, or still holds the client ids of lost connections. 0 ends at once. "
+        "[default: 2h once bars were received, 1m before; KTRDR_WAIT sets both]",
         show_default=False,
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """For how long a load waits for its gateway: at first, and once it has received bars."""
+
+    first_s: float = FIRST_WAIT_S
+    later_s: float = WAIT_S
+
+    @classmethod
+    def of(cls, option_s: float | None, setting_s: float | None) -> "Wait":
+        """Return the wait of the option, else of the setting, else the default."""
+        wait_s = setting_s if option_s is None else option_s
+        return cls() if wait_s is None else cls(wait_s, wait_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +138,14 @@ class TypedOptions:
                 hint="Leave out --mode, and limit the range with --start and --end",
             )
         return mode, date_range
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The options as words of a command line, those that have their defaults left out."""
+        mode = None if self.mode == "full" else self.mode
+        typed = {"--mode": mode, "--start": self.start, "--end": self.end}
+        words = [word for name, value in typed.items() if value for word in (name, value)]
+        return (*words, *(["--refresh"] if self.refresh else []))
 
     @property
     def is_plain(self) -> bool:

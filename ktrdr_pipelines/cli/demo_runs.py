@@ -27,7 +27,7 @@ from ktrdr_pipelines.defs.partitions import BarPartition, symbols_partitions, wi
 from ktrdr_pipelines.defs.resources import IbResource
 from ktrdr_pipelines.domain.instruments import Origin, Series
 from ktrdr_pipelines.domain.intervals import Interval
-from ktrdr_pipelines.domain.planning.reports import Progress
+from ktrdr_pipelines.domain.planning.reports import Progress, SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.settings import Settings, effective_settings
 from ktrdr_pipelines.store.layout import create_store
@@ -59,6 +59,9 @@ class Tally:
         """Do nothing."""
 
     def waiting(self, text: str, until: datetime) -> None:
+        """Do nothing."""
+
+    def ended(self, report: SeriesReport) -> None:
         """Do nothing."""
 
 
@@ -97,6 +100,11 @@ class Listeners:
         """Pass the event to all listeners."""
         for one in self.all:
             one.waiting(text, until)
+
+    def ended(self, report: SeriesReport) -> None:
+        """Pass the event to all listeners."""
+        for one in self.all:
+            one.ended(report)
 
 
 def watched(ib: IbResource, *listeners: Progress) -> IbResource:

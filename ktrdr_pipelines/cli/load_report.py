@@ -6,6 +6,7 @@ remain, their reasons and what to do. Gaps are joined over nights and weekends.
 Not here: which jobs run (``cli.arguments``), loading (``sync.runner``).
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -13,11 +14,13 @@ from typing import Final
 from ktrdr_pipelines.app.views.documents import ErrorDocument
 from ktrdr_pipelines.app.views.load_documents import LoadReportDocument, SeriesReportDocument
 from ktrdr_pipelines.app.workspace import Workspace
+from ktrdr_pipelines.cli.arguments import Wait
 from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable
 from ktrdr_pipelines.cli.output import (
     CollectedMessages,
     adjustment_text,
     counted,
+    error_json,
     instant_text,
     interval_text,
     load_progress,
@@ -34,8 +37,8 @@ from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Job
-from ktrdr_pipelines.domain.planning.reports import Progress, SeriesReport
-from ktrdr_pipelines.errors import ExitCode, KtrdrError
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.errors import ExitCode, GatewayError, KtrdrError
 
 
 def joined_gaps(series: Series, gaps: IntervalSet, calendar: SessionCalendar) -> list[Interval]:
@@ -243,22 +246,40 @@ def _failure_lines(report: SeriesReport) -> Iterator[str]:
 
 
 def load_jobs(
-    workspace: Workspace, jobs: Sequence[Job], *, as_json: bool, wait_s: float = 0.0
-) -> ExitCode:
+    workspace: Workspace,
+    jobs: Sequence[Job],
+    *,
+    as_json: bool,
+    wait: Wait,
+    command: Sequence[str],
+) -> int:
     """Run the jobs, print the result, and return the exit code; each series has one line.
 
-    ``wait_s`` is how long to wait for a gateway that accepts the connection.
+    A load that a lost gateway or a signal ends prints what it has saved before the error.
+
+    Args:
+        workspace: the store, and the gateway that the bars come from.
+        jobs: what is loaded.
+        as_json: whether the result is printed as one document.
+        wait: for how long the load waits for its gateway.
+        command: the arguments that repeat the load.
     """
+    ended_by: KtrdrError | Stopped | None = None
     with load_progress(shown=not as_json) as messages:
-        reports = _run(workspace, jobs, messages, wait_s)
-    joined: dict[Series, SeriesReport] = {}
-    for report in reports:
-        before = joined.get(report.series)
-        joined[report.series] = report if before is None else before.then(report)
-    reports = list(joined.values())
+        manager = workspace.load_manager(
+            progress=messages, wait_s=wait.later_s, first_wait_s=wait.first_s
+        )
+        try:
+            reports = run_stoppable(manager.run(jobs))
+        except (KtrdrError, Stopped) as error:
+            reports, ended_by = messages.reports, error
+            messages.drop(str(error))  # it is printed once, at the end
+    reports = _joined(reports)
     if not as_json:
         print_messages(messages)
     catalog_error = workspace.try_renew_catalog()
+    if ended_by is not None:
+        return _end_early(ended_by, reports, jobs, messages, as_json=as_json, command=command)
     workspace.layout.require_same()
     print_report(
         reports, messages, catalog_error, calendars=workspace.gap_index().calendars, as_json=as_json
@@ -266,13 +287,63 @@ def load_jobs(
     return exit_code_of(reports, catalog_error)
 
 
-def _run(
-    workspace: Workspace, jobs: Sequence[Job], progress: Progress, wait_s: float
-) -> list[SeriesReport]:
-    """Run the jobs; if they fail or are stopped, renew the catalog with the bars saved so far."""
-    manager = workspace.load_manager(progress=progress, wait_s=wait_s)
-    try:
-        return run_stoppable(manager.run(jobs))
-    except (KtrdrError, Stopped):
-        workspace.try_renew_catalog()
-        raise
+def _joined(reports: Sequence[SeriesReport]) -> list[SeriesReport]:
+    """Return one report a series: a series may have several jobs."""
+    joined: dict[Series, SeriesReport] = {}
+    for report in reports:
+        before = joined.get(report.series)
+        joined[report.series] = report if before is None else before.then(report)
+    return list(joined.values())
+
+
+def _end_early(
+    error: KtrdrError | Stopped,
+    reports: Sequence[SeriesReport],
+    jobs: Sequence[Job],
+    messages: CollectedMessages,
+    *,
+    as_json: bool,
+    command: Sequence[str],
+) -> int:
+    """Print what a load had saved when an error or a signal ended it, and raise the error."""
+    again = shlex.join(("ktrdr", *command))
+    if not any(report.requests for report in reports):
+        if isinstance(error, GatewayError) and error.retry and not as_json:
+            note(f"Nothing was loaded. `{again}` tries again; --wait 2h waits longer.")
+        raise error
+    if as_json:
+        say_json(_stopped_document(error, reports, messages))
+        return error.exit_code
+    say_table(_COLUMNS, (_row_of_stopped(report) for report in reports))
+    if unreached := len({job.series for job in jobs}) - len(reports):
+        say(f"{counted(unreached, 'series', 'series')} not reached.")
+    say(f"What was saved is kept. `{again}` requests the rest.")
+    raise error
+
+
+def _row_of_stopped(report: SeriesReport) -> tuple[str, ...]:
+    numbers = (report.requests, report.rows, report.added, report.revised)
+    is_complete = report.is_complete and not report.waiting
+    result = "complete" if is_complete else "failed" if report.error else "stopped"
+    return (str(report.series), result, *(f"{number:,}" for number in numbers), "")
+
+
+def _stopped_document(
+    error: KtrdrError | Stopped, reports: Sequence[SeriesReport], messages: CollectedMessages
+) -> dict[str, object]:
+    document = LoadReportDocument(
+        complete=False,
+        exit_code=error.exit_code,
+        series=tuple(
+            SeriesReportDocument.of(report, messages.texts.get(report.series, []))
+            for report in reports
+        ),
+        notices=tuple(messages.notices),
+        catalog_error=None,
+    )
+    ended_by = (
+        {"kind": "Stopped", "message": "stopped; what was saved is kept"}
+        if isinstance(error, Stopped)
+        else error_json(error)
+    )
+    return {**document.model_dump(exclude_unset=True, by_alias=True), "error": ended_by}

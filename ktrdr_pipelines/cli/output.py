@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.domain.adjustments import Adjustment
     from ktrdr_pipelines.domain.intervals import Interval
+    from ktrdr_pipelines.domain.planning.reports import SeriesReport
     from ktrdr_pipelines.domain.plausibility import Disagreement
     from ktrdr_pipelines.domain.timeframes import Timeframe
 
@@ -245,6 +246,12 @@ def instant_text(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
+def local_text(moment: datetime) -> str:
+    """Return the local time of an instant in parentheses; empty where local time is UTC."""
+    local = moment.astimezone()
+    return f" ({local:%H:%M:%S %Z})" if local.utcoffset() else ""
+
+
 def interval_text(timeframe: "Timeframe", interval: "Interval") -> str:
     """Format an interval: days and weeks as inclusive dates, other timeframes as instants."""
     if timeframe.is_intraday:
@@ -317,10 +324,11 @@ MOST_SHOWN: Final = 12
 
 @dataclass(slots=True)
 class CollectedMessages:
-    """Collects the messages of a load, each once; only waits are printed immediately."""
+    """Collects the messages of a load, each once, and its reports; waits are printed at once."""
 
     texts: dict[Series, list[str]] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
+    reports: "list[SeriesReport]" = field(default_factory=list)
 
     def planned(self, series: Series, requests: int) -> None:
         """Do nothing."""
@@ -344,7 +352,16 @@ class CollectedMessages:
 
     def waiting(self, text: str, until: datetime) -> None:
         """Print the wait immediately, so that a waiting load does not look like one that hangs."""
-        self.print_now(f"waiting until {instant_text(until)}: {text}")
+        self.print_now(f"waiting until {instant_text(until)}{local_text(until)}: {text}")
+
+    def drop(self, text: str) -> None:
+        """Drop a message about any series."""
+        for texts in self.texts.values():
+            texts[:] = [one for one in texts if one != text]
+
+    def ended(self, report: "SeriesReport") -> None:
+        """Keep the report, also for a load that is stopped."""
+        self.reports.append(report)
 
     def print_now(self, text: str) -> None:
         """Print a line to stderr immediately."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from ktrdr_pipelines.domain.instruments import Instrument
+from ktrdr_pipelines.domain.instruments import Instrument, Origin
 from ktrdr_pipelines.domain.planning.jobs import Job, Mode
 from ktrdr_pipelines.domain.planning.reports import Progress, Quiet, SeriesReport
 from ktrdr_pipelines.domain.planning.responses import BarSource
@@ -19,6 +19,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     DiskError,
+    ForeignIdentityError,
     GatewayUnreachableError,
     KtrdrError,
     NoStoreError,
@@ -63,17 +64,19 @@ class LoadManager:
     async def run(self, jobs: Sequence[Job]) -> list[SeriesReport]:
         """Load every job, long timeframes first, and return the reports in the order of the jobs.
 
-        A series that cannot be loaded does not stop the others: its report has the error.
+        A series that cannot be loaded does not stop the others: its report has the error. What the
+        run has loaded until an error or a cancellation ended it, ``progress`` was told.
 
         Raises:
-            GatewayUnreachableError, ClientIdInUseError: no gateway can be reached.
+            GatewayUnreachableError, ClientIdInUseError: no gateway can be reached, within the time
+                that the retry policy waits for one.
             DiskError: the store cannot be written.
             StoreReplacedError: the store is not the one that was opened.
         """
         async with _open_requests(self) as (requests, store):
             with claiming(self.layout, store.ledger) as claimant:
                 loader = SeriesLoader(requests, store, claimant, self.gateway)
-                reports = await _load_all(loader, jobs)
+                reports = await _load_all(loader, jobs, self.progress)
                 return [
                     loader.checked_again(job, one) for job, one in zip(jobs, reports, strict=True)
                 ]
@@ -112,7 +115,8 @@ async def _open_requests(manager: LoadManager) -> AsyncIterator[tuple[Requests, 
     ledger, policy = open_ledger(manager.layout), manager.retry_policy
     waits = Waits(manager.progress.waiting, policy.clock)
     try:
-        async with SourceSession(manager.open_source, policy, waits=waits) as source_session:
+        open_source = _OneOrigin(manager.open_source)
+        async with SourceSession(open_source, policy, waits=waits) as source_session:
             requests = Requests(
                 source_session,
                 ledger,
@@ -127,7 +131,42 @@ async def _open_requests(manager: LoadManager) -> AsyncIterator[tuple[Requests, 
         raise
 
 
-async def _load_all(loader: SeriesLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
+class _OneOrigin:
+    """Opens sources of one origin: a run never continues simulated bars with real ones.
+
+    Another gateway may listen on the port after a restart.
+    """
+
+    def __init__(self, open_source: Callable[[], AbstractAsyncContextManager[BarSource]]) -> None:
+        self._open_source = open_source
+        self._origin: Origin | None = None
+        self._error: ForeignIdentityError | None = None
+
+    @asynccontextmanager
+    async def __call__(self) -> AsyncIterator[BarSource]:
+        """Open a source.
+
+        Raises:
+            ForeignIdentityError: its origin is not that of the first source of this run.
+        """
+        if self._error is not None:
+            raise self._error
+        async with self._open_source() as source:
+            self._origin = self._origin or source.origin
+            if source.origin is not self._origin:
+                self._error = ForeignIdentityError(
+                    f"continue the load at {source.gateway}",
+                    reason=f"this load began with bars of origin {self._origin}, and the gateway "
+                    f"that listens there now has bars of origin {source.origin}",
+                    hint="Start the gateway that the load began with, and repeat the command",
+                )
+                raise self._error
+            yield source
+
+
+async def _load_all(
+    loader: SeriesLoader, jobs: Sequence[Job], progress: Progress
+) -> list[SeriesReport]:
     """Load jobs, several at a time; two of one series are loaded one after the other."""
     concurrency = asyncio.Semaphore(_AT_ONCE)
     locks = {job.series: asyncio.Lock() for job in jobs}
@@ -145,14 +184,16 @@ async def _load_all(loader: SeriesLoader, jobs: Sequence[Job]) -> list[SeriesRep
             await first.wait()
         try:
             async with locks[job.series], concurrency:
-                return await loader.load(job)
+                report = await loader.load(job)
         except _FATAL:
             raise
         except KtrdrError as error:
-            return SeriesReport(job.series, error=error)
+            report = SeriesReport(job.series, error=error)
         finally:
             if first is not None and job.series.timeframe is Timeframe.D1:
                 first.set()
+        progress.ended(report)
+        return report
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -4,6 +4,7 @@ Not here: many series in one run (``sync.runner``), the rounds of requests
 (``sync.engine.series_run``), the rules (``domain.planning``).
 """
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -142,7 +143,8 @@ class SeriesLoader:
                 await self._schedules.learn_own_hours(series, bounds, note)
             state.learn_calendar(self._schedules.calendars.of(series.instrument))
             series_run = self._runs.of(state, identity, options)
-            await series_run.run()
+            with _stop_reported(self._requests, self._store, state, series_run):
+                await series_run.run()
         found = () if options.tail else self._states.sparse_sessions(series, state.begins)
         sparse = IntervalSet(one.interval for one in found)
         if series_run is not None and not options.tail:
@@ -211,6 +213,20 @@ def _failures_recorded(requests: Requests, series: Series, missing: Interval) ->
         raise
     except (GatewayError, ForeignIdentityError) as error:
         _attempts(requests, series).failed(missing, error)
+        raise
+
+
+@contextmanager
+def _stop_reported(
+    requests: Requests, store: BarStore, state: SeriesState, series_run: SeriesRun
+) -> Iterator[None]:
+    """Report what a run has loaded if it ends with the whole load."""
+    try:
+        yield
+    except (GatewayUnreachableError, ClientIdInUseError, asyncio.CancelledError):
+        session = requests.source_session
+        report = _report(state, series_run, sparse=IntervalSet(), store=store, session=session)
+        requests.progress.ended(report)
         raise
 
 

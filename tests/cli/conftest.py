@@ -49,6 +49,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IB_TIMEOUT", "10")
     monkeypatch.setenv("IB_MAX_RETRIES", "0")
     monkeypatch.setenv("IB_RETRY_DELAY", "0")
+    monkeypatch.setenv("KTRDR_WAIT", "0")
 
 
 @pytest.fixture

@@ -125,6 +125,7 @@ def outputs(tmp_path: Path, gateway: SimulatorServer) -> Outputs:
         "IB_PORT": str(gateway.port),
         "IB_TIMEOUT": "20",
         "IB_MAX_RETRIES": "0",
+        "KTRDR_WAIT": "0",
         "TMPDIR": str(tmp_path / "tmp"),
         "HOME": str(tmp_path),
     }

@@ -17,6 +17,7 @@ from ktrdr_pipelines.cli.arguments import (
     ModeOption,
     RefreshOption,
     StartOption,
+    Wait,
     WaitOption,
 )
 from ktrdr_pipelines.cli.output import (
@@ -63,12 +64,13 @@ def load(
     start: StartOption = None,
     end: EndOption = None,
     refresh: RefreshOption = False,
-    wait: WaitOption = 0.0,
+    wait: WaitOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Load bars: request what is missing, save it, and report the gaps that remain.
 
     You can stop it at any time: what was saved is kept, and the same command requests the rest.
+    It waits for a gateway that restarts or is in its nightly reset, and then goes on by itself.
     Ranges that failed or were refused earlier are retried immediately. Ranges that the gateway
     returned without bars are unconfirmed: they need a second response at least 15 minutes later,
     and the load says when.
@@ -87,7 +89,9 @@ def load(
     workspace = Workspace.open()
     warn_of_problem(workspace)
     jobs = named_jobs(workspace, symbols, timeframes, typed)
-    raise typer.Exit(load_jobs(workspace, jobs, as_json=as_json, wait_s=wait))
+    command = ("load", symbols, timeframes, *typed.words)
+    waits = Wait.of(wait, workspace.settings.ktrdr_wait)
+    raise typer.Exit(load_jobs(workspace, jobs, as_json=as_json, wait=waits, command=command))
 
 
 def update(
@@ -98,7 +102,7 @@ def update(
         ),
     ] = None,
     *,
-    wait: WaitOption = 0.0,
+    wait: WaitOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring the whole universe up to date: newest bars first, then every gap.
@@ -123,7 +127,9 @@ def update(
     left = sum(one.instrument.backfill == "manual" for one in workspace.universe.series())
     if left:
         note(f"{left} series have backfill: manual; load their history with ktrdr load")
-    raise typer.Exit(load_jobs(workspace, jobs, as_json=as_json, wait_s=wait))
+    command = ("update", *(() if symbols is None else (symbols,)))
+    waits = Wait.of(wait, workspace.settings.ktrdr_wait)
+    raise typer.Exit(load_jobs(workspace, jobs, as_json=as_json, wait=waits, command=command))
 
 
 def plan(

@@ -59,6 +59,9 @@ class Mailbox:
         """Add a log line that says what the load waits for, and until when."""
         self._add_message(f"waiting until {until:%Y-%m-%dT%H:%M:%SZ}: {text}")
 
+    def ended(self, report: SeriesReport) -> None:
+        """Ignore it: the run returns the reports."""
+
     def close(self) -> None:
         """Mark the mailbox as closed: no more entries follow."""
         with self._changed:

@@ -151,6 +151,9 @@ class Progress(Protocol):
     def waiting(self, text: str, until: datetime) -> None:
         """Report what a load waits for, and until when at the latest; other series may proceed."""
 
+    def ended(self, report: SeriesReport) -> None:
+        """Report how one job ended, also if the whole load was stopped while it ran."""
+
 
 class Quiet:
     """A listener that ignores everything."""
@@ -171,4 +174,7 @@ class Quiet:
         """Ignore it."""
 
     def waiting(self, text: str, until: datetime) -> None:
+        """Ignore it."""
+
+    def ended(self, report: SeriesReport) -> None:
         """Ignore it."""

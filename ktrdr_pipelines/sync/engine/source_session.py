@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import count
 from types import TracebackType
@@ -23,11 +23,24 @@ from ktrdr_pipelines.errors import (
     GatewayError,
     GatewayTimeoutError,
     GatewayUnreachableError,
+    OutageError,
     PacingError,
 )
 from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, ignore_wait
 from ktrdr_pipelines.ib.protocol.transport import NO_LISTENER, TransportError
 from ktrdr_pipelines.limits import IbLimitsRegistry
+
+_LINK_LOST = 1100
+_WITHOUT_RESPONSE = (
+    GatewayTimeoutError,
+    ConnectionLostError,
+    OutageError,
+    GatewayUnreachableError,
+    ClientIdInUseError,
+)
+"""Errors of a request that the gateway has not responded to."""
+_MOST_LOST = 8
+"""Connections in a row that one request may lose in a run that waits for its gateway."""
 
 
 def retry_delay_s(
@@ -69,14 +82,16 @@ OpenSource = Callable[[], AbstractAsyncContextManager[BarSource]]
 class RetryPolicy:
     """How often and how soon a failed request is retried, and by which clock.
 
-    ``wait_s`` is how long a run waits for a gateway to accept its connection, each time that it
-    needs one; 0 means that it does not wait. ``clock`` gives real time; market time is
-    ``clock_offset_s`` ahead of it.
+    ``wait_s`` is how long a run waits for a gateway that is away: it accepts no connection, has
+    lost its own to IB, or its circuit breaker is open. 0 means that it does not wait.
+    ``first_wait_s`` is the same before the run has received anything; None means ``wait_s``.
+    ``clock`` gives real time; market time is ``clock_offset_s`` ahead of it.
     """
 
     max_retries: int = 3
     delay_s: float = 2.0
     wait_s: float = 0.0
+    first_wait_s: float | None = None
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     clock: Callable[[], datetime] = field(default=system_now)
     clock_offset_s: float = 0.0
@@ -96,26 +111,35 @@ class RetryPolicy:
             jitter=self.jitter(),
         )
 
-    def pause_before_connecting(
-        self, error: GatewayError, attempts: int, left_s: float
-    ) -> float | None:
-        """Return the seconds to wait before the next attempt to connect, or None for no attempt.
+    def longest_wait_s(self, *, has_received: bool) -> float:
+        """Return how long a run waits for a gateway that is away."""
+        is_first = not has_received and self.first_wait_s is not None
+        return self.first_wait_s or 0.0 if is_first else self.wait_s
 
-        Args:
-            error: the error of the last attempt.
-            attempts: the number of attempts made, at least 1.
-            left_s: what is left of ``wait_s``.
-        """
-        if not self.wait_s:
-            return self.delay_after(error, attempts)
-        pause_s = IbLimitsRegistry.CONNECT_PAUSE_S.value.delay_s(attempts)
-        return min(max(pause_s, error.retry_in_s), left_s) if left_s > 0 else None
+
+@dataclass(slots=True)
+class _Absence:
+    """The time for which a run still waits for a gateway that is away.
+
+    ``paused_s`` is what it has waited: a clock that was set back does not prolong the wait.
+    """
+
+    wait_s: float
+    until: datetime
+    paused_s: float = 0.0
+    reported: set[str] = field(default_factory=set)
+
+    def left_s(self, now: datetime) -> float:
+        """Return the seconds that are left; 0 or less if the wait is over."""
+        return min(self.wait_s - self.paused_s, (self.until - now).total_seconds())
 
 
 class SourceSession:
     """One source of bars, opened when first needed and reopened after its connection is lost.
 
-    ``waits`` is called before each retry with the reason of the wait and its seconds.
+    A gateway that is away (restarting, in its nightly reset, without its connection to IB) is
+    waited for as long as the policy says, for all requests together; that is no failed attempt of
+    any request. ``waits`` is called before each retry with the reason of the wait and its seconds.
     """
 
     def __init__(
@@ -132,7 +156,9 @@ class SourceSession:
         self._opening = asyncio.Lock()
         self._timeouts_in_a_row = 0
         self._final_error: GatewayError | None = None
-        self._was_connected = False
+        self._was_connected = self._has_received = False
+        self._absence: _Absence | None = None
+        self._absences = 0
 
     def __repr__(self) -> str:
         state = "closed" if self._source is None else f"open to {self._source.gateway}"
@@ -180,6 +206,8 @@ class SourceSession:
             GatewayError: no connection was made within the time that the run may wait.
         """
         async with self._opening:
+            if self._final_error is not None:
+                raise self._final_error
             if self._source is None:
                 self._source = await self._opened()
             return self._source
@@ -194,35 +222,63 @@ class SourceSession:
         While a gateway holds the client ids of lost connections, only a few ids are tried, with
         growing pauses, and not again for each request.
         """
-        if self._final_error is not None:
-            raise self._final_error
-        retry_policy, paused_s = self.retry_policy, 0.0
-        reported: set[str] = set()
-        until = retry_policy.clock() + timedelta(seconds=retry_policy.wait_s)
         for attempts in count(1):
             try:
                 source = await self._stack.enter_async_context(self._open_source())
             except GatewayError as error:
                 has_no_id = isinstance(error, ClientIdInUseError)
-                if not error.retry or not (retry_policy.wait_s or has_no_id):
+                if error.retry and self._may_wait:
+                    await self._wait_for_gateway(error, attempts)
+                    continue
+                if not error.retry or not has_no_id:
                     if _found_no_listener(error) and not self._was_connected:
                         self._final_error = error
                     raise
-                by_clock_s = (until - retry_policy.clock()).total_seconds()
-                left_s = min(retry_policy.wait_s - paused_s, by_clock_s)
-                pause_s = retry_policy.pause_before_connecting(error, attempts, left_s)
+                pause_s = self.retry_policy.delay_after(error, attempts)
                 if pause_s is None:
                     self._final_error = error
                     raise
-                if (kind := type(error).__name__) not in reported:
-                    reported.add(kind)
-                    self._waits(_why_not_connected(error, left_s), max(left_s, pause_s))
+                if attempts == 1:
+                    self._waits(_why_not_connected(error, 0.0), pause_s)
             else:
                 self._was_connected = True
                 return source
-            await retry_policy.sleep(pause_s)
-            paused_s += pause_s
+            await self.retry_policy.sleep(pause_s)
         raise AssertionError("attempts end with a source or an error")
+
+    @property
+    def _may_wait(self) -> bool:
+        """Whether the policy waits for a gateway that is away."""
+        return self.retry_policy.longest_wait_s(has_received=self._has_received) > 0
+
+    async def _wait_for_gateway(self, error: GatewayError, attempts: int) -> None:
+        """Pause before the next attempt while the gateway is away; raise if the wait is over.
+
+        The wait begins with the first error after a response, whichever request has it.
+
+        Args:
+            error: the error of the last attempt.
+            attempts: the number of attempts made, at least 1.
+        """
+        policy, now = self.retry_policy, self.retry_policy.clock()
+        if self._absence is None:
+            wait_s = policy.longest_wait_s(has_received=self._has_received)
+            self._absence = _Absence(wait_s, now + timedelta(seconds=wait_s))
+        absence = self._absence
+        left_s = absence.left_s(now)
+        if left_s <= 0:
+            self._final_error = _gave_up(error, absence.wait_s)
+            raise self._final_error
+        pause_s = IbLimitsRegistry.CONNECT_PAUSE_S.value.delay_s(attempts)
+        pause_s = min(max(pause_s, error.retry_in_s), left_s)
+        if (kind := type(error).__name__) not in absence.reported:
+            absence.reported.add(kind)
+            self._waits(_why_not_connected(error, left_s), max(left_s, pause_s))
+        self._absences += 1
+        before = absence.paused_s
+        await policy.sleep(pause_s)
+        # Requests that pause at once wait the same time, which counts once.
+        absence.paused_s = max(absence.paused_s, before + pause_s)
 
     async def ask(
         self,
@@ -239,16 +295,52 @@ class SourceSession:
         Raises:
             GatewayError: the last error, after all retries or if a retry cannot help.
         """
-        for attempts in count(1):
+        attempts = lost = 0
+        absences, has_reconnected = self._absences, False
+        while True:
+            attempts += 1
             try:
-                return await self._once(request)
+                response = await self._once(request)
             except GatewayError as error:
-                delay_s = self.retry_policy.delay_after(error, attempts)
-                if delay_s is None or error is self._final_error or isinstance(error, but_after):
+                if error is self._final_error or isinstance(error, but_after):
                     raise
+                if self._absences != absences:
+                    attempts, absences = 1, self._absences  # the gateway was away, then it failed
+                if self._may_wait and _is_away(error):
+                    lost += 1
+                    await self._wait_for_gateway(error, lost)
+                    attempts, absences = 0, self._absences
+                    continue
+                if not isinstance(error, _WITHOUT_RESPONSE):
+                    self._absence = None
+                delay_s = self._delay_after(error, attempts)
+                if delay_s is None:
+                    if has_reconnected or not self._is_half_open(error):
+                        raise
+                    has_reconnected, delay_s = True, self.retry_policy.delay_s
                 self._waits(_why(error), delay_s)
+            else:
+                self._absence, self._has_received = None, True
+                return response
             await self.retry_policy.sleep(delay_s)
-        raise AssertionError("attempts end with a response or an error")
+
+    def _is_half_open(self, error: GatewayError) -> bool:
+        """Return whether timeouts have closed a connection that may have been dead for long.
+
+        A new connection shows it: while the gateway is away, there is none.
+        """
+        return self._may_wait and isinstance(error, GatewayTimeoutError) and self._source is None
+
+    def _delay_after(self, error: GatewayError, attempts: int) -> float | None:
+        """Return the seconds before the next attempt of a request, or None for no attempt.
+
+        A run that waits for its gateway repeats what a lost connection has cost, whatever the
+        number of retries, but not for ever: a request may itself end the connection.
+        """
+        policy = self.retry_policy
+        if self._may_wait and isinstance(error, ConnectionLostError):
+            policy = replace(policy, max_retries=max(policy.max_retries, _MOST_LOST))
+        return policy.delay_after(error, attempts)
 
     async def _once(self, request: Callable[[BarSource], Awaitable[T]]) -> T:
         source = await self.source()
@@ -280,6 +372,30 @@ class SourceSession:
                 self._timeouts_in_a_row = 0
                 stack, self._stack = self._stack, AsyncExitStack()
                 await stack.aclose()
+
+
+def _is_away(error: GatewayError) -> bool:
+    """Return whether a request failed because the gateway, not the request, is in trouble.
+
+    A lost link to IB (1100) is one; a data farm that is reported broken concerns a few requests.
+    """
+    if isinstance(error, OutageError):
+        return error.code == _LINK_LOST
+    return isinstance(error, GatewayUnreachableError) and error.retry
+
+
+def _gave_up(error: GatewayError, wait_s: float) -> GatewayError:
+    """Return the error of a run that has waited for its gateway without success.
+
+    A request's own error becomes one about the gateway, which ends the run.
+    """
+    if not isinstance(error, OutageError):
+        return error
+    made = GatewayUnreachableError(
+        "wait for the gateway", reason=f"{error.reason}; waited for {wait_s:.0f} s"
+    )
+    made.__cause__ = error
+    return made
 
 
 def _found_no_listener(error: GatewayError) -> bool:

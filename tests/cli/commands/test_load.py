@@ -1,5 +1,6 @@
 """ktrdr load: from a gateway into the store, and its output."""
 
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,9 @@ def test_a_load_that_is_stopped_keeps_what_it_has(
         out, err = load.communicate(timeout=180)
     assert load.returncode == 130, err
     assert err == "stopped; what was saved is kept\n"
-    assert out == ""
+    assert re.search(r"AAPL 1h +complete +\d+ +28 +28", out), out
+    assert re.search(r"MSFT 1h +stopped", out), out
+    assert "`ktrdr load AAPL,MSFT 1h" in out
     sql = "SELECT DISTINCT symbol FROM bars"
     assert ktrdr("query", sql, "--json").document == [{"symbol": "AAPL"}]
     coverage = ktrdr("query", "SELECT DISTINCT symbol FROM coverage", "--json")
