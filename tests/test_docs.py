@@ -230,10 +230,11 @@ def test_every_command_and_option_is_documented() -> None:
         text = section(page, f"ktrdr {group}")
         assert f"ktrdr {name}" in text or name == "universe"
         named = set(re.findall(r"(?<![\w-])--[\w-]+", text))
-        wanted = options(command) - {"--json"}
+        wanted = options(command) - {"--json", "--data"}  # common to all, under Commands
         if name == "update":
             assert "of `load`" in text
         assert wanted - named == set(), name
+    assert "`--data DIR`" in section(page, "Commands")
 
 
 def test_the_readme_names_every_command() -> None:

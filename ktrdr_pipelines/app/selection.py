@@ -1,12 +1,18 @@
 """The series and jobs that names select: symbols and timeframes of the universe, and modes.
 
-Not here: the options that a command declares (``cli.arguments``), reading start and end
-(``domain.planning.date_bounds``), what a job loads (``domain.planning.jobs``).
+A list of symbols has names, patterns such as ``US*``, and ``ALL`` or ``*`` for all symbols, in any
+mixture, separated by commas; each symbol is selected once. In a list of timeframes ``ALL`` means
+those that the universe lists for each symbol.
+
+Not here: files of names, and the options that a command declares (``cli.arguments``), reading start
+and end (``domain.planning.date_bounds``), what a job loads (``domain.planning.jobs``).
 """
 
-from typing import TYPE_CHECKING
+import difflib
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Final
 
-from ktrdr_pipelines.errors import UsageError
+from ktrdr_pipelines.errors import UnknownSymbolError, UsageError
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.workspace import Workspace
@@ -16,6 +22,14 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.domain.timeframes import Timeframe
     from ktrdr_pipelines.domain.universe.universe import Universe
     from ktrdr_pipelines.store.bars.bar_store import BarStore
+
+ALL: Final = "ALL"
+"""All symbols, unless a symbol of the universe has this name; all listed timeframes."""
+
+EVERY: Final = "*"
+"""All symbols, whatever their names."""
+
+_WILDCARDS: Final = frozenset("*?[")
 
 
 def chosen_series(
@@ -32,11 +46,11 @@ def chosen_series(
     from ktrdr_pipelines.domain.instruments import Series
 
     chosen = instruments_of(universe, symbols)
-    if timeframes is not None:
-        kinds = timeframes_named(timeframes)
+    kinds, has_listed = _kinds(timeframes)
+    if timeframes is not None and not has_listed:
         return [Series(instrument, kind) for instrument in chosen for kind in kinds]
     names = {instrument.symbol for instrument in chosen}
-    listed = [Series(one, kind) for one in chosen for kind in one.timeframes]
+    listed = [Series(one, kind) for one in chosen for kind in (*one.timeframes, *kinds)]
     on_disk = (
         Series(universe.instruments[symbol], kind)
         for symbol, kind in store.series_on_disk()
@@ -46,18 +60,55 @@ def chosen_series(
 
 
 def instruments_of(universe: "Universe", symbols: str | None) -> "list[Instrument]":
-    """Return the named instruments, each once; all of the universe without names.
+    """Return the instruments that a list of symbols selects, each once; all without a list.
 
     Raises:
-        UsageError: a name is empty, or not in the universe.
+        UnknownSymbolError: a symbol is not in the universe, or a pattern matches none.
+        UsageError: a name is empty.
     """
     if symbols is None:
         return list(universe.instruments.values())
-    return [universe.instrument(name) for name in _names("symbol", symbols)]
+    chosen: dict[str, Instrument] = {}
+    for name in _names("symbol", symbols):
+        for symbol in _matches(universe, name):
+            chosen[symbol] = universe.instrument(symbol)
+    return list(chosen.values())
+
+
+def is_symbol_named_all(universe: "Universe", symbols: str | None) -> bool:
+    """Return whether a list has ``ALL``, and it is a symbol of the universe, which is meant."""
+    names = [] if symbols is None else [name.strip() for name in symbols.split(",")]
+    return ALL in names and ALL in universe.instruments
+
+
+def _matches(universe: "Universe", name: str) -> list[str]:
+    """Return the symbols that one entry of a list means; a name may be that of no symbol.
+
+    Raises:
+        UnknownSymbolError: a pattern matches no symbol.
+    """
+    symbols = list(universe.instruments)
+    if name in universe.instruments:
+        return [name]
+    if name in {ALL, EVERY}:
+        return symbols
+    if not _WILDCARDS & set(name):
+        return [name]
+    if found := [symbol for symbol in symbols if fnmatchcase(symbol, name)]:
+        return found
+    by_capitals = {symbol.upper(): symbol for symbol in symbols}
+    letters = "".join(letter for letter in name.upper() if letter not in "*?[]!")
+    near = difflib.get_close_matches(letters, by_capitals, n=3, cutoff=0.4)
+    hint = f"Near are {', '.join(by_capitals[one] for one in near)}. " if near else ""
+    raise UnknownSymbolError(
+        f"symbols {name!r}",
+        reason=f"no symbol of {universe.name} matches",
+        hint=f"{hint}* stands for any letters, ? for one; quote a pattern in a shell",
+    )
 
 
 def timeframes_named(text: str) -> "list[Timeframe]":
-    """Return the timeframes of a comma-separated list, each once.
+    """Return the timeframes of a comma-separated list, each once; ``ALL`` is none of them.
 
     Raises:
         UsageError: a name is empty, or not that of a timeframe.
@@ -65,6 +116,19 @@ def timeframes_named(text: str) -> "list[Timeframe]":
     from ktrdr_pipelines.domain.timeframes import timeframe_named
 
     return [timeframe_named(name) for name in _names("timeframe", text)]
+
+
+def _kinds(timeframes: str | None) -> "tuple[list[Timeframe], bool]":
+    """Return the timeframes of a list, and whether it has those that the universe lists, too.
+
+    Raises:
+        UsageError: a name is empty, or not that of a timeframe.
+    """
+    if timeframes is None:
+        return [], True
+    names = _names("timeframe", timeframes)
+    others = [name for name in names if name not in {ALL, EVERY}]
+    return timeframes_named(",".join(others)) if others else [], len(others) < len(names)
 
 
 def _names(what: str, text: str) -> list[str]:
@@ -95,12 +159,12 @@ def named_jobs(
     from ktrdr_pipelines.domain.instruments import Series
     from ktrdr_pipelines.domain.planning.jobs import Job
 
-    kinds = None if timeframes is None else timeframes_named(timeframes)
-    chosen = [
+    kinds, has_listed = _kinds(timeframes)
+    chosen = dict.fromkeys(
         Series(instrument, kind)
         for instrument in instruments_of(workspace.universe, symbols)
-        for kind in (instrument.timeframes if kinds is None else kinds)
-    ]
+        for kind in ((*instrument.timeframes, *kinds) if has_listed else kinds)
+    )
     now = workspace.now
     return [Job(one, mode, date_range.bounds(one, now), refresh=refresh) for one in chosen]
 

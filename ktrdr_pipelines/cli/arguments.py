@@ -4,12 +4,27 @@ Not here: the series and jobs that names select (``app.selection``), reading ``-
 ``--end`` (``domain.planning.date_bounds``), what a job loads (``domain.planning.jobs``).
 """
 
+import functools
+import inspect
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ktrdr_pipelines.cli.output import note
+from ktrdr_pipelines.cli.completion import (
+    DATA_VARIABLE,
+    complete_modes,
+    complete_symbols,
+    complete_timeframes,
+)
+from ktrdr_pipelines.cli.output import note, typed_text
 from ktrdr_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,18 +33,35 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.domain.planning.jobs import Job, Mode
 
 
-SomeSymbols = Annotated[
-    str | None,
-    typer.Argument(metavar="SYMBOL[,SYMBOL...]", help="Symbols of the universe. [default: all]"),
-]
-SomeTimeframes = Annotated[
-    str | None,
-    typer.Argument(
+def _with_files(context: typer.Context, text: str | None) -> str | None:
+    return text if context.resilient_parsing or text is None else names_with_files(text)
+
+
+def _symbols_argument(default: str = "") -> Any:
+    text = "Symbols of the universe; patterns such as 'US*'; ALL; @FILE for those in a file."
+    return typer.Argument(
+        metavar="SYMBOL[,SYMBOL...]",
+        help=f"{text} [default: {default}]" if default else text,
+        callback=_with_files,
+        autocompletion=complete_symbols,
+    )
+
+
+def _timeframes_argument(default: str = "") -> Any:
+    text = "Timeframes, out of 1m 5m 15m 30m 1h 4h 1d 1w, or ALL of those that the universe lists."
+    return typer.Argument(
         metavar="TIMEFRAME[,...]",
-        help="Timeframes, out of 1m 5m 15m 30m 1h 4h 1d 1w. [default: those that the universe "
-        "lists for each symbol, and those on disk]",
-    ),
-]
+        help=f"{text} [default: {default}]" if default else text,
+        autocompletion=complete_timeframes,
+    )
+
+
+Symbols = Annotated[str, _symbols_argument()]
+SomeSymbols = Annotated[str | None, _symbols_argument("all")]
+PlannedSymbols = Annotated[str | None, _symbols_argument("the series of ktrdr update")]
+Timeframes = Annotated[str, _timeframes_argument()]
+ListedTimeframes = Annotated[str | None, _timeframes_argument("ALL")]
+SomeTimeframes = Annotated[str | None, _timeframes_argument("ALL, and those on disk")]
 
 
 ModeOption = Annotated[
@@ -37,6 +69,7 @@ ModeOption = Annotated[
     typer.Option(
         metavar="tail|backfill|full",
         help="tail: after the newest bar; backfill: before the oldest bar; full: the whole range.",
+        autocompletion=complete_modes,
     ),
 ]
 StartOption = Annotated[
@@ -108,6 +141,125 @@ class Wait:
         return cls() if wait_s is None else cls(wait_s, wait_s)
 
 
+def names_with_files(text: str) -> str:
+    """Return a list of names in which ``@FILE`` is replaced by the names in that file.
+
+    A file has names separated by commas or lines; ``#`` begins a comment; ``@-`` is stdin.
+
+    Raises:
+        UsageError: a file cannot be read, or has no name.
+    """
+    names = [name.strip() for name in text.split(",")]
+    return ",".join(
+        part
+        for name in names
+        for part in (_names_in_file(name) if name.startswith("@") else [name])
+    )
+
+
+def _names_in_file(name: str) -> list[str]:
+    path, what = name.removeprefix("@"), f"symbols {name}"
+    try:
+        if path == "-":
+            text = typed_text(sys.stdin.read(), sys.stdin.encoding)
+        else:
+            text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not a text file in UTF-8"
+        raise UsageError(
+            what,
+            reason=f"the file cannot be read: {reason}",
+            hint="Name a text file with one symbol a line, or write @- for stdin",
+        ) from error
+    lines = [line.partition("#")[0] for line in text.splitlines()]
+    names = [one.strip() for line in lines for one in line.split(",") if one.strip()]
+    nested = next((one for one in names if one.startswith("@")), None)
+    if nested is not None or not names:
+        raise UsageError(
+            what,
+            reason=f"it names another file, {nested}" if nested else "it has no symbol",
+            hint="Write one symbol a line; # begins a comment",
+        )
+    return names
+
+
+def note_symbol_named_all(workspace: "Workspace", symbols: str | None) -> None:
+    """Note on stderr that ``ALL`` means one symbol, where the universe has one of this name."""
+    from ktrdr_pipelines.app.selection import EVERY, is_symbol_named_all
+
+    if is_symbol_named_all(workspace.universe, symbols):
+        note(f"ALL is a symbol of {workspace.universe.name}, and means it alone; '{EVERY}' is all")
+
+
+def _set_data_folder(context: typer.Context, folder: str | None) -> None:
+    """Make the store in a folder the one that this command and its child processes use."""
+    if folder is None:
+        return
+    if not folder.strip():
+        raise typer.BadParameter("the name of the folder is empty")
+    try:
+        os.environ[DATA_VARIABLE] = str(Path(folder).expanduser().absolute())
+    except (RuntimeError, ValueError) as error:
+        if not context.resilient_parsing:
+            raise typer.BadParameter(str(error)) from error
+
+
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Folder of the store. [default: KTRDR_DATA, else data beside workspace.yaml]",
+        show_default=False,
+        is_eager=True,
+        callback=_set_data_folder,
+    ),
+]
+
+
+def takes_data_folder(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a command with the option ``--data`` besides its own; one that has it is returned."""
+    own = inspect.signature(command)
+    if "data" in own.parameters:
+        return command
+
+    @functools.wraps(command)
+    def with_option(*arguments: Any, data: str | None = None, **options: Any) -> Any:
+        _ = data  # its callback has set the folder
+        return command(*arguments, **options)
+
+    option = inspect.Parameter(
+        "data", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=DataOption
+    )
+    with_option.__signature__ = own.replace(  # type: ignore[attr-defined]
+        parameters=[*own.parameters.values(), option]
+    )
+    with_option.__annotations__ = {**command.__annotations__, "data": DataOption}
+    return with_option
+
+
+_typed: ContextVar[tuple[str, ...]] = ContextVar("typed", default=())
+
+
+def typed_command() -> str:
+    """Return the running command line as it can be typed again."""
+    return shlex.join(("ktrdr", *_typed.get()))
+
+
+@contextmanager
+def running(arguments: Sequence[str]) -> Iterator[None]:
+    """Run a command line inside the context, and restore the environment that ``--data`` sets."""
+    before, token = os.environ.get(DATA_VARIABLE), _typed.set(tuple(arguments))
+    try:
+        yield
+    finally:
+        _typed.reset(token)
+        if before is None:
+            os.environ.pop(DATA_VARIABLE, None)
+        else:
+            os.environ[DATA_VARIABLE] = before
+
+
 @dataclass(frozen=True, slots=True)
 class TypedOptions:
     """The options of ``ktrdr load`` as the user typed them."""
@@ -140,14 +292,6 @@ class TypedOptions:
         return mode, date_range
 
     @property
-    def words(self) -> tuple[str, ...]:
-        """The options as words of a command line, those that have their defaults left out."""
-        mode = None if self.mode == "full" else self.mode
-        typed = {"--mode": mode, "--start": self.start, "--end": self.end}
-        words = [word for name, value in typed.items() if value for word in (name, value)]
-        return (*words, *(["--refresh"] if self.refresh else []))
-
-    @property
     def is_plain(self) -> bool:
         """Return whether all options have their defaults."""
         return self == TypedOptions()
@@ -166,6 +310,7 @@ def named_jobs(
     from ktrdr_pipelines.app import selection
 
     mode, date_range = typed.read()
+    note_symbol_named_all(workspace, symbols)
     jobs = selection.named_jobs(
         workspace, symbols, timeframes, date_range, mode=mode, refresh=typed.refresh
     )

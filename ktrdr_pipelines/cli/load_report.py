@@ -6,7 +6,6 @@ remain, their reasons and what to do. Gaps are joined over nights and weekends.
 Not here: which jobs run (``cli.arguments``), loading (``sync.runner``).
 """
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -14,7 +13,7 @@ from typing import Final
 from ktrdr_pipelines.app.views.documents import ErrorDocument
 from ktrdr_pipelines.app.views.load_documents import LoadReportDocument, SeriesReportDocument
 from ktrdr_pipelines.app.workspace import Workspace
-from ktrdr_pipelines.cli.arguments import Wait
+from ktrdr_pipelines.cli.arguments import Wait, typed_command
 from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable
 from ktrdr_pipelines.cli.output import (
     CollectedMessages,
@@ -251,7 +250,6 @@ def load_jobs(
     *,
     as_json: bool,
     wait: Wait,
-    command: Sequence[str],
 ) -> int:
     """Run the jobs, print the result, and return the exit code; each series has one line.
 
@@ -262,7 +260,6 @@ def load_jobs(
         jobs: what is loaded.
         as_json: whether the result is printed as one document.
         wait: for how long the load waits for its gateway.
-        command: the arguments that repeat the load.
     """
     ended_by: KtrdrError | Stopped | None = None
     with load_progress(shown=not as_json) as messages:
@@ -279,7 +276,7 @@ def load_jobs(
         print_messages(messages)
     catalog_error = workspace.try_renew_catalog()
     if ended_by is not None:
-        return _end_early(ended_by, reports, jobs, messages, as_json=as_json, command=command)
+        return _end_early(ended_by, reports, jobs, messages, as_json=as_json)
     workspace.layout.require_same()
     print_report(
         reports, messages, catalog_error, calendars=workspace.gap_index().calendars, as_json=as_json
@@ -303,10 +300,9 @@ def _end_early(
     messages: CollectedMessages,
     *,
     as_json: bool,
-    command: Sequence[str],
 ) -> int:
     """Print what a load had saved when an error or a signal ended it, and raise the error."""
-    again = shlex.join(("ktrdr", *command))
+    again = typed_command()
     if not any(report.requests for report in reports):
         if isinstance(error, GatewayError) and error.retry and not as_json:
             note(f"Nothing was loaded. `{again}` tries again; --wait 2h waits longer.")

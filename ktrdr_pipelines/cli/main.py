@@ -6,10 +6,11 @@ Not here: errors and exit codes (``cli.entry_point``).
 """
 
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
+from ktrdr_pipelines.cli.arguments import DataOption, running, takes_data_folder
 from ktrdr_pipelines.cli.commands import (
     adjust,
     demo,
@@ -62,6 +63,10 @@ for name, command, summary in (
 ):
     app.command(name, short_help=summary)(command)
 app.add_typer(universe.app, name="universe", short_help="Check and edit the universe")
+_WITHOUT_STORE: Final = {"demo", "probe", "simulate"}
+for one in (*app.registered_commands, *universe.app.registered_commands):
+    if one.callback is not None and one.name not in _WITHOUT_STORE:
+        one.callback = takes_data_folder(one.callback)
 
 
 def _say_version(wanted: bool) -> None:
@@ -80,15 +85,17 @@ def _options(
             "--version", callback=_say_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
+    data: DataOption = None,
 ) -> None:
-    _ = version
+    _ = version, data
     say_clock()
     say_warnings()
 
 
 def command_line(arguments: list[str]) -> object:
     """Run one command line, and let its errors propagate."""
-    return app(arguments, prog_name="ktrdr", standalone_mode=False)
+    with running(arguments):
+        return app(arguments, prog_name="ktrdr", standalone_mode=False)
 
 
 def main() -> None:

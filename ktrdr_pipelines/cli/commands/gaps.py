@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from ktrdr_pipelines.app.selection import chosen_series, timeframes_named
-from ktrdr_pipelines.cli.arguments import SomeSymbols, SomeTimeframes
+from ktrdr_pipelines.cli.arguments import SomeSymbols, SomeTimeframes, note_symbol_named_all
 from ktrdr_pipelines.cli.output import (
     AsJson,
     counted,
@@ -108,6 +108,7 @@ def gaps(
     if acknowledge is not None:
         _acknowledge(workspace, acknowledge, day, typed_text(remark or ""), as_json=as_json)
         return
+    note_symbol_named_all(workspace, symbols)
     series = chosen_series(workspace.universe, workspace.store, symbols, timeframes)
     index = workspace.gap_index()
     found = index.series_gaps(series, now)

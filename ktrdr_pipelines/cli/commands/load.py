@@ -8,15 +8,20 @@ Not here: running the jobs and reporting the result (``cli.load_report``), the e
 """
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
 from ktrdr_pipelines.cli.arguments import (
     EndOption,
+    ListedTimeframes,
     ModeOption,
+    PlannedSymbols,
     RefreshOption,
+    SomeSymbols,
     StartOption,
+    Symbols,
+    Timeframes,
     Wait,
     WaitOption,
 )
@@ -49,16 +54,8 @@ _COLUMNS: Final = {
 
 
 def load(
-    symbols: Annotated[
-        str,
-        typer.Argument(metavar="SYMBOL[,SYMBOL...]", help="Symbols of the universe."),
-    ],
-    timeframes: Annotated[
-        str,
-        typer.Argument(
-            metavar="TIMEFRAME[,...]", help="Timeframes, out of 1m 5m 15m 30m 1h 4h 1d 1w."
-        ),
-    ],
+    symbols: Symbols,
+    timeframes: Timeframes,
     *,
     mode: ModeOption = "full",
     start: StartOption = None,
@@ -89,18 +86,12 @@ def load(
     workspace = Workspace.open()
     warn_of_problem(workspace)
     jobs = named_jobs(workspace, symbols, timeframes, typed)
-    command = ("load", symbols, timeframes, *typed.words)
     waits = Wait.of(wait, workspace.settings.ktrdr_wait)
-    raise typer.Exit(load_jobs(workspace, jobs, as_json=as_json, wait=waits, command=command))
+    raise typer.Exit(load_jobs(workspace, jobs, as_json=as_json, wait=waits))
 
 
 def update(
-    symbols: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SYMBOL[,SYMBOL...]", help="Symbols of the universe. [default: all]"
-        ),
-    ] = None,
+    symbols: SomeSymbols = None,
     *,
     wait: WaitOption = None,
     as_json: AsJson = False,
@@ -118,36 +109,24 @@ def update(
     """
     from ktrdr_pipelines.app.selection import update_jobs
     from ktrdr_pipelines.app.workspace import Workspace
+    from ktrdr_pipelines.cli.arguments import note_symbol_named_all
     from ktrdr_pipelines.cli.load_report import load_jobs
     from ktrdr_pipelines.cli.output import warn_of_problem
 
     workspace = Workspace.open()
     warn_of_problem(workspace)
+    note_symbol_named_all(workspace, symbols)
     jobs = update_jobs(workspace, symbols)
     left = sum(one.instrument.backfill == "manual" for one in workspace.universe.series())
     if left:
         note(f"{left} series have backfill: manual; load their history with ktrdr load")
-    command = ("update", *(() if symbols is None else (symbols,)))
     waits = Wait.of(wait, workspace.settings.ktrdr_wait)
-    raise typer.Exit(load_jobs(workspace, jobs, as_json=as_json, wait=waits, command=command))
+    raise typer.Exit(load_jobs(workspace, jobs, as_json=as_json, wait=waits))
 
 
 def plan(
-    symbols: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SYMBOL[,SYMBOL...]",
-            help="Symbols of the universe. [default: the series of ktrdr update]",
-        ),
-    ] = None,
-    timeframes: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TIMEFRAME[,...]",
-            help="Timeframes, out of 1m 5m 15m 30m 1h 4h 1d 1w. [default: those that the universe "
-            "lists for each symbol]",
-        ),
-    ] = None,
+    symbols: PlannedSymbols = None,
+    timeframes: ListedTimeframes = None,
     *,
     mode: ModeOption = "full",
     start: StartOption = None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from ktrdr_pipelines.cli.arguments import SomeSymbols, note_symbol_named_all
 from ktrdr_pipelines.cli.commands.gaps import explained_text
 from ktrdr_pipelines.cli.output import (
     AsJson,
@@ -278,12 +279,7 @@ _HELD: Final = {
 
 
 def ranges(
-    symbols: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SYMBOL[,SYMBOL...]", help="Symbols of the universe. [default: all]"
-        ),
-    ] = None,
+    symbols: SomeSymbols = None,
     *,
     refresh: Annotated[
         bool,
@@ -308,6 +304,7 @@ def ranges(
 
     workspace = Workspace.open()
     warn_of_problem(workspace)
+    note_symbol_named_all(workspace, symbols)
     manager = workspace.load_manager()
     instruments = instruments_of(workspace.universe, symbols)
     begun = run_stoppable(manager.discover(instruments, refresh=refresh))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from ktrdr_pipelines.app.selection import chosen_series
-from ktrdr_pipelines.cli.arguments import SomeSymbols
+from ktrdr_pipelines.cli.arguments import SomeSymbols, note_symbol_named_all
 from ktrdr_pipelines.cli.output import (
     AsJson,
     adjustment_json,
@@ -212,6 +212,7 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     workspace = Workspace.open()
     real_now = workspace.clock.real_now()
     warn_of_problem(workspace)
+    note_symbol_named_all(workspace, symbols)
     series = chosen_series(workspace.universe, workspace.store, symbols, None)
     index = workspace.gap_index()
     found = read_whole(index, series, workspace.now, real_now=real_now)
