@@ -20,7 +20,7 @@ from ktrdr_pipelines.app.setup import prepare_home, put_universe
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.cli.entry_point import Stopped
 from ktrdr_pipelines.cli.load_report import joined_gaps
-from ktrdr_pipelines.cli.output import load_progress
+from ktrdr_pipelines.cli.progress import load_progress
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.defs.partitions import BarPartition, symbols_partitions, window_dates

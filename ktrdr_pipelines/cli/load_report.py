@@ -16,19 +16,17 @@ from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.cli.arguments import Wait, typed_command
 from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable
 from ktrdr_pipelines.cli.output import (
-    CollectedMessages,
     adjustment_text,
     counted,
     error_json,
     instant_text,
     interval_text,
-    load_progress,
     note,
-    print_messages,
     say,
     say_json,
     say_table,
 )
+from ktrdr_pipelines.cli.progress import CollectedMessages, load_progress, print_messages
 from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.calendars.registry import Calendars
 from ktrdr_pipelines.domain.calendars.session_grid import session_grid
@@ -37,7 +35,14 @@ from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Job
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
-from ktrdr_pipelines.errors import ExitCode, GatewayError, KtrdrError
+from ktrdr_pipelines.errors import (
+    EntitlementError,
+    ExitCode,
+    GatewayError,
+    KtrdrError,
+    StoreError,
+)
+from ktrdr_pipelines.gaps.estimates import time_text
 
 
 def joined_gaps(series: Series, gaps: IntervalSet, calendar: SessionCalendar) -> list[Interval]:
@@ -50,6 +55,9 @@ def joined_gaps(series: Series, gaps: IntervalSet, calendar: SessionCalendar) ->
 
 
 MOST_GAPS: Final = 10
+MOST_SYMBOLS: Final = 8
+"""Symbols that a paragraph about a missing permission names."""
+
 _BY: Final = "`ktrdr update`, a sensor or the same command"
 """What requests unconfirmed ranges and sparse sessions again."""
 _COLUMNS: Final = {
@@ -101,10 +109,12 @@ def print_report(
     # One error, such as a lost gateway, often ends several series: it is printed once.
     failed: dict[str, list[str]] = {}
     for report in reports:
-        if report.error is not None:
+        if report.error is not None and not is_permission_missing(report.error):
             failed.setdefault(str(report.error), []).append(str(report.series))
     for error, series in failed.items():
         say(f"{', '.join(series)} could not be loaded: {error}")
+    for line in permission_lines(reports):
+        say(line)
     for line in _gap_lines([one for one in reports if one.unexplained | one.deferred], calendars):
         say(line)
     for line in (*_refresh_lines(reports), *_unconfirmed_lines(reports), *_basis_lines(reports)):
@@ -208,6 +218,32 @@ def _joined_gaps(report: SeriesReport, calendars: Calendars) -> list[Interval]:
     return joined_gaps(report.series, left, calendars.of(report.series.instrument))
 
 
+def is_permission_missing(error: KtrdrError) -> bool:
+    """Return whether an error is the refusal of a permission that is known by its name."""
+    return isinstance(error, EntitlementError) and bool(error.entitlement)
+
+
+def permission_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
+    """Return one paragraph for each missing permission, with the symbols that it concerns."""
+    refused: dict[str, list[tuple[str, EntitlementError]]] = {}
+    for report in reports:
+        for error in (report.error, *report.failures):
+            if isinstance(error, EntitlementError) and error.entitlement:
+                refused.setdefault(error.entitlement, []).append((report.series.symbol, error))
+    for permission, found in refused.items():
+        symbols = list(dict.fromkeys(symbol for symbol, _ in found))
+        more = len(symbols) - MOST_SYMBOLS
+        named = f"{', '.join(symbols[:MOST_SYMBOLS])}{f' and {more:,} more' if more > 0 else ''}"
+        # The refusal itself says more than that it was not requested again.
+        error = next((one for _, one in found if one.was_sent), found[0][1])
+        hint = error.hint.removesuffix(f" The missing permission is {permission}")
+        again = time_text(max(one.retry_in_s for _, one in found))
+        yield (
+            f"{permission} is not permitted, for {named}: {error.reason}. {hint} "
+            f"ktrdr update and the sensors request it again in {again}, ktrdr load immediately."
+        )
+
+
 def _reason_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iterator[str]:
     for report in reports:
         yield from _failure_lines(report)
@@ -239,7 +275,8 @@ def _reason_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iter
 
 
 def _failure_lines(report: SeriesReport) -> Iterator[str]:
-    for reason, times in Counter(map(str, report.failures)).most_common(3):
+    others = (error for error in report.failures if not is_permission_missing(error))
+    for reason, times in Counter(map(str, others)).most_common(3):
         often = f" ({times} times)" if times > 1 else ""
         yield f"  {report.series}: {reason}{often}"
 
@@ -262,7 +299,8 @@ def load_jobs(
         wait: for how long the load waits for its gateway.
     """
     ended_by: KtrdrError | Stopped | None = None
-    with load_progress(shown=not as_json) as messages:
+    expected = None if as_json else _expected_requests(workspace, jobs)
+    with load_progress(shown=not as_json, expected=expected) as messages:
         manager = workspace.load_manager(
             progress=messages, wait_s=wait.later_s, first_wait_s=wait.first_s
         )
@@ -273,6 +311,9 @@ def load_jobs(
             messages.drop(str(error))  # it is printed once, at the end
     reports = _joined(reports)
     if not as_json:
+        for failure in (one for report in reports for one in report.failures):
+            if is_permission_missing(failure):
+                messages.drop(str(failure))  # one paragraph for all symbols follows
         print_messages(messages)
     catalog_error = workspace.try_renew_catalog()
     if ended_by is not None:
@@ -282,6 +323,16 @@ def load_jobs(
         reports, messages, catalog_error, calendars=workspace.gap_index().calendars, as_json=as_json
     )
     return exit_code_of(reports, catalog_error)
+
+
+def _expected_requests(workspace: Workspace, jobs: Sequence[Job]) -> dict[Series, int]:
+    """Return the requests that a load probably takes, for its progress alone."""
+    from ktrdr_pipelines.app.load_plan import planned
+
+    try:
+        return {part.series: part.requests for part in planned(workspace, jobs).parts}
+    except StoreError:  # the load itself meets it, and reports it with its series
+        return {}
 
 
 def _joined(reports: Sequence[SeriesReport]) -> list[SeriesReport]:

@@ -1,7 +1,7 @@
 """Print what commands produce: results to stdout, everything else to stderr.
 
 Text, tables and JSON are written in the encoding of their stream. The standard streams are replaced
-if they are closed, and muted when their reader is gone. A running load has a progress bar a series.
+if they are closed, and muted when their reader is gone.
 """
 
 import json
@@ -9,9 +9,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
@@ -22,13 +21,10 @@ from ktrdr_pipelines.errors import KtrdrError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress as Bars
-    from rich.progress import Task, TaskID
 
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.domain.adjustments import Adjustment
     from ktrdr_pipelines.domain.intervals import Interval
-    from ktrdr_pipelines.domain.planning.reports import SeriesReport
     from ktrdr_pipelines.domain.plausibility import Disagreement
     from ktrdr_pipelines.domain.timeframes import Timeframe
 
@@ -316,117 +312,3 @@ def warn_of_problem(workspace: "Workspace") -> None:
     """Warn that the last good universe is used in place of an invalid edit, if it is."""
     if workspace.problem is not None:
         note(f"Warning: {workspace.problem}. Until then the last good universe is used for it")
-
-
-MOST_SHOWN: Final = 12
-"""Series above which finished ones are hidden, so that the bars fit into the terminal."""
-
-
-@dataclass(slots=True)
-class CollectedMessages:
-    """Collects the messages of a load, each once, and its reports; waits are printed at once."""
-
-    texts: dict[Series, list[str]] = field(default_factory=dict)
-    notices: list[str] = field(default_factory=list)
-    reports: "list[SeriesReport]" = field(default_factory=list)
-
-    def planned(self, series: Series, requests: int) -> None:
-        """Do nothing."""
-
-    def answered(self, series: Series, rows: int) -> None:
-        """Do nothing."""
-
-    def saved(self, series: Series) -> None:
-        """Do nothing."""
-
-    def noted(self, series: Series, text: str) -> None:
-        """Collect a message about a series."""
-        kept = self.texts.setdefault(series, [])
-        if text not in kept:
-            kept.append(text)
-
-    def noticed(self, text: str) -> None:
-        """Collect a message about the load."""
-        if text not in self.notices:
-            self.notices.append(text)
-
-    def waiting(self, text: str, until: datetime) -> None:
-        """Print the wait immediately, so that a waiting load does not look like one that hangs."""
-        self.print_now(f"waiting until {instant_text(until)}{local_text(until)}: {text}")
-
-    def drop(self, text: str) -> None:
-        """Drop a message about any series."""
-        for texts in self.texts.values():
-            texts[:] = [one for one in texts if one != text]
-
-    def ended(self, report: "SeriesReport") -> None:
-        """Keep the report, also for a load that is stopped."""
-        self.reports.append(report)
-
-    def print_now(self, text: str) -> None:
-        """Print a line to stderr immediately."""
-        note(text)
-
-
-class TerminalProgress(CollectedMessages):
-    """Shows a progress bar for every series, and collects the messages for the end."""
-
-    def __init__(self, bars: "Bars") -> None:
-        super().__init__()
-        self._bars = bars
-        self._tasks: dict[Series, TaskID] = {}
-        self._rows: dict[Series, int] = {}
-
-    def planned(self, series: Series, requests: int) -> None:
-        """Add requests to the bar of a series."""
-        task = self._task(series)
-        self._bars.update(task.id, total=(task.total or 0) + requests, visible=True)
-
-    def answered(self, series: Series, rows: int) -> None:
-        """Advance the bar of a series by one request."""
-        task = self._task(series)
-        self._rows[series] = self._rows.get(series, 0) + rows
-        rows_per_s = self._rows[series] / task.elapsed if task.elapsed else 0.0
-        self._bars.update(
-            task.id, advance=1, rows=f"{self._rows[series]:,}", rate=f"{rows_per_s:,.0f}"
-        )
-        if task.finished and len(self._tasks) > MOST_SHOWN:
-            self._bars.update(task.id, visible=False)
-
-    def print_now(self, text: str) -> None:
-        """Print a line above the bars."""
-        self._bars.console.print(text, soft_wrap=True)
-
-    def _task(self, series: Series) -> "Task":
-        if series not in self._tasks:
-            self._tasks[series] = self._bars.add_task(str(series), total=0, rows="0", rate="0")
-        return next(task for task in self._bars.tasks if task.id == self._tasks[series])
-
-
-@contextmanager
-def load_progress(*, shown: bool) -> Iterator[CollectedMessages]:
-    """Show the progress of a load while the context lasts, if stderr is a terminal."""
-    screen = console(err=True)
-    if not shown or not screen.is_terminal:
-        yield CollectedMessages()
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("requests  {task.fields[rows]} bars  {task.fields[rate]} bars/s"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=screen) as bars:
-        yield TerminalProgress(bars)
-
-
-def print_messages(messages: CollectedMessages) -> None:
-    """Print the collected messages of a load."""
-    for text in messages.notices:
-        note(text)
-    for series, texts in messages.texts.items():
-        for text in texts:
-            note(f"{series}: {text}")

@@ -6,6 +6,7 @@ import json
 import signal
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ from rich.progress import Progress
 
 from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable, stoppable
 from ktrdr_pipelines.cli.load_report import MOST_GAPS, exit_code_of, joined_gaps, print_report
-from ktrdr_pipelines.cli.output import (
+from ktrdr_pipelines.cli.progress import (
     MOST_SHOWN,
     CollectedMessages,
+    LoadTally,
     TerminalProgress,
     load_progress,
 )
@@ -322,6 +324,105 @@ def test_progress_counts_requests_and_rows() -> None:
         (task,) = shown.tasks
         assert (task.description, task.completed, task.total) == ("AAPL 1d", 1, 4)
         assert task.fields["rows"] == "1,000"
+
+
+def test_a_load_has_a_total_with_an_estimate_of_the_time_that_is_left() -> None:
+    """Series that have not begun count with what is expected of them, others with their plan."""
+    now_s = [100.0]
+    first, second, third = (series(symbol=f"S{number}") for number in range(3))
+    tally = LoadTally({first: 10, second: 10, third: 10}, clock=lambda: now_s[0])
+    assert (tally.total, tally.percent, tally.left_s) == (30, 0, None)
+    tally.planned(first, 6)
+    for _ in range(5):
+        tally.answered(1000)
+    now_s[0] += 50.0
+    assert (tally.total, tally.percent, tally.left_s) == (26, 19, 210.0)
+    assert str(tally) == "19 % of 26 requests, 5,000 bars, about 4 min left"
+    tally.ended(third)
+    assert tally.total == 16
+    for _ in range(20):
+        tally.answered(0)
+    assert (tally.total, tally.percent, tally.left_s) == (25, 100, 0.0)
+
+
+def test_a_load_of_many_symbols_fits_a_terminal_of_80_columns() -> None:
+    """Series that are loaded have a bar each, finished ones have none, and one line is for all."""
+    many = [series(symbol=f"SYMBOL{number}") for number in range(191)]
+    page = io.StringIO()
+    screen = Console(file=page, width=80, height=60, force_terminal=True, color_system=None)
+    with load_progress(shown=True, expected=dict.fromkeys(many, 20), screen=screen) as progress:
+        for one in many[:150]:
+            progress.planned(one, 20)
+            for _ in range(20):
+                progress.answered(one, 123_456)
+            progress.ended(SeriesReport(one))
+        for one in many[150:158]:
+            progress.planned(one, 20)
+            progress.answered(one, 123_456)
+    last = page.getvalue().rpartition("SYMBOL150")[2]
+    lines = f"SYMBOL150{last}".splitlines()
+    assert len([line for line in lines if "SYMBOL" in line]) == 8
+    assert "78 % of 3,820 requests, 371,355,648 bars, about" in lines[-2]
+    assert max(map(len, lines)) <= 80
+    assert "\u2026" not in last
+
+
+def test_a_load_without_a_terminal_prints_a_line_now_and_then(capsys: Any) -> None:
+    """Once a minute at most, and only if more is done, or after ten minutes."""
+    now_s = [0.0]
+    tally = LoadTally({series(): 1000}, clock=lambda: now_s[0])
+    messages = CollectedMessages(tally=tally)
+    printed_at = []
+    for second in range(0, 3000, 30):
+        now_s[0] = float(second)
+        messages.answered(series(), 10)
+        if capsys.readouterr().err:
+            printed_at.append(second)
+    assert printed_at[0] == 270  # the tenth of 1,000 requests is the first percent
+    assert all(after - before >= 60 for before, after in pairwise(printed_at))
+    assert len(printed_at) == 10
+    now_s[0] += 600.0
+    messages.answered(series(), 10)
+    assert capsys.readouterr().err == "10 % of 1,000 requests, 1,010 bars, about 9 h left\n"
+
+
+def test_a_missing_permission_is_one_paragraph(capsys: Any) -> None:
+    """It names the symbols that it concerns, what to do, and when it is requested again."""
+
+    def refused(symbol: str, permission: str) -> EntitlementError:
+        error = EntitlementError(
+            f"bars of {symbol}",
+            reason=f"162 No market data permissions for {permission}",
+            hint="The account needs a Level 1 market data subscription. The missing permission is "
+            f"{permission}",
+            code=162,
+        )
+        error.entitlement, error.retry_in_s = permission, 86_400.0
+        return error
+
+    symbols = [f"S{number}" for number in range(10)]
+    gap = IntervalSet([days("2024-01-02", "2024-01-03")])
+    reports = [
+        SeriesReport(
+            series(timeframe, symbol),
+            unexplained=gap,
+            failures=(refused(symbol, "ISLAND STK TRADES"),),
+        )
+        for symbol in symbols
+        for timeframe in (Timeframe.H1, Timeframe.D1)
+    ]
+    reports.append(SeriesReport(series(symbol="X"), error=refused("X", "NYSE STK TRADES")))
+    print_report(reports, CollectedMessages(), calendars=Calendars(), as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "permission" in line] == [
+        f"{permission} is not permitted, for {named}: 162 No market data permissions for "
+        f"{permission}. The account needs a Level 1 market data subscription. ktrdr update and "
+        "the sensors request it again in 24 h, ktrdr load immediately."
+        for permission, named in (
+            ("ISLAND STK TRADES", f"{', '.join(symbols[:8])} and 2 more"),
+            ("NYSE STK TRADES", "X"),
+        )
+    ]
 
 
 def test_lines_are_printed_above_the_progress_bars() -> None:
