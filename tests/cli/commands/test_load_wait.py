@@ -121,7 +121,7 @@ def test_a_load_that_gives_up_says_what_it_saved_and_how_to_go_on(
         assert result.err.count("nothing listens there") == 1
         assert re.search(r"AAPL 1h +complete +\d+ +28 +28", result.out), result.out
         assert re.search(r"MSFT 1h +stopped", result.out)
-        again = f"`ktrdr load AAPL,MSFT 1h {' '.join(DAYS)}` requests the rest"
+        again = f"`ktrdr load AAPL,MSFT 1h {' '.join(DAYS)} --wait 1` requests the rest"
         assert again in result.out
         return
     document = result.document
