@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.domain.planning.jobs import Job, Mode
 
 
-def _with_files(context: typer.Context, text: str | None) -> str | None:
+def with_files(context: typer.Context, text: str | None) -> str | None:
+    """Return a list of names with those of its files; the callback of an argument."""
     return text if context.resilient_parsing or text is None else names_with_files(text)
 
 
@@ -42,7 +43,7 @@ def _symbols_argument(default: str = "") -> Any:
     return typer.Argument(
         metavar="SYMBOL[,SYMBOL...]",
         help=f"{text} [default: {default}]" if default else text,
-        callback=_with_files,
+        callback=with_files,
         autocompletion=complete_symbols,
     )
 

@@ -4,6 +4,8 @@ import asyncio
 import io
 import json
 import signal
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
@@ -457,8 +459,33 @@ def test_without_a_terminal_there_is_no_progress(capsys: Any) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_wait_is_printed_immediately(capsys: Any) -> None:
+@pytest.fixture
+def local_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Return a function that sets the local time zone."""
+
+    def choose(name: str) -> None:
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+
+    yield choose
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_the_end_of_a_wait_is_in_local_time_too(
+    capsys: Any, local_zone: Callable[[str], None]
+) -> None:
+    """Where that differs from UTC."""
+    local_zone("America/New_York")
+    CollectedMessages().waiting("a reset", datetime(2026, 1, 5, 14, 39, tzinfo=UTC))
+    assert capsys.readouterr().err == (
+        "waiting until 2026-01-05T14:39:00Z (09:39:00 EST): a reset\n"
+    )
+
+
+def test_a_wait_is_printed_immediately(capsys: Any, local_zone: Callable[[str], None]) -> None:
     """It is, with a terminal and without."""
+    local_zone("UTC")
     until = datetime(2026, 1, 5, 14, 39, tzinfo=UTC)
     line = "waiting until 2026-01-05T14:39:00Z: it is left alone"
     with load_progress(shown=True) as progress:

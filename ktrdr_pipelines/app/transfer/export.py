@@ -33,7 +33,7 @@ from ktrdr_pipelines.app.reading.read_options import (
     parse_zone,
 )
 from ktrdr_pipelines.app.reading.store_parts import StoreParts
-from ktrdr_pipelines.app.selection import chosen_series, timeframes_named
+from ktrdr_pipelines.app.selection import ALL, EVERY, chosen_series, timeframes_named
 from ktrdr_pipelines.domain.bars import UNCONFIRMED, basis_of, moment, timestamps
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import KtrdrError, StoreError, UsageError
@@ -192,6 +192,7 @@ def exported_keys(
     Raises:
         UsageError: a name is unknown or empty.
     """
+    timeframes = None if timeframes in {ALL, EVERY} else timeframes
     known, names = workspace.universe.instruments, symbols.split(",")
     on_disk = set(parts.series_on_disk())
     gone = [name for name in names if name not in known and name in {one for one, _ in on_disk}]

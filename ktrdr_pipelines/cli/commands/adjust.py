@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from ktrdr_pipelines.cli.completion import complete_symbols
 from ktrdr_pipelines.cli.output import (
     AsJson,
     adjustment_json,
@@ -44,7 +45,12 @@ _COLUMNS: Final = {
 
 def adjust(
     symbol: Annotated[
-        str, typer.Argument(metavar="SYMBOL", help="A symbol of the universe, or one with bars.")
+        str,
+        typer.Argument(
+            metavar="SYMBOL",
+            help="A symbol of the universe, or one with bars.",
+            autocompletion=complete_symbols,
+        ),
     ],
     number: Annotated[
         int | None,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from ktrdr_pipelines.cli.arguments import with_files
+from ktrdr_pipelines.cli.completion import complete_symbols, complete_timeframes
 from ktrdr_pipelines.cli.output import AsJson, counted, instant_text, note, say, say_json, say_table
 
 if TYPE_CHECKING:
@@ -37,11 +39,20 @@ MOST_BAD_ROWS: Final = 10
 def export(  # noqa: PLR0913, PLR0917  (typer makes an option of each)
     symbols: Annotated[
         str,
-        typer.Argument(metavar="SYMBOL[,SYMBOL...]", help="Symbols with bars."),
+        typer.Argument(
+            metavar="SYMBOL[,SYMBOL...]",
+            help="Symbols with bars; ALL, patterns and @FILE too.",
+            callback=with_files,
+            autocompletion=complete_symbols,
+        ),
     ],
     timeframes: Annotated[
         str | None,
-        typer.Argument(metavar="TIMEFRAME[,...]", help="Timeframes. [default: all with bars]"),
+        typer.Argument(
+            metavar="TIMEFRAME[,...]",
+            help="Timeframes. [default: all with bars]",
+            autocompletion=complete_timeframes,
+        ),
     ] = None,
     out: Annotated[
         Path,

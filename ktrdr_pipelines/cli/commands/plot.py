@@ -9,13 +9,24 @@ from typing import Annotated
 
 import typer
 
+from ktrdr_pipelines.cli.completion import complete_symbols, complete_timeframes
 from ktrdr_pipelines.cli.output import AsJson, counted, say, say_json, warn_of_problem
 
 
 def plot(
-    symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="A symbol with bars.")],
+    symbol: Annotated[
+        str,
+        typer.Argument(
+            metavar="SYMBOL", help="A symbol with bars.", autocompletion=complete_symbols
+        ),
+    ],
     timeframe: Annotated[
-        str, typer.Argument(metavar="TIMEFRAME", help="One of 1m 5m 15m 30m 1h 4h 1d 1w.")
+        str,
+        typer.Argument(
+            metavar="TIMEFRAME",
+            help="One of 1m 5m 15m 30m 1h 4h 1d 1w.",
+            autocompletion=complete_timeframes,
+        ),
     ],
     *,
     start: Annotated[

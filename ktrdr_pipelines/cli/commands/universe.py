@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ktrdr_pipelines.cli.completion import complete_symbols
 from ktrdr_pipelines.cli.output import AsJson, counted, note, say, say_json
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.errors import ExitCode, UsageError
@@ -28,7 +29,12 @@ app = typer.Typer(
     help="Check and edit the universe (universe.yaml in the data folder).",
 )
 _FIELDS = {"allow_extra_args": True, "ignore_unknown_options": True}
-Symbol = Annotated[str, typer.Argument(metavar="SYMBOL", help="A symbol of the universe.")]
+Symbol = Annotated[
+    str,
+    typer.Argument(
+        metavar="SYMBOL", help="A symbol of the universe.", autocompletion=complete_symbols
+    ),
+]
 
 
 @app.command(short_help="Check whether the universe is valid, and what it would change")
@@ -114,7 +120,12 @@ def add(
 @app.command("set", short_help="Set or remove fields of symbols, keeping the file's text")
 def set_(
     symbol: Annotated[
-        str, typer.Argument(metavar="SYMBOL[,SYMBOL...]", help="Symbols of the universe.")
+        str,
+        typer.Argument(
+            metavar="SYMBOL[,SYMBOL...]",
+            help="Symbols of the universe.",
+            autocompletion=complete_symbols,
+        ),
     ],
     assignments: Annotated[
         list[str],
