@@ -21,6 +21,11 @@ def complete_symbols(incomplete: str) -> list[str]:
     return _completed(incomplete, (*_symbols(), "ALL"))
 
 
+def complete_symbol(incomplete: str) -> list[str]:
+    """Return the symbols that begin with a text, where one symbol is named."""
+    return [symbol for symbol in _symbols() if symbol.startswith(incomplete)]
+
+
 def complete_timeframes(incomplete: str) -> list[str]:
     """Return the completions of a list of timeframes, of whose last entry a part is typed."""
     from ktrdr_pipelines.domain.timeframes import Timeframe

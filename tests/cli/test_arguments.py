@@ -63,7 +63,7 @@ def test_commands_take_patterns_and_files(ktrdr: Any, store: Path, tmp_path: Pat
     verified = ktrdr("verify", "EUR*")
     assert "EURUSD" in verified.out
     assert "AAPL" not in verified.out
-    for command in (["gaps"], ["verify"], ["ranges"], ["update"]):
+    for command in (["gaps"], ["verify"], ["ranges"], ["update"], ["export", "--out", "x"]):
         ktrdr(*command, "X*").is_error(2, "symbols 'X*'", "no symbol of", "quote a pattern")
     ktrdr("load", "@none", "1d").is_error(2, "symbols @none", "No such file")
 

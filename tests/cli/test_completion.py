@@ -39,6 +39,7 @@ def test_a_shell_completes_symbols_timeframes_and_modes(store: Path) -> None:
     assert answered("ktrdr load AAPL 1h,1") == ["1h,1m", "1h,15m", "1h,1d", "1h,1w"]
     assert answered("ktrdr load AAPL 1h --mode t") == ["tail"]
     assert answered("ktrdr gaps EUR") == ["EURUSD"]
+    assert answered("ktrdr universe retire A") == ["AAPL"]
 
 
 def test_a_shell_completes_from_the_store_of_the_command_line(store: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ktrdr_pipelines.cli.completion import complete_symbols
+from ktrdr_pipelines.cli.completion import complete_symbol
 from ktrdr_pipelines.cli.output import (
     AsJson,
     adjustment_json,
@@ -49,7 +49,7 @@ def adjust(
         typer.Argument(
             metavar="SYMBOL",
             help="A symbol of the universe, or one with bars.",
-            autocompletion=complete_symbols,
+            autocompletion=complete_symbol,
         ),
     ],
     number: Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ktrdr_pipelines.cli.completion import complete_symbols, complete_timeframes
+from ktrdr_pipelines.cli.completion import complete_symbol, complete_timeframes
 from ktrdr_pipelines.cli.output import AsJson, counted, say, say_json, warn_of_problem
 
 
@@ -17,7 +17,7 @@ def plot(
     symbol: Annotated[
         str,
         typer.Argument(
-            metavar="SYMBOL", help="A symbol with bars.", autocompletion=complete_symbols
+            metavar="SYMBOL", help="A symbol with bars.", autocompletion=complete_symbol
         ),
     ],
     timeframe: Annotated[

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ktrdr_pipelines.cli.completion import complete_symbols
+from ktrdr_pipelines.cli.completion import complete_symbol, complete_symbols
 from ktrdr_pipelines.cli.output import AsJson, counted, note, say, say_json
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.errors import ExitCode, UsageError
@@ -32,7 +32,7 @@ _FIELDS = {"allow_extra_args": True, "ignore_unknown_options": True}
 Symbol = Annotated[
     str,
     typer.Argument(
-        metavar="SYMBOL", help="A symbol of the universe.", autocompletion=complete_symbols
+        metavar="SYMBOL", help="A symbol of the universe.", autocompletion=complete_symbol
     ),
 ]
 
