@@ -40,6 +40,7 @@ from ktrdr_pipelines.store.files import (
 )
 from ktrdr_pipelines.store.layout import StoreLayout, upgrade_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger
+from ktrdr_pipelines.store.maintenance.imported_renames import rename_imported
 from ktrdr_pipelines.store.maintenance.rename_journal import (
     Move,
     MoveKind,
@@ -168,6 +169,8 @@ def _refuse_other_disk(layout: StoreLayout, move: Move) -> None:
 
 
 def _steps(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
+    if move.kind is MoveKind.RENAME:
+        rename_imported(layout, move.symbol, move.target)
     layout.require_same()
     history = AdjustmentHistory(layout)
     if move.kind is MoveKind.RESTORE:

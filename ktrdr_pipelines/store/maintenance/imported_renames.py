@@ -1,0 +1,98 @@
+"""Renaming the imported bars of a symbol together with the symbol.
+
+Not here: the move of everything else (``store.maintenance.rename``).
+"""
+
+import shutil
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from ktrdr_pipelines.errors import CorruptFileError
+from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_file, write_file
+from ktrdr_pipelines.store.files import disk_errors, locked, make_folder, sync_folder
+from ktrdr_pipelines.store.layout import StoreLayout, imported_store
+from ktrdr_pipelines.store.ledger.ledger import open_ledger
+
+_STAGE: Final = "renaming"
+
+
+def rename_imported(layout: StoreLayout, symbol: str, new_symbol: str) -> None:
+    """Rename the imported bars of a symbol, if it has any; what is done already is not done again.
+
+    A series stays under the old symbol, where it is still read, if a file of it is damaged, or if
+    the new symbol has other imported bars.
+
+    Args:
+        layout: the store above that of the imported bars.
+        symbol, new_symbol: the old and the new key.
+
+    Raises:
+        StoreError: an import keeps a series locked.
+        DiskError: the system refused.
+    """
+    imported = imported_store(layout)
+    if imported is None or not imported.symbol_folder(symbol).is_dir():
+        return
+    for timeframe in imported.timeframes_of(symbol):
+        old, new = (imported.series_folder(one, timeframe) for one in (symbol, new_symbol))
+        with ExitStack() as locks:
+            for one in sorted((symbol, new_symbol)):
+                path = imported.series_lock(one, timeframe)
+                locks.enter_context(locked(path, f"{one} {timeframe}"))
+            stage = imported.epochs / f"{_STAGE}-{symbol}-to-{new_symbol}-{timeframe}"
+            try:
+                if not new.exists():
+                    _write(old, stage, new_symbol)
+                    _rename(stage, new)
+                elif not _has_same(old, new):
+                    continue
+            except CorruptFileError:
+                _remove(stage)
+                continue
+            _rename(old, stage)
+            _remove(stage)
+    with disk_errors(imported.bars), closing(open_ledger(imported)) as ledger:
+        folder = imported.symbol_folder(symbol)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+            sync_folder(imported.bars)
+            ledger.move_symbol(symbol, new_symbol)
+
+
+def _write(old: Path, stage: Path, symbol: str) -> None:
+    """Write the files of a series under another symbol, where nothing reads them.
+
+    Raises:
+        CorruptFileError: one cannot be read.
+    """
+    _remove(stage)
+    for path in sorted(old.glob("*.parquet")):
+        footer, bars = read_file(path)
+        named = replace(footer, identity=replace(footer.identity, symbol=symbol))
+        is_ours = footer.seal is not None or is_as_written(path)
+        write_file(stage / path.name, bars, named, is_as_written=is_ours)
+
+
+def _has_same(old: Path, new: Path) -> bool:
+    """Return whether an interrupted rename has written all files of a series."""
+    return all(
+        (new / path.name).exists() and read_file(path)[1].equals(read_file(new / path.name)[1])
+        for path in sorted(old.glob("*.parquet"))
+    )
+
+
+def _rename(source: Path, target: Path) -> None:
+    with disk_errors(source):
+        if source.exists():
+            make_folder(target.parent)
+            source.rename(target)
+            sync_folder(target.parent)
+            sync_folder(source.parent)
+
+
+def _remove(folder: Path) -> None:
+    with disk_errors(folder):
+        if folder.exists():
+            shutil.rmtree(folder)

@@ -1,0 +1,80 @@
+"""Imported bars follow a symbol that is renamed, also after a kill between any two steps."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Origin, identity_of
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.store.maintenance.imported_renames import rename_imported
+from ktrdr_pipelines.store.maintenance.rename import rename
+from tests.support.readable import NOW, ReadableStore
+
+SERIES = (("AAPL", "1m"), ("AAPL", "1d"))
+
+
+@pytest.fixture
+def readable(tmp_path: Path) -> Iterator[ReadableStore]:
+    """Yield a store whose only symbol with bars has imported ones."""
+    with closing(ReadableStore(tmp_path / "data")) as store:
+        imported = create_store(store.root / "imported", Origin.IMPORT)
+        with closing(Ledger(imported.ledger)) as ledger:
+            for symbol, timeframe in SERIES:
+                bars = store.fill(symbol, timeframe, "2023-12-27", "2024-01-04")
+                series = store.series(symbol, timeframe)
+                identity = identity_of(series, contract_id=0, origin=Origin.IMPORT)
+                BarStore(imported, ledger).save(series, identity, bars, Coverage())
+        yield store
+
+
+def _closes(store: ReadableStore, symbol: str) -> list[list[float]]:
+    read = store.open().read_bars
+    return [read(symbol, one, origin="import")["close"].tolist() for _, one in SERIES]
+
+
+def _imported(store: ReadableStore) -> StoreLayout:
+    return open_store(store.root / "imported")
+
+
+def test_imported_bars_follow_a_renamed_symbol(readable: ReadableStore) -> None:
+    """With their values; nothing is left under the old one."""
+    wanted = _closes(readable, "AAPL")
+    rename(open_store(readable.root), "AAPL", "APPL", NOW)
+    assert _closes(readable, "APPL") == wanted
+    assert not _imported(readable).symbol_folder("AAPL").exists()
+    assert list(_imported(readable).epochs.iterdir()) == []
+
+
+@pytest.mark.parametrize("kept", ["timeframe=1m", "timeframe=1d"])
+def test_an_interrupted_rename_is_completed(
+    readable: ReadableStore, tmp_path: Path, kept: str
+) -> None:
+    """After the new files are there, and before the old ones are gone."""
+    wanted, layout = _closes(readable, "AAPL"), _imported(readable)
+    old = layout.symbol_folder("AAPL")
+    shutil.copytree(old / kept, tmp_path / "copy")
+    above = open_store(readable.root)
+    rename_imported(above, "AAPL", "MSFT")
+    shutil.copytree(tmp_path / "copy", old / kept)
+    rename_imported(above, "AAPL", "MSFT")
+    rename_imported(above, "AAPL", "MSFT")
+    assert not old.exists()
+    assert _closes(readable, "MSFT") == wanted
+
+
+def test_a_series_that_cannot_be_renamed_stays(readable: ReadableStore) -> None:
+    """Of which a file is damaged; the others are renamed."""
+    layout = _imported(readable)
+    (damaged,) = layout.series_folder("AAPL", readable.series("AAPL", "1d").timeframe).iterdir()
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    rename_imported(open_store(readable.root), "AAPL", "MSFT")
+    assert [str(one) for one in layout.timeframes_of("AAPL")] == ["1d"]
+    assert [str(one) for one in layout.timeframes_of("MSFT")] == ["1m"]
+    assert damaged.exists()
+    assert list(layout.epochs.iterdir()) == []
