@@ -55,6 +55,10 @@ _EPOCH: Final = re.compile(r"(\d{9,10})(?:\.0*)?|(\d{12,13})|(\d{15,16})|(\d{18,
 _EPOCH_US: Final = ((1_000_000, 1), (1_000, 1), (1, 1), (1, 1_000))
 """By what seconds, and parts of them, are multiplied and divided to get microseconds."""
 
+_ROUNDING: Final = 1e-9
+"""By what share of a price open and close may lie outside of high and low: prices that were
+multiplied, as for splits, are rounded apart."""
+
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 
 
@@ -286,8 +290,8 @@ class _Rows:
         Raises:
             UsageError: times have no offset, and their time zone is not stated.
         """
-        lines = np.array(self.lines, np.int64)
-        values = {name: np.array(ones, np.float64) for name, ones in self.values.items()}
+        lines = np.asarray(self.lines)  # views, not copies: a file may have millions of rows
+        values = {name: np.asarray(ones) for name, ones in self.values.items()}
         is_bad = np.zeros(len(lines), dtype=bool)
 
         def refuse(chosen: np.ndarray, reason: Callable[[int], str]) -> None:
@@ -295,9 +299,8 @@ class _Rows:
                 self._refuse(int(lines[at]), reason(at))
             is_bad[chosen] = True
 
-        walls = np.array(self.walls, np.int64)
-        offsets = np.array(self.offsets, np.int64)
-        dated = np.array(self.dated, bool)
+        walls, offsets = np.asarray(self.walls), np.asarray(self.offsets)
+        dated = np.asarray(self.dated).astype(bool)
         if self.timeframe.is_intraday:
             keys, days = self._instants(walls, offsets, dated, calendar=calendar, refuse=refuse)
         else:
@@ -395,9 +398,10 @@ class _Rows:
         for name, one in values.items():
             refuse(np.isinf(one), lambda _, name=name: f"{name} is infinite")  # type: ignore[misc]
         refuse(high < low, lambda at: f"high {high[at]} is below low {low[at]}")
+        rounding = _ROUNDING * np.maximum(np.abs(high), np.abs(low))
         for name, one in (("open", opens), ("close", close)):
             refuse(
-                (one < low) | (one > high),
+                (one < low - rounding) | (one > high + rounding),
                 lambda at, name=name, one=one: (  # type: ignore[misc]
                     f"{name} {one[at]} is not between low {low[at]} and high {high[at]}"
                 ),
@@ -443,7 +447,9 @@ class _Rows:
                     int(lines[row]),
                     f"{_text(keys[row])} is there with different values, in lines {others}",
                 )
-        chosen = order[kept]
+        chosen: np.ndarray | slice = order[kept]
+        if was_sorted and kept.all() and len(order) == len(lines):
+            chosen = slice(None)
         nullable = {
             name: pa.array(values[name][chosen], mask=np.isnan(values[name][chosen]))
             for name in ("volume", "average", "bar_count")

@@ -7,7 +7,7 @@ each file appears as a whole or not at all.
 Not here: reading bars (``app.reading``), the names that select series (``app.selection``).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -218,11 +218,7 @@ def exported_keys(
 
 
 def export_series(
-    parts: StoreParts,
-    keys: Iterable[Key],
-    options: ExportOptions,
-    *,
-    done: Callable[[ExportedSeries], object] = lambda _: None,
+    parts: StoreParts, keys: Iterable[Key], options: ExportOptions
 ) -> list[ExportedSeries]:
     """Write the bars of series to files; a series that fails does not keep the others from it.
 
@@ -230,7 +226,6 @@ def export_series(
         parts: the store.
         keys: the series.
         options: what is written, and how.
-        done: called after each series.
 
     Raises:
         UsageError: a file exists and is not to be replaced, or the folder is one of the store's;
@@ -246,7 +241,6 @@ def export_series(
         except KtrdrError as error:
             one = ExportedSeries(*key, error=error)
         exported.append(one)
-        done(one)
     return exported
 
 

@@ -8,7 +8,7 @@ Not here: reading the rows of a file (``app.transfer.csv_bars``), reading import
 (``app.reading``).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -104,18 +104,12 @@ class _Found:
     outcome: ImportedFile
 
 
-def import_files(
-    workspace: "Workspace",
-    options: ImportOptions,
-    *,
-    done: Callable[[ImportedFile], object] = lambda _: None,
-) -> list[ImportedFile]:
+def import_files(workspace: "Workspace", options: ImportOptions) -> list[ImportedFile]:
     """Import files; one that cannot be imported does not keep the others from it.
 
     Args:
         workspace: the store, and the universe that names the symbols.
         options: which files, and how they are read.
-        done: called after each file.
 
     Raises:
         UsageError: the mapping file or the zone is wrong, or there is no file to import.
@@ -138,9 +132,6 @@ def import_files(
             except KtrdrError as error:
                 outcome = replace(outcome, error=error)
         imported.append(outcome)
-        done(outcome)
-    if any(one.added or one.changed for one in imported):
-        _refresh_catalog(workspace)
     return imported
 
 
@@ -315,12 +306,12 @@ def _parsed(workspace: "Workspace", found: _Found, series: Series) -> ParsedBars
         ) from error
 
 
-def _refresh_catalog(workspace: "Workspace") -> None:
-    """Make the views of the catalog know the imported files.
-
-    Raises:
-        StoreError: the catalog cannot be written; a query builds its own views then.
-    """
+def try_refresh_views(workspace: "Workspace") -> KtrdrError | None:
+    """Make the catalog know the imported files; return a failure, without which they are there."""
     from ktrdr_pipelines.store.catalog.catalog import refresh_views
 
-    refresh_views(workspace.layout)
+    try:
+        refresh_views(workspace.layout)
+    except KtrdrError as error:
+        return error
+    return None

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
 from ktrdr_pipelines.app.views.documents import Document, ErrorDocument, ResultDocument
-from ktrdr_pipelines.errors import ExitCode
+from ktrdr_pipelines.errors import ExitCode, KtrdrError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,10 +145,19 @@ class ImportDocument(ResultDocument):
     changed: int
     bad_rows: int
     files: tuple[ImportedDocument, ...]
+    catalog_error: ErrorDocument | None
 
     @classmethod
-    def of(cls, source: "Path", found: "Sequence[ImportedFile]") -> Self:
-        """Return the document of an import, with the exit code of the command."""
+    def of(
+        cls,
+        source: "Path",
+        found: "Sequence[ImportedFile]",
+        catalog_error: KtrdrError | None = None,
+    ) -> Self:
+        """Return the document of an import, with the exit code of the command.
+
+        An error of the catalog does not count: the bars are there, and queries see them.
+        """
         files = tuple(map(ImportedDocument.of, found))
         complete = all(one.is_complete for one in found)
         code = ExitCode.DONE if complete else ExitCode.INCOMPLETE
@@ -163,4 +172,5 @@ class ImportDocument(ResultDocument):
             changed=sum(one.changed for one in files),
             bad_rows=sum(len(one.bad) for one in files),
             files=files,
+            catalog_error=ErrorDocument.of_any(catalog_error),
         )

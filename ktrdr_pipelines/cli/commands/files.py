@@ -223,7 +223,11 @@ def import_csv(  # noqa: PLR0917  (typer makes an option of each)
 
     Exit codes: 0 done, 1 nothing could be imported, 2 bad usage, 3 a file or row is not imported.
     """
-    from ktrdr_pipelines.app.transfer.imports import ImportOptions, import_files
+    from ktrdr_pipelines.app.transfer.imports import (
+        ImportOptions,
+        import_files,
+        try_refresh_views,
+    )
     from ktrdr_pipelines.app.views.file_documents import ImportDocument
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.output import warn_of_problem
@@ -232,13 +236,17 @@ def import_csv(  # noqa: PLR0917  (typer makes an option of each)
     warn_of_problem(workspace)
     options = ImportOptions(source.expanduser(), zone, mapping, strict, replace)
     found = import_files(workspace, options)
-    document = ImportDocument.of(options.source, found)
+    has_changed = any(one.added or one.changed for one in found)
+    error = try_refresh_views(workspace) if has_changed else None
+    document = ImportDocument.of(options.source, found, error)
     if as_json:
         say_json(document)
     else:
         _say_imported(found)
         bars = f"{counted(document.added, 'bar')} added, {document.changed:,} changed"
         say(f"{bars}, {counted(document.bad_rows, 'bad row')}")
+        if error is not None:
+            note(f"the bars are imported, but the catalog is older: {error}")
     raise typer.Exit(document.exit_code)
 
 

@@ -156,6 +156,15 @@ def test_rows_of_one_time_are_one_bar_only_if_they_are_the_same() -> None:
     assert "with different values, in lines 5, 6" in found.bad[0].reason
 
 
+def test_prices_that_were_rounded_apart_are_kept_as_they_are() -> None:
+    """Factors of splits leave an open that is above the high by the last digit of a float."""
+    found = parse(
+        "date,open,high,low,close\n2024-01-02,128.77,128.76999999999998,127.8,128\n", "1d"
+    )
+    assert found.bad == ()
+    assert found.bars["open"].to_pylist() == [128.77]
+
+
 def test_a_missing_value_stays_missing() -> None:
     """Empty, or -1, which is the gateway's word for it; other columns are told, not read."""
     text = "date,open,high,low,close,volume,wap,trades,Adj Close\n"
