@@ -3,6 +3,7 @@
 Not here: the edits themselves (``app.universe_edits``), what commands print as text (``cli``).
 """
 
+from collections.abc import Mapping
 from datetime import date
 from typing import Any, Self
 
@@ -32,6 +33,11 @@ class FieldDocument(Document):
         """Return the document of a value as an instrument holds it."""
         return cls(value=_json_value(value), derived=origin != "set", origin=origin)
 
+    @classmethod
+    def all_of(cls, fields: Mapping[str, tuple[object, str]]) -> dict[str, Self]:
+        """Return the documents of fields that have their origin beside them."""
+        return {name: cls.of(value, origin) for name, (value, origin) in fields.items()}
+
 
 FieldDocuments = dict[str, FieldDocument]
 """All fields of an instrument, by IB's names."""
@@ -39,8 +45,7 @@ FieldDocuments = dict[str, FieldDocument]
 
 def field_documents(universe: Universe, instrument: Instrument) -> FieldDocuments:
     """Return the fields of an instrument with their origins."""
-    fields = universe.fields(instrument)
-    return {name: FieldDocument.of(value, origin) for name, (value, origin) in fields.items()}
+    return FieldDocument.all_of(universe.fields_of(instrument))
 
 
 def symbol_documents(universe: Universe) -> dict[str, FieldDocuments]:

@@ -412,6 +412,13 @@ def _say_check(
 
     say(f"{universe.name} is valid: {counted(len(universe.instruments), 'symbol')}")
     say_symbols(universe)
+    named = [
+        f"{symbol} is {one.ib_symbol}"
+        for symbol, one in universe.instruments.items()
+        if one.sec_type in {"STK", "IND"} and ("." in symbol or one.ib_symbol != symbol.upper())
+    ]
+    if named:
+        say(f"IB's symbols: {', '.join(named)}; `symbol` in an entry sets another one")
     for change in changes:
         hint = f". {change.hint}" if change.hint else ""
         say(f"{change.kind}: {change.symbol}: {change.text}{hint}")

@@ -99,11 +99,11 @@ class Universe:
         """Return each field by IB's name as text, with its origin in parentheses."""
         return {
             name: f"{shown(value)} ({origin})"
-            for name, (value, origin) in self.fields(instrument).items()
+            for name, (value, origin) in self.fields_of(instrument).items()
         }
 
-    def fields(self, instrument: Instrument) -> dict[str, tuple[Any, str]]:
-        """Return each field by IB's name: its value, and its origin as in ``origins``."""
+    def fields_of(self, instrument: Instrument) -> dict[str, tuple[Any, str]]:
+        """Return the value of each field by IB's name, and its origin (``origins``; else set)."""
         values: dict[str, Any] = {
             "sec_type": instrument.sec_type,
             "symbol": instrument.ib_symbol,

@@ -41,6 +41,25 @@ def test_check_of_a_valid_universe(ktrdr: Any, store: Path) -> None:
     assert "Nothing changes." in result.out
 
 
+def test_check_shows_the_symbols_that_ib_is_asked_for(ktrdr: Any, store: Path) -> None:
+    """Those of keys with a dot, and those that are set."""
+    text = "  BP.: {primary_exchange: LSE}\n  BRK.B: {}\n  FB: {symbol: META}\n"
+    path = store / "universe.yaml"
+    path.write_text(path.read_text() + text)
+    result = ktrdr("universe", "check")
+    assert "IB's symbols: BP. is BP., BRK.B is BRK B, FB is META; `symbol`" in result.out
+
+
+def test_check_tells_all_that_is_wrong(ktrdr: Any, store: Path) -> None:
+    """One line for each; other commands use the entries that are valid."""
+    path = store / "universe.yaml"
+    path.write_text(path.read_text() + "  A: {start: soon, colour: blue}\n  B: {exchange: XETRA}\n")
+    result = ktrdr("universe", "check")
+    result.is_error(2, "A > start", "A > colour", "B: is STK at XETRA", "similar ones are")
+    status = ktrdr("status", "--json")
+    assert list(status.document["universe"]["symbols"]) == ["AAPL", "MSFT", "EURUSD"]
+
+
 def test_check_shows_what_a_file_would_change(ktrdr: Any, loaded: Path, instance: Any) -> None:
     """It lists added, removed and changed symbols, and the partitions that follow."""
     file = loaded / "other.yaml"
