@@ -121,7 +121,7 @@ def test_windows_that_lost_bars_are_shown_as_failed_until_they_are_filled(
     whole = bar_file(watched).read_bytes()
     assert watched.failed() == set()
     lose(watched, remove)
-    assert "more are marked unless they are filled" in watched.tick(NOW + MINUTE)
+    assert "and are marked unless they are filled" in watched.tick(NOW + MINUTE)
     assert watched.failed() == set()
     assert f"marked {len(expected)} windows as failed" in watched.tick(NOW + 5 * MINUTE)
     assert watched.failed() == expected
