@@ -31,7 +31,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
-from ktrdr_pipelines.gaps.windows import Dates, WindowStatus
+from ktrdr_pipelines.gaps.windows import Dates, WindowState, WindowStatus
 
 GRACE: Final = timedelta(minutes=3)
 """How long a window is lost before it is marked: most are due at once, and a gap run fills them."""
@@ -169,7 +169,8 @@ class WindowComparison:
                 continue
             reasons = {one.reason for one in found.gaps if one.interval.overlaps(before)}
             grace = CONFIRMING if reasons <= _CONFIRMED_LATER else GRACE
-            yield LostWindow(timeframe, partition, status.why, grace)
+            why = f"missing {status.unexplained.bounds} ({status.why})"
+            yield LostWindow(timeframe, partition, why, grace)
 
     def _filled(
         self, found: SeriesGaps, shown: Mapping[str, AssetPartitionStatus]
@@ -180,7 +181,9 @@ class WindowComparison:
         lacking = set(self._lacking(found, red))
         for name in red:
             status = self._status(found.series, name) if name not in lacking else None
-            if status is not None and status.is_explained:
+            # An open window counts as materialized only once it has bars.
+            is_empty = status is not None and status.state is WindowState.OPEN and not status.rows
+            if status is not None and status.is_explained and not is_empty:
                 partition = BarPartition(found.series.symbol, name)
                 yield FilledWindow(found.series.timeframe, partition, status)
 

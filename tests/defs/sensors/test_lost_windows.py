@@ -187,7 +187,7 @@ def test_a_record_is_no_failure_of_a_job(watched: Watched, remove: Remove) -> No
         for one in watched.instance.all_logs(run.run_id)
         if one.dagster_event and one.dagster_event.is_failure
     ]
-    assert "AAPL 2024: 1 missing" in event.message
+    assert "AAPL 2024: missing [2024-07-05" in event.message
 
 
 def test_bars_that_an_open_window_has_not_received_yet_are_not_lost(
