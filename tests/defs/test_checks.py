@@ -280,3 +280,17 @@ def test_hourly_job_refreshes_the_catalog_and_runs_its_checks(location: Any) -> 
     assert len(done.get_asset_check_evaluations()) == 6 * len(Timeframe)
     keys = {event.asset_key for event in done.get_asset_materialization_events()}
     assert keys == {dg.AssetKey("bars_catalog")}
+
+
+def test_a_run_that_loads_bars_reads_no_file_whole(location: Any) -> None:
+    """Its integrity check names the files that are known to be damaged."""
+    job = location.defs().resolve_implicit_global_asset_job_def()
+    key = dg.AssetKey(["bars", "1d"])
+    done = job.execute_in_process(
+        instance=location.instance, asset_selection=[key], partition_key="AAPL|2025"
+    )
+    assert done.success
+    checks = {one.check_name: one for one in done.get_asset_check_evaluations()}
+    assert checks["file_integrity"].passed
+    assert "files read in this run: 0" in str(checks["file_integrity"].description)
+    assert location.store.ledger.checks.all() == {}

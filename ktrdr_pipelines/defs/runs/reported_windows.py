@@ -11,12 +11,15 @@ Not here: the event itself (``defs.runs.outcome``), windows that are no longer c
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Final
 
 import dagster as dg
 
 from ktrdr_pipelines.defs.partitions import BarPartition
-from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid
+from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, session_grid
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
+from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.planning.gaps import next_close
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.windows import WindowState, WindowStatus
@@ -34,6 +37,13 @@ GROWS_EVERY: Final = timedelta(hours=1)
 """Least time between two events of a window that grows within a session."""
 
 _BY_VALUE: Final = {state.value: state for state in WindowState}
+
+
+class EventKind(StrEnum):
+    """The event that a window needs: with all metadata, or the short one of a window that grew."""
+
+    WHOLE = "whole"
+    GROWTH = "growth"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,22 @@ class ReportedWindow:
         if close is not None and close <= now:
             return True
         return status.rows > self.rows and now - self.as_of >= GROWS_EVERY
+
+
+def needed_event(
+    reported: ReportedWindow | None,
+    status: WindowStatus,
+    series: Series,
+    *,
+    calendar: SessionCalendar,
+    now: datetime,
+) -> EventKind | None:
+    """Return the event that an explained window of a series needs, or None."""
+    if reported is None:
+        return EventKind.WHOLE
+    if not reported.needs_event(status, session_grid(calendar, series.timeframe), now):
+        return None
+    return EventKind.GROWTH if status.state is WindowState.OPEN else EventKind.WHOLE
 
 
 def reported_windows(

@@ -16,14 +16,12 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, window_of
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.outcome import LoadRun, first_lines
-from ktrdr_pipelines.defs.runs.reported_windows import reported_windows
-from ktrdr_pipelines.domain.calendars.session_grid import session_grid
+from ktrdr_pipelines.defs.runs.reported_windows import EventKind, needed_event, reported_windows
 from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.gaps.due_chunks import due_tails
-from ktrdr_pipelines.gaps.windows import WindowState
 from ktrdr_pipelines.sync.runner import Job
 
 TAIL_OP: Final = "load_tails"
@@ -157,10 +155,8 @@ class TailRun:
             if not status.is_explained or not status.rows:
                 continue
             reported = reported_windows(self._context.instance, series.timeframe, [partition])
-            known, grid = reported.get(partition), session_grid(calendar, series.timeframe)
-            if known is not None and not known.needs_event(status, grid, now):
-                continue
-            if known is None or status.state is not WindowState.OPEN:
+            kind = needed_event(reported.get(partition), status, series, calendar=calendar, now=now)
+            if kind is EventKind.WHOLE:
                 self._run.materialize(series.timeframe, partition, status)
-            elif time.monotonic() < until_s:
+            elif kind is EventKind.GROWTH and time.monotonic() < until_s:
                 self._run.report_growth(series.timeframe, partition, status)

@@ -31,7 +31,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
-from ktrdr_pipelines.gaps.windows import Dates, WindowStatus
+from ktrdr_pipelines.gaps.windows import Dates, WindowState, WindowStatus
 
 GRACE: Final = timedelta(minutes=3)
 """How long a window is lost before it is marked: most are due at once, and a gap run fills them."""
@@ -70,33 +70,65 @@ class FilledWindow:
     status: WindowStatus
 
 
+ShownWindows = Mapping[str, Mapping[str, AssetPartitionStatus]]
+"""What Dagster shows of the windows that it knows, by symbol and window."""
+
+
+def shown_windows(
+    instance: dg.DagsterInstance,
+    listed: Iterable[Series],
+    names: Mapping[Timeframe, Sequence[str]],
+    windows: Windows,
+) -> dict[Timeframe, ShownWindows]:
+    """Return what Dagster shows of windows, as its UI does, by timeframe.
+
+    Args:
+        instance: the Dagster instance with the history.
+        listed: the series of the universe.
+        names: the window keys of each timeframe.
+        windows: where windows begin.
+    """
+    shown: dict[Timeframe, ShownWindows] = {}
+    for timeframe in dict.fromkeys(one.timeframe for one in listed):
+        symbols = held_symbols(instance, timeframe)
+        keys = {
+            f"{symbol}|{name}": (symbol, name) for symbol in symbols for name in names[timeframe]
+        }
+        statuses = instance.get_status_by_partition(
+            bars_key(timeframe), list(keys), bars_partitions(timeframe, windows)
+        )
+        by_symbol: dict[str, dict[str, AssetPartitionStatus]] = {}
+        for key, status in (statuses or {}).items():
+            if status is not None:
+                symbol, name = keys[key]
+                by_symbol.setdefault(symbol, {})[name] = status
+        shown[timeframe] = by_symbol
+    return shown
+
+
 class WindowComparison:
-    """Compares windows of all series; reads Dagster's status once a timeframe.
+    """Compares windows of all series with what Dagster shows of them.
 
     Args:
         instance: the Dagster instance with the history.
         index: what is missing.
-        windows: where windows begin.
         now: market time.
     """
 
-    def __init__(
-        self, instance: dg.DagsterInstance, index: GapIndex, windows: Windows, now: datetime
-    ) -> None:
+    def __init__(self, instance: dg.DagsterInstance, index: GapIndex, now: datetime) -> None:
         self._instance, self._index, self._now = instance, index, now
-        self._windows = windows
 
     def changed(
         self,
         listed: Sequence[Series],
-        names: Mapping[Timeframe, Sequence[str]],
+        shown: Mapping[Timeframe, ShownWindows],
         is_late: Callable[[], bool],
     ) -> tuple[list[LostWindow], list[FilledWindow], bool]:
         """Return the lost and the filled windows, and whether all series were compared in time.
 
         Args:
             listed: the series of the universe.
-            names: the window keys of each timeframe.
+            shown: what Dagster shows of the windows of each timeframe.
             is_late: tells that the time is over.
 
         Raises:
@@ -104,7 +136,6 @@ class WindowComparison:
         """
         lost: list[LostWindow] = []
         filled: list[FilledWindow] = []
-        shown = {one: self._shown(one, names[one]) for one in {s.timeframe for s in listed}}
         for found in self._index.series_gaps(listed, self._now):
             if is_late():
                 return lost, filled, False
@@ -113,22 +144,6 @@ class WindowComparison:
                 lost += self._lost(found, by_window)
                 filled += self._filled(found, by_window)
         return lost, filled, True
-
-    def _shown(
-        self, timeframe: Timeframe, names: Sequence[str]
-    ) -> dict[str, dict[str, AssetPartitionStatus]]:
-        """Return what Dagster shows of windows that it knows, by symbol and window."""
-        symbols = held_symbols(self._instance, timeframe)
-        keys = {f"{symbol}|{name}": (symbol, name) for symbol in symbols for name in names}
-        statuses = self._instance.get_status_by_partition(
-            bars_key(timeframe), list(keys), bars_partitions(timeframe, self._windows)
-        )
-        shown: dict[str, dict[str, AssetPartitionStatus]] = {}
-        for key, status in (statuses or {}).items():
-            if status is not None:
-                symbol, name = keys[key]
-                shown.setdefault(symbol, {})[name] = status
-        return shown
 
     def _lost(
         self, found: SeriesGaps, shown: Mapping[str, AssetPartitionStatus]
@@ -145,28 +160,17 @@ class WindowComparison:
             status = self._status(found.series, name)
             if status is None or status.is_explained:
                 continue
-            before = self._expected(found.series, partition, status)
+            at = self._now - _NEW
+            if status.interval.end > self._now:
+                known = self._reported(timeframe, partition)
+                at = at if known is None else min(at, known.as_of)
+            before = _complete_at(found.series, self._index, status.interval, at)
             if before is None or not status.unexplained.clip(before):
                 continue
             reasons = {one.reason for one in found.gaps if one.interval.overlaps(before)}
             grace = CONFIRMING if reasons <= _CONFIRMED_LATER else GRACE
-            yield LostWindow(timeframe, partition, status.why, grace)
-
-    def _expected(
-        self, series: Series, partition: BarPartition, status: WindowStatus
-    ) -> Interval | None:
-        """Return the part of a window that has to be complete for it to stay materialized.
-
-        It ends with the last session that was complete when the window was reported; that of a
-        window that has ended, with the last session that is not being loaded yet.
-        """
-        at = self._now - _NEW
-        if status.interval.end > self._now:
-            known = self._reported(series.timeframe, partition)
-            at = at if known is None else min(at, known.as_of)
-        grid = session_grid(self._index.calendars.of(series.instrument), series.timeframe)
-        count = closed_count(grid, at)
-        return between(status.interval.start, moment(grid.ends.item(count - 1))) if count else None
+            why = f"missing {status.unexplained.bounds} ({status.why})"
+            yield LostWindow(timeframe, partition, why, grace)
 
     def _filled(
         self, found: SeriesGaps, shown: Mapping[str, AssetPartitionStatus]
@@ -177,7 +181,9 @@ class WindowComparison:
         lacking = set(self._lacking(found, red))
         for name in red:
             status = self._status(found.series, name) if name not in lacking else None
-            if status is not None and status.is_explained:
+            # An open window counts as materialized only once it has bars.
+            is_empty = status is not None and status.state is WindowState.OPEN and not status.rows
+            if status is not None and status.is_explained and not is_empty:
                 partition = BarPartition(found.series.symbol, name)
                 yield FilledWindow(found.series.timeframe, partition, status)
 
@@ -204,6 +210,15 @@ class WindowComparison:
             return self._index.windows(series, {name: window_dates(name)}, self._now)[name]
         except StoreError:
             return None
+
+
+def _complete_at(
+    series: Series, index: GapIndex, window: Interval, at: datetime
+) -> Interval | None:
+    """Return the part of a window up to the last session that was complete at a time."""
+    grid = session_grid(index.calendars.of(series.instrument), series.timeframe)
+    count = closed_count(grid, at)
+    return between(window.start, moment(grid.ends.item(count - 1))) if count else None
 
 
 def _meets(window: Dates, first: np.ndarray, last: np.ndarray) -> bool:

@@ -29,9 +29,13 @@ from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.active_runs import held_symbols
 from ktrdr_pipelines.defs.runs.outcome import growth, materialization
 from ktrdr_pipelines.defs.runs.recorded_runs import mark_lost, report_grown
-from ktrdr_pipelines.defs.runs.reported_windows import reported_windows
-from ktrdr_pipelines.defs.sensors.lost_windows import LostWindow, WindowComparison
-from ktrdr_pipelines.domain.calendars.session_grid import session_grid
+from ktrdr_pipelines.defs.runs.reported_windows import needed_event, reported_windows
+from ktrdr_pipelines.defs.sensors.lost_windows import (
+    FilledWindow,
+    LostWindow,
+    WindowComparison,
+    shown_windows,
+)
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
@@ -104,19 +108,17 @@ def report_sensor(
         following = (position + checked) % max(len(listed), 1)
         text = f"examined {checked} of {len(listed)} series; reported {reported} windows"
         try:
-            marked, filled, lost_since = reporter.compare(
-                listed, lost_since, real_now=clock(), is_late=is_late
+            shown = shown_windows(context.instance, listed, reporter.names, windows)
+            found = WindowComparison(context.instance, index, workspace.now).changed(
+                listed, shown, is_late
             )
         except KtrdrError as error:
             return dg.SensorResult(skip_reason=f"{text}; {error}", cursor=context.cursor)
-        if marked:
-            text += f"; marked {marked} windows as failed that are no longer complete"
-        if waiting := len(lost_since):
-            text += f"; {waiting} more are marked unless they are filled within minutes"
-        if filled:
-            text += f"; materialized {filled} windows that are filled again"
-        if reported or marked or filled:
+        compared = mark_and_fill(context.instance, reporter, found, lost_since, real_now=clock())
+        text = "; ".join(part for part in (text, str(compared)) if part)
+        if reported or compared.marked or compared.filled:
             context.log.info(text)
+        lost_since = dict(compared.lost_since)
         return dg.SensorResult(
             skip_reason=text, cursor=json.dumps({"place": following, "lost": lost_since})
         )
@@ -131,8 +133,7 @@ class WindowReporter:
         self, instance: dg.DagsterInstance, index: GapIndex, windows: Windows, now: datetime
     ) -> None:
         self._instance, self._index, self._now = instance, index, now
-        self._windows = windows
-        self._names: Mapping[Timeframe, Sequence[str]] = {
+        self.names: Mapping[Timeframe, Sequence[str]] = {
             one: windows_partitions(one, windows).get_partition_keys(now) for one in Timeframe
         }
         self._adjustments = index.store.ledger.adjustments.all()
@@ -159,7 +160,7 @@ class WindowReporter:
                     event = growth(one.timeframe, one.partition, one.status, self._now)
                     grown.setdefault(one.timeframe, []).append(event)
                 else:
-                    self._report(one.timeframe, one.partition, one.status)
+                    self.materialize(one.timeframe, one.partition, one.status)
                 reported += 1
             else:
                 checked += 1
@@ -167,50 +168,10 @@ class WindowReporter:
             report_grown(self._instance, timeframe, events)
         return reported, checked
 
-    def compare(
-        self,
-        listed: Sequence[Series],
-        lost_since: Mapping[str, str],
-        *,
-        real_now: datetime,
-        is_late: Callable[[], bool],
-    ) -> tuple[int, int, dict[str, str]]:
-        """Mark windows that have been lost for long enough, and materialize those that are filled.
-
-        Args:
-            listed: the series of the universe.
-            lost_since: by name of a lost window, when it was first found lost.
-            real_now: real time.
-            is_late: tells that the time is over.
-
-        Returns:
-            The number of marked and of filled windows, and ``lost_since`` of the windows that are
-            still waited for.
-
-        Raises:
-            StoreError: the ledger cannot be read.
-        """
-        comparison = WindowComparison(self._instance, self._index, self._windows, self._now)
-        lost, filled, is_whole = comparison.changed(listed, self._names, is_late)
-        for one in filled:
-            self._report(one.timeframe, one.partition, one.status)
-        since = {} if is_whole else dict(lost_since)
-        due: dict[Timeframe, list[LostWindow]] = {}
-        for window in lost[:_REMEMBERED]:
-            found_at = lost_since.get(window.name, real_now.isoformat())
-            since[window.name] = found_at
-            if datetime.fromisoformat(found_at) + window.grace <= real_now:
-                due.setdefault(window.timeframe, []).append(window)
-        marked = 0
-        for timeframe, windows in due.items():
-            if now_due := windows[: _MARKS - marked]:
-                mark_lost(self._instance, timeframe, {one.partition: one.why for one in now_due})
-                marked += len(now_due)
-                for window in now_due:
-                    del since[window.name]
-        return marked, len(filled), since
-
-    def _report(self, timeframe: Timeframe, partition: BarPartition, status: WindowStatus) -> None:
+    def materialize(
+        self, timeframe: Timeframe, partition: BarPartition, status: WindowStatus
+    ) -> None:
+        """Report an explained window by an event that belongs to no run."""
         known = self._adjustments.get(partition.symbol, ())
         event = materialization(timeframe, partition, status, known, now=self._now)
         self._instance.report_runless_asset_event(event)
@@ -220,7 +181,7 @@ class WindowReporter:
         timeframe = series.timeframe
         if series.symbol not in self._symbols_of(timeframe):
             return
-        names = self._names[timeframe]
+        names = self.names[timeframe]
         try:
             status = self._index.windows(series, {n: window_dates(n) for n in names}, self._now)
         except StoreError:
@@ -244,15 +205,16 @@ class WindowReporter:
         status: Mapping[str, WindowStatus],
         partitions: Mapping[str, BarPartition],
     ) -> Iterable[str]:
-        """Yield the newest windows that were reported as open and need a further event."""
+        """Yield the newest windows that were reported but need a further event."""
         latest = list(partitions)[-_LATEST:]
-        timeframe = series.timeframe
-        grid = session_grid(self._index.calendars.of(series.instrument), timeframe)
-        reported = reported_windows(self._instance, timeframe, [partitions[n] for n in latest])
+        calendar = self._index.calendars.of(series.instrument)
+        reported = reported_windows(
+            self._instance, series.timeframe, [partitions[name] for name in latest]
+        )
         for name in latest:
             known = reported.get(partitions[name])
-            was_open = known is not None and known.state is WindowState.OPEN
-            if known and was_open and known.needs_event(status[name], grid, self._now):
+            kind = needed_event(known, status[name], series, calendar=calendar, now=self._now)
+            if known is not None and kind is not None:
                 yield name
 
     def _known_of(self, timeframe: Timeframe) -> set[str]:
@@ -265,3 +227,60 @@ class WindowReporter:
         if timeframe not in self._symbols:
             self._symbols[timeframe] = set(held_symbols(self._instance, timeframe))
         return self._symbols[timeframe]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedWindows:
+    """What a comparison did: how many windows it marked as lost, and how many were filled again.
+
+    ``lost_since`` has the windows that are waited for, and when each was first found lost.
+    """
+
+    marked: int
+    filled: int
+    lost_since: Mapping[str, str]
+
+    def __str__(self) -> str:
+        waiting = len(self.lost_since)
+        counts = {
+            "marked {} windows as failed that are no longer complete": self.marked,
+            "materialized {} windows that are filled again": self.filled,
+            "{} windows lack bars and are marked unless they are filled within minutes": waiting,
+        }
+        return "; ".join(text.format(count) for text, count in counts.items() if count)
+
+
+def mark_and_fill(
+    instance: dg.DagsterInstance,
+    reporter: WindowReporter,
+    compared: tuple[Sequence[LostWindow], Sequence[FilledWindow], bool],
+    lost_since: Mapping[str, str],
+    *,
+    real_now: datetime,
+) -> ComparedWindows:
+    """Mark windows that have been lost for long enough, and materialize those that are filled.
+
+    Args:
+        instance: the Dagster instance with the history.
+        reporter: reports the filled windows.
+        compared: lost windows, filled windows, and whether all series were compared.
+        lost_since: by name of a lost window, when it was first found lost.
+        real_now: real time.
+    """
+    lost, filled, is_whole = compared
+    for one in filled:
+        reporter.materialize(one.timeframe, one.partition, one.status)
+    since = {} if is_whole else dict(lost_since)
+    due: dict[Timeframe, list[LostWindow]] = {}
+    for window in lost[:_REMEMBERED]:
+        since[window.name] = lost_since.get(window.name, real_now.isoformat())
+        if datetime.fromisoformat(since[window.name]) + window.grace <= real_now:
+            due.setdefault(window.timeframe, []).append(window)
+    marked = 0
+    for timeframe, windows in due.items():
+        if now_due := windows[: _MARKS - marked]:
+            mark_lost(instance, timeframe, {one.partition: one.why for one in now_due})
+            marked += len(now_due)
+            for window in now_due:
+                del since[window.name]
+    return ComparedWindows(marked, len(filled), since)
