@@ -358,6 +358,19 @@ def test_symbol_without_a_partition_is_left_to_the_universe_sensor(
     assert "1 have no partition yet" in tick.cursor
 
 
+def test_an_unedited_example_is_loaded_only_when_it_was_accepted(
+    location: Any, tick: Ticker
+) -> None:
+    """The tick says why it waits; a forced scan is as good as `ktrdr up --yes`."""
+    location.write_universe(committed(UNIVERSE_EXAMPLE).decode())
+    assert tick.requests() == []
+    assert "universe.yaml is still the example" in tick.text()
+    workspace = Workspace(location.settings, location.layout)
+    with closing(GapFillerService(lambda: workspace)) as service, suppress(KtrdrError):
+        service.force_scan()
+    assert "is still the example" not in tick.text()
+
+
 def test_big_backlog_is_announced_once_with_its_plan(location: Any, tick: Ticker) -> None:
     """The notice has the requests, their cost, and how to load by hand."""
     location.write_universe(
