@@ -43,32 +43,38 @@ def build_defs(
         "store": StoreResource(data_dir=str(data_folder(settings))),
         **(resource_overrides or {}),
     }
-    timeframes = tuple(Timeframe)
-    windows = windows_of(resources["store"])
+    timeframes, windows = grid_of(resources["store"])
     return dg.Definitions(
         assets=[*(bars_asset(one, windows) for one in timeframes), catalog_asset(timeframes)],
         sensors=[
             universe_sensor(timeframes),
             gap_sensor(timeframes, windows),
-            gateway_sensor(windows),
+            gateway_sensor(timeframes, windows),
             report_sensor(windows),
             history_sensor(),
             alert_sensor(settings.ktrdr_alert_command),
         ],
         asset_checks=[bars_checks(timeframes), integrity_checks(timeframes)],
-        schedules=[tail_schedule(), check_schedule(), integrity_schedule()],
+        schedules=[
+            tail_schedule(),
+            check_schedule(timeframes),
+            integrity_schedule(timeframes),
+        ],
         resources=resources,
         executor=dg.in_process_executor,
     )
 
 
-def windows_of(store: StoreResource) -> Windows:
-    """Return where windows begin according to the universe, or the defaults if it is unreadable.
+def grid_of(store: StoreResource) -> tuple[tuple[Timeframe, ...], Windows]:
+    """Return the timeframes that symbols of the universe have, and where their windows begin.
 
-    The code location must load on a fresh machine too; an invalid store or universe is reported
-    by the sensors and runs that use it.
+    Of an unreadable universe these are all timeframes, and the defaults: the code location must
+    load on a fresh machine too; an invalid store or universe is reported by the sensors and runs
+    that use it. An asset without symbols would have no partition, and would look complete.
     """
     try:
-        return store.universe().windows
+        universe = store.universe()
     except (NoStoreError, UniverseError):
-        return Windows()
+        return tuple(Timeframe), Windows()
+    used = {series.timeframe for series in universe.series()}
+    return tuple(one for one in Timeframe if one in used) or tuple(Timeframe), universe.windows

@@ -15,10 +15,26 @@ from ktrdr_pipelines.settings import Settings
 
 def test_location_holds_an_asset_a_timeframe_and_the_catalog(location: Any) -> None:
     """Eight assets of bars, and the catalog downstream of them all."""
+    every = ", ".join(timeframe.value for timeframe in Timeframe)
+    location.write_universe(f"defaults: {{timeframes: [{every}]}}\nsymbols: {{AAPL: {{}}}}")
     graph = location.defs().resolve_asset_graph()
     bars = {dg.AssetKey(["bars", timeframe.value]) for timeframe in Timeframe}
     assert set(graph.materializable_asset_keys) == bars | {dg.AssetKey("bars_catalog")}
     assert graph.get(dg.AssetKey("bars_catalog")).parent_keys == bars
+
+
+def test_a_timeframe_without_symbols_has_no_asset(location: Any) -> None:
+    """It would have no partition, and would look complete."""
+    keys = location.defs().resolve_asset_graph().materializable_asset_keys
+    assert keys == {
+        dg.AssetKey(["bars", "1h"]),
+        dg.AssetKey(["bars", "1d"]),
+        dg.AssetKey("bars_catalog"),
+    }
+    location.write_universe("symbols: {}")
+    assert (
+        len(location.defs().resolve_asset_graph().materializable_asset_keys) == len(Timeframe) + 1
+    )
 
 
 def test_location_loads_without_a_store(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ Not here: recording that the gateway is unreachable (``defs.runs.outcome``).
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import Final
@@ -42,12 +42,15 @@ _NO_OUTAGE: Final = "no outage of the gateway is recorded"
 Clock = Callable[[], datetime]
 
 
-def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefinition:
+def gateway_sensor(
+    timeframes: Iterable[Timeframe], windows: Windows, clock: Clock = system_now
+) -> dg.SensorDefinition:
     """Return the sensor that polls an unreachable gateway and starts deferred requests."""
+    kept = tuple(timeframes)
 
     @dg.sensor(
         name="gateway_sensor",
-        asset_selection=[bars_key(timeframe) for timeframe in Timeframe],
+        asset_selection=[bars_key(timeframe) for timeframe in kept],
         minimum_interval_seconds=_EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Polls the gateway while it is unreachable. On recovery, deferred requests "
@@ -77,7 +80,7 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
             tick = read_gaps(workspace, now)
         except KtrdrError as error:
             return dg.SkipReason(str(error))
-        runs, text = choose_runs(context.instance, tick, windows)
+        runs, text = choose_runs(context.instance, tick, windows, kept)
         back = f"the gateway is reachable again (unreachable since {known.since_text})"
         text = f"{back}; {hastened} deferred requests are due now; {text}"
         context.log.info(text)

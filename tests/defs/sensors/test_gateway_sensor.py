@@ -12,6 +12,7 @@ import pytest
 from ktrdr_pipelines.defs.resources import IbResource
 from ktrdr_pipelines.defs.sensors.gateway_sensor import gateway_sensor
 from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
 
@@ -38,7 +39,7 @@ def tick(location: Any) -> Callable[..., Any]:
         context = dg.build_sensor_context(
             instance=location.instance, resources=resources, definitions=defs
         )
-        return gateway_sensor(location.windows(), lambda: now)(context)
+        return gateway_sensor(Timeframe, location.windows(), lambda: now)(context)
 
     return run
 
