@@ -12,6 +12,7 @@ from ktrdr_pipelines.defs.assets import bars_asset, catalog_asset
 from ktrdr_pipelines.defs.checks import (
     bars_checks,
     check_schedule,
+    error_checks,
     integrity_checks,
     integrity_schedule,
 )
@@ -47,12 +48,12 @@ def build_defs(
     return dg.Definitions(
         assets=[*(bars_asset(one, windows) for one in timeframes), catalog_asset(timeframes)],
         sensors=[
-            universe_sensor(timeframes),
+            universe_sensor(Timeframe, loaded=timeframes),
             gap_sensor(timeframes, windows),
             gateway_sensor(timeframes, windows),
             report_sensor(windows),
             history_sensor(),
-            alert_sensor(settings.ktrdr_alert_command),
+            alert_sensor(settings.ktrdr_alert_command, error_checks(timeframes)),
         ],
         asset_checks=[bars_checks(timeframes), integrity_checks(timeframes)],
         schedules=[

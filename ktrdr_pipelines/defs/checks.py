@@ -147,6 +147,13 @@ def selected_checks(timeframes: Iterable[Timeframe], *names: str) -> dg.AssetSel
     )
 
 
+def error_checks(timeframes: Iterable[Timeframe]) -> list[dg.AssetCheckKey]:
+    """Return the checks whose failure is an error: stored bars are wrong."""
+    return [
+        dg.AssetCheckKey(bars_key(one), name) for one in timeframes for name in (SANE, INTEGRITY)
+    ]
+
+
 def schedule_of_checks(
     name: str, cron_schedule: str, target: dg.AssetSelection, description: str
 ) -> dg.ScheduleDefinition:

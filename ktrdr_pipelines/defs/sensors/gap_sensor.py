@@ -123,7 +123,8 @@ def gap_sensor(
         if notice:
             context.log.warning(notice)
         context.log.info(text)
-        message = "; ".join(part for part in (text, notice) if part)
+        problem = f"{workspace.problem}. Using the last good version" if workspace.problem else ""
+        message = "; ".join(part for part in (problem, text, notice) if part)
         return dg.SensorResult(
             run_requests=[run_request(run) for run in runs],
             skip_reason=None if runs else message,

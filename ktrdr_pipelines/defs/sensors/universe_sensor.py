@@ -22,6 +22,10 @@ __all__ = ["PartitionChange", "change_from", "held_symbols", "partition_change",
 
 _EVERY_S = 15
 _NAMED_AT_MOST = 8
+_RELOAD = (
+    "no asset yet, as no symbol had the timeframe when the definitions were loaded; `ktrdr up` "
+    "reloads them within seconds, in other deployments press Reload definitions"
+)
 Request = dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest
 
 
@@ -61,9 +65,14 @@ class PartitionChange:
         return requests
 
 
-def universe_sensor(timeframes: Iterable[Timeframe]) -> dg.SensorDefinition:
-    """Return the sensor that keeps each timeframe's partitions equal to the universe's symbols."""
-    kept = tuple(timeframes)
+def universe_sensor(
+    timeframes: Iterable[Timeframe], *, loaded: Iterable[Timeframe] = tuple(Timeframe)
+) -> dg.SensorDefinition:
+    """Return the sensor that keeps each timeframe's partitions equal to the universe's symbols.
+
+    ``loaded`` are the timeframes that the code location has assets of.
+    """
+    kept, assets = tuple(timeframes), frozenset(loaded)
 
     @dg.sensor(
         name="universe_sensor",
@@ -92,6 +101,8 @@ def universe_sensor(timeframes: Iterable[Timeframe]) -> dg.SensorDefinition:
         text = _text(changes, edited)
         if edited or any(changes):
             context.log.info(text)
+        if new := [str(one) for one in kept if universe.series(one) and one not in assets]:
+            text = f"{', '.join(new)}: {_RELOAD}; {text}"
         if problem is not None:
             text = f"{problem}. Using the last good version: {text}"
         return dg.SensorResult(
