@@ -39,15 +39,19 @@ from dagster._utils.log import configure_loggers
 from dagster_webserver.webserver import DagsterWebserver
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ktrdr_pipelines.app.setup import setting_overrides
 from ktrdr_pipelines.cli.processes import HOST, end_reaped, reap, wait_reaped
+from ktrdr_pipelines.defs.asset_specs import HEATMAP_PATH
 from ktrdr_pipelines.defs.build import grid_of
 from ktrdr_pipelines.defs.resources import StoreResource
 from ktrdr_pipelines.defs.runs.dead_runs import end_dead_runs
 from ktrdr_pipelines.errors import KtrdrError
+from ktrdr_pipelines.store.layout import StoreLayout
 
 _LOOPBACK: Final = rb"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]{1,5})?"
 _HOST: Final = re.compile(_LOOPBACK)
@@ -122,7 +126,30 @@ _logger = logging.getLogger("dagster.ktrdr_up")
 
 
 class GuardedWebserver(DagsterWebserver[WorkspaceProcessContext, BaseWorkspaceRequestContext]):
-    """Dagster's web server, restricted to pages of this machine."""
+    """Dagster's web server, restricted to pages of this machine, with the coverage heatmap.
+
+    Args:
+        context: the workspace that it shows.
+        image: the file of the heatmap, if there is one.
+        options: those of Dagster's web server.
+    """
+
+    def __init__(
+        self, context: WorkspaceProcessContext, image: Path | None = None, **options: Any
+    ) -> None:
+        super().__init__(context, **options)
+        self._image = image
+
+    def build_routes(self) -> list[BaseRoute]:
+        """Return Dagster's routes, after that of the coverage heatmap."""
+        return [Route(HEATMAP_PATH, self._heatmap), *super().build_routes()]  # type: ignore[no-untyped-call]
+
+    async def _heatmap(self, _: Request) -> Response:
+        """Return the heatmap of the catalog's last materialization, or status 404."""
+        headers = {"Cache-Control": "no-cache"}
+        if self._image is None or not self._image.is_file():
+            return PlainTextResponse("the catalog has not been materialized yet\n", status_code=404)
+        return FileResponse(self._image, media_type="image/png", headers=headers)
 
     def build_middleware(self) -> list[Middleware]:
         """Return Dagster's middleware, with the guard in front of it."""
@@ -144,7 +171,7 @@ def run_services(home: Path, port: int, *, keeping: int) -> int:
         with (
             _code_server(instance) as workspace,
             _daemon(ref, workspace, keeping) as daemon,
-            _web_server(instance, workspace, port) as (web, context),
+            _web_server(instance, workspace, port, home) as (web, context),
             _repeated(_CHECK_EVERY_S, lambda: _end_dead_runs(instance, began_at)),
             _repeated(_RELOAD_EVERY_S, UniverseReloader(home.parent, context).check),
         ):
@@ -250,13 +277,15 @@ def _daemon(ref: InstanceRef, workspace: Path, keeping: int) -> "Iterator[subpro
 
 @contextmanager
 def _web_server(
-    instance: DagsterInstance, workspace: Path, port: int
+    instance: DagsterInstance, workspace: Path, port: int, home: Path
 ) -> Iterator[tuple[uvicorn.Server, WorkspaceProcessContext]]:
     """Yield the web server, ready to run, and its view of the code location."""
     instance.optimize_for_webserver(_STATEMENT_TIMEOUT_MS, _POOL_RECYCLE_S, _POOL_OVERFLOW)
     target = WorkspaceFileTarget(paths=[str(workspace)])
     with WorkspaceProcessContext(instance, target, version=__version__) as context:
-        app: Any = GuardedWebserver(context, live_data_poll_rate=2000).create_asgi_app()
+        app: Any = GuardedWebserver(
+            context, StoreLayout(home.parent).coverage_image, live_data_poll_rate=2000
+        ).create_asgi_app()
         config = uvicorn.Config(
             app,
             host=HOST,

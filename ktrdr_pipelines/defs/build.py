@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from ktrdr_pipelines.defs.asset_specs import external_specs
 from ktrdr_pipelines.defs.assets import bars_asset, catalog_asset
 from ktrdr_pipelines.defs.checks import (
     bars_checks,
@@ -31,13 +32,20 @@ from ktrdr_pipelines.settings import Settings, data_folder
 
 
 def build_defs(
-    settings: Settings, resource_overrides: Mapping[str, Any] | None = None
+    settings: Settings,
+    resource_overrides: Mapping[str, Any] | None = None,
+    *,
+    shows_heatmap: bool = False,
+    in_one_run: bool = False,
 ) -> dg.Definitions:
     """Return the definitions of the code location.
 
     Args:
         settings: name the gateway and the store.
         resource_overrides: resources by name (``ib``, ``store``) that replace the default ones.
+        shows_heatmap: whether the web server serves the coverage heatmap, as that of `ktrdr up`
+            does.
+        in_one_run: whether any range of partitions is loaded by one run.
     """
     resources: dict[str, Any] = {
         "ib": IbResource.of(settings),
@@ -45,8 +53,17 @@ def build_defs(
         **(resource_overrides or {}),
     }
     timeframes, windows = grid_of(resources["store"])
+    owners = settings.owners
+    bars = [bars_asset(one, windows, owners) for one in timeframes]
+    if in_one_run:
+        single_run = dg.BackfillPolicy.single_run()
+        bars = [one.with_attributes(backfill_policy=single_run) for one in bars]
     return dg.Definitions(
-        assets=[*(bars_asset(one, windows) for one in timeframes), catalog_asset(timeframes)],
+        assets=[
+            *external_specs(owners),
+            *bars,
+            catalog_asset(timeframes, owners, shows_heatmap=shows_heatmap),
+        ],
         sensors=[
             universe_sensor(Timeframe, loaded=timeframes),
             gap_sensor(timeframes, windows),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import dagster as dg
 
+from ktrdr_pipelines.defs.asset_specs import UNIVERSE_KEY
 from ktrdr_pipelines.defs.partitions import symbols_partitions
 from ktrdr_pipelines.defs.resources import StoreResource
 from ktrdr_pipelines.defs.runs.active_runs import SeriesName, held_symbols, users_of
@@ -92,7 +93,8 @@ def universe_sensor(
             symbol: f"{zlib.crc32(repr(one).encode()):08x}"
             for symbol, one in universe.instruments.items()
         }
-        known = json.loads(context.cursor) if context.cursor else prints
+        before = json.loads(context.cursor) if context.cursor else None
+        known = prints if before is None else before
         edited = [
             symbol for symbol in prints if known.get(symbol, prints[symbol]) != prints[symbol]
         ]
@@ -109,9 +111,26 @@ def universe_sensor(
             dynamic_partitions_requests=[one for change in changes for one in change.requests()],
             skip_reason=text,
             cursor=json.dumps(prints),
+            # An event each time: without a change there is none.
+            asset_events=[_observed(universe, text)] if prints != before else [],
         )
 
     return sensor
+
+
+def _observed(universe: Universe, text: str) -> dg.AssetObservation:
+    """Return the observation of a universe that was edited, or is read for the first time."""
+    used = {series.timeframe for series in universe.series()}
+    metadata: dict[str, dg.MetadataValue] = {
+        "file": dg.MetadataValue.text(universe.name),
+        "symbols": dg.MetadataValue.int(len(universe.instruments)),
+        "series": dg.MetadataValue.int(len(universe.series())),
+        "timeframes": dg.MetadataValue.text(
+            ", ".join(one.value for one in Timeframe if one in used)
+        ),
+        "change": dg.MetadataValue.text(text),
+    }
+    return dg.AssetObservation(UNIVERSE_KEY, metadata=metadata)
 
 
 def partition_change(
