@@ -12,7 +12,7 @@ from ktrdr_pipelines.app.setup import dagster_home, has_history
 from ktrdr_pipelines.app.workspace import universe_file
 from ktrdr_pipelines.defs.partitions import symbols_partitions
 from ktrdr_pipelines.defs.runs.active_runs import held_symbols, users_of
-from ktrdr_pipelines.defs.sensors.universe_sensor import partition_change
+from ktrdr_pipelines.defs.sensors.universe_sensor import change_from
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.layout import StoreLayout
 
@@ -33,7 +33,7 @@ def register_symbols(layout: StoreLayout) -> None:
     universe, _ = universe_file(layout).read()
     with dg.DagsterInstance.get() as instance:
         for timeframe in Timeframe:
-            added = partition_change(instance, universe, timeframe).added
+            added = change_from(held_symbols(instance, timeframe), universe, timeframe).added
             if added:
                 name = str(symbols_partitions(timeframe).name)
                 instance.add_dynamic_partitions(name, list(added))
