@@ -62,6 +62,7 @@ _API: Final = "ib_client_id_api"
 _CLIENT_ID: Final = "IB_CLIENT_ID"
 _TOKEN: Final = "ktrdr_api_token"  # noqa: S105  (the name of a setting)
 _TOKEN_CHARACTERS: Final = 16
+_OWNER: Final = re.compile(r"team:[A-Za-z0-9_-]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 _YES = frozenset({"1", "true", "yes", "on"})
 _NEAR = 0.8
 _FIFTY_YEARS_S: Final = 50 * 365.25 * 86_400
@@ -129,10 +130,18 @@ def _token(value: SecretStr) -> SecretStr:
     return value
 
 
+def _owners(value: str) -> str:
+    """Refuse owners that Dagster does not accept."""
+    if not all(_OWNER.fullmatch(one.strip()) for one in value.split(",")):
+        raise ValueError("neither an email nor team:NAME")
+    return value
+
+
 _ClientId = Annotated[int, Field(le=_MOST_CLIENT_ID)]
 ClientIds = Annotated[tuple[_ClientId, _ClientId], BeforeValidator(_id_range)]
 _client_ids = TypeAdapter(ClientIds)
 Folder = Annotated[Path, BeforeValidator(_folder)]
+Owners = Annotated[str, AfterValidator(_owners)]
 Token = Annotated[SecretStr, AfterValidator(_token)]
 
 
@@ -190,6 +199,10 @@ class Settings(BaseSettings):
         min_length=1,
         description="a command that takes alerts as JSON on its stdin, such as /home/me/alert.sh",
     )
+    ktrdr_owners: Owners = Field(
+        default="team:market-data",
+        description="emails or team:NAME, separated by commas, such as team:a,me@example.org",
+    )
     ktrdr_clock_offset_s: float = Field(
         default=0.0,
         ge=-_FIFTY_YEARS_S,
@@ -230,6 +243,11 @@ class Settings(BaseSettings):
     def client_ids(self) -> Mapping[str, tuple[int, int]]:
         """First and last client id of each operation, both included."""
         return MappingProxyType({name: getattr(self, f"ib_client_id_{name}") for name in _RANGES})
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """The owners of the assets in Dagster."""
+        return tuple(one.strip() for one in self.ktrdr_owners.split(","))
 
     @property
     def warnings(self) -> tuple[str, ...]:

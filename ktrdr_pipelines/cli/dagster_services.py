@@ -2,7 +2,8 @@
 
 It does what ``dagster dev`` does. In addition, its web server accepts requests of this machine's
 own pages only (``LoopbackGuard``), runs whose process is gone are ended before the daemon starts
-and every half minute, and the web server stops as soon as the daemon ends.
+and every half minute, the definitions are reloaded when the universe has got a timeframe, and the
+web server stops as soon as the daemon ends.
 
 Not here: starting and ending this process (``cli.processes``), ending dead runs
 (``defs.runs.dead_runs``).
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -38,12 +39,19 @@ from dagster._utils.log import configure_loggers
 from dagster_webserver.webserver import DagsterWebserver
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ktrdr_pipelines.app.setup import setting_overrides
 from ktrdr_pipelines.cli.processes import HOST, end_reaped, reap, wait_reaped
+from ktrdr_pipelines.defs.asset_specs import HEATMAP_PATH
+from ktrdr_pipelines.defs.build import grid_of
+from ktrdr_pipelines.defs.resources import StoreResource
 from ktrdr_pipelines.defs.runs.dead_runs import end_dead_runs
+from ktrdr_pipelines.errors import KtrdrError
+from ktrdr_pipelines.store.layout import StoreLayout
 
 _LOOPBACK: Final = rb"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]{1,5})?"
 _HOST: Final = re.compile(_LOOPBACK)
@@ -106,6 +114,7 @@ LOCATION: Final = DEFINITIONS
 cursors of sensors hang on it, so it stays what earlier versions of ``ktrdr up`` called it."""
 
 _CHECK_EVERY_S: Final = 30.0
+_RELOAD_EVERY_S: Final = 10.0
 _DAEMON_GRACE_S: Final = 60.0
 _CONNECTIONS_GRACE_S: Final = 3
 """How long open pages may delay the end of the web server; their websockets never close."""
@@ -117,7 +126,30 @@ _logger = logging.getLogger("dagster.ktrdr_up")
 
 
 class GuardedWebserver(DagsterWebserver[WorkspaceProcessContext, BaseWorkspaceRequestContext]):
-    """Dagster's web server, restricted to pages of this machine."""
+    """Dagster's web server, restricted to pages of this machine, with the coverage heatmap.
+
+    Args:
+        context: the workspace that it shows.
+        image: the file of the heatmap, if there is one.
+        options: those of Dagster's web server.
+    """
+
+    def __init__(
+        self, context: WorkspaceProcessContext, image: Path | None = None, **options: Any
+    ) -> None:
+        super().__init__(context, **options)
+        self._image = image
+
+    def build_routes(self) -> list[BaseRoute]:
+        """Return Dagster's routes, after that of the coverage heatmap."""
+        return [Route(HEATMAP_PATH, self._heatmap), *super().build_routes()]  # type: ignore[no-untyped-call]
+
+    async def _heatmap(self, _: Request) -> Response:
+        """Return the heatmap of the catalog's last materialization, or status 404."""
+        headers = {"Cache-Control": "no-cache"}
+        if self._image is None or not self._image.is_file():
+            return PlainTextResponse("the catalog has not been materialized yet\n", status_code=404)
+        return FileResponse(self._image, media_type="image/png", headers=headers)
 
     def build_middleware(self) -> list[Middleware]:
         """Return Dagster's middleware, with the guard in front of it."""
@@ -139,8 +171,9 @@ def run_services(home: Path, port: int, *, keeping: int) -> int:
         with (
             _code_server(instance) as workspace,
             _daemon(ref, workspace, keeping) as daemon,
-            _web_server(instance, workspace, port) as web,
-            _checks_for_dead_runs(instance, began_at),
+            _web_server(instance, workspace, port, home) as (web, context),
+            _repeated(_CHECK_EVERY_S, lambda: _end_dead_runs(instance, began_at)),
+            _repeated(_RELOAD_EVERY_S, UniverseReloader(home.parent, context).check),
         ):
             threading.Thread(target=_stop_with, args=(daemon, web), daemon=True).start()
             try:
@@ -159,20 +192,49 @@ def _end_dead_runs(instance: DagsterInstance, began_at: float) -> None:
         _logger.warning("Ended %s", dead)
 
 
+class UniverseReloader:
+    """Reloads the definitions when the universe has got a timeframe, or windows have moved.
+
+    The assets of the code location are those of the timeframes that symbols have. One that no
+    symbol has any more stays until the next start, as runs and backfills may still name it.
+
+    Args:
+        folder: the folder of the store.
+        context: that of the web server.
+    """
+
+    def __init__(self, folder: Path, context: WorkspaceProcessContext) -> None:
+        self._store = StoreResource(data_dir=str(folder))
+        self._context = context
+        self._timeframes, self._windows = grid_of(self._store)
+
+    def __repr__(self) -> str:
+        return f"UniverseReloader({self._store.data_dir})"
+
+    def check(self) -> None:
+        """Reload the definitions if they lack something that the universe has."""
+        timeframes, windows = grid_of(self._store)
+        if windows == self._windows and set(timeframes) <= set(self._timeframes):
+            return
+        _logger.info("Reloading the definitions: universe.yaml has other timeframes or windows")
+        self._context.reload_code_location(LOCATION)
+        self._timeframes, self._windows = timeframes, windows
+
+
 @contextmanager
-def _checks_for_dead_runs(instance: DagsterInstance, began_at: float) -> Iterator[None]:
-    """End runs whose process is gone, every half minute while the context lasts."""
+def _repeated(every_s: float, check: Callable[[], object]) -> Iterator[None]:
+    """Call something again and again in a thread while the context lasts."""
     over = threading.Event()
 
-    def check() -> None:
-        while not over.wait(_CHECK_EVERY_S):
+    def repeat() -> None:
+        while not over.wait(every_s):
             try:
-                _end_dead_runs(instance, began_at)
-            except (SQLAlchemyError, DagsterError):
-                # The database may be busy; the next check finds the same runs.
-                _logger.exception("Looking for runs whose process is gone")
+                check()
+            except (SQLAlchemyError, DagsterError, KtrdrError):
+                # The database may be busy, or the universe be edited: the next time will do.
+                _logger.exception("A check that is repeated")
 
-    thread = threading.Thread(target=check)
+    thread = threading.Thread(target=repeat)
     thread.start()
     try:
         yield
@@ -214,12 +276,16 @@ def _daemon(ref: InstanceRef, workspace: Path, keeping: int) -> "Iterator[subpro
 
 
 @contextmanager
-def _web_server(instance: DagsterInstance, workspace: Path, port: int) -> Iterator[uvicorn.Server]:
-    """Yield the web server, ready to run."""
+def _web_server(
+    instance: DagsterInstance, workspace: Path, port: int, home: Path
+) -> Iterator[tuple[uvicorn.Server, WorkspaceProcessContext]]:
+    """Yield the web server, ready to run, and its view of the code location."""
     instance.optimize_for_webserver(_STATEMENT_TIMEOUT_MS, _POOL_RECYCLE_S, _POOL_OVERFLOW)
     target = WorkspaceFileTarget(paths=[str(workspace)])
     with WorkspaceProcessContext(instance, target, version=__version__) as context:
-        app: Any = GuardedWebserver(context, live_data_poll_rate=2000).create_asgi_app()
+        app: Any = GuardedWebserver(
+            context, StoreLayout(home.parent).coverage_image, live_data_poll_rate=2000
+        ).create_asgi_app()
         config = uvicorn.Config(
             app,
             host=HOST,
@@ -227,7 +293,7 @@ def _web_server(instance: DagsterInstance, workspace: Path, port: int) -> Iterat
             log_level="warning",
             timeout_graceful_shutdown=_CONNECTIONS_GRACE_S,
         )
-        yield uvicorn.Server(config)
+        yield uvicorn.Server(config), context
 
 
 def _stop_with(daemon: "subprocess.Popen[bytes]", web: uvicorn.Server) -> None:

@@ -175,7 +175,7 @@ class SimulatorProcess:
         """Return the error that it has exited by itself."""
         return SimulatorError(
             f"the simulated gateway at {HOST}:{self.port} exited by itself",
-            reason=_ending(self.process.returncode),
+            reason=_exit_text(self.process.returncode),
             hint="Start this command again; what was saved is kept",
         )
 
@@ -277,7 +277,7 @@ class WebProcess:
         last = "\n  ".join(text.splitlines()[-_LOG_LINES:])
         return KtrdrError(
             f"{self.name} exited by itself",
-            reason=f"{_ending(self.process.returncode)}, and its last output was\n  {last}\n",
+            reason=f"{_exit_text(self.process.returncode)}, and its last output was\n  {last}\n",
             hint=f"See its log {self.log}",
         )
 
@@ -342,7 +342,7 @@ def rest_process(log: Path, port: int, variables: Mapping[str, str]) -> Iterator
         end(process)
 
 
-def _ending(returncode: int | None) -> str:
+def _exit_text(returncode: int | None) -> str:
     """Return how a process ended: its exit code, or the signal that killed it."""
     if returncode is None or returncode >= 0:
         return f"exit code {returncode}"

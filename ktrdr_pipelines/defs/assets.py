@@ -1,7 +1,8 @@
 """Assets: the bars of each timeframe, and the DuckDB catalog downstream of them.
 
-Not here: partitions (``defs.partitions``), a run over partitions (``defs.runs.bars_run``), what to
-request and what to keep (``sync``, ``gaps`` and ``domain``).
+Not here: what is shown of them (``defs.asset_specs``), partitions (``defs.partitions``), a run over
+partitions (``defs.runs.bars_run``), what to request and what to keep (``sync``, ``gaps`` and
+``domain``).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Final
 
 import dagster as dg
 
+from ktrdr_pipelines.defs.asset_specs import CATALOG, bars_key, bars_spec, catalog_spec
 from ktrdr_pipelines.defs.catalog_metadata import catalog_metadata
 from ktrdr_pipelines.defs.partitions import BarPartition, bars_partitions, windows_partitions
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
@@ -18,6 +20,9 @@ from ktrdr_pipelines.defs.runs.tags import RANGE_END, RANGE_START
 from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
+from ktrdr_pipelines.store.files import write_atomically
+
+__all__ = ["bars_asset", "bars_key", "catalog_asset"]
 
 POOL = "ib"
 _WINDOWS_PER_RUN = {one: 24 if one is Timeframe.M1 else 60 for one in Timeframe}
@@ -30,27 +35,14 @@ RANGE_GONE: Final = (
 )
 
 
-def bars_key(timeframe: Timeframe) -> dg.AssetKey:
-    """Return the key of a timeframe's bars asset."""
-    return dg.AssetKey(["bars", timeframe.value])
-
-
-def bars_asset(timeframe: Timeframe, windows: Windows) -> dg.AssetsDefinition:
+def bars_asset(
+    timeframe: Timeframe, windows: Windows, owners: Sequence[str] = ()
+) -> dg.AssetsDefinition:
     """Return the asset of one timeframe's bars, partitioned by symbol and window."""
-    spec = dg.AssetSpec(
-        bars_key(timeframe),
-        description=f"{timeframe.value} bars from Interactive Brokers, partitioned by symbol and "
-        "window. A window is materialized once every expected bar is present or its absence is "
-        "explained.",
-        group_name="bars",
-        kinds={"parquet"},
-        skippable=True,
-        metadata={"bar_length_s": timeframe.seconds},
-    )
 
     @dg.multi_asset(
         name=f"bars_{timeframe.value}",
-        specs=[spec],
+        specs=[bars_spec(timeframe, owners)],
         partitions_def=bars_partitions(timeframe, windows),
         backfill_policy=dg.BackfillPolicy.multi_run(_WINDOWS_PER_RUN[timeframe]),
         pool=POOL,
@@ -70,23 +62,20 @@ def bars_asset(timeframe: Timeframe, windows: Windows) -> dg.AssetsDefinition:
     return bars
 
 
-def catalog_asset(timeframes: Sequence[Timeframe]) -> dg.AssetsDefinition:
+def catalog_asset(
+    timeframes: Sequence[Timeframe], owners: Sequence[str] = (), *, shows_heatmap: bool = False
+) -> dg.AssetsDefinition:
     """Return the asset of the DuckDB catalog over all bars."""
+    spec = catalog_spec(timeframes, owners, shows_heatmap=shows_heatmap)
 
-    @dg.asset(
-        name="bars_catalog",
-        deps=[bars_key(timeframe) for timeframe in timeframes],
-        description="The DuckDB catalog: views of bars, sessions and coverage. The metadata of its "
-        "latest materialization shows how complete the store is.",
-        group_name="bars",
-        kinds={"duckdb"},
-    )
+    @dg.multi_asset(name=CATALOG, specs=[spec])
     def bars_catalog(ib: IbResource, store: StoreResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
         workspace = ib.workspace(store)
         workspace.renew_catalog()
         index, now = workspace.gap_index(), workspace.now
         found = index.series_gaps(workspace.universe.series(), now)
-        metadata = catalog_metadata(index, found, now)
+        metadata, image = catalog_metadata(index, found, now)
+        write_atomically(workspace.layout.coverage_image, lambda file: file.write(image))
         return dg.MaterializeResult(metadata={**metadata, "path": str(workspace.layout.catalog)})
 
     return bars_catalog

@@ -8,10 +8,12 @@ from typing import Any
 
 import dagster as dg
 
+from ktrdr_pipelines.defs.asset_specs import external_specs
 from ktrdr_pipelines.defs.assets import bars_asset, catalog_asset
 from ktrdr_pipelines.defs.checks import (
     bars_checks,
     check_schedule,
+    error_checks,
     integrity_checks,
     integrity_schedule,
 )
@@ -30,45 +32,67 @@ from ktrdr_pipelines.settings import Settings, data_folder
 
 
 def build_defs(
-    settings: Settings, resource_overrides: Mapping[str, Any] | None = None
+    settings: Settings,
+    resource_overrides: Mapping[str, Any] | None = None,
+    *,
+    shows_heatmap: bool = False,
+    in_one_run: bool = False,
 ) -> dg.Definitions:
     """Return the definitions of the code location.
 
     Args:
         settings: name the gateway and the store.
         resource_overrides: resources by name (``ib``, ``store``) that replace the default ones.
+        shows_heatmap: whether the web server serves the coverage heatmap, as that of `ktrdr up`
+            does.
+        in_one_run: whether any range of partitions is loaded by one run.
     """
     resources: dict[str, Any] = {
         "ib": IbResource.of(settings),
         "store": StoreResource(data_dir=str(data_folder(settings))),
         **(resource_overrides or {}),
     }
-    timeframes = tuple(Timeframe)
-    windows = windows_of(resources["store"])
+    timeframes, windows = grid_of(resources["store"])
+    owners = settings.owners
+    bars = [bars_asset(one, windows, owners) for one in timeframes]
+    if in_one_run:
+        single_run = dg.BackfillPolicy.single_run()
+        bars = [one.with_attributes(backfill_policy=single_run) for one in bars]
     return dg.Definitions(
-        assets=[*(bars_asset(one, windows) for one in timeframes), catalog_asset(timeframes)],
+        assets=[
+            *external_specs(owners),
+            *bars,
+            catalog_asset(timeframes, owners, shows_heatmap=shows_heatmap),
+        ],
         sensors=[
-            universe_sensor(timeframes),
+            universe_sensor(Timeframe, loaded=timeframes),
             gap_sensor(timeframes, windows),
-            gateway_sensor(windows),
+            gateway_sensor(timeframes, windows),
             report_sensor(windows),
             history_sensor(),
-            alert_sensor(settings.ktrdr_alert_command),
+            alert_sensor(settings.ktrdr_alert_command, error_checks(timeframes)),
         ],
         asset_checks=[bars_checks(timeframes), integrity_checks(timeframes)],
-        schedules=[tail_schedule(), check_schedule(), integrity_schedule()],
+        schedules=[
+            tail_schedule(),
+            check_schedule(timeframes),
+            integrity_schedule(timeframes),
+        ],
         resources=resources,
         executor=dg.in_process_executor,
     )
 
 
-def windows_of(store: StoreResource) -> Windows:
-    """Return where windows begin according to the universe, or the defaults if it is unreadable.
+def grid_of(store: StoreResource) -> tuple[tuple[Timeframe, ...], Windows]:
+    """Return the timeframes that symbols of the universe have, and where their windows begin.
 
-    The code location must load on a fresh machine too; an invalid store or universe is reported
-    by the sensors and runs that use it.
+    Of an unreadable universe these are all timeframes, and the defaults: the code location must
+    load on a fresh machine too; an invalid store or universe is reported by the sensors and runs
+    that use it. An asset without symbols would have no partition, and would look complete.
     """
     try:
-        return store.universe().windows
+        universe = store.universe()
     except (NoStoreError, UniverseError):
-        return Windows()
+        return tuple(Timeframe), Windows()
+    used = {series.timeframe for series in universe.series()}
+    return tuple(one for one in Timeframe if one in used) or tuple(Timeframe), universe.windows

@@ -21,35 +21,50 @@ _MOST_ROWS: Final = 40
 
 def catalog_metadata(
     index: GapIndex, found: Sequence[SeriesGaps], now: datetime
-) -> dict[str, dg.MetadataValue]:
-    """Return the metadata of the catalog's materialization."""
+) -> tuple[dict[str, dg.MetadataValue], bytes]:
+    """Return the metadata of the catalog's materialization, and the PNG image of the coverage."""
+    image, text = coverage_image(index, found, now)
+    bars = sum(one.rows for one in found)
     missing = sum(gap.bars for one in found for gap in one.gaps)
     adjustments = [one for ones in index.store.ledger.adjustments.all().values() for one in ones]
-    return {
+    metadata: dict[str, dg.MetadataValue] = {
+        "dagster/row_count": dg.MetadataValue.int(bars),
         "symbols": dg.MetadataValue.int(len({one.series.symbol for one in found})),
         "series": dg.MetadataValue.int(len(found)),
-        "bars": dg.MetadataValue.int(sum(one.rows for one in found)),
+        "bars": dg.MetadataValue.int(bars),
         "bars_missing": dg.MetadataValue.int(missing),
         "adjustments": dg.MetadataValue.int(sum(one.removed_at is None for one in adjustments)),
         "catalog_size_bytes": dg.MetadataValue.int(index.store.layout.catalog.stat().st_size),
-        "heatmap": dg.MetadataValue.md(heatmap_markdown(index, found, now)),
+        "heatmap": dg.MetadataValue.md(heatmap_markdown(image, text)),
         "coverage": dg.MetadataValue.md(coverage_table(found)),
     }
+    return metadata, image
 
 
-def heatmap_markdown(index: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> str:
-    """Return the heatmap as a Markdown image; in a large store, only the least complete symbols."""
+def coverage_image(
+    index: GapIndex, found: Sequence[SeriesGaps], now: datetime
+) -> tuple[bytes, str]:
+    """Return the heatmap as a PNG image, and a text that says what it leaves out, if anything.
+
+    In a large store, it shows only the least complete symbols. Without series it is empty.
+    """
     if not found:
-        return "The universe has no series."
+        return b"", "The universe has no series."
     image = coverage_heatmap(index, found, now)
-    text = ""
-    if len(image) > _MOST_BYTES:
-        missing: dict[str, int] = {}
-        for one in found:
-            missing[one.series.symbol] = missing.get(one.series.symbol, 0) + _missing(one)
-        worst = set(sorted(missing, key=lambda symbol: -missing[symbol])[:_MOST_SYMBOLS])
-        image = coverage_heatmap(index, [o for o in found if o.series.symbol in worst], now)
-        text = f"The {len(worst)} symbols with the most missing bars:\n\n"
+    if len(image) <= _MOST_BYTES:
+        return image, ""
+    missing: dict[str, int] = {}
+    for one in found:
+        missing[one.series.symbol] = missing.get(one.series.symbol, 0) + _missing(one)
+    worst = set(sorted(missing, key=lambda symbol: -missing[symbol])[:_MOST_SYMBOLS])
+    image = coverage_heatmap(index, [o for o in found if o.series.symbol in worst], now)
+    return image, f"The {len(worst)} symbols with the most missing bars:\n\n"
+
+
+def heatmap_markdown(image: bytes, text: str) -> str:
+    """Return the heatmap as a Markdown image below the text."""
+    if not image:
+        return text
     code = base64.b64encode(image).decode()
     return f"{text}![coverage](data:image/png;base64,{code})"
 

@@ -130,21 +130,28 @@ def bars_checks(
     return checks
 
 
-def check_schedule() -> dg.ScheduleDefinition:
+def check_schedule(timeframes: Iterable[Timeframe]) -> dg.ScheduleDefinition:
     """Return the hourly schedule that refreshes the catalog and runs the checks."""
     return schedule_of_checks(
         "check_schedule",
         "17 * * * *",
-        selected_checks(*_TEXTS) | dg.AssetSelection.assets("bars_catalog"),
+        selected_checks(timeframes, *_TEXTS) | dg.AssetSelection.assets("bars_catalog"),
         "Refreshes the catalog with its coverage heatmap, and runs the checks of gaps and bars.",
     )
 
 
-def selected_checks(*names: str) -> dg.AssetSelection:
-    """Return the selection of the checks with these names, in all timeframes."""
+def selected_checks(timeframes: Iterable[Timeframe], *names: str) -> dg.AssetSelection:
+    """Return the selection of the checks with these names, in these timeframes."""
     return dg.AssetSelection.checks(
-        *(dg.AssetCheckKey(bars_key(one), name) for one in Timeframe for name in names)
+        *(dg.AssetCheckKey(bars_key(one), name) for one in timeframes for name in names)
     )
+
+
+def error_checks(timeframes: Iterable[Timeframe]) -> list[dg.AssetCheckKey]:
+    """Return the checks whose failure is an error: stored bars are wrong."""
+    return [
+        dg.AssetCheckKey(bars_key(one), name) for one in timeframes for name in (SANE, INTEGRITY)
+    ]
 
 
 def schedule_of_checks(
@@ -383,12 +390,12 @@ def integrity_checks(
     return checks
 
 
-def integrity_schedule() -> dg.ScheduleDefinition:
+def integrity_schedule(timeframes: Iterable[Timeframe]) -> dg.ScheduleDefinition:
     """Return the daily schedule that reads a thirtieth of the files."""
     return schedule_of_checks(
         "integrity_schedule",
         "41 3 * * *",
-        selected_checks(INTEGRITY),
+        selected_checks(timeframes, INTEGRITY),
         "Reads a thirtieth of the bar files whole and reports damaged ones.",
     )
 

@@ -16,6 +16,7 @@ from dagster._serdes import ConfigurableClassData
 
 from ktrdr_pipelines.app.services.dagster_lock import is_daemon, share
 from ktrdr_pipelines.errors import KtrdrError, NoStoreError
+from ktrdr_pipelines.settings import data_folder, load_settings
 from ktrdr_pipelines.store.layout import open_store
 
 
@@ -34,11 +35,13 @@ class StoreScheduler(DagsterDaemonScheduler):
         inst_data: ConfigurableClassData | None = None,
     ) -> None:
         super().__init__(max_catchup_runs, max_tick_retries, inst_data)
-        home = os.environ.get("DAGSTER_HOME")
-        if home is None or not is_daemon(sys.argv):
+        if not is_daemon(sys.argv):
             return
         try:
-            share(open_store(Path(home).expanduser().parent))
+            # Without a home, the settings in a clone put the history into its data folder.
+            home = os.environ.get("DAGSTER_HOME")
+            folder = Path(home).expanduser().parent if home else data_folder(load_settings())
+            share(open_store(folder))
         except NoStoreError:
             return  # the definitions report it
         except KtrdrError as error:

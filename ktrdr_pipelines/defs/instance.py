@@ -3,16 +3,40 @@
 Not here: Dagster's settings file (``app.setup``).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import dagster as dg
 
 from ktrdr_pipelines.app.setup import dagster_home, has_history
+from ktrdr_pipelines.app.workspace import universe_file
 from ktrdr_pipelines.defs.partitions import symbols_partitions
 from ktrdr_pipelines.defs.runs.active_runs import held_symbols, users_of
+from ktrdr_pipelines.defs.sensors.universe_sensor import change_from
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.layout import StoreLayout
+
+
+def is_materialize_command(arguments: Sequence[str]) -> bool:
+    """Return whether these arguments of a process are of ``dagster asset materialize``."""
+    return list(arguments[1:3]) == ["asset", "materialize"]
+
+
+def register_symbols(layout: StoreLayout) -> None:
+    """Make the symbols of the universe partitions in the instance that DAGSTER_HOME names.
+
+    ``universe_sensor`` does that, too; without a daemon it never runs.
+
+    Raises:
+        UniverseError: the universe is malformed, and there is no earlier copy.
+    """
+    universe, _ = universe_file(layout).read()
+    with dg.DagsterInstance.get() as instance:
+        for timeframe in Timeframe:
+            added = change_from(held_symbols(instance, timeframe), universe, timeframe).added
+            if added:
+                name = str(symbols_partitions(timeframe).name)
+                instance.add_dynamic_partitions(name, list(added))
 
 
 @contextmanager

@@ -225,6 +225,11 @@ class StoreLayout:
         return self.state / "locks"
 
     @property
+    def coverage_image(self) -> Path:
+        """The PNG image of the coverage, as of the catalog's last materialization in Dagster."""
+        return self.state / "coverage.png"
+
+    @property
     def catalog(self) -> Path:
         """The DuckDB catalog."""
         return self.root / "ktrdr.duckdb"

@@ -2,19 +2,28 @@
 
 import base64
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 import uvicorn
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget
+from ruamel.yaml import YAML
 
-from ktrdr_pipelines.cli.dagster_services import GuardedWebserver
+from ktrdr_pipelines.cli.dagster_services import LOCATION, GuardedWebserver
+from ktrdr_pipelines.cli.processes import end_reaped, reap
 
+ROOT = Path(__file__).parents[2]
 FOREIGN_HOSTS = (
     "evil.com",
     "evil.com:3000",
@@ -197,3 +206,43 @@ def test_a_link_of_another_site_opens_the_page(port: int) -> None:
         Accept="text/html",
     )
     assert send_raw(port, "GET /runs HTTP/1.1", *link)[0] == 200
+
+
+def yaml(name: str) -> dict[str, Any]:
+    """Return a YAML file of the project."""
+    found: dict[str, Any] = YAML(typ="safe", pure=True).load((ROOT / name).read_text("utf-8"))
+    return found
+
+
+def test_the_code_location_has_one_name() -> None:
+    """Switches and cursors of sensors hang on it."""
+    [load] = yaml("workspace.yaml")["load_from"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["dg"]["project"]
+    assert load["python_module"]["location_name"] == LOCATION == "ktrdr_pipelines.definitions"
+    assert project["code_location_name"] == project["code_location_target_module"] == LOCATION
+
+
+def test_a_clone_has_the_settings_of_the_home_and_keeps_its_history_there() -> None:
+    """No .env names the home: it would override one that the user exports."""
+    clone, home = yaml("dagster.yaml"), yaml("data/dagster/dagster.yaml")
+    assert clone.pop("storage") == {"sqlite": {"base_dir": "data/dagster"}}
+    assert clone.pop("local_artifact_storage")["config"]["base_dir"] == "data/dagster"
+    assert clone.pop("compute_logs")["config"]["base_dir"] == "data/dagster/storage"
+    assert clone == home
+    assert not (ROOT / ".env").exists()
+
+
+@pytest.mark.parametrize("ignores", [False, True])
+def test_a_process_that_does_not_end_is_killed_and_reaped(*, ignores: bool) -> None:
+    """The main thread never waits inside Popen, where a signal's handler could raise."""
+    handler = "SIG_IGN" if ignores else "default_int_handler"
+    code = (
+        f"import signal, time; signal.signal(signal.SIGINT, signal.{handler}); "
+        "print('ready', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        reap(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        end_reaped(process, grace_s=0.2 if ignores else 60)
+        assert process.returncode == (-signal.SIGKILL if ignores else -signal.SIGINT)

@@ -21,6 +21,9 @@ from ktrdr_pipelines.store.rebasing import adjust, remove_adjustment
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 
+TIMEFRAMES = (Timeframe.H1, Timeframe.D1)
+"""The timeframes of the universe, which alone have assets and checks."""
+
 
 @pytest.fixture
 def check(loaded: Any) -> Callable[..., dict[str, Any]]:
@@ -228,7 +231,7 @@ def test_damage_is_not_hidden_by_a_finding_of_the_same_bar(
 def test_location_has_seven_checks_for_each_timeframe(location: Any) -> None:
     """Two of the three schedules run them: six hourly, one daily."""
     graph = location.defs().resolve_asset_graph()
-    assert len(graph.asset_check_keys) == 7 * len(Timeframe)
+    assert len(graph.asset_check_keys) == 7 * len(TIMEFRAMES)
     names = {one.name for one in location.defs().schedules}
     assert names == {"tail_schedule", "check_schedule", "integrity_schedule"}
 
@@ -258,7 +261,7 @@ def test_daily_job_reads_files_whole_and_names_damage(loaded: Any) -> None:
     assert last.metadata["bad"].value == 1
     assert "symbol=AAPL/timeframe=1d/all.parquet" in last.metadata["worst"].value
     assert "ktrdr repair" in last.description
-    assert set(run_daily(loaded)) == {str(one) for one in Timeframe}
+    assert set(run_daily(loaded)) == {str(one) for one in TIMEFRAMES}
     repair(loaded.store.layout)
     assert run_daily(loaded)["1d"].passed
 
@@ -277,7 +280,7 @@ def test_hourly_job_refreshes_the_catalog_and_runs_its_checks(location: Any) -> 
     job = defs.resolve_job_def(schedule.job_name)
     done = job.execute_in_process(instance=location.instance)
     assert done.success
-    assert len(done.get_asset_check_evaluations()) == 6 * len(Timeframe)
+    assert len(done.get_asset_check_evaluations()) == 6 * len(TIMEFRAMES)
     keys = {event.asset_key for event in done.get_asset_materialization_events()}
     assert keys == {dg.AssetKey("bars_catalog")}
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.store.layout import create_store
 
 pytestmark = pytest.mark.on_disk
 
@@ -76,7 +77,7 @@ class Up:
     def __init__(self, folder: Path, gateway: SimulatorServer) -> None:
         self._gateway = gateway
         data = folder / "data"
-        data.mkdir()
+        create_store(data)
         (data / "universe.yaml").write_text(UNIVERSE)
         self._environment = {
             **os.environ,

@@ -31,6 +31,7 @@ class AlertTicker:
         self.instance, self.data_dir = instance, data_dir
         self.command: str | None = f"{sys.executable} {script}"
         self.cursor: str | None = None
+        self.checks: tuple[dg.AssetCheckKey, ...] = ()
 
     def tick(self) -> str:
         """Tick with the stored cursor, and return what the tick says."""
@@ -39,7 +40,7 @@ class AlertTicker:
             cursor=self.cursor,
             resources={"store": StoreResource(data_dir=str(self.data_dir))},
         )
-        sensor: Any = alert_sensor(self.command)
+        sensor: Any = alert_sensor(self.command, self.checks)
         result = sensor(context)
         self.cursor = result.cursor
         return str(result.skip_reason.skip_message)

@@ -109,6 +109,13 @@ def make_attempts_due(workspace: Workspace) -> int:
     return workspace.ledger.attempts.hasten(workspace.clock.real_now())
 
 
+def _force(workspace: Workspace) -> int:
+    """Make deferred requests due, and load even an example universe: a forced scan is explicit."""
+    if waits_for_universe(workspace.layout):
+        accept_example(workspace.layout)
+    return make_attempts_due(workspace)
+
+
 class GapFillerService:
     """The gap filler of the store that ``open_workspace`` opens; for the threads of a service.
 
@@ -273,9 +280,7 @@ class GapFillerService:
             why_not = "no Dagster daemon runs"
         elif not state.enabled:
             why_not = "the gap sensor is switched off"
-        if waits_for_universe(workspace.layout):
-            accept_example(workspace.layout)  # a forced scan is an explicit wish
-        hastened = make_attempts_due(workspace)
+        hastened = _force(workspace)
         due = f"{hastened} deferred requests are due now"
         if not why_not:
             is_woken = self._switch.wake(workspace.layout)

@@ -1,8 +1,8 @@
 """The alert sensor: one alert when an outage begins and one when it is over, one a re-basing.
 
 Failed runs with a shared cause (the gateway, the disk) are one outage; any other job that fails is
-an outage of its own. An alert is an ERROR in the log and, if the user configured a command, a JSON
-document on that command's stdin.
+an outage of its own. So are an invalid universe, and a check that fails as an error. An alert is an
+ERROR in the log and, if the user configured a command, a JSON document on that command's stdin.
 
 Not here: which re-basings and changes of unit are new (``defs.sensors.basis_alerts``).
 """
@@ -12,7 +12,7 @@ import logging
 import shlex
 import subprocess
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,8 @@ from ktrdr_pipelines.defs.runs.tags import CAUSE, KIND, RECORDED, REQUESTS, SYMB
 from ktrdr_pipelines.defs.sensors.basis_alerts import Told, basis_alerts
 from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
-from ktrdr_pipelines.errors import NoStoreError, StoreError
+from ktrdr_pipelines.errors import KtrdrError, NoStoreError, StoreError
+from ktrdr_pipelines.store.files import kind_of
 
 COMMAND_S: Final = 20.0
 """Seconds after which the command is killed. A tick may run it twice, for an outage and for an
@@ -43,7 +44,10 @@ _TEXT_LENGTH = 300
 
 _UNITS: Final = frozenset({DisagreementKind.UNIT, DisagreementKind.VOLUME})
 
-GATEWAY, DISK = "gateway", "disk"
+GATEWAY, DISK, UNIVERSE = "gateway", "disk", "universe"
+_FAILED_CHECK: Final = "AssetCheckFailed"
+"""The cause of an outage that is a failed check."""
+
 _CAUSES = {
     "GatewayUnreachableError": GATEWAY,
     "GatewayRestingError": GATEWAY,
@@ -66,7 +70,9 @@ class Ended:
     """A run that ended: its job, and why it failed, if it did.
 
     ``job`` names what is repeated, such as ``bars/1m AAPL``; ``cause`` is the class of the error,
-    empty if the run died without one; ``used_gateway`` is true if the run sent requests.
+    empty if the run died without one; ``used_gateway`` is true if the run sent requests. With
+    ``is_state`` it is no run but a state that was read: whether the universe is valid, how a check
+    ended last.
     """
 
     job: str
@@ -75,6 +81,7 @@ class Ended:
     cause: str = ""
     text: str = ""
     used_gateway: bool = False
+    is_state: bool = False
 
     @property
     def outage(self) -> str:
@@ -170,14 +177,18 @@ def run_command(command: str, document: str, log: logging.Logger) -> bool:
     return done.returncode == 0
 
 
-def alert_sensor(command: str | None) -> dg.SensorDefinition:
+def alert_sensor(
+    command: str | None, checks: Iterable[dg.AssetCheckKey] = ()
+) -> dg.SensorDefinition:
     """Return the sensor that alerts once when an outage begins and once when it is over.
 
     It alerts once about each re-basing and each change of unit, too.
 
     Args:
         command: the command to run with the alert on its stdin; None only logs.
+        checks: the checks whose failure is an outage.
     """
+    watched = tuple(checks)
 
     @dg.sensor(
         name="alert_sensor",
@@ -198,13 +209,16 @@ def alert_sensor(command: str | None) -> dg.SensorDefinition:
             order_by="update_timestamp",
             ascending=True,
         )
+        ended = [
+            _ended(context.instance, record)
+            for record in records
+            if record.dagster_run.tags.get(KIND) not in RECORDED
+        ]
+        ended += [*_universe_read(store), *_checks_done(context.instance, watched)]
+        # A state that lasts is not a further failure.
         change = outages_after(
             open_outages,
-            [
-                _ended(context.instance, record)
-                for record in records
-                if record.dagster_run.tags.get(KIND) not in RECORDED
-            ],
+            [one for one in ended if not (one.is_state and one.failed and one.job in open_outages)],
         )
         if records:
             seen_at = _utc(records[-1].update_timestamp)
@@ -252,6 +266,45 @@ def _ended(instance: dg.DagsterInstance, record: dg.RunRecord) -> Ended:
         text=_failure(instance, run.run_id) if failed else "",
         used_gateway=REQUESTS in run.tags,
     )
+
+
+def _universe_read(store: StoreResource) -> Iterator[Ended]:
+    """Yield whether the universe is valid; nothing where there is no store, or none was ever there.
+
+    The last good universe replaces an invalid one, so that no run fails.
+    """
+    problem: KtrdrError | None
+    try:
+        file = store.universe_file()
+    except (NoStoreError, StoreError):
+        return  # runs and other sensors report it
+    try:
+        _, problem = file.read()
+    except KtrdrError as error:
+        if kind_of(file.path) is None:
+            return
+        problem = error
+    failed = problem is not None
+    cause, text = (type(problem).__name__, str(problem)) if failed else ("", "")
+    yield Ended(UNIVERSE, system_now(), failed, cause, text, is_state=True)
+
+
+def _checks_done(instance: dg.DagsterInstance, keys: Sequence[dg.AssetCheckKey]) -> Iterator[Ended]:
+    """Yield how these checks ended last; none for a check that has never ended, or runs now."""
+    newest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    for key, record in newest.items():
+        found = None if record.event is None else record.event.asset_check_evaluation
+        if record.event is None or found is None:
+            continue
+        failed = not found.passed and found.severity is dg.AssetCheckSeverity.ERROR
+        yield Ended(
+            f"{key.asset_key.to_user_string()} {key.name}",
+            datetime.fromtimestamp(record.event.timestamp, UTC),
+            failed=failed,
+            cause=_FAILED_CHECK if failed else "",
+            text=(found.description or "") if failed else "",
+            is_state=True,
+        )
 
 
 def _failure(instance: dg.DagsterInstance, run_id: str) -> str:

@@ -116,14 +116,15 @@ def gap_sensor(
             tick = read_gaps(workspace, real_now)
         except KtrdrError as error:
             return dg.SkipReason(str(error))
-        runs, text = choose_runs(context.instance, tick, windows)
+        runs, text = choose_runs(context.instance, tick, windows, kept)
         if text == WAITS:
             return dg.SkipReason(text)
         announced, notice = _announcement(tick, workspace.gateway_config, context.cursor)
         if notice:
             context.log.warning(notice)
         context.log.info(text)
-        message = "; ".join(part for part in (text, notice) if part)
+        problem = f"{workspace.problem}. Using the last good version" if workspace.problem else ""
+        message = "; ".join(part for part in (problem, text, notice) if part)
         return dg.SensorResult(
             run_requests=[run_request(run) for run in runs],
             skip_reason=None if runs else message,
@@ -143,9 +144,13 @@ def read_gaps(workspace: Workspace, real_now: datetime) -> GapScan:
 
 
 def choose_runs(
-    instance: dg.DagsterInstance, tick: GapScan, windows: Windows
+    instance: dg.DagsterInstance, tick: GapScan, windows: Windows, timeframes: Sequence[Timeframe]
 ) -> tuple[list[GapRun], str]:
-    """Return the runs to start now, and one line that says what is started or skipped, and why."""
+    """Return the runs to start now, and one line that says what is started or skipped, and why.
+
+    The code location has assets of ``timeframes`` alone; one that a symbol has got since then is
+    loaded after the definitions are.
+    """
     if not tick.due:
         return [], _nothing_text(tick)
     if waits_for_universe(tick.index.store.layout):
@@ -153,7 +158,7 @@ def choose_runs(
     busy, waiting_runs = active_runs(instance)
     free_runs = _AT_ONCE - waiting_runs
     past = past_runs(instance)
-    kept = {timeframe: set(held_symbols(instance, timeframe)) for timeframe in Timeframe}
+    kept = {timeframe: set(held_symbols(instance, timeframe)) for timeframe in timeframes}
     left_out: Counter[str] = Counter()
     chosen: list[Due] = []
     for due in tick.due:
@@ -161,7 +166,7 @@ def choose_runs(
         name = (series.symbol, series.timeframe)
         until = waits_until(due.fingerprint, past.get(name, []))
         reasons = {
-            "have no partition yet": series.symbol not in kept[series.timeframe],
+            "have no partition yet": series.symbol not in kept.get(series.timeframe, ()),
             "are being loaded": name in busy,
             "wait after runs that changed nothing": until is not None and until > tick.real_now,
         }

@@ -9,7 +9,7 @@ Not here: recording that the gateway is unreachable (``defs.runs.outcome``).
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import Final
@@ -18,6 +18,7 @@ import dagster as dg
 
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.clock import system_now
+from ktrdr_pipelines.defs.asset_specs import GATEWAY_KEY
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.sensors.gap_sensor import choose_runs, read_gaps, run_request
@@ -42,12 +43,15 @@ _NO_OUTAGE: Final = "no outage of the gateway is recorded"
 Clock = Callable[[], datetime]
 
 
-def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefinition:
+def gateway_sensor(
+    timeframes: Iterable[Timeframe], windows: Windows, clock: Clock = system_now
+) -> dg.SensorDefinition:
     """Return the sensor that polls an unreachable gateway and starts deferred requests."""
+    kept = tuple(timeframes)
 
     @dg.sensor(
         name="gateway_sensor",
-        asset_selection=[bars_key(timeframe) for timeframe in Timeframe],
+        asset_selection=[bars_key(timeframe) for timeframe in kept],
         minimum_interval_seconds=_EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Polls the gateway while it is unreachable. On recovery, deferred requests "
@@ -67,8 +71,13 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
                 if known.ended_at is None:
                     if trouble := asyncio.run(poll_gateway(ib, workspace)):
                         gateway.note_absence(now, trouble)
-                        return dg.SkipReason(
-                            f"the gateway is still unreachable, since {known.since_text}: {trouble}"
+                        text = f"the gateway is still unreachable, since {known.since_text}"
+                        reason = f"{text}: {trouble}"
+                        if context.cursor == text:
+                            return dg.SkipReason(reason)
+                        event = _observed(workspace, reachable=False, text=reason)
+                        return dg.SensorResult(
+                            skip_reason=reason, asset_events=[event], cursor=text
                         )
                     gateway.note_recovery(now)
             hastened = workspace.ledger.attempts.hasten(now, made_until=known.ended_at)
@@ -77,7 +86,7 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
             tick = read_gaps(workspace, now)
         except KtrdrError as error:
             return dg.SkipReason(str(error))
-        runs, text = choose_runs(context.instance, tick, windows)
+        runs, text = choose_runs(context.instance, tick, windows, kept)
         back = f"the gateway is reachable again (unreachable since {known.since_text})"
         text = f"{back}; {hastened} deferred requests are due now; {text}"
         context.log.info(text)
@@ -85,9 +94,20 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
             run_requests=[run_request(run) for run in runs],
             skip_reason=None if runs else text,
             cursor=text,
+            asset_events=[_observed(workspace, reachable=True, text=back)],
         )
 
     return sensor
+
+
+def _observed(workspace: Workspace, *, reachable: bool, text: str) -> dg.AssetObservation:
+    """Return the observation of a gateway that has become unreachable, or reachable again."""
+    metadata: dict[str, dg.MetadataValue] = {
+        "gateway": dg.MetadataValue.text(workspace.gateway_config.gateway),
+        "reachable": dg.MetadataValue.bool(reachable),
+        "change": dg.MetadataValue.text(text),
+    }
+    return dg.AssetObservation(GATEWAY_KEY, metadata=metadata)
 
 
 async def poll_gateway(ib: IbResource, workspace: Workspace) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import dagster as dg
 
+from ktrdr_pipelines.defs.asset_specs import UNIVERSE_KEY
 from ktrdr_pipelines.defs.partitions import symbols_partitions
 from ktrdr_pipelines.defs.resources import StoreResource
 from ktrdr_pipelines.defs.runs.active_runs import SeriesName, held_symbols, users_of
@@ -22,6 +23,10 @@ __all__ = ["PartitionChange", "change_from", "held_symbols", "partition_change",
 
 _EVERY_S = 15
 _NAMED_AT_MOST = 8
+_RELOAD = (
+    "no asset yet, as no symbol had the timeframe when the definitions were loaded; `ktrdr up` "
+    "reloads them within seconds, in other deployments press Reload definitions"
+)
 Request = dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest
 
 
@@ -61,9 +66,14 @@ class PartitionChange:
         return requests
 
 
-def universe_sensor(timeframes: Iterable[Timeframe]) -> dg.SensorDefinition:
-    """Return the sensor that keeps each timeframe's partitions equal to the universe's symbols."""
-    kept = tuple(timeframes)
+def universe_sensor(
+    timeframes: Iterable[Timeframe], *, loaded: Iterable[Timeframe] = tuple(Timeframe)
+) -> dg.SensorDefinition:
+    """Return the sensor that keeps each timeframe's partitions equal to the universe's symbols.
+
+    ``loaded`` are the timeframes that the code location has assets of.
+    """
+    kept, assets = tuple(timeframes), frozenset(loaded)
 
     @dg.sensor(
         name="universe_sensor",
@@ -83,7 +93,8 @@ def universe_sensor(timeframes: Iterable[Timeframe]) -> dg.SensorDefinition:
             symbol: f"{zlib.crc32(repr(one).encode()):08x}"
             for symbol, one in universe.instruments.items()
         }
-        known = json.loads(context.cursor) if context.cursor else prints
+        before = json.loads(context.cursor) if context.cursor else None
+        known = prints if before is None else before
         edited = [
             symbol for symbol in prints if known.get(symbol, prints[symbol]) != prints[symbol]
         ]
@@ -92,15 +103,34 @@ def universe_sensor(timeframes: Iterable[Timeframe]) -> dg.SensorDefinition:
         text = _text(changes, edited)
         if edited or any(changes):
             context.log.info(text)
+        if new := [str(one) for one in kept if universe.series(one) and one not in assets]:
+            text = f"{', '.join(new)}: {_RELOAD}; {text}"
         if problem is not None:
             text = f"{problem}. Using the last good version: {text}"
         return dg.SensorResult(
             dynamic_partitions_requests=[one for change in changes for one in change.requests()],
             skip_reason=text,
             cursor=json.dumps(prints),
+            # An event each time: without a change there is none.
+            asset_events=[_observed(universe, text)] if prints != before else [],
         )
 
     return sensor
+
+
+def _observed(universe: Universe, text: str) -> dg.AssetObservation:
+    """Return the observation of a universe that was edited, or is read for the first time."""
+    used = {series.timeframe for series in universe.series()}
+    metadata: dict[str, dg.MetadataValue] = {
+        "file": dg.MetadataValue.text(universe.name),
+        "symbols": dg.MetadataValue.int(len(universe.instruments)),
+        "series": dg.MetadataValue.int(len(universe.series())),
+        "timeframes": dg.MetadataValue.text(
+            ", ".join(one.value for one in Timeframe if one in used)
+        ),
+        "change": dg.MetadataValue.text(text),
+    }
+    return dg.AssetObservation(UNIVERSE_KEY, metadata=metadata)
 
 
 def partition_change(

@@ -121,10 +121,11 @@ def test_the_end_of_the_simulator_ends_the_command(helpers: Any, data: Path) -> 
         groups = helpers.children_groups(up.pid)
         (gateway,) = (one for one in groups if b"simulate" in command_line(one))
         os.kill(gateway, signal.SIGKILL)
-        _, err = up.communicate(timeout=180)
+        out, _ = up.communicate(timeout=180)
     assert up.returncode == 1
-    assert "the simulated gateway" in err
-    assert "SIGKILL" in err
+    message = json.loads(out)["error"]["message"]
+    assert "the simulated gateway" in message
+    assert "SIGKILL" in message
     assert [member for group in groups for member in helpers.group_members(group)] == []
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from ktrdr_pipelines.defs.runs.tags import CAUSE, REQUESTS, SYMBOL, TIMEFRAME
 from ktrdr_pipelines.defs.sensors.alert_sensor import Ended, outages_after
+from ktrdr_pipelines.store.layout import create_store
 from tests.support.alert_ticks import AlertTicker
 
 
@@ -136,6 +137,48 @@ def failed(job_name: str, cause: str, minute: int = 0) -> Ended:
 def succeeded(job_name: str, *, used_gateway: bool = False) -> Ended:
     """Return a successful run of a job."""
     return Ended(job_name, AT, used_gateway=used_gateway)
+
+
+def test_an_invalid_universe_is_an_outage_until_it_is_repaired(
+    ticker: Ticker, tmp_path: Path
+) -> None:
+    """It is alerted once, although the last good universe replaces it."""
+    layout = create_store(tmp_path / "data")
+    ticker.data_dir = layout.root
+    layout.universe.write_text("symbols: {AAPL: {}}")
+    assert ticker.tick() == "nothing is failing"
+    layout.universe.write_text("symbols: {AAPL: {timeframe: [1d]}}")
+    assert "universe since" in ticker.tick()
+    assert "already alerted: universe" in ticker.tick()
+    layout.universe.write_text("symbols: {AAPL: {}}")
+    assert ticker.tick().startswith("works again: universe")
+    outage, over = ticker.alerts()
+    assert (outage["event"], over["event"]) == ("outage", "all-clear")
+    [found] = outage["outages"]
+    assert (found["name"], found["cause"], found["failures"]) == ("universe", "UniverseError", 1)
+    assert "timeframe" in found["text"]
+
+
+def test_a_check_that_fails_as_an_error_is_an_outage(ticker: Ticker) -> None:
+    """One that warns is not; a later success ends it."""
+    key = dg.AssetKey(["bars", "1d"])
+    ticker.checks = (dg.AssetCheckKey(key, "ohlc_sane"), dg.AssetCheckKey(key, "file_integrity"))
+
+    def evaluated(name: str, *, passed: bool, severity: dg.AssetCheckSeverity) -> None:
+        found = dg.AssetCheckEvaluation(
+            asset_key=key, check_name=name, passed=passed, severity=severity, description="3 of 9"
+        )
+        ticker.instance.report_runless_asset_event(found)
+
+    warn, error = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
+    evaluated("file_integrity", passed=False, severity=warn)
+    evaluated("ohlc_sane", passed=False, severity=error)
+    assert "bars/1d ohlc_sane since" in ticker.tick()
+    assert "already alerted: bars/1d ohlc_sane" in ticker.tick()
+    evaluated("ohlc_sane", passed=True, severity=error)
+    assert ticker.tick().startswith("works again: bars/1d ohlc_sane")
+    [outage] = ticker.alerts()[0]["outages"]
+    assert (outage["cause"], outage["text"]) == ("AssetCheckFailed", "3 of 9")
 
 
 def test_failures_of_the_gateway_are_one_outage() -> None:

@@ -4,13 +4,16 @@ import asyncio
 import signal
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from ktrdr_pipelines.app.services.gap_filler import GapFillerService
+from ktrdr_pipelines.app.setup import UNIVERSE_EXAMPLE, committed
+from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.partitions import window_dates
 from ktrdr_pipelines.defs.runs.tags import CAUSE, KILLED, RANGE_END, RANGE_START, SYMBOL, TIMEFRAME
@@ -23,7 +26,12 @@ from ktrdr_pipelines.domain.instruments import Origin, identity_of
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.errors import GatewayError, GatewayUnreachableError, RequestRejectedError
+from ktrdr_pipelines.errors import (
+    GatewayError,
+    GatewayUnreachableError,
+    KtrdrError,
+    RequestRejectedError,
+)
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES, Depth
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
@@ -356,6 +364,19 @@ def test_symbol_without_a_partition_is_left_to_the_universe_sensor(
     location.instance.delete_dynamic_partition("symbols_1d", "MSFT")
     assert "1d MSFT|2023 MSFT|2026" not in {name_of(one) for one in tick.requests()}
     assert "1 have no partition yet" in tick.cursor
+
+
+def test_an_unedited_example_is_loaded_only_when_it_was_accepted(
+    location: Any, tick: Ticker
+) -> None:
+    """The tick says why it waits; a forced scan is as good as `ktrdr up --yes`."""
+    location.write_universe(committed(UNIVERSE_EXAMPLE).decode())
+    assert tick.requests() == []
+    assert "universe.yaml is still the example" in tick.text()
+    workspace = Workspace(location.settings, location.layout)
+    with closing(GapFillerService(lambda: workspace)) as service, suppress(KtrdrError):
+        service.force_scan()
+    assert tick.requests()
 
 
 def test_big_backlog_is_announced_once_with_its_plan(location: Any, tick: Ticker) -> None:

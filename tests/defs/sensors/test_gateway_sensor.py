@@ -12,6 +12,7 @@ import pytest
 from ktrdr_pipelines.defs.resources import IbResource
 from ktrdr_pipelines.defs.sensors.gateway_sensor import gateway_sensor
 from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
 
@@ -38,9 +39,15 @@ def tick(location: Any) -> Callable[..., Any]:
         context = dg.build_sensor_context(
             instance=location.instance, resources=resources, definitions=defs
         )
-        return gateway_sensor(location.windows(), lambda: now)(context)
+        return gateway_sensor(Timeframe, location.windows(), lambda: now)(context)
 
     return run
+
+
+def said(result: Any) -> str:
+    """Return the reason that a tick without runs gives."""
+    reason = result if isinstance(result, dg.SkipReason) else result.skip_reason
+    return str(reason.skip_message)
 
 
 def test_a_gateway_without_a_recorded_absence_is_not_polled(
@@ -60,7 +67,10 @@ def test_a_failed_poll_confirms_the_absence(
 ) -> None:
     """The absence counts from now on, and the skip reason says since when it lasts."""
     location.note_absence(NOW - timedelta(minutes=9), "nothing listens", closed_port)
-    text = tick(port=closed_port).skip_message
+    first = tick(port=closed_port)
+    [event] = first.asset_events  # the first poll that fails is observed
+    assert (event.asset_key.path, event.metadata["reachable"].value) == (["gateway"], False)
+    text = said(first)
     assert "still unreachable, since 2026-06-12 11:51:00Z" in text
     known = location.absence(closed_port)
     assert known is not None
@@ -75,7 +85,7 @@ def test_a_gateway_without_free_client_ids_for_runs_is_unreachable(
     location.note_absence(NOW - timedelta(minutes=2), "client id 101 is in use")
     leases = ClientIdLeases(GatewayConfig.from_settings(location.settings).folder)
     held = [leases.lease((101, 110)) for _ in range(10)]
-    text = tick().skip_message
+    text = said(tick())
     assert "still unreachable" in text
     assert "client ids 101 to 110" in text
     for lease in held:
@@ -106,7 +116,7 @@ def test_deferred_requests_become_due_on_recovery(location: Any, tick: Callable[
         "4 deferred requests are due now" in result.cursor
     )
     assert location.absence().ended_at == NOW
-    assert tick().skip_message == "no outage of the gateway is recorded"
+    assert said(tick()) == "no outage of the gateway is recorded"
 
 
 def defer(location: Any, key: str, until: datetime, at: datetime = NOW) -> None:
@@ -132,7 +142,7 @@ def test_a_recovery_found_by_another_store_makes_earlier_attempts_due(
     defer(location, "AAPL|1d", until, at=NOW - timedelta(minutes=2))
     defer(location, "MSFT|1d", until, at=NOW)
     assert "; 1 deferred requests are due now" in tick().cursor
-    assert tick().skip_message == "no outage of the gateway is recorded"
+    assert said(tick()) == "no outage of the gateway is recorded"
     [due], [waiting] = (location.store.ledger.attempts.of(key) for key in ("AAPL|1d", "MSFT|1d"))
     assert (due.next_try_at, waiting.next_try_at) == (NOW, until)
 
@@ -142,7 +152,7 @@ def test_an_old_outage_makes_nothing_due(location: Any, tick: Callable[..., Any]
     location.note_absence(NOW - timedelta(days=3), "nothing listens")
     location.end_absence(NOW - timedelta(days=2))
     defer(location, "AAPL|1d", NOW + timedelta(hours=6), at=NOW - timedelta(days=3))
-    assert tick().skip_message == "no outage of the gateway is recorded"
+    assert said(tick()) == "no outage of the gateway is recorded"
 
 
 def test_an_outage_that_ends_in_the_future_makes_nothing_due(
@@ -168,7 +178,7 @@ def test_the_record_of_an_earlier_version_is_moved_to_the_gateways(
     since, seen_at = NOW - timedelta(hours=1), NOW - timedelta(minutes=9)
     fields = {"since": since.isoformat(), "seen_at": seen_at.isoformat(), "text": "no response"}
     path.write_text(json.dumps(fields))
-    assert "still unreachable, since 2026-06-12 11:00:00Z" in tick(port=closed_port).skip_message
+    assert "still unreachable, since 2026-06-12 11:00:00Z" in said(tick(port=closed_port))
     known = location.absence(closed_port)
     assert known is not None
     assert (known.since, known.seen_at) == (since, NOW)
@@ -182,6 +192,6 @@ def test_an_unreadable_record_of_an_earlier_version_is_deleted(
     """It counts as no absence."""
     path = location.layout.state / "gateway-away.json"
     path.write_text(content)
-    assert tick().skip_message == "no outage of the gateway is recorded"
+    assert said(tick()) == "no outage of the gateway is recorded"
     assert not path.exists()
     assert location.absence() is None
