@@ -76,6 +76,14 @@ class StoreStatus:
             return None
         return max(0, round(self.real_now.timestamp() - path.stat().st_mtime))
 
+    @property
+    def exit_code(self) -> ExitCode:
+        """FAILED if something cannot be read, INCOMPLETE if bars disagree, else DONE."""
+        if self.bases.errors or any(one.error is not None for one in self.series):
+            return ExitCode.FAILED
+        is_open = self.bases.stated or any(one.disagreements for one in self.series)
+        return ExitCode.INCOMPLETE if is_open else ExitCode.DONE
+
 
 def store_status(workspace: Workspace) -> StoreStatus:
     """Read the status of a store.
@@ -115,7 +123,13 @@ def status_document(status: StoreStatus) -> StoreStatusDocument:
     of_series: dict[Series, list[ExplainedRange]] = {}
     for one in explained:
         of_series.setdefault(one.series, []).append(one)
+    code = status.exit_code
+    is_whole = not any(
+        one.gaps or one.unconfirmed_bars or one.volume_jumps for one in status.series
+    )
     return StoreStatusDocument(
+        complete=code is ExitCode.DONE and is_whole,
+        exit_code=int(code),
         store=str(workspace.layout.root),
         format=store_version(workspace.layout),
         origin=store_origin(workspace.layout),
@@ -141,7 +155,7 @@ def status_document(status: StoreStatus) -> StoreStatusDocument:
             for state in status.series
         ),
         not_in_universe=tuple(
-            UnlistedSeriesDocument(symbol=one.symbol, timeframe=one.timeframe, rows=one.rows)
+            UnlistedSeriesDocument(symbol=one.symbol, timeframe=one.timeframe, bars=one.rows)
             for one in status.unlisted
         ),
         adjustments=tuple(
@@ -230,21 +244,6 @@ def gaps_document(
     )
 
 
-def gaps_of(
-    workspace: Workspace, symbols: str | None = None, timeframes: str | None = None
-) -> GapsDocument:
-    """Return the gaps of named series as a document; without names, of all.
-
-    Raises:
-        UsageError: a symbol or timeframe is unknown.
-        StoreError: the ledger cannot be read.
-    """
-    index = workspace.gap_index()
-    series = chosen_series(workspace.universe, workspace.store, symbols, timeframes)
-    found = index.series_gaps(series, workspace.now)
-    return gaps_document(found, explained_ranges(workspace.ledger, index.calendars, found))
-
-
 def held_ranges(workspace: Workspace, instrument: Instrument) -> list[HeldRangeDocument]:
     """Return the bars held of each timeframe of an instrument, of those on disk too.
 
@@ -261,7 +260,7 @@ def held_ranges(workspace: Workspace, instrument: Instrument) -> list[HeldRangeD
         held.append(
             HeldRangeDocument(
                 timeframe=str(kind),
-                rows=store.rows(series),
+                bars=store.rows(series),
                 first=days[0] if days else None,
                 last=days[-1] if days else None,
                 covered_from=covered.start if covered else None,

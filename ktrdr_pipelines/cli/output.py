@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 import typer
 
 from ktrdr_pipelines.domain.instruments import Series
-from ktrdr_pipelines.errors import KtrdrError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ktrdr_pipelines.app.views.documents import ResultDocument
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.domain.adjustments import Adjustment
     from ktrdr_pipelines.domain.intervals import Interval
-    from ktrdr_pipelines.domain.plausibility import Disagreement
     from ktrdr_pipelines.domain.timeframes import Timeframe
 
 
@@ -152,23 +151,21 @@ def say_warnings() -> None:
         note(f"Warning: {text}")
 
 
-def say_json(document: object, *, lines: bool = True) -> None:
+def say_json(document: "ResultDocument | Mapping[str, Any]", *, lines: bool = True) -> None:
     """Print a result as one JSON document: indented, or on one line without ``lines``.
 
-    A document is printed with the fields that are set. An object also gets
-    ``market_clock_offset_s``, by how much market time is ahead of real time.
-    Characters that stdout cannot print become JSON escapes, so that the document stays valid.
+    All fields are printed, and ``market_clock_offset_s`` is that of the environment. Characters
+    that stdout cannot print become JSON escapes, so that the document stays valid.
     """
-    from ktrdr_pipelines.app.views.documents import Document
-
-    if isinstance(document, Document):
-        document = document.model_dump(exclude_unset=True, by_alias=True)
+    set_here = {"market_clock_offset_s": _clock_offset_s()}
     if isinstance(document, Mapping):
-        document = {**document, "market_clock_offset_s": _clock_offset_s()}
+        found = {**document, **set_here}
+    else:
+        found = document.model_copy(update=set_here).model_dump(by_alias=True)
     indent = 2 if lines else None
     say(
         json.dumps(
-            document,
+            found,
             indent=indent,
             ensure_ascii=not is_unicode(sys.stdout),
             allow_nan=False,
@@ -194,13 +191,6 @@ def plain(value: object) -> object:
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     return value.isoformat() if isinstance(value, date) else str(value)
-
-
-def error_json(error: KtrdrError) -> dict[str, Any]:
-    """Return an error as a JSON object: its kind, its message and the parts of the message."""
-    from ktrdr_pipelines.app.views.documents import ErrorDocument
-
-    return ErrorDocument.of(error).model_dump(exclude_unset=True)
 
 
 def console(*, err: bool = False) -> "Console":
@@ -254,38 +244,6 @@ def interval_text(timeframe: "Timeframe", interval: "Interval") -> str:
         return f"{instant_text(interval.start)} to {instant_text(interval.end)}"
     first, last = interval.start.date(), (interval.end - timedelta(days=1)).date()
     return str(first) if first == last else f"{first} to {last}"
-
-
-def intervals_json(intervals: Iterable["Interval"]) -> list[dict[str, str]]:
-    """Return intervals of bar timestamps as JSON objects; each end is exclusive."""
-    return [{"start": instant_text(one.start), "end": instant_text(one.end)} for one in intervals]
-
-
-def disagreement_json(found: "Disagreement") -> dict[str, Any]:
-    """Return bars at other prices, or with volumes in another unit, as a JSON object."""
-    from ktrdr_pipelines.app.views.series_documents import DisagreementDocument
-
-    return DisagreementDocument.of(found).model_dump()
-
-
-def disagreements_json(found: Iterable["Disagreement"]) -> dict[str, Any]:
-    """Return bars at other prices as JSON objects, and those in another unit by themselves."""
-    from ktrdr_pipelines.domain.plausibility import DisagreementKind
-
-    ones = list(found)
-    is_unit = [one.kind is DisagreementKind.UNIT for one in ones]
-    pairs = list(zip(ones, is_unit, strict=True))
-    return {
-        "disagreements": [disagreement_json(one) for one, is_one in pairs if not is_one],
-        "unit_changes": [disagreement_json(one) for one, is_one in pairs if is_one],
-    }
-
-
-def adjustment_json(one: "Adjustment") -> dict[str, Any]:
-    """Return an adjustment as a JSON object."""
-    from ktrdr_pipelines.app.views.series_documents import AdjustmentDocument
-
-    return AdjustmentDocument.of(one).model_dump()
 
 
 def adjustment_text(one: "Adjustment") -> str:

@@ -177,6 +177,7 @@ def _acknowledge(
     if as_json:
         say_json(
             AcknowledgedDocument(
+                complete=catalog_error is None,
                 exit_code=int(code),
                 acknowledged=(ExplainedDocument.of(ExplainedRange(series, proof)),),
                 catalog_error=ErrorDocument.of_any(catalog_error),

@@ -76,10 +76,7 @@ def status(as_json: AsJson = False) -> None:
         _say_states(states, found.unlisted)
         _say_bases(bases)
         _say_findings(states, found.findings)
-    if bases.errors or any(state.error is not None for state in states):
-        raise typer.Exit(ExitCode.FAILED)
-    if bases.stated or any(state.disagreements for state in states):
-        raise typer.Exit(ExitCode.INCOMPLETE)
+    raise typer.Exit(found.exit_code)
 
 
 def _say_bases(bases: "KnownBases") -> None:
@@ -309,13 +306,14 @@ def ranges(
     instruments = instruments_of(workspace.universe, symbols)
     begun = run_stoppable(manager.discover(instruments, refresh=refresh))
     held = {one.instrument.symbol: held_ranges(workspace, one.instrument) for one in begun}
+    failed = any(one.error is not None for one in begun)
+    code = ExitCode.FAILED if failed else ExitCode.DONE
     if as_json:
         documents = (BeginningDocument.of(one, held[one.instrument.symbol]) for one in begun)
-        say_json(RangesDocument(symbols=tuple(documents)))
+        say_json(RangesDocument(complete=not failed, exit_code=int(code), symbols=tuple(documents)))
     else:
         _say_ranges(begun, held)
-    failed = any(one.error is not None for one in begun)
-    raise typer.Exit(ExitCode.FAILED if failed else ExitCode.DONE)
+    raise typer.Exit(code)
 
 
 def _covered_text(held: "HeldRangeDocument") -> str:
@@ -330,7 +328,7 @@ def _say_ranges(begun: "list[EarliestData]", held: "dict[str, list[HeldRangeDocu
     rows = [
         (
             f"{symbol} {one.timeframe}",
-            f"{one.rows:,}",
+            f"{one.bars:,}",
             one.first or "",
             one.last or "",
             _covered_text(one),

@@ -230,11 +230,12 @@ def _require_gateway(workspace: "Workspace") -> None:
     from ktrdr_pipelines.domain.instruments import Origin
     from ktrdr_pipelines.store.layout import refuse_other_origin
 
-    found = run_stoppable(check_health(workspace.gateway_config))
-    if found.error is not None:
+    report = run_stoppable(check_health(workspace.gateway_config))
+    found = report.document
+    if report.error is not None:
         if found.tcp is not False:
-            raise found.error
-        reason = found.error.reason or str(found.error)
+            raise report.error
+        reason = report.error.reason or str(report.error)
         raise GatewayUnreachableError(
             f"no gateway responds at {found.gateway}", reason=reason, hint=HOW_TO_GET_A_GATEWAY
         )
