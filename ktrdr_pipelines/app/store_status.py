@@ -11,13 +11,14 @@ from datetime import datetime
 from pathlib import Path
 
 from ktrdr_pipelines.app.acknowledgement import ExplainedRange, explained_ranges
-from ktrdr_pipelines.app.selection import chosen_series
+from ktrdr_pipelines.app.selection import chosen_series, instruments_of
 from ktrdr_pipelines.app.views.documents import ErrorDocument
 from ktrdr_pipelines.app.views.series_documents import (
     BasisErrorDocument,
     CalendarChangeDocument,
     CatalogDocument,
     ExplainedDocument,
+    FieldDocument,
     GapDocument,
     GapsDocument,
     HeldRangeDocument,
@@ -58,10 +59,13 @@ class KnownBases:
 class StoreStatus:
     """A store at a moment: every series, the bases of all symbols, and what has no entry.
 
-    ``findings`` are the numbers of bars with implausible values, by ledger key.
+    ``instruments`` are those of the universe, or those that were named: then the series and bases
+    are theirs alone, and nothing is unlisted. ``findings`` are the numbers of bars with implausible
+    values, by ledger key.
     """
 
     workspace: Workspace
+    instruments: Sequence[Instrument]
     series: Sequence[SeriesGaps]
     unlisted: Sequence[Stranger]
     findings: Mapping[str, int]
@@ -85,26 +89,34 @@ class StoreStatus:
         return ExitCode.INCOMPLETE if is_open else ExitCode.DONE
 
 
-def store_status(workspace: Workspace) -> StoreStatus:
-    """Read the status of a store.
+def store_status(workspace: Workspace, symbols: str | None = None) -> StoreStatus:
+    """Read the status of a store, or of named symbols.
 
     Raises:
+        UsageError: a symbol is empty, or not in the universe.
         StoreError: the ledger cannot be read.
         UniverseError: the universe is malformed, and there is no earlier copy.
     """
     real_now = workspace.clock.real_now()
-    series = chosen_series(workspace.universe, workspace.store, None, None)
+    instruments = instruments_of(workspace.universe, symbols)
+    series = chosen_series(workspace.universe, workspace.store, symbols, None)
     index = workspace.gap_index()
+    named = {one.symbol for one in instruments}
     adjustments, errors = workspace.store.bases.all()
+    if symbols is not None:
+        adjustments = {name: known for name, known in adjustments.items() if name in named}
+        errors = {name: text for name, text in errors.items() if name in named}
     stated = {
         symbol: one
         for symbol, one in workspace.ledger.basis_checks.stated().items()
-        if symbol in workspace.universe.instruments
+        if symbol in named
     }
+    others = () if symbols is not None else strangers(workspace.store, named)
     return StoreStatus(
         workspace,
+        instruments,
         index.series_gaps(series, workspace.now),
-        list(strangers(workspace.store, workspace.universe.instruments)),
+        list(others),
         workspace.ledger.findings.counts(),
         KnownBases(adjustments, stated, errors),
         index.calendars,
@@ -138,12 +150,13 @@ def status_document(status: StoreStatus) -> StoreStatusDocument:
             path=str(workspace.layout.universe),
             problem=ErrorDocument.of_any(workspace.problem),
             symbols={
-                symbol: universe.describe(instrument)
-                for symbol, instrument in universe.instruments.items()
+                one.symbol: FieldDocument.all_of(universe.fields_of(one))
+                for one in status.instruments
             },
         ),
         before_windows={
-            str(kind): tuple(names) for kind, names in universe.before_windows().items()
+            str(kind): tuple(names)
+            for kind, names in universe.before_windows(status.instruments).items()
         },
         counts=explained_counts(status.series),
         series=tuple(
@@ -202,6 +215,22 @@ def gaps_exit_code(found: Sequence[SeriesGaps]) -> ExitCode:
     if any(one.error is not None for one in found):
         return ExitCode.FAILED
     return ExitCode.INCOMPLETE if any(one.gaps for one in found) else ExitCode.DONE
+
+
+def blocked_series(
+    found: Sequence[SeriesGaps],
+) -> dict[tuple[str, int | None], list[SeriesGaps]]:
+    """Return the series that lack a permission, by what it is for and the gateway's code.
+
+    A permission is for an exchange, a security type and a what_to_show.
+    """
+    blocked: dict[tuple[str, int | None], list[SeriesGaps]] = {}
+    for one in (state for state in found if state.blocks):
+        made = one.series.instrument
+        exchange = made.primary_exchange or made.exchange
+        key = f"{exchange} {made.sec_type} {made.what_to_show}", one.blocks[-1].code
+        blocked.setdefault(key, []).append(one)
+    return blocked
 
 
 def explained_counts(found: Sequence[SeriesGaps]) -> dict[str, int]:

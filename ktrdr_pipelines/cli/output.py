@@ -103,6 +103,9 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 PIPED_WIDTH: Final = 160
 """Width in columns of a table that is written to a file or another program."""
 
+_NAMED_AT_MOST: Final = 8
+"""Names that one line has."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
@@ -203,28 +206,69 @@ def console(*, err: bool = False) -> "Console":
 
 
 def say_table(columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table.
+    """Print a table whose cells are never cut off.
+
+    Where the terminal is too narrow, optional columns are left out, the last one first, then
+    columns wrap that may. Is it still too narrow, the terminal wraps the lines.
 
     Args:
         columns: headings, each with its alignment: ``left``, ``right``, or ``fold`` for a column
-            that wraps where the terminal is too narrow for all of them.
+            that may wrap between words; a question mark after it makes the column optional.
         rows: the cells of each row.
     """
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
 
+    cells = [[showable(str(cell), sys.stdout) for cell in row] for row in rows]
+    headings = [showable(heading, sys.stdout) for heading in columns]
+    kinds = [kind.removesuffix("?") for kind in columns.values()]
+    needed = []
+    for at, (heading, kind) in enumerate(zip(headings, kinds, strict=True)):
+        texts = [heading, *(row[at] for row in cells)]
+        words = [word for text in texts for word in text.split()] if kind == "fold" else texts
+        needed.append(max(map(cell_len, words), default=0))
+    shown = list(range(len(headings)))
+    screen = console()
+    for at, kind in reversed(list(enumerate(columns.values()))):
+        if kind.endswith("?") and _width_of([needed[one] for one in shown]) > screen.width:
+            shown.remove(at)
+    screen.width = max(screen.width, _width_of([needed[one] for one in shown]))
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for heading, kind in columns.items():
-        right = kind == "right"
+    for at in shown:
+        is_fold = kinds[at] == "fold"
         table.add_column(
-            showable(heading, sys.stdout),
-            justify="right" if right else "left",
-            overflow="fold" if kind == "fold" else "ellipsis",
-            no_wrap=kind != "fold",
+            headings[at],
+            justify="right" if kinds[at] == "right" else "left",
+            overflow="fold",
+            no_wrap=not is_fold,
+            min_width=needed[at],
         )
-    for row in rows:
-        table.add_row(*(showable(str(cell), sys.stdout) for cell in row))
-    console().print(table)
+    for row in cells:
+        table.add_row(*(row[at] for at in shown))
+    screen.print(table)
+
+
+def _width_of(widths: Sequence[int]) -> int:
+    """Return the width of a table of columns of these widths, with two spaces between them."""
+    return sum(widths) + 2 * len(widths)
+
+
+def say_wrapped(text: str) -> None:
+    """Print a line of the result; a terminal gets it wrapped between words, and indented."""
+    if not sys.stdout.isatty():
+        say(text)
+        return
+    import textwrap
+
+    lines = textwrap.wrap(
+        text,
+        console().width,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    say("\n".join(lines))
 
 
 def instant_text(moment: datetime) -> str:
@@ -259,6 +303,21 @@ def adjustment_text(one: "Adjustment") -> str:
 def unconfirmed_text(series: Series, bars: int) -> str:
     """Return how many bars of a series are on an unconfirmed price basis."""
     return f"{series}: {counted(bars, 'bar')} on an unconfirmed price basis, left out of queries"
+
+
+def few_text(names: Sequence[object]) -> str:
+    """Return the first of some names, and how many more there are."""
+    more = len(names) - _NAMED_AT_MOST
+    return ", ".join(map(str, names[:_NAMED_AT_MOST])) + (f" and {more:,} more" if more > 0 else "")
+
+
+def say_some(lines: Iterable[str], *, most: int | None) -> None:
+    """Print the first lines of a kind, and how many were left out; all of them without ``most``."""
+    every = list(lines)
+    for line in every[:most]:
+        say_wrapped(line)
+    if most is not None and len(every) > most:
+        say(f"  and {len(every) - most:,} more; --all prints them")
 
 
 def counted(number: int, one: str, many: str = "") -> str:

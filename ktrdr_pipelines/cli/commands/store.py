@@ -22,6 +22,7 @@ from ktrdr_pipelines.cli.output import (
     say,
     say_json,
     say_table,
+    say_wrapped,
     unconfirmed_text,
 )
 from ktrdr_pipelines.errors import ExitCode, UniverseError, UsageError
@@ -176,15 +177,15 @@ _CERTIFICATE: Final = {
     "timeframe": "left",
     "first": "left",
     "last": "left",
-    "expected": "right",
-    "have": "right",
-    "empty": "right",
-    "explained": "right",
+    "expected": "right?",
+    "have": "right?",
+    "empty": "right?",
+    "explained": "right?",
     "unexplained": "right",
     "bars": "right",
-    "revisions": "right",
+    "revisions": "right?",
     "digest": "left",
-    "verified before": "left",
+    "verified before": "left?",
 }
 _FINDINGS_AT_MOST: Final = 5
 
@@ -267,7 +268,7 @@ def _print_symbol(symbol: str, own: "Sequence[Certificate]") -> None:
             bars = counted(uncovered, "bar")
             say(f"{one.found.series}: {bars} that no response has covered")
         for found in (*one.found.disagreements, *one.found.volume_jumps):
-            say(f"{one.found.series}: {found.text_for(one.found.series)}")
+            say_wrapped(f"{one.found.series}: {found.text_for(one.found.series)}")
 
 
 def _print_findings(one: "Certificate") -> None:
@@ -308,24 +309,26 @@ def _certificate_row(one: "Certificate") -> tuple[object, ...]:
 
 
 def _print_totals(certificates: "Sequence[Certificate]", others: Sized) -> None:
-    bars = counted(sum(one.content.bars for one in certificates), "bar")
-    say(f"{bars} in {counted(len(certificates), 'series', 'series')} read and checked:")
+    """Print the totals: what was read, and how much of it is not as it should be."""
     corrupt = sum(not one.is_intact for one in certificates)
-    lacking = [one for one in certificates if one.found.gaps]
-    if corrupt:
-        say(
-            f"  {counted(corrupt, 'series', 'series')} corrupt; ktrdr repair quarantines damaged "
-            "bar files"
-        )
-    if lacking:
-        say(f"  {counted(len(lacking), 'series', 'series')} with gaps; ktrdr gaps lists them")
+    lacking = sum(bool(one.found.gaps) for one in certificates)
     differing = sum(bool(one.found.disagreements) for one in certificates)
-    if differing:
-        say(f"  {counted(differing, 'series', 'series')} with bars returned again at other prices")
     unconfirmed = sum(bool(one.content.unconfirmed) for one in certificates)
-    if unconfirmed:
-        say(f"  {counted(unconfirmed, 'series', 'series')} with bars on an unconfirmed price basis")
+    parts = [
+        f"{counted(number, 'series', 'series')} {text}"
+        for number, text in (
+            (corrupt, "corrupt; ktrdr repair quarantines damaged bar files"),
+            (lacking, "with gaps; ktrdr gaps lists them"),
+            (differing, "with bars returned again at other prices"),
+            (unconfirmed, "with bars on an unconfirmed price basis"),
+        )
+        if number
+    ]
     if others:
-        say(f"  {counted(len(others), 'damaged file')} of symbols not in the universe")
-    if not (corrupt or lacking or differing or unconfirmed or others):
-        say("  everything is intact, and nothing is unexplained")
+        parts.append(f"{counted(len(others), 'damaged file')} of symbols not in the universe")
+    for part in parts:
+        say(part)
+    bars = counted(sum(one.content.bars for one in certificates), "bar")
+    verdict = "see above" if parts else "everything is intact, and nothing is unexplained"
+    series = counted(len(certificates), "series", "series")
+    say(f"Total: {bars} in {series} read and checked: {verdict}")

@@ -37,7 +37,11 @@ def test_the_document_has_what_the_table_has(ktrdr: Any, store: Path, gateway: A
     assert document["origin"] == "simulated"
     assert document["format"] == 2
     assert 0 <= document["catalog"]["age_s"] < 3600
-    assert document["universe"]["symbols"]["AAPL"]["use_rth"] == "true (derived)"
+    assert document["universe"]["symbols"]["AAPL"]["use_rth"] == {
+        "value": True,
+        "derived": True,
+        "origin": "derived",
+    }
     series = {(one["symbol"], one["timeframe"]): one for one in document["series"]}
     assert len(series) == 5
     daily = series["AAPL", "1d"]
