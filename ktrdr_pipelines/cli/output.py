@@ -103,6 +103,9 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 PIPED_WIDTH: Final = 160
 """Width in columns of a table that is written to a file or another program."""
 
+_FOLDED_AT: Final = 24
+"""Columns that a cell which may wrap has before optional columns do."""
+
 _NAMED_AT_MOST: Final = 8
 """Names that one line has."""
 
@@ -223,35 +226,34 @@ def say_table(columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> N
     cells = [[showable(str(cell), sys.stdout) for cell in row] for row in rows]
     headings = [showable(heading, sys.stdout) for heading in columns]
     kinds = [kind.removesuffix("?") for kind in columns.values()]
-    needed = []
-    for at, (heading, kind) in enumerate(zip(headings, kinds, strict=True)):
+    whole, least = [], []  # the widths of columns without wrapping, and with all of it
+    for at, heading in enumerate(headings):
         texts = [heading, *(row[at] for row in cells)]
-        words = [word for text in texts for word in text.split()] if kind == "fold" else texts
-        needed.append(max(map(cell_len, words), default=0))
+        whole.append(max(map(cell_len, texts)))
+        words = (word for text in texts for word in text.split())
+        least.append(max(map(cell_len, words), default=0) if kinds[at] == "fold" else whole[-1])
     shown = list(range(len(headings)))
     screen = console()
     for at, kind in reversed(list(enumerate(columns.values()))):
-        if kind.endswith("?") and _width_of([needed[one] for one in shown]) > screen.width:
+        wanted = (max(least[one], min(whole[one], _FOLDED_AT)) for one in shown)
+        if kind.endswith("?") and sum(wanted) + 2 * len(shown) > screen.width:
             shown.remove(at)
-    screen.width = max(screen.width, _width_of([needed[one] for one in shown]))
+    room = screen.width - sum(least[at] for at in shown) - 2 * len(shown)
+    screen.width -= min(room, 0)
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for at in shown:
-        is_fold = kinds[at] == "fold"
+    for at in shown:  # room goes to columns that wrap, the first one first
+        width = min(whole[at], least[at] + max(room, 0))
+        room -= width - least[at]
         table.add_column(
             headings[at],
             justify="right" if kinds[at] == "right" else "left",
             overflow="fold",
-            no_wrap=not is_fold,
-            min_width=needed[at],
+            no_wrap=kinds[at] != "fold",
+            width=width,
         )
     for row in cells:
         table.add_row(*(row[at] for at in shown))
     screen.print(table)
-
-
-def _width_of(widths: Sequence[int]) -> int:
-    """Return the width of a table of columns of these widths, with two spaces between them."""
-    return sum(widths) + 2 * len(widths)
 
 
 def say_wrapped(text: str) -> None:

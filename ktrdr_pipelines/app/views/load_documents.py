@@ -235,7 +235,7 @@ class BacklogDocument(EstimateDocument):
         )
 
 
-class PlanDocument(ResultDocument, EstimateDocument):
+class PlanDocument(EstimateDocument, ResultDocument):
     """What a load or an update would take; ``basis`` says what the duration is based on."""
 
     basis: str

@@ -44,6 +44,8 @@ MOST_OF_A_SERIES: Final = 10
 MOST_ROWS: Final = 40
 """Rows of a table; of more gaps, the series are listed with the totals of each reason."""
 
+_MOST_GROUPS: Final = 20
+
 _GAP_COLUMNS: Final = {
     "series": "fold",
     "from and to": "fold",
@@ -269,9 +271,9 @@ def _say_groups(missing: "Sequence[SeriesGaps]") -> None:
         for gap in one.gaps:
             groups.setdefault((one.series, gap.reason), []).append(gap)
     ordered = sorted(groups.items(), key=lambda one: -sum(gap.bars for gap in one[1]))
-    say_table(_GROUP_COLUMNS, (_group_row(*key, gaps) for key, gaps in ordered[:MOST_ROWS]))
-    if len(ordered) > MOST_ROWS:
-        rest = counted(len(ordered) - MOST_ROWS, "row")
+    say_table(_GROUP_COLUMNS, (_group_row(*key, gaps) for key, gaps in ordered[:_MOST_GROUPS]))
+    if len(ordered) > _MOST_GROUPS:
+        rest = counted(len(ordered) - _MOST_GROUPS, "row")
         say(f"  and {rest} with fewer missing bars; --all lists every gap")
     totals: dict[tuple[GapReason, Timeframe], list[list[Gap]]] = {}
     for (series, reason), gaps in groups.items():

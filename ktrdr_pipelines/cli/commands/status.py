@@ -121,8 +121,10 @@ def status(
     _say_bases(found.bases, most=most)
     _say_findings(found.series, found.findings)
     if is_summary:
-        say("`ktrdr status SYMBOL` shows all of one symbol, `ktrdr status --all` every series")
-    say(_total_text(found))
+        say_wrapped(
+            "`ktrdr status SYMBOL` shows all of one symbol, `ktrdr status --all` each series"
+        )
+    say_wrapped(_total_text(found))
     raise typer.Exit(found.exit_code)
 
 
@@ -306,7 +308,7 @@ def _say_states(
     missing = [state for state in states if state.gaps]
     if missing:
         first = missing[0].series
-        say(
+        say_wrapped(
             f"{counted(len(missing), 'series', 'series')} with gaps; ktrdr gaps lists them, "
             f"ktrdr load {first.symbol} {first.timeframe} fills the first"
         )

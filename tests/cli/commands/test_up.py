@@ -29,6 +29,7 @@ from ktrdr_pipelines.app.setup import (
     setting_overrides,
     waits_for_universe,
 )
+from ktrdr_pipelines.app.views.service_documents import UpDocument
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.cli.commands.up import _backlog, _only_one, _say_ready
 from ktrdr_pipelines.cli.processes import end, lives, start
@@ -95,6 +96,10 @@ def test_the_example_is_not_loaded_before_it_is_edited_or_accepted(
     dagster: Any = SimpleNamespace(url="http://127.0.0.1:3000", log=data / "dagster.log")
     _say_ready(workspace, dagster, (), plan, as_json=False)
     said = capsys.readouterr().out
+    _say_ready(workspace, dagster, (), plan, as_json=True)
+    document = UpDocument.model_validate_json(capsys.readouterr().out)
+    assert document.backlog is not None
+    assert (document.backlog.requests, document.waits_for_universe) == (plan.requests, True)
     assert "is not loaded yet" in said
     assert str(layout.universe) in said
     assert "ktrdr up --yes" in said
