@@ -18,7 +18,6 @@ from ktrdr_pipelines.app.views.series_documents import (
     CalendarChangeDocument,
     CatalogDocument,
     ExplainedDocument,
-    FieldDocument,
     GapDocument,
     GapsDocument,
     HeldRangeDocument,
@@ -30,6 +29,7 @@ from ktrdr_pipelines.app.views.series_documents import (
     UniverseDocument,
     UnlistedSeriesDocument,
 )
+from ktrdr_pipelines.app.views.universe_documents import field_documents
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.calendars.registry import Calendars
@@ -149,10 +149,7 @@ def status_document(status: StoreStatus) -> StoreStatusDocument:
         universe=UniverseDocument(
             path=str(workspace.layout.universe),
             problem=ErrorDocument.of_any(workspace.problem),
-            symbols={
-                one.symbol: FieldDocument.all_of(universe.fields_of(one))
-                for one in status.instruments
-            },
+            symbols={one.symbol: field_documents(universe, one) for one in status.instruments},
         ),
         before_windows={
             str(kind): tuple(names)

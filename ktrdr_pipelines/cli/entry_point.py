@@ -15,19 +15,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkable
+from typing import IO, Any, Final, Protocol, TypeVar, runtime_checkable
 
 import typer
 
 from ktrdr_pipelines.cli.output import mute, note, print_with_fallback, say_json
 from ktrdr_pipelines.errors import ExitCode, KtrdrError, StoreError
 from ktrdr_pipelines.ib.private_files import make_private_folder, private_opener
-
-if TYPE_CHECKING:
-    from ktrdr_pipelines.app.views.documents import ErrorDocument
 
 NAME: Final = "ktrdr.log"
 MOST_BYTES: Final = 1_000_000
@@ -193,24 +189,23 @@ def run(command: Callable[[list[str]], object], arguments: list[str], log: LogFi
         return ExitCode.FAILED
     except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
         code = stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
-        text = "stopped; what was saved is kept"
-        return _end(text, code, _document_of("Stopped", text), as_json=as_json)
+        return _end("stopped; what was saved is kept", code, kind="Stopped", as_json=as_json)
     except KtrdrError as error:
-        document = partial(_document_of_error, error)
-        return _end(f"Error: {error}", error.exit_code, document, as_json=as_json)
+        return _end(f"Error: {error}", error.exit_code, error=error, as_json=as_json)
     except Exception as error:  # noqa: BLE001  (the process edge)
         return _end_foreign(error, log, as_json=as_json)
 
 
 def _end(
-    text: str, exit_code: int, document: "Callable[[], ErrorDocument]", *, as_json: bool
+    text: str, exit_code: int, *, kind: str = "", error: KtrdrError | None = None, as_json: bool
 ) -> int:
     """Print why a command ended, as text or as a document, and return its exit code."""
 
     def say_document() -> None:
-        from ktrdr_pipelines.app.views.documents import FailureDocument
+        from ktrdr_pipelines.app.views.documents import ErrorDocument, FailureDocument
 
-        say_json(FailureDocument.of(document(), exit_code), lines=False)
+        found = ErrorDocument.of_any(error) or ErrorDocument.of_text(kind, text)
+        say_json(FailureDocument.of(found, exit_code), lines=False)
 
     if as_json:
         print_with_fallback(say_document, lambda: note(text))
@@ -219,37 +214,18 @@ def _end(
     return exit_code
 
 
-def _document_of_error(error: KtrdrError) -> "ErrorDocument":
-    from ktrdr_pipelines.app.views.documents import ErrorDocument
-
-    return ErrorDocument.of(error)
-
-
-def _document_of(kind: str, text: str) -> "Callable[[], ErrorDocument]":
-    """Return a function that makes the document of an error which is not one of the project."""
-
-    def document() -> "ErrorDocument":
-        from ktrdr_pipelines.app.views.documents import ErrorDocument
-
-        return ErrorDocument(kind=kind, message=text, what=text, reason="", hint="")
-
-    return document
-
-
 def _end_foreign(error: Exception, log: LogFile, *, as_json: bool) -> int:
     """End with an error that is not a KtrdrError: one of typer, of the disk, or a defect."""
     if isinstance(error, _UsageError):
-        if not as_json:
-            print_with_fallback(lambda: error.show(sys.stderr), lambda: None)
-            return error.exit_code
-        text = error.format_message()
-        return _end(text, error.exit_code, _document_of("UsageError", text), as_json=True)
+        if as_json:
+            return _end(error.format_message(), error.exit_code, kind="UsageError", as_json=True)
+        print_with_fallback(lambda: error.show(sys.stderr), lambda: None)
+        return error.exit_code
     trace = (type(error), error, error.__traceback__)
     log.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, "unexpected", None, trace))
     where = f"Details are in {log.path}" if log.path else "The log could not be written"
     text = f"Error: {_foreign_error_text(error)}. {where}"
-    document = _document_of(type(error).__name__, text)
-    return _end(text, ExitCode.FAILED, document, as_json=as_json)
+    return _end(text, ExitCode.FAILED, kind=type(error).__name__, as_json=as_json)
 
 
 def _foreign_error_text(error: Exception) -> str:

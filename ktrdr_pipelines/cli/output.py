@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
+from typing import TYPE_CHECKING, Annotated, Final, TextIO
 
 import typer
 
@@ -157,17 +157,14 @@ def say_warnings() -> None:
         note(f"Warning: {text}")
 
 
-def say_json(document: "ResultDocument | Mapping[str, Any]", *, lines: bool = True) -> None:
+def say_json(document: "ResultDocument", *, lines: bool = True) -> None:
     """Print a result as one JSON document: indented, or on one line without ``lines``.
 
     All fields are printed, and ``market_clock_offset_s`` is that of the environment. Characters
     that stdout cannot print become JSON escapes, so that the document stays valid.
     """
     set_here = {"market_clock_offset_s": _clock_offset_s()}
-    if isinstance(document, Mapping):
-        found = {**document, **set_here}
-    else:
-        found = document.model_copy(update=set_here).model_dump(by_alias=True)
+    found = document.model_copy(update=set_here).model_dump(by_alias=True)
     indent = 2 if lines else None
     say(
         json.dumps(

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.app.views.chart_documents import PlotDocument
 from ktrdr_pipelines.app.views.documents import FailureDocument, ResultDocument
+from ktrdr_pipelines.app.views.file_documents import ExportDocument, ImportDocument
 from ktrdr_pipelines.app.views.ib_documents import DoctorDocument, HealthDocument
 from ktrdr_pipelines.app.views.load_documents import LoadReportDocument, PlanDocument
 from ktrdr_pipelines.app.views.series_documents import (
@@ -21,6 +23,13 @@ from ktrdr_pipelines.app.views.store_documents import (
     QueryDocument,
     RepairDocument,
     VerificationDocument,
+)
+from ktrdr_pipelines.app.views.universe_documents import (
+    AddedDocument,
+    ChangedDocument,
+    RenamedDocument,
+    RetiredDocument,
+    UniverseCheckDocument,
 )
 from ktrdr_pipelines.cli.main import app
 
@@ -48,6 +57,14 @@ DONE: tuple[tuple[tuple[str, ...], int, type[ResultDocument]], ...] = (
     (("adjust", "AAPL", *ADJUSTED), 0, AdjustDocument),
     (("adjust", "AAPL"), 0, AdjustDocument),
     (("adjust", "AAPL", "--remove"), 0, AdjustDocument),
+    (("export", "AAPL", "1d", *DAYS, "--format", "csv", "--out", "{folder}"), 0, ExportDocument),
+    (("import-csv", "{folder}", "--timezone", "UTC"), 0, ImportDocument),
+    (("plot", "AAPL", "1d", *DAYS, "--out", "{folder}/a.png"), 0, PlotDocument),
+    (("universe", "check"), 0, UniverseCheckDocument),
+    (("universe", "add", "TSLA"), 0, AddedDocument),
+    (("universe", "set", "TSLA", "timeframes=1d"), 0, ChangedDocument),
+    (("universe", "rename", "TSLA", "TESLA"), 0, RenamedDocument),
+    (("universe", "retire", "TESLA"), 0, RetiredDocument),
     (("repair",), 0, RepairDocument),
 )
 """Commands that end by themselves, in this order over one store, with what they print."""
@@ -97,8 +114,11 @@ def test_every_command_prints_its_document(
     """It has all fields of its class and no other; its exit code is that of the command."""
     offset_s = (gateway.clock.now() - datetime.now(tz=UTC)).total_seconds()
     monkeypatch.setenv("KTRDR_CLOCK_OFFSET_S", str(offset_s))
+    folder = store.parent / "exported"
     seen = {
-        arguments: checked(ktrdr(*arguments, "--json"), kind, code)
+        arguments: checked(
+            ktrdr(*(one.format(folder=folder) for one in arguments), "--json"), kind, code
+        )
         for arguments, code, kind in DONE
     }
     assert seen["status",]["complete"] is False
@@ -110,7 +130,9 @@ def test_every_command_prints_its_document(
     empty = seen["query", "SELECT 1 AS a, 2 AS a, NULL AS b WHERE false"]
     assert [one["name"] for one in empty["columns"]] == ["a", "a_2", "b"]
     assert empty["rows"] == []
-    assert "rows" not in str({key: value for key, value in seen.items() if key[0] != "query"})
+    of_rows = {"query", "import-csv"}  # of SQL, and of files; numbers of bars are called bars
+    others = [document for (name, *_), document in seen.items() if name not in of_rows]
+    assert "'rows'" not in str(others)
 
 
 @pytest.mark.parametrize(("arguments", "code"), FAILED, ids=lambda one: str(one)[:30])

@@ -97,6 +97,11 @@ class ErrorDocument(Document):
         return cls.model_validate(fields)
 
     @classmethod
+    def of_text(cls, kind: str, text: str) -> Self:
+        """Return the document of what is no error of the project, such as a signal."""
+        return cls(kind=kind, message=text, what=text, reason="", hint="")
+
+    @classmethod
     def of_any(cls, error: KtrdrError | None) -> Self | None:
         """Return the document of an error; None for none."""
         return None if error is None else cls.of(error)

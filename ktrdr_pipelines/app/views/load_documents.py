@@ -171,11 +171,19 @@ class SeriesReportDocument(Document):
 
 
 class LoadReportDocument(ResultDocument):
-    """The result of ``ktrdr load`` and ``ktrdr update``; ``notices`` are those of the gateway."""
+    """The result of ``ktrdr load`` and ``ktrdr update``.
+
+    Attributes:
+        series: the series that the load reached.
+        notices: those of the gateway.
+        catalog_error: why the catalog could not be rebuilt; the bars are saved.
+        error: what ended the load before all series were loaded.
+    """
 
     series: tuple[SeriesReportDocument, ...]
     notices: tuple[str, ...]
     catalog_error: ErrorDocument | None
+    error: ErrorDocument | None = None
 
 
 class LatencyDocument(Document):

@@ -7,7 +7,7 @@ Not here: reading what they are made of (``app.store_status``), documents of loa
 (``app.views.load_documents``).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date as Day  # noqa: N812  (a field is named date)
 from datetime import datetime
 from typing import Self
@@ -19,6 +19,7 @@ from ktrdr_pipelines.app.views.documents import (
     IntervalDocument,
     ResultDocument,
 )
+from ktrdr_pipelines.app.views.universe_documents import FieldDocuments
 from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.coverage import ProofKind
 from ktrdr_pipelines.domain.planning.gaps import Gap
@@ -312,40 +313,12 @@ class CatalogDocument(Document):
     age_s: int | None
 
 
-class FieldDocument(Document):
-    """A field of an entry of the universe; ``origin`` tells where its value comes from.
-
-    ``derived``: the file does not set it for this symbol. Dates are in ISO form, lists are arrays.
-    """
-
-    value: str | bool | int | float | tuple[str, ...] | None
-    derived: bool
-    origin: str
-
-    @classmethod
-    def of(cls, value: object, origin: str) -> Self:
-        """Return the document of a field."""
-        found: str | bool | float | tuple[str, ...] | None
-        if value is None or value == "":
-            found = None
-        elif isinstance(value, bool | int | float):
-            found = value
-        else:
-            found = tuple(map(str, value)) if isinstance(value, tuple) else str(value)
-        return cls(value=found, derived=origin in {"derived", "defaults"}, origin=origin)
-
-    @classmethod
-    def all_of(cls, fields: Mapping[str, tuple[object, str]]) -> dict[str, Self]:
-        """Return the documents of fields that have their origin beside them."""
-        return {name: cls.of(value, origin) for name, (value, origin) in fields.items()}
-
-
 class UniverseDocument(Document):
     """The universe, the error of its last edit, and the fields of each symbol with their origin."""
 
     path: str
     problem: ErrorDocument | None
-    symbols: dict[str, dict[str, FieldDocument]]
+    symbols: dict[str, FieldDocuments]
 
 
 class UnlistedSeriesDocument(Document):

@@ -221,9 +221,7 @@ def test_a_name_that_is_in_use_is_restored_as_another_one(ktrdr: Any, loaded: Pa
     refused = ktrdr("universe", "restore", "AAPL")
     refused.is_error(1, "another instrument by now", "ktrdr universe restore AAPL@1 --as NEW")
     assert ktrdr("universe", "restore", "AAPL", "--as", "OLD").code == 0
-    assert ktrdr("query", "SELECT DISTINCT symbol FROM bars", "--json").rows == [
-        {"symbol": "OLD"}
-    ]
+    assert ktrdr("query", "SELECT DISTINCT symbol FROM bars", "--json").rows == [{"symbol": "OLD"}]
     ktrdr("universe", "restore", "AAPL").is_error(2, "cannot restore AAPL")
 
 
