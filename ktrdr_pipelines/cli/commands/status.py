@@ -98,7 +98,9 @@ def status(
     from ktrdr_pipelines.app.store_status import status_document, store_status
     from ktrdr_pipelines.app.workspace import Workspace
 
-    found = store_status(Workspace.open(), symbols)
+    workspace = Workspace.open()
+    note_symbol_named_all(workspace, symbols)
+    found = store_status(workspace, symbols)
     if as_json:
         say_json(status_document(found))
         raise typer.Exit(found.exit_code)
