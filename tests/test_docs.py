@@ -11,6 +11,7 @@ import pytest
 import typer
 
 import ktrdr_pipelines
+from ktrdr_pipelines.app.views.documents import ResultDocument
 from ktrdr_pipelines.cli.main import app
 from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.domain.coverage import ProofKind
@@ -397,7 +398,10 @@ def test_the_keys_of_documents_are_documented(
 ) -> None:
     """Those of the document, and those of its series, certificates and gaps."""
     found = document(*arguments)
-    keys = {*found} - {"market_clock_offset_s"}
+    common = set(ResultDocument.model_fields)
+    assert common <= {*found}
+    assert common <= ticked(section(DOCS / "commands.md", "JSON"))
+    keys = {*found} - common
     for name in ("series", "certificates", "gaps"):
         if isinstance(found.get(name), list):
             keys |= {key for one in found[name] for key in one}

@@ -184,7 +184,7 @@ def test_reading_commands_migrate_the_ledger(store: Path, ktrdr: Ktrdr, version:
     status = ktrdr("status", "--json")
     assert status.code == (3 if has_disagreements(ledger) else 0)
     assert version_of(ledger) == LEDGER_VERSION
-    rows = {f"{one['symbol']}|{one['timeframe']}": one["rows"] for one in status.document["series"]}
+    rows = {f"{one['symbol']}|{one['timeframe']}": one["bars"] for one in status.document["series"]}
     assert {key: rows[key] for key in BARS} == {key: one["rows"] for key, one in BARS.items()}
     assert [ktrdr("gaps").code, ktrdr("plan").code] == [3, 0]
     after = rows_of(ledger)
@@ -345,13 +345,13 @@ def test_bars_of_several_price_bases_are_read_on_one(
     for path in store.rglob(lost):
         path.unlink()
         assert ktrdr("repair").code == 0
-    found = ktrdr("query", SPLIT_BARS, "--json").document
+    found = ktrdr("query", SPLIT_BARS, "--json").rows
     assert [(one["basis"], one["price"], one["volume"]) for one in found] == [
         *[(0, 0.25, 4.0)] * 3,
         *[(1, 1.0, 1.0)] * 2,
         (-1, None, None),
     ]
-    (split,) = ktrdr("query", "FROM adjustments", "--json").document
+    (split,) = ktrdr("query", "FROM adjustments", "--json").rows
     assert (split["symbol"], split["ratio"], split["is_estimated"]) == ("SPLT", 0.25, True)
 
 

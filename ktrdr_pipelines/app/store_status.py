@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ktrdr_pipelines.app.acknowledgement import ExplainedRange, explained_ranges
-from ktrdr_pipelines.app.selection import chosen_series
+from ktrdr_pipelines.app.selection import chosen_series, instruments_of
 from ktrdr_pipelines.app.views.documents import ErrorDocument
 from ktrdr_pipelines.app.views.series_documents import (
     BasisErrorDocument,
@@ -29,6 +29,7 @@ from ktrdr_pipelines.app.views.series_documents import (
     UniverseDocument,
     UnlistedSeriesDocument,
 )
+from ktrdr_pipelines.app.views.universe_documents import field_documents
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.calendars.registry import Calendars
@@ -58,10 +59,13 @@ class KnownBases:
 class StoreStatus:
     """A store at a moment: every series, the bases of all symbols, and what has no entry.
 
-    ``findings`` are the numbers of bars with implausible values, by ledger key.
+    ``instruments`` are those of the universe, or those that were named: then the series and bases
+    are theirs alone, and nothing is unlisted. ``findings`` are the numbers of bars with implausible
+    values, by ledger key.
     """
 
     workspace: Workspace
+    instruments: Sequence[Instrument]
     series: Sequence[SeriesGaps]
     unlisted: Sequence[Stranger]
     findings: Mapping[str, int]
@@ -76,27 +80,43 @@ class StoreStatus:
             return None
         return max(0, round(self.real_now.timestamp() - path.stat().st_mtime))
 
+    @property
+    def exit_code(self) -> ExitCode:
+        """FAILED if something cannot be read, INCOMPLETE if bars disagree, else DONE."""
+        if self.bases.errors or any(one.error is not None for one in self.series):
+            return ExitCode.FAILED
+        is_open = self.bases.stated or any(one.disagreements for one in self.series)
+        return ExitCode.INCOMPLETE if is_open else ExitCode.DONE
 
-def store_status(workspace: Workspace) -> StoreStatus:
-    """Read the status of a store.
+
+def store_status(workspace: Workspace, symbols: str | None = None) -> StoreStatus:
+    """Read the status of a store, or of named symbols.
 
     Raises:
+        UsageError: a symbol is empty, or not in the universe.
         StoreError: the ledger cannot be read.
         UniverseError: the universe is malformed, and there is no earlier copy.
     """
     real_now = workspace.clock.real_now()
-    series = chosen_series(workspace.universe, workspace.store, None, None)
+    instruments = instruments_of(workspace.universe, symbols)
+    series = chosen_series(workspace.universe, workspace.store, symbols, None)
     index = workspace.gap_index()
+    named = {one.symbol for one in instruments}
     adjustments, errors = workspace.store.bases.all()
+    if symbols is not None:
+        adjustments = {name: known for name, known in adjustments.items() if name in named}
+        errors = {name: text for name, text in errors.items() if name in named}
     stated = {
         symbol: one
         for symbol, one in workspace.ledger.basis_checks.stated().items()
-        if symbol in workspace.universe.instruments
+        if symbol in named
     }
+    others = () if symbols is not None else strangers(workspace.store, named)
     return StoreStatus(
         workspace,
+        instruments,
         index.series_gaps(series, workspace.now),
-        list(strangers(workspace.store, workspace.universe.instruments)),
+        list(others),
         workspace.ledger.findings.counts(),
         KnownBases(adjustments, stated, errors),
         index.calendars,
@@ -115,7 +135,13 @@ def status_document(status: StoreStatus) -> StoreStatusDocument:
     of_series: dict[Series, list[ExplainedRange]] = {}
     for one in explained:
         of_series.setdefault(one.series, []).append(one)
+    code = status.exit_code
+    is_whole = not any(
+        one.gaps or one.unconfirmed_bars or one.volume_jumps for one in status.series
+    )
     return StoreStatusDocument(
+        complete=code is ExitCode.DONE and is_whole,
+        exit_code=int(code),
         store=str(workspace.layout.root),
         format=store_version(workspace.layout),
         origin=store_origin(workspace.layout),
@@ -123,13 +149,11 @@ def status_document(status: StoreStatus) -> StoreStatusDocument:
         universe=UniverseDocument(
             path=str(workspace.layout.universe),
             problem=ErrorDocument.of_any(workspace.problem),
-            symbols={
-                symbol: universe.describe(instrument)
-                for symbol, instrument in universe.instruments.items()
-            },
+            symbols={one.symbol: field_documents(universe, one) for one in status.instruments},
         ),
         before_windows={
-            str(kind): tuple(names) for kind, names in universe.before_windows().items()
+            str(kind): tuple(names)
+            for kind, names in universe.before_windows(status.instruments).items()
         },
         counts=explained_counts(status.series),
         series=tuple(
@@ -141,7 +165,7 @@ def status_document(status: StoreStatus) -> StoreStatusDocument:
             for state in status.series
         ),
         not_in_universe=tuple(
-            UnlistedSeriesDocument(symbol=one.symbol, timeframe=one.timeframe, rows=one.rows)
+            UnlistedSeriesDocument(symbol=one.symbol, timeframe=one.timeframe, bars=one.rows)
             for one in status.unlisted
         ),
         adjustments=tuple(
@@ -190,6 +214,22 @@ def gaps_exit_code(found: Sequence[SeriesGaps]) -> ExitCode:
     return ExitCode.INCOMPLETE if any(one.gaps for one in found) else ExitCode.DONE
 
 
+def blocked_series(
+    found: Sequence[SeriesGaps],
+) -> dict[tuple[str, int | None], list[SeriesGaps]]:
+    """Return the series that lack a permission, by what it is for and the gateway's code.
+
+    A permission is for an exchange, a security type and a what_to_show.
+    """
+    blocked: dict[tuple[str, int | None], list[SeriesGaps]] = {}
+    for one in (state for state in found if state.blocks):
+        made = one.series.instrument
+        exchange = made.primary_exchange or made.exchange
+        key = f"{exchange} {made.sec_type} {made.what_to_show}", one.blocks[-1].code
+        blocked.setdefault(key, []).append(one)
+    return blocked
+
+
 def explained_counts(found: Sequence[SeriesGaps]) -> dict[str, int]:
     """Return how many ranges of some series are disputed and how many acknowledged."""
     return {str(kind): sum(len(one.explained_as(kind)) for one in found) for kind in KINDS}
@@ -230,21 +270,6 @@ def gaps_document(
     )
 
 
-def gaps_of(
-    workspace: Workspace, symbols: str | None = None, timeframes: str | None = None
-) -> GapsDocument:
-    """Return the gaps of named series as a document; without names, of all.
-
-    Raises:
-        UsageError: a symbol or timeframe is unknown.
-        StoreError: the ledger cannot be read.
-    """
-    index = workspace.gap_index()
-    series = chosen_series(workspace.universe, workspace.store, symbols, timeframes)
-    found = index.series_gaps(series, workspace.now)
-    return gaps_document(found, explained_ranges(workspace.ledger, index.calendars, found))
-
-
 def held_ranges(workspace: Workspace, instrument: Instrument) -> list[HeldRangeDocument]:
     """Return the bars held of each timeframe of an instrument, of those on disk too.
 
@@ -261,7 +286,7 @@ def held_ranges(workspace: Workspace, instrument: Instrument) -> list[HeldRangeD
         held.append(
             HeldRangeDocument(
                 timeframe=str(kind),
-                rows=store.rows(series),
+                bars=store.rows(series),
                 first=days[0] if days else None,
                 last=days[-1] if days else None,
                 covered_from=covered.start if covered else None,

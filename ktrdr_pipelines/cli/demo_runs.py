@@ -9,7 +9,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -156,13 +156,9 @@ class RunResult:
     last_window: str
     windows: int
     requests: int
-    rows: int
+    bars: int
     took_s: float
     error: str = ""
-
-    def document(self) -> dict[str, Any]:
-        """Return the result as a JSON object."""
-        return asdict(self)
 
 
 def demo_workspace(settings: Settings, folder: Path, port: int) -> Workspace:
@@ -266,7 +262,7 @@ def _run(
         last_window=windows[1],
         windows=len(done.asset_materializations_for_node(f"bars_{timeframe}")),
         requests=tally.requests,
-        rows=tally.rows,
+        bars=tally.rows,
         took_s=round(time.perf_counter() - started_s, 2),
         error=failure,
     )
@@ -294,5 +290,5 @@ def _run_text(result: RunResult) -> str:
     return (
         f"Dagster run of {result.timeframe}, {result.first_window} to {result.last_window}: "
         f"{state}, {result.windows} windows, {result.requests} requests, "
-        f"{result.rows:,} bars, {result.took_s:.1f} s"
+        f"{result.bars:,} bars, {result.took_s:.1f} s"
     )

@@ -13,7 +13,7 @@ import logging
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,7 +21,7 @@ from typing import IO, Any, Final, Protocol, TypeVar, runtime_checkable
 
 import typer
 
-from ktrdr_pipelines.cli.output import error_json, mute, note, print_with_fallback, say_json
+from ktrdr_pipelines.cli.output import mute, note, print_with_fallback, say_json
 from ktrdr_pipelines.errors import ExitCode, KtrdrError, StoreError
 from ktrdr_pipelines.ib.private_files import make_private_folder, private_opener
 
@@ -188,40 +188,44 @@ def run(command: Callable[[list[str]], object], arguments: list[str], log: LogFi
         mute(sys.stdout, sys.stderr)
         return ExitCode.FAILED
     except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
-        _print_message("stopped; what was saved is kept", kind="Stopped", as_json=as_json)
-        return stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
+        code = stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
+        return _end("stopped; what was saved is kept", code, kind="Stopped", as_json=as_json)
     except KtrdrError as error:
-        _print_document(f"Error: {error}", error_json(error), as_json=as_json)
-        return error.exit_code
+        return _end(f"Error: {error}", error.exit_code, error=error, as_json=as_json)
     except Exception as error:  # noqa: BLE001  (the process edge)
-        return _print_foreign_error(error, log, as_json=as_json)
+        return _end_foreign(error, log, as_json=as_json)
 
 
-def _print_message(text: str, *, kind: str, as_json: bool) -> None:
-    _print_document(text, {"kind": kind, "message": text}, as_json=as_json)
+def _end(
+    text: str, exit_code: int, *, kind: str = "", error: KtrdrError | None = None, as_json: bool
+) -> int:
+    """Print why a command ended, as text or as a document, and return its exit code."""
 
+    def say_document() -> None:
+        from ktrdr_pipelines.app.views.documents import ErrorDocument, FailureDocument
 
-def _print_document(text: str, document: Mapping[str, Any], *, as_json: bool) -> None:
+        found = ErrorDocument.of_any(error) or ErrorDocument.of_text(kind, text)
+        say_json(FailureDocument.of(found, exit_code), lines=False)
+
     if as_json:
-        print_with_fallback(lambda: say_json({"error": document}, lines=False), lambda: note(text))
+        print_with_fallback(say_document, lambda: note(text))
     else:
         print_with_fallback(lambda: note(text), lambda: None)
+    return exit_code
 
 
-def _print_foreign_error(error: Exception, log: LogFile, *, as_json: bool) -> int:
-    """Print an error that is not a KtrdrError: one of typer, of the disk, or a defect."""
+def _end_foreign(error: Exception, log: LogFile, *, as_json: bool) -> int:
+    """End with an error that is not a KtrdrError: one of typer, of the disk, or a defect."""
     if isinstance(error, _UsageError):
         if as_json:
-            _print_message(error.format_message(), kind="UsageError", as_json=as_json)
-        else:
-            print_with_fallback(lambda: error.show(sys.stderr), lambda: None)
+            return _end(error.format_message(), error.exit_code, kind="UsageError", as_json=True)
+        print_with_fallback(lambda: error.show(sys.stderr), lambda: None)
         return error.exit_code
     trace = (type(error), error, error.__traceback__)
     log.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, "unexpected", None, trace))
     where = f"Details are in {log.path}" if log.path else "The log could not be written"
     text = f"Error: {_foreign_error_text(error)}. {where}"
-    _print_message(text, kind=type(error).__name__, as_json=as_json)
-    return ExitCode.FAILED
+    return _end(text, ExitCode.FAILED, kind=type(error).__name__, as_json=as_json)
 
 
 def _foreign_error_text(error: Exception) -> str:

@@ -18,7 +18,6 @@ from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable
 from ktrdr_pipelines.cli.output import (
     adjustment_text,
     counted,
-    error_json,
     instant_text,
     interval_text,
     note,
@@ -377,8 +376,8 @@ def _row_of_stopped(report: SeriesReport) -> tuple[str, ...]:
 
 def _stopped_document(
     error: KtrdrError | Stopped, reports: Sequence[SeriesReport], messages: CollectedMessages
-) -> dict[str, object]:
-    document = LoadReportDocument(
+) -> LoadReportDocument:
+    return LoadReportDocument(
         complete=False,
         exit_code=error.exit_code,
         series=tuple(
@@ -387,10 +386,7 @@ def _stopped_document(
         ),
         notices=tuple(messages.notices),
         catalog_error=None,
-    )
-    ended_by = (
-        {"kind": "Stopped", "message": "stopped; what was saved is kept"}
+        error=ErrorDocument.of_text("Stopped", "stopped; what was saved is kept")
         if isinstance(error, Stopped)
-        else error_json(error)
+        else ErrorDocument.of(error),
     )
-    return {**document.model_dump(exclude_unset=True, by_alias=True), "error": ended_by}

@@ -12,20 +12,19 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
+from typing import TYPE_CHECKING, Annotated, Final, TextIO
 
 import typer
 
 from ktrdr_pipelines.domain.instruments import Series
-from ktrdr_pipelines.errors import KtrdrError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ktrdr_pipelines.app.views.documents import ResultDocument
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.domain.adjustments import Adjustment
     from ktrdr_pipelines.domain.intervals import Interval
-    from ktrdr_pipelines.domain.plausibility import Disagreement
     from ktrdr_pipelines.domain.timeframes import Timeframe
 
 
@@ -104,6 +103,12 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 PIPED_WIDTH: Final = 160
 """Width in columns of a table that is written to a file or another program."""
 
+_FOLDED_AT: Final = 24
+"""Columns that a cell which may wrap has before optional columns do."""
+
+_NAMED_AT_MOST: Final = 8
+"""Names that one line has."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
@@ -152,23 +157,18 @@ def say_warnings() -> None:
         note(f"Warning: {text}")
 
 
-def say_json(document: object, *, lines: bool = True) -> None:
+def say_json(document: "ResultDocument", *, lines: bool = True) -> None:
     """Print a result as one JSON document: indented, or on one line without ``lines``.
 
-    A document is printed with the fields that are set. An object also gets
-    ``market_clock_offset_s``, by how much market time is ahead of real time.
-    Characters that stdout cannot print become JSON escapes, so that the document stays valid.
+    All fields are printed, and ``market_clock_offset_s`` is that of the environment. Characters
+    that stdout cannot print become JSON escapes, so that the document stays valid.
     """
-    from ktrdr_pipelines.app.views.documents import Document
-
-    if isinstance(document, Document):
-        document = document.model_dump(exclude_unset=True, by_alias=True)
-    if isinstance(document, Mapping):
-        document = {**document, "market_clock_offset_s": _clock_offset_s()}
+    set_here = {"market_clock_offset_s": _clock_offset_s()}
+    found = document.model_copy(update=set_here).model_dump(by_alias=True)
     indent = 2 if lines else None
     say(
         json.dumps(
-            document,
+            found,
             indent=indent,
             ensure_ascii=not is_unicode(sys.stdout),
             allow_nan=False,
@@ -196,13 +196,6 @@ def plain(value: object) -> object:
     return value.isoformat() if isinstance(value, date) else str(value)
 
 
-def error_json(error: KtrdrError) -> dict[str, Any]:
-    """Return an error as a JSON object: its kind, its message and the parts of the message."""
-    from ktrdr_pipelines.app.views.documents import ErrorDocument
-
-    return ErrorDocument.of(error).model_dump(exclude_unset=True)
-
-
 def console(*, err: bool = False) -> "Console":
     """Return a console that prints text unchanged, with colours only on a terminal."""
     from rich.console import Console
@@ -213,28 +206,68 @@ def console(*, err: bool = False) -> "Console":
 
 
 def say_table(columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table.
+    """Print a table whose cells are never cut off.
+
+    Where the terminal is too narrow, optional columns are left out, the last one first, then
+    columns wrap that may. Is it still too narrow, the terminal wraps the lines.
 
     Args:
         columns: headings, each with its alignment: ``left``, ``right``, or ``fold`` for a column
-            that wraps where the terminal is too narrow for all of them.
+            that may wrap between words; a question mark after it makes the column optional.
         rows: the cells of each row.
     """
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
 
+    cells = [[showable(str(cell), sys.stdout) for cell in row] for row in rows]
+    headings = [showable(heading, sys.stdout) for heading in columns]
+    kinds = [kind.removesuffix("?") for kind in columns.values()]
+    whole, least = [], []  # the widths of columns without wrapping, and with all of it
+    for at, heading in enumerate(headings):
+        texts = [heading, *(row[at] for row in cells)]
+        whole.append(max(map(cell_len, texts)))
+        words = (word for text in texts for word in text.split())
+        least.append(max(map(cell_len, words), default=0) if kinds[at] == "fold" else whole[-1])
+    shown = list(range(len(headings)))
+    screen = console()
+    for at, kind in reversed(list(enumerate(columns.values()))):
+        wanted = (max(least[one], min(whole[one], _FOLDED_AT)) for one in shown)
+        if kind.endswith("?") and sum(wanted) + 2 * len(shown) > screen.width:
+            shown.remove(at)
+    room = screen.width - sum(least[at] for at in shown) - 2 * len(shown)
+    screen.width -= min(room, 0)
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for heading, kind in columns.items():
-        right = kind == "right"
+    for at in shown:  # room goes to columns that wrap, the first one first
+        width = min(whole[at], least[at] + max(room, 0))
+        room -= width - least[at]
         table.add_column(
-            showable(heading, sys.stdout),
-            justify="right" if right else "left",
-            overflow="fold" if kind == "fold" else "ellipsis",
-            no_wrap=kind != "fold",
+            headings[at],
+            justify="right" if kinds[at] == "right" else "left",
+            overflow="fold",
+            no_wrap=kinds[at] != "fold",
+            width=width,
         )
-    for row in rows:
-        table.add_row(*(showable(str(cell), sys.stdout) for cell in row))
-    console().print(table)
+    for row in cells:
+        table.add_row(*(row[at] for at in shown))
+    screen.print(table)
+
+
+def say_wrapped(text: str) -> None:
+    """Print a line of the result; a terminal gets it wrapped between words, and indented."""
+    if not sys.stdout.isatty():
+        say(text)
+        return
+    import textwrap
+
+    lines = textwrap.wrap(
+        text,
+        console().width,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    say("\n".join(lines))
 
 
 def instant_text(moment: datetime) -> str:
@@ -256,38 +289,6 @@ def interval_text(timeframe: "Timeframe", interval: "Interval") -> str:
     return str(first) if first == last else f"{first} to {last}"
 
 
-def intervals_json(intervals: Iterable["Interval"]) -> list[dict[str, str]]:
-    """Return intervals of bar timestamps as JSON objects; each end is exclusive."""
-    return [{"start": instant_text(one.start), "end": instant_text(one.end)} for one in intervals]
-
-
-def disagreement_json(found: "Disagreement") -> dict[str, Any]:
-    """Return bars at other prices, or with volumes in another unit, as a JSON object."""
-    from ktrdr_pipelines.app.views.series_documents import DisagreementDocument
-
-    return DisagreementDocument.of(found).model_dump()
-
-
-def disagreements_json(found: Iterable["Disagreement"]) -> dict[str, Any]:
-    """Return bars at other prices as JSON objects, and those in another unit by themselves."""
-    from ktrdr_pipelines.domain.plausibility import DisagreementKind
-
-    ones = list(found)
-    is_unit = [one.kind is DisagreementKind.UNIT for one in ones]
-    pairs = list(zip(ones, is_unit, strict=True))
-    return {
-        "disagreements": [disagreement_json(one) for one, is_one in pairs if not is_one],
-        "unit_changes": [disagreement_json(one) for one, is_one in pairs if is_one],
-    }
-
-
-def adjustment_json(one: "Adjustment") -> dict[str, Any]:
-    """Return an adjustment as a JSON object."""
-    from ktrdr_pipelines.app.views.series_documents import AdjustmentDocument
-
-    return AdjustmentDocument.of(one).model_dump()
-
-
 def adjustment_text(one: "Adjustment") -> str:
     """Return an adjustment in words: what it is, what it multiplies and since when."""
     about = "about " if one.is_estimated else ""
@@ -301,6 +302,21 @@ def adjustment_text(one: "Adjustment") -> str:
 def unconfirmed_text(series: Series, bars: int) -> str:
     """Return how many bars of a series are on an unconfirmed price basis."""
     return f"{series}: {counted(bars, 'bar')} on an unconfirmed price basis, left out of queries"
+
+
+def few_text(names: Sequence[object]) -> str:
+    """Return the first of some names, and how many more there are."""
+    more = len(names) - _NAMED_AT_MOST
+    return ", ".join(map(str, names[:_NAMED_AT_MOST])) + (f" and {more:,} more" if more > 0 else "")
+
+
+def say_some(lines: Iterable[str], *, most: int | None) -> None:
+    """Print the first lines of a kind, and how many were left out; all of them without ``most``."""
+    every = list(lines)
+    for line in every[:most]:
+        say_wrapped(line)
+    if most is not None and len(every) > most:
+        say(f"  and {len(every) - most:,} more; --all prints them")
 
 
 def counted(number: int, one: str, many: str = "") -> str:

@@ -18,7 +18,7 @@ from ktrdr_pipelines.domain.calendars.registry import Calendars
 from ktrdr_pipelines.domain.instruments import Backfill, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.gaps import Gap, bar_lag, final_lag
-from ktrdr_pipelines.gaps.estimates import estimate, measured_rates
+from ktrdr_pipelines.gaps.estimates import Estimate, estimate, measured_rates
 from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.limits import IbLimitsRegistry
@@ -214,20 +214,16 @@ def measured_backlog(found: Sequence[SeriesGaps]) -> Backlog:
     return Backlog(len(wanted), sum(gap.bars for gaps in wanted for gap in gaps))
 
 
-def backlog_plan(
-    index: GapIndex,
-    found: Sequence[SeriesGaps],
-    config: GatewayConfig,
-    now: datetime,
-    *,
-    waits: bool = False,
-) -> str:
-    """Return one line on what loading the backlog takes: requests, bars, bytes, time.
-
-    With ``waits``, the line says that it is not loaded yet.
-    """
+def backlog_estimate(
+    index: GapIndex, found: Sequence[SeriesGaps], config: GatewayConfig, now: datetime
+) -> Estimate:
+    """Return what loading the backlog takes: requests, bars, bytes, time."""
     rates = measured_rates(index.store.ledger, config.gateway, conservative=config.conservative)
-    plan = estimate(backlog_of(found), index.calendars, rates=rates, now=now)
+    return estimate(backlog_of(found), index.calendars, rates=rates, now=now)
+
+
+def backlog_text(plan: Estimate, *, waits: bool = False) -> str:
+    """Return one line on what loading a backlog takes; ``waits``: it is not loaded yet."""
     begins = "is not loaded yet" if waits else "is loaded from now on"
     return (
         f"a backlog of {len(plan.parts)} series {begins}: {plan.summary} "

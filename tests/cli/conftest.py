@@ -1,5 +1,6 @@
 """Run the command line in this process, or in a process of its own where that is tested."""
 
+import io
 import itertools
 import os
 import signal
@@ -9,13 +10,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.cli.entry_point import LogFile, run
+from ktrdr_pipelines.cli.main import command_line
 from ktrdr_pipelines.simulator.market.hours import Hours
 from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
 from ktrdr_pipelines.simulator.market.simulated_instruments import SimulatedInstrument
@@ -87,6 +90,27 @@ def process() -> Ktrdr:
             [*MODULE, *arguments], capture_output=True, text=True, timeout=180, check=False, **other
         )
         return CommandResult(done.returncode, done.stdout, done.stderr)
+
+    return command
+
+
+class TerminalScreen(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Ktrdr:
+    """Return a function that runs a command line on a terminal of 80 columns without colours."""
+    monkeypatch.setenv("TERM", "dumb")  # rich takes such a terminal to be of 80 columns
+
+    def command(*arguments: str) -> CommandResult:
+        out, err = TerminalScreen(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            code = run(command_line, list(arguments), LogFile())
+        return CommandResult(code, out.getvalue(), err.getvalue())
 
     return command
 

@@ -35,7 +35,7 @@ def test_rows_are_escaped(process: Any, store: Path, terminal: dict[str, str]) -
     as_csv = process("query", sql, "--csv", env=terminal)
     assert as_csv.out.startswith("Ort \\xe4,n\n")
     as_json = process("query", sql, "--json", env=terminal)
-    assert as_json.document == [{"Ort ä": TEXT, "n": 1}]
+    assert as_json.rows == [{"Ort ä": TEXT, "n": 1}]
     assert (table.out + as_csv.out + as_json.out).isascii()
 
 
@@ -44,7 +44,7 @@ def test_sql_from_stdin_is_read_as_utf_8(
 ) -> None:
     """A file that is piped in means the same in every locale."""
     result = process("query", "-", "--json", env=terminal, input=f"SELECT '{TEXT}' AS a")
-    assert result.document == [{"a": TEXT}]
+    assert result.rows == [{"a": TEXT}]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_universe_with_comments_of_any_language_is_read(
 def test_json_is_valid_on_a_latin_1_terminal(process: Any, store: Path) -> None:
     """It has escapes unless the terminal can print every character."""
     result = process("query", f"SELECT '{TEXT}' AS a", "--json", env=os.environ | LATIN)
-    assert result.document == [{"a": TEXT}]
+    assert result.rows == [{"a": TEXT}]
     result = process("query", f"SELECT '{TEXT}' AS a", "--json")
     assert TEXT in result.out
-    assert json.loads(result.out) == [{"a": TEXT}]
+    assert json.loads(result.out)["rows"] == [{"a": TEXT}]

@@ -86,7 +86,7 @@ def test_a_load_prints_market_time(
     assert requests
     assert {one.clock_offset_s for one in requests} == {offset_s}
     assert all(before <= one.sent_at <= datetime.now(tz=UTC) for one in requests)
-    rows = ktrdr("query", "SELECT DISTINCT clock_offset_s AS s FROM requests", "--json").document
+    rows = ktrdr("query", "SELECT DISTINCT clock_offset_s AS s FROM requests", "--json").rows
     assert rows == [{"s": offset_s}]
 
 
@@ -144,7 +144,7 @@ def test_no_gaps_at_the_market_time_of_a_gateway_in_the_past(
     assert ktrdr("update").code == 0
     assert [one for one in gateway.requests[first:] if one.bar_size] == []
     latest = "SELECT max(session_date)::VARCHAR AS d FROM sessions"
-    assert ktrdr("query", latest, "--json").document[0]["d"] < "2025-02-01"
+    assert ktrdr("query", latest, "--json").rows[0]["d"] < "2025-02-01"
 
     monkeypatch.delenv("KTRDR_CLOCK_OFFSET_S")
     assert ktrdr("gaps").code == 3
@@ -185,6 +185,6 @@ def test_an_update_fills_gaps_of_a_manual_symbol_since_its_first_load(
     result = ktrdr("update", "AAPL")
     assert result.code == 0, result.all
     held = "SELECT list(session_date::VARCHAR ORDER BY ts) AS days FROM series('AAPL', '1d')"
-    assert ktrdr("query", held, "--json").document == [
+    assert ktrdr("query", held, "--json").rows == [
         {"days": ["2024-01-03", "2024-01-04", "2024-01-05", "2024-01-08", "2024-01-09"]}
     ]

@@ -214,7 +214,7 @@ def test_queries_distinguish_two_logins(outputs: Outputs, gateway: SimulatorServ
         assert outputs.ktrdr("load", "MSFT", "1d") == 0
     query = "SELECT DISTINCT login, split_part(series, '|', 1) AS symbol FROM requests ORDER BY ALL"
     assert outputs.ktrdr("query", query, "--json") == 0
-    assert json.loads(outputs.printed[-2]) == [
+    assert json.loads(outputs.printed[-2])["rows"] == [
         {"login": "login 1", "symbol": "AAPL"},
         {"login": "login 2", "symbol": "MSFT"},
     ]

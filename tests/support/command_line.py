@@ -25,6 +25,11 @@ class CommandResult:
         return json.loads(self.out)
 
     @property
+    def rows(self) -> Any:
+        """The rows of a query that printed JSON."""
+        return self.document["rows"]
+
+    @property
     def all(self) -> str:
         return self.out + self.err
 

@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Self
 
@@ -23,6 +23,7 @@ from ktrdr_pipelines.clock import boot_time_s, system_now
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     ConnectionLostError,
+    ExitCode,
     GatewayError,
     GatewayRestingError,
     GatewayTimeoutError,
@@ -55,40 +56,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HealthReport:
-    """The result of checking a gateway step by step; None for steps that were not reached."""
+    """The result of checking a gateway step by step, and the error that ended the check."""
 
-    gateway: str
-    tcp: bool | None
-    handshake: bool | None
-    connect_ms: float | None = None
-    round_trip_ms: float | None = None
-    clock_offset_s: float | None = None
-    origin: str | None = None
-    client_id: int | None = None
-    server_version: int | None = None
-    last_answer_age_s: float | None = None
-    concurrency: int | None = None
-    breaker: str | None = None
-    paused_s: float | None = None
-    farms: tuple[str, ...] = ()
-    troubles: tuple[str, ...] = ()
+    document: HealthDocument
     error: KtrdrError | None = None
-
-    @property
-    def responds(self) -> bool:
-        """Return whether a round trip succeeded."""
-        return self.error is None and self.round_trip_ms is not None
-
-    @property
-    def is_good(self) -> bool:
-        """Return whether the gateway responds and reports no problem."""
-        return self.responds and not self.troubles
-
-    def document(self) -> HealthDocument:
-        """Return the report as a document."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["error"] = None if self.error is None else ErrorDocument.of(self.error)
-        return HealthDocument(**values, good=self.is_good)
 
 
 async def check_health(config: GatewayConfig, operation: Operation = Operation.CLI) -> HealthReport:
@@ -114,22 +85,28 @@ async def check_health(config: GatewayConfig, operation: Operation = Operation.C
 
 def _reached(connection: GatewayConnection, seen: Health, connect_s: float) -> HealthReport:
     trip_s, age_s = seen.round_trip_s, seen.last_answer_age_s
+    is_good = trip_s is not None and not seen.troubles
     return HealthReport(
-        gateway=connection.gateway,
-        tcp=True,
-        handshake=True,
-        connect_ms=_ms(connect_s),
-        round_trip_ms=None if trip_s is None else _ms(trip_s),
-        clock_offset_s=round(seen.clock_offset_s, 1) + 0.0,  # prints 0 instead of -0
-        origin=str(connection.origin),
-        client_id=connection.client_id,
-        server_version=connection.server_version,
-        last_answer_age_s=None if age_s is None else round(age_s, 1),
-        concurrency=seen.concurrency,
-        breaker=seen.breaker,
-        paused_s=round(seen.paused_s, 1),
-        farms=tuple(map(str, seen.farms)),
-        troubles=seen.troubles,
+        HealthDocument(
+            complete=is_good,
+            exit_code=int(ExitCode.DONE if is_good else ExitCode.FAILED),
+            gateway=connection.gateway,
+            good=is_good,
+            tcp=True,
+            handshake=True,
+            connect_ms=_ms(connect_s),
+            round_trip_ms=None if trip_s is None else _ms(trip_s),
+            clock_offset_s=round(seen.clock_offset_s, 1) + 0.0,  # prints 0 instead of -0
+            origin=str(connection.origin),
+            client_id=connection.client_id,
+            server_version=connection.server_version,
+            last_answer_age_s=None if age_s is None else round(age_s, 1),
+            concurrency=seen.concurrency,
+            breaker=seen.breaker,
+            paused_s=round(seen.paused_s, 1),
+            farms=tuple(map(str, seen.farms)),
+            troubles=seen.troubles,
+        )
     )
 
 
@@ -140,13 +117,19 @@ def _unreached(gateway: str, error: KtrdrError) -> HealthReport:
     was_attempted = isinstance(error, GatewayError) and not isinstance(
         error, ClientIdInUseError | GatewayRestingError
     )
-    if disconnect_reason is None and not was_attempted:
-        return HealthReport(gateway, tcp=None, handshake=None, error=error)
+    is_known = disconnect_reason is not None or was_attempted
+    shook = disconnect_reason in {None, DisconnectReason.ID_IN_USE}
     return HealthReport(
-        gateway,
-        tcp=disconnect_reason not in NO_LISTENER,
-        handshake=disconnect_reason in {None, DisconnectReason.ID_IN_USE},
-        error=error,
+        HealthDocument(
+            complete=False,
+            exit_code=int(ExitCode.FAILED),
+            gateway=gateway,
+            good=False,
+            tcp=disconnect_reason not in NO_LISTENER if is_known else None,
+            handshake=shook if is_known else None,
+            error=ErrorDocument.of(error),
+        ),
+        error,
     )
 
 
@@ -196,8 +179,8 @@ async def snapshot_now(config: GatewayConfig, clock: Callable[[], datetime]) -> 
     return GatewaySnapshot(
         config.host,
         config.port,
-        connected=report.responds,
-        client_id=report.client_id,
+        connected=report.document.responds,
+        client_id=report.document.client_id,
         report=report,
         checked_at=clock(),
     )

@@ -27,7 +27,6 @@ from ktrdr_pipelines.app.views.bar_documents import (
     SymbolDocument,
     TimeframeDocument,
 )
-from ktrdr_pipelines.app.views.documents import ErrorDocument
 from ktrdr_pipelines.app.views.ib_documents import (
     ClientIdRange,
     ConnectionDocument,
@@ -389,12 +388,13 @@ def _totals(summary: StoreSummary, workspace: Workspace) -> RequestTotals:
 
 
 def _health_of(seen: GatewaySnapshot, totals: RequestTotals) -> IbHealth:
-    report, is_fetching = seen.report, not totals.last_failed
+    report = None if seen.report is None else seen.report.document
+    is_fetching = not totals.last_failed
     message = None
     if report is None:
         message = "the gateway has not been checked yet"
     elif report.error is not None:
-        message = str(report.error)
+        message = report.error.message
     elif not seen.connected:
         message = "the connection to the gateway has ended"
     elif not is_fetching:
@@ -411,7 +411,7 @@ def _health_of(seen: GatewaySnapshot, totals: RequestTotals) -> IbHealth:
         concurrency=report.concurrency if report else None,
         breaker=report.breaker if report else None,
         troubles=report.troubles if report else (),
-        error=ErrorDocument.of(report.error) if report and report.error else None,
+        error=report.error if report else None,
     )
 
 

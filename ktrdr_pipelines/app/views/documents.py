@@ -24,11 +24,15 @@ class ResultDocument(Document):
 
     Attributes:
         complete: whether all that was asked for is done or there.
-        exit_code: that of the command: 0 done, 1 failed, 2 bad usage, 3 incomplete.
+        exit_code: that of the command: 0 done, 1 failed, 2 bad usage, 3 incomplete, 128 and more
+            stopped by a signal.
+        market_clock_offset_s: by how much market time is ahead of real time; the command line sets
+            it, and it is null elsewhere, or if the setting is invalid.
     """
 
     complete: bool
     exit_code: int
+    market_clock_offset_s: float | None = None
 
 
 class IntervalDocument(Document):
@@ -62,7 +66,13 @@ class IntervalDocument(Document):
 class ErrorDocument(Document):
     """An error: its kind, its text, and what to do.
 
-    ``code`` is the gateway's own, or null if it gave none; it is set for errors of a gateway alone.
+    Attributes:
+        kind: the class of the error.
+        message: all of it as text.
+        what: what was attempted.
+        reason: why it failed; may be empty.
+        hint: what to do; may be empty.
+        code: the gateway's own; null if it gave none, or the error is not one of a gateway.
     """
 
     kind: str
@@ -87,6 +97,22 @@ class ErrorDocument(Document):
         return cls.model_validate(fields)
 
     @classmethod
+    def of_text(cls, kind: str, text: str) -> Self:
+        """Return the document of what is no error of the project, such as a signal."""
+        return cls(kind=kind, message=text, what=text, reason="", hint="")
+
+    @classmethod
     def of_any(cls, error: KtrdrError | None) -> Self | None:
         """Return the document of an error; None for none."""
         return None if error is None else cls.of(error)
+
+
+class FailureDocument(ResultDocument):
+    """What a command that ended with an error prints, in place of its own document."""
+
+    error: ErrorDocument
+
+    @classmethod
+    def of(cls, error: ErrorDocument, exit_code: int) -> Self:
+        """Return the document of a command that an error or a signal ended."""
+        return cls(complete=False, exit_code=exit_code, error=error)

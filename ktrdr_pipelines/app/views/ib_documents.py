@@ -7,7 +7,7 @@ from datetime import datetime
 
 from pydantic import Field
 
-from ktrdr_pipelines.app.views.documents import Document, ErrorDocument
+from ktrdr_pipelines.app.views.documents import Document, ErrorDocument, ResultDocument
 
 
 class ConnectionDocument(Document):
@@ -82,13 +82,14 @@ class IbHealth(Document):
     error: ErrorDocument | None = None
 
 
-class HealthDocument(Document):
+class HealthDocument(ResultDocument):
     """The check of a gateway step by step; null for steps that were not reached.
 
     ``good``: it responds and reports no problem.
     """
 
     gateway: str
+    good: bool
     tcp: bool | None
     handshake: bool | None
     connect_ms: float | None = None
@@ -104,7 +105,28 @@ class HealthDocument(Document):
     farms: tuple[str, ...] = ()
     troubles: tuple[str, ...] = ()
     error: ErrorDocument | None = None
+
+    @property
+    def responds(self) -> bool:
+        """Whether a round trip succeeded."""
+        return self.error is None and self.round_trip_ms is not None
+
+
+class CheckDocument(Document):
+    """One check of the set-up of a gateway; ``hint`` is empty if nothing has to be done."""
+
+    name: str
+    verdict: str
+    finding: str
+    hint: str
+
+
+class DoctorDocument(ResultDocument):
+    """The checks of the set-up of a gateway; ``good``: nothing is wrong."""
+
+    gateway: str
     good: bool
+    checks: tuple[CheckDocument, ...]
 
 
 class ClientIdRange(Document):

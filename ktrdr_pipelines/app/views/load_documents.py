@@ -5,11 +5,18 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Self
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
-from ktrdr_pipelines.app.views.documents import Document, ErrorDocument, IntervalDocument
+from ktrdr_pipelines.app.views.documents import (
+    Document,
+    ErrorDocument,
+    IntervalDocument,
+    ResultDocument,
+)
 from ktrdr_pipelines.app.views.series_documents import AdjustmentDocument, DisagreementDocument
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.errors import ExitCode
+from ktrdr_pipelines.gaps.estimates import Estimate
 
 
 class LoadStatus(StrEnum):
@@ -98,7 +105,7 @@ class DataLoadResult(LoadResult):
 class SeriesReportDocument(Document):
     """How the load of one series ended (``domain.planning.reports.SeriesReport``).
 
-    ``rows`` are the bars of responses, ``added`` those that the store did not hold, ``revised``
+    ``bars`` are those of responses, ``added`` those that the store did not hold, ``revised``
     those whose values changed. ``remarks``, in JSON ``notes``, is what the load noted about it.
     """
 
@@ -106,7 +113,7 @@ class SeriesReportDocument(Document):
     timeframe: str
     complete: bool
     requests: int
-    rows: int
+    bars: int
     added: int
     revised: int
     unexplained: tuple[IntervalDocument, ...]
@@ -126,7 +133,9 @@ class SeriesReportDocument(Document):
     basis_due_at: datetime | None
     failures: tuple[ErrorDocument, ...]
     error: ErrorDocument | None
-    remarks: tuple[str, ...] = Field(serialization_alias="notes")
+    remarks: tuple[str, ...] = Field(
+        serialization_alias="notes", validation_alias=AliasChoices("remarks", "notes")
+    )
 
     @classmethod
     def of(cls, report: SeriesReport, remarks: Sequence[str] = ()) -> Self:
@@ -137,7 +146,7 @@ class SeriesReportDocument(Document):
             timeframe=str(report.series.timeframe),
             complete=report.is_complete,
             requests=report.requests,
-            rows=report.rows,
+            bars=report.rows,
             added=report.added,
             revised=report.revised,
             unexplained=to_the_second(report.unexplained),
@@ -161,14 +170,120 @@ class SeriesReportDocument(Document):
         )
 
 
-class LoadReportDocument(Document):
-    """The result of ``ktrdr load`` and ``ktrdr update``; ``notices`` are those of the gateway."""
+class LoadReportDocument(ResultDocument):
+    """The result of ``ktrdr load`` and ``ktrdr update``.
 
-    complete: bool
-    exit_code: int
+    Attributes:
+        series: the series that the load reached.
+        notices: those of the gateway.
+        catalog_error: why the catalog could not be rebuilt; the bars are saved.
+        error: what ended the load before all series were loaded.
+    """
+
     series: tuple[SeriesReportDocument, ...]
     notices: tuple[str, ...]
     catalog_error: ErrorDocument | None
+    error: ErrorDocument | None = None
+
+
+class LatencyDocument(Document):
+    """How long one request of a timeframe takes, sent with the usual concurrency.
+
+    ``end`` is ``now`` for requests without an end, else ``given``; ``measured``: at this gateway,
+    not assumed.
+    """
+
+    timeframe: str
+    end: str
+    latency_s: float
+    measured: bool
+
+
+class EstimateDocument(Document):
+    """What a load takes.
+
+    Attributes:
+        requests: requests of the first plan; ranges without bars take more.
+        bars: bars at most: those that the calendar expects.
+        size_bytes: their size on disk.
+        duration_s: how long the load takes at the gateway's rate.
+    """
+
+    requests: int
+    bars: int
+    size_bytes: int
+    duration_s: float
+
+
+class SeriesPlanDocument(EstimateDocument):
+    """What a load of one series takes; ``up_to_now`` of its requests have no end."""
+
+    symbol: str
+    timeframe: str
+    up_to_now: int
+    missing: tuple[IntervalDocument, ...]
+
+
+class BacklogDocument(EstimateDocument):
+    """What the sensors will load of a store; ``basis`` says what the duration is based on."""
+
+    series: int
+    basis: str
+
+    @classmethod
+    def of(cls, found: Estimate) -> Self:
+        """Return the document of a backlog."""
+        return cls(
+            requests=found.requests,
+            bars=found.bars,
+            size_bytes=found.size_bytes,
+            duration_s=round(found.seconds, 1),
+            series=len(found.parts),
+            basis=found.basis,
+        )
+
+
+class PlanDocument(EstimateDocument, ResultDocument):
+    """What a load or an update would take; ``basis`` says what the duration is based on."""
+
+    basis: str
+    latencies: tuple[LatencyDocument, ...]
+    series: tuple[SeriesPlanDocument, ...]
+
+    @classmethod
+    def of(cls, found: Estimate) -> Self:
+        """Return the document of an estimate."""
+        return cls(
+            complete=True,
+            exit_code=int(ExitCode.DONE),
+            requests=found.requests,
+            bars=found.bars,
+            size_bytes=found.size_bytes,
+            duration_s=round(found.seconds, 1),
+            basis=found.basis,
+            latencies=tuple(
+                LatencyDocument(
+                    timeframe=str(one.timeframe),
+                    end="now" if one.ends_now else "given",
+                    latency_s=round(one.seconds, 4),
+                    measured=one.is_measured,
+                )
+                for one in found.latencies
+            ),
+            series=tuple(
+                SeriesPlanDocument(
+                    symbol=part.series.symbol,
+                    timeframe=str(part.series.timeframe),
+                    requests=part.requests,
+                    up_to_now=part.up_to_now,
+                    bars=part.bars,
+                    size_bytes=part.size_bytes,
+                    duration_s=round(part.seconds, 1),
+                    missing=IntervalDocument.to_the_second(part.gaps),
+                )
+                for part in found.parts
+            ),
+        )
 
 
 class OperationState(StrEnum):

@@ -13,7 +13,13 @@ from datetime import datetime
 from typing import Self
 
 from ktrdr_pipelines.app.acknowledgement import ExplainedRange
-from ktrdr_pipelines.app.views.documents import Document, ErrorDocument, IntervalDocument
+from ktrdr_pipelines.app.views.documents import (
+    Document,
+    ErrorDocument,
+    IntervalDocument,
+    ResultDocument,
+)
+from ktrdr_pipelines.app.views.universe_documents import FieldDocuments
 from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.coverage import ProofKind
 from ktrdr_pipelines.domain.planning.gaps import Gap
@@ -111,19 +117,16 @@ class SeriesErrorDocument(Document):
     error: ErrorDocument
 
 
-class GapsDocument(Document):
+class GapsDocument(ResultDocument):
     """The gaps of some series, how many ranges are explained, and which.
 
     Attributes:
         complete: whether there is no gap, and every series can be read.
-        exit_code: that of the command.
         series: how many series were read.
         counts: how many ranges are disputed and how many acknowledged.
         plot: the file of the heatmap, if one was written.
     """
 
-    complete: bool
-    exit_code: int
     series: int
     gaps: tuple[GapDocument, ...]
     counts: dict[str, int]
@@ -133,10 +136,9 @@ class GapsDocument(Document):
     plot: str | None
 
 
-class AcknowledgedDocument(Document):
+class AcknowledgedDocument(ResultDocument):
     """The session that a user acknowledged."""
 
-    exit_code: int
     acknowledged: tuple[ExplainedDocument, ...]
     catalog_error: ErrorDocument | None
 
@@ -245,7 +247,7 @@ class SeriesStatusDocument(Document):
     """What a series holds and lacks (``gaps.index.SeriesGaps``).
 
     Attributes:
-        rows: the bars held.
+        bars: how many are held.
         first: the session date of the first bar held; ``last`` that of the last one.
         waiting: the uncovered part of sessions that are still open.
         disagreements: held bars that were returned again at other prices.
@@ -258,7 +260,7 @@ class SeriesStatusDocument(Document):
 
     symbol: str
     timeframe: str
-    rows: int
+    bars: int
     first: Day | None
     last: Day | None
     covered_until: datetime | None
@@ -284,7 +286,7 @@ class SeriesStatusDocument(Document):
         return cls(
             symbol=state.series.symbol,
             timeframe=str(state.series.timeframe),
-            rows=state.rows,
+            bars=state.rows,
             first=state.first,
             last=state.last,
             covered_until=state.covered_until,
@@ -316,7 +318,7 @@ class UniverseDocument(Document):
 
     path: str
     problem: ErrorDocument | None
-    symbols: dict[str, dict[str, str]]
+    symbols: dict[str, FieldDocuments]
 
 
 class UnlistedSeriesDocument(Document):
@@ -324,7 +326,7 @@ class UnlistedSeriesDocument(Document):
 
     symbol: str
     timeframe: str
-    rows: int
+    bars: int
 
 
 class StatedRebasingDocument(Document):
@@ -356,10 +358,12 @@ class CalendarChangeDocument(Document):
     symbols: tuple[str, ...]
 
 
-class StoreStatusDocument(Document):
+class StoreStatusDocument(ResultDocument):
     """The store, its universe, and every series.
 
     Attributes:
+        complete: whether every series can be read, lacks nothing and is on a confirmed price basis.
+            The exit code is 0 also if something is missing.
         store: the data folder.
         format: the version of the store.
         origin: the origin of its bars; null until the first bars.
@@ -393,7 +397,7 @@ class HeldRangeDocument(Document):
     """The bars held of one timeframe, by session date, and the bounds of its coverage."""
 
     timeframe: str
-    rows: int
+    bars: int
     first: Day | None
     last: Day | None
     covered_from: datetime | None
@@ -431,7 +435,7 @@ class BeginningDocument(Document):
         )
 
 
-class RangesDocument(Document):
+class RangesDocument(ResultDocument):
     """Where the data of some symbols begin."""
 
     symbols: tuple[BeginningDocument, ...]

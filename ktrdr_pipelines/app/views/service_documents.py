@@ -1,10 +1,14 @@
-"""Documents of the services: the gap filler, and the system as a whole."""
+"""Documents of the services: the gap filler, the system as a whole, and what commands serve.
 
-from datetime import datetime
+Commands that run until they are stopped print their document, on one line, once they are ready.
+"""
 
-from ktrdr_pipelines.app.views.documents import Document, ErrorDocument
+from datetime import date, datetime
+from typing import Any
+
+from ktrdr_pipelines.app.views.documents import Document, ErrorDocument, ResultDocument
 from ktrdr_pipelines.app.views.ib_documents import IbStatus
-from ktrdr_pipelines.app.views.load_documents import OperationDocument
+from ktrdr_pipelines.app.views.load_documents import BacklogDocument, OperationDocument
 
 
 class GapFillerStatus(Document):
@@ -60,3 +64,83 @@ class SystemStatus(Document):
     series: int
     ib: IbStatus
     gap_filler: GapFillerStatus
+
+
+class ServeDocument(ResultDocument):
+    """The REST API that ``ktrdr serve`` serves."""
+
+    url: str
+    host: str
+    port: int
+    store: str
+    token_required: bool
+
+
+class UpDocument(ResultDocument):
+    """The web UI that ``ktrdr up`` serves, and what it works with.
+
+    Attributes:
+        backlog: what the sensors will load; null unless that is much.
+        waits_for_universe: whether nothing is loaded until the example universe has been edited.
+        rest_url: the REST API; null if it is not served.
+    """
+
+    url: str
+    store: str
+    gateway: str
+    log: str
+    backlog: BacklogDocument | None
+    waits_for_universe: bool
+    rest_url: str | None
+
+
+class SimulatedGatewayDocument(ResultDocument):
+    """The gateway that ``ktrdr simulate`` serves; ``now`` is the time of its clock."""
+
+    host: str
+    port: int
+    market: str
+    now: datetime
+
+
+class DemoRunDocument(Document):
+    """One Dagster run of the demo: its windows, requests and bars, and why it failed."""
+
+    timeframe: str
+    first_window: str
+    last_window: str
+    windows: int
+    requests: int
+    bars: int
+    took_s: float
+    error: str
+
+
+class DemoSeriesDocument(Document):
+    """The bars of a series that the demo loaded, and its gaps in the windows of the runs."""
+
+    symbol: str
+    timeframe: str
+    first: date | None
+    last: date | None
+    bars: int
+    gaps: int
+
+
+class DemoQueryDocument(Document):
+    """A query of the demo; ``rows`` are those of SQL, each with a value by column name."""
+
+    title: str
+    sql: str
+    rows: tuple[dict[str, Any], ...]
+    took_ms: float
+
+
+class DemoDocument(ResultDocument):
+    """The result of ``ktrdr demo``."""
+
+    store: str
+    took_s: float
+    runs: tuple[DemoRunDocument, ...]
+    series: tuple[DemoSeriesDocument, ...]
+    queries: tuple[DemoQueryDocument, ...]

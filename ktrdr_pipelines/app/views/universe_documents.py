@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any, Self
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from ktrdr_pipelines.app.views.documents import Document, ResultDocument
 from ktrdr_pipelines.domain.instruments import Instrument
@@ -79,7 +79,11 @@ class UniverseCheckDocument(ResultDocument):
     """
 
     universe: str
-    is_valid: bool = Field(default=True, serialization_alias="well")
+    is_valid: bool = Field(
+        default=True,
+        serialization_alias="well",
+        validation_alias=AliasChoices("is_valid", "well"),
+    )
     symbols: dict[str, FieldDocuments]
     changes: list[UniverseChangeDocument]
     partitions: dict[str, PartitionChangeDocument]

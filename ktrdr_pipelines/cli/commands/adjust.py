@@ -7,16 +7,15 @@ adjustment does to bars (``domain.adjustments``).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from ktrdr_pipelines.cli.completion import complete_symbol
 from ktrdr_pipelines.cli.output import (
     AsJson,
-    adjustment_json,
     counted,
     say,
     say_json,
@@ -26,6 +25,7 @@ from ktrdr_pipelines.cli.output import (
 from ktrdr_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
+    from ktrdr_pipelines.app.views.store_documents import AdjustDocument
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.domain.adjustments import Adjustment
     from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -298,14 +298,12 @@ def _document(
     *,
     recorded: "Adjustment | None" = None,
     removed: "Adjustment | None" = None,
-    bars: "Mapping[Timeframe, int] | None" = None,
-) -> dict[str, Any]:
+    bars: "dict[Timeframe, int] | None" = None,
+) -> "AdjustDocument":
+    from ktrdr_pipelines.app.views.store_documents import AdjustDocument
+
+    statement = workspace.ledger.basis_checks.of(symbol).statement
     known = workspace.store.bases.of(symbol)
-    return {
-        "symbol": symbol,
-        "recorded": None if recorded is None else adjustment_json(recorded),
-        "removed": None if removed is None else adjustment_json(known[removed.number - 1]),
-        "bars": {str(timeframe): count for timeframe, count in (bars or {}).items()},
-        "adjustments": [adjustment_json(one) for one in known],
-        "statement": workspace.ledger.basis_checks.of(symbol).statement,
-    }
+    return AdjustDocument.of(
+        symbol, known, statement, recorded=recorded, removed=removed, bars=bars
+    )

@@ -15,6 +15,7 @@ from ktrdr_pipelines.cli.output import AsJson, note, say, say_json, say_table
 from ktrdr_pipelines.errors import ExitCode
 
 if TYPE_CHECKING:
+    from ktrdr_pipelines.app.views.service_documents import DemoDocument
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.demo_runs import RunResult
 
@@ -50,7 +51,6 @@ def demo(as_json: AsJson = False) -> None:
 
     Exit codes: 0 done, 1 failed, 2 bad usage, 3 a Dagster run failed or left ranges unexplained.
     """
-    from ktrdr_pipelines.cli.commands.query import json_value
     from ktrdr_pipelines.cli.demo_runs import demo_workspace, run_demo
     from ktrdr_pipelines.cli.processes import simulator_process
     from ktrdr_pipelines.settings import data_folder, load_settings
@@ -66,20 +66,12 @@ def demo(as_json: AsJson = False) -> None:
     answers = tuple(_run_query(workspace, title, sql) for title, sql in QUERIES.items())
     took_s = time.perf_counter() - started_s
     result = _Result(folder, tuple(runs), tuple(_summary(workspace, runs)), answers, took_s)
+    code = ExitCode.INCOMPLETE if any(run.error for run in runs) else ExitCode.DONE
     if as_json:
-        say_json(
-            {
-                "store": str(result.folder),
-                "took_s": round(result.took_s, 2),
-                "runs": [run.document() for run in result.runs],
-                "series": result.summary,
-                "queries": [json_value(asdict(answer)) for answer in result.answers],
-            }
-        )
+        say_json(_document(result, code))
     else:
         _say(result)
-    if any(run.error for run in runs):
-        raise typer.Exit(ExitCode.INCOMPLETE)
+    raise typer.Exit(code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +102,7 @@ def _summary(workspace: "Workspace", runs: "Sequence[RunResult]") -> list[dict[s
 
     rows = query_catalog(workspace.layout, SUMMARY).to_pylist()
     known = {(row["symbol"], row["timeframe"]): row for row in rows}
-    nothing = {"first": "", "last": "", "bars": 0}
+    nothing = {"first": None, "last": None, "bars": 0}
     return [
         known.get((series.symbol, str(series.timeframe)), nothing)
         | {"symbol": series.symbol, "timeframe": str(series.timeframe), "gaps": len(missing)}
@@ -126,11 +118,37 @@ def _run_query(workspace: "Workspace", title: str, sql: str) -> _Answer:
     return _Answer(title, sql, rows, (time.perf_counter() - started_s) * 1000)
 
 
+def _document(result: _Result, code: ExitCode) -> "DemoDocument":
+    from ktrdr_pipelines.app.views.service_documents import (
+        DemoDocument,
+        DemoQueryDocument,
+        DemoRunDocument,
+        DemoSeriesDocument,
+    )
+    from ktrdr_pipelines.cli.commands.query import json_value
+
+    is_whole = not any(one["gaps"] for one in result.summary)
+    return DemoDocument(
+        complete=code is ExitCode.DONE and is_whole,
+        exit_code=int(code),
+        store=str(result.folder),
+        took_s=round(result.took_s, 2),
+        runs=tuple(DemoRunDocument.model_validate(asdict(run)) for run in result.runs),
+        series=tuple(map(DemoSeriesDocument.model_validate, result.summary)),
+        queries=tuple(
+            DemoQueryDocument.model_validate(json_value(asdict(one))) for one in result.answers
+        ),
+    )
+
+
 def _say(result: _Result) -> None:
     from ktrdr_pipelines.cli.commands.query import cell_text
 
     rows = [
-        [f"{row[name]:,}" if kind == "right" else row[name] for name, kind in _COLUMNS.items()]
+        [
+            f"{row[name]:,}" if kind == "right" else row[name] or ""
+            for name, kind in _COLUMNS.items()
+        ]
         for row in result.summary
     ]
     say_table(_COLUMNS, rows)
@@ -141,7 +159,7 @@ def _say(result: _Result) -> None:
         names = dict.fromkeys(answer.rows[0], "right") if answer.rows else {}
         say_table(names, [list(map(cell_text, row.values())) for row in answer.rows])
     requests = sum(run.requests for run in result.runs)
-    got = sum(run.rows for run in result.runs)
+    got = sum(run.bars for run in result.runs)
     say(
         f"{len(result.runs)} Dagster runs, {requests:,} requests, {got:,} bars received, "
         f"{result.took_s:.0f} s."

@@ -5,7 +5,7 @@ The command reads the store only and sends no request to a gateway.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -16,12 +16,15 @@ from ktrdr_pipelines.cli.arguments import SomeSymbols, SomeTimeframes, note_symb
 from ktrdr_pipelines.cli.output import (
     AsJson,
     counted,
+    few_text,
     instant_text,
     interval_text,
     note,
     say,
     say_json,
+    say_some,
     say_table,
+    say_wrapped,
     typed_text,
 )
 from ktrdr_pipelines.errors import ExitCode, UsageError
@@ -29,25 +32,49 @@ from ktrdr_pipelines.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.acknowledgement import ExplainedRange
     from ktrdr_pipelines.app.workspace import Workspace
+    from ktrdr_pipelines.domain.instruments import Series
+    from ktrdr_pipelines.domain.planning.gaps import Gap, GapReason
+    from ktrdr_pipelines.domain.timeframes import Timeframe
     from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 
 
 MOST_OF_A_SERIES: Final = 10
 """Gaps listed for one series; older ones are counted in one row."""
 
+MOST_ROWS: Final = 40
+"""Rows of a table; of more gaps, the series are listed with the totals of each reason."""
+
+_MOST_GROUPS: Final = 20
+
 _GAP_COLUMNS: Final = {
-    "series": "left",
-    "from and to": "left",
-    "sessions": "right",
+    "series": "fold",
+    "from and to": "fold",
+    "sessions": "right?",
     "bars": "right",
     "reason": "left",
-    "next attempt": "left",
+    "next attempt": "left?",
+}
+_GROUP_COLUMNS: Final = {
+    "series": "fold",
+    "reason": "left",
+    "gaps": "right",
+    "bars": "right",
+    "first": "left",
+    "last": "left",
+    "next attempt": "left?",
+}
+_REASON_COLUMNS: Final = {
+    "reason": "left",
+    "timeframe": "left",
+    "series": "right",
+    "gaps": "right",
+    "bars": "right",
 }
 _EXPLAINED_COLUMNS: Final = {
-    "series": "left",
-    "from and to": "left",
+    "series": "fold",
+    "from and to": "fold",
     "kind": "left",
-    "since": "left",
+    "since": "left?",
     "until": "left",
     "note and statements": "fold",
 }
@@ -67,7 +94,9 @@ def gaps(
     every: Annotated[
         bool,
         typer.Option(
-            "--all", help=f"List all gaps instead of the newest {MOST_OF_A_SERIES} of each series."
+            "--all",
+            help=f"List all gaps instead of the newest {MOST_OF_A_SERIES} of each series, and "
+            "instead of totals of series if there are many.",
         ),
     ] = False,
     acknowledge: Annotated[
@@ -118,7 +147,7 @@ def gaps(
     if as_json:
         say_json(gaps_document(found, explained, plot=plot))
     else:
-        _say_gaps(found, explained, most=None if every else MOST_OF_A_SERIES)
+        _say_gaps(found, explained, every=every)
         if plot is not None:
             say(f"Heatmap written to {plot}")
     raise typer.Exit(gaps_exit_code(found))
@@ -177,6 +206,7 @@ def _acknowledge(
     if as_json:
         say_json(
             AcknowledgedDocument(
+                complete=catalog_error is None,
                 exit_code=int(code),
                 acknowledged=(ExplainedDocument.of(ExplainedRange(series, proof)),),
                 catalog_error=ErrorDocument.of_any(catalog_error),
@@ -211,23 +241,97 @@ def _plot(path: Path, index: "GapIndex", found: "Sequence[SeriesGaps]", now: dat
 
 
 def _say_gaps(
-    found: "Sequence[SeriesGaps]", explained: "Sequence[ExplainedRange]", most: int | None
+    found: "Sequence[SeriesGaps]", explained: "Sequence[ExplainedRange]", *, every: bool
 ) -> None:
     missing = [one for one in found if one.gaps]
-    if missing:
-        say_table(_GAP_COLUMNS, (row for one in missing for row in _gap_rows(one, most)))
-        # The details repeat from gap to gap, so each is printed once below the table.
-        details = Counter((gap.reason, gap.detail) for one in missing for gap in one.gaps)
-        for (reason, detail), times in details.most_common():
-            if detail:
-                say(f"{reason}: {detail} ({counted(times, 'gap')})")
+    most = None if every else MOST_OF_A_SERIES
+    rows = [row for one in missing for row in _gap_rows(one, most)]
+    if every or len(rows) <= MOST_ROWS:
+        if rows:
+            say_table(_GAP_COLUMNS, rows)
+    else:
+        _say_groups(missing)
+    say_some(_detail_lines(missing), most=None if every else MOST_OF_A_SERIES)
     if explained:
-        say_table(_EXPLAINED_COLUMNS, map(_explained_row, explained))
+        newest = explained if every else explained[-MOST_ROWS:]
+        say_table(_EXPLAINED_COLUMNS, map(_explained_row, newest))
+        if len(newest) < len(explained):
+            say(f"  and {len(explained) - len(newest):,} more explained ranges; --all lists them")
     for text in dict.fromkeys(str(one.error) for one in found if one.error is not None):
         note(f"Error: {text}")
-    say(_summary(found, missing))
     if text := explained_text(found):
         say(f"{text} without bars, explained until the dates given above")
+    say_wrapped(_summary(found, missing))
+
+
+def _say_groups(missing: "Sequence[SeriesGaps]") -> None:
+    """Print the series that lack most, by reason, and the totals of reasons and timeframes."""
+    groups: dict[tuple[Series, GapReason], list[Gap]] = {}
+    for one in missing:
+        for gap in one.gaps:
+            groups.setdefault((one.series, gap.reason), []).append(gap)
+    ordered = sorted(groups.items(), key=lambda one: -sum(gap.bars for gap in one[1]))
+    say_table(_GROUP_COLUMNS, (_group_row(*key, gaps) for key, gaps in ordered[:_MOST_GROUPS]))
+    if len(ordered) > _MOST_GROUPS:
+        rest = counted(len(ordered) - _MOST_GROUPS, "row")
+        say(f"  and {rest} with fewer missing bars; --all lists every gap")
+    totals: dict[tuple[GapReason, Timeframe], list[list[Gap]]] = {}
+    for (series, reason), gaps in groups.items():
+        totals.setdefault((reason, series.timeframe), []).append(gaps)
+    say_table(
+        _REASON_COLUMNS,
+        (
+            (
+                *key,
+                f"{len(parts):,}",
+                f"{sum(map(len, parts)):,}",
+                f"{sum(gap.bars for part in parts for gap in part):,}",
+            )
+            for key, parts in totals.items()
+        ),
+    )
+
+
+def _group_row(series: "Series", reason: str, gaps: "Sequence[Gap]") -> Sequence[object]:
+    due = min((gap.next_try_at for gap in gaps if gap.next_try_at), default=None)
+    return (
+        series,
+        reason,
+        f"{len(gaps):,}",
+        f"{sum(gap.bars for gap in gaps):,}",
+        gaps[0].interval.start.date(),
+        (gaps[-1].interval.end - timedelta.resolution).date(),
+        "" if due is None else instant_text(due),
+    )
+
+
+def _detail_lines(missing: "Sequence[SeriesGaps]") -> Iterator[str]:
+    """Yield each detail once, as it repeats from gap to gap, and one line a missing permission."""
+    from ktrdr_pipelines.domain.planning.gaps import GapReason
+
+    details: dict[tuple[str, str], list[Gap]] = {}
+    for one in missing:
+        for gap in one.gaps:
+            if gap.detail and gap.reason is not GapReason.BLOCKED:
+                details.setdefault((gap.reason, gap.detail), []).append(gap)
+    for (reason, detail), gaps in sorted(details.items(), key=lambda one: -len(one[1])):
+        due = min((gap.next_try_at for gap in gaps if gap.next_try_at), default=None)
+        again = "" if due is None else f", next attempt at {instant_text(due)}"
+        yield f"{reason}: {detail} ({counted(len(gaps), 'gap')}){again}"
+    yield from blocked_lines(missing)
+
+
+def blocked_lines(states: "Sequence[SeriesGaps]") -> Iterator[str]:
+    """Yield a line for each missing permission: its series, and the gateway's newest message."""
+    from ktrdr_pipelines.app.store_status import blocked_series
+
+    for (entitlement, _), own in blocked_series(states).items():
+        refusals = [one.blocks[-1] for one in own]
+        newest = max(refusals, key=lambda attempt: attempt.last_at)
+        due = min((one.next_try_at for one in refusals if one.next_try_at), default=None)
+        again = "" if due is None else f"; next attempt at {instant_text(due)}"
+        of = "" if len(own) == 1 else f" ({counted(len(own), 'series', 'series')}, {entitlement})"
+        yield f"blocked: {few_text([one.series for one in own])}{of}: {newest.error}{again}"
 
 
 def _explained_row(one: "ExplainedRange") -> Sequence[object]:
@@ -239,7 +343,7 @@ def _explained_row(one: "ExplainedRange") -> Sequence[object]:
         interval_text(one.series.timeframe, one.proof.interval),
         one.proof.kind,
         instant_text(one.proof.proved_at),
-        instant_text(one.proof.expires_at),
+        one.proof.expires_at.date(),
         "; ".join(part for part in (one.proof.note, statements) if part),
     )
 

@@ -8,7 +8,6 @@ Not here: the check of ``health`` (``app.services.gateway_monitor``), those of `
 """
 
 from contextlib import suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -17,7 +16,7 @@ from ktrdr_pipelines.cli.output import AsJson, note, say, say_json
 from ktrdr_pipelines.errors import ExitCode, NoStoreError, UsageError
 
 if TYPE_CHECKING:
-    from ktrdr_pipelines.app.services.gateway_monitor import HealthReport
+    from ktrdr_pipelines.app.views.ib_documents import HealthDocument
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -30,6 +29,7 @@ def doctor(as_json: AsJson = False) -> None:
     Exit codes: 0 nothing is wrong, 1 something is wrong, 2 bad usage.
     """
     from ktrdr_pipelines.app.services.gap_filler import make_attempts_due
+    from ktrdr_pipelines.app.views.ib_documents import CheckDocument, DoctorDocument
     from ktrdr_pipelines.app.workspace import Workspace, gateway_config
     from ktrdr_pipelines.cli.entry_point import run_stoppable
     from ktrdr_pipelines.ib.diagnostics.doctor import diagnose
@@ -40,16 +40,30 @@ def doctor(as_json: AsJson = False) -> None:
     with suppress(NoStoreError):
         make_attempts_due(Workspace.open())
     is_good = all(check.verdict is not CheckVerdict.WRONG for check in checks)
+    code = ExitCode.DONE if is_good else ExitCode.FAILED
     if as_json:
-        documents = [asdict(check) for check in checks]
-        say_json({"gateway": config.gateway, "good": is_good, "checks": documents})
+        documents = (
+            CheckDocument(
+                name=check.name, verdict=check.verdict, finding=check.finding, hint=check.hint
+            )
+            for check in checks
+        )
+        say_json(
+            DoctorDocument(
+                complete=is_good,
+                exit_code=int(code),
+                gateway=config.gateway,
+                good=is_good,
+                checks=tuple(documents),
+            )
+        )
     else:
         say(f"gateway {config.gateway}")
         for check in checks:
             say(f"{check.verdict:<9} {check.name:<12} {check.finding}")
             if check.hint:
                 say(f"{'':<9} {'':<12} -> {check.hint}")
-    raise typer.Exit(ExitCode.DONE if is_good else ExitCode.FAILED)
+    raise typer.Exit(code)
 
 
 def health(as_json: AsJson = False) -> None:
@@ -65,22 +79,22 @@ def health(as_json: AsJson = False) -> None:
     from ktrdr_pipelines.app.workspace import gateway_config
     from ktrdr_pipelines.cli.entry_point import run_stoppable
 
-    found = run_stoppable(check_health(gateway_config()))
+    found = run_stoppable(check_health(gateway_config())).document
     if as_json:
-        say_json(found.document().model_dump(mode="json"))
+        say_json(found)
     else:
         _say_health(found)
-    raise typer.Exit(ExitCode.DONE if found.is_good else ExitCode.FAILED)
+    raise typer.Exit(found.exit_code)
 
 
-def _say_health(found: "HealthReport") -> None:
+def _say_health(found: "HealthDocument") -> None:
     say(f"gateway     {found.gateway}")
     made = {True: "made", False: "none", None: "not tried"}
     say(f"connection  {made[found.tcp]}")
     if found.tcp:
         say(f"handshake   {'done' if found.handshake else 'not done'}")
     if found.error is not None:
-        note(f"Error: {found.error}")
+        note(f"Error: {found.error.message}")
         return
     trip = "no response" if found.round_trip_ms is None else f"{found.round_trip_ms:g} ms"
     say(f"round trip  {trip} (connecting {found.connect_ms:g} ms)")
@@ -98,11 +112,12 @@ def _say_health(found: "HealthReport") -> None:
         note(f"Problem: {trouble}")
 
 
-def probe() -> None:
+def probe(as_json: AsJson = False) -> None:
     """Explain how to test the project's assumptions about gateways against a real one.
 
     The tests run in a clone of the project. Exit code: 2.
     """
+    _ = as_json  # the entry point prints the error in that form
     raise UsageError(
         "ktrdr probe",
         reason="the checks of real gateways are tests, which this command does not run",

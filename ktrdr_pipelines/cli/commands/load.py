@@ -8,7 +8,7 @@ Not here: running the jobs and reporting the result (``cli.load_report``), the e
 """
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -28,7 +28,6 @@ from ktrdr_pipelines.cli.arguments import (
 from ktrdr_pipelines.cli.output import (
     AsJson,
     counted,
-    intervals_json,
     note,
     say,
     say_json,
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.arguments import TypedOptions
     from ktrdr_pipelines.domain.planning.jobs import Job
-    from ktrdr_pipelines.gaps.estimates import Estimate, SeriesEstimate
+    from ktrdr_pipelines.gaps.estimates import SeriesEstimate
 
 _COLUMNS: Final = {
     "series": "left",
@@ -143,6 +142,7 @@ def plan(
     Exit codes: 0 done, 1 the store cannot be read, 2 bad usage.
     """
     from ktrdr_pipelines.app.load_plan import planned
+    from ktrdr_pipelines.app.views.load_documents import PlanDocument
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.arguments import TypedOptions
     from ktrdr_pipelines.cli.output import warn_of_problem
@@ -154,7 +154,7 @@ def plan(
     jobs = _planned_jobs(workspace, symbols, timeframes, typed)
     found = planned(workspace, jobs)
     if as_json:
-        say_json(_document(found))
+        say_json(PlanDocument.of(found))
         return
     say_table(_COLUMNS, (_row(part) for part in found.parts if part.requests))
     if whole := sum(not part.requests for part in found.parts):
@@ -197,35 +197,3 @@ def _row(part: "SeriesEstimate") -> tuple[str, ...]:
         size_text(part.size_bytes),
         time_text(part.seconds),
     )
-
-
-def _document(found: "Estimate") -> dict[str, Any]:
-    return {
-        "requests": found.requests,
-        "bars": found.bars,
-        "bytes": found.size_bytes,
-        "seconds": round(found.seconds, 1),
-        "basis": found.basis,
-        "latencies": [
-            {
-                "timeframe": str(one.timeframe),
-                "end": "now" if one.ends_now else "given",
-                "seconds": round(one.seconds, 4),
-                "measured": one.is_measured,
-            }
-            for one in found.latencies
-        ],
-        "series": [
-            {
-                "symbol": part.series.symbol,
-                "timeframe": str(part.series.timeframe),
-                "requests": part.requests,
-                "up_to_now": part.up_to_now,
-                "bars": part.bars,
-                "bytes": part.size_bytes,
-                "seconds": round(part.seconds, 1),
-                "missing": intervals_json(part.gaps),
-            }
-            for part in found.parts
-        ],
-    }

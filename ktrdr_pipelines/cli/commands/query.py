@@ -24,11 +24,12 @@ from ktrdr_pipelines.cli.output import (
     say_table,
     typed_text,
 )
-from ktrdr_pipelines.errors import NoCatalogError, UsageError
+from ktrdr_pipelines.errors import ExitCode, NoCatalogError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ktrdr_pipelines.app.views.store_documents import QueryDocument
     from ktrdr_pipelines.store.layout import StoreLayout
 
 MOST_ROWS: Final = 100
@@ -81,7 +82,7 @@ def query(
     _warn_of_older_tables(layout, sql_text)
     names = _unique(answer.column_names)
     if as_json:
-        say_json([dict(zip(names, map(json_value, row), strict=True)) for row in _rows(answer)])
+        say_json(_document(answer, names))
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(names)
@@ -102,6 +103,18 @@ def _warn_of_older_tables(layout: "StoreLayout", sql_text: str) -> None:
             f"{files} than the catalog: bars are up to date, tables are not. "
             "Hint: the next load rebuilds the tables when it ends, `ktrdr repair` immediately"
         )
+
+
+def _document(answer: "pa.Table", names: Sequence[str]) -> "QueryDocument":
+    from ktrdr_pipelines.app.views.store_documents import ColumnDocument, QueryDocument
+
+    kinds = zip(names, answer.schema.types, strict=True)
+    return QueryDocument(
+        complete=True,
+        exit_code=int(ExitCode.DONE),
+        columns=tuple(ColumnDocument(name=name, type=str(kind)) for name, kind in kinds),
+        rows=tuple(dict(zip(names, map(json_value, row), strict=True)) for row in _rows(answer)),
+    )
 
 
 def _rows(answer: "pa.Table") -> Iterator[tuple[Any, ...]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ktrdr_pipelines.cli.output import AsJson, instant_text, say, say_json
+from ktrdr_pipelines.errors import ExitCode
 from ktrdr_pipelines.simulator.requests.pacing_rules import SimulatedPacing
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ async def serve(
         SimulatorError: a file is malformed or missing, or the port cannot be listened on.
         UsageError: the file of splits is malformed or missing.
     """
+    from ktrdr_pipelines.app.views.service_documents import SimulatedGatewayDocument
     from ktrdr_pipelines.simulator.server import SimulatorServer
     from ktrdr_pipelines.simulator.simulated_gateway import SimClock
 
@@ -162,8 +164,17 @@ async def serve(
     try:
         started_at = server.clock.now()
         if as_json:
-            address = {"host": server.host, "port": server.port}
-            say_json({**address, "market": str(market), "now": started_at}, lines=False)
+            say_json(
+                SimulatedGatewayDocument(
+                    complete=True,
+                    exit_code=int(ExitCode.DONE),
+                    host=server.host,
+                    port=server.port,
+                    market=str(market),
+                    now=started_at,
+                ),
+                lines=False,
+            )
         else:
             address_text = f"{server.host}:{server.port}"
             say(f"serving {market} on {address_text}, now {instant_text(started_at)}")

@@ -5,10 +5,10 @@ reading and counting what it holds (``gaps.verification``).
 """
 
 from collections.abc import Iterable, Sequence, Sized
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -16,15 +16,13 @@ from ktrdr_pipelines.app.selection import chosen_series
 from ktrdr_pipelines.cli.arguments import SomeSymbols, note_symbol_named_all
 from ktrdr_pipelines.cli.output import (
     AsJson,
-    adjustment_json,
     adjustment_text,
     counted,
-    disagreement_json,
-    disagreements_json,
     note,
     say,
     say_json,
     say_table,
+    say_wrapped,
     unconfirmed_text,
 )
 from ktrdr_pipelines.errors import ExitCode, UniverseError, UsageError
@@ -58,6 +56,7 @@ def init(
     Exit codes: 0 done, 1 the folder cannot be written or has another origin, 2 bad usage.
     """
     from ktrdr_pipelines.app.setup import UNIVERSE_EXAMPLE, make_workspace
+    from ktrdr_pipelines.app.views.store_documents import InitDocument
     from ktrdr_pipelines.domain.instruments import Origin
     from ktrdr_pipelines.settings import data_folder, effective_settings, load_settings
 
@@ -72,13 +71,15 @@ def init(
     workspace, was_made = make_workspace(own, folder, wanted, example=UNIVERSE_EXAMPLE)
     if as_json:
         say_json(
-            {
-                "store": str(workspace.layout.root),
-                "universe": str(workspace.layout.universe),
-                "universe_made": was_made,
-                "catalog": str(workspace.layout.catalog),
-                "symbols": list(workspace.universe.instruments),
-            }
+            InitDocument(
+                complete=True,
+                exit_code=int(ExitCode.DONE),
+                store=str(workspace.layout.root),
+                universe=str(workspace.layout.universe),
+                universe_made=was_made,
+                catalog=str(workspace.layout.catalog),
+                symbols=tuple(workspace.universe.instruments),
+            )
         )
         return
     symbols = counted(len(workspace.universe.instruments), "symbol")
@@ -105,6 +106,7 @@ def repair(
 
     Exit codes: 0 done (quarantined files are listed), 1 failed, 2 bad usage.
     """
+    from ktrdr_pipelines.app.views.store_documents import RepairDocument
     from ktrdr_pipelines.settings import data_folder, load_settings
     from ktrdr_pipelines.store.layout import open_store
     from ktrdr_pipelines.store.maintenance.odd_paths import quarantine_odd_paths
@@ -118,7 +120,7 @@ def repair(
     report = replace(report, quarantined=(*odd, *report.quarantined))
     workspace.renew_catalog()
     if as_json:
-        say_json(asdict(report))
+        say_json(RepairDocument.of(report))
     else:
         _print_report(report)
         for path in report.restored:
@@ -175,15 +177,15 @@ _CERTIFICATE: Final = {
     "timeframe": "left",
     "first": "left",
     "last": "left",
-    "expected": "right",
-    "have": "right",
-    "empty": "right",
-    "explained": "right",
+    "expected": "right?",
+    "have": "right?",
+    "empty": "right?",
+    "explained": "right?",
     "unexplained": "right",
     "bars": "right",
-    "revisions": "right",
+    "revisions": "right?",
     "digest": "left",
-    "verified before": "left",
+    "verified before": "left?",
 }
 _FINDINGS_AT_MOST: Final = 5
 
@@ -204,6 +206,7 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     3 something is unexplained, the gateway returned stored bars again at other prices, or bars are
     on an unconfirmed price basis.
     """
+    from ktrdr_pipelines.app.views.store_documents import VerificationDocument
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.output import warn_of_problem
     from ktrdr_pipelines.gaps.verification import damaged_others
@@ -227,15 +230,7 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     )
     code = ExitCode.FAILED if others else exit_code_of(certificates)
     if as_json:
-        say_json(
-            {
-                "complete": code is ExitCode.DONE,
-                "exit_code": int(code),
-                "verified_at": real_now,
-                "certificates": [_certificate_json(one) for one in certificates],
-                "damaged_others": others,
-            }
-        )
+        say_json(VerificationDocument.of(certificates, others, verified_at=real_now, code=code))
     else:
         for name, damage in others.items():
             note(f"{name}, not in the universe: {damage}. Hint: run `ktrdr repair`")
@@ -273,7 +268,7 @@ def _print_symbol(symbol: str, own: "Sequence[Certificate]") -> None:
             bars = counted(uncovered, "bar")
             say(f"{one.found.series}: {bars} that no response has covered")
         for found in (*one.found.disagreements, *one.found.volume_jumps):
-            say(f"{one.found.series}: {found.text_for(one.found.series)}")
+            say_wrapped(f"{one.found.series}: {found.text_for(one.found.series)}")
 
 
 def _print_findings(one: "Certificate") -> None:
@@ -314,55 +309,26 @@ def _certificate_row(one: "Certificate") -> tuple[object, ...]:
 
 
 def _print_totals(certificates: "Sequence[Certificate]", others: Sized) -> None:
-    bars = counted(sum(one.content.bars for one in certificates), "bar")
-    say(f"{bars} in {counted(len(certificates), 'series', 'series')} read and checked:")
+    """Print the totals: what was read, and how much of it is not as it should be."""
     corrupt = sum(not one.is_intact for one in certificates)
-    lacking = [one for one in certificates if one.found.gaps]
-    if corrupt:
-        say(
-            f"  {counted(corrupt, 'series', 'series')} corrupt; ktrdr repair quarantines damaged "
-            "bar files"
-        )
-    if lacking:
-        say(f"  {counted(len(lacking), 'series', 'series')} with gaps; ktrdr gaps lists them")
+    lacking = sum(bool(one.found.gaps) for one in certificates)
     differing = sum(bool(one.found.disagreements) for one in certificates)
-    if differing:
-        say(f"  {counted(differing, 'series', 'series')} with bars returned again at other prices")
     unconfirmed = sum(bool(one.content.unconfirmed) for one in certificates)
-    if unconfirmed:
-        say(f"  {counted(unconfirmed, 'series', 'series')} with bars on an unconfirmed price basis")
+    parts = [
+        f"{counted(number, 'series', 'series')} {text}"
+        for number, text in (
+            (corrupt, "corrupt; ktrdr repair quarantines damaged bar files"),
+            (lacking, "with gaps; ktrdr gaps lists them"),
+            (differing, "with bars returned again at other prices"),
+            (unconfirmed, "with bars on an unconfirmed price basis"),
+        )
+        if number
+    ]
     if others:
-        say(f"  {counted(len(others), 'damaged file')} of symbols not in the universe")
-    if not (corrupt or lacking or differing or unconfirmed or others):
-        say("  everything is intact, and nothing is unexplained")
-
-
-def _certificate_json(one: "Certificate") -> dict[str, Any]:
-    from ktrdr_pipelines.domain.bars import moment
-
-    before = None if one.before is None else asdict(one.before)
-    return {
-        "symbol": one.found.series.symbol,
-        "timeframe": str(one.found.series.timeframe),
-        "sound": one.is_sound,
-        "wrong": one.content.wrong,
-        "findings": [
-            {"ts": moment(finding.ts), "kind": str(finding.kind), "detail": finding.detail}
-            for finding in one.content.findings
-        ],
-        "first": one.found.first,
-        "last": one.found.last,
-        "sessions": asdict(one.sessions),
-        "bars": one.content.bars,
-        "outside_sessions": one.content.outside,
-        "uncovered": one.content.uncovered,
-        "gaps": len(one.found.gaps),
-        "missing_bars": sum(gap.bars for gap in one.found.gaps),
-        "adjustments": [adjustment_json(adjustment) for adjustment in one.adjustments],
-        "unconfirmed_bars": one.content.unconfirmed,
-        **disagreements_json(one.found.disagreements),
-        "volume_jumps": [disagreement_json(found) for found in one.found.volume_jumps],
-        "revisions": one.revisions,
-        "digest": one.content.digest.text,
-        "verified_before": before,
-    }
+        parts.append(f"{counted(len(others), 'damaged file')} of symbols not in the universe")
+    for part in parts:
+        say(part)
+    bars = counted(sum(one.content.bars for one in certificates), "bar")
+    verdict = "see above" if parts else "everything is intact, and nothing is unexplained"
+    series = counted(len(certificates), "series", "series")
+    say(f"Total: {bars} in {series} read and checked: {verdict}")

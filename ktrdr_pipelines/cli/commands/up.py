@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from ktrdr_pipelines.cli.output import AsJson, note, say, say_json
-from ktrdr_pipelines.errors import GatewayUnreachableError, UsageError
+from ktrdr_pipelines.errors import ExitCode, GatewayUnreachableError, UsageError
 
 if TYPE_CHECKING:
     import socket
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.api.access import AccessRules
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.processes import SimulatorProcess, WebProcess
+    from ktrdr_pipelines.gaps.estimates import Estimate
     from ktrdr_pipelines.settings import Settings
     from ktrdr_pipelines.store.layout import StoreLayout
 
@@ -230,11 +231,12 @@ def _require_gateway(workspace: "Workspace") -> None:
     from ktrdr_pipelines.domain.instruments import Origin
     from ktrdr_pipelines.store.layout import refuse_other_origin
 
-    found = run_stoppable(check_health(workspace.gateway_config))
-    if found.error is not None:
+    report = run_stoppable(check_health(workspace.gateway_config))
+    found = report.document
+    if report.error is not None:
         if found.tcp is not False:
-            raise found.error
-        reason = found.error.reason or str(found.error)
+            raise report.error
+        reason = report.error.reason or str(report.error)
         raise GatewayUnreachableError(
             f"no gateway responds at {found.gateway}", reason=reason, hint=HOW_TO_GET_A_GATEWAY
         )
@@ -264,50 +266,55 @@ def _variables(workspace: "Workspace") -> dict[str, str]:
     }
 
 
-def _backlog(workspace: "Workspace", *, waits: bool) -> str:
-    """Return the plan of what the sensors will load; empty unless it is large or waits."""
-    from ktrdr_pipelines.gaps.due_chunks import backlog_plan, measured_backlog
+def _backlog(workspace: "Workspace", *, waits: bool) -> "Estimate | None":
+    """Return what loading takes that the sensors will do; None unless it is much or waits."""
+    from ktrdr_pipelines.gaps.due_chunks import backlog_estimate, measured_backlog
 
     index, now = workspace.gap_index(), workspace.now
     found = index.series_gaps(workspace.universe.series(), now)
     if not (waits or measured_backlog(found).is_big):
-        return ""
-    return backlog_plan(index, found, workspace.gateway_config, now, waits=waits)
+        return None
+    return backlog_estimate(index, found, workspace.gateway_config, now)
 
 
 def _say_ready(
     workspace: "Workspace",
     dagster: "WebProcess",
     beside: "Sequence[WebProcess]",
-    plan: str,
+    plan: "Estimate | None",
     *,
     as_json: bool,
 ) -> None:
     from ktrdr_pipelines.app.setup import waits_for_universe
+    from ktrdr_pipelines.app.views.load_documents import BacklogDocument
+    from ktrdr_pipelines.app.views.service_documents import UpDocument
+    from ktrdr_pipelines.gaps.due_chunks import backlog_text
     from ktrdr_pipelines.settings import Source, settings_sources
 
     settings, waits = workspace.settings, waits_for_universe(workspace.layout)
-    document: dict[str, Any] = {
-        "url": dagster.url,
-        "store": str(workspace.layout.root),
-        "gateway": f"{settings.ib_host}:{settings.ib_port}",
-        "log": str(dagster.log),
-        "backlog": plan or None,
-        "waits_for_universe": waits,
-        "rest_url": beside[0].url if beside else None,
-    }
+    document = UpDocument(
+        complete=True,
+        exit_code=int(ExitCode.DONE),
+        url=dagster.url,
+        store=str(workspace.layout.root),
+        gateway=f"{settings.ib_host}:{settings.ib_port}",
+        log=str(dagster.log),
+        backlog=None if plan is None else BacklogDocument.of(plan),
+        waits_for_universe=waits,
+        rest_url=beside[0].url if beside else None,
+    )
     if as_json:
         say_json(document, lines=False)
         return
     say(f"Dagster   {dagster.url}   (Ctrl-C stops it)")
     if beside:
         say(f"REST API  {beside[0].url}/docs")
-    say(f"store     {document['store']}")
-    say(f"gateway   {document['gateway']}")
-    say(f"log       {document['log']}")
+    say(f"store     {document.store}")
+    say(f"gateway   {document.gateway}")
+    say(f"log       {document.log}")
     say(f"sensors   {dagster.url}/automation: gaps and tails are loaded automatically")
-    if plan:
-        say(f"backlog   {plan}")
+    if plan is not None:
+        say(f"backlog   {backlog_text(plan, waits=waits)}")
     if waits:
         say(f"waiting   {workspace.layout.universe} is still the example: nothing is loaded yet")
         say("          edit it to choose your symbols, and loading begins within a minute; or stop")
@@ -316,7 +323,7 @@ def _say_ready(
     # A variable would fix what the store's file of settings says, which may change meanwhile.
     is_in_file = settings_sources(settings)["ib_port"] is Source.FILE
     port = "" if is_in_file else f" IB_PORT={settings.ib_port}"
-    say(f"  export KTRDR_DATA={document['store']}{port}")
+    say(f"  export KTRDR_DATA={document.store}{port}")
 
 
 def serve(
@@ -367,6 +374,7 @@ def serve(
 
 def _serve(rules: "AccessRules", listener: "socket.socket", *, as_json: bool) -> None:
     from ktrdr_pipelines.api.rest_server import Address, open_services, serve
+    from ktrdr_pipelines.app.views.service_documents import ServeDocument
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.entry_point import run_stoppable
     from ktrdr_pipelines.cli.output import warn_of_problem
@@ -377,19 +385,21 @@ def _serve(rules: "AccessRules", listener: "socket.socket", *, as_json: bool) ->
     address = Address(rules.host, listener.getsockname()[1])
 
     def ready() -> None:
-        found = {
-            "url": address.url,
-            "host": address.host,
-            "port": address.port,
-            "store": str(workspace.layout.root),
-            "token_required": rules.token is not None,
-        }
+        found = ServeDocument(
+            complete=True,
+            exit_code=int(ExitCode.DONE),
+            url=address.url,
+            host=address.host,
+            port=address.port,
+            store=str(workspace.layout.root),
+            token_required=rules.token is not None,
+        )
         if as_json:
             say_json(found, lines=False)
             return
         say(f"REST API  {address.url}/api/v1   (Ctrl-C stops it)")
         say(f"docs      {address.url}/docs")
-        say(f"store     {found['store']}")
+        say(f"store     {found.store}")
         if rules.token is not None:
             say("token     required: Authorization: Bearer, with the value of KTRDR_API_TOKEN")
 

@@ -50,7 +50,7 @@ from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.errors import KtrdrError
-from ktrdr_pipelines.gaps.due_chunks import Due, backlog_plan, measured_backlog
+from ktrdr_pipelines.gaps.due_chunks import Due, backlog_estimate, backlog_text, measured_backlog
 from ktrdr_pipelines.ib.config import GatewayConfig
 
 _EVERY_S = 30
@@ -237,7 +237,8 @@ def _announcement(tick: GapScan, config: GatewayConfig, cursor: str | None) -> t
         return 0, ""
     if announced and backlog.bars < 2 * announced:
         return announced, ""
-    return backlog.bars, backlog_plan(tick.index, tick.found, config, tick.market_now)
+    plan = backlog_estimate(tick.index, tick.found, config, tick.market_now)
+    return backlog.bars, backlog_text(plan)
 
 
 def _nothing_text(tick: GapScan) -> str:

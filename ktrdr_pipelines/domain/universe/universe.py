@@ -5,7 +5,7 @@ Not here: the file itself (``store.universe_file``), the fields of an entry and 
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from types import MappingProxyType
@@ -78,10 +78,17 @@ class Universe:
             hint=f"{hint}Add it under `symbols:` in {self.name}",
         )
 
-    def before_windows(self) -> dict[Timeframe, list[str]]:
-        """Return the symbols whose start lies before Dagster's first window, by timeframe."""
+    def before_windows(
+        self, named: Collection[Instrument] | None = None
+    ) -> dict[Timeframe, list[str]]:
+        """Return the symbols whose start lies before Dagster's first window, by timeframe.
+
+        Of ``named`` instruments only, if they are given.
+        """
         found: dict[Timeframe, list[str]] = {}
         for one in self.series():
+            if named is not None and one.instrument not in named:
+                continue
             if one.instrument.start < self.windows.first_day(one.timeframe):
                 found.setdefault(one.timeframe, []).append(one.symbol)
         return found

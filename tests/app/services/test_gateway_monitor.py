@@ -78,7 +78,7 @@ def test_one_connection_is_kept_checked_and_closed(
     first = monitor.snapshot()
     assert (first.connected, first.host, first.port) == (True, "127.0.0.1", gateway.port)
     assert first.report is not None
-    assert first.report.is_good
+    assert first.report.document.good
     assert first.client_id == setup.settings.client_ids["api"][0]
     assert setup.time.pass_pause() == 15.0
     second = eventually(lambda: (found := monitor.snapshot()) is not first and found)
@@ -110,7 +110,7 @@ def test_an_absent_gateway_is_tried_after_growing_pauses(setup: Setup, closed_po
     assert seen.next_try_at > setup.time()
     assert seen.report is not None
     assert isinstance(seen.report.error, GatewayUnreachableError)
-    assert seen.report.tcp is False
+    assert seen.report.document.tcp is False
     with closing(RateLimiter.of(setup.config)) as budget:
         assert budget.vitals().breaker.failures == 0
 

@@ -35,7 +35,7 @@ def closes(ktrdr: Any) -> Callable[..., list[float]]:
 
     def query(source: str = "bars_1d", column: str = "close") -> list[float]:
         sql = f"SELECT {column} FROM {source} WHERE symbol = 'AAPL' ORDER BY ts"  # noqa: S608
-        return [row[column] for row in ktrdr("query", sql, "--json").document]
+        return [row[column] for row in ktrdr("query", sql, "--json").rows]
 
     return query
 
@@ -69,7 +69,7 @@ def test_an_adjustment_is_undone(
     assert closes() == before
     document = ktrdr("adjust", "AAPL", "--json").document
     assert [one["removed_at"] is not None for one in document["adjustments"]] == [True]
-    (row,) = ktrdr("query", "FROM adjustments", "--json").document
+    (row,) = ktrdr("query", "FROM adjustments", "--json").rows
     assert row["removed_at"] is not None
     assert "AAPL: 1 adjustment, all removed" in ktrdr("status").out
     ktrdr("adjust", "AAPL", "--remove").is_error(2, "the numbers: none")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.app.views.service_documents import DemoDocument
 from ktrdr_pipelines.cli.demo_runs import demo_windows
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
@@ -33,6 +34,7 @@ def test_the_demo_completes_and_a_second_one_requests_little(
     first = process("demo", "--json")
     assert (first.code, first.err) == (0, "")
     document = first.document
+    assert DemoDocument.model_validate(document).complete
     assert len(document["series"]) == 9
     assert [one for one in document["series"] if one["gaps"] or not one["bars"]] == []
     assert [run["windows"] for run in document["runs"]] == [18, 6, 6]

@@ -80,7 +80,7 @@ def test_a_folder_of_the_original_goes_through_unchanged(
     assert (again["added"], again["changed"], again["bars"]) == (0, 0, found["bars"])
 
     sql = "SELECT origin, count(*) AS n FROM bars GROUP BY ALL ORDER BY ALL"
-    assert ktrdr("query", sql, "--json").document == [{"origin": "import", "n": found["bars"]}]
+    assert ktrdr("query", sql, "--json").rows == [{"origin": "import", "n": found["bars"]}]
     imported = open_store(data).read_bars("AAPL", "1h")
     assert set(imported.pop("origin")) == {"import"}
     assert _exported(ktrdr, tmp_path / "first") == wanted
@@ -90,7 +90,7 @@ def test_a_folder_of_the_original_goes_through_unchanged(
     held = open_store(data).read_bars("AAPL", "1h")
     assert set(held.pop("origin")) == {"simulated"}
     pd.testing.assert_frame_equal(held, imported)
-    rows = ktrdr("query", sql, "--json").document
+    rows = ktrdr("query", sql, "--json").rows
     assert [one["origin"] for one in rows] == ["import", "simulated"]
     assert sum(one["n"] for one in rows) == found["bars"]
     assert _exported(ktrdr, tmp_path / "second") == wanted

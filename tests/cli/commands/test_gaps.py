@@ -459,6 +459,6 @@ def test_gaps_can_be_queried(ktrdr: Any, store: Path, gateway: Any) -> None:
             ("MSFT", "1h"),
         )
     ]
-    assert ktrdr("query", question, "--json").document == expected
+    assert ktrdr("query", question, "--json").rows == expected
     assert ktrdr("repair").code == 0
-    assert ktrdr("query", question, "--json").document == expected
+    assert ktrdr("query", question, "--json").rows == expected

@@ -310,9 +310,9 @@ def test_bars_end_an_acknowledgement(
 def test_acknowledged_ranges_can_be_queried(ktrdr: Any, lacking: Path) -> None:
     """The command itself rebuilds the catalog."""
     acknowledged(ktrdr)
-    found = ktrdr("query", "SELECT kind FROM coverage WHERE verdict = 'empty'", "--json").document
+    found = ktrdr("query", "SELECT kind FROM coverage WHERE verdict = 'empty'", "--json").rows
     assert found == [{"kind": "acknowledged"}]
-    assert ktrdr("query", "SELECT * FROM gaps", "--json").document == []
+    assert ktrdr("query", "SELECT * FROM gaps", "--json").rows == []
 
 
 def test_a_failure_to_rebuild_the_catalog_is_reported(ktrdr: Any, lacking: Path) -> None:

@@ -31,7 +31,7 @@ def test_loaded_bars_can_be_queried(ktrdr: Any, store: Path, gateway: Any) -> No
         ["MSFT", "1h", "complete"],
     ]
     sql = "SELECT timeframe, count(*) AS n FROM bars GROUP BY ALL ORDER BY ALL"
-    assert ktrdr("query", sql, "--json").document == [
+    assert ktrdr("query", sql, "--json").rows == [
         {"timeframe": "1d", "n": 8},
         {"timeframe": "1h", "n": 56},
     ]
@@ -50,12 +50,12 @@ def test_the_document_describes_every_series(ktrdr: Any, store: Path, gateway: A
     assert result.document["exit_code"] == 0
     assert result.document["complete"] is True
     series = only_series(result)
-    assert series | {"rows": 4} == {
+    assert series | {"bars": 4} == {
         "symbol": "AAPL",
         "timeframe": "1d",
         "complete": True,
         "requests": 1,
-        "rows": 4,
+        "bars": 4,
         "added": 4,
         "revised": 0,
         "unexplained": [],
@@ -154,7 +154,7 @@ def test_what_a_load_lacks_is_reported_with_the_failure(
     ]
     assert {one["kind"] for one in microsoft["failures"]} == {"GatewayTimeoutError"}
     assert "no answer in 2 s" in microsoft["failures"][0]["message"]
-    symbols = ktrdr("query", "SELECT DISTINCT symbol FROM bars", "--json").document
+    symbols = ktrdr("query", "SELECT DISTINCT symbol FROM bars", "--json").rows
     assert symbols == [{"symbol": "AAPL"}]
     attempts = {
         (one["symbol"], one["timeframe"]): one["attempts"]
@@ -180,9 +180,9 @@ def test_a_load_that_is_stopped_keeps_what_it_has(
     assert re.search(r"MSFT 1h +stopped", out), out
     assert "`ktrdr load AAPL,MSFT 1h" in out
     sql = "SELECT DISTINCT symbol FROM bars"
-    assert ktrdr("query", sql, "--json").document == [{"symbol": "AAPL"}]
+    assert ktrdr("query", sql, "--json").rows == [{"symbol": "AAPL"}]
     coverage = ktrdr("query", "SELECT DISTINCT symbol FROM coverage", "--json")
-    assert (coverage.document, coverage.err) == ([{"symbol": "AAPL"}], "")
+    assert (coverage.rows, coverage.err) == ([{"symbol": "AAPL"}], "")
 
 
 def test_a_loader_of_a_program_fills_the_same_store(ktrdr: Any, store: Path, gateway: Any) -> None:
@@ -193,6 +193,6 @@ def test_a_loader_of_a_program_fills_the_same_store(ktrdr: Any, store: Path, gat
     series = only_series(ktrdr("load", "AAPL", "1d", *DAYS, "--json"))
     assert (series["requests"], series["complete"]) == (0, True)
     sql = "SELECT close FROM bars WHERE timeframe = '1d' ORDER BY ts"
-    closes = [row["close"] for row in ktrdr("query", sql, "--json").document]
+    closes = [row["close"] for row in ktrdr("query", sql, "--json").rows]
     assert closes == frame["close"].tolist()
     assert len(closes) == 4

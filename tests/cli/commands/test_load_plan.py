@@ -18,7 +18,12 @@ def test_a_load_costs_what_its_plan_says(ktrdr: Any, store: Path, gateway: Any) 
     assert before.document["bars"] == sum(one["added"] for one in loaded.document["series"])
     assert [one["symbol"] for one in before.document["series"]] == ["AAPL", "AAPL", "MSFT", "MSFT"]
     after = ktrdr("plan", *arguments).document
-    assert (after["requests"], after["bars"], after["bytes"], after["seconds"]) == (0, 0, 0, 0)
+    assert (after["requests"], after["bars"], after["size_bytes"], after["duration_s"]) == (
+        0,
+        0,
+        0,
+        0,
+    )
 
 
 def test_a_plan_opens_no_connection(ktrdr: Any, store: Path) -> None:
@@ -71,7 +76,7 @@ def test_the_time_is_estimated_from_measured_requests(
 def test_the_plan_has_latencies_of_both_kinds_of_requests(ktrdr: Any, store: Path) -> None:
     """A request up to now, as a tail sends it, takes less time than one with an end."""
     result = ktrdr("plan", "AAPL", "1h", "--mode", "tail", "--json").document
-    latencies = {one["end"]: one["seconds"] for one in result["latencies"]}
+    latencies = {one["end"]: one["latency_s"] for one in result["latencies"]}
     assert latencies.keys() == {"now", "given"}
     assert latencies["now"] < latencies["given"]
     assert not any(one["measured"] for one in result["latencies"])

@@ -113,14 +113,14 @@ def test_queries_are_on_one_basis_and_raw_views_as_stored(rebased: Any, ktrdr: A
         "JOIN price_factors AS f ON f.symbol = r.symbol AND f.basis = r.basis "
         "GROUP BY ALL ORDER BY ALL"
     )
-    assert ktrdr("query", sql, "--json").document == [
+    assert ktrdr("query", sql, "--json").rows == [
         {"basis": 0, "price": True, "volume": True},
         {"basis": 1, "price": True, "volume": True},
     ]
     sql = "SELECT max(close) / min(close) AS spread FROM series('AAPL', '1d')"
-    (row,) = ktrdr("query", sql, "--json").document
+    (row,) = ktrdr("query", sql, "--json").rows
     assert row["spread"] < 1.1
-    (row,) = ktrdr("query", "FROM adjustments", "--json").document
+    (row,) = ktrdr("query", "FROM adjustments", "--json").rows
     assert (row["symbol"], row["number"], row["kind"], row["ratio"]) == ("AAPL", 1, "split", 0.25)
     assert (row["effective"], row["is_estimated"]) == ("2024-01-10", False)
 
@@ -147,12 +147,12 @@ def test_a_change_of_unit_is_told_and_left_to_a_person(
     (certificate,) = ktrdr("verify", "--json").document["certificates"]
     assert (certificate["sound"], certificate["unit_changes"]) == (False, [found])
     sql = "SELECT bool_and(b.close = r.close) AS same FROM bars AS b JOIN raw AS r USING (ts)"
-    assert ktrdr("query", sql, "--json").document == [{"same": True}]
+    assert ktrdr("query", sql, "--json").rows == [{"same": True}]
 
     options = ("--ratio", "100", "--from", "2024-01-10", "--note", "dollars became cents")
     assert ktrdr("adjust", "AAPL", *options).code == 0
     sql = "SELECT max(close) / min(close) AS spread FROM bars_1d"
-    (row,) = ktrdr("query", sql, "--json").document
+    (row,) = ktrdr("query", sql, "--json").rows
     assert row["spread"] < 1.1
     assert ktrdr("status").code == ktrdr("verify").code == 0
     new_budget()
@@ -188,7 +188,7 @@ def test_commands_agree_on_bars_on_an_unconfirmed_basis(
     assert "not confirmed" in gap["detail"]
     assert "queries leave these bars out" in gap["detail"]
     status = series_of(ktrdr("status", "--json"))
-    assert (status["rows"], status["unconfirmed_bars"]) == (2, 1)
+    assert (status["bars"], status["unconfirmed_bars"]) == (2, 1)
     assert status["gaps"] == [gap]
     assert status["unconfirmed_basis"][0]["start"] == "2024-01-10T00:00:00Z"
     text = ktrdr("status").out
@@ -201,10 +201,10 @@ def test_commands_agree_on_bars_on_an_unconfirmed_basis(
     (certificate,) = ktrdr("verify", "--json").document["certificates"]
     assert (certificate["sound"], certificate["wrong"]) == (False, [])
     assert (certificate["unconfirmed_bars"], certificate["missing_bars"]) == (1, 1)
-    assert ktrdr("query", "SELECT count(*) AS n FROM bars", "--json").document == [{"n": 1}]
+    assert ktrdr("query", "SELECT count(*) AS n FROM bars", "--json").rows == [{"n": 1}]
     sql = "SELECT basis FROM raw_1d ORDER BY ts"
-    assert ktrdr("query", sql, "--json").document == [{"basis": 0}, {"basis": -1}]
-    (row,) = ktrdr("query", "SELECT reason FROM gaps", "--json").document
+    assert ktrdr("query", sql, "--json").rows == [{"basis": 0}, {"basis": -1}]
+    (row,) = ktrdr("query", "SELECT reason FROM gaps", "--json").rows
     assert row == {"reason": "basis"}
     new_budget()
     result = ktrdr("load", "AAPL", "1d")
@@ -225,7 +225,7 @@ def test_a_person_who_knows_the_split_resolves_it(
     assert ktrdr("load", "AAPL", "1d").code == 0
     assert ktrdr("status").code == ktrdr("gaps").code == ktrdr("verify").code == 0
     sql = "SELECT count(*) AS n, max(close) / min(close) < 1.1 AS one FROM bars_1d"
-    assert ktrdr("query", sql, "--json").document == [{"n": 2, "one": True}]
+    assert ktrdr("query", sql, "--json").rows == [{"n": 2, "one": True}]
 
 
 def state_rebasing(store: Path) -> None:
@@ -294,7 +294,7 @@ def test_a_history_that_the_ledger_lost_too_is_named(rebased: Any, ktrdr: Any, s
     assert (result.code, "bars include adjustment 1" in result.err) == (1, True)
     sql = "SELECT count(*) AS n FROM bars_1d"
     assert ktrdr("query", sql).code == 1
-    assert ktrdr("query", sql.replace("bars_1d", "raw_1d"), "--json").document == [{"n": 7}]
+    assert ktrdr("query", sql.replace("bars_1d", "raw_1d"), "--json").rows == [{"n": 7}]
 
 
 def test_a_damaged_history_is_named_by_status_and_verify(

@@ -140,7 +140,7 @@ def test_another_gateway_on_the_port_is_refused(
     assert result.code == 1
     assert "MSFT 1d could not be loaded: continue the load at" in result.out
     assert "this load began with bars of origin simulated" in result.out
-    symbols = ktrdr("query", "SELECT DISTINCT symbol FROM bars", "--json").document
+    symbols = ktrdr("query", "SELECT DISTINCT symbol FROM bars", "--json").rows
     assert symbols == [{"symbol": "AAPL"}]
 
 

@@ -20,7 +20,7 @@ def test_bars_can_be_queried(ktrdr: Any, store: Path, gateway: Any) -> None:
     """Instants are in UTC, dates are dates, and numbers are numbers."""
     ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
     sql = "SELECT ts, session_date, bar_count FROM series('AAPL', '1d') ORDER BY ts LIMIT 1"
-    (row,) = ktrdr("query", sql, "--json").document
+    (row,) = ktrdr("query", sql, "--json").rows
     assert row["ts"] == "2024-01-02T00:00:00Z"
     assert row["session_date"] == "2024-01-02"
     assert isinstance(row["bar_count"], int)
@@ -33,7 +33,7 @@ def test_json_has_every_kind_of_value(ktrdr: Any, store: Path) -> None:
         "SELECT 'nan'::DOUBLE AS x, NULL AS y, [1.5, 'inf'::DOUBLE] AS z, {'a': 1} AS s, 1 AS n, "
         "2 AS n, 1.25::DECIMAL(9, 2) AS d"
     )
-    assert ktrdr("query", sql, "--json").document == [
+    assert ktrdr("query", sql, "--json").rows == [
         {
             "x": None,
             "y": None,
@@ -52,7 +52,7 @@ def test_instants_are_exact_and_in_utc(ktrdr: Any, store: Path) -> None:
         "SET TimeZone = 'America/New_York'; "
         "SELECT '2024-01-02T10:00:00.000001-05:00'::TIMESTAMPTZ AS t, '2024-01-02'::TIMESTAMP AS p"
     )
-    (row,) = ktrdr("query", sql, "--json").document
+    (row,) = ktrdr("query", sql, "--json").rows
     assert row == {"t": "2024-01-02T15:00:00.000001Z", "p": "2024-01-02T00:00:00"}
 
 
@@ -119,7 +119,7 @@ def test_csv_with_json_is_bad_usage(ktrdr: Any, store: Path) -> None:
 def test_a_missing_catalog_is_built(ktrdr: Any, store: Path) -> None:
     """A migration deletes an outdated catalog, so the query builds it."""
     (store / "ktrdr.duckdb").unlink()
-    assert ktrdr("query", "SELECT 1 AS n", "--json").document == [{"n": 1}]
+    assert ktrdr("query", "SELECT 1 AS n", "--json").rows == [{"n": 1}]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from ib_async.wrapper import RequestError
 
+from ktrdr_pipelines.app.views.service_documents import SimulatedGatewayDocument
 from ktrdr_pipelines.cli.entry_point import stoppable
 from ktrdr_pipelines.cli.processes import end, is_free, simulator_process, start
 from ktrdr_pipelines.errors import SimulatorError
@@ -83,7 +84,8 @@ def test_it_takes_a_table_of_durations(helpers: Any) -> None:
 
     options = ("--port", "0", "--durations", "safe", "--now", "2024-01-10T20:00:30Z", "--json")
     with helpers.started("simulate", *options) as simulator:
-        port = json.loads(simulator.stdout.readline())["port"]
+        document = json.loads(simulator.stdout.readline())
+        port = SimulatedGatewayDocument.model_validate(document).port
         assert asyncio.run(ask(port)).endswith("error message:invalid step: 60")
 
 

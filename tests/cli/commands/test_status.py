@@ -37,11 +37,15 @@ def test_the_document_has_what_the_table_has(ktrdr: Any, store: Path, gateway: A
     assert document["origin"] == "simulated"
     assert document["format"] == 2
     assert 0 <= document["catalog"]["age_s"] < 3600
-    assert document["universe"]["symbols"]["AAPL"]["use_rth"] == "true (derived)"
+    assert document["universe"]["symbols"]["AAPL"]["use_rth"] == {
+        "value": True,
+        "derived": True,
+        "origin": "derived",
+    }
     series = {(one["symbol"], one["timeframe"]): one for one in document["series"]}
     assert len(series) == 5
     daily = series["AAPL", "1d"]
-    assert (daily["rows"], daily["first"], daily["last"]) == (4, "2024-01-02", "2024-01-05")
+    assert (daily["bars"], daily["first"], daily["last"]) == (4, "2024-01-02", "2024-01-05")
     assert daily["covered_until"] >= "2024-01-06T00:00:00Z"
     assert daily["gaps"][0]["start"] >= "2024-01-06T00:00:00Z"
     assert series["MSFT", "1d"]["gaps"][0]["start"] == "2024-01-02T00:00:00Z"
@@ -93,7 +97,7 @@ def test_bars_of_symbols_outside_the_universe_are_listed(
     (store / "universe.yaml").write_text("symbols: {AAPL: {}}\n")
     assert "MSFT 1d: 4 bars on disk" in ktrdr("status").out
     assert ktrdr("status", "--json").document["not_in_universe"] == [
-        {"symbol": "MSFT", "timeframe": "1d", "rows": 4}
+        {"symbol": "MSFT", "timeframe": "1d", "bars": 4}
     ]
 
 
@@ -105,10 +109,10 @@ def test_a_store_can_be_moved(
     moved = tmp_path / "moved"
     shutil.move(store, moved)
     monkeypatch.setenv("KTRDR_DATA", str(moved))
-    rows = {one["symbol"]: one["rows"] for one in ktrdr("status", "--json").document["series"]}
+    rows = {one["symbol"]: one["bars"] for one in ktrdr("status", "--json").document["series"]}
     assert rows["AAPL"] == 4
     assert ktrdr("repair").code == 0
-    answer = ktrdr("query", "SELECT count(*) AS n FROM bars", "--json").document
+    answer = ktrdr("query", "SELECT count(*) AS n FROM bars", "--json").rows
     assert answer == [{"n": 4}]
 
 

@@ -39,10 +39,10 @@ def test_heads_and_stored_bars_are_listed(ktrdr: Any, store: Path, gateway: Any)
     assert apple["head"] < "2024-01-02"
     assert apple["asked_at"]
     hours, days = apple["series"]
-    assert (hours["timeframe"], hours["rows"]) == ("1h", 28)
+    assert (hours["timeframe"], hours["bars"]) == ("1h", 28)
     assert (hours["first"], hours["last"]) == ("2024-01-02", "2024-01-05")
     assert hours["covered_from"].startswith("2024-01-02")
-    assert (days["timeframe"], days["rows"], days["first"]) == ("1d", 0, None)
+    assert (days["timeframe"], days["bars"], days["first"]) == ("1d", 0, None)
 
 
 def test_a_recent_head_is_not_requested_again(ktrdr: Any, store: Path, gateway: Any) -> None:

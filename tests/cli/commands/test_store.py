@@ -16,7 +16,7 @@ def test_init_makes_a_store_that_can_be_queried(ktrdr: Any, data: Path) -> None:
     assert (data / "universe.yaml").read_bytes() == (
         Path(__file__).parents[3] / "data" / "universe.example.yaml"
     ).read_bytes()
-    assert ktrdr("query", "SELECT count(*) AS n FROM bars", "--json").document == [{"n": 0}]
+    assert ktrdr("query", "SELECT count(*) AS n FROM bars", "--json").rows == [{"n": 0}]
 
 
 def test_init_keeps_an_existing_universe(ktrdr: Any, store: Path) -> None:

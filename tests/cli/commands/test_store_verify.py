@@ -45,7 +45,7 @@ def test_a_changed_bit_is_found_refused_quarantined_and_loaded_again(
         True,
     )
     sql = "SELECT count(*) AS n FROM bars WHERE symbol = 'MSFT'"
-    assert ktrdr("query", sql, "--json").document == [{"n": 6}]
+    assert ktrdr("query", sql, "--json").rows == [{"n": 6}]
     result = ktrdr("repair")
     assert (result.code, "To be loaded again: AAPL 1d" in result.out) == (0, True)
     new_budget()
@@ -53,7 +53,7 @@ def test_a_changed_bit_is_found_refused_quarantined_and_loaded_again(
     found = certificate(ktrdr)
     assert (found["sound"], found["bars"], found["digest"]) == (True, 6, digest)
     sql = "SELECT count(*) AS n FROM bars"
-    assert ktrdr("query", sql, "--json").document == [{"n": 12}]
+    assert ktrdr("query", sql, "--json").rows == [{"n": 12}]
 
 
 def test_a_price_of_another_program_stops_a_load(ktrdr: Any, store: Path, gateway: Any) -> None:
@@ -93,7 +93,7 @@ def test_a_query_of_outdated_tables_warns(ktrdr: Any, store: Path, gateway: Any)
     result = ktrdr("query", "SELECT count(*) AS n FROM coverage", "--json")
     assert (result.code, "1 bar file is newer than the catalog" in result.err) == (0, True)
     result = ktrdr("query", "SELECT count(*) AS n FROM bars", "--json")
-    assert (result.document, result.err) == ([{"n": 12}], "")
+    assert (result.rows, result.err) == ([{"n": 12}], "")
 
 
 def test_verify_reads_symbols_outside_the_universe(ktrdr: Any, store: Path, gateway: Any) -> None:

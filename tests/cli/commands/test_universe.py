@@ -149,7 +149,7 @@ def test_rename_is_seen_by_queries_and_by_dagster(ktrdr: Any, loaded: Path, inst
     expected = {"renamed": "AAPL", "to": "APPLE", "partition_sets": 1} | NO_OFFSET
     assert expected.items() <= result.document.items()
     assert (result.document["complete"], result.document["exit_code"]) == (True, 0)
-    counts = ktrdr("query", "SELECT symbol, count(*) n FROM bars GROUP BY 1", "--json").document
+    counts = ktrdr("query", "SELECT symbol, count(*) n FROM bars GROUP BY 1", "--json").rows
     assert counts == [{"symbol": "APPLE", "n": 4}]
     assert instance.get_dynamic_partitions("symbols_1d") == ["MSFT", "APPLE"]
     interval = ("--start", "2024-01-02", "--end", "2024-01-06", "--json")
@@ -186,7 +186,7 @@ def test_retired_bars_can_be_restored(ktrdr: Any, loaded: Path, instance: Any) -
     kept = loaded / "retired" / "AAPL@1"
     assert str(kept) in result.out
     assert {p.name for p in kept.rglob("*.parquet")} == files
-    assert ktrdr("query", "SELECT count(*) n FROM bars", "--json").document == [{"n": 0}]
+    assert ktrdr("query", "SELECT count(*) n FROM bars", "--json").rows == [{"n": 0}]
     assert instance.get_dynamic_partitions("symbols_1d") == ["MSFT"]
     text = (loaded / "universe.yaml").read_text()
     (loaded / "universe.yaml").write_text(f"{text}# mine\n".replace("1d]", "1d], use_rth: false"))
@@ -196,7 +196,7 @@ def test_retired_bars_can_be_restored(ktrdr: Any, loaded: Path, instance: Any) -
     assert restored.code == 0, restored.err
     assert (restored.document["restored"], restored.document["partition_sets"]) == ("AAPL", 2)
     assert restored.document["fields"]["use_rth"]["value"] is True
-    assert ktrdr("query", "SELECT count(*) n FROM bars", "--json").document == [{"n": 4}]
+    assert ktrdr("query", "SELECT count(*) n FROM bars", "--json").rows == [{"n": 4}]
     assert set(instance.get_dynamic_partitions("symbols_1d")) == {"MSFT", "AAPL"}
     assert not kept.exists()
     after = (loaded / "universe.yaml").read_text().splitlines()
@@ -221,9 +221,7 @@ def test_a_name_that_is_in_use_is_restored_as_another_one(ktrdr: Any, loaded: Pa
     refused = ktrdr("universe", "restore", "AAPL")
     refused.is_error(1, "another instrument by now", "ktrdr universe restore AAPL@1 --as NEW")
     assert ktrdr("universe", "restore", "AAPL", "--as", "OLD").code == 0
-    assert ktrdr("query", "SELECT DISTINCT symbol FROM bars", "--json").document == [
-        {"symbol": "OLD"}
-    ]
+    assert ktrdr("query", "SELECT DISTINCT symbol FROM bars", "--json").rows == [{"symbol": "OLD"}]
     ktrdr("universe", "restore", "AAPL").is_error(2, "cannot restore AAPL")
 
 

@@ -100,7 +100,7 @@ def test_a_contract_that_got_another_symbol_is_loaded_on_and_renamed(
         assert ktrdr("universe", "check").code == 0
         second = ktrdr("load", "APLX", "1d", "--start", "2023-12-28", "--end", "2024-01-10")
         assert (second.code, second.err.count("now names")) == (0, 0), second.err
-    [count] = ktrdr("query", "SELECT count(*) n FROM series('APLX', '1d')", "--json").document
+    [count] = ktrdr("query", "SELECT count(*) n FROM series('APLX', '1d')", "--json").rows
     assert count["n"] == 8
 
 
@@ -177,7 +177,7 @@ def test_a_delisted_contract_is_ended_and_stays_queryable(
     check = ktrdr("universe", "check", "--json").document
     assert check["symbols"]["AAPL"]["ended"]["value"] is True
     assert ktrdr("gaps", "AAPL", "1d").code == 0
-    [count] = ktrdr("query", "SELECT count(*) n FROM bars", "--json").document
+    [count] = ktrdr("query", "SELECT count(*) n FROM bars", "--json").rows
     assert count["n"] == 4
 
 

@@ -29,6 +29,7 @@ from ktrdr_pipelines.app.setup import (
     setting_overrides,
     waits_for_universe,
 )
+from ktrdr_pipelines.app.views.service_documents import UpDocument
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.cli.commands.up import _backlog, _only_one, _say_ready
 from ktrdr_pipelines.cli.processes import end, lives, start
@@ -76,7 +77,7 @@ def test_the_advice_fixes_no_port_that_the_file_of_settings_may_change(
         monkeypatch.setenv("IB_PORT", "4999")
     settings = effective_settings(flags={"ktrdr_data": store})
     dagster: Any = SimpleNamespace(url="http://127.0.0.1:3000", log=store / "dagster.log")
-    _say_ready(Workspace(settings, open_store(store)), dagster, (), "", as_json=False)
+    _say_ready(Workspace(settings, open_store(store)), dagster, (), None, as_json=False)
     said = capsys.readouterr().out
     assert f"export KTRDR_DATA={store}" in said
     assert ("IB_PORT=4999" in said) is not is_in_file
@@ -91,10 +92,15 @@ def test_the_example_is_not_loaded_before_it_is_edited_or_accepted(
     workspace = Workspace(effective_settings(flags={"ktrdr_data": data}), layout)
     assert waits_for_universe(layout)
     plan = _backlog(workspace, waits=True)
-    assert "is not loaded yet" in plan
+    assert plan is not None
     dagster: Any = SimpleNamespace(url="http://127.0.0.1:3000", log=data / "dagster.log")
     _say_ready(workspace, dagster, (), plan, as_json=False)
     said = capsys.readouterr().out
+    _say_ready(workspace, dagster, (), plan, as_json=True)
+    document = UpDocument.model_validate_json(capsys.readouterr().out)
+    assert document.backlog is not None
+    assert (document.backlog.requests, document.waits_for_universe) == (plan.requests, True)
+    assert "is not loaded yet" in said
     assert str(layout.universe) in said
     assert "ktrdr up --yes" in said
     text = layout.universe.read_bytes()
@@ -103,7 +109,9 @@ def test_the_example_is_not_loaded_before_it_is_edited_or_accepted(
     layout.universe.write_bytes(text)
     accept_example(layout)
     assert not waits_for_universe(layout)
-    assert not _backlog(workspace, waits=False).startswith("a backlog of 0")
+    plan = _backlog(workspace, waits=False)
+    assert plan is not None
+    assert plan.parts
 
 
 def test_a_store_of_simulated_bars_never_waits(ktrdr: Any, data: Path) -> None:

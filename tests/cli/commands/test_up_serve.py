@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from ktrdr_pipelines.app.views.service_documents import ServeDocument
+
 TOKEN = "a-secret-of-some-length"  # noqa: S105  (of the tests)
 
 
@@ -50,6 +52,7 @@ def test_it_serves_until_it_is_stopped(
         line = server.stdout.readline()
         assert line, server.stderr.read()
         document = json.loads(line)
+        assert ServeDocument.model_validate(document).token_required
         headers = {"Authorization": f"Bearer {TOKEN}", "Host": "box.local"}
         with httpx.Client(base_url=document["url"], headers=headers) as client:
             found = client.get("/api/v1/system/gap-filler-status").json()["data"]
