@@ -40,8 +40,8 @@ class UniverseFile:
         """Return the universe, and what is wrong with the file.
 
         If entries are malformed, the others are used as they are; a malformed entry stays as it
-        was in the last good text, or has no instrument if it is new. A file that is malformed as a
-        whole is replaced by the last good text.
+        was in the last good text, or has no instrument if it is new. Until all are valid no symbol
+        is removed. A file that is malformed as a whole is replaced by the last good text.
 
         Raises:
             UniverseError: the file is invalid, and there is nothing good to use in its place.
@@ -70,10 +70,11 @@ class UniverseFile:
     ) -> tuple[str, Universe]:
         """Return the text in use in place of one with malformed entries, and its universe."""
         name, problems = str(self.path), universe.problems
-        good = ""
-        with contextlib.suppress(UniverseError):
+        try:
             good = _text_of(self.last_good)
             parse_universe(good, name)
+        except UniverseError:
+            raise problem from None
         for earlier in (good, ""):  # an earlier entry may contradict the defaults of today
             with contextlib.suppress(UniverseError):
                 used = with_last_good(text, name, earlier, problems)

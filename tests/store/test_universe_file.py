@@ -117,6 +117,7 @@ def test_malformed_entries_are_as_before_and_the_others_as_edited(
     assert list(load_universe(universe_file.last_good).instruments) == symbols
     universe_file.path.write_text("symbols: {AAPL: 5, MSFT: 5}")
     universe, problem = universe_file.read()
+    assert set(universe.instruments) == set(symbols)
     assert str(universe.instrument("AAPL").start) == start
     assert len(str(problem).splitlines()) == 2
 

@@ -425,6 +425,9 @@ def _other_sections(text: str, name: str) -> list[str]:
 def with_last_good(text: str, name: str, good: str, bad: Collection[str]) -> str:
     """Return a text whose malformed entries are as in an earlier text, or left out.
 
+    Entries that only the earlier text has are kept: while an edit is malformed, a missing entry may
+    be a part of the mistake.
+
     Comments are not kept: the result replaces the text in use, not the user's file.
 
     Args:
@@ -439,6 +442,7 @@ def with_last_good(text: str, name: str, good: str, bad: Collection[str]) -> str
         for key in now
         if key not in bad or key in before
     }
+    kept |= {key: _in_one_line(before[key].node) for key in before if key not in now}
     entries = (f"  {_scalar(key)}: {value}" for key, value in kept.items())
     return "\n".join([*_other_sections(text, name), "symbols:", *entries]) + "\n"
 

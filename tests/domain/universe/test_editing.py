@@ -272,7 +272,7 @@ def test_malformed_entries_are_replaced_by_earlier_ones() -> None:
     good = 'symbols: {"7203": {exchange: TSEJ}, NO: {symbol: "1E5"}, GONE: {}}'
     text = "windows: {1m: 2021-01}\nsymbols: {NO: 5, '7203': [], NEW: {}, BAD: {start: x}}"
     used = parse_universe(with_last_good(text, "u", good, {"NO", "7203", "BAD"}), "u")
-    assert list(used.instruments) == ["NO", "7203", "NEW"]
+    assert list(used.instruments) == ["NO", "7203", "NEW", "GONE"]
     assert used.instrument("NO").ib_symbol == "1E5"
     assert used.instrument("7203").exchange == "TSEJ"
     assert str(used.windows.first_month) == "2021-01-01"
