@@ -129,8 +129,8 @@ def gap_runs(
         most: the maximum number of runs.
     """
     left = {(one.due.series.symbol, one.due.series.timeframe): one for one in wanted}
-    places = {
-        timeframe: {symbol: place for place, symbol in enumerate(order)}
+    positions = {
+        timeframe: {symbol: position for position, symbol in enumerate(order)}
         for timeframe, order in orders.items()
     }
     runs: list[GapRun] = []
@@ -142,10 +142,10 @@ def gap_runs(
             continue
         joined = [left.pop(name)]
         if name not in alone:
-            order, place = orders[name[1]], places[name[1]][name[0]]
+            order, position = orders[name[1]], positions[name[1]][name[0]]
             beside = {key: value for key, value in left.items() if key not in alone}
-            after = [(symbol, name[1]) for symbol in order[place + 1 :]]
-            before = [(symbol, name[1]) for symbol in reversed(order[:place])]
+            after = [(symbol, name[1]) for symbol in order[position + 1 :]]
+            before = [(symbol, name[1]) for symbol in reversed(order[:position])]
             joined += _neighbours(joined, after, beside)
             joined[:0] = reversed(_neighbours(joined, before, beside))
             for part in joined:
