@@ -21,7 +21,7 @@ from ktrdr_pipelines.defs.partitions import (
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.bars_run import BarsRun
 from ktrdr_pipelines.defs.runs.outcome import WITHOUT_EVENTS
-from ktrdr_pipelines.defs.runs.tags import RANGE_END, RANGE_START
+from ktrdr_pipelines.defs.runs.tags import RANGE_END, RANGE_START, shown_tags
 from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
@@ -64,7 +64,9 @@ def bars_asset(
             run.skip(RANGE_GONE)
             return
         refuse_lost_range(context.run.tags, context.partition_keys)
-        run.load([BarPartition.of(key) for key in context.partition_keys])
+        partitions = [BarPartition.of(key) for key in context.partition_keys]
+        context.instance.add_run_tags(context.run.run_id, shown_tags(partitions))
+        run.load(partitions)
         # Without an output, checks and downstream assets of the same run would be skipped.
         yield dg.MaterializeResult(metadata=WITHOUT_EVENTS)
 

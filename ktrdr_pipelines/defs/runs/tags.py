@@ -23,9 +23,10 @@ requested."""
 BETWEEN: Final = "+"
 """Separates several symbols, fingerprints or timeframes in a tag; none of them contains it."""
 
-SHOWN_SYMBOLS: Final = "symbol"
-SHOWN_WINDOWS: Final = "windows"
-"""What a run over partitions loads, for people: the UI shows tags in the order of a run's."""
+SHOWN_SYMBOLS: Final = "bars/symbols"
+SHOWN_WINDOWS: Final = "bars/windows"
+"""What a run over partitions loads, for people. The UI lists tags by name: these are ahead of those
+of Dagster, except for the backfill."""
 
 CAUSE: Final = "ktrdr/cause"
 """Why a run failed: the class of the error. A failed run without this tag died."""
@@ -42,6 +43,8 @@ QUIET: Final = "ktrdr/quiet"
 
 YES: Final = "yes"
 PRIORITY: Final = "dagster/priority"
+PARTITION: Final = "dagster/partition"
+BACKFILL: Final = "dagster/backfill"
 RANGE_START: Final = "dagster/asset_partition_range_start"
 RANGE_END: Final = "dagster/asset_partition_range_end"
 

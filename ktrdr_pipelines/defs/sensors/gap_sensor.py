@@ -32,6 +32,7 @@ from ktrdr_pipelines.defs.runs.tags import (
     GAPS,
     KILLED,
     KIND,
+    PARTITION,
     PRIORITY,
     SYMBOL,
     TIMEFRAME,

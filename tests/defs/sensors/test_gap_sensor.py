@@ -109,7 +109,7 @@ def test_empty_store_is_filled_long_timeframes_first(location: Any, tick: Ticker
         "1h AAPL|2023 MSFT|2026",
     ]
     assert [list(request.tags.items())[:2] for request in requests] == [
-        [("symbol", "AAPL to MSFT"), ("windows", "2023 to 2026")]
+        [("bars/symbols", "AAPL to MSFT"), ("bars/windows", "2023 to 2026")]
     ] * 2
     assert all(request.asset_check_keys == [] for request in requests)
     assert all(request.run_key is None for request in requests)
