@@ -18,6 +18,7 @@ from ktrdr_pipelines.defs.checks import (
     integrity_schedule,
 )
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.runs.load_job import load_bars
 from ktrdr_pipelines.defs.schedules import tail_schedule
 from ktrdr_pipelines.defs.sensors.alert_sensor import alert_sensor
 from ktrdr_pipelines.defs.sensors.gap_sensor import gap_sensor
@@ -73,6 +74,7 @@ def build_defs(
             alert_sensor(settings.ktrdr_alert_command, error_checks(timeframes)),
         ],
         asset_checks=[bars_checks(timeframes), integrity_checks(timeframes)],
+        jobs=[load_bars],
         schedules=[
             tail_schedule(),
             check_schedule(timeframes),
