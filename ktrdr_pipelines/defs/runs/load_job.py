@@ -9,7 +9,7 @@ Not here: which series and intervals a configuration means (``app.selection``,
 """
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final, Literal
 
@@ -17,6 +17,7 @@ import dagster as dg
 from pydantic import Field
 
 from ktrdr_pipelines.app.selection import named_jobs
+from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, windows_partitions
@@ -28,7 +29,6 @@ from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.planning.date_bounds import parse_date_range
 from ktrdr_pipelines.domain.planning.jobs import Mode
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
-from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.gaps.windows import WindowState, WindowStatus
 from ktrdr_pipelines.sync.runner import Job
@@ -112,8 +112,6 @@ class LoadBarsRun:
         self._context = context
         self._run = LoadRun(context, ib, store, clock)
         self._workspace = self._run.workspace
-        self._before: dict[Series, dict[str, WindowStatus]] = {}
-        self._materialized: dict[Timeframe, set[str]] = {}
 
     def load(self, config: LoadBarsConfig) -> None:
         """Load what a configuration names.
@@ -124,7 +122,9 @@ class LoadBarsRun:
         """
         try:
             with self._run.failures():
-                jobs = self._jobs(config)
+                jobs = jobs_of(config, self._workspace)
+                tags = tags_of(config, jobs)
+                self._context.instance.add_run_tags(self._context.run.run_id, tags)
                 try:
                     reports = self._drive(jobs)
                 finally:
@@ -143,75 +143,89 @@ class LoadBarsRun:
             raise self._run.incomplete(text + first_lines(failed) + hint, reports)
         self._run.succeeded(reports)
 
-    def _jobs(self, config: LoadBarsConfig) -> list[Job]:
-        """Return a job for each series, and tag the run with what it loads.
-
-        Raises:
-            UsageError: a name, a date or the mode is invalid.
-        """
-        universe = self._workspace.universe
-        date_range = parse_date_range(config.start, config.end, names=("start", "end"))
-        symbols = ",".join(config.symbols or universe.instruments)
-        timeframes = ",".join(config.timeframes) or None
-        jobs = named_jobs(self._workspace, symbols, timeframes, date_range, mode=Mode(config.mode))
-        tags = {
-            SHOWN_SYMBOLS: _few([one.series.symbol for one in jobs]),
-            SHOWN_WINDOWS: f"{config.start or 'start'} to {config.end or 'now'}",
-            TIMEFRAME: _few([one.series.timeframe.value for one in jobs]),
-        }
-        self._context.instance.add_run_tags(self._context.run.run_id, tags)
-        return jobs
-
     def _drive(self, jobs: Sequence[Job]) -> list[SeriesReport]:
         """Run the loader, materializing windows as they are finished, and return its reports."""
-        now = self._workspace.now
-        self._before = {one.series: self._windows(one.series, now) for one in jobs}
-        self._materialized = {
-            one: self._context.instance.get_materialized_partitions(bars_key(one))
-            for one in {job.series.timeframe for job in jobs}
-        }
+        instance, workspace = self._context.instance, self._workspace
+        windows = ChangedWindows(instance, workspace, [one.series for one in jobs])
         with self._run.loader(jobs, "batch") as thread:
             for changed, messages in thread.changes():
                 for message in messages:
                     self._context.log.info(message)
                 for series in changed:
-                    self._materialize(series, self._workspace.now)
+                    for partition, status in windows.of(series, workspace.now):
+                        self._run.materialize(series.timeframe, partition, status)
                 # A retry of a run that Dagster has given up would request everything twice.
-                run = self._context.instance.get_run_by_id(self._context.run.run_id)
+                run = instance.get_run_by_id(self._context.run.run_id)
                 if run is not None and run.is_finished:
                     raise dg.Failure("Dagster has already ended this run", allow_retries=False)
             reports = thread.reports()
         for report in reports:
             self._context.log.info(report.summary)
-            self._materialize(report.series, report.now or self._workspace.now)
+            for partition, status in windows.of(report.series, report.now or workspace.now):
+                self._run.materialize(report.series.timeframe, partition, status)
         return reports
 
-    def _materialize(self, series: Series, now: datetime) -> None:
-        """Materialize windows with bars that lack none, if they are new or this run changed them.
 
-        An open window is only if it is new: it changes with every bar.
-        """
-        before = self._before[series]
-        for name, one in self._windows(series, now).items():
-            is_changed = one.state is not WindowState.OPEN and before.get(name) != one
+class ChangedWindows:
+    """Finds windows that lack nothing, and are new to Dagster or have changed since the start.
+
+    An open window counts only if it is new: it changes with every bar.
+    """
+
+    def __init__(
+        self, instance: dg.DagsterInstance, workspace: Workspace, listed: Iterable[Series]
+    ) -> None:
+        self._instance, self._workspace = instance, workspace
+        every = list(listed)
+        self._known = {
+            one: instance.get_materialized_partitions(bars_key(one))
+            for one in {series.timeframe for series in every}
+        }
+        self._before = {series: self._status(series, workspace.now) for series in every}
+
+    def of(self, series: Series, now: datetime) -> Iterator[tuple[BarPartition, WindowStatus]]:
+        """Yield the windows of a series that have to be reported, each once."""
+        before, known = self._before[series], self._known[series.timeframe]
+        for name, one in self._status(series, now).items():
             partition = BarPartition(series.symbol, name)
-            is_new = str(partition.key) not in self._materialized[series.timeframe]
+            is_new = str(partition.key) not in known
+            is_changed = one.state is not WindowState.OPEN and before.get(name) != one
             if one.rows and one.is_explained and (is_new or is_changed):
-                self._run.materialize(series.timeframe, partition, one)
-                self._materialized[series.timeframe].add(str(partition.key))
+                yield partition, one
+                known.add(str(partition.key))
                 before[name] = one
 
-    def _windows(self, series: Series, now: datetime) -> dict[str, WindowStatus]:
-        """Return the status of all windows of a series; none while it has no partition."""
-        if series.symbol not in held_symbols(self._context.instance, series.timeframe):
+    def _status(self, series: Series, now: datetime) -> dict[str, WindowStatus]:
+        """Return the status of all windows; none while there is no partition, or it is unknown."""
+        if series.symbol not in held_symbols(self._instance, series.timeframe):
             return {}
         windows = windows_partitions(series.timeframe, self._workspace.universe.windows)
         dates = {one: window_dates(one) for one in windows.get_partition_keys(now)}
         try:
             return self._workspace.gap_index().windows(series, dates, now)
-        except StoreError as error:
-            self._context.log.warning("%s: %s", series, error)
-            return {}
+        except StoreError:
+            return {}  # the load reports a file that cannot be read
+
+
+def jobs_of(config: LoadBarsConfig, workspace: Workspace) -> list[Job]:
+    """Return a job for each series that a configuration names.
+
+    Raises:
+        UsageError: a name or a date is invalid.
+    """
+    date_range = parse_date_range(config.start, config.end, names=("start", "end"))
+    symbols = ",".join(config.symbols or workspace.universe.instruments)
+    timeframes = ",".join(config.timeframes) or None
+    return named_jobs(workspace, symbols, timeframes, date_range, mode=Mode(config.mode))
+
+
+def tags_of(config: LoadBarsConfig, jobs: Sequence[Job]) -> dict[str, str]:
+    """Return the tags that tell people what a run loads."""
+    return {
+        SHOWN_SYMBOLS: _few([one.series.symbol for one in jobs]),
+        SHOWN_WINDOWS: f"{config.start or 'start'} to {config.end or 'now'}",
+        TIMEFRAME: _few([one.series.timeframe.value for one in jobs]),
+    }
 
 
 def _failure_of(report: SeriesReport) -> str:

@@ -8,13 +8,14 @@ Not here: reading Dagster's runs (``defs.sensors.gap_sensor``), which gaps are d
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from ktrdr_pipelines.defs.partitions import window_dates
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
+from ktrdr_pipelines.defs.runs.active_runs import SeriesName
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, interval_between
 from ktrdr_pipelines.domain.instruments import Series
-from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.due_chunks import Due
 from ktrdr_pipelines.limits import IbLimitsRegistry
@@ -26,8 +27,7 @@ loaded before older ones of any symbol; longer runs have less start-up overhead.
 MOST_WINDOWS: Final = 300
 """Maximum of windows, over all symbols, of a run: each adds about 12 KB to Dagster's history."""
 
-_INSTANT: Final = timedelta(microseconds=1)
-SeriesName = tuple[str, Timeframe]
+_DAY_US: Final = 86_400_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +97,21 @@ def newest_windows(
     Returns:
         None if what is due lies in no window of Dagster.
     """
-    touched = windows_of(due, calendar)
-    indexes = [index for index, window in enumerate(known) if window in touched]
-    if not indexes:
-        return None
-    last = first = indexes.pop()
-    requests = _requests_in(due, known[last])
-    while indexes and indexes[-1] == first - 1:
-        more = _requests_in(due, known[first - 1])
-        if requests + more > REQUESTS_PER_RUN:
+    timeframe = due.series.timeframe
+    windows: list[str] = []
+    requests = 0
+    for name in reversed(known):
+        lacking = due.intervals.clip(interval_between(calendar, timeframe, *window_dates(name)))
+        if not lacking and windows:
             break
-        first, requests = indexes.pop(), requests + more
-    return SeriesWindows(due, tuple(known[first : last + 1]), requests)
+        if not lacking:
+            continue
+        more = _requests_for(lacking, timeframe)
+        if windows and requests + more > REQUESTS_PER_RUN:
+            break
+        windows.insert(0, name)
+        requests += more
+    return SeriesWindows(due, tuple(windows), requests) if windows else None
 
 
 def gap_runs(
@@ -181,17 +184,12 @@ def _neighbours(
     return found
 
 
-def _requests_in(due: Due, window: str) -> int:
-    """Return about how many requests the due gaps of a window take, each of the safe width."""
-    first, end = (
-        datetime(day.year, day.month, day.day, tzinfo=UTC) for day in window_dates(window)
-    )
-    days = IbLimitsRegistry.SAFE_DAYS.value[due.series.timeframe.value]
-    spans = [
-        ((part.start - first).days // days, (part.end - _INSTANT - first).days // days)
-        for part in due.intervals.clip(Interval(first, end))
-    ]
-    return max(len({one for low, high in spans for one in range(low, high + 1)}), 1)
+def _requests_for(lacking: IntervalSet, timeframe: Timeframe) -> int:
+    """Return about how many requests intervals take, each of the safe width."""
+    width = IbLimitsRegistry.SAFE_DAYS.value[timeframe.value] * _DAY_US
+    first, last = lacking.starts // width, (lacking.ends - 1) // width
+    shared = int((first[1:] == last[:-1]).sum())
+    return int((last - first + 1).sum()) - shared
 
 
 def waits_until(fingerprint: str, past: Sequence[PastRun]) -> datetime | None:
@@ -213,19 +211,3 @@ def waits_until(fingerprint: str, past: Sequence[PastRun]) -> datetime | None:
         return None
     wait_s = IbLimitsRegistry.RERUN_PAUSE_S.value.delay_s(failures)
     return past[0].ended_at + timedelta(seconds=wait_s)
-
-
-def windows_of(due: Due, calendar: SessionCalendar) -> set[str]:
-    """Return the keys of the windows that the due intervals touch."""
-    found: set[str] = set()
-    for part in due.intervals:
-        first, last = part.start, part.end - _INSTANT
-        if due.series.timeframe.is_intraday:
-            found |= _windows_between(calendar.day_of(first), calendar.day_of(last))
-        else:
-            found |= _windows_between(first.date(), last.date())
-    return found
-
-
-def _windows_between(first: date, last: date) -> set[str]:
-    return {f"{year:04d}" for year in range(first.year, last.year + 1)}

@@ -11,7 +11,6 @@ from ktrdr_pipelines.defs.sensors.gap_runs import (
     gap_runs,
     newest_windows,
     waits_until,
-    windows_of,
 )
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
@@ -135,7 +134,7 @@ def test_session_belongs_to_the_window_of_its_date(
 ) -> None:
     """The session date decides, whatever the UTC date of the open is."""
     one = due(symbol, timeframe, day)
-    assert windows_of(one, calendar_named(one.series.instrument.calendar)) == {window}
+    assert wanted(one).windows == (window,)
 
 
 def test_series_whose_runs_change_nothing_waits_longer_each_time() -> None:
