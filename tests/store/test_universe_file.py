@@ -165,7 +165,7 @@ def test_a_copy_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_windows_in_use_are_remembered_and_begin_no_later_after_an_edit(tmp_path: Path) -> None:
     """A later start has no effect and is told; an earlier one is used from then on."""
     path, record = tmp_path / "universe.yaml", tmp_path / "windows.json"
-    universe = UniverseFile(path, tmp_path / "good.yaml", record)
+    universe = UniverseFile(path, tmp_path / "good.yaml", windows=record)
     for text, used, is_told in (
         ("1m: 2020-07, yearly: 1990", Windows(2020, 1990), False),
         ("1m: 2022, yearly: 1985", Windows(2020, 1985), True),

@@ -22,9 +22,9 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, windows_partitions
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.runs.active_runs import held_symbols
 from ktrdr_pipelines.defs.runs.outcome import LoadRun, first_lines
 from ktrdr_pipelines.defs.runs.tags import SHOWN_SYMBOLS, SHOWN_WINDOWS, TIMEFRAME
-from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.planning.date_bounds import parse_date_range
 from ktrdr_pipelines.domain.planning.jobs import Mode

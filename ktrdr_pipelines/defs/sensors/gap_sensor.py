@@ -24,7 +24,7 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.partitions import BarPartition, windows_partitions
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.runs.active_runs import active_runs
+from ktrdr_pipelines.defs.runs.active_runs import SeriesName, active_runs
 from ktrdr_pipelines.defs.runs.tags import (
     BETWEEN,
     CAUSE,
@@ -32,7 +32,6 @@ from ktrdr_pipelines.defs.runs.tags import (
     GAPS,
     KILLED,
     KIND,
-    PARTITION,
     PRIORITY,
     SYMBOL,
     TIMEFRAME,
@@ -44,7 +43,6 @@ from ktrdr_pipelines.defs.sensors.alert_sensor import GATEWAY, outage_of
 from ktrdr_pipelines.defs.sensors.gap_runs import (
     GapRun,
     PastRun,
-    SeriesName,
     SeriesWindows,
     gap_runs,
     newest_windows,
