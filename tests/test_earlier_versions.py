@@ -449,6 +449,7 @@ def test_dagster_knows_partitions_events_and_the_run_of_the_earlier_version(
     assert run.is_success
 
 
+@pytest.mark.slow
 def test_years_of_minutes_are_materialized_in_place_of_months(
     store: Path, instance: dg.DagsterInstance, ktrdr: Ktrdr
 ) -> None:
