@@ -17,6 +17,7 @@ import pytest
 
 from ktrdr_pipelines import DataManager, IbService, open_store
 from ktrdr_pipelines.defs.build import build_defs
+from ktrdr_pipelines.defs.partitions import BarPartition
 from ktrdr_pipelines.settings import load_settings
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.store.ledger.schema import LEDGER_VERSION
@@ -426,7 +427,10 @@ def sensor_of(definitions: dg.Definitions, name: str) -> dg.SensorDefinition:
 def test_dagster_knows_partitions_events_and_the_run_of_the_earlier_version(
     store: Path, instance: dg.DagsterInstance
 ) -> None:
-    """Keys of assets and partitions are unchanged, so no window becomes unmaterialized."""
+    """Keys of assets and partitions are unchanged, so no window becomes unmaterialized.
+
+    Except for 1m, whose windows were months.
+    """
     definitions = build_defs(load_settings())
     repository = definitions.get_repository_def()
     bars = {key for key in repository.asset_graph.get_all_asset_keys() if key.path[0] == "bars"}
@@ -435,11 +439,40 @@ def test_dagster_knows_partitions_events_and_the_run_of_the_earlier_version(
         partitions = repository.asset_graph.get(key).partitions_def
         assert partitions is not None
         [result] = instance.get_materialized_partitions(key)
-        assert result in partitions.get_partition_keys(dynamic_partitions_store=instance)
+        is_monthly = BarPartition.of(result).is_monthly
+        assert is_monthly is (key.path[1] == "1m")
+        if not is_monthly:
+            assert result in partitions.get_partition_keys(dynamic_partitions_store=instance)
         assert instance.get_dynamic_partitions(f"symbols_{key.path[1]}") == ["AAPL", "THIN"]
     assert instance.get_latest_materialization_event(dg.AssetKey(["bars_catalog"])) is not None
     [run] = instance.get_runs()
     assert run.is_success
+
+
+@pytest.mark.slow
+def test_years_of_minutes_are_materialized_in_place_of_months(
+    store: Path, instance: dg.DagsterInstance, ktrdr: Ktrdr
+) -> None:
+    """The report sensor takes them from the store; the month of the earlier version stays known."""
+    key = dg.AssetKey(["bars", "1m"])
+    [month] = instance.get_materialized_partitions(key)
+    assert ktrdr("load", "AAPL", "1m", "--start", "2023-01-01").code == 0
+    definitions = build_defs(load_settings())
+    with dg.build_sensor_context(
+        instance=instance, resources=definitions.resources, definitions=definitions
+    ) as context:
+        sensor_of(definitions, "report_sensor")(context)
+    found = set(instance.get_materialized_partitions(key))
+    partitions = definitions.get_repository_def().asset_graph.get(key).partitions_def
+    assert partitions is not None
+    known = set(partitions.get_partition_keys(dynamic_partitions_store=instance))
+    assert "AAPL|2023" in found - {month}
+    assert found - {month} <= known
+    [event] = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=key, asset_partitions=["AAPL|2023"]), limit=1
+    ).records
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["state"].value == "complete"
 
 
 @pytest.mark.parametrize("name", ["gap_sensor", "report_sensor", "alert_sensor"])
@@ -474,7 +507,9 @@ def test_the_gap_sensor_requests_runs_for_missing_bars(
         result = sensor_of(definitions, "gap_sensor")(context)
     assert isinstance(result, dg.SensorResult)
     requests = {
-        (run.tags["ktrdr/symbol"], run.tags["ktrdr/timeframe"]) for run in result.run_requests
+        (symbol, run.tags["ktrdr/timeframe"])
+        for run in result.run_requests
+        for symbol in run.tags["ktrdr/symbol"].split("+")
     }
     assert ("AAPL", "1m") in requests
     assert ("AAPL", "1d") not in requests

@@ -206,7 +206,7 @@ def gateway_config(settings: Settings | None = None) -> "GatewayConfig":
 
 
 def universe_file(layout: "StoreLayout") -> "UniverseFile":
-    """Return the universe file of a store, with the copy that replaces it after a bad edit."""
+    """Return the universe file of a store, with what its state remembers of earlier contents."""
     from ktrdr_pipelines.store.universe_file import UniverseFile
 
     def last_session(symbol: str) -> "date | None":
@@ -219,7 +219,12 @@ def universe_file(layout: "StoreLayout") -> "UniverseFile":
             rows = [row for one in Timeframe for row in files.of_symbol(symbol, one).values()]
             return max((max(row.rows_per_session) for row in rows if row.rows), default=None)
 
-    return UniverseFile(layout.universe, layout.state / "universe.good.yaml", last_session)
+    return UniverseFile(
+        layout.universe,
+        layout.state / "universe.good.yaml",
+        last_session,
+        windows=layout.state / "windows.json",
+    )
 
 
 def _load_manager(

@@ -46,10 +46,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ktrdr_pipelines.app.setup import setting_overrides
 from ktrdr_pipelines.cli.processes import HOST, end_reaped, reap, wait_reaped
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.asset_specs import HEATMAP_PATH
 from ktrdr_pipelines.defs.build import grid_of
 from ktrdr_pipelines.defs.resources import StoreResource
 from ktrdr_pipelines.defs.runs.dead_runs import end_dead_runs
+from ktrdr_pipelines.defs.runs.monthly_runs import replace_monthly_runs
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.store.layout import StoreLayout
 
@@ -167,6 +169,8 @@ def run_services(home: Path, port: int, *, keeping: int) -> int:
     began_at = time.time()
     ref = InstanceRef.from_dir(str(home), overrides=setting_overrides(home))
     with DagsterInstance.from_ref(ref) as instance:
+        for replaced in replace_monthly_runs(instance, system_now(), is_dagster_down=True):
+            _logger.warning("Unfinished: %s", replaced)
         _end_dead_runs(instance, began_at)
         with (
             _code_server(instance) as workspace,

@@ -129,7 +129,7 @@ def watched(ib: IbResource, *listeners: Progress) -> IbResource:
 UNIVERSE: Final = """\
 # The universe of `ktrdr demo`.
 defaults: {{timeframes: [1m, 1h, 1d], start: {start}}}
-windows: {{1m: {month}, yearly: {year}}}
+windows: {{1m: {minutes_year}, yearly: {year}}}
 symbols:
   AAPL: {{}}
   MSFT: {{}}
@@ -168,8 +168,8 @@ def demo_workspace(settings: Settings, folder: Path, port: int) -> Workspace:
     """
     layout = create_store(folder, Origin.SIMULATED)
     windows = demo_windows(settings.clock.market_now().date())
-    year, month = windows[Timeframe.D1][0], windows[Timeframe.M1][0]
-    text = UNIVERSE.format(start=f"{year}-01-01", month=month, year=year)
+    year, minutes_year = windows[Timeframe.D1][0], windows[Timeframe.M1][0]
+    text = UNIVERSE.format(start=f"{year}-01-01", minutes_year=minutes_year, year=year)
     put_universe(layout, text.encode())
     own = {"ib_host": "127.0.0.1", "ib_port": port}
     folders = {"ktrdr_data": layout.root, "ktrdr_state": layout.state / "gateway"}
@@ -200,13 +200,15 @@ def run_demo(workspace: Workspace, *, shown: bool) -> list[RunResult]:
 
 
 def demo_windows(today: date) -> dict[Timeframe, tuple[str, str]]:
-    """Return the first and last window of each run: five years, one year and one month back."""
-    year, month = today.year, f"{today:%Y-%m}"
-    month_before = f"{date(year - (today.month == 1), (today.month - 2) % 12 + 1, 1):%Y-%m}"
+    """Return the first and last window of each run: five years, one year, and this year.
+
+    In January, minutes begin a year earlier: there would be too few bars to show.
+    """
+    year = today.year
     return {
         Timeframe.D1: (str(year - 5), str(year)),
         Timeframe.H1: (str(year - 1), str(year)),
-        Timeframe.M1: (month_before, month),
+        Timeframe.M1: (str(year - (today.month == 1)), str(year)),
     }
 
 

@@ -12,11 +12,16 @@ import dagster as dg
 
 from ktrdr_pipelines.defs.asset_specs import CATALOG, bars_key, bars_spec, catalog_spec
 from ktrdr_pipelines.defs.catalog_metadata import catalog_metadata
-from ktrdr_pipelines.defs.partitions import BarPartition, bars_partitions, windows_partitions
+from ktrdr_pipelines.defs.partitions import (
+    BarPartition,
+    bars_partitions,
+    windows_partitions,
+    windows_per_run,
+)
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.bars_run import BarsRun
 from ktrdr_pipelines.defs.runs.outcome import WITHOUT_EVENTS
-from ktrdr_pipelines.defs.runs.tags import RANGE_END, RANGE_START
+from ktrdr_pipelines.defs.runs.tags import RANGE_END, RANGE_START, shown_tags
 from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
@@ -25,8 +30,10 @@ from ktrdr_pipelines.store.files import write_atomically
 __all__ = ["bars_asset", "bars_key", "catalog_asset"]
 
 POOL = "ib"
-_WINDOWS_PER_RUN = {one: 24 if one is Timeframe.M1 else 60 for one in Timeframe}
-"""Most windows of one backfill run."""
+REQUESTS_PER_BACKFILL_RUN: Final = 1_000
+MOST_WINDOWS: Final = 300
+"""By these, the most windows of one backfill run: a run of days covers many windows, since one
+request serves years, and a run of minutes a few. Each window adds about 12 KB to the history."""
 
 RANGE_GONE: Final = (
     "universe.yaml changed after this run was launched: the symbol was removed from it, or its "
@@ -44,7 +51,9 @@ def bars_asset(
         name=f"bars_{timeframe.value}",
         specs=[bars_spec(timeframe, owners)],
         partitions_def=bars_partitions(timeframe, windows),
-        backfill_policy=dg.BackfillPolicy.multi_run(_WINDOWS_PER_RUN[timeframe]),
+        backfill_policy=dg.BackfillPolicy.multi_run(
+            windows_per_run(timeframe, REQUESTS_PER_BACKFILL_RUN, most=MOST_WINDOWS)
+        ),
         pool=POOL,
     )
     def bars(
@@ -55,7 +64,9 @@ def bars_asset(
             run.skip(RANGE_GONE)
             return
         refuse_lost_range(context.run.tags, context.partition_keys)
-        run.load([BarPartition.of(key) for key in context.partition_keys])
+        partitions = [BarPartition.of(key) for key in context.partition_keys]
+        context.instance.add_run_tags(context.run.run_id, shown_tags(partitions))
+        run.load(partitions)
         # Without an output, checks and downstream assets of the same run would be skipped.
         yield dg.MaterializeResult(metadata=WITHOUT_EVENTS)
 

@@ -18,6 +18,7 @@ from ktrdr_pipelines.defs.checks import (
     integrity_schedule,
 )
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.runs.load_job import load_bars
 from ktrdr_pipelines.defs.schedules import tail_schedule
 from ktrdr_pipelines.defs.sensors.alert_sensor import alert_sensor
 from ktrdr_pipelines.defs.sensors.gap_sensor import gap_sensor
@@ -27,7 +28,7 @@ from ktrdr_pipelines.defs.sensors.run_history_sensor import history_sensor
 from ktrdr_pipelines.defs.sensors.universe_sensor import universe_sensor
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
-from ktrdr_pipelines.errors import NoStoreError, UniverseError
+from ktrdr_pipelines.errors import DiskError, NoStoreError, UniverseError
 from ktrdr_pipelines.settings import Settings, data_folder
 
 
@@ -73,6 +74,7 @@ def build_defs(
             alert_sensor(settings.ktrdr_alert_command, error_checks(timeframes)),
         ],
         asset_checks=[bars_checks(timeframes), integrity_checks(timeframes)],
+        jobs=[load_bars],
         schedules=[
             tail_schedule(),
             check_schedule(timeframes),
@@ -91,8 +93,10 @@ def grid_of(store: StoreResource) -> tuple[tuple[Timeframe, ...], Windows]:
     that use it. An asset without symbols would have no partition, and would look complete.
     """
     try:
-        universe = store.universe()
-    except (NoStoreError, UniverseError):
+        file = store.universe_file()
+        universe = file.read()[0]
+        windows = file.use_windows()
+    except (NoStoreError, UniverseError, DiskError):
         return tuple(Timeframe), Windows()
     used = {series.timeframe for series in universe.series()}
-    return tuple(one for one in Timeframe if one in used) or tuple(Timeframe), universe.windows
+    return tuple(one for one in Timeframe if one in used) or tuple(Timeframe), windows

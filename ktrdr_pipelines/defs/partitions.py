@@ -1,20 +1,24 @@
 """Partitions of the bars assets: symbol by window, one definition per timeframe.
 
-A window is a calendar month for 1m and a calendar year for the other timeframes.
+A window is a calendar year. Windows of 1m were calendar months in earlier versions, whose keys
+(``2024-03``) are still found in Dagster's history.
 
 Not here: the bar timestamps of a window (``domain.calendars.sessions``).
 """
 
 from dataclasses import dataclass
 from datetime import date
+from typing import Final
 
 import dagster as dg
 
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
+from ktrdr_pipelines.limits import IbLimitsRegistry
 
 SYMBOL, WINDOW = "symbol", "window"
-_MONTHLY, _YEARLY = "%Y-%m", "%Y"
+_YEARLY: Final = "%Y"
+_WINDOW_DAYS: Final = 365
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,16 @@ class BarPartition:
     def key(self) -> dg.MultiPartitionKey:
         """The Dagster key of this partition."""
         return dg.MultiPartitionKey({SYMBOL: self.symbol, WINDOW: self.window})
+
+    @property
+    def is_monthly(self) -> bool:
+        """Whether it is a month of an earlier version."""
+        return "-" in self.window
+
+    @property
+    def of_year(self) -> "BarPartition":
+        """The partition that contains it: that of its year."""
+        return BarPartition(self.symbol, self.window.partition("-")[0])
 
     @classmethod
     def of(cls, key: str) -> "BarPartition":
@@ -48,32 +62,32 @@ def bars_partitions(timeframe: Timeframe, windows: Windows) -> dg.MultiPartition
     )
 
 
-def window_of(timeframe: Timeframe, day: date) -> str:
+def window_of(day: date) -> str:
     """Return the key of the window that contains a session date."""
-    return day.strftime(_MONTHLY if timeframe is Timeframe.M1 else _YEARLY)
+    return day.strftime(_YEARLY)
 
 
 def window_dates(window: str) -> tuple[date, date]:
-    """Return the session dates ``[first, end)`` of a window key (``2024-03`` or ``2024``)."""
-    year, _, month = window.partition("-")
-    if not month:
-        return date(int(year), 1, 1), date(int(year) + 1, 1, 1)
-    first = date(int(year), int(month), 1)
-    return first, date(first.year + first.month // 12, first.month % 12 + 1, 1)
+    """Return the session dates ``[first, end)`` of a window key, such as ``2024``."""
+    year = int(window)
+    return date(year, 1, 1), date(year + 1, 1, 1)
 
 
 def windows_partitions(timeframe: Timeframe, windows: Windows) -> dg.TimeWindowPartitionsDefinition:
-    """Return the windows of a timeframe, including the current one.
-
-    Months and years have different key formats: with a shared format, a key would denote another
-    interval after a change of window size.
-    """
-    monthly = timeframe is Timeframe.M1
-    start = windows.first_month.strftime(_MONTHLY) if monthly else f"{windows.first_year:04d}"
+    """Return the windows of a timeframe, including the current one."""
     return dg.TimeWindowPartitionsDefinition(
-        start=start,
-        fmt=_MONTHLY if monthly else _YEARLY,
-        cron_schedule="0 0 1 * *" if monthly else "0 0 1 1 *",
+        start=f"{windows.year_of(timeframe):04d}",
+        fmt=_YEARLY,
+        cron_schedule="0 0 1 1 *",
         timezone="UTC",
         end_offset=1,
     )
+
+
+def windows_per_run(timeframe: Timeframe, requests: int, *, most: int) -> int:
+    """Return how many windows a run of about so many requests loads: at least one.
+
+    A request is counted as wide as is safe for its bar size; most gateways serve wider ones.
+    """
+    days = IbLimitsRegistry.SAFE_DAYS.value[timeframe.value]
+    return min(max(requests * days // _WINDOW_DAYS, 1), most)

@@ -44,6 +44,10 @@ class WindowState(StrEnum):
     UNEXPLAINED = "unexplained"
 
 
+_BY_RESPONSES = frozenset({WindowState.COMPLETE, WindowState.EMPTY})
+"""States of closed windows that responses for the window itself prove."""
+
+
 @dataclass(frozen=True, slots=True)
 class WindowStatus:
     """One window of one series: its bar timestamps, its bars, and what is missing.
@@ -61,6 +65,20 @@ class WindowStatus:
     def is_explained(self) -> bool:
         """Whether nothing in it is unexplained."""
         return self.state is not WindowState.UNEXPLAINED
+
+    def is_reportable(self, *, has_bars: bool) -> bool:
+        """Return whether it is materialized without a run that was launched for it.
+
+        An open window is once it has bars. One that is explained by the universe, the calendar or
+        where data begin, such as those before the start, is once its series has bars: a store in
+        which nothing is loaded would otherwise look nearly full.
+
+        Args:
+            has_bars: whether the series has any bar.
+        """
+        if self.state is WindowState.OPEN:
+            return self.rows > 0
+        return self.is_explained and (has_bars or self.state in _BY_RESPONSES)
 
 
 Dates = tuple[date, date]

@@ -1,10 +1,11 @@
-"""The universe file of a store, and the copy of its last good text.
+"""The universe file of a store, the copy of its last good text, and the windows that were in use.
 
 Not here: what the text means (``domain.universe.universe``), editing it
 (``domain.universe.editing``).
 """
 
 import contextlib
+import json
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,12 @@ from types import MappingProxyType
 
 from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.domain.universe.editing import with_last_good
-from ktrdr_pipelines.domain.universe.universe import Universe, parse_universe, read_universe
+from ktrdr_pipelines.domain.universe.universe import (
+    Universe,
+    Windows,
+    parse_universe,
+    read_universe,
+)
 from ktrdr_pipelines.errors import SeveralEntriesError, UniverseError
 from ktrdr_pipelines.store.files import write_atomically
 
@@ -30,11 +36,14 @@ class UniverseFile:
     """A universe file that the user edits, and a copy of its last good text.
 
     ``last_session`` tells where instruments with ``ended: true`` end; without it they have no end.
+    ``windows`` is the file that remembers the earliest windows that Dagster has used; without it,
+    those of the universe are in use.
     """
 
     path: Path
     last_good: Path
     last_session: LastSession | None = field(default=None, compare=False)
+    windows: Path | None = None
 
     def read(self) -> tuple[Universe, UniverseError | None]:
         """Return the universe, and what is wrong with the file.
@@ -43,10 +52,41 @@ class UniverseFile:
         was in the last good text, or has no instrument if it is new. Until all are valid no symbol
         is removed. A file that is malformed as a whole is replaced by the last good text.
 
+        Its windows begin no later than those that Dagster has used.
+
         Raises:
             UniverseError: the file is invalid, and there is nothing good to use in its place.
             DiskError: the copy cannot be written.
         """
+        universe, problem = self._read()
+        used = self._used_windows()
+        return (universe if used is None else universe.with_windows_since(used)), problem
+
+    def use_windows(self) -> Windows:
+        """Return the windows of the universe for use in Dagster, and remember them.
+
+        Windows of events and backfills must not disappear: an edit of the file may begin windows
+        earlier, never later.
+
+        Raises: as ``read``; DiskError also if they cannot be remembered.
+        """
+        windows = self.read()[0].windows
+        if self.windows is not None and windows != self._used_windows():
+            text = json.dumps({"1m": windows.first_year_1m, "yearly": windows.first_year})
+            write_atomically(self.windows, lambda file: file.write(text.encode()))
+        return windows
+
+    def _used_windows(self) -> Windows | None:
+        """Return the windows that are remembered; None without a file that can be read."""
+        if self.windows is None:
+            return None
+        try:
+            found = json.loads(self.windows.read_bytes())
+            return Windows(int(found["1m"]), int(found["yearly"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _read(self) -> tuple[Universe, UniverseError | None]:
         try:
             text = _text_of(self.path)
             universe = read_universe(text, str(self.path))

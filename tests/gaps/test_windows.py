@@ -17,7 +17,7 @@ from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError
 from ktrdr_pipelines.gaps.index import GapIndex
-from ktrdr_pipelines.gaps.windows import Dates, WindowState, after_load
+from ktrdr_pipelines.gaps.windows import Dates, WindowState, WindowStatus, after_load
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.ledger.attempts import AttemptKind
 from ktrdr_pipelines.store.ledger.ledger import series_key
@@ -142,6 +142,29 @@ def test_windows_without_bars_have_the_state_that_explains_them(
     assert states(index, series, windows)["2024-01"] == (WindowState.BEFORE_LISTING, 0)
     prove_empty(store, series, date(2024, 1, 1), date(2024, 2, 1))
     assert states(index, series, windows)["2024-01"] == (WindowState.EMPTY, 0)
+
+
+@pytest.mark.parametrize(
+    ("state", "rows", "alone", "with_bars"),
+    [
+        (WindowState.COMPLETE, 5, True, True),
+        (WindowState.EMPTY, 0, True, True),
+        (WindowState.OPEN, 0, False, False),
+        (WindowState.OPEN, 1, True, True),
+        (WindowState.BEFORE_START, 0, False, True),
+        (WindowState.BEFORE_LISTING, 0, False, True),
+        (WindowState.ENDED, 0, False, True),
+        (WindowState.NO_SESSION, 0, False, True),
+        (WindowState.UNEXPLAINED, 5, False, False),
+    ],
+)
+def test_windows_that_no_response_explains_are_reported_once_there_are_bars(
+    state: WindowState, rows: int, alone: bool, with_bars: bool
+) -> None:
+    """Nothing looks filled in a store without bars."""
+    status = WindowStatus(Interval(NOW, NOW + timedelta(days=1)), state, rows, IntervalSet())
+    assert status.is_reportable(has_bars=False) is alone
+    assert status.is_reportable(has_bars=True) is with_bars
 
 
 def test_a_gap_over_a_weekend_is_in_no_window_of_the_weekend(index: GapIndex, fill: Fill) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.errors import DiskError, UniverseError
 from ktrdr_pipelines.store.universe_file import UniverseFile, load_universe
 from tests.support.universes import AAPL, GOOD
@@ -160,3 +161,20 @@ def test_a_copy_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match=r"universe\.good\.yaml") as caught:
         universe_file.read()
     assert "ktrdr repair" in caught.value.hint
+
+
+def test_windows_in_use_are_remembered_and_begin_no_later_after_an_edit(tmp_path: Path) -> None:
+    """A later start has no effect and is told; an earlier one is used from then on."""
+    path, record = tmp_path / "universe.yaml", tmp_path / "windows.json"
+    universe = UniverseFile(path, tmp_path / "good.yaml", windows=record)
+    for text, used, is_told in (
+        ("1m: 2020-07, yearly: 1990", Windows(2020, 1990), False),
+        ("1m: 2022, yearly: 1985", Windows(2020, 1985), True),
+        ("1m: 2018, yearly: 1985", Windows(2018, 1985), False),
+    ):
+        path.write_text(f"windows: {{{text}}}\n{GOOD}")
+        assert universe.use_windows() == used
+        assert universe.read()[0].windows == used
+        assert bool(universe.read()[0].windows_notice) is is_told
+    record.write_text("{")
+    assert universe.read()[0].windows == Windows(2018, 1985)

@@ -256,6 +256,8 @@ def say_symbols(universe: "Universe", named: "Sequence[Instrument] | None" = Non
 
 
 def _window_lines(universe: "Universe", named: "Sequence[Instrument]") -> Iterator[str]:
+    if universe.windows_notice:
+        yield universe.windows_notice
     for timeframe, symbols in universe.before_windows(named).items():
         first = universe.windows.first_day(timeframe)
         yield (

@@ -11,10 +11,9 @@ import dagster as dg
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
 
 from ktrdr_pipelines.defs.partitions import BarPartition, symbols_partitions
-from ktrdr_pipelines.defs.runs.tags import KIND, RANGE_END, RANGE_START, UNENDED, RunKind
+from ktrdr_pipelines.defs.runs.tags import KIND, PARTITION, RANGE_END, RANGE_START, UNENDED, RunKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
-_PARTITION: Final = "dagster/partition"
 _UNFINISHED: Final = [
     BulkActionStatus.REQUESTED,
     BulkActionStatus.CANCELING,
@@ -80,8 +79,8 @@ def _timeframes(keys: Iterable[dg.AssetKey]) -> list[Timeframe]:
 
 def _symbols(run: dg.DagsterRun, order: Sequence[str]) -> Sequence[str]:
     """Return the symbols in a run's range of partitions, in Dagster's order of symbols."""
-    first = run.tags.get(RANGE_START) or run.tags.get(_PARTITION)
-    last = run.tags.get(RANGE_END) or run.tags.get(_PARTITION)
+    first = run.tags.get(RANGE_START) or run.tags.get(PARTITION)
+    last = run.tags.get(RANGE_END) or run.tags.get(PARTITION)
     if not first or not last:
         return ()
     ends = BarPartition.of(first).symbol, BarPartition.of(last).symbol

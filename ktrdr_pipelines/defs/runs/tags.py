@@ -3,6 +3,7 @@
 Sensors read the tags of earlier runs to decide what to start, what to report and what to delete.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -13,9 +14,19 @@ from ktrdr_pipelines.defs.partitions import BarPartition
 KIND: Final = "ktrdr/kind"
 TIMEFRAME: Final = "ktrdr/timeframe"
 SYMBOL: Final = "ktrdr/symbol"
+"""The symbols of a gap run."""
 
 GAPS: Final = "ktrdr/gaps"
-"""A fingerprint of the due gaps of the series when its gap run was requested."""
+"""A fingerprint of the due gaps of each series, in the order of the symbols, when its gap run was
+requested."""
+
+BETWEEN: Final = "+"
+"""Separates several symbols, fingerprints or timeframes in a tag; none of them contains it."""
+
+SHOWN_SYMBOLS: Final = "bars/symbols"
+SHOWN_WINDOWS: Final = "bars/windows"
+"""What a run over partitions loads, for people. The UI lists tags by name: these are ahead of those
+of Dagster, except for the backfill."""
 
 CAUSE: Final = "ktrdr/cause"
 """Why a run failed: the class of the error. A failed run without this tag died."""
@@ -32,6 +43,8 @@ QUIET: Final = "ktrdr/quiet"
 
 YES: Final = "yes"
 PRIORITY: Final = "dagster/priority"
+PARTITION: Final = "dagster/partition"
+BACKFILL: Final = "dagster/backfill"
 RANGE_START: Final = "dagster/asset_partition_range_start"
 RANGE_END: Final = "dagster/asset_partition_range_end"
 
@@ -63,6 +76,21 @@ ENDED: Final = [
     dg.DagsterRunStatus.FAILURE,
     dg.DagsterRunStatus.CANCELED,
 ]
+
+
+def shown_tags(partitions: Sequence[BarPartition]) -> dict[str, str]:
+    """Return the tags that tell people the symbols and the windows of a run over partitions."""
+    symbols = list(dict.fromkeys(one.symbol for one in partitions))
+    windows = sorted({one.window for one in partitions})
+    more = f" ({len(symbols)} symbols)" if len(symbols) > 2 else ""
+    return {
+        SHOWN_SYMBOLS: _span(symbols) + more,
+        SHOWN_WINDOWS: _span(windows),
+    }
+
+
+def _span(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
 
 
 def range_tags(first: BarPartition, last: BarPartition) -> dict[str, str]:

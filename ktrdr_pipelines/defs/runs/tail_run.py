@@ -143,9 +143,7 @@ class TailRun:
         for report in reports:
             series = report.series
             calendar = self._index.calendars.of(series.instrument)
-            partition = BarPartition(
-                series.symbol, window_of(series.timeframe, calendar.day_of(now))
-            )
+            partition = BarPartition(series.symbol, window_of(calendar.day_of(now)))
             dates = {partition.window: window_dates(partition.window)}
             try:
                 status = self._index.windows(series, dates, now)[partition.window]

@@ -22,7 +22,15 @@ import dagster as dg
 
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.resources import StoreResource
-from ktrdr_pipelines.defs.runs.tags import CAUSE, KIND, RECORDED, REQUESTS, SYMBOL, TIMEFRAME
+from ktrdr_pipelines.defs.runs.tags import (
+    BETWEEN,
+    CAUSE,
+    KIND,
+    RECORDED,
+    REQUESTS,
+    SYMBOL,
+    TIMEFRAME,
+)
 from ktrdr_pipelines.defs.sensors.basis_alerts import Told, basis_alerts
 from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
@@ -210,9 +218,10 @@ def alert_sensor(
             ascending=True,
         )
         ended = [
-            _ended(context.instance, record)
+            one
             for record in records
             if record.dagster_run.tags.get(KIND) not in RECORDED
+            for one in _ended(context.instance, record)
         ]
         ended += [*_universe_read(store), *_checks_done(context.instance, watched)]
         # A state that lasts is not a further failure.
@@ -252,20 +261,32 @@ def alert_sensor(
     return sensor
 
 
-def _ended(instance: dg.DagsterInstance, record: dg.RunRecord) -> Ended:
+def _ended(instance: dg.DagsterInstance, record: dg.RunRecord) -> list[Ended]:
+    """Return a run that ended, once for each of its symbols.
+
+    A failed run of several does not tell which of them is at fault, unless the cause is shared by
+    all: the next runs of those that still lack bars do (``defs.sensors.gap_runs``).
+    """
     run = record.dagster_run
-    failed = run.status is dg.DagsterRunStatus.FAILURE
+    failed, cause = run.status is dg.DagsterRunStatus.FAILURE, run.tags.get(CAUSE, "")
     # The assets of a run name the timeframe.
     keys = sorted(key.to_user_string() for key in run.asset_selection or ())
     name = ", ".join(keys) or f"{run.job_name} {run.tags.get(TIMEFRAME, '')}".strip()
-    return Ended(
-        job=f"{name} {run.tags.get(SYMBOL, '')}".strip(),
-        at=_utc(record.update_timestamp),
-        failed=failed,
-        cause=run.tags.get(CAUSE, ""),
-        text=_failure(instance, run.run_id) if failed else "",
-        used_gateway=REQUESTS in run.tags,
-    )
+    symbols = run.tags.get(SYMBOL, "").split(BETWEEN)
+    if failed and len(symbols) > 1:
+        symbols = symbols[:1] if outage_of(cause) else []
+    text = _failure(instance, run.run_id) if failed and symbols else ""
+    return [
+        Ended(
+            job=f"{name} {symbol}".strip(),
+            at=_utc(record.update_timestamp),
+            failed=failed,
+            cause=cause,
+            text=text,
+            used_gateway=REQUESTS in run.tags,
+        )
+        for symbol in symbols
+    ]
 
 
 def _universe_read(store: StoreResource) -> Iterator[Ended]:

@@ -24,8 +24,9 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.partitions import BarPartition, windows_partitions
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.runs.active_runs import active_runs
+from ktrdr_pipelines.defs.runs.active_runs import SeriesName, active_runs
 from ktrdr_pipelines.defs.runs.tags import (
+    BETWEEN,
     CAUSE,
     ENDED,
     GAPS,
@@ -36,15 +37,16 @@ from ktrdr_pipelines.defs.runs.tags import (
     TIMEFRAME,
     RunKind,
     range_tags,
+    shown_tags,
 )
 from ktrdr_pipelines.defs.sensors.alert_sensor import GATEWAY, outage_of
 from ktrdr_pipelines.defs.sensors.gap_runs import (
     GapRun,
     PastRun,
-    SeriesName,
+    SeriesWindows,
     gap_runs,
+    newest_windows,
     waits_until,
-    window_caps,
 )
 from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -84,8 +86,10 @@ def past_runs(instance: dg.DagsterInstance) -> Mapping[SeriesName, list[PastRun]
         if cause != KILLED and outage_of(cause) != GATEWAY:
             at = record.update_timestamp
             ended_at = at if at.tzinfo else at.replace(tzinfo=UTC)
-            name = (tags[SYMBOL], Timeframe(tags[TIMEFRAME]))
-            past[name].append(PastRun(tags.get(GAPS, ""), ended_at))
+            symbols, fingerprints = tags[SYMBOL].split(BETWEEN), tags.get(GAPS, "").split(BETWEEN)
+            for symbol, fingerprint in zip(symbols, fingerprints, strict=True):
+                name = (symbol, Timeframe(tags[TIMEFRAME]))
+                past[name].append(PastRun(fingerprint, ended_at))
     return past
 
 
@@ -101,7 +105,8 @@ def gap_sensor(
         minimum_interval_seconds=_EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Starts runs for unexplained gaps: long timeframes first, newest windows "
-        "first, one symbol per run. Symbols with `backfill: manual` are only kept fresh.",
+        "first, several symbols per run where each needs little. Symbols with `backfill: manual` "
+        "are only kept fresh.",
     )
     def sensor(
         context: dg.SensorEvaluationContext, ib: IbResource, store: StoreResource
@@ -158,9 +163,11 @@ def choose_runs(
     busy, waiting_runs = active_runs(instance)
     free_runs = _AT_ONCE - waiting_runs
     past = past_runs(instance)
-    kept = {timeframe: set(held_symbols(instance, timeframe)) for timeframe in timeframes}
+    orders = {timeframe: held_symbols(instance, timeframe) for timeframe in timeframes}
+    kept = {timeframe: set(symbols) for timeframe, symbols in orders.items()}
     left_out: Counter[str] = Counter()
     chosen: list[Due] = []
+    alone: set[SeriesName] = set()
     for due in tick.due:
         series = due.series
         name = (series.symbol, series.timeframe)
@@ -175,10 +182,13 @@ def choose_runs(
             left_out[reason] += 1
         else:
             chosen.append(due)
-    runs, unreached = _runs_of(chosen, tick, windows, most=max(free_runs, 0))
+            if until is not None:
+                alone.add(name)
+    wanted, unreached = _windows_wanted(chosen, tick, windows)
+    runs = gap_runs(wanted, orders, alone=alone, most=max(free_runs, 0))
     if unreached:
         left_out["have gaps only before Dagster's first windows (see `ktrdr status`)"] = unreached
-    if later := len(chosen) - len(runs) - unreached:
+    if later := len(wanted) - sum(len(run.series) for run in runs):
         why = "follow later" if free_runs > 0 else f"follow after the {_AT_ONCE} active runs"
         left_out[why] = later
     started = f"requested {len(runs)} runs: {', '.join(map(str, runs))}" if runs else "no run"
@@ -189,41 +199,39 @@ def choose_runs(
 
 def run_request(run: GapRun) -> dg.RunRequest:
     """Return the Dagster request of a run."""
-    symbol, timeframe = run.series.symbol, run.series.timeframe
-    first, last = BarPartition(symbol, run.first), BarPartition(symbol, run.last)
+    first = BarPartition(run.symbols[0], run.first)
+    last = BarPartition(run.symbols[-1], run.last)
+    corners = [BarPartition(symbol, window) for symbol in run.symbols for window in run.ends]
     return dg.RunRequest(
-        asset_selection=[bars_key(timeframe)],
+        asset_selection=[bars_key(run.timeframe)],
         asset_check_keys=[],
         tags={
-            **range_tags(first, last),
+            **shown_tags(corners),
+            TIMEFRAME: run.timeframe.value,
             KIND: RunKind.GAP.value,
-            TIMEFRAME: timeframe.value,
-            SYMBOL: symbol,
-            GAPS: run.fingerprint,
+            SYMBOL: BETWEEN.join(run.symbols),
+            GAPS: BETWEEN.join(run.fingerprints),
             PRIORITY: "-1",
+            **range_tags(first, last),
         },
     )
 
 
-def _runs_of(
-    due: Sequence[Due], tick: GapScan, windows: Windows, *, most: int
-) -> tuple[list[GapRun], int]:
-    """Return at most ``most`` runs for what is due, and the number of series due in no window.
+def _windows_wanted(
+    due: Sequence[Due], tick: GapScan, windows: Windows
+) -> tuple[list[SeriesWindows], int]:
+    """Return what each series would load now, and the number of series due in no window.
 
     Dagster's newest window is the one of real time, whatever the market time is.
     """
     until = min(tick.market_now, tick.real_now)
     known = {one: windows_partitions(one, windows).get_partition_keys(until) for one in Timeframe}
-    runs: list[GapRun] = []
-    unreached = 0
-    for one in due:
-        if len(runs) >= most:
-            break
-        calendars = {one.series: tick.index.calendars.of(one.series.instrument)}
-        found = gap_runs([one], known, calendars, window_cap=window_caps())
-        runs += found
-        unreached += not found
-    return runs, unreached
+    calendars = tick.index.calendars
+    found = [
+        newest_windows(one, known[one.series.timeframe], calendars.of(one.series.instrument))
+        for one in due
+    ]
+    return [one for one in found if one is not None], sum(one is None for one in found)
 
 
 def _announcement(tick: GapScan, config: GatewayConfig, cursor: str | None) -> tuple[int, str]:

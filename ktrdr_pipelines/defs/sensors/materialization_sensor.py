@@ -189,10 +189,10 @@ class WindowReporter:
         partitions = {name: BarPartition(series.symbol, name) for name in names}
         known = self._known_of(timeframe)
         stale = set(self._stale(series, status, partitions))
+        has_bars = any(one.rows for one in status.values())
         for name, partition in partitions.items():
             one = status[name]
-            # An open window counts as materialized only once it has bars.
-            if not one.is_explained or (one.state is WindowState.OPEN and not one.rows):
+            if not one.is_reportable(has_bars=has_bars):
                 continue
             is_known = str(partition.key) in known
             if not is_known or name in stale:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 
 import dagster as dg
 
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.asset_specs import UNIVERSE_KEY
 from ktrdr_pipelines.defs.partitions import symbols_partitions
 from ktrdr_pipelines.defs.resources import StoreResource
 from ktrdr_pipelines.defs.runs.active_runs import SeriesName, held_symbols, users_of
+from ktrdr_pipelines.defs.runs.monthly_runs import replace_monthly_runs
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Universe
 from ktrdr_pipelines.errors import KtrdrError
@@ -87,6 +89,8 @@ def universe_sensor(
             universe, problem = store.universe_file().read()
         except KtrdrError as error:
             return dg.SensorResult(skip_reason=str(error))
+        for replaced in replace_monthly_runs(context.instance, system_now()):
+            context.log.warning(str(replaced))
         changes = [partition_change(context.instance, universe, one) for one in kept]
         # Checksums of the entries, kept in the cursor, show which ones were edited.
         prints = {
@@ -100,7 +104,7 @@ def universe_sensor(
         ]
         if problem is not None:
             context.log.error("universe.yaml is invalid; using the last good version: %s", problem)
-        text = _text(changes, edited)
+        text = "; ".join(filter(None, (_text(changes, edited), universe.windows_notice)))
         if edited or any(changes):
             context.log.info(text)
         if new := [str(one) for one in kept if universe.series(one) and one not in assets]:

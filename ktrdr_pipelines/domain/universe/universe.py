@@ -6,7 +6,7 @@ Not here: the file itself (``store.universe_file``), the fields of an entry and 
 
 import difflib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from types import MappingProxyType
 from typing import Any, Final
@@ -31,14 +31,24 @@ _SECTIONS: Final = ("defaults", "windows", "symbols")
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Start of Dagster's first windows: the month for 1m, the year for all other timeframes."""
+    """The years of Dagster's first windows: that of 1m, and that of all other timeframes."""
 
-    first_month: date = date(2020, 1, 1)
+    first_year_1m: int = 2020
     first_year: int = 1980
+
+    def year_of(self, timeframe: Timeframe) -> int:
+        """Return the year of the first window of a timeframe."""
+        return self.first_year_1m if timeframe is Timeframe.M1 else self.first_year
 
     def first_day(self, timeframe: Timeframe) -> date:
         """Return the first session date of the windows of a timeframe."""
-        return self.first_month if timeframe is Timeframe.M1 else date(self.first_year, 1, 1)
+        return date(self.year_of(timeframe), 1, 1)
+
+    def not_after(self, other: "Windows") -> "Windows":
+        """Return these windows, begun earlier where those of ``other`` begin earlier."""
+        return Windows(
+            min(self.first_year_1m, other.first_year_1m), min(self.first_year, other.first_year)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,8 @@ class Universe:
     ``name`` is the file, for messages; ``origins`` tells by symbol where each field comes from: set
     in its entry, from the defaults, derived, or as another symbol. ``problems`` are the errors of
     entries that are malformed, by key: they have no instrument, or that of an earlier text.
+    ``windows`` are those in use: ``later_windows`` are those of the file, if it asks for later
+    ones.
     """
 
     instruments: Mapping[str, Instrument]
@@ -55,11 +67,34 @@ class Universe:
     name: str = "universe.yaml"
     origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     problems: Mapping[str, tuple[UniverseError, ...]] = field(default_factory=dict)
+    later_windows: Windows | None = None
 
     @property
     def all_problems(self) -> tuple[UniverseError, ...]:
         """The errors of all entries, in the order of the file."""
         return tuple(error for errors in self.problems.values() for error in errors)
+
+    @property
+    def windows_notice(self) -> str:
+        """What to know if the file asks for later windows than those in use; empty otherwise."""
+        asked, used = self.later_windows, self.windows
+        if asked is None:
+            return ""
+        keys = [
+            ("1m", asked.first_year_1m, used.first_year_1m),
+            ("yearly", asked.first_year, used.first_year),
+        ]
+        later = ", ".join(f"{key}: {year} (in use: {now})" for key, year, now in keys if year > now)
+        return (
+            f"windows of {self.name} ask for a later start, {later}: windows begin where they did, "
+            "since windows are added, never removed"
+        )
+
+    def with_windows_since(self, used: Windows) -> "Universe":
+        """Return this universe with windows that begin no later than those in use before."""
+        windows = self.windows.not_after(used)
+        later = None if windows == self.windows else self.windows
+        return replace(self, windows=windows, later_windows=later)
 
     def instrument(self, symbol: str) -> Instrument:
         """Return the instrument of a symbol.
@@ -201,13 +236,14 @@ def _windows(item: Item) -> Windows:
     item.refuse_unknown(("1m", "yearly"))
     parts, standard = item.mapping(), Windows()
     years = range(FIRST_DAY.year, LAST_DAY.year + 1)
-    month, year = standard.first_month, standard.first_year
+    found = {"1m": standard.first_year_1m, "yearly": standard.first_year}
     if "1m" in parts:
-        text = parts["1m"].word(r"[1-9][0-9]{3}-(0[1-9]|1[0-2])", "a month such as 2020-01")
-        month = date.fromisoformat(f"{text}-01")
+        # Windows of 1m were months once: a month stands for its year.
+        text = parts["1m"].word(r"[1-9][0-9]{3}(-(0[1-9]|1[0-2]))?", "a year such as 2020")
+        found["1m"] = int(text[:4])
     if "yearly" in parts:
-        year = int(parts["yearly"].word(r"[0-9]{4}", "a year such as 1980"))
-    for key, value in (("1m", month.year), ("yearly", year)):
+        found["yearly"] = int(parts["yearly"].word(r"[0-9]{4}", "a year such as 1980"))
+    for key, value in found.items():
         if value not in years:
             raise parts[key].error(f"is {value}", f"Years go from {years[0]} to {years[-1]}")
-    return Windows(month, year)
+    return Windows(found["1m"], found["yearly"])

@@ -178,12 +178,12 @@ def test_a_start_before_the_first_window_is_reported(ktrdr: Any, store: Path) ->
     """It says that ktrdr load requests these bars, and which setting moves the window."""
     assert "windows begin" not in ktrdr("status").out
     (store / "universe.yaml").write_text(
-        "windows: {1m: 2024-02, yearly: 2024}\n"
+        "windows: {1m: 2025, yearly: 2024}\n"
         "symbols: {AAPL: {timeframes: [1m, 1d], start: 2024-01-02}}\n"
     )
     for command in (("status",), ("universe", "check")):
         (line,) = [one for one in ktrdr(*command).out.splitlines() if "windows begin" in one]
-        assert line.startswith("AAPL: 1m starts before 2024-02-01")
+        assert line.startswith("AAPL: 1m starts before 2025-01-01")
         assert "ktrdr load" in line
     assert ktrdr("status", "--json").document["before_windows"] == {"1m": ["AAPL"]}
 

@@ -125,6 +125,20 @@ def test_an_alert_names_the_job_once_and_the_error_that_dagster_wrapped(ticker: 
     assert "begins to fail: bars/1d since" in ticker.tick()
 
 
+def test_a_failed_run_of_several_symbols_is_no_outage_of_one_of_them(ticker: Ticker) -> None:
+    """The next run of a symbol at fault is alone; a success of several ends the outage of each."""
+    of_aapl, of_both = {TIMEFRAME: "1d", SYMBOL: "AAPL"}, {TIMEFRAME: "1d", SYMBOL: "AAPL+MSFT"}
+    ticker.run(fail="yes", **of_both)
+    assert ticker.tick() == "nothing is failing"
+    ticker.run(fail="yes", **of_both, **{CAUSE: "DiskError"})
+    assert "begins to fail: disk since" in ticker.tick()
+    ticker.run(fail="yes", **of_aapl)
+    assert "begins to fail: tails 1d AAPL since" in ticker.tick()
+    ticker.run(**of_both, **{REQUESTS: "2"})
+    assert "works again: disk since" in (text := ticker.tick())
+    assert "tails 1d AAPL since" in text
+
+
 AT = datetime(2024, 6, 3, 14, tzinfo=UTC)
 
 

@@ -1,5 +1,6 @@
 """Gap runs: which windows a run takes, how many, and which series wait."""
 
+from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -8,9 +9,8 @@ import pytest
 from ktrdr_pipelines.defs.sensors.gap_runs import (
     PastRun,
     gap_runs,
+    newest_windows,
     waits_until,
-    window_caps,
-    windows_of,
 )
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
@@ -21,8 +21,8 @@ from ktrdr_pipelines.domain.universe.universe import parse_universe
 from ktrdr_pipelines.gaps.due_chunks import Due
 
 AT = datetime(2024, 6, 3, 14, tzinfo=UTC)
-UNIVERSE = parse_universe("symbols: {AAPL: {}, EURUSD: {}}", "here")
-MONTHS = [f"{year}-{month:02d}" for year in (2022, 2023, 2024) for month in range(1, 13)]
+UNIVERSE = parse_universe("symbols: {AAPL: {}, MSFT: {}, SPY: {}, IBM: {}, EURUSD: {}}", "here")
+YEARS = [str(year) for year in range(2015, 2025)]
 
 
 def due(symbol: str, timeframe: str, *days: str) -> Due:
@@ -36,61 +36,94 @@ def due(symbol: str, timeframe: str, *days: str) -> Due:
     return Due(series, IntervalSet(parts), bars=len(days))
 
 
-def run_of(one: Due, windows: list[str], cap: int = 24) -> Any:
-    """Return the one run for what is due."""
-    calendar = calendar_named(one.series.instrument.calendar)
-    timeframe = one.series.timeframe
-    [run] = gap_runs(
-        [one], {timeframe: windows}, {one.series: calendar}, window_cap={timeframe: cap}
-    )
-    return run
+def wanted(one: Due) -> Any:
+    """Return the windows that a run for what is due would take."""
+    return newest_windows(one, YEARS, calendar_named(one.series.instrument.calendar))
+
+
+ORDER = {Timeframe.D1: ("AAPL", "MSFT", "SPY", "IBM"), Timeframe.M1: ("AAPL", "MSFT")}
+
+
+def runs_of(*dues: Due, most: int = 24, alone: Collection[Any] = ()) -> list[tuple[str, str, str]]:
+    """Return symbols and ends of each run."""
+    runs = gap_runs([wanted(one) for one in dues], ORDER, alone=alone, most=most)
+    return [("+".join(run.symbols), run.first, run.last) for run in runs]
+
+
+def every_day(symbol: str, timeframe: str, year: int) -> Due:
+    """Return the sessions of January to November of a year as due."""
+    days = [date(year, 1, 1) + timedelta(days=number) for number in range(330)]
+    return due(symbol, timeframe, *(str(day) for day in days if day.weekday() < 5))
 
 
 def test_run_takes_the_newest_windows_that_follow_each_other() -> None:
     """A complete window ends the run; older gaps are left to the next one."""
-    one = due("AAPL", "1m", "2022-03-01", "2023-11-15", "2023-12-04", "2024-01-10")
-    run = run_of(one, MONTHS)
-    assert (run.first, run.last, run.windows) == ("2023-11", "2024-01", 3)
-    assert str(run) == "AAPL 1m 2023-11 to 2024-01"
+    one = wanted(due("AAPL", "1m", "2019-03-01", "2022-11-15", "2023-12-04", "2024-01-10"))
+    assert one.windows == ("2022", "2023", "2024")
 
 
-def test_run_takes_no_more_windows_than_the_limit() -> None:
-    """The newest windows are taken first."""
-    one = due("AAPL", "1m", *(f"{month}-15" for month in MONTHS))
-    run = run_of(one, MONTHS, cap=5)
-    assert (run.first, run.last, run.windows) == ("2024-08", "2024-12", 5)
-
-
-def test_window_limits_follow_from_the_requests_of_a_window() -> None:
-    """About 200 requests: half a year of 1m, some years of 1h, all years of 1d."""
-    caps = {timeframe.value: number for timeframe, number in window_caps().items()}
-    assert caps == {
-        "1m": 6,
-        "5m": 3,
-        "15m": 3,
-        "30m": 16,
-        "1h": 16,
-        "4h": 16,
-        "1d": 60,
-        "1w": 60,
-    }
+@pytest.mark.parametrize(
+    ("timeframe", "windows"),
+    [("1m", ["2024"]), ("5m", ["2021", "2022", "2023", "2024"]), ("1d", YEARS)],
+)
+def test_run_takes_windows_by_the_requests_of_what_is_due(
+    timeframe: str, windows: list[str]
+) -> None:
+    """About 200: less than a year of 1m, but at least one window; all years of 1d."""
+    parts = [every_day("AAPL", timeframe, int(year)) for year in YEARS]
+    series, intervals = parts[0].series, IntervalSet(i for one in parts for i in one.intervals)
+    assert list(wanted(Due(series, intervals, bars=1)).windows) == windows
 
 
 def test_gaps_outside_dagsters_windows_get_no_run() -> None:
     """What lies before the first window is left out; alone it makes no run."""
-    one = due("AAPL", "1m", "2021-05-03", "2022-02-01")
-    assert run_of(one, MONTHS).first == "2022-02"
-    series = one.series
-    calendar = calendar_named(series.instrument.calendar)
-    before = due("AAPL", "1m", "2021-05-03")
-    args = ({Timeframe.M1: MONTHS}, {series: calendar})
-    assert gap_runs([before], *args, window_cap={Timeframe.M1: 24}) == []
+    assert wanted(due("AAPL", "1m", "2013-05-03", "2015-02-02")).windows == ("2015",)
+    assert wanted(due("AAPL", "1m", "2013-05-03")) is None
+
+
+def test_neighbours_with_the_same_windows_share_a_run() -> None:
+    """A symbol between them that lacks nothing, or something else, divides them."""
+    days = ("2023-05-03", "2024-05-03")
+    aapl, msft, spy, ibm = (due(one, "1d", *days) for one in ORDER[Timeframe.D1])
+    assert runs_of(ibm, aapl, spy, msft) == [("AAPL+MSFT+SPY+IBM", "2023", "2024")]
+    assert runs_of(aapl, spy, ibm) == [("AAPL", "2023", "2024"), ("SPY+IBM", "2023", "2024")]
+    other = due("MSFT", "1d", "2024-05-03")
+    assert runs_of(aapl, other, spy) == [
+        ("AAPL", "2023", "2024"),
+        ("MSFT", "2024", "2024"),
+        ("SPY", "2023", "2024"),
+    ]
+    assert runs_of(due("AAPL", "1m", *days), msft, aapl, most=2) == [
+        ("AAPL", "2023", "2024"),
+        ("AAPL+MSFT", "2023", "2024"),
+    ]
+
+
+def test_series_that_failed_before_get_runs_of_their_own() -> None:
+    """They do not hinder their neighbours."""
+    dues = [due(one, "1d", "2024-05-03") for one in ORDER[Timeframe.D1]]
+    runs = runs_of(*dues, alone={("MSFT", Timeframe.D1)})
+    assert [symbols for symbols, _, _ in runs] == ["AAPL", "MSFT", "SPY+IBM"]
+
+
+def test_large_work_is_not_shared() -> None:
+    """A year of minutes fills a run."""
+    dues = [every_day(symbol, "1m", 2024) for symbol in ORDER[Timeframe.M1]]
+    assert [symbols for symbols, _, _ in runs_of(*dues)] == ["AAPL", "MSFT"]
+
+
+def test_the_text_of_a_run_names_its_windows_and_how_many_series() -> None:
+    """One line of a tick lists several runs."""
+    dues = [wanted(due(one, "1d", "2023-05-03", "2024-05-03")) for one in ORDER[Timeframe.D1]]
+    texts = [str(run) for run in gap_runs(dues, ORDER, most=1)]
+    assert texts == ["AAPL 1d and 3 more 1d 2023 to 2024"]
+    assert str(gap_runs(dues[:1], ORDER, most=1)[0]) == "AAPL 1d 2023 to 2024"
 
 
 @pytest.mark.parametrize(
     ("symbol", "timeframe", "day", "window"),
     [
-        ("EURUSD", "1m", "2024-04-01", "2024-04"),  # opens on Sunday evening, 31 March
+        ("EURUSD", "1m", "2023-01-02", "2023"),  # opens on Sunday evening, 1 January
         ("EURUSD", "1h", "2024-01-02", "2024"),
         ("AAPL", "1d", "2023-12-29", "2023"),
         ("AAPL", "1d", "2024-01-02", "2024"),
@@ -101,7 +134,7 @@ def test_session_belongs_to_the_window_of_its_date(
 ) -> None:
     """The session date decides, whatever the UTC date of the open is."""
     one = due(symbol, timeframe, day)
-    assert windows_of(one, calendar_named(one.series.instrument.calendar)) == {window}
+    assert wanted(one).windows == (window,)
 
 
 def test_series_whose_runs_change_nothing_waits_longer_each_time() -> None:

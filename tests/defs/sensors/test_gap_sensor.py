@@ -98,17 +98,19 @@ def tick(location: Any) -> Ticker:
     return Ticker(location)
 
 
-def test_empty_store_is_filled_long_timeframes_first_one_symbol_a_run(
-    location: Any, tick: Ticker
-) -> None:
-    """Daily before hourly bars, without checks; then no run is requested."""
+def test_empty_store_is_filled_long_timeframes_first(location: Any, tick: Ticker) -> None:
+    """Daily before hourly bars, without checks, symbols together; then no run is requested.
+
+    People see symbols and windows among the first tags of a run.
+    """
     requests = tick.requests()
     assert [name_of(request) for request in requests] == [
-        "1d AAPL|2023 AAPL|2026",
-        "1d MSFT|2023 MSFT|2026",
-        "1h AAPL|2023 AAPL|2026",
-        "1h MSFT|2023 MSFT|2026",
+        "1d AAPL|2023 MSFT|2026",
+        "1h AAPL|2023 MSFT|2026",
     ]
+    assert [list(request.tags.items())[:2] for request in requests] == [
+        [("bars/symbols", "AAPL to MSFT"), ("bars/windows", "2023 to 2026")]
+    ] * 2
     assert all(request.asset_check_keys == [] for request in requests)
     assert all(request.run_key is None for request in requests)
     for request in requests:
@@ -149,6 +151,8 @@ def test_only_missing_inner_days_are_requested(
 
 def test_a_series_with_an_active_run_gets_no_other_run(location: Any, tick: Ticker) -> None:
     """Whether the sensor or a user launched it."""
+    alone = "windows: {yearly: 2020}\nsymbols: {AAPL: {}, MSFT: {start: 2024-03-01}}"
+    location.write_universe(f"defaults: {{timeframes: [1d, 1h], start: 2023-03-01}}\n{alone}")
     [first, *others] = tick.requests()
     job = location.defs().resolve_implicit_global_asset_job_def()
     location.instance.create_run_for_job(
@@ -185,9 +189,12 @@ def test_a_failing_symbol_does_not_delay_others(
     )
     names = tick.fill(ib=failing_ib(fails))
     assert {name for name in names if "MSFT" in name} == {
-        "1d MSFT|2026 MSFT|2026",
-        "1h MSFT|2026 MSFT|2026",
+        "1d AAPL|2026 MSFT|2026",
+        "1h AAPL|2026 MSFT|2026",
     }
+    for timeframe in ("1d", "1h"):
+        assert location.store.rows(location.series("MSFT", timeframe)) > 0
+        assert location.store.rows(location.series("AAPL", timeframe)) == 0
     text = tick.text()
     assert "none is due" in text or "wait after runs that changed nothing" in text
     tick.now = NOW + timedelta(days=2)
@@ -225,16 +232,16 @@ def test_history_of_manual_symbols_is_left_to_the_user(location: Any, tick: Tick
 def test_a_manual_symbol_is_loaded_after_the_bars_of_a_backfill_and_not_before(
     location: Any, tick: Ticker
 ) -> None:
-    """After a backfill of 2021-01 to 2025-06, several runs load all that is newer.
+    """After a backfill of 2016 to 2022, several runs load all that is newer.
 
-    One of them is killed after it has saved its newest month: what it left is due again.
+    One of them is killed after it has saved half a year: what it left is due again.
     """
     location.write_universe(
-        "defaults: {timeframes: [1m], start: 2020-01-02, backfill: manual}\n"
-        "windows: {1m: 2020-01}\nsymbols: {AAPL: {}}"
+        "defaults: {timeframes: [1m], start: 2015-01-02, backfill: manual}\n"
+        "windows: {1m: 2015}\nsymbols: {AAPL: {}}"
     )
     location.instance.add_dynamic_partitions("symbols_1m", ["AAPL"])
-    save_windows(location, "2021-01", "2025-06")
+    save_days(location, date(2016, 1, 1), date(2023, 1, 1))
     requested: list[tuple[str, str]] = []
     for number in range(10):
         requests = tick.requests()
@@ -243,18 +250,23 @@ def test_a_manual_symbol_is_loaded_after_the_bars_of_a_backfill_and_not_before(
         [request] = requests
         first, last = (request.tags[one].split("|")[1] for one in (RANGE_START, RANGE_END))
         requested.append((first, last))
-        save_windows(location, last if number == 1 else first, last)
-    assert requested == [("2026-01", "2026-06"), ("2025-07", "2025-12"), ("2025-07", "2025-11")]
+        is_killed = number == 1
+        save_days(
+            location,
+            date(int(last), 7, 1) if is_killed else window_dates(first)[0],
+            window_dates(last)[1],
+        )
+    assert requested == [(year, year) for year in ("2026", "2025", "2025", "2024", "2023")]
     assert "left to you" in tick.text()
     covered = location.store.coverage(location.series("AAPL", "1m")).bars.bounds
-    assert covered.start == datetime(2021, 1, 4, 14, 30, tzinfo=UTC)
+    assert covered.start == datetime(2016, 1, 4, 14, 30, tzinfo=UTC)
 
 
-def save_windows(location: Any, first: str, last: str) -> None:
-    """Save a bar a session for months of AAPL 1m, as the last save of a run does."""
+def save_days(location: Any, first: date, end: date) -> None:
+    """Save a bar a session of AAPL 1m, as the last save of a run does."""
     series = location.series("AAPL", "1m")
     calendar = calendar_named(series.instrument.calendar)
-    days = window_dates(first)[0], min(window_dates(last)[1], NOW.date())
+    days = first, min(end, NOW.date())
     interval = [micros(session.opens_at) for session in calendar.sessions(*days)]
     covered = interval_between(calendar, Timeframe.M1, *days)
     start = max(covered.start, moment(interval[0]))
@@ -382,8 +394,7 @@ def test_an_unedited_example_is_loaded_only_when_it_was_accepted(
 def test_big_backlog_is_announced_once_with_its_plan(location: Any, tick: Ticker) -> None:
     """The notice has the requests, their cost, and how to load by hand."""
     location.write_universe(
-        "defaults: {timeframes: [1m], start: 2018-01-02}\n"
-        "windows: {1m: 2018-01}\nsymbols: {AAPL: {}}"
+        "defaults: {timeframes: [1m], start: 2018-01-02}\nwindows: {1m: 2018}\nsymbols: {AAPL: {}}"
     )
     location.instance.add_dynamic_partitions("symbols_1m", ["AAPL"])
     tick()

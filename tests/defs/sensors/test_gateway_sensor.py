@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from ktrdr_pipelines.defs.resources import IbResource
+from ktrdr_pipelines.defs.runs.tags import SYMBOL
 from ktrdr_pipelines.defs.sensors.gateway_sensor import gateway_sensor
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -110,7 +111,7 @@ def test_deferred_requests_become_due_on_recovery(location: Any, tick: Callable[
                 at=NOW,
             )
     result = tick()
-    assert len(result.run_requests) == 4
+    assert [request.tags[SYMBOL] for request in result.run_requests] == ["AAPL+MSFT"] * 2
     assert (
         "the gateway is reachable again (unreachable since 2026-06-12 11:58:00Z); "
         "4 deferred requests are due now" in result.cursor

@@ -65,6 +65,21 @@ def test_windows_that_dagster_does_not_know_are_reported(
     assert "reported 0 windows" in tick()
 
 
+def test_windows_before_the_start_are_reported_once_a_bar_is_saved(
+    loaded: Any, tick: Callable[..., str]
+) -> None:
+    """Without a bar of that timeframe nothing is; a run that was launched for one reports it."""
+    before = {f"MSFT|{year}" for year in (2020, 2021, 2022)}
+    tick()
+    assert before <= set(loaded.materialized("1d"))
+    assert not before & set(loaded.materialized("1h"))
+    assert loaded.run("1h", "MSFT|2022", "MSFT|2022").success
+    assert loaded.materialized("1h")["MSFT|2022"] == (0, BEFORE)
+    assert loaded.run("1h", "MSFT|2026", "MSFT|2026").success
+    tick()
+    assert before <= set(loaded.materialized("1h"))
+
+
 def test_materializations_have_the_adjustments_of_their_symbol(
     loaded: Any, tick: Callable[..., str]
 ) -> None:

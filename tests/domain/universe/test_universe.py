@@ -27,12 +27,23 @@ def test_symbols_are_in_the_order_of_the_file() -> None:
 
 
 def test_windows_begin_in_2020_and_1980_unless_set() -> None:
-    """A month for 1m and a year for all other timeframes."""
-    assert parse_universe(GOOD, "u").windows == Windows(date(2020, 1, 1), 1980)
+    """A year for 1m and one for all other timeframes; a month of 1m stands for its year."""
+    assert parse_universe(GOOD, "u").windows == Windows(2020, 1980)
     changed = parse_universe(GOOD + "windows: {1m: 2015-07, yearly: 1999}", "u")
-    assert changed.windows == Windows(date(2015, 7, 1), 1999)
-    half = parse_universe(GOOD + "windows: {1m: '2015-07'}", "u")
-    assert half.windows == Windows(date(2015, 7, 1), 1980)
+    assert changed.windows == Windows(2015, 1999)
+    half = parse_universe(GOOD + "windows: {1m: '2016'}", "u")
+    assert half.windows == Windows(2016, 1980)
+
+
+def test_windows_begin_no_later_than_those_in_use() -> None:
+    """What the file asks for is told where it is later, by key."""
+    later = parse_universe(GOOD + "windows: {1m: 2021, yearly: 1970}", "u.yaml")
+    used = later.with_windows_since(Windows(2020, 1980))
+    assert used.windows == Windows(2020, 1970)
+    assert "later start, 1m: 2021 (in use: 2020): windows begin where they did" in (
+        used.windows_notice
+    )
+    assert later.with_windows_since(Windows(2022, 1980)).windows_notice == ""
 
 
 def test_the_error_of_an_unknown_symbol_names_similar_ones_and_the_file() -> None:
@@ -105,7 +116,7 @@ def test_the_example_is_valid() -> None:
     assert list(universe.instruments) == ["AAPL", "SPY", "MSFT", "EURUSD", "AAPL.ETH", "SPY.ETH"]
     assert universe.instrument("AAPL") == AAPL
     assert universe.instrument("EURUSD").timeframes == ("1m", "5m", "1h")
-    assert universe.windows == Windows()
+    assert universe.windows == Windows(2020, 1990)
     assert {one.calendar for one in universe.instruments.values()} <= set(calendar_keys())
 
 
