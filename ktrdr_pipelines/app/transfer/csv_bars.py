@@ -47,10 +47,12 @@ _UNKNOWN_OFFSET: Final = 2**31 - 1
 
 _DATE: Final = re.compile(
     r"(\d{4})(?:-(\d\d)-(\d\d)|/(\d\d)/(\d\d)|\.(\d\d)\.(\d\d)|(\d\d)(\d\d))"
-    r"(?:[T ]*(\d{1,2}):?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9}))?)?)?"
+    r"(?:[T ]*(\d\d|(?<=[T ])\d|\d(?=:)):?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9}))?)?)?"
     r"\s*(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?",
     re.IGNORECASE,
 )
+"""Its digits stand apart or have all of their zeros: 13 in a row are milliseconds since 1970."""
+
 _EPOCH: Final = re.compile(r"(\d{9,10})(?:\.0*)?|(\d{12,13})|(\d{15,16})|(\d{18,19})")
 _EPOCH_US: Final = ((1_000_000, 1), (1_000, 1), (1, 1), (1, 1_000))
 """By what seconds, and parts of them, are multiplied and divided to get microseconds."""
@@ -135,9 +137,15 @@ def _opened(lines: Iterable[str], shape: CsvShape) -> "tuple[_Reader, list[str]]
         return reader, list(shape.header)
     names = next(reader, [])
     if not names or _DATE.fullmatch(names[0].strip()) or _EPOCH.fullmatch(names[0].strip()):
+        if not names:
+            raise UsageError(
+                "line 1",
+                reason="it is empty",
+                hint="The first line has the names of the columns: date,open,high,low,close,volume",
+            )
         raise UsageError(
             "line 1",
-            reason="it is empty" if not names else "it has values, and no names of columns",
+            reason="it has values, and no names of columns",
             hint="State them in a mapping file, such as `header: time,open,high,low,close,volume`",
         )
     return reader, names
@@ -202,6 +210,13 @@ class _Columns:
                 if name in plain:
                     found[column] = plain.index(name)
                     break
+            if stated and column not in found:
+                raise UsageError(
+                    "line 1",
+                    reason=f"it names no column {stated!r}, which the mapping file states as the "
+                    f"{column}: {', '.join(names)[:200]}",
+                    hint=f"Correct or remove {column} under `columns` of the mapping file",
+                )
         if "time" not in found and "time" not in shape.columns and _UNNAMED.fullmatch(plain[0]):
             found["time"] = 0
         missing = [one for one in ("time", *_PRICES) if one not in found]
@@ -248,11 +263,7 @@ class _Rows:
         numbers = [(self.values[name], at, name) for name, at in columns.at.items()]
         others = [self.values[name] for name in self.values if name not in columns.at]
         is_comma = shape.decimal == ","
-        for row in reader:
-            if not any(row):
-                continue
-            self.count += 1
-            line = reader.line_num
+        for line, row in self._lines(reader):
             if len(row) != self.width:
                 self._refuse(line, f"it has {len(row)} values, the file {self.width} columns")
                 continue
@@ -280,6 +291,20 @@ class _Rows:
                     values.append(number)
                 for values in others:
                     values.append(math.nan)
+
+    def _lines(self, reader: "_Reader") -> Iterator[tuple[int, list[str]]]:
+        """Yield rows and their lines, but for those that a quotation mark made of several."""
+        line = reader.line_num
+        for row in reader:
+            first, line = line + 1, reader.line_num
+            if not any(row):
+                continue
+            self.count += line - first + 1
+            if line == first:
+                yield line, row
+                continue
+            for one in range(first, line + 1):
+                self._refuse(one, f"a quotation mark of line {first} is closed in line {line} only")
 
     def _refuse(self, line: int, reason: str) -> None:
         self.bad.append(BadRow(line, reason))

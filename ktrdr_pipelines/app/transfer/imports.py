@@ -8,6 +8,7 @@ Not here: reading the rows of a file (``app.transfer.csv_bars``), reading import
 (``app.reading``).
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from ktrdr_pipelines.domain.instruments import Origin, Series, identity_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import KtrdrError, UnknownSymbolError, UsageError
 from ktrdr_pipelines.store.bars.bar_store import BarStore
-from ktrdr_pipelines.store.files import disk_errors
+from ktrdr_pipelines.store.files import disk_errors, kind_of
 from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
 
@@ -205,9 +206,29 @@ def _files(source: Path) -> list[tuple[Path, str]]:
             )
         return [
             (path, path.relative_to(source).as_posix())
-            for path in sorted(source.rglob("*"))
-            if path.is_file() and not path.name.startswith(".")
+            for path in sorted(_all_below(source))
+            if not path.name.startswith(".")
         ]
+
+
+def _all_below(folder: Path) -> Iterator[Path]:
+    """Yield all that is no folder below a folder and its links, links to nothing included.
+
+    Raises:
+        OSError: a folder cannot be read, whose files would be missed.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    seen = set()
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        real = Path(parent).resolve()
+        if real in seen:  # a link to a folder above or beside it
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(parent, name) for name in names)
 
 
 def _once_each(found: Sequence[_Found]) -> Iterator[_Found]:
@@ -292,6 +313,12 @@ def _parsed(workspace: "Workspace", found: _Found, series: Series) -> ParsedBars
         UsageError: it cannot be read as a whole; the error names file and line.
     """
     calendar = workspace.ledger.calendars().of(replace(series.instrument, end=None))
+    if not found.path.is_file():
+        raise UsageError(
+            f"cannot import {found.name}",
+            reason=f"it is {kind_of(found.path)}",
+            hint="Only files, and links to files, are imported",
+        )
     try:
         with disk_errors(found.path), found.path.open(encoding="utf-8-sig", newline="") as lines:
             return parse_csv(

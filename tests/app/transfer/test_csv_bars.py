@@ -62,6 +62,7 @@ def starts(found: ParsedBars) -> list[datetime]:
         ("ts,open,high,low,close,volume", "1704205800000000000,1,2,0.5,1.5,1e1", None),
         ("DATETIME,OPEN,HIGH,LOW,CLOSE,VOLUME", "2024/01/02 9:30:00.000,1,2,0.5,1.5,10", NEW_YORK),
         ("date,open,high,low,close,volume", '"202401021430"," 1 ",2,0.5,1.5,10', "UTC"),
+        ("date,time,o,h,l,c,v", "20240102,93000,1,2,0.5,1.5,10", NEW_YORK),
     ],
 )
 def test_headers_separators_and_times_of_other_programs_are_read(
@@ -136,6 +137,23 @@ def test_a_row_that_is_no_bar_is_named_by_its_line(line: str, said: str) -> None
     assert (found.rows, found.bars.num_rows) == (2, 1)
 
 
+def test_milliseconds_are_no_date_of_another_century() -> None:
+    """1701011220000 looks like the date 1701-01-12, too."""
+    row = "1701011220000,1,2,1,1"
+    found = parse(f"ts,open,high,low,close\n{row}\n", calendar="FX", zone="UTC")
+    assert starts(found) == [datetime(2023, 11, 26, 15, 7, tzinfo=UTC)]
+
+
+def test_lines_within_quotation_marks_are_all_named() -> None:
+    """None of them disappears in the row that a stray quotation mark makes of them."""
+    row = "2024-01-0{},1,2,0.5,1.5,1\n"
+    rows = "".join(row.format(day) for day in (3, 4))
+    text = f'date,open,high,low,close,volume\n{row.format(2)}"{rows}{row.format(5)}'
+    found = parse(text, "1d")
+    assert (found.rows, len(found.bars), [one.line for one in found.bad]) == (4, 1, [3, 4, 5])
+    assert "a quotation mark of line 3" in found.bad[0].reason
+
+
 def test_rows_of_one_time_are_one_bar_only_if_they_are_the_same() -> None:
     """Of different ones none is taken, as none is known to be right; order does not matter."""
     row = "2024-01-02T{}:00Z,1,2,0.5,{},1\n"
@@ -188,6 +206,11 @@ def test_a_missing_value_stays_missing() -> None:
         ("date,open,high,close\n", {}, "no column for low"),
         ("date,open,open,high,low,close\n", {}, "two columns are named 'open'"),
         ("a,open,high,low,close\n", {}, "no column for time"),
+        (
+            "date,open,high,low,close,vol\n",
+            {"columns": {"volume": "Lots"}},
+            "no column 'Lots', which the mapping file states as the volume",
+        ),
         (
             "date,open,high,low,close\n2024-01-02 14:30,1,2,1,1\n",
             {},

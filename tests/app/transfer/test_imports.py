@@ -1,5 +1,6 @@
 """Imported files become bars of the store of imported bars, or are named with the reason."""
 
+import os
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,6 +106,24 @@ def test_two_files_of_one_series_are_refused(readable: ReadableStore, folder: Pa
     found = run(readable, folder)
     assert all("several files are of AAPL 1d" in str(one.error) for one in found.values())
     assert run(readable, folder / "more" / "AAPL_1d.csv")["AAPL_1d.csv"].is_complete
+
+
+def test_what_is_no_file_is_named_and_links_are_followed(
+    readable: ReadableStore, folder: Path, tmp_path: Path
+) -> None:
+    """A file that is missed by accident would look like one that was imported."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "EURUSD_1d.csv").write_text(DAYS)
+    (folder / "AAPL_1d.csv").symlink_to("nowhere")
+    os.mkfifo(folder / "MSFT_1d.csv")
+    (folder / "linked").symlink_to(other)
+    (folder / "loop").symlink_to(folder)
+    found = run(readable, folder)
+    assert "it is a link to nowhere" in str(found["AAPL_1d.csv"].error)
+    assert "it is a named pipe" in str(found["MSFT_1d.csv"].error)
+    assert found["linked/EURUSD_1d.csv"].added == 2
+    assert len(found) == 3
 
 
 def test_times_need_a_zone_and_text_an_encoding(readable: ReadableStore, folder: Path) -> None:
