@@ -8,6 +8,7 @@ Not here: the gaps and counts of sessions (``gaps.index``), checks of one file
 """
 
 from collections.abc import Container, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +29,8 @@ from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.bars.digests import Digest
 from ktrdr_pipelines.store.bars.footer import Footer
-from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.store.layout import StoreLayout, imported_store
+from ktrdr_pipelines.store.ledger.ledger import open_ledger, series_key
 from ktrdr_pipelines.store.ledger.marks import Verification
 from ktrdr_pipelines.store.maintenance.file_checks import check_files
 
@@ -150,6 +152,35 @@ def damaged_others(store: BarStore, known: Container[str], at: datetime) -> dict
                 damaged[store.layout.relative(path)] = found.damage
             elif found.bars is not None and (unknown := _unknown_basis(store, symbol, found.bars)):
                 damaged[store.layout.relative(store.layout.adjustments_file(symbol))] = unknown
+    return damaged
+
+
+def damaged_imported(
+    layout: StoreLayout, symbols: Container[str] | None, at: datetime
+) -> dict[str, str]:
+    """Read the files of imported bars, and return their damage.
+
+    Args:
+        layout: the store above that of the imported bars.
+        symbols: whose files are read; None for all.
+        at: real time.
+
+    Returns:
+        What is damaged, by the name of the file relative to the data folder.
+    """
+    imported = imported_store(layout)
+    if imported is None:
+        return {}
+    damaged: dict[str, str] = {}
+    with closing(open_ledger(imported)) as ledger:
+        store = BarStore(imported, ledger)
+        for symbol, timeframe in store.series_on_disk():
+            if symbols is not None and symbol not in symbols:
+                continue
+            paths = imported.bar_files(symbol, timeframe)
+            for path, found in check_files(store, symbol, timeframe, paths, calendar=None, at=at):
+                if found.damage:
+                    damaged[layout.relative(path)] = found.damage
     return damaged
 
 

@@ -195,7 +195,7 @@ class CertificateDocument(Document):
 
 
 class VerificationDocument(ResultDocument):
-    """The result of reading everything; ``damaged_others`` are files outside the universe."""
+    """The result of reading everything; ``damaged_others`` are files of no series of it."""
 
     verified_at: datetime
     certificates: tuple[CertificateDocument, ...]

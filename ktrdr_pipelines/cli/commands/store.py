@@ -200,7 +200,8 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
 
     Adjustments of each symbol are listed. So are stored bars that the gateway returned again at
     other prices or in another unit, and bars on an unconfirmed price basis; they are not damage.
-    Files of symbols that are no longer in the universe are read too, and listed if damaged.
+    Files of symbols that are no longer in the universe, and of imported bars, are read too, and
+    listed if damaged.
 
     Exit codes: 0 everything is intact and explained, 1 something is corrupt, 2 bad usage,
     3 something is unexplained, the gateway returned stored bars again at other prices, or bars are
@@ -209,7 +210,7 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     from ktrdr_pipelines.app.views.store_documents import VerificationDocument
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.output import warn_of_problem
-    from ktrdr_pipelines.gaps.verification import damaged_others
+    from ktrdr_pipelines.gaps.verification import damaged_imported, damaged_others
     from ktrdr_pipelines.gaps.verification import verify as read_whole
 
     workspace = Workspace.open()
@@ -228,12 +229,15 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     others = (
         {} if symbols else damaged_others(workspace.store, workspace.universe.instruments, real_now)
     )
+    chosen = {one.symbol for one in series} if symbols else None
+    others |= damaged_imported(workspace.layout, chosen, real_now)
     code = ExitCode.FAILED if others else exit_code_of(certificates)
     if as_json:
         say_json(VerificationDocument.of(certificates, others, verified_at=real_now, code=code))
     else:
         for name, damage in others.items():
-            note(f"{name}, not in the universe: {damage}. Hint: run `ktrdr repair`")
+            whose = "imported" if name.startswith("imported/") else "not in the universe"
+            note(f"{name}, {whose}: {damage}. Hint: run `ktrdr repair`")
         _print_totals(certificates, others)
     raise typer.Exit(code)
 
@@ -325,7 +329,7 @@ def _print_totals(certificates: "Sequence[Certificate]", others: Sized) -> None:
         if number
     ]
     if others:
-        parts.append(f"{counted(len(others), 'damaged file')} of symbols not in the universe")
+        parts.append(f"{counted(len(others), 'damaged file')} of other or imported bars")
     for part in parts:
         say(part)
     bars = counted(sum(one.content.bars for one in certificates), "bar")

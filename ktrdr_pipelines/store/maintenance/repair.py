@@ -29,7 +29,7 @@ from ktrdr_pipelines.store.bars.footer import SCHEMA_VERSION
 from ktrdr_pipelines.store.bars.integrity import without_implausible
 from ktrdr_pipelines.store.catalog.catalog import rebuild_catalog
 from ktrdr_pipelines.store.files import TEMP_SUFFIX, disk_errors, kind_of, locked
-from ktrdr_pipelines.store.layout import StoreLayout, pin_origin, store_origin
+from ktrdr_pipelines.store.layout import StoreLayout, imported_store, pin_origin, store_origin
 from ktrdr_pipelines.store.ledger.file_index import known_by
 from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger
 from ktrdr_pipelines.store.maintenance.inspection import (
@@ -182,9 +182,10 @@ def _repair(
         ledger.checks.remove(ledger.checks.all())
         lost = _restore_adjustments(layout, ledger, done)
         forgotten = ledger.requests.prune(now)
+    imported = _repair_imported(layout, done, now)
     rebuild_catalog(layout, universe, now)
     return RepairReport(
-        files=len(kept),
+        files=len(kept) + imported,
         quarantined=tuple(done.quarantined),
         leftovers=tuple(done.leftovers),
         quarantined_ledger=None,
@@ -197,6 +198,37 @@ def _repair(
         restored=tuple(done.restored),
         lost=tuple(lost),
     )
+
+
+def _repair_imported(layout: StoreLayout, done: _Done, now: datetime) -> int:
+    """Repair the files and the ledger of the store of imported bars; return how many files it has.
+
+    What is quarantined is to be imported again; implausible values stay as they were imported.
+    """
+    imported = imported_store(layout)
+    if imported is None:
+        return 0
+    bad = quarantine_odd_paths(imported)
+    _quarantine_damaged_ledger(imported)
+    kept: set[str] = set()
+    with closing(open_ledger(imported)) as ledger:
+        files = BarFiles(imported, ledger, lambda: now)
+        bad += _quarantine_unfiled(imported)
+        with locked(imported.lock("store"), f"the store {imported.root}"):
+            done.leftovers += _leftovers(imported.root)
+        for symbol, timeframe in imported.series_folders():
+            with locked(imported.series_lock(symbol, timeframe), f"{symbol} {timeframe}"):
+                done.leftovers += _leftovers(imported.series_folder(symbol, timeframe))
+                good, wrong = _judged(imported, files, symbol, timeframe, instrument=None)
+                bad += wrong
+                done.fixed += _fix(files, good)
+                kept |= {imported.relative(item.path) for item in good}
+        ledger.files.remove(name for name in ledger.files.names() if name not in kept)
+        ledger.checks.remove(ledger.checks.all())
+    done.quarantined += [
+        replace(one, load_again=f"{one.load_again}, by `ktrdr import-csv`") for one in bad
+    ]
+    return len(kept)
 
 
 def _quarantine_damaged_ledger(layout: StoreLayout) -> Path | None:

@@ -118,3 +118,29 @@ def test_an_instant_out_of_range_is_bad_usage(ktrdr: Any, store: Path) -> None:
     for form in ((), ("--json",), ("--csv",)):
         result = ktrdr("query", "SELECT TIMESTAMPTZ 'infinity' AS at", *form)
         assert (result.code, "VARCHAR" in result.err + result.out) == (2, True)
+
+
+def test_damaged_imported_bars_are_found_refused_and_quarantined(
+    ktrdr: Any, store: Path, tmp_path: Path
+) -> None:
+    """As those of the gateway; without the repair no query of their series would work again."""
+    file = tmp_path / "AAPL_1d.csv"
+    file.write_text("date,open,high,low,close\n2024-01-02,1,2,0.5,1.5\n2024-01-03,1,2,0.5,1.6\n")
+    assert ktrdr("import-csv", str(file)).code == 0
+    assert ktrdr("verify", "--json").document["damaged_others"] == {}
+    stored = daily(store / "imported")
+    stored.write_bytes(stored.read_bytes()[:-9])
+    stored.with_name(".all.parquet.1.tmp").write_text("")
+    name = "imported/bars/symbol=AAPL/timeframe=1d/all.parquet"
+    assert list(ktrdr("verify", "AAPL", "--json").document["damaged_others"]) == [name]
+    assert ktrdr("verify", "MSFT", "--json").document["damaged_others"] == {}
+    ktrdr("verify").is_error(1, f"{name}, imported")
+    sql = "SELECT count(*) AS n FROM bars WHERE symbol = 'AAPL' AND timeframe = '1d'"
+    assert ktrdr("query", sql).code == 1
+    result = ktrdr("repair")
+    assert "To be loaded again: AAPL 1d, all dates, by `ktrdr import-csv`" in result.out
+    assert "imported/quarantine" in result.out
+    assert ktrdr("query", sql, "--json").rows == [{"n": 0}]
+    assert ktrdr("verify", "--json").document["damaged_others"] == {}
+    assert ktrdr("import-csv", str(file), "--json").document["added"] == 2
+    assert ktrdr("query", sql, "--json").rows == [{"n": 2}]
