@@ -24,7 +24,7 @@ from ktrdr_pipelines.domain.instruments import Origin, Series, identity_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import KtrdrError, UnknownSymbolError, UsageError
 from ktrdr_pipelines.store.bars.bar_store import BarStore
-from ktrdr_pipelines.store.files import disk_errors, kind_of
+from ktrdr_pipelines.store.files import disk_errors, kind_of, locked
 from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
 
@@ -283,7 +283,9 @@ def _import(workspace: "Workspace", found: _Found, options: ImportOptions) -> Im
     if not len(keys):
         return outcome
     layout = create_store(workspace.layout.imported, Origin.IMPORT)
-    with closing(open_ledger(layout)) as ledger:
+    # What is found to be the same, or new, is so until it is saved.
+    lock = layout.lock(f"import-{series.symbol}.{series.timeframe}")
+    with locked(lock, f"imports of {series}"), closing(open_ledger(layout)) as ledger:
         store = BarStore(layout, ledger, clock=workspace.clock.real_now)
         held = store.read_raw(series).select(BAR_SCHEMA.names)
         merge = merge_bars(held, parsed.bars)

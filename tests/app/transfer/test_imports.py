@@ -1,8 +1,10 @@
 """Imported files become bars of the store of imported bars, or are named with the reason."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,22 @@ def test_importing_again_changes_nothing(readable: ReadableStore, folder: Path) 
     assert closes(readable) == [1.5, 1.7, 1.9]
     with closing(Ledger(open_store(readable.root).imported / "state/ledger.sqlite")) as ledger:
         assert len(ledger.revisions.of("AAPL|1d")) == 1
+
+
+def test_of_two_imports_at_once_one_finds_the_bars_of_the_other(
+    readable: ReadableStore, folder: Path
+) -> None:
+    """Neither replaces bars without being asked to."""
+    names = []
+    for number in range(4):
+        (folder / str(number)).mkdir()
+        names.append(folder / str(number) / "AAPL_1d.csv")
+        names[-1].write_text(DAYS.replace("1.6", f"1.6{number}"))
+    with ThreadPoolExecutor(len(names)) as pool:
+        found = [one["AAPL_1d.csv"] for one in pool.map(partial(run, readable), names)]
+    assert sorted(one.added for one in found) == [0, 0, 0, 2]
+    assert [one.changed for one in found] == [0, 0, 0, 0]
+    assert all("--replace" in str(one.error) for one in found if not one.added)
 
 
 def test_symbols_that_the_universe_lacks_are_told_at_once(
