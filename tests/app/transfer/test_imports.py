@@ -18,6 +18,7 @@ from ktrdr_pipelines.errors import UsageError
 from ktrdr_pipelines.settings import effective_settings
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import open_store
+from ktrdr_pipelines.store.ledger.file_index import fingerprint
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 from tests.support.readable import NOW, ReadableStore
 
@@ -53,10 +54,10 @@ def test_importing_again_changes_nothing(readable: ReadableStore, folder: Path) 
     first = run(readable, folder)["AAPL_1d.csv"]
     assert (first.rows, first.added, first.unchanged, first.is_complete) == (2, 2, 0, True)
     path = readable.root / "imported/bars/symbol=AAPL/timeframe=1d/all.parquet"
-    before = path.stat()
+    before = fingerprint(path)
     again = run(readable, folder)["AAPL_1d.csv"]
     assert (again.added, again.changed, again.unchanged) == (0, 0, 2)
-    assert path.stat() == before
+    assert fingerprint(path) == before
     file.write_text(f"{DAYS.replace('1.6', '1.7')}2024-01-04,1,2,0.5,1.9,10\n")
     refused = run(readable, folder)["AAPL_1d.csv"]
     assert not refused.is_complete
