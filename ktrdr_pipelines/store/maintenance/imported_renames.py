@@ -1,4 +1,6 @@
-"""Renaming the imported bars of a symbol together with the symbol.
+"""Renaming, retiring and restoring the imported bars of a symbol together with the symbol.
+
+What is done already is not done again, so a move that was killed is finished by the same calls.
 
 Not here: the move of everything else (``store.maintenance.rename``).
 """
@@ -9,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError
 from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_file, write_file
 from ktrdr_pipelines.store.files import disk_errors, locked, make_folder, sync_folder
@@ -59,6 +62,89 @@ def rename_imported(layout: StoreLayout, symbol: str, new_symbol: str) -> None:
             folder.rmdir()
             sync_folder(imported.bars)
             ledger.move_symbol(symbol, new_symbol)
+
+
+def retire_imported(layout: StoreLayout, symbol: str, name: str) -> None:
+    """Keep the imported bars of a retired symbol where no query finds them, if it has any.
+
+    Args:
+        layout: the store above that of the imported bars.
+        symbol: the key.
+        name: its name among the retired ones.
+
+    Raises:
+        StoreError: an import keeps a series locked.
+        DiskError: the system refused.
+    """
+    imported = imported_store(layout)
+    if imported is None or not imported.symbol_folder(symbol).is_dir():
+        return
+    with ExitStack() as locks:
+        for timeframe in imported.timeframes_of(symbol):
+            path = imported.series_lock(symbol, timeframe)
+            locks.enter_context(locked(path, f"{symbol} {timeframe}"))
+        if not (imported.retired / name).exists():
+            _rename(imported.symbol_folder(symbol), imported.retired / name)
+    with closing(open_ledger(imported)) as ledger:
+        ledger.move_symbol(symbol, name)
+
+
+def restore_imported(layout: StoreLayout, name: str, symbol: str, new_symbol: str) -> None:
+    """Put the imported bars of a retired symbol back, if it has any.
+
+    A series stays among the retired ones if a file of it is damaged, or if the symbol has other
+    imported bars by now.
+
+    Args:
+        layout: the store above that of the imported bars.
+        name: its name among the retired ones.
+        symbol: the symbol that it had.
+        new_symbol: the symbol that it gets.
+
+    Raises:
+        StoreError: an import keeps a series locked.
+        DiskError: the system refused.
+    """
+    imported = imported_store(layout)
+    if imported is None or not (imported.retired / name).is_dir():
+        return
+    for kept in sorted((imported.retired / name).glob("timeframe=*")):
+        timeframe = Timeframe(kept.name.partition("=")[2])
+        new = imported.series_folder(new_symbol, timeframe)
+        path = imported.series_lock(new_symbol, timeframe)
+        with locked(path, f"{new_symbol} {timeframe}"):
+            if new.exists():
+                continue
+            if symbol == new_symbol:
+                _rename(kept, new)
+                continue
+            stage = imported.epochs / f"{_STAGE}-{name}-to-{new_symbol}-{timeframe}"
+            try:
+                _write(kept, stage, new_symbol)
+            except CorruptFileError:
+                _remove(stage)
+                continue
+            _rename(stage, new)
+    with disk_errors(imported.retired), closing(open_ledger(imported)) as ledger:
+        folder = imported.retired / name
+        if symbol != new_symbol:
+            _remove_shown(folder, imported, new_symbol)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+            sync_folder(imported.retired)
+            ledger.move_symbol(name, new_symbol)
+
+
+def _remove_shown(folder: Path, imported: StoreLayout, symbol: str) -> None:
+    """Remove the retired series that have been written under another symbol."""
+    for kept in sorted(folder.glob("timeframe=*")):
+        shown = imported.series_folder(symbol, Timeframe(kept.name.partition("=")[2]))
+        try:
+            is_shown = shown.exists() and _has_same(kept, shown)
+        except CorruptFileError:
+            continue
+        if is_shown:
+            _remove(kept)
 
 
 def _write(old: Path, stage: Path, symbol: str) -> None:

@@ -40,7 +40,11 @@ from ktrdr_pipelines.store.files import (
 )
 from ktrdr_pipelines.store.layout import StoreLayout, upgrade_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger
-from ktrdr_pipelines.store.maintenance.imported_renames import rename_imported
+from ktrdr_pipelines.store.maintenance.imported_renames import (
+    rename_imported,
+    restore_imported,
+    retire_imported,
+)
 from ktrdr_pipelines.store.maintenance.rename_journal import (
     Move,
     MoveKind,
@@ -175,6 +179,8 @@ def _steps(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
     history = AdjustmentHistory(layout)
     if move.kind is MoveKind.RESTORE:
         _show_restored(layout, move)
+        old_symbol = retired_symbol(move.symbol)
+        restore_imported(layout, move.symbol, old_symbol, move.target)
     elif move.kind is MoveKind.RENAME:
         # Show the new folder, then remove the old one: the bars are visible at every moment, and
         # with them the adjustments that they need.
@@ -190,6 +196,7 @@ def _steps(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
         _remove(trash)
     else:
         kept = layout.retired / move.target
+        retire_imported(layout, move.symbol, move.target)
         _rename_folder(layout.symbol_folder(move.symbol), kept)
         history.copy(move.symbol, kept / ADJUSTMENTS)
         if move.entry:

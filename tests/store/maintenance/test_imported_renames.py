@@ -9,11 +9,13 @@ import pytest
 
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Origin, identity_of
+from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
-from ktrdr_pipelines.store.maintenance.imported_renames import rename_imported
-from ktrdr_pipelines.store.maintenance.rename import rename
+from ktrdr_pipelines.store.maintenance.imported_renames import rename_imported, restore_imported
+from ktrdr_pipelines.store.maintenance.rename import rename, retire
+from ktrdr_pipelines.store.maintenance.restore import restore
 from tests.support.readable import NOW, ReadableStore
 
 SERIES = (("AAPL", "1m"), ("AAPL", "1d"))
@@ -66,6 +68,34 @@ def test_an_interrupted_rename_is_completed(
     rename_imported(above, "AAPL", "MSFT")
     assert not old.exists()
     assert _closes(readable, "MSFT") == wanted
+
+
+@pytest.mark.parametrize("symbol", ["AAPL", "OLD"])
+def test_imported_bars_of_a_retired_symbol_are_kept_apart_and_restored(
+    readable: ReadableStore, symbol: str
+) -> None:
+    """Under its own name or another one; while it is retired, another instrument may have it."""
+    wanted, layout = _closes(readable, "AAPL"), open_store(readable.root)
+    name = retire(layout, "AAPL", NOW).target
+    assert not _imported(readable).symbol_folder("AAPL").exists()
+    with pytest.raises(KtrdrError, match="AAPL"):
+        readable.open().read_bars("AAPL", "1d", origin="import")
+    restore(layout, name, NOW, new_symbol=symbol)
+    assert _closes(readable, symbol) == wanted
+    assert list(_imported(readable).retired.iterdir()) == []
+
+
+def test_an_interrupted_restoration_is_completed(readable: ReadableStore, tmp_path: Path) -> None:
+    """Under another name, after the new files are there, and before the old ones are gone."""
+    wanted, layout = _closes(readable, "AAPL"), open_store(readable.root)
+    name = retire(layout, "AAPL", NOW).target
+    kept = _imported(readable).retired / name
+    shutil.copytree(kept, tmp_path / "copy")
+    restore(layout, name, NOW, new_symbol="OLD")
+    shutil.copytree(tmp_path / "copy", kept)
+    restore_imported(layout, name, "AAPL", "OLD")
+    assert not kept.exists()
+    assert _closes(readable, "OLD") == wanted
 
 
 def test_a_series_that_cannot_be_renamed_stays(readable: ReadableStore) -> None:
