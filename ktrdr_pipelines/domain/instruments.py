@@ -117,6 +117,34 @@ class Identity:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Venue:
+    """Where and as what an instrument is requested, beyond its contract id."""
+
+    sec_type: SecType
+    exchange: str
+    currency: str
+
+    @classmethod
+    def of(cls, instrument: Instrument) -> "Venue":
+        """Return the venue of an instrument."""
+        return cls(instrument.sec_type, instrument.exchange, instrument.currency)
+
+    def conflict_with(self, instrument: Instrument) -> str:
+        """Return why an instrument has other bars than this venue's; empty if it has not.
+
+        A stock has other trades at each exchange. Other contracts are listed at one exchange only,
+        so that another one has another id, or is the same exchange under another name.
+        """
+        wanted = Venue.of(instrument)
+        names = ["sec_type", "currency", *(["exchange"] if wanted.sec_type is SecType.STK else [])]
+        for name in names:
+            is_held, is_wanted = getattr(self, name), getattr(wanted, name)
+            if is_held != is_wanted:
+                return f"its bars on disk have {name} {is_held}, not {is_wanted}"
+        return ""
+
+
 def conflict_of(held: Identity, instrument: Instrument, contract_id: int | None) -> str:
     """Return why the bars of an instrument are other ones than held bars; empty if they are not.
 

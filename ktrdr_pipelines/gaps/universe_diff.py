@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ktrdr_pipelines.domain.instruments import Identity, Instrument, conflict_of
+from ktrdr_pipelines.domain.instruments import Identity, Instrument, Venue, conflict_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Universe
 from ktrdr_pipelines.errors import StoreError
@@ -35,8 +35,11 @@ _WAYS_OUT = (
     "Restore the previous value; or run `ktrdr universe retire {symbol}` and add the new "
     "instrument; or give the new instrument another symbol"
 )
-_OTHER_BARS = ("sec_type", "exchange", "currency")
-"""Fields whose change would give other bars to a symbol, which no file and no contract id shows."""
+_LOAD_DECIDES = (
+    "A load asks the gateway by it, and is refused if that is another contract than the bars have"
+)
+_NAMES_CONTRACT = ("ib_symbol", "primary_exchange", "local_symbol", "trading_class", "multiplier")
+"""Fields by which a contract is found, and which may change while it stays the same."""
 
 
 class ChangeKind(StrEnum):
@@ -71,40 +74,44 @@ def universe_changes(store: BarStore, universe: Universe, before: Universe | Non
         rows = store.files.of_symbol(symbol, timeframe).values()
         held.setdefault(symbol, {})[timeframe] = next(iter(rows)).identity
     known = dict(before.instruments) if before else {}
+    venues = {symbol: Venue.of(one) for symbol, one in known.items()} | store.ledger.venues.all()
     changes: list[Change] = []
     for symbol, instrument in universe.instruments.items():
-        changes += _of_symbol(instrument, known.get(symbol), held.get(symbol, {}))
+        changes += _of_symbol(
+            instrument, known.get(symbol), held.get(symbol, {}), venues.get(symbol)
+        )
     gone = [symbol for symbol in {**known, **held} if symbol not in universe.instruments]
     return changes + [_removed(symbol, held.get(symbol, {})) for symbol in gone]
 
 
 def _of_symbol(
-    instrument: Instrument, before: Instrument | None, held: Mapping[Timeframe, Identity]
+    instrument: Instrument,
+    before: Instrument | None,
+    held: Mapping[Timeframe, Identity],
+    venue: Venue | None,
 ) -> list[Change]:
     symbol = instrument.symbol
-    if refused := _foreign(instrument, before, held):
+    if refused := _foreign(instrument, held, venue):
         hint = _WAYS_OUT.format(symbol=symbol)
         return [Change(ChangeKind.REFUSED, symbol, refused, hint)]
     if before is None:
         text = f"will be loaded as {_joined(instrument.timeframes)}"
         return [] if held else [Change(ChangeKind.ADDED, symbol, text)]
     if before != instrument:
-        return [Change(ChangeKind.CHANGED, symbol, _difference(before, instrument))]
+        is_renamed = held and not set(_NAMES_CONTRACT).isdisjoint(_differing(before, instrument))
+        hint = _LOAD_DECIDES if is_renamed else ""
+        return [Change(ChangeKind.CHANGED, symbol, _difference(before, instrument), hint)]
     return []
 
 
 def _foreign(
-    instrument: Instrument, before: Instrument | None, held: Mapping[Timeframe, Identity]
+    instrument: Instrument, held: Mapping[Timeframe, Identity], venue: Venue | None
 ) -> str:
     """Return why the bars on disk are of another instrument; empty where they are not."""
     for identity in held.values():
         if conflict := conflict_of(identity, instrument, instrument.contract_id):
             return conflict
-    if before is not None and held:
-        other = [name for name in _differing(before, instrument) if name in _OTHER_BARS]
-        if other:
-            return f"it has bars on disk, and {_difference(before, instrument, other)}"
-    return ""
+    return venue.conflict_with(instrument) if venue is not None and held else ""
 
 
 def _removed(symbol: str, held: Mapping[Timeframe, Identity]) -> Change:
@@ -118,10 +125,10 @@ def _differing(before: Instrument, after: Instrument) -> list[str]:
     return [name for name in names if getattr(before, name) != getattr(after, name)]
 
 
-def _difference(before: Instrument, after: Instrument, names: list[str] | None = None) -> str:
+def _difference(before: Instrument, after: Instrument) -> str:
     parts = (
         f"{name} changes from {_shown(getattr(before, name))} to {_shown(getattr(after, name))}"
-        for name in names or _differing(before, after)
+        for name in _differing(before, after)
     )
     return ", ".join(parts)
 

@@ -196,8 +196,11 @@ def rename(
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.store.layout import store_origin
     from ktrdr_pipelines.store.maintenance.rename import rename as rename_in_store
+    from ktrdr_pipelines.store.maintenance.rename import require_symbols
+    from ktrdr_pipelines.store.maintenance.rename_journal import Move, MoveKind
     from ktrdr_pipelines.sync.discovery.contracts import pinned_contract
 
+    require_symbols(Move(MoveKind.RENAME, symbol, new_symbol))
     workspace = Workspace.open()
     layout = workspace.layout
     finished = _finished(workspace, as_json=as_json)

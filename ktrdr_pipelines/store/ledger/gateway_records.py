@@ -23,7 +23,7 @@ from ktrdr_pipelines.domain.calendars.gateway_schedules import (
 )
 from ktrdr_pipelines.domain.calendars.registry import calendar_named, is_calendar
 from ktrdr_pipelines.domain.calendars.session_extension import LateBar
-from ktrdr_pipelines.domain.instruments import Origin
+from ktrdr_pipelines.domain.instruments import Origin, Venue
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
@@ -227,6 +227,27 @@ class ContractsTable(Table):
                 "INSERT OR REPLACE INTO instruments VALUES (?, ?, ?, ?, ?)",
                 (symbol, origin, contract_id, description, micros(at)),
             )
+
+
+_VENUES = Rows("venues", Venue, keys=("symbol",))
+
+
+class VenuesTable(Table):
+    """The venue that the bars of each symbol were requested at.
+
+    Contract ids do not tell it: a stock has one id at all exchanges of a country, and other bars at
+    each. Losing the table costs the refusal of a change until the next load.
+    """
+
+    def record(self, symbol: str, venue: Venue) -> None:
+        """Record the venue of a symbol; a later call replaces it."""
+        with self._database.writing() as connection:
+            _VENUES.insert(connection, [venue], symbol)
+
+    def all(self) -> dict[str, Venue]:
+        """Return the venue of each symbol that has one."""
+        with self._database.reading() as connection:
+            return {symbol: row for (symbol,), row in _VENUES.select_keyed(connection, "")}
 
 
 class RevisionsTable(Table):

@@ -38,6 +38,7 @@ from ktrdr_pipelines.store.ledger.gateway_records import (
     RevisionsTable,
     SchedulesTable,
     SymbolCalendarsTable,
+    VenuesTable,
     VotesTable,
     WidthsTable,
 )
@@ -104,6 +105,7 @@ class Ledger:
         self.schedules = SchedulesTable(self.database)
         self.statements = StatementsTable(self.database)
         self.symbol_calendars = SymbolCalendarsTable(self.database)
+        self.venues = VenuesTable(self.database)
         self.verified = VerifiedTable(self.database)
         self.votes = VotesTable(self.database)
         self.widths = WidthsTable(self.database)

@@ -10,15 +10,15 @@ from contextlib import closing
 
 from ktrdr_pipelines.domain.account_numbers import without_accounts
 
-LEDGER_VERSION = 10
+LEDGER_VERSION = 11
 """Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``silences``, 4
 ``verified`` and the encoded sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``, 6
 ``refreshed`` and ``widths``, 7 ``statements``, ``disagreements``, ``findings``, ``kept_fresh``,
 ``late_bars``, ``schedule_votes``, ``symbol_calendars`` and the clock's offset in ``requests``, 8
 ``file_checks``, the digests in ``mirror``, and names of logins in ``requests``, which held a hash
 of their accounts before, 9 the kinds of ``disagreements``, and ``flat`` in ``mirror``, 10
-``adjustments``, ``basis_checks``, and ``basis`` in ``mirror``; each version reads what earlier ones
-wrote."""
+``adjustments``, ``basis_checks``, and ``basis`` in ``mirror``, 11 ``venues``; each version reads
+what earlier ones wrote."""
 
 ADDED_COLUMNS = (
     # version, table, column, its type
@@ -159,6 +159,13 @@ CREATE TABLE IF NOT EXISTS instruments (
     description TEXT NOT NULL,
     pinned_at INTEGER NOT NULL,
     PRIMARY KEY (symbol, origin)
+);
+
+CREATE TABLE IF NOT EXISTS venues (
+    symbol TEXT PRIMARY KEY,
+    sec_type TEXT NOT NULL,
+    exchange TEXT NOT NULL,
+    currency TEXT NOT NULL
 );
 
 CREATE TABLE IF NOT EXISTS revisions (

@@ -10,6 +10,7 @@ Not here: the journal, and what it forbids while a move is unfinished
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,7 +26,8 @@ from ktrdr_pipelines.domain.universe.editing import (
     remove_symbol,
     rename_symbol,
 )
-from ktrdr_pipelines.errors import CorruptFileError, StoreError
+from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN, KEY_RULE
+from ktrdr_pipelines.errors import CorruptFileError, StoreError, UniverseError
 from ktrdr_pipelines.store.bars.adjustment_history import AdjustmentHistory
 from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_file, write_file
 from ktrdr_pipelines.store.bars.integrity import true_footer
@@ -348,8 +350,10 @@ def retire(layout: StoreLayout, symbol: str, now: datetime) -> Move:
 def begin_move(layout: StoreLayout, move: Move, now: datetime) -> Move:
     """Move a symbol of which no load is requesting bars, and return the move.
 
-    Raises: as ``rename``.
+    Raises: as ``rename``, and as ``require_symbols``.
     """
+    require_symbols(move)
+    _refuse_unknown(layout, move)
     ledger = open_ledger(layout)
     for symbol in (move.symbol, move.target):
         for timeframe in Timeframe:
@@ -361,3 +365,25 @@ def begin_move(layout: StoreLayout, move: Move, now: datetime) -> Move:
                 )
     move_symbol(layout, ledger, move)
     return move
+
+
+def require_symbols(move: Move) -> None:
+    """Refuse names that can be no symbols: files and ledger rows are named after them.
+
+    Raises:
+        UniverseError: a name is no symbol.
+    """
+    for symbol in move.symbols:
+        if not re.fullmatch(KEY_PATTERN, symbol):
+            raise UniverseError(
+                f"cannot {move.kind} {move.symbol!a}",
+                reason=f"{symbol!a} is not a symbol",
+                hint=f"Choose another one: {KEY_RULE}",
+            )
+
+
+def _refuse_unknown(layout: StoreLayout, move: Move) -> None:
+    """Refuse a symbol that neither universe nor store has, before locks are named after it."""
+    is_held = _old_folder(layout, move).exists() or layout.adjustments_file(move.symbol).exists()
+    if move.kind is not MoveKind.RESTORE and not is_held and _edited(layout, move) is None:
+        load_universe(layout.universe).instrument(move.symbol)

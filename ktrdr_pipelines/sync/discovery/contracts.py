@@ -11,6 +11,7 @@ from ktrdr_pipelines.domain.instruments import (
     Instrument,
     Origin,
     Series,
+    Venue,
     conflict_of,
     identity_of,
 )
@@ -67,6 +68,7 @@ async def learn_identity(
                 reason=conflict,
                 hint=_OTHER_SYMBOL,
             )
+    _require_venue(store, instrument)
     pinned = store.ledger.contracts.of(series.symbol, origin)
     if pinned is None:
         store.ledger.contracts.pin(
@@ -80,6 +82,22 @@ async def learn_identity(
             "in the universe is ambiguous, set con_id or primary_exchange there",
         )
     return identity
+
+
+def _require_venue(store: BarStore, instrument: Instrument) -> None:
+    """Refuse another venue than that of held bars; record the venue of a symbol without bars."""
+    symbol, venue = instrument.symbol, store.ledger.venues.all().get(instrument.symbol)
+    if venue is not None and (conflict := venue.conflict_with(instrument)):
+        if next(held_identities(store, symbol), None) is not None:
+            raise ForeignIdentityError(
+                f"adding bars to those of {symbol}",
+                reason=conflict,
+                hint=f"Restore the previous value, run `ktrdr universe retire {symbol}` first, or "
+                "give the instrument another symbol",
+            )
+        venue = None
+    if venue is None:
+        store.ledger.venues.record(symbol, Venue.of(instrument))
 
 
 _OTHER_SYMBOL = (

@@ -286,6 +286,16 @@ def test_an_unknown_symbol_is_neither_renamed_nor_retired(ktrdr: Any, store: Pat
     assert "TSLA" in json.loads(result.out)["error"]["message"]
 
 
+def test_what_is_not_moved_leaves_no_files_that_are_named_after_it(ktrdr: Any, store: Path) -> None:
+    """Neither an unknown symbol nor a name that can be none."""
+    for arguments in (("rename", "TSLA", "T"), ("retire", "TSLA"), ("rename", "AAPL", "../x")):
+        assert ktrdr("universe", *arguments).code == 2
+    ktrdr("universe", "rename", "AAPL", "\udcff").is_error(2, "is not a symbol", "20 letters")
+    ktrdr("universe", "retire", "\udcff").is_error(2, "is not a symbol")
+    names = [one.name for one in store.rglob("*")]
+    assert not [one for one in names if "TSLA" in one or one.startswith(("T.", "T-", "x"))]
+
+
 def test_an_option_before_the_symbol_is_bad_usage(ktrdr: Any, store: Path) -> None:
     """The error says to put the symbol first."""
     result = ktrdr("universe", "add", "--timeframes", "1h", "TSLA")
