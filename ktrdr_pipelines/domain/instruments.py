@@ -118,15 +118,15 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Venue:
-    """Where and as what an instrument is requested, beyond its contract id."""
+class HeldVenue:
+    """Where and as what held bars were requested, beyond their contract id."""
 
     sec_type: SecType
     exchange: str
     currency: str
 
     @classmethod
-    def of(cls, instrument: Instrument) -> "Venue":
+    def of(cls, instrument: Instrument) -> "HeldVenue":
         """Return the venue of an instrument."""
         return cls(instrument.sec_type, instrument.exchange, instrument.currency)
 
@@ -136,7 +136,7 @@ class Venue:
         A stock has other trades at each exchange. Other contracts are listed at one exchange only,
         so that another one has another id, or is the same exchange under another name.
         """
-        wanted = Venue.of(instrument)
+        wanted = HeldVenue.of(instrument)
         names = ["sec_type", "currency", *(["exchange"] if wanted.sec_type is SecType.STK else [])]
         for name in names:
             is_held, is_wanted = getattr(self, name), getattr(wanted, name)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ktrdr_pipelines.domain.instruments import Identity, Instrument, Venue, conflict_of
+from ktrdr_pipelines.domain.instruments import HeldVenue, Identity, Instrument, conflict_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Universe
 from ktrdr_pipelines.errors import StoreError
@@ -74,7 +74,9 @@ def universe_changes(store: BarStore, universe: Universe, before: Universe | Non
         rows = store.files.of_symbol(symbol, timeframe).values()
         held.setdefault(symbol, {})[timeframe] = next(iter(rows)).identity
     known = dict(before.instruments) if before else {}
-    venues = {symbol: Venue.of(one) for symbol, one in known.items()} | store.ledger.venues.all()
+    venues = {
+        symbol: HeldVenue.of(one) for symbol, one in known.items()
+    } | store.ledger.venues.all()
     changes: list[Change] = []
     for symbol, instrument in universe.instruments.items():
         changes += _of_symbol(
@@ -88,7 +90,7 @@ def _of_symbol(
     instrument: Instrument,
     before: Instrument | None,
     held: Mapping[Timeframe, Identity],
-    venue: Venue | None,
+    venue: HeldVenue | None,
 ) -> list[Change]:
     symbol = instrument.symbol
     if refused := _foreign(instrument, held, venue):
@@ -105,7 +107,7 @@ def _of_symbol(
 
 
 def _foreign(
-    instrument: Instrument, held: Mapping[Timeframe, Identity], venue: Venue | None
+    instrument: Instrument, held: Mapping[Timeframe, Identity], venue: HeldVenue | None
 ) -> str:
     """Return why the bars on disk are of another instrument; empty where they are not."""
     for identity in held.values():

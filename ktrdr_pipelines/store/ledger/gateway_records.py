@@ -23,7 +23,7 @@ from ktrdr_pipelines.domain.calendars.gateway_schedules import (
 )
 from ktrdr_pipelines.domain.calendars.registry import calendar_named, is_calendar
 from ktrdr_pipelines.domain.calendars.session_extension import LateBar
-from ktrdr_pipelines.domain.instruments import Origin, Venue
+from ktrdr_pipelines.domain.instruments import HeldVenue, Origin
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
@@ -229,7 +229,7 @@ class ContractsTable(Table):
             )
 
 
-_VENUES = Rows("venues", Venue, keys=("symbol",))
+_VENUES = Rows("venues", HeldVenue, keys=("symbol",))
 
 
 class VenuesTable(Table):
@@ -239,12 +239,12 @@ class VenuesTable(Table):
     each. Losing the table costs the refusal of a change until the next load.
     """
 
-    def record(self, symbol: str, venue: Venue) -> None:
+    def record(self, symbol: str, venue: HeldVenue) -> None:
         """Record the venue of a symbol; a later call replaces it."""
         with self._database.writing() as connection:
             _VENUES.insert(connection, [venue], symbol)
 
-    def all(self) -> dict[str, Venue]:
+    def all(self) -> dict[str, HeldVenue]:
         """Return the venue of each symbol that has one."""
         with self._database.reading() as connection:
             return {symbol: row for (symbol,), row in _VENUES.select_keyed(connection, "")}

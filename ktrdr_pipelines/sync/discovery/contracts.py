@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from ktrdr_pipelines.domain.instruments import (
+    HeldVenue,
     Identity,
     Instrument,
     Origin,
     Series,
-    Venue,
     conflict_of,
     identity_of,
 )
@@ -97,7 +97,7 @@ def _require_venue(store: BarStore, instrument: Instrument) -> None:
             )
         venue = None
     if venue is None:
-        store.ledger.venues.record(symbol, Venue.of(instrument))
+        store.ledger.venues.record(symbol, HeldVenue.of(instrument))
 
 
 _OTHER_SYMBOL = (
