@@ -134,10 +134,10 @@ class UniverseFile:
         return replace(universe, instruments=MappingProxyType(instruments))
 
     @staticmethod
-    def _end_of(instrument: Instrument, last_session: LastSession) -> date:
-        """Return the day after the last held session; the start if none is held."""
+    def _end_of(instrument: Instrument, last_session: LastSession) -> date | None:
+        """Return the day after the last held session; None if none is held, so all is expected."""
         last = last_session(instrument.symbol)
-        return instrument.start if last is None else max(instrument.start, last + timedelta(days=1))
+        return None if last is None else max(instrument.start, last + timedelta(days=1))
 
 
 def _problem_of(universe: Universe) -> UniverseError | None:

@@ -124,13 +124,13 @@ def test_malformed_entries_are_as_before_and_the_others_as_edited(
 
 
 def test_an_ended_instrument_ends_with_its_last_held_session(tmp_path: Path) -> None:
-    """Without a held session nothing is expected of it; others have no end."""
+    """Without a held session its history is still expected; others have no end."""
     text = "symbols: {AAPL: {ended: true}, MSFT: {ended: true}, SPY: {}}"
     held = {"AAPL": date(2024, 3, 1)}
     universe_file = replace(file(tmp_path, text), last_session=held.get)
     universe, _ = universe_file.read()
     ends = {symbol: one.end for symbol, one in universe.instruments.items()}
-    assert ends == {"AAPL": date(2024, 3, 2), "MSFT": date(2020, 1, 1), "SPY": None}
+    assert ends == {"AAPL": date(2024, 3, 2), "MSFT": None, "SPY": None}
 
 
 @pytest.mark.parametrize("copy", [None, "symbols: ["])

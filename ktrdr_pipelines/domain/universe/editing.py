@@ -175,6 +175,12 @@ def _with_field(text: str, name: str, symbol: str, field_and_value: tuple[str, s
         return old.with_part(*_with_fields(old, pair, {field: value})) if value else text
     index = names.index(field)
     key, held = parts[index]
+    if held.start_mark.index < key.end_mark.index:
+        raise UniverseError(
+            f"cannot set {field} of {symbol} in {name}",
+            reason="its value is an alias of one elsewhere in the file",
+            hint="Edit that file by hand",
+        )
     end = old.end_of(parts[index])
     if value:
         start = min(held.start_mark.index, end)
@@ -226,8 +232,10 @@ def rename_symbol(
     own = {key.value for key, _ in node.value} if isinstance(node, MappingNode) else set()
     made = parse_universe(renamed, name).instrument(new_symbol)
     fields: dict[str, str] = {}
-    if contract_id is not None and "con_id" not in own and made.sec_type in _NAMED_BY_KEY:
-        fields["con_id"] = str(contract_id)
+    has_id = "con_id" in own
+    if (has_id or contract_id is not None) and made.sec_type in _NAMED_BY_KEY:
+        if not has_id:
+            fields["con_id"] = str(contract_id)
         if "symbol" not in own:
             fields["symbol"] = ""
     if ib_symbol:

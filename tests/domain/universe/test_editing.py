@@ -221,6 +221,13 @@ def test_set_changes_the_fields_that_are_named(
     assert changed == FIELDS[:at] + FIELDS[at:].replace(old, new, 1)
 
 
+def test_set_does_not_change_the_defaults_that_an_alias_names() -> None:
+    """The field's value stands elsewhere in the file, and others may use it."""
+    text = "defaults: {timeframes: &t [1d]}\nsymbols:\n  AAPL: {timeframes: *t}\n  MSFT: {}\n"
+    with pytest.raises(UniverseError, match=r"cannot set timeframes of AAPL.*alias"):
+        set_fields(text, "u.yaml", "AAPL", {"timeframes": "1w"})
+
+
 def test_set_changes_symbols_that_take_the_contract_from_the_entry() -> None:
     """`AAPL.ETH` ends with `AAPL`; a malformed value changes nothing."""
     text = "symbols: {AAPL: {}, AAPL.ETH: {}}"
@@ -235,7 +242,7 @@ def test_set_changes_symbols_that_take_the_contract_from_the_entry() -> None:
     [
         ("{}", "", "{con_id: 5}"),
         ("{symbol: FB.A}", "", "{con_id: 5, symbol: FB.A}"),
-        ("{con_id: 7}", "", "{symbol: FB, con_id: 7}"),
+        ("{con_id: 7}", "", "{con_id: 7}"),
         ("{}", "META", "{con_id: 5, symbol: META}"),
         ("{sec_type: CRYPTO}", "", "{symbol: FB, sec_type: CRYPTO}"),
     ],
