@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ktrdr_pipelines.cli.arguments import with_files
 from ktrdr_pipelines.cli.completion import complete_symbol, complete_symbols
-from ktrdr_pipelines.cli.output import AsJson, counted, note, say, say_json
+from ktrdr_pipelines.cli.output import AsJson, counted, note, say, say_json, say_wrapped
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.errors import ExitCode, UsageError
 
@@ -78,7 +79,14 @@ def check(
 @app.command(short_help="Add symbols, keeping the file's text", context_settings={**_FIELDS})
 def add(
     context: typer.Context,
-    symbol: Annotated[str, typer.Argument(metavar="SYMBOL[,SYMBOL...]", help="The new symbols.")],
+    symbol: Annotated[
+        str,
+        typer.Argument(
+            metavar="SYMBOL[,SYMBOL...]",
+            help="The new symbols; @FILE for those in a file.",
+            callback=with_files,
+        ),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Add symbols to the universe, all or none; every other byte of the file is kept.
@@ -112,8 +120,7 @@ def add(
         )
         say_json(document)
         return
-    for one in symbols:
-        _say_fields(universe, one, f"added {one} to {workspace.layout.universe}:")
+    _say_fields(universe, symbols, "added {} to " + str(workspace.layout.universe))
     say("A running `ktrdr up` starts to load it within a minute; otherwise run: ktrdr update")
 
 
@@ -123,7 +130,8 @@ def set_(
         str,
         typer.Argument(
             metavar="SYMBOL[,SYMBOL...]",
-            help="Symbols of the universe.",
+            help="Symbols of the universe; @FILE for those in a file.",
+            callback=with_files,
             autocompletion=complete_symbols,
         ),
     ],
@@ -160,8 +168,7 @@ def set_(
             )
         )
         return
-    for one in symbols:
-        _say_fields(universe, one, f"changed {one} in {path}:")
+    _say_fields(universe, symbols, "changed {} in " + str(path))
 
 
 @app.command(short_help="Rename a symbol, with all its bars")
@@ -346,9 +353,17 @@ def _documents_of(universe: "Universe", symbols: list[str]) -> "dict[str, FieldD
     return {one: field_documents(universe, universe.instrument(one)) for one in symbols}
 
 
-def _say_fields(universe: "Universe", symbol: str, title: str) -> None:
-    say(title)
-    for name, value in universe.describe(universe.instrument(symbol)).items():
+def _say_fields(universe: "Universe", symbols: list[str], title: str) -> None:
+    """Print all fields of one symbol, or a row for each of several."""
+    from ktrdr_pipelines.cli.commands.status import say_symbols
+
+    made = [universe.instrument(one) for one in symbols]
+    if len(made) > 1:
+        say(title.replace("{}", counted(len(made), "symbol")) + ":")
+        say_symbols(universe, made)
+        return
+    say(title.replace("{}", symbols[0]) + ":")
+    for name, value in universe.describe(made[0]).items():
         say(f"  {name:<17}{value}")
 
 
@@ -422,9 +437,12 @@ def _say_check(
     ]
     if named:
         say(f"IB's symbols: {', '.join(named)}; `symbol` in an entry sets another one")
+    same: dict[tuple[str, str], list[str]] = {}  # one edit often changes many symbols alike
     for change in changes:
         hint = f". {change.hint}" if change.hint else ""
-        say(f"{change.kind}: {change.symbol}: {change.text}{hint}")
+        same.setdefault((change.kind, f"{change.text}{hint}"), []).append(change.symbol)
+    for (kind, text), symbols in same.items():
+        say_wrapped(f"{kind}: {', '.join(symbols)}: {text}")
     for one in partitions:
         signs = [f"+{symbol}" for symbol in one.added] + [f"-{symbol}" for symbol in one.removed]
         say(f"Dagster's partitions of {one.timeframe} will change: {' '.join(signs)}")

@@ -238,6 +238,20 @@ def test_several_symbols_are_added_together_or_not_at_all(ktrdr: Any, store: Pat
     assert (store / "universe.yaml").read_text() == before + added
 
 
+def test_many_symbols_are_added_from_a_file(ktrdr: Any, store: Path, tmp_path: Path) -> None:
+    """Each is one row, and a change that all of them share is one line."""
+    names = [f"S{number}" for number in range(191)]
+    (tmp_path / "names.txt").write_text("# mine\n" + "\n".join(names))
+    result = ktrdr("universe", "add", f"@{tmp_path / 'names.txt'}")
+    assert result.code == 0, result.err
+    assert "added 191 symbols to" in result.out
+    assert len([line for line in result.out.splitlines() if line.strip()]) < len(names) + 10
+    changed = ktrdr("universe", "set", "S1,S2", "timeframes=1d")
+    assert "changed 2 symbols in" in changed.out
+    check = ktrdr("universe", "check", str(store / "universe.yaml")).out
+    assert not [line for line in check.splitlines() if line.startswith("added: S7:")]
+
+
 def test_fields_are_set_and_removed_for_several_symbols(ktrdr: Any, store: Path) -> None:
     """Every other byte of the file is kept; values come back as JSON types."""
     path = store / "universe.yaml"
