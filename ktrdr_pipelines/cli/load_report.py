@@ -54,6 +54,9 @@ def joined_gaps(series: Series, gaps: IntervalSet, calendar: SessionCalendar) ->
 
 
 MOST_GAPS: Final = 10
+MOST_ROWS: Final = 40
+"""Rows of a table; of more series, those that are complete are counted in one line."""
+
 MOST_SYMBOLS: Final = 8
 """Symbols that a paragraph about a missing permission names."""
 
@@ -104,15 +107,8 @@ def print_report(
             )
         )
         return
-    say_table(_COLUMNS, (_row(report, calendars) for report in reports))
-    # One error, such as a lost gateway, often ends several series: it is printed once.
-    failed: dict[str, list[str]] = {}
-    for report in reports:
-        if report.error is not None and not is_permission_missing(report.error):
-            failed.setdefault(str(report.error), []).append(str(report.series))
-    for error, series in failed.items():
-        say(f"{', '.join(series)} could not be loaded: {error}")
-    for line in permission_lines(reports):
+    _say_series(reports, calendars)
+    for line in (*_error_lines(reports), *permission_lines(reports)):
         say(line)
     for line in _gap_lines([one for one in reports if one.unexplained | one.deferred], calendars):
         say(line)
@@ -120,6 +116,39 @@ def print_report(
         say(line)
     if catalog_error is not None:
         note(f"The bars are saved; the catalog is not up to date: {catalog_error}")
+
+
+def _say_series(reports: Sequence[SeriesReport], calendars: Calendars) -> None:
+    """Print a row for each series; of many, for those that are not complete as they were."""
+    plain: list[SeriesReport] = []
+    if len(reports) > MOST_ROWS:
+        plain = [one for one in reports if _result(one) == "complete" and not one.revised]
+    listed = [one for one in reports if one not in plain] if plain else list(reports)
+    if listed:
+        say_table(_COLUMNS, (_row(report, calendars) for report in listed))
+    if plain:
+        requests = counted(sum(one.requests for one in plain), "request")
+        bars, added = sum(one.rows for one in plain), sum(one.added for one in plain)
+        other = " other" if listed else ""
+        say(f"{len(plain):,}{other} series complete: {requests}, {bars:,} bars, {added:,} new")
+
+
+def _error_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
+    """Return what ended series, each reason once: it is often that of several series."""
+    failed: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for report in reports:
+        error = report.error
+        if error is not None and not is_permission_missing(error):
+            same = failed.setdefault((error.reason, error.hint), {})
+            same.setdefault(error.what, []).append(str(report.series))
+    for (reason, hint), series in failed.items():
+        if len(series) == 1 or not reason:
+            for what, names in series.items():
+                error = KtrdrError(what, reason=reason, hint=hint)
+                yield f"{', '.join(names)} could not be loaded: {error}"
+            continue
+        yield f"{counted(len(series), 'failure')}: {KtrdrError(reason, hint=hint)}"
+        yield from (f"  {', '.join(names)}: {what}" for what, names in series.items())
 
 
 def _row(report: SeriesReport, calendars: Calendars) -> tuple[str, ...]:

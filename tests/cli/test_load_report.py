@@ -33,6 +33,7 @@ from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
+    ContractUnknownError,
     CorruptFileError,
     DiskError,
     EntitlementError,
@@ -425,6 +426,30 @@ def test_a_missing_permission_is_one_paragraph(capsys: Any) -> None:
             ("NYSE STK TRADES", "X"),
         )
     ]
+
+
+def test_of_many_series_those_are_listed_that_are_not_complete(capsys: Any) -> None:
+    """The others are counted, and a reason that several failures share is printed once."""
+
+    def unknown(symbol: str) -> ContractUnknownError:
+        return ContractUnknownError(
+            f"contract of {symbol}", reason="200 No security definition", hint="Check symbol."
+        )
+
+    complete = [
+        SeriesReport(series(symbol=f"S{number}"), requests=3, rows=754, added=730)
+        for number in range(188)
+    ]
+    failed = [SeriesReport(series(symbol=one), error=unknown(one)) for one in ("FB", "ESH24")]
+    reports = [*complete[:90], *failed, *complete[90:]]
+    print_report(reports, CollectedMessages(), calendars=Calendars(), as_json=False)
+    text = capsys.readouterr().out
+    assert "188 other series complete: 564 requests, 141,752 bars, 137,240 new" in text
+    assert "S7 1d" not in text
+    assert text.count("200 No security definition. Hint: Check symbol.") == 1
+    assert "  ESH24 1d: contract of ESH24\n" in text
+    print_report(complete[:40], CollectedMessages(), calendars=Calendars(), as_json=False)
+    assert "S39 1d" in capsys.readouterr().out
 
 
 def test_lines_are_printed_above_the_progress_bars() -> None:
