@@ -217,8 +217,9 @@ def _contract(frame: ErrorFrame, what: str) -> GatewayError:
         hint = "Set primary_exchange, currency or con_id in the universe."
         return _made(ContractAmbiguousError, frame, what, hint)
     hint = (
-        "Check symbol, sec_type, exchange, primary_exchange and currency in the universe; "
-        "during the gateway's nightly reset this can be wrong: try again after it."
+        "Check symbol, sec_type, exchange, primary_exchange and currency in the universe, and of a "
+        "future last_trade_date, which may be before the third Friday, and is known for about two "
+        "years; during the gateway's nightly reset this can be wrong: try again after it."
     )
     if "no security definition" in text:
         return _made(ContractUnknownError, frame, what, hint)
