@@ -200,7 +200,8 @@ def _rejected(frame: ErrorFrame, what: str) -> GatewayError:
     elif frame.code == 166:
         hint = (
             "The contract has expired. Say so in the universe: 'ktrdr universe set SYMBOL "
-            "ended=true'; its bars stay and can be queried."
+            "ended=true'; its bars stay and can be queried. 'ktrdr universe retire SYMBOL' "
+            "removes it."
         )
     else:
         hint = "The same request would be refused again; check the symbol in the universe."
