@@ -124,6 +124,14 @@ _CONNECTIONS_GRACE_S: Final = 3
 _STATEMENT_TIMEOUT_MS, _POOL_RECYCLE_S, _POOL_OVERFLOW = 15_000, 3600, 20
 """The defaults of the ``dagster-webserver`` command."""
 
+_NO_HEATMAP: Final = """\
+<svg xmlns="http://www.w3.org/2000/svg" width="640" height="60">
+<rect width="640" height="60" fill="#f2f3f5"/>
+<text x="16" y="35" font-family="sans-serif" font-size="14" fill="#5c6370">The coverage heatmap \
+is drawn when this asset is materialized: hourly, or by Materialize.</text>
+</svg>
+"""
+
 _logger = logging.getLogger("dagster.ktrdr_up")
 
 
@@ -147,10 +155,16 @@ class GuardedWebserver(DagsterWebserver[WorkspaceProcessContext, BaseWorkspaceRe
         return [Route(HEATMAP_PATH, self._heatmap), *super().build_routes()]  # type: ignore[no-untyped-call]
 
     async def _heatmap(self, _: Request) -> Response:
-        """Return the heatmap of the catalog's last materialization, or status 404."""
+        """Return the heatmap of the catalog's last materialization, or an image that says why not.
+
+        A browser shows the image of a response with status 404, too; without one, the page of the
+        catalog would look broken until it is materialized.
+        """
         headers = {"Cache-Control": "no-cache"}
-        if self._image is None or not self._image.is_file():
-            return PlainTextResponse("the catalog has not been materialized yet\n", status_code=404)
+        if self._image is None or not self._image.is_file() or not self._image.stat().st_size:
+            return Response(
+                _NO_HEATMAP, status_code=404, media_type="image/svg+xml", headers=headers
+            )
         return FileResponse(self._image, media_type="image/png", headers=headers)
 
     def build_middleware(self) -> list[Middleware]:

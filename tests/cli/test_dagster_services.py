@@ -195,6 +195,13 @@ def test_an_image_of_another_site_changes_nothing(port: int) -> None:
         assert send_raw(port, request, *fetch)[0] == 400
 
 
+def test_an_image_says_why_there_is_no_heatmap_yet(port: int) -> None:
+    """The catalog's page shows it until the catalog is materialized."""
+    lines = headers(Host="localhost", Connection="close")
+    status, text = send_raw(port, "GET /ktrdr/coverage.png HTTP/1.1", *lines)
+    assert (status, "image/svg+xml" in text) == (404, True)
+
+
 def test_a_link_of_another_site_opens_the_page(port: int) -> None:
     """A user who follows a link gets the UI."""
     link = headers(

@@ -12,6 +12,7 @@ from ktrdr_pipelines.app.charts.drawing import DPI, FAINT_INK, INK, chart_style,
 from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, session_grid
 from ktrdr_pipelines.domain.planning.gaps import Gap, GapReason, closed_count
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 
 STATES: Final = (
@@ -150,7 +151,8 @@ def heat_grid(index: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> He
     for one in found:
         row = states[row_of[one.series.symbol]]
         np.maximum(row, _row(index, one, boundaries, now), out=row)
-    kinds = dict.fromkeys(str(one.series.timeframe) for one in found)
+    used = {one.series.timeframe for one in found}
+    kinds = [str(one) for one in Timeframe if one in used]
     which = "worst of " if len(kinds) > 1 else ""
     title = f"Coverage at {now:%Y-%m-%d %H:%M} UTC, {which}{' '.join(kinds)}"
     return HeatGrid(title, symbols, columns, states)

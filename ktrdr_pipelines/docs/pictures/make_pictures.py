@@ -2,12 +2,13 @@
 
     python -m pip install -e '.[pictures]'
     python -m ktrdr_pipelines.docs.pictures.make_pictures [demo] [heatmap] [plot] [dagster]
+        [catalog]
 
 It needs Chromium or Chrome, and takes about five minutes. Stores and state lie in a temporary
 folder, everything listens on loopback only, and all processes that it starts are ended. ``demo``
 is the output of ``ktrdr demo`` in a terminal, ``heatmap`` that of ``ktrdr gaps --plot`` over a
-store with gaps, ``plot`` that of ``ktrdr plot`` around one of them, and ``dagster`` an asset of
-that store in the web UI.
+store with gaps, ``plot`` that of ``ktrdr plot`` around one of them, ``dagster`` an asset of that
+store in the web UI, and ``catalog`` the asset that shows how complete it is.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from typing import TYPE_CHECKING, Any, Final
 from PIL import Image
 
 from ktrdr_pipelines.cli.processes import HOST, end, start, watched
+from ktrdr_pipelines.defs.asset_specs import HEATMAP_PATH
 from ktrdr_pipelines.errors import KtrdrError
 
 if TYPE_CHECKING:
@@ -332,20 +334,48 @@ def make_plot(folder: Folder, variables: Mapping[str, str]) -> bytes:
     return path.read_bytes()
 
 
-def make_dagster(folder: Folder, variables: Mapping[str, str], browser: Path) -> bytes:
-    """Return a screenshot of the partitions of ``bars/1h`` in the UI of ``ktrdr up``."""
+def make_dagster(
+    names: Container[str], folder: Folder, variables: Mapping[str, str], browser: Path
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the chosen screenshots of the UI of ``ktrdr up``, with their names."""
     port = str(free_port())
     with service(command("up", "--port", port, "--json"), folder, variables) as dagster:
         wait_for_windows(dagster["url"], complete_windows(datetime.now(UTC).year))
-        symbol, window = MATERIALIZED
-        address = f"{dagster['url']}/assets/bars/1h?view=partitions&partition={symbol}%7C{window}"
         with browser_tab(browser) as tab:
-            tab.goto(address)
-            # The list of partitions and the metadata of the chosen one come separately.
-            tab.get_by_text(re.compile(r"Materialized \([1-9]")).wait_for()
-            tab.get_by_text("dagster/partition_row_count").wait_for()
-            tab.wait_for_timeout(_SPINNER_MS)
-            image: bytes = tab.screenshot(animations="disabled")
+            tab.set_default_timeout(_READY_S * 1000)
+            if "dagster" in names:
+                yield "dagster", partitions_screenshot(tab, dagster["url"])
+            if "catalog" in names:
+                yield "catalog", catalog_screenshot(tab, dagster["url"])
+
+
+def partitions_screenshot(tab: "Page", url: str) -> bytes:
+    """Return a screenshot of the partitions of ``bars/1h``."""
+    symbol, window = MATERIALIZED
+    tab.goto(f"{url}/assets/bars/1h?view=partitions&partition={symbol}%7C{window}")
+    # The list of partitions and the metadata of the chosen one come separately.
+    tab.get_by_text(re.compile(r"Materialized \([1-9]")).wait_for()
+    tab.get_by_text("dagster/partition_row_count").wait_for()
+    tab.wait_for_timeout(_SPINNER_MS)
+    image: bytes = tab.screenshot(animations="disabled")
+    return image
+
+
+def catalog_screenshot(tab: "Page", url: str) -> bytes:
+    """Return a screenshot of ``bars_catalog``, once its materialization has drawn the heatmap."""
+    address = f"{url}/assets/bars_catalog?view=overview"
+    tab.goto(address)
+    tab.locator("button", has_text="Materialize").first.click()
+    ends_s = time.monotonic() + _READY_S
+    while tab.request.get(f"{url}{HEATMAP_PATH}").headers["content-type"] != "image/png":
+        if time.monotonic() > ends_s:
+            reason = "the catalog was not materialized in time"
+            raise PicturesError("cannot show the catalog in Dagster", reason=reason)
+        tab.wait_for_timeout(_POLL_S * 1000)
+    tab.goto(address)
+    tab.get_by_role("img", name="Coverage of each series").wait_for()
+    tab.wait_for_timeout(_SPINNER_MS)
+    image: bytes = tab.screenshot(animations="disabled")
     return image
 
 
@@ -461,14 +491,15 @@ def make(names: Sequence[str], browser: Path) -> Iterator[tuple[str, bytes]]:
     if "demo" in names:
         with temporary_folder() as folder:
             yield "demo", small(make_demo(folder, browser), _TERMINAL_COLOURS)
-    if {"heatmap", "plot", "dagster"} & {*names}:
+    if {"heatmap", "plot", "dagster", "catalog"} & {*names}:
         with temporary_folder() as folder, filled_store(folder) as variables:
             if "heatmap" in names:
                 yield "heatmap", make_heatmap(folder, variables)
             if "plot" in names:
                 yield "plot", make_plot(folder, variables)
-            if "dagster" in names:
-                yield "dagster", small(make_dagster(folder, variables, browser), _UI_COLOURS)
+            if {"dagster", "catalog"} & {*names}:
+                for name, image in make_dagster(names, folder, variables, browser):
+                    yield name, small(image, _UI_COLOURS)
 
 
 @contextmanager
@@ -480,7 +511,7 @@ def temporary_folder() -> Iterator[Folder]:
         yield folder
 
 
-NAMES: Final = ("demo", "heatmap", "plot", "dagster")
+NAMES: Final = ("demo", "heatmap", "plot", "dagster", "catalog")
 
 
 def main() -> None:
