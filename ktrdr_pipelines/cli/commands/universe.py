@@ -236,7 +236,7 @@ def rename(
         )
         say_json(document)
         return
-    say(f"renamed {symbol} to {new_symbol} in bars, ledger and universe; {_sets(sets)}")
+    say(f"renamed {symbol} to {new_symbol} in bars, ledger and universe{_sets(sets)}")
     if made.contract_id is not None:
         say(f"the gateway is asked for contract {made.contract_id}, whatever its symbol is")
     else:
@@ -280,7 +280,7 @@ def retire(symbol: Symbol, as_json: AsJson = False) -> None:
         )
         say_json(document)
         return
-    say(f"removed {symbol} from the universe; {_sets(sets)}")
+    say(f"removed {symbol} from the universe{_sets(sets)}")
     has_bars = any(kept.rglob("*.parquet"))
     say(f"its bars are kept in {kept}" if has_bars else "it had no bars")
     say(f"to restore it: {restore_command}")
@@ -344,7 +344,7 @@ def restore(
         )
         say_json(document)
         return
-    say(f"restored {move.target} in universe, bars and ledger; {_sets(sets)}")
+    say(f"restored {move.target} in universe, bars and ledger{_sets(sets)}")
 
 
 def _documents_of(universe: "Universe", symbols: list[str]) -> "dict[str, FieldDocuments]":
@@ -451,4 +451,5 @@ def _say_check(
 
 
 def _sets(number: int) -> str:
-    return f"{counted(number, 'set')} of Dagster's partitions changed"
+    """Return what to say of changed sets of partitions; nothing if Dagster has none of them."""
+    return f"; {counted(number, 'set')} of Dagster's partitions changed" if number else ""
