@@ -106,6 +106,10 @@ def _folder(value: object) -> object:
         raise ValueError(str(error)) from error
 
 
+_LONGEST_WAIT_S: Final = 366 * 86_400.0
+"""The longest wait that is accepted: a moment so far ahead can still be stated as a date."""
+
+
 def wait_seconds(text: str) -> float:
     """Return the seconds of a wait such as ``90``, ``45s``, ``90m``, ``2h`` or ``1h30m``.
 
@@ -116,7 +120,10 @@ def wait_seconds(text: str) -> float:
     if found is None or not text.strip():
         raise ValueError("not a number of seconds, and not a number with s, m or h")
     hours, minutes, seconds = (float(part or 0) for part in found.groups())
-    return hours * 3600 + minutes * 60 + seconds
+    wait_s = hours * 3600 + minutes * 60 + seconds
+    if wait_s > _LONGEST_WAIT_S:
+        raise ValueError("longer than a year")
+    return wait_s
 
 
 def _wait(value: object) -> object:

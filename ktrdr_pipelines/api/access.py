@@ -29,6 +29,7 @@ BODY_S: Final = 10.0
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]/@\s]+)(?::[0-9]{1,5})?")
+_NAME: Final = re.compile(r"\[[0-9a-f:.]+\]|[a-z0-9_.-]+")
 _OWN_SITES: Final = frozenset({"same-origin", "none"})
 _LOOPBACK_NAMES: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
@@ -77,6 +78,12 @@ class AccessRules:
         scheme, _, sent = (authorization or "").partition(" ")
         same = hmac.compare_digest(sent.strip().encode("latin-1"), self.token.encode())
         return same and scheme.lower() == "bearer"
+
+    @property
+    def unusable_names(self) -> tuple[str, ...]:
+        """The allowed hosts that no ``Host`` header can have: with a port, a space or a pattern."""
+        names = self.allowed_hosts
+        return tuple(one for one in names if _NAME.fullmatch(_bracketed(one.lower())) is None)
 
     @property
     def _names(self) -> Iterable[str]:

@@ -53,8 +53,14 @@ def require_safe(rules: AccessRules) -> None:
     """Refuse to listen on an address that other machines reach, unless a token is set.
 
     Raises:
-        UsageError: there is no token.
+        UsageError: there is no token, or an allowed host is no name that a client could send.
     """
+    if unusable := rules.unusable_names:
+        raise UsageError(
+            f"--allow-host {unusable[0]!r}",
+            reason="not the name or address of a host",
+            hint="Write a name alone, such as bars.example.com: no scheme, port, pattern or space",
+        )
     if not is_loopback(rules.host) and rules.token is None:
         raise UsageError(
             f"--host {rules.host}",

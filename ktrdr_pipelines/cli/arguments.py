@@ -166,7 +166,8 @@ def _names_in_file(name: str) -> list[str]:
         else:
             text = Path(path).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not a text file in UTF-8"
+        is_of_encoding = isinstance(error, UnicodeError)
+        reason = "it is not a text file in UTF-8" if is_of_encoding else _reason_of(error)
         raise UsageError(
             what,
             reason=f"the file cannot be read: {reason}",
@@ -182,6 +183,11 @@ def _names_in_file(name: str) -> list[str]:
             hint="Write one symbol a line; # begins a comment",
         )
     return names
+
+
+def _reason_of(error: Exception) -> str:
+    """Return why a path could not be read: the system's words, or those of the path's name."""
+    return getattr(error, "strerror", None) or f"{error}".rstrip(".").lower()
 
 
 def note_symbol_named_all(workspace: "Workspace", symbols: str | None) -> None:

@@ -12,6 +12,7 @@ Not here: what lies at a path (``store.files``).
 import json
 import os
 import re
+import shlex
 import uuid
 import weakref
 from collections.abc import Callable, Iterable
@@ -446,8 +447,8 @@ def _read_marker(layout: StoreLayout) -> _Marker:
         raise NoStoreError(
             f"{layout.root} is not a store",
             reason="it has no store.json",
-            hint="Create a store there with `ktrdr init`, or name another folder in KTRDR_DATA"
-            f"{others}",
+            hint=f"Create a store there with `ktrdr init --data {shlex.quote(str(layout.root))}`, "
+            f"or name another folder in KTRDR_DATA{others}",
         )
     if not is_regular(layout.marker):
         raise CorruptFileError(

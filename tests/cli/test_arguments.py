@@ -44,6 +44,12 @@ def test_a_file_without_names_is_refused(tmp_path: Path, content: bytes | None, 
     assert part in str(caught.value)
 
 
+def test_a_home_that_nobody_has_is_named() -> None:
+    """The reason is that of the path, not of the text in a file."""
+    with pytest.raises(UsageError, match="could not determine home directory"):
+        names_with_files("@~nobody-here/list.txt")
+
+
 def test_commands_take_patterns_and_files(ktrdr: Any, store: Path, tmp_path: Path) -> None:
     """Wherever symbols are taken, the same lists are."""
     (tmp_path / "list.txt").write_text("AAPL\nMSFT\n")

@@ -169,6 +169,10 @@ def test_an_unknown_symbol_has_similar_ones(
         (("simulate", "--variant", "x"), ("--variant x", "hours_zone")),
         (("init", "--origin", "x"), ("--origin x", "ib, simulated")),
         (("serve", "--host", "256.1.1.1"), ("256.1.1.1", "--host")),
+        (("serve", "--allow-host", "a b"), ("--allow-host 'a b'", "not the name")),
+        (("serve", "--allow-host", "nas", "--allow-host", "*.lan"), ("--allow-host '*.lan'",)),
+        (("serve", "--allow-host", "nas:8000"), ("--allow-host 'nas:8000'", "port")),
+        (("serve", "--allow-host", ""), ("--allow-host ''",)),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_with_what_is_allowed(
@@ -194,6 +198,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
         (("verify", "--quick"), "--quick"),
         (("load", *A_DAY, "--wait", "-1"), "--wait"),
         (("load", *A_DAY, "--wait", "x"), "--wait"),
+        (("load", *A_DAY, "--wait", "99999999999h"), "longer than a year"),
         (("adjust", "AAPL", "x"), "NUMBER"),
         (("up", "--port", "70000"), "65535"),
         (("up", "--port", "x"), "--port"),

@@ -362,9 +362,12 @@ def _gap_rows(one: "SeriesGaps", most: int | None) -> Iterator[Sequence[object]]
 
 
 def _summary(found: "Sequence[SeriesGaps]", missing: "Sequence[SeriesGaps]") -> str:
+    unreadable = sum(one.error is not None for one in found)
+    unread = f"; {counted(unreadable, 'series', 'series')} unreadable" if unreadable else ""
     if not missing:
-        readable = sum(one.error is None for one in found)
-        return f"No gap in {counted(readable, 'series', 'series')}."
+        if found and unreadable == len(found):
+            return f"{counted(unreadable, 'series', 'series')} unreadable: gaps are not known."
+        return f"No gap in {counted(len(found) - unreadable, 'series', 'series')}{unread}."
     gaps = [gap for one in missing for gap in one.gaps]
     kinds = ", ".join(
         f"{times:,} {reason}" for reason, times in Counter(gap.reason for gap in gaps).most_common()
@@ -373,6 +376,6 @@ def _summary(found: "Sequence[SeriesGaps]", missing: "Sequence[SeriesGaps]") -> 
     of = f"{len(missing):,} of {counted(len(found), 'series', 'series')}"
     first = missing[0].series
     return (
-        f"{counted(len(gaps), 'gap')} in {of} ({kinds}), about {bars}; "
+        f"{counted(len(gaps), 'gap')} in {of} ({kinds}), about {bars}{unread}; "
         f"ktrdr load {first.symbol} {first.timeframe} requests the first"
     )

@@ -126,6 +126,8 @@ def test_a_damaged_file_fails_its_series(ktrdr: Any, store: Path, gateway: Any) 
     assert "all.parquet" in result.err
     assert "ktrdr repair" in result.err
     assert "4 gaps in 4 of 5 series" in result.out
+    assert "1 series unreadable" in result.out
+    assert "1 series unreadable: gaps are not known" in ktrdr("gaps", "AAPL", "1d").out
     assert ktrdr("gaps", "--json").document["errors"][0]["symbol"] == "AAPL"
 
 
