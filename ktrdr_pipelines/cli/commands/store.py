@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.store.maintenance.repair import RepairReport
 
 
+MOST_CERTIFICATES: Final = 40
+"""Series of which certificates are printed; of more, only totals, and those with damage."""
+
+
 def init(
     origin: Annotated[
         str | None,
@@ -187,10 +191,28 @@ _CERTIFICATE: Final = {
     "digest": "left",
     "verified before": "left?",
 }
+_BY_TIMEFRAME: Final = {
+    "timeframe": "left",
+    "series": "right",
+    "corrupt": "right",
+    "with gaps": "right",
+    "expected": "right",
+    "unexplained": "right",
+    "bars": "right",
+}
 _FINDINGS_AT_MOST: Final = 5
 
 
-def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
+def verify(
+    symbols: SomeSymbols = None,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all", help=f"Print every certificate, also if there are over {MOST_CERTIFICATES}."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Read every bar file whole and certify each symbol: what is stored, what is not, and why.
 
     Order, uniqueness, prices, session dates and the bars of each session are checked against
@@ -221,10 +243,13 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     index = workspace.gap_index()
     found = read_whole(index, series, workspace.now, real_now=real_now)
     certificates = []
+    is_summary = not every and symbols is None and len(series) > MOST_CERTIFICATES
     for symbol, own in groupby(found, key=lambda one: one.found.series.symbol):
         of_symbol = list(own)
         certificates += of_symbol
         if not as_json:
+            if not is_summary or not all(one.is_intact for one in of_symbol):
+                _print_certificates(symbol, of_symbol)
             _print_symbol(symbol, of_symbol)
     others = (
         {} if symbols else damaged_others(workspace.store, workspace.universe.instruments, real_now)
@@ -238,6 +263,8 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
         for name, damage in others.items():
             whose = "imported" if name.startswith("imported/") else "not in the universe"
             note(f"{name}, {whose}: {damage}. Hint: run `ktrdr repair`")
+        if is_summary:
+            _print_by_timeframe(certificates)
         _print_totals(certificates, others)
     raise typer.Exit(code)
 
@@ -251,9 +278,13 @@ def exit_code_of(certificates: "Iterable[Certificate]") -> ExitCode:
     return ExitCode.INCOMPLETE if is_open else ExitCode.DONE
 
 
-def _print_symbol(symbol: str, own: "Sequence[Certificate]") -> None:
+def _print_certificates(symbol: str, own: "Sequence[Certificate]") -> None:
     say(f"{symbol}  {own[0].found.series.instrument.what_to_show}, sessions by timeframe")
     say_table(_CERTIFICATE, map(_certificate_row, own))
+
+
+def _print_symbol(symbol: str, own: "Sequence[Certificate]") -> None:
+    """Print what is to be said of a symbol besides its certificates."""
     for adjustment in max((one.adjustments for one in own), key=len):
         say(f"{symbol}: {adjustment_text(adjustment)}")
     for one in own:
@@ -310,6 +341,24 @@ def _certificate_row(one: "Certificate") -> tuple[object, ...]:
         one.content.digest.text[:12] if one.is_intact else "corrupt",
         before,
     )
+
+
+def _print_by_timeframe(certificates: "Sequence[Certificate]") -> None:
+    ordered = sorted(certificates, key=lambda one: one.found.series.timeframe.seconds)
+    rows = []
+    for timeframe, group in groupby(ordered, key=lambda one: one.found.series.timeframe):
+        own = list(group)
+        counts = (
+            len(own),
+            sum(not one.is_intact for one in own),
+            sum(bool(one.found.gaps) for one in own),
+            sum(one.sessions.expected for one in own),
+            sum(one.sessions.unexplained for one in own),
+            sum(one.content.bars for one in own),
+        )
+        rows.append((timeframe, *(f"{count:,}" for count in counts)))
+    say_table(_BY_TIMEFRAME, rows)
+    say_wrapped("`ktrdr verify SYMBOL` prints certificates of one symbol, `ktrdr verify --all` all")
 
 
 def _print_totals(certificates: "Sequence[Certificate]", others: Sized) -> None:

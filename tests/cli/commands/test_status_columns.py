@@ -88,8 +88,17 @@ def test_tables_fit_into_80_columns(wide: Path, terminal: Any, ktrdr: Any) -> No
 
 
 def test_a_large_universe_is_summed_up(data: Path, ktrdr: Any) -> None:
-    """Status and gaps have a screenful; --all has each series, and one symbol all of its own."""
+    """Each report has a screenful; --all has each series, and one symbol all of its own."""
     made_universe(data, ktrdr, 191)
+    verified = ktrdr("verify")
+    assert verified.code == 3
+    assert len(verified.out.splitlines()) < 15
+    assert [line.split()[:4] for line in verified.out.splitlines() if "191" in line] == [
+        ["1m", "191", "0", "191"],
+        ["1d", "191", "0", "191"],
+    ]
+    assert SYMBOLS[7] in ktrdr("verify", SYMBOLS[7]).out
+    assert all(symbol in ktrdr("verify", "--all").out for symbol in SYMBOLS[-2:])
     status = ktrdr("status")
     assert status.code == 0
     lines = status.out.splitlines()
