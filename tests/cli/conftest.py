@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -19,13 +19,11 @@ import pytest
 
 from ktrdr_pipelines.cli.entry_point import LogFile, run
 from ktrdr_pipelines.cli.main import command_line
-from ktrdr_pipelines.simulator.market.hours import Hours
-from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
-from ktrdr_pipelines.simulator.market.simulated_instruments import SimulatedInstrument
 from ktrdr_pipelines.simulator.market.splits import Split, SplitMarket
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from tests.support.command_line import CommandResult, Ktrdr, ktrdr_in_process
+from tests.support.held_market import HeldMarket
 
 NOW = "2024-01-10T20:00:30+00:00"
 """A Wednesday, 15:00:30 in New York: an open session."""
@@ -136,32 +134,6 @@ def gateway(shared_gateway: SimulatorServer, monkeypatch: pytest.MonkeyPatch) ->
     """Make the settings name the gateway that all tests share."""
     monkeypatch.setenv("IB_PORT", str(shared_gateway.port))
     return shared_gateway
-
-
-class HeldMarket:
-    """A market that does not respond for one symbol until it is let go."""
-
-    def __init__(self, symbol: str) -> None:
-        self._market = SyntheticMarket(seed=1)
-        self._symbol = symbol
-        self.let_go = threading.Event()
-
-    def instruments(self) -> Sequence[SimulatedInstrument]:
-        return self._market.instruments()
-
-    def hours(self, instrument: SimulatedInstrument, *, use_rth: bool) -> Hours:
-        return self._market.hours(instrument, use_rth=use_rth)
-
-    def bars(self, instrument: SimulatedInstrument, query: BarQuery) -> PricedBars:
-        if instrument.symbol == self._symbol:
-            self.let_go.wait()
-        return self._market.bars(instrument, query)
-
-    def head(self, instrument: SimulatedInstrument, what: What, *, use_rth: bool) -> int | None:
-        return self._market.head(instrument, what, use_rth=use_rth)
-
-    def default_now(self) -> datetime | None:
-        return self._market.default_now()
 
 
 @contextmanager

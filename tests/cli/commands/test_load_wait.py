@@ -3,49 +3,19 @@
 import re
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.simulator.market.hours import Hours
-from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
-from ktrdr_pipelines.simulator.market.simulated_instruments import SimulatedInstrument
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import running_simulator
+from tests.support.held_market import HeldMarket
 
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
 REAL_ACCOUNT = "DU1"
-
-
-class EndingMarket:
-    """A market that tells when the bars of one symbol are requested, and holds that request."""
-
-    def __init__(self, symbol: str) -> None:
-        self._market = SyntheticMarket(seed=1)
-        self._symbol = symbol
-        self.requested, self.let_go = threading.Event(), threading.Event()
-
-    def instruments(self) -> Sequence[SimulatedInstrument]:
-        return self._market.instruments()
-
-    def hours(self, instrument: SimulatedInstrument, *, use_rth: bool) -> Hours:
-        return self._market.hours(instrument, use_rth=use_rth)
-
-    def bars(self, instrument: SimulatedInstrument, query: BarQuery) -> PricedBars:
-        if instrument.symbol == self._symbol:
-            self.requested.set()
-            self.let_go.wait()
-        return self._market.bars(instrument, query)
-
-    def head(self, instrument: SimulatedInstrument, what: What, *, use_rth: bool) -> int | None:
-        return self._market.head(instrument, what, use_rth=use_rth)
-
-    def default_now(self) -> datetime | None:
-        return self._market.default_now()
 
 
 @contextmanager
@@ -59,7 +29,7 @@ def ending_gateway(
         store: the store that the bars of AAPL are saved in.
         restarts_with: options of the gateway that then listens on the port; None for none.
     """
-    market, others, is_over = EndingMarket("MSFT"), ExitStack(), threading.Event()
+    market, others, is_over = HeldMarket("MSFT"), ExitStack(), threading.Event()
     first = ExitStack()
     port = first.enter_context(running_simulator(market, now=helpers.NOW)).port
 
