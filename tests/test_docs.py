@@ -1,7 +1,6 @@
 """The README and the pages describe what exists: links, settings, commands, reasons, documents."""
 
 import re
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from ktrdr_pipelines.simulator.market.listings import listings
 from ktrdr_pipelines.simulator.market.simulated_instruments import SecurityType
 from ktrdr_pipelines.store.catalog.sql import TABLES
 from ktrdr_pipelines.store.ledger.schema import LEDGER_VERSION
+from tests.support.archives import unpack
 from tests.support.command_line import ktrdr_in_process
 
 ROOT = Path(ktrdr_pipelines.__file__).parents[1]
@@ -342,8 +342,7 @@ def test_the_page_on_upgrading_knows_this_version() -> None:
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Unpack a small store where the README expects that of the demo."""
     root = tmp_path / "data" / "demo"
-    with tarfile.open(STORE) as archive:
-        archive.extractall(root, filter="data")
+    unpack(STORE, root)
     monkeypatch.setenv("KTRDR_DATA", str(root))
     monkeypatch.setenv("KTRDR_STATE", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 import sqlite3
-import tarfile
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.settings import load_settings
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.store.ledger.schema import LEDGER_VERSION
+from tests.support.archives import unpack
 from tests.support.command_line import CommandResult, Ktrdr, ktrdr_in_process
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -58,8 +58,7 @@ def copy_store(version: int, root: Path) -> None:
     if version == VERSIONS[0]:
         shutil.copytree(FIXTURES / "store_v6", root)
     name = "dagster_v6.tar.gz" if version == VERSIONS[0] else f"store_v{version}.tar.gz"
-    with tarfile.open(FIXTURES / name) as archive:
-        archive.extractall(root, filter="data")
+    unpack(FIXTURES / name, root)
 
 
 OLDEST_AND_NEWEST = (VERSIONS[0], VERSIONS[-1])

@@ -81,6 +81,12 @@ def is_symbol_named_all(universe: "Universe", symbols: str | None) -> bool:
     return ALL in names and ALL in universe.instruments
 
 
+def is_everything(universe: "Universe", symbols: str | None) -> bool:
+    """Return whether a list means all symbols: there is none, or it has ``ALL`` or ``*``."""
+    names = [EVERY] if symbols is None else [name.strip() for name in symbols.split(",")]
+    return EVERY in names or (ALL in names and ALL not in universe.instruments)
+
+
 def _matches(universe: "Universe", name: str) -> list[str]:
     """Return the symbols that one entry of a list means; a name may be that of no symbol.
 

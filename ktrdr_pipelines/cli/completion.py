@@ -33,6 +33,13 @@ def complete_timeframes(incomplete: str) -> list[str]:
     return _completed(incomplete, (*map(str, Timeframe), "ALL"))
 
 
+def complete_timeframe(incomplete: str) -> list[str]:
+    """Return the timeframes that begin with a text, where one timeframe is named."""
+    from ktrdr_pipelines.domain.timeframes import Timeframe
+
+    return [str(one) for one in Timeframe if one.startswith(incomplete)]
+
+
 def complete_modes(incomplete: str) -> list[str]:
     """Return the modes of a load that begin with a text."""
     return [mode for mode in ("tail", "backfill", "full") if mode.startswith(incomplete)]
@@ -48,15 +55,12 @@ def _completed(incomplete: str, names: Sequence[str]) -> list[str]:
 
 def _symbols() -> Iterable[str]:
     """Return the symbols of the store's universe file; none if it cannot be read."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from ktrdr_pipelines.domain.universe.yaml_nodes import parsed
 
-    with suppress(OSError, ValueError, KtrdrError, YAMLError):
-        text = (_data_folder() / "universe.yaml").read_text(encoding="utf-8")
-        document = YAML(typ="safe").load(text)
-        symbols = document.get("symbols") if isinstance(document, dict) else None
-        if isinstance(symbols, dict):
-            return [str(symbol) for symbol in symbols]
+    with suppress(OSError, ValueError, RuntimeError, KtrdrError):
+        path = _data_folder() / "universe.yaml"
+        entries = parsed(path.read_text(encoding="utf-8-sig"), path.name).mapping().get("symbols")
+        return [] if entries is None else list(entries.mapping())
     return []
 
 

@@ -97,9 +97,12 @@ def send_time(client: Client, fields: list[str]) -> None:
 
 
 def send_contract(client: Client, fields: list[str]) -> None:
-    """Send the details of the only contract, under the requested symbol and currency."""
+    """Send the details of the only contract, under the requested symbol and currency, if any."""
+    if fields[3] not in {"", "0", "265598"}:
+        client.error(fields[2], 200, "No security definition has been found for the request")
+        return
     texts = [text.format(id=fields[2]) for text in DETAILS]
-    texts[2], texts[8] = fields[4], fields[12]
+    texts[2], texts[8] = fields[4] or texts[2], fields[12] or texts[8]
     client.send(*texts)
     client.send(52, 1, fields[2])
 

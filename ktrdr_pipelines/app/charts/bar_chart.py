@@ -9,7 +9,7 @@ Not here: how it is drawn (``app.charts.bar_figure``).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -49,11 +49,15 @@ _MONTHS: Final = (1, 3, 12, 24, 60, 120)
 
 @dataclass(frozen=True, slots=True)
 class Shade:
-    """A missing range, and where it lies on the axis; ``first`` to ``end``, in widths of a bar."""
+    """A missing range, and where it lies on the axis; ``first`` to ``end``, in widths of a bar.
+
+    ``lacking`` is the number of bars that are expected in it and not shown.
+    """
 
     missing: MissingRange
     first: float
     end: float
+    lacking: int
 
 
 class Tick(NamedTuple):
@@ -204,6 +208,10 @@ def bar_chart(
     if is_known:
         (found,) = readiness_of(parts, [symbol], kind, [period], now=parts.now, raw=raw)
         missing = [one for one in found.missing if one.reason != NOT_CLOSED]
+        # Bars that are saved meanwhile are shown beside a range that lacked them, never left out.
+        again = replace(wanted, bounds=period.bounds(kind), last=None)
+        (table,) = bar_tables(parts, [symbol], kind, again)
+        times = table["ts"].to_numpy().astype("datetime64[us]").astype(np.int64)
     if not len(times):
         raise _no_bars(parts, f"{symbol} {kind}", date_range, missing)
     days = table["session_date"].to_numpy() if kind.is_intraday else times.astype("datetime64[us]")
@@ -255,7 +263,12 @@ def axis_positions(
     at = np.arange(count) + 0.5 + np.cumsum(moved[:count])
     before = np.cumsum(rooms) - rooms
     shades = [
-        Shade(one, float(low[number] + before[number]), float(high[number] + before[number] + room))
+        Shade(
+            one,
+            float(low[number] + before[number]),
+            float(high[number] + before[number] + room),
+            max(0, int(lacking[number])),
+        )
         for number, (one, room) in enumerate(zip(missing, rooms.tolist(), strict=True))
     ]
     return at, shades, float(count + rooms.sum())

@@ -245,11 +245,11 @@ def _draw_shades(panels: Iterable["Axes"], chart: BarChart, px_per_bar: float) -
             )
             area.set(gid=one.missing.reason, hatch_linewidth=0.4)
             px = (one.end - one.first) * px_per_bar
-            if axes.get_label() == "price" and one.missing.bars and px >= _WIDE_PX[0]:
+            if axes.get_label() == "price" and one.lacking and px >= _WIDE_PX[0]:
                 axes.text(
                     (one.first + one.end) / 2,
                     0.985,
-                    _counted(one.missing.bars, "bar"),
+                    _counted(one.lacking, "bar"),
                     transform=axes.get_xaxis_transform(),
                     rotation=90 if px < _WIDE_PX[1] else 0,
                     ha="center",
@@ -337,7 +337,7 @@ def _reason_texts(chart: BarChart) -> list[tuple[str, str]]:
         return [("", "nothing is missing in this range")]
     found: dict[tuple[str, str], list[int]] = defaultdict(list)
     for one in chart.shades:
-        found[one.missing.reason, one.missing.detail].append(one.missing.bars)
+        found[one.missing.reason, one.missing.detail].append(one.lacking)
     lines = []
     for (reason, detail), bars in sorted(found.items(), key=lambda one: -sum(one[1])):
         why = f", {detail}" if detail else ""
@@ -396,7 +396,7 @@ def _mixed(colour: str) -> tuple[float, float, float]:
 
 def price_text(price: float) -> str:
     """Return a price with two decimals, or with more where it is small."""
-    decimals = 2 if abs(price) >= 10 else 4
+    decimals = 2 if abs(price) >= 10 else 5 if abs(price) >= 0.1 else 8
     return f"{price:,.{decimals}f}"
 
 

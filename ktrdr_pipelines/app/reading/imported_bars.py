@@ -1,7 +1,8 @@
 """Bars of the gateway and imported ones together, each with its origin.
 
-Where both have a bar of a timestamp, the gateway's counts. Imported bars are as they were imported:
-they have no price basis, and no adjustment applies to them.
+Where both have a bar of a timestamp, the gateway's counts, unless it is not returned because its
+price basis is unconfirmed. Imported bars are as they were imported: they have no price basis, and
+no adjustment applies to them.
 
 Not here: importing them (``app.transfer.imports``), reading files (``store.bars.column_reader``).
 """

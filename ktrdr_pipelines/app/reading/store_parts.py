@@ -28,6 +28,7 @@ from ktrdr_pipelines.store.layout import StoreLayout, open_store, store_origin
 from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger
 
 if TYPE_CHECKING:
+    from ktrdr_pipelines.app.reading.imported_bars import OriginName
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.domain.calendars.registry import Calendars
     from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
@@ -122,10 +123,10 @@ class StoreParts:
         """Return the symbols with bars of any of some timeframes, sorted."""
         return sorted({symbol for symbol, kind in self.series_on_disk() if kind in timeframes})
 
-    def series_on_disk(self) -> list[tuple[str, Timeframe]]:
-        """Return the series that have bars, imported ones included."""
-        layouts = [self._layout]
-        if os.path.isdir(self._imported_folder):  # noqa: PTH112  (faster, and read on each read)
+    def series_on_disk(self, origin: "OriginName | None" = None) -> list[tuple[str, Timeframe]]:
+        """Return the series that have bars, of one origin alone or, without one, of any."""
+        layouts = [] if origin == "import" else [self._layout]
+        if origin != "gateway" and os.path.isdir(self._imported_folder):  # noqa: PTH112  (faster, and read on each read)
             layouts.append(StoreLayout(self._layout.imported))
         return list(
             dict.fromkeys(

@@ -62,6 +62,8 @@ _ROUNDING: Final = 1e-9
 multiplied, as for splits, are rounded apart."""
 
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
+_YEARS: Final = range(1800, 2262)
+"""Years of which a time can be one of a bar; programs write others for a time that is missing."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -347,7 +349,12 @@ class _Rows:
         refuse(dated, lambda _: "it has a date without a time")
         keys = self._utc(walls, offsets, refuse)
         if self.shape.time_of is TimeOf.END:
-            keys = _starts(keys, self.timeframe, calendar)
+            ends = _whole_minutes(keys)
+            refuse(
+                ~_may_end(ends, self.timeframe, calendar),
+                lambda at: f"no {self.timeframe} bar ends at {_text(ends[at])}",
+            )
+            keys = _starts(ends, self.timeframe, calendar)
         refuse(
             ~_is_on_grid(keys, self.timeframe, calendar),
             lambda at: f"no {self.timeframe} bar begins at {_text(keys[at])}",
@@ -403,8 +410,9 @@ class _Rows:
         first_ones = found.tz_localize(zone, ambiguous=every, nonexistent="NaT")
         second = found.tz_localize(zone, ambiguous=~every, nonexistent="NaT")
         utc = [_micros(one) for one in (first_ones, second)]
+        is_never = naive & np.asarray(first_ones.isna())
         refuse(
-            naive & np.asarray(first_ones.isna()),
+            is_never,
             lambda at: f"{_text(walls[at])} does not exist in {zone}, where clocks go forward",
         )
         refuse(
@@ -414,7 +422,7 @@ class _Rows:
                 "its offset, or in UTC"
             ),
         )
-        return np.where(naive, utc[0], keys)
+        return np.where(naive, np.where(is_never, 0, utc[0]), keys)
 
     def _refuse_values(self, values: Mapping[str, np.ndarray], refuse: "_Refuse") -> None:
         for name in ("volume", "average", "bar_count"):
@@ -522,6 +530,8 @@ def _whole_moment(text: str) -> tuple[int, int, bool] | None:
     if found is None:
         return _epoch(text)
     year = int(found[1])
+    if year not in _YEARS:
+        return _epoch(text)
     month, day = (int(one) for one in found.groups()[1:9] if one is not None)
     hour, minute, second, part, zone = found.groups()[9:]
     try:
@@ -567,6 +577,8 @@ def _moment_by(pattern: str) -> Callable[[str], tuple[int, int, bool] | None]:
             found = datetime.strptime(text, pattern)  # noqa: DTZ007  (its zone is stated apart)
         except ValueError:
             return None
+        if found.year not in _YEARS:
+            return None
         ahead = found.utcoffset()
         offset = _UNKNOWN_OFFSET if ahead is None else int(ahead.total_seconds() * 1_000_000)
         return micros(found.replace(tzinfo=UTC)), offset, not has_time
@@ -603,6 +615,24 @@ def _is_on_grid(keys: np.ndarray, timeframe: Timeframe, calendar: SessionCalenda
 def _begins(calendar: SessionCalendar) -> np.ndarray:
     """Return the opens of all sessions, and the ends of their breaks, sorted."""
     return np.sort(np.concatenate([calendar.opens, calendar.breaks[:, 1]]))
+
+
+def _whole_minutes(ends: np.ndarray) -> np.ndarray:
+    """Return ends of bars, those in the last second of a minute as its end: 10:59:59 is 11:00."""
+    minute = 60_000_000
+    is_last_second = ends % minute >= minute - 1_000_000
+    return np.asarray(np.where(is_last_second, ends - ends % minute + minute, ends))
+
+
+def _may_end(ends: np.ndarray, timeframe: Timeframe, calendar: SessionCalendar) -> np.ndarray:
+    """Return whether a bar may end at each instant.
+
+    It does at full multiples of its length by the clock of the exchange, at the close of a session
+    and before its breaks. A bar that ends elsewhere began where none of this timeframe begins.
+    """
+    stops = np.concatenate([calendar.closes, calendar.breaks[:, 0]])
+    is_multiple = _local(ends, calendar.zone) % (timeframe.seconds * 1_000_000) == 0
+    return np.asarray(is_multiple | np.isin(ends, stops))
 
 
 def _starts(ends: np.ndarray, timeframe: Timeframe, calendar: SessionCalendar) -> np.ndarray:

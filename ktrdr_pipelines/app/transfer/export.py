@@ -92,6 +92,11 @@ class ExportOptions:
     overwrite: bool = False
     origin: OriginName | None = None
 
+    @property
+    def is_on_basis(self) -> bool:
+        """Whether prices depend on the price basis: not as stored, nor as they were imported."""
+        return not self.raw and self.origin != "import"
+
     def path(self, key: Key) -> Path:
         """Return the file of a series; symbols have no character that a path could not have."""
         return self.folder / f"{key[0]}_{key[1]}.{self.kind}"
@@ -183,19 +188,26 @@ def _refuse_in_layout(layout: str, kind: str, *, has_columns: bool, zone: str) -
 
 
 def exported_keys(
-    workspace: "Workspace", parts: StoreParts, symbols: str, timeframes: str | None
+    workspace: "Workspace",
+    parts: StoreParts,
+    symbols: str,
+    timeframes: str | None,
+    *,
+    origin: OriginName | None = None,
 ) -> list[Key]:
-    """Return the named series; without timeframes, those on disk.
+    """Return the named series; without timeframes, those on disk of an origin, or of any.
 
     Symbols that have left the universe can be named, too, as long as they have bars.
 
     Raises:
-        UsageError: a name is unknown or empty.
+        UsageError: a name is unknown or empty, or a symbol that is named has no bars.
     """
-    timeframes = None if timeframes in {ALL, EVERY} else timeframes
-    known, names = workspace.universe.instruments, symbols.split(",")
-    on_disk = set(parts.series_on_disk())
-    gone = [name for name in names if name not in known and name in {one for one, _ in on_disk}]
+    if timeframes is not None and {ALL, EVERY} & {one.strip() for one in timeframes.split(",")}:
+        timeframes = None
+    known, names = workspace.universe.instruments, [one.strip() for one in symbols.split(",")]
+    on_disk = set(parts.series_on_disk(origin))
+    have_bars = {one for one, _ in on_disk}
+    gone = [name for name in names if name not in known and name in have_bars]
     others = ",".join(name for name in names if name not in gone)
     chosen = list(gone)
     if others or not gone:
@@ -208,9 +220,11 @@ def exported_keys(
         for kind in kinds
         if timeframes is not None or (name, kind) in on_disk
     ]
-    if not keys:
+    without = [] if timeframes is not None else [one for one in names if one in known]
+    without = [one for one in dict.fromkeys(without) if one not in have_bars]
+    if without or not keys:
         raise UsageError(
-            f"cannot export {symbols}",
+            f"cannot export {', '.join(without) or symbols}",
             reason="it has no bars on disk",
             hint="`ktrdr load` loads some, `ktrdr status` lists the series that have bars",
         )
@@ -273,7 +287,7 @@ def _export(parts: StoreParts, key: Key, options: ExportOptions) -> ExportedSeri
     symbol, timeframe = key
     parts.require_symbols([symbol])
     for _ in range(_ATTEMPTS):
-        known = parts.bases.of(symbol)
+        known = parts.bases.of(symbol) if options.is_on_basis else None
         written = _Written()
         tables = _shown(_tables(parts, key, options), timeframe, options)
         try:
@@ -283,7 +297,7 @@ def _export(parts: StoreParts, key: Key, options: ExportOptions) -> ExportedSeri
                     file, tables, written, options=options, timeframe=timeframe
                 ),
                 lambda written=written, known=known: _check(  # type: ignore[misc]
-                    written, is_same=parts.bases.of(symbol) == known
+                    written, is_same=known is None or parts.bases.of(symbol) == known
                 ),
             )
         except _NothingWrittenError:
@@ -359,7 +373,7 @@ def _tables(parts: StoreParts, key: Key, options: ExportOptions) -> Iterator[pa.
 def _left_out(parts: StoreParts, key: Key, options: ExportOptions) -> int:
     """Return how many bars of the period are on an unconfirmed price basis."""
     symbol, timeframe = key
-    if options.raw or not parts.has_unconfirmed(symbol, timeframe):
+    if not options.is_on_basis or not parts.has_unconfirmed(symbol, timeframe):
         return 0
     found = 0
     for bounds in _bounds(parts, key, options):

@@ -18,15 +18,18 @@ from typing import TYPE_CHECKING, Final
 
 from ktrdr_pipelines.app.transfer.csv_bars import BadRow, ParsedBars, parse_csv
 from ktrdr_pipelines.app.transfer.mapping import CsvShape, FileRule, read_mapping, timeframe_of
+from ktrdr_pipelines.app.workspace import universe_file
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, merge_bars, moment, timestamps
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Origin, Series, identity_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.errors import KtrdrError, UnknownSymbolError, UsageError
+from ktrdr_pipelines.errors import KtrdrError, StoreError, UnknownSymbolError, UsageError
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.files import disk_errors, kind_of, locked
-from ktrdr_pipelines.store.layout import create_store
+from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
+from ktrdr_pipelines.store.maintenance.imported_renames import import_lock
+from ktrdr_pipelines.store.maintenance.rename_journal import refuse_moving
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.workspace import Workspace
@@ -284,8 +287,9 @@ def _import(workspace: "Workspace", found: _Found, options: ImportOptions) -> Im
         return outcome
     layout = create_store(workspace.layout.imported, Origin.IMPORT)
     # What is found to be the same, or new, is so until it is saved.
-    lock = layout.lock(f"import-{series.symbol}.{series.timeframe}")
+    lock = import_lock(layout, series.symbol, series.timeframe)
     with locked(lock, f"imports of {series}"), closing(open_ledger(layout)) as ledger:
+        _refuse_moved(workspace.layout, series.symbol)
         store = BarStore(layout, ledger, clock=workspace.clock.real_now)
         held = store.read_raw(series).select(BAR_SCHEMA.names)
         merge = merge_bars(held, parsed.bars)
@@ -306,6 +310,22 @@ def _import(workspace: "Workspace", found: _Found, options: ImportOptions) -> Im
         else:
             added = revised = 0
     return replace(outcome, added=added, changed=revised, unchanged=len(keys) - added - revised)
+
+
+def _refuse_moved(layout: StoreLayout, symbol: str) -> None:
+    """Refuse bars of a symbol that has left the universe since it was looked up.
+
+    Raises:
+        StoreError: it has been renamed or retired, or is being so.
+    """
+    refuse_moving(layout, symbol)
+    universe, _ = universe_file(layout).read()
+    if symbol not in universe.instruments:
+        raise StoreError(
+            f"cannot save bars of {symbol}",
+            reason="the symbol has left the universe since the import began",
+            hint="Import the file again, under the name that the symbol has now",
+        )
 
 
 def _parsed(workspace: "Workspace", found: _Found, series: Series) -> ParsedBars:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Self
 
-from ktrdr_pipelines.app.reading.readiness import MissingRange
+from ktrdr_pipelines.app.charts.bar_chart import Shade
 from ktrdr_pipelines.app.views.documents import Document, ResultDocument
 
 
@@ -18,11 +18,17 @@ class ShadedGapDocument(Document):
     detail: str
 
     @classmethod
-    def all_of(cls, missing: Iterable[MissingRange]) -> tuple[Self, ...]:
-        """Return the documents of missing ranges."""
+    def all_of(cls, shades: Iterable[Shade]) -> tuple[Self, ...]:
+        """Return the documents of the missing ranges of a chart."""
         return tuple(
-            cls(start=one.start, end=one.end, bars=one.bars, reason=one.reason, detail=one.detail)
-            for one in missing
+            cls(
+                start=one.missing.start,
+                end=one.missing.end,
+                bars=one.lacking,
+                reason=one.missing.reason,
+                detail=one.missing.detail,
+            )
+            for one in shades
         )
 
 

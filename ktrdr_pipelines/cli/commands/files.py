@@ -138,7 +138,7 @@ def export(  # noqa: PLR0913, PLR0917  (typer makes an option of each)
     workspace = Workspace.open()
     warn_of_problem(workspace)
     parts = StoreParts(workspace.layout, workspace.clock.real_now)
-    keys = exported_keys(workspace, parts, symbols, timeframes)
+    keys = exported_keys(workspace, parts, symbols, timeframes, origin=options.origin)
     found = export_series(parts, keys, options)
     document = ExportDocument.of(options.folder, found)
     if as_json:

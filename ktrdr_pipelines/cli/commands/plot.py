@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ktrdr_pipelines.cli.completion import complete_symbol, complete_timeframes
+from ktrdr_pipelines.cli.completion import complete_symbol, complete_timeframe
 from ktrdr_pipelines.cli.output import AsJson, counted, say, say_json, warn_of_problem
 
 
@@ -25,7 +25,7 @@ def plot(
         typer.Argument(
             metavar="TIMEFRAME",
             help="One of 1m 5m 15m 30m 1h 4h 1d 1w.",
-            autocompletion=complete_timeframes,
+            autocompletion=complete_timeframe,
         ),
     ],
     *,
@@ -99,9 +99,7 @@ def plot(
                 end=chart.last,
                 zone=chart.zone,
                 raw=raw,
-                gaps=None
-                if shades is None
-                else ShadedGapDocument.all_of(one.missing for one in shades),
+                gaps=None if shades is None else ShadedGapDocument.all_of(shades),
             )
         )
         return
@@ -111,5 +109,5 @@ def plot(
     if shades is None:
         say(f"{symbol} is not in the universe: it is not known what is missing")
     elif shades:
-        missing = counted(sum(one.missing.bars for one in shades), "bar")
+        missing = counted(sum(one.lacking for one in shades), "bar")
         say(f"{counted(len(shades), 'range')} shaded, in which {missing} are missing")

@@ -95,6 +95,7 @@ def status(
     series cannot be read, 2 bad usage, 3 the gateway returned stored bars again at other prices,
     and it is no re-basing, or not confirmed as one yet.
     """
+    from ktrdr_pipelines.app.selection import is_everything
     from ktrdr_pipelines.app.store_status import status_document, store_status
     from ktrdr_pipelines.app.workspace import Workspace
 
@@ -104,7 +105,8 @@ def status(
     if as_json:
         say_json(status_document(found))
         raise typer.Exit(found.exit_code)
-    is_summary = not every and symbols is None and len(found.series) > MOST_SERIES
+    is_whole = is_everything(workspace.universe, symbols)
+    is_summary = not every and is_whole and len(found.series) > MOST_SERIES
     most = _WORST if is_summary else None
     _say_store(found)
     if is_summary:

@@ -7,13 +7,12 @@ reading and counting what it holds (``gaps.verification``).
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import replace
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ktrdr_pipelines.app.selection import chosen_series
-from ktrdr_pipelines.cli.arguments import SomeSymbols, note_symbol_named_all
+from ktrdr_pipelines.app.selection import chosen_series, is_everything
+from ktrdr_pipelines.cli.arguments import DataOption, SomeSymbols, note_symbol_named_all
 from ktrdr_pipelines.cli.output import (
     AsJson,
     adjustment_text,
@@ -46,13 +45,7 @@ def init(
             help="The origin of the bars. [default: that of the first bars saved]",
         ),
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The data folder. [default: KTRDR_DATA, else data beside workspace.yaml]",
-        ),
-    ] = None,
+    data: DataOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a store in the data folder. A folder that is a store already keeps its contents.
@@ -65,7 +58,7 @@ def init(
     from ktrdr_pipelines.settings import data_folder, effective_settings, load_settings
 
     settings = load_settings()
-    folder = data_folder(settings) if data is None else data.expanduser().absolute()
+    folder = data_folder(settings)
     allowed = [Origin.IB, Origin.SIMULATED]
     if origin is not None and origin not in allowed:
         hint = f"Allowed are {', '.join(allowed)}"
@@ -88,7 +81,7 @@ def init(
         return
     symbols = counted(len(workspace.universe.instruments), "symbol")
     say(f"The store is {workspace.layout.root}, {symbols} in {workspace.layout.universe}.")
-    if folder != settings.ktrdr_data and data is not None:
+    if data is not None:
         say(f"  export KTRDR_DATA={folder}   makes every command use this folder")
     say("Next:")
     say(f"  edit {workspace.layout.universe}   to choose the symbols")
@@ -243,7 +236,8 @@ def verify(
     index = workspace.gap_index()
     found = read_whole(index, series, workspace.now, real_now=real_now)
     certificates = []
-    is_summary = not every and symbols is None and len(series) > MOST_CERTIFICATES
+    is_whole = is_everything(workspace.universe, symbols)
+    is_summary = not every and is_whole and len(series) > MOST_CERTIFICATES
     for symbol, own in groupby(found, key=lambda one: one.found.series.symbol):
         of_symbol = list(own)
         certificates += of_symbol
@@ -252,9 +246,11 @@ def verify(
                 _print_certificates(symbol, of_symbol)
             _print_symbol(symbol, of_symbol)
     others = (
-        {} if symbols else damaged_others(workspace.store, workspace.universe.instruments, real_now)
+        damaged_others(workspace.store, workspace.universe.instruments, real_now)
+        if is_whole
+        else {}
     )
-    chosen = {one.symbol for one in series} if symbols else None
+    chosen = None if is_whole else {one.symbol for one in series}
     others |= damaged_imported(workspace.layout, chosen, real_now)
     code = ExitCode.FAILED if others else exit_code_of(certificates)
     if as_json:

@@ -31,11 +31,12 @@ _MOST_OUT_OF_ORDER = 0.25
 """Share of misplaced rows above which a gateway is assumed not to order its rows at all."""
 
 _END = "\0"  # separates the fields of a message, so no text contains it
-_NUMBER = r"-?+(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+" + _END
+_NUMBER = r"-?+(?>[0-9]++(?>(?:\.[0-9]*+)?)|\.[0-9]++)(?>(?:[eE][+-]?+[0-9]++)?)" + _END
 _WHOLE_NUMBER = r"[0-9]{1,12}+" + _END
-# Possessive quantifiers: with one bad text among good ones the match must not be tried with every
-# possible division, whose number grows exponentially with the rows.
-_NUMBERS, _WHOLE_NUMBERS = (re.compile(f"(?:{one})*+") for one in (_NUMBER, _WHOLE_NUMBER))
+# Nothing is matched in two ways: with one bad text among good ones the match must not be tried with
+# every possible division, whose number grows exponentially with the rows. Groups are atomic, since
+# Python before 3.11.5 takes half a group under a possessive quantifier for a match.
+_NUMBERS, _WHOLE_NUMBERS = (re.compile(f"(?>(?:{one})*)") for one in (_NUMBER, _WHOLE_NUMBER))
 _ONE_NUMBER, _ONE_WHOLE_NUMBER = map(re.compile, (_NUMBER, _WHOLE_NUMBER))
 _EVER = Interval(datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
 _SLACK = timedelta(days=30)

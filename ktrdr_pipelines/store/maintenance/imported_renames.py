@@ -1,12 +1,14 @@
 """Renaming, retiring and restoring the imported bars of a symbol together with the symbol.
 
-What is done already is not done again, so a move that was killed is finished by the same calls.
+What is done already is not done again, so a move that was killed is finished by the same calls. The
+caller holds ``imported_locks``.
 
 Not here: the move of everything else (``store.maintenance.rename``).
 """
 
 import shutil
-from contextlib import ExitStack, closing
+from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -14,11 +16,31 @@ from typing import Final
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError
 from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_file, write_file
-from ktrdr_pipelines.store.files import disk_errors, locked, make_folder, sync_folder
+from ktrdr_pipelines.store.files import disk_errors, make_folder, sync_folder
 from ktrdr_pipelines.store.layout import StoreLayout, imported_store
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
 
 _STAGE: Final = "renaming"
+
+
+def imported_locks(layout: StoreLayout, symbols: Iterable[str]) -> list[tuple[Path, str]]:
+    """Return the locks of the imported series of some symbols, and what each keeps.
+
+    An import holds the first of a series from its comparison with held bars until it has saved.
+    """
+    imported = imported_store(layout)
+    if imported is None:
+        return []
+    series = [(symbol, timeframe) for symbol in symbols for timeframe in Timeframe]
+    return [
+        *((import_lock(imported, *one), f"imports of {one[0]} {one[1]}") for one in series),
+        *((imported.series_lock(*one), f"imported bars of {one[0]} {one[1]}") for one in series),
+    ]
+
+
+def import_lock(imported: StoreLayout, symbol: str, timeframe: Timeframe) -> Path:
+    """Return the lock that an import of a series holds."""
+    return imported.lock(f"import-{symbol}.{timeframe}")
 
 
 def rename_imported(layout: StoreLayout, symbol: str, new_symbol: str) -> None:
@@ -32,7 +54,6 @@ def rename_imported(layout: StoreLayout, symbol: str, new_symbol: str) -> None:
         symbol, new_symbol: the old and the new key.
 
     Raises:
-        StoreError: an import keeps a series locked.
         DiskError: the system refused.
     """
     imported = imported_store(layout)
@@ -40,22 +61,18 @@ def rename_imported(layout: StoreLayout, symbol: str, new_symbol: str) -> None:
         return
     for timeframe in imported.timeframes_of(symbol):
         old, new = (imported.series_folder(one, timeframe) for one in (symbol, new_symbol))
-        with ExitStack() as locks:
-            for one in sorted((symbol, new_symbol)):
-                path = imported.series_lock(one, timeframe)
-                locks.enter_context(locked(path, f"{one} {timeframe}"))
-            stage = imported.epochs / f"{_STAGE}-{symbol}-to-{new_symbol}-{timeframe}"
-            try:
-                if not new.exists():
-                    _write(old, stage, new_symbol)
-                    _rename(stage, new)
-                elif not _has_same(old, new):
-                    continue
-            except CorruptFileError:
-                _remove(stage)
+        stage = imported.epochs / f"{_STAGE}-{symbol}-to-{new_symbol}-{timeframe}"
+        try:
+            if not new.exists():
+                _write(old, stage, new_symbol)
+                _rename(stage, new)
+            elif not _has_same(old, new):
                 continue
-            _rename(old, stage)
+        except CorruptFileError:
             _remove(stage)
+            continue
+        _rename(old, stage)
+        _remove(stage)
     with disk_errors(imported.bars), closing(open_ledger(imported)) as ledger:
         folder = imported.symbol_folder(symbol)
         if not any(folder.iterdir()):
@@ -73,18 +90,13 @@ def retire_imported(layout: StoreLayout, symbol: str, name: str) -> None:
         name: its name among the retired ones.
 
     Raises:
-        StoreError: an import keeps a series locked.
         DiskError: the system refused.
     """
     imported = imported_store(layout)
     if imported is None or not imported.symbol_folder(symbol).is_dir():
         return
-    with ExitStack() as locks:
-        for timeframe in imported.timeframes_of(symbol):
-            path = imported.series_lock(symbol, timeframe)
-            locks.enter_context(locked(path, f"{symbol} {timeframe}"))
-        if not (imported.retired / name).exists():
-            _rename(imported.symbol_folder(symbol), imported.retired / name)
+    if not (imported.retired / name).exists():
+        _rename(imported.symbol_folder(symbol), imported.retired / name)
     with closing(open_ledger(imported)) as ledger:
         ledger.move_symbol(symbol, name)
 
@@ -102,7 +114,6 @@ def restore_imported(layout: StoreLayout, name: str, symbol: str, new_symbol: st
         new_symbol: the symbol that it gets.
 
     Raises:
-        StoreError: an import keeps a series locked.
         DiskError: the system refused.
     """
     imported = imported_store(layout)
@@ -111,20 +122,18 @@ def restore_imported(layout: StoreLayout, name: str, symbol: str, new_symbol: st
     for kept in sorted((imported.retired / name).glob("timeframe=*")):
         timeframe = Timeframe(kept.name.partition("=")[2])
         new = imported.series_folder(new_symbol, timeframe)
-        path = imported.series_lock(new_symbol, timeframe)
-        with locked(path, f"{new_symbol} {timeframe}"):
-            if new.exists():
-                continue
-            if symbol == new_symbol:
-                _rename(kept, new)
-                continue
-            stage = imported.epochs / f"{_STAGE}-{name}-to-{new_symbol}-{timeframe}"
-            try:
-                _write(kept, stage, new_symbol)
-            except CorruptFileError:
-                _remove(stage)
-                continue
-            _rename(stage, new)
+        if new.exists():
+            continue
+        if symbol == new_symbol:
+            _rename(kept, new)
+            continue
+        stage = imported.epochs / f"{_STAGE}-{name}-to-{new_symbol}-{timeframe}"
+        try:
+            _write(kept, stage, new_symbol)
+        except CorruptFileError:
+            _remove(stage)
+            continue
+        _rename(stage, new)
     with disk_errors(imported.retired), closing(open_ledger(imported)) as ledger:
         folder = imported.retired / name
         if symbol != new_symbol:

@@ -43,6 +43,7 @@ from ktrdr_pipelines.store.files import (
 from ktrdr_pipelines.store.layout import StoreLayout, upgrade_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger
 from ktrdr_pipelines.store.maintenance.imported_renames import (
+    imported_locks,
     rename_imported,
     restore_imported,
     retire_imported,
@@ -66,11 +67,9 @@ _STAGE = "renaming"
 
 def retired_name(layout: StoreLayout, symbol: str) -> str:
     """Return an unused name for retired bars; no symbol of a universe can equal it."""
-    return next(
-        name
-        for number in count(1)
-        if not (layout.retired / (name := f"{symbol}@{number}")).exists()
-    )
+    folders = (layout.retired, StoreLayout(layout.imported).retired)
+    names = (f"{symbol}@{number}" for number in count(1))
+    return next(name for name in names if not any((one / name).exists() for one in folders))
 
 
 def retired_symbol(name: str) -> str:
@@ -139,6 +138,8 @@ def _all_series_locked(layout: StoreLayout, move: Move) -> Iterator[None]:
             for timeframe in Timeframe:
                 path = layout.series_lock(symbol, timeframe)
                 locks.enter_context(locked(path, f"{symbol} {timeframe}"))
+        for path, what in imported_locks(layout, symbols):
+            locks.enter_context(locked(path, what))
         yield
 
 
@@ -149,7 +150,12 @@ def _refuse_unfinished(layout: StoreLayout, move: Move) -> None:
             reason=f"the {other} is unfinished",
             hint="Run `ktrdr repair`, which completes it",
         )
-    for path in (layout.symbol_folder(move.target), layout.adjustments_file(move.target)):
+    taken = (
+        layout.symbol_folder(move.target),
+        layout.adjustments_file(move.target),
+        StoreLayout(layout.imported).symbol_folder(move.target),
+    )
+    for path in taken:
         if move.kind is not MoveKind.RETIRE and kind_of(path):
             raise StoreError(
                 f"cannot begin the {move}",
@@ -353,6 +359,7 @@ def begin_move(layout: StoreLayout, move: Move, now: datetime) -> Move:
     Raises: as ``rename``, and as ``require_symbols``.
     """
     require_symbols(move)
+    layout.require_same()
     _refuse_unknown(layout, move)
     ledger = open_ledger(layout)
     for symbol in (move.symbol, move.target):

@@ -387,12 +387,15 @@ def _is_away(error: GatewayError) -> bool:
 def _gave_up(error: GatewayError, wait_s: float) -> GatewayError:
     """Return the error of a run that has waited for its gateway without success.
 
-    A request's own error becomes one about the gateway, which ends the run.
+    A request's own error, or a timeout, becomes one about the gateway, which ends the run: it is no
+    failed attempt of a series.
     """
-    if not isinstance(error, OutageError):
+    if isinstance(error, GatewayUnreachableError | ClientIdInUseError):
         return error
     made = GatewayUnreachableError(
-        "wait for the gateway", reason=f"{error.reason}; waited for {wait_s:.0f} s"
+        "wait for the gateway",
+        reason=f"{error.reason or error.what}; waited for {wait_s:.0f} s",
+        hint=error.hint,
     )
     made.__cause__ = error
     return made

@@ -1,7 +1,6 @@
 """ktrdr adjust: deciding on prices, undoing it, listing, and what queries return then."""
 
 import shutil
-import tarfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -16,6 +15,7 @@ from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import open_store, store_version
 from ktrdr_pipelines.store.ledger.ledger import Ledger
+from tests.support.archives import unpack
 
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
 DECIDED = ("--ratio", "100", "--from", "2024-01-04", "--note", "pounds became pence")
@@ -215,8 +215,7 @@ def test_a_store_of_an_earlier_version_is_upgraded(
 ) -> None:
     """Listing leaves it as it is; an adjustment makes it one of this version, with a catalog."""
     shutil.rmtree(store)
-    with tarfile.open(EARLIER) as archive:
-        archive.extractall(store, filter="data")
+    unpack(EARLIER, store)
     assert ktrdr("adjust", "AAPL").code == 0
     layout = open_store(store)
     assert store_version(layout) == 1

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -35,6 +34,7 @@ from ktrdr_pipelines.cli.commands.up import _backlog, _only_one, _say_ready
 from ktrdr_pipelines.cli.processes import end, lives, start
 from ktrdr_pipelines.settings import effective_settings, settings_file
 from ktrdr_pipelines.store.layout import open_store
+from tests.support.archives import unpack
 
 ROOT = Path(__file__).parents[3]
 
@@ -179,8 +179,7 @@ def test_edited_settings_get_timeouts_that_they_do_not_mention(
     archive: str, store: Path, tmp_path: Path
 ) -> None:
     """The file is unchanged, and its own settings of run monitoring take precedence."""
-    with tarfile.open(ROOT / "tests" / "fixtures" / archive) as file:
-        file.extractall(tmp_path, filter="data")
+    unpack(ROOT / "tests" / "fixtures" / archive, tmp_path)
     shutil.copytree(tmp_path / "dagster", store / "dagster")
     path = store / "dagster" / "dagster.yaml"
     text = path.read_text()

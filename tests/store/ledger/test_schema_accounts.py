@@ -8,7 +8,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -58,12 +57,13 @@ for path, step in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 """Opens each ledger in a child process, which exits with 9 at the first statement of its step."""
-
+from tests.support.archives import unpack
 
 OPEN_AT_ONCE = """
 import os, sys
 from pathlib import Path
 from ktrdr_pipelines.store.ledger.ledger import Ledger
+from tests.support.archives import unpack
 children = []
 for _ in range(3):
     children.append(os.fork())
@@ -86,8 +86,7 @@ def layout(request: pytest.FixtureRequest, tmp_path: Path) -> StoreLayout:
     if request.param == 6:
         shutil.copytree(FIXTURES / "store_v6", root)
     else:
-        with tarfile.open(FIXTURES / "store_v7.tar.gz") as archive:
-            archive.extractall(root, filter="data")
+        unpack(FIXTURES / "store_v7.tar.gz", root)
     layout = StoreLayout(root)
     _fill_ledger(layout.ledger)
     with duckdb.connect(layout.catalog) as catalog:

@@ -256,7 +256,7 @@ def test_the_delay_of_an_unknown_contract_doubles_up_to_a_week(world: MakeWorld)
     assert made.harness.request_count == request_count
     (attempt,) = attempts_of(made)
     assert attempt.kind is AttemptKind.UNKNOWN
-    for text in ("contract 265598 before", "`end:`", "ktrdr universe retire AAPL"):
+    for text in ("contract 265598 before", "ktrdr universe set AAPL ended=true", "delisted=DATE"):
         assert text in attempt.error
     assert not report.is_complete
     del made.harness.gateway.contract_id
