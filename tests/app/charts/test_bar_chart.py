@@ -9,6 +9,7 @@ import pytest
 
 from ktrdr_pipelines.app.charts.bar_chart import BarChart, axis_positions
 from ktrdr_pipelines.app.reading.readiness import MissingRange
+from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.errors import IncompleteError, UnknownSymbolError, UsageError
 from tests.support.readable import ReadableStore
 
@@ -42,6 +43,13 @@ def test_a_missing_session_has_the_room_of_its_bars(readable: ReadableStore, cha
     assert (shade.first, shade.end) == (before, before + 7)
     assert found.at[before] == before + 7.5
     assert found.is_to_scale
+
+
+def test_bars_that_are_held_are_not_lacking() -> None:
+    """Of a sparse session some are shown; only the others are said to be missing."""
+    times = np.array([micros(T0 + timedelta(days=one)) for one in range(6)])
+    _, (shade,), _ = axis_positions(times, [lacking(1, 4, 10)])
+    assert shade.lacking == 7
 
 
 def test_the_newest_200_bars_and_what_is_missing_after_them(

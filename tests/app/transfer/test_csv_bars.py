@@ -144,6 +144,35 @@ def test_milliseconds_are_no_date_of_another_century() -> None:
     assert starts(found) == [datetime(2023, 11, 26, 15, 7, tzinfo=UTC)]
 
 
+@pytest.mark.parametrize(
+    ("timeframe", "time", "said"),
+    [
+        ("1h", "2024-01-02T15:30:00Z", "no 1h bar ends at 2024-01-02 15:30:00"),
+        ("4h", "2024-01-02T18:00:00Z", "no 4h bar ends at 2024-01-02 18:00:00"),
+        ("1h", "2024-03-10 02:30", "does not exist in America/New_York"),
+        ("1h", "0001-01-01T00:00:00Z", "is no time that can be read"),
+        ("1d", "0024-01-02", "is no time that can be read"),
+        ("1h", "9999-12-31 23:30", "is no time that can be read"),
+    ],
+)
+def test_a_row_whose_bar_would_have_to_be_guessed_is_bad(
+    timeframe: str, time: str, said: str
+) -> None:
+    """Its end is that of no bar, or its time stands for a missing one; the others are kept."""
+    good = "2024-01-02" if timeframe == "1d" else "2024-01-02T17:00:00Z"
+    text = f"date,open,high,low,close\n{good},1,2,0.5,1.5\n{time},1,2,0.5,1.5\n"
+    found = parse(text, timeframe, zone=NEW_YORK, time_of=TimeOf.END)
+    assert [(one.line, said in one.reason) for one in found.bad] == [(3, True)], found.bad
+    assert found.bars.num_rows == 1
+
+
+def test_an_end_in_the_last_second_of_a_minute_is_that_of_the_minute() -> None:
+    """Some programs write 10:59:59 for the end of the bar from 10 to 11."""
+    row = "2024-01-02T15:59:59Z,1,2,0.5,1.5"
+    found = parse(f"date,open,high,low,close\n{row}\n", "1h", time_of=TimeOf.END)
+    assert starts(found) == [datetime(2024, 1, 2, 15, tzinfo=UTC)]
+
+
 def test_lines_within_quotation_marks_are_all_named() -> None:
     """None of them disappears in the row that a stray quotation mark makes of them."""
     row = "2024-01-0{},1,2,0.5,1.5,1\n"

@@ -23,6 +23,8 @@ def test_bars_are_exported(ktrdr: Any, store: Path, gateway: Any, tmp_path: Path
     assert days[0] == "ts,open,high,low,close,volume"
     assert [one.split(",")[0] for one in days[1:]] == [f"2024-01-0{day}" for day in (2, 3, 4, 5)]
     ktrdr("export", "AAPL", "--out", out).is_error(2, "AAPL_1h.csv and 1 more exist")
+    ktrdr("export", "AAPL,MSFT", "--out", out, "--overwrite").is_error(2, "MSFT: it has no bars")
+    assert ktrdr("export", "AAPL", "1d,ALL", "--out", out, "--overwrite").code == 0
     done = ktrdr("export", "AAPL,MSFT", "1d", "--out", out, "--overwrite", "--tz", "Asia/Tokyo")
     assert done.code == 3
     assert "AAPL_1d.csv" in done.out

@@ -20,6 +20,7 @@ from ktrdr_pipelines.store.catalog.catalog import connect_catalog
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.store.ledger.schema import LEDGER_VERSION
+from tests.support.archives import unpack
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 ACCOUNT = "U" + "7654321"
@@ -57,7 +58,6 @@ for path, step in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 """Opens each ledger in a child process, which exits with 9 at the first statement of its step."""
-from tests.support.archives import unpack
 
 OPEN_AT_ONCE = """
 import os, sys

@@ -9,7 +9,7 @@ import pytest
 
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Origin, identity_of
-from ktrdr_pipelines.errors import KtrdrError
+from ktrdr_pipelines.errors import KtrdrError, StoreError
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
@@ -83,6 +83,17 @@ def test_imported_bars_of_a_retired_symbol_are_kept_apart_and_restored(
     restore(layout, name, NOW, new_symbol=symbol)
     assert _closes(readable, symbol) == wanted
     assert list(_imported(readable).retired.iterdir()) == []
+
+
+def test_no_move_mixes_imported_bars_of_two_instruments(readable: ReadableStore) -> None:
+    """A name with imported bars is taken; a retired name stays one while a part of it is kept."""
+    layout, imported = open_store(readable.root), _imported(readable)
+    shutil.copytree(imported.symbol_folder("AAPL"), imported.symbol_folder("OTHER"))
+    with pytest.raises(StoreError, match="is there already"):
+        rename(layout, "AAPL", "OTHER", NOW)
+    (imported.retired / "AAPL@1" / "timeframe=1h").mkdir(parents=True)
+    assert retire(layout, "AAPL", NOW).target == "AAPL@2"
+    assert not imported.symbol_folder("AAPL").exists()
 
 
 def test_an_interrupted_restoration_is_completed(readable: ReadableStore, tmp_path: Path) -> None:
