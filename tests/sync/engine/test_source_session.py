@@ -159,7 +159,8 @@ def test_a_first_connection_is_waited_for_a_short_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("connecting", "requesting"), [(refused, lost), (None, no_link), (None, resting)]
+    ("connecting", "requesting"),
+    [(refused, lost), (hanging, lost), (None, no_link), (None, resting)],
 )
 def test_a_run_gives_up_once_for_all_requests(connecting: Fault | None, requesting: Fault) -> None:
     """After the wait the error ends the run: later requests get it at once."""
