@@ -42,6 +42,13 @@ def test_location_loads_without_a_store(tmp_path: Path) -> None:
     dg.Definitions.validate_loadable(defs)
 
 
+def test_location_loads_although_the_ledger_is_damaged(location: Any) -> None:
+    """Also if the universe needs it: for the last session of an instrument that ended."""
+    location.write_universe("symbols: {AAPL: {ended: true}}")
+    location.layout.ledger.write_bytes(b"no database" * 1000)
+    dg.Definitions.validate_loadable(location.defs())
+
+
 def test_assets_show_what_a_dagster_user_expects(location: Any) -> None:
     """Columns, table, storage, owners, tags, freshness, and what lies upstream."""
     owned = location.settings.model_copy(update={"ktrdr_owners": "team:research, me@example.org"})
