@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
-from dagster import DagsterError, DagsterInstance, __version__
+from dagster import DagsterInstance, __version__
 from dagster._cli.proxy_server_manager import ProxyServerManager
 from dagster._core.instance import InstanceRef
 from dagster._core.workspace.context import (
@@ -37,7 +37,6 @@ from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarge
 from dagster._serdes import serialize_value
 from dagster._utils.log import configure_loggers
 from dagster_webserver.webserver import DagsterWebserver
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
@@ -48,11 +47,10 @@ from ktrdr_pipelines.app.setup import setting_overrides
 from ktrdr_pipelines.cli.processes import HOST, end_reaped, reap, wait_reaped
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.asset_specs import HEATMAP_PATH
-from ktrdr_pipelines.defs.build import grid_of
+from ktrdr_pipelines.defs.build import readable_grid_of
 from ktrdr_pipelines.defs.resources import StoreResource
 from ktrdr_pipelines.defs.runs.dead_runs import end_dead_runs
 from ktrdr_pipelines.defs.runs.monthly_runs import replace_monthly_runs
-from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.store.layout import StoreLayout
 
 _LOOPBACK: Final = rb"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]{1,5})?"
@@ -186,12 +184,14 @@ def run_services(home: Path, port: int, *, keeping: int) -> int:
         for replaced in replace_monthly_runs(instance, system_now(), is_dagster_down=True):
             _logger.warning("Unfinished: %s", replaced)
         _end_dead_runs(instance, began_at)
+        # Before the definitions are loaded: an edit in between must not be overlooked.
+        reloader = UniverseReloader(home.parent)
         with (
             _code_server(instance) as workspace,
             _daemon(ref, workspace, keeping) as daemon,
             _web_server(instance, workspace, port, home) as (web, context),
             _repeated(_CHECK_EVERY_S, lambda: _end_dead_runs(instance, began_at)),
-            _repeated(_RELOAD_EVERY_S, UniverseReloader(home.parent, context).check),
+            _repeated(_RELOAD_EVERY_S, lambda: reloader.check(context)),
         ):
             threading.Thread(target=_stop_with, args=(daemon, web), daemon=True).start()
             try:
@@ -217,26 +217,33 @@ class UniverseReloader:
     symbol has any more stays until the next start, as runs and backfills may still name it.
 
     Args:
-        folder: the folder of the store.
-        context: that of the web server.
+        folder: the folder of the store, whose definitions are loaded later.
     """
 
-    def __init__(self, folder: Path, context: WorkspaceProcessContext) -> None:
+    def __init__(self, folder: Path) -> None:
         self._store = StoreResource(data_dir=str(folder))
-        self._context = context
-        self._timeframes, self._windows = grid_of(self._store)
+        self._loaded = readable_grid_of(self._store)
 
     def __repr__(self) -> str:
         return f"UniverseReloader({self._store.data_dir})"
 
-    def check(self) -> None:
-        """Reload the definitions if they lack something that the universe has."""
-        timeframes, windows = grid_of(self._store)
-        if windows == self._windows and set(timeframes) <= set(self._timeframes):
+    def check(self, context: WorkspaceProcessContext) -> None:
+        """Reload the definitions if they lack something that the universe has.
+
+        A universe that cannot be read changes nothing; the sensors report it. ``context`` is that
+        of the web server.
+        """
+        found = readable_grid_of(self._store)
+        if found is None:
             return
+        timeframes, windows = found
+        if self._loaded is not None:
+            known, since = self._loaded
+            if windows == since and set(timeframes) <= set(known):
+                return
         _logger.info("Reloading the definitions: universe.yaml has other timeframes or windows")
-        self._context.reload_code_location(LOCATION)
-        self._timeframes, self._windows = timeframes, windows
+        context.reload_code_location(LOCATION)
+        self._loaded = found
 
 
 @contextmanager
@@ -248,8 +255,9 @@ def _repeated(every_s: float, check: Callable[[], object]) -> Iterator[None]:
         while not over.wait(every_s):
             try:
                 check()
-            except (SQLAlchemyError, DagsterError, KtrdrError):
-                # The database may be busy, or the universe be edited: the next time will do.
+            except Exception:
+                # The database may be busy, or a file be edited: the next time will do. Whatever it
+                # is, the thread must not end: nobody would notice.
                 _logger.exception("A check that is repeated")
 
     thread = threading.Thread(target=repeat)

@@ -28,7 +28,7 @@ from ktrdr_pipelines.defs.sensors.run_history_sensor import history_sensor
 from ktrdr_pipelines.defs.sensors.universe_sensor import universe_sensor
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
-from ktrdr_pipelines.errors import DiskError, NoStoreError, UniverseError
+from ktrdr_pipelines.errors import NoStoreError, StoreError, UniverseError
 from ktrdr_pipelines.settings import Settings, data_folder
 
 
@@ -92,11 +92,19 @@ def grid_of(store: StoreResource) -> tuple[tuple[Timeframe, ...], Windows]:
     load on a fresh machine too; an invalid store or universe is reported by the sensors and runs
     that use it. An asset without symbols would have no partition, and would look complete.
     """
+    return readable_grid_of(store) or (tuple(Timeframe), Windows())
+
+
+def readable_grid_of(store: StoreResource) -> tuple[tuple[Timeframe, ...], Windows] | None:
+    """Return the same as ``grid_of``, or None if the universe cannot be read now.
+
+    The ledger is read, too, for the end of instruments with ``ended: true``.
+    """
     try:
         file = store.universe_file()
         universe = file.read()[0]
         windows = file.use_windows()
-    except (NoStoreError, UniverseError, DiskError):
-        return tuple(Timeframe), Windows()
+    except (NoStoreError, UniverseError, StoreError):
+        return None
     used = {series.timeframe for series in universe.series()}
     return tuple(one for one in Timeframe if one in used) or tuple(Timeframe), windows

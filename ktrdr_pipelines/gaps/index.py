@@ -292,10 +292,25 @@ class GapIndex:
             StoreError: its files or the ledger cannot be read.
         """
         (found,) = self.series_gaps([series], now)
+        return self.windows_of(found, windows, now)
+
+    def windows_of(
+        self, found: SeriesGaps, windows: Mapping[str, Dates], now: datetime
+    ) -> dict[str, WindowStatus]:
+        """Return the same as ``windows`` for a series of which ``series_gaps`` was called.
+
+        Args:
+            found: what ``series_gaps`` returned of the series for ``now``.
+            windows: session dates ``[first, end)`` by name.
+            now: the time that was given to ``series_gaps``.
+
+        Raises:
+            StoreError: its files cannot be read.
+        """
         if found.error is not None:
             raise found.error
-        rows = self.store.rows_per_session(series)
-        calendar = self.calendars.of(series.instrument)
+        rows = self.store.rows_per_session(found.series)
+        calendar = self.calendars.of(found.series.instrument)
         return window_status(found, calendar, rows, windows=windows, now=now)
 
     def _oldest_days(

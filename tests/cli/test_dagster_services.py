@@ -20,8 +20,10 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from ruamel.yaml import YAML
 
-from ktrdr_pipelines.cli.dagster_services import LOCATION, GuardedWebserver
+from ktrdr_pipelines.app.workspace import universe_file
+from ktrdr_pipelines.cli.dagster_services import LOCATION, GuardedWebserver, UniverseReloader
 from ktrdr_pipelines.cli.processes import end_reaped, reap
+from ktrdr_pipelines.store.layout import create_store
 
 ROOT = Path(__file__).parents[2]
 FOREIGN_HOSTS = (
@@ -249,3 +251,40 @@ def test_a_process_that_does_not_end_is_killed_and_reaped(*, ignores: bool) -> N
         assert process.stdout.readline() == b"ready\n"
         end_reaped(process, grace_s=0.2 if ignores else 60)
         assert process.returncode == (-signal.SIGKILL if ignores else -signal.SIGINT)
+
+
+class Reloads:
+    """Counts the reloads of the code location."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def reload_code_location(self, name: str) -> None:
+        """Count a reload."""
+        assert name == LOCATION
+        self.count += 1
+
+
+def test_definitions_are_reloaded_for_what_they_lack_alone(tmp_path: Path) -> None:
+    """A universe that cannot be read for a while neither counts as one with all timeframes."""
+    layout, context = create_store(tmp_path / "data"), Reloads()
+    daily = "windows: {yearly: 2020}\nsymbols: {AAPL: {timeframes: [1d]}}"
+    hourly = daily.replace("1d", "1d, 1h")
+
+    def reloads_after(text: str) -> int:
+        last_good.unlink(missing_ok=True)
+        layout.universe.write_text(text, encoding="utf-8")
+        before: int = context.count
+        for _ in range(2):
+            reloader.check(context)  # type: ignore[arg-type]
+        return context.count - before
+
+    last_good = universe_file(layout).last_good
+    layout.universe.write_text(daily, encoding="utf-8")
+    reloader = UniverseReloader(layout.root)
+    texts = (daily, "symbols: [", hourly, "symbols: [", hourly, daily)
+    assert [reloads_after(text) for text in texts] == [0, 0, 1, 0, 0, 0]
+    layout.universe.write_text("symbols: [", encoding="utf-8")
+    last_good.unlink(missing_ok=True)
+    reloader = UniverseReloader(layout.root)
+    assert [reloads_after(text) for text in ("symbols: [", daily, hourly)] == [0, 1, 1]

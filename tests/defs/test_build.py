@@ -9,10 +9,11 @@ import pytest
 
 from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.defs.instance import is_materialize_command, register_symbols
-from ktrdr_pipelines.defs.sensors.universe_sensor import partition_change
+from ktrdr_pipelines.defs.sensors.universe_sensor import partition_changes
 from ktrdr_pipelines.domain.bars import STORED_SCHEMA
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import parse_universe
+from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.settings import Settings
 
 
@@ -40,6 +41,17 @@ def test_location_loads_without_a_store(tmp_path: Path) -> None:
     """A fresh clone has no store, and its definitions are loadable."""
     defs = build_defs(Settings(ktrdr_data=tmp_path / "none", ktrdr_state=tmp_path / "state"))
     dg.Definitions.validate_loadable(defs)
+
+
+def test_location_loads_although_the_ledger_is_damaged(loaded: Any) -> None:
+    """Also if the universe needs it: for the last session of an instrument that ended."""
+    loaded.write_universe("symbols: {AAPL: {start: 2023-03-01, ended: true}}")
+    loaded.layout.ledger.write_bytes(b"no database" * 1000)
+    for path in loaded.layout.ledger.parent.glob(f"{loaded.layout.ledger.name}-*"):
+        path.unlink()
+    with pytest.raises(StoreError):
+        loaded.defs().resources["store"].universe()
+    dg.Definitions.validate_loadable(loaded.defs())
 
 
 def test_assets_show_what_a_dagster_user_expects(location: Any) -> None:
@@ -107,14 +119,14 @@ def test_universe_sensor_adds_and_removes_symbols_by_timeframe() -> None:
     )
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("symbols_1d", ["GONE"])
-        change = partition_change(instance, universe, Timeframe.D1)
+        [change] = partition_changes(instance, universe, [Timeframe.D1])
         assert (change.added, change.removed) == (("AAPL",), ("GONE",))
         added, removed = change.requests()
         assert isinstance(added, dg.AddDynamicPartitionsRequest)
         assert isinstance(removed, dg.DeleteDynamicPartitionsRequest)
         instance.add_dynamic_partitions("symbols_1h", ["EURUSD"])
-        assert not partition_change(instance, universe, Timeframe.H1)
-        assert not partition_change(instance, universe, Timeframe.M1)
+        others = partition_changes(instance, universe, [Timeframe.H1, Timeframe.M1])
+        assert not any(others)
 
 
 def test_universe_sensor_keeps_the_last_good_universe_after_a_bad_edit(location: Any) -> None:

@@ -43,9 +43,10 @@ def users_of(instance: dg.DagsterInstance) -> dict[SeriesName, str]:
     1.13.28, ``DagsterAssetBackfillDataLoadError``.
     """
     users: dict[SeriesName, str] = {}
+    symbols_of = cache(lambda timeframe: held_symbols(instance, timeframe))
     for run in instance.get_runs(dg.RunsFilter(statuses=UNENDED)):
         for timeframe in _timeframes(run.asset_selection or ()):
-            for symbol in _symbols(run, held_symbols(instance, timeframe)):
+            for symbol in _symbols(run, symbols_of(timeframe)):
                 users[symbol, timeframe] = f"run {run.run_id[:_ID_LENGTH]}"
     for backfill in instance.get_backfills(filters=BulkActionsFilter(statuses=_UNFINISHED)):
         name = f"backfill {backfill.backfill_id}"

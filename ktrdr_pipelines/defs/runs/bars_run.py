@@ -127,12 +127,12 @@ class BarsRun:
 
     def _report_finished(self, series: Series) -> None:
         """Materialize the windows of a series that are complete, during the load."""
-        windows, index = self._open[series], self._workspace.gap_index()
-        status = index.windows(series, _dates(windows), self._workspace.now)
+        windows, now = self._open[series], self._workspace.now
+        status = self._workspace.gap_index().windows(series, _dates(windows), now)
         for partition in list(windows):
             one = status[partition.window]
             if one.rows and one.state is WindowState.COMPLETE:
-                self._run.materialize(self._timeframe, partition, one)
+                self._run.materialize(self._timeframe, partition, one, now)
                 windows.remove(partition)
 
     def _finish(self, report: SeriesReport) -> list[str]:
@@ -148,7 +148,7 @@ class BarsRun:
         for partition in windows:
             one = status[partition.window]
             if one.is_explained:
-                self._run.materialize(self._timeframe, partition, one)
+                self._run.materialize(self._timeframe, partition, one, now)
             else:
                 failed.append(f"{partition.symbol} {partition.window}: {_reason(report, one)}")
         return failed

@@ -151,9 +151,10 @@ class LoadBarsRun:
             for changed, messages in thread.changes():
                 for message in messages:
                     self._context.log.info(message)
+                now = workspace.now
                 for series in changed:
-                    for partition, status in windows.of(series, workspace.now):
-                        self._run.materialize(series.timeframe, partition, status)
+                    for partition, status in windows.of(series, now):
+                        self._run.materialize(series.timeframe, partition, status, now)
                 # A retry of a run that Dagster has given up would request everything twice.
                 run = instance.get_run_by_id(self._context.run.run_id)
                 if run is not None and run.is_finished:
@@ -161,8 +162,9 @@ class LoadBarsRun:
             reports = thread.reports()
         for report in reports:
             self._context.log.info(report.summary)
-            for partition, status in windows.of(report.series, report.now or workspace.now):
-                self._run.materialize(report.series.timeframe, partition, status)
+            now = report.now or workspace.now
+            for partition, status in windows.of(report.series, now):
+                self._run.materialize(report.series.timeframe, partition, status, now)
         return reports
 
 

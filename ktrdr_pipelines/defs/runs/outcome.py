@@ -77,19 +77,18 @@ class LoadRun:
         )
 
     def materialize(
-        self, timeframe: Timeframe, partition: BarPartition, status: WindowStatus
+        self, timeframe: Timeframe, partition: BarPartition, status: WindowStatus, now: datetime
     ) -> None:
-        """Report a window that is explained to Dagster."""
+        """Report a window that is explained; ``now`` is the market time of its status."""
         self._materialized += 1
         known = self.workspace.ledger.adjustments.of(partition.symbol)
-        now = self.workspace.now
         self._context.log_event(materialization(timeframe, partition, status, known, now=now))
 
     def report_growth(
-        self, timeframe: Timeframe, partition: BarPartition, status: WindowStatus
+        self, timeframe: Timeframe, partition: BarPartition, status: WindowStatus, now: datetime
     ) -> None:
-        """Report an open window that has grown; the run stays quiet."""
-        self._context.log_event(growth(timeframe, partition, status, self.workspace.now))
+        """Report an open window that has grown, as ``materialize`` does; the run stays quiet."""
+        self._context.log_event(growth(timeframe, partition, status, now))
 
     @property
     def has_materialized(self) -> bool:

@@ -155,6 +155,6 @@ class TailRun:
             reported = reported_windows(self._context.instance, series.timeframe, [partition])
             kind = needed_event(reported.get(partition), status, series, calendar=calendar, now=now)
             if kind is EventKind.WHOLE:
-                self._run.materialize(series.timeframe, partition, status)
+                self._run.materialize(series.timeframe, partition, status, now)
             elif kind is EventKind.GROWTH and time.monotonic() < until_s:
-                self._run.report_growth(series.timeframe, partition, status)
+                self._run.report_growth(series.timeframe, partition, status, now)

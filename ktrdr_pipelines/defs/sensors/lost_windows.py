@@ -42,7 +42,6 @@ CONFIRMING: Final = timedelta(hours=1)
 _NEW: Final = timedelta(hours=1)
 """Bars of sessions that have become complete more recently are being loaded."""
 
-_INSTANT: Final = timedelta(microseconds=1)
 _CONFIRMED_LATER: Final = frozenset({GapReason.EXPIRED, GapReason.UNCONFIRMED})
 
 
@@ -60,6 +59,11 @@ class LostWindow:
         """The name of the window among those of all timeframes."""
         return f"{self.timeframe} {self.partition.key}"
 
+    @staticmethod
+    def series_of(name: str) -> str:
+        """Return the name of the series of a window's name."""
+        return name.rpartition("|")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class FilledWindow:
@@ -68,6 +72,19 @@ class FilledWindow:
     timeframe: Timeframe
     partition: BarPartition
     status: WindowStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The lost and the filled windows of the series that were compared, ``compared`` in number.
+
+    ``left`` names the series of the universe that were not: ``1d AAPL``.
+    """
+
+    lost: Sequence[LostWindow]
+    filled: Sequence[FilledWindow]
+    compared: int
+    left: frozenset[str]
 
 
 ShownWindows = Mapping[str, Mapping[str, AssetPartitionStatus]]
@@ -121,13 +138,17 @@ class WindowComparison:
     def changed(
         self,
         listed: Sequence[Series],
+        position: int,
         shown: Mapping[Timeframe, ShownWindows],
         is_late: Callable[[], bool],
-    ) -> tuple[list[LostWindow], list[FilledWindow], bool]:
-        """Return the lost and the filled windows, and whether all series were compared in time.
+    ) -> Comparison:
+        """Return the lost and the filled windows of those series that were compared in time.
+
+        At least one series is compared, so that each has its turn however little time there is.
 
         Args:
             listed: the series of the universe.
+            position: that of the series to begin with; those before it come last.
             shown: what Dagster shows of the windows of each timeframe.
             is_late: tells that the time is over.
 
@@ -136,28 +157,34 @@ class WindowComparison:
         """
         lost: list[LostWindow] = []
         filled: list[FilledWindow] = []
-        for found in self._index.series_gaps(listed, self._now):
-            if is_late():
-                return lost, filled, False
+        order = [*listed[position:], *listed[:position]]
+        compared = 0
+        for found in self._index.series_gaps(order, self._now):
+            if compared and is_late():
+                break
+            compared += 1
             by_window = shown[found.series.timeframe].get(found.series.symbol, {})
             if by_window:
                 lost += self._lost(found, by_window)
                 filled += self._filled(found, by_window)
-        return lost, filled, True
+        left = frozenset(f"{one.timeframe} {one.symbol}" for one in order[compared:])
+        return Comparison(lost, filled, compared, left)
 
     def _lost(
         self, found: SeriesGaps, shown: Mapping[str, AssetPartitionStatus]
     ) -> Iterator[LostWindow]:
         timeframe = found.series.timeframe
         green = [one for one, how in shown.items() if how is AssetPartitionStatus.MATERIALIZED]
-        for name in self._lacking(found, green):
+        lacking = self._lacking(found, green)
+        statuses = self._statuses(found, lacking)
+        for name in lacking:
             partition = BarPartition(found.series.symbol, name)
             if found.error is not None:
                 known = self._reported(timeframe, partition)
                 if known is not None and known.rows:  # others do not depend on the file
                     yield LostWindow(timeframe, partition, str(found.error), GRACE)
                 continue
-            status = self._status(found.series, name)
+            status = statuses.get(name)
             if status is None or status.is_explained:
                 continue
             at = self._now - _NEW
@@ -179,11 +206,11 @@ class WindowComparison:
         if not red or found.error is not None:
             return
         lacking = set(self._lacking(found, red))
-        for name in red:
-            status = self._status(found.series, name) if name not in lacking else None
+        candidates = [one for one in red if one not in lacking]
+        for name, status in self._statuses(found, candidates).items():
             # An open window counts as materialized only once it has bars.
-            is_empty = status is not None and status.state is WindowState.OPEN and not status.rows
-            if status is not None and status.is_explained and not is_empty:
+            is_empty = status.state is WindowState.OPEN and not status.rows
+            if status.is_explained and not is_empty:
                 partition = BarPartition(found.series.symbol, name)
                 yield FilledWindow(found.series.timeframe, partition, status)
 
@@ -205,11 +232,13 @@ class WindowComparison:
     def _reported(self, timeframe: Timeframe, partition: BarPartition) -> ReportedWindow | None:
         return reported_windows(self._instance, timeframe, [partition]).get(partition)
 
-    def _status(self, series: Series, name: str) -> WindowStatus | None:
+    def _statuses(self, found: SeriesGaps, names: Iterable[str]) -> dict[str, WindowStatus]:
+        """Return the status of windows of a series; none if its files cannot be read."""
+        dates = {name: window_dates(name) for name in names}
         try:
-            return self._index.windows(series, {name: window_dates(name)}, self._now)[name]
+            return self._index.windows_of(found, dates, self._now) if dates else {}
         except StoreError:
-            return None
+            return {}
 
 
 def _complete_at(

@@ -2,7 +2,8 @@
 
 Bars also arrive through the command line, in a store that was moved here, or by a rename; and a
 window that was materialized while open is finished later. Each tick examines some series in turn,
-and reports windows by events that belong to no run.
+and reports windows by events that belong to no run; those of open windows that have grown belong to
+a run that is recorded for them, so that they can be deleted.
 
 Bars also disappear: files are deleted or damaged, evidence is refuted. Each tick compares the
 windows of all series that Dagster shows as materialized or failed with the gap index. One that
@@ -31,7 +32,7 @@ from ktrdr_pipelines.defs.runs.outcome import growth, materialization
 from ktrdr_pipelines.defs.runs.recorded_runs import mark_lost, report_grown
 from ktrdr_pipelines.defs.runs.reported_windows import needed_event, reported_windows
 from ktrdr_pipelines.defs.sensors.lost_windows import (
-    FilledWindow,
+    Comparison,
     LostWindow,
     WindowComparison,
     shown_windows,
@@ -49,6 +50,9 @@ _SERIES: Final = 60
 
 _WINDOWS: Final = 300
 """Reported windows after which a tick examines no further series."""
+
+_REPORTING_S: Final = 15.0
+"""Seconds after which a tick examines no further series: the rest is for the comparison."""
 
 _MOST_S: Final = 25.0
 """Seconds after which a tick starts no further work: Dagster ends a tick that takes a minute."""
@@ -92,25 +96,23 @@ def report_sensor(
         context: dg.SensorEvaluationContext, ib: IbResource, store: StoreResource
     ) -> dg.SensorResult:
         cursor = json.loads(context.cursor) if context.cursor else {}
-        position, lost_since = int(cursor.get("place", 0)), dict(cursor.get("lost", {}))
+        lost_since = dict(cursor.get("lost", {}))
         try:
             workspace = ib.workspace(store, clock)
             listed, index = workspace.universe.series(), workspace.gap_index()
         except KtrdrError as error:
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
         reporter = WindowReporter(context.instance, index, windows, workspace.now)
-        until_s = stopwatch() + _MOST_S
-
-        def is_late() -> bool:
-            return stopwatch() > until_s
-
-        reported, checked = reporter.report(listed, position, is_late=is_late)
-        following = (position + checked) % max(len(listed), 1)
+        began_s, count = stopwatch(), max(len(listed), 1)
+        place, position = (int(cursor.get(name, 0)) % count for name in ("place", "compared"))
+        reported, checked = reporter.report(
+            listed, place, is_late=lambda: stopwatch() > began_s + _REPORTING_S
+        )
         text = f"examined {checked} of {len(listed)} series; reported {reported} windows"
         try:
             shown = shown_windows(context.instance, listed, reporter.names, windows)
             found = WindowComparison(context.instance, index, workspace.now).changed(
-                listed, shown, is_late
+                listed, position, shown, is_late=lambda: stopwatch() > began_s + _MOST_S
             )
         except KtrdrError as error:
             return dg.SensorResult(skip_reason=f"{text}; {error}", cursor=context.cursor)
@@ -118,10 +120,12 @@ def report_sensor(
         text = "; ".join(part for part in (text, str(compared)) if part)
         if reported or compared.marked or compared.filled:
             context.log.info(text)
-        lost_since = dict(compared.lost_since)
-        return dg.SensorResult(
-            skip_reason=text, cursor=json.dumps({"place": following, "lost": lost_since})
-        )
+        following = {
+            "place": (place + checked) % count,
+            "compared": (position + found.compared) % count,
+            "lost": dict(compared.lost_since),
+        }
+        return dg.SensorResult(skip_reason=text, cursor=json.dumps(following))
 
     return sensor
 
@@ -253,7 +257,7 @@ class ComparedWindows:
 def mark_and_fill(
     instance: dg.DagsterInstance,
     reporter: WindowReporter,
-    compared: tuple[Sequence[LostWindow], Sequence[FilledWindow], bool],
+    found: Comparison,
     lost_since: Mapping[str, str],
     *,
     real_now: datetime,
@@ -263,16 +267,19 @@ def mark_and_fill(
     Args:
         instance: the Dagster instance with the history.
         reporter: reports the filled windows.
-        compared: lost windows, filled windows, and whether all series were compared.
+        found: the windows of the series that were compared; of others, what is known stays.
         lost_since: by name of a lost window, when it was first found lost.
         real_now: real time.
     """
-    lost, filled, is_whole = compared
-    for one in filled:
+    for one in found.filled:
         reporter.materialize(one.timeframe, one.partition, one.status)
-    since = {} if is_whole else dict(lost_since)
+    since = {
+        name: at for name, at in lost_since.items() if LostWindow.series_of(name) in found.left
+    }
+    # Those that have been waited for must not be crowded out by others.
+    lost = sorted(found.lost, key=lambda one: one.name not in lost_since)
     due: dict[Timeframe, list[LostWindow]] = {}
-    for window in lost[:_REMEMBERED]:
+    for window in lost[: max(_REMEMBERED - len(since), 0)]:
         since[window.name] = lost_since.get(window.name, real_now.isoformat())
         if datetime.fromisoformat(since[window.name]) + window.grace <= real_now:
             due.setdefault(window.timeframe, []).append(window)
@@ -283,4 +290,4 @@ def mark_and_fill(
             marked += len(now_due)
             for window in now_due:
                 del since[window.name]
-    return ComparedWindows(marked, len(filled), since)
+    return ComparedWindows(marked, len(found.filled), since)

@@ -10,10 +10,11 @@ that there are never many.
 """
 
 import shutil
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ from dagster._core.storage.event_log import SqliteEventLogStorage
 
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.runs.recorded_runs import mark_lost, needed_marks
-from ktrdr_pipelines.defs.runs.tags import ENDED, KIND, QUIET, TIMEFRAME, YES, RunKind
+from ktrdr_pipelines.defs.runs.tags import BACKFILL, ENDED, KIND, QUIET, TIMEFRAME, YES, RunKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
 QUIET_KEPT: Final = timedelta(hours=6)
@@ -34,12 +35,14 @@ FAILED_KEPT: Final = timedelta(days=7)
 KEPT: Final = timedelta(days=14)
 """Retention of every other run."""
 
-_BACKFILL: Final = "dagster/backfill"
 _ENDED_BACKFILLS: Final = ("COMPLETED", "CANCELED", "FAILED")
 _EVENTS_OF_A_RUN: Final = 10_000
 _EVERY_S = 600
 _RUNS = 100
 _WINDOWS = 500
+_EXAMINED_PER_DELETED: Final = 10
+_MOST_S: Final = 25.0
+"""Seconds after which a tick examines no further run: Dagster ends a tick that takes a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,26 +62,36 @@ class Pruned:
 
 
 def prune_history(
-    instance: dg.DagsterInstance, now: datetime, *, most_runs: int, most_windows: int
+    instance: dg.DagsterInstance,
+    now: datetime,
+    *,
+    most_runs: int,
+    most_windows: int,
+    is_late: Callable[[], bool] = lambda: False,
 ) -> Pruned:
     """Delete old runs whose windows stay materialized without them, oldest first.
 
     Args:
         instance: the Dagster instance with the history.
         now: the time from which ages are counted.
-        most_runs: maximum number of runs to examine.
+        most_runs: number of deleted runs after which no further run is examined.
         most_windows: number of windows reported again after which no further run is examined.
+        is_late: tells that the time is over.
     """
     total = _prune_lost(instance, now, most_runs)
-    for run in _candidates(instance, now, most_runs):
-        if total.windows >= most_windows:
+    for run in _candidates(instance, now, most_runs * _EXAMINED_PER_DELETED):
+        if total.runs >= most_runs or total.windows >= most_windows or is_late():
             break
         total += _prune(instance, run, is_old=_utc(run.update_timestamp) < now - KEPT)
     return total
 
 
 def _candidates(instance: dg.DagsterInstance, now: datetime, most: int) -> Iterator[dg.RunRecord]:
-    """Yield ended runs that may be past their retention, each once."""
+    """Yield ended runs that may be past their retention, each once.
+
+    Runs of each kind alternate, up to ``most`` of a kind: those of one that may not be deleted
+    yet, such as quiet runs with the newest event of a window, must not hold up the others.
+    """
     filters = (
         dg.RunsFilter(tags={QUIET: YES}, statuses=ENDED, updated_before=now - QUIET_KEPT),
         dg.RunsFilter(
@@ -88,14 +101,13 @@ def _candidates(instance: dg.DagsterInstance, now: datetime, most: int) -> Itera
         dg.RunsFilter(statuses=ENDED, updated_before=now - KEPT),
     )
     seen: set[str] = set()
-    for one in filters:
-        for record in instance.get_run_records(one, limit=most, ascending=True):
-            run_id = record.dagster_run.run_id
-            if record.dagster_run.tags.get(KIND) == RunKind.LOST:
-                continue
-            if len(seen) < most and run_id not in seen:
-                seen.add(run_id)
-                yield record
+    kinds = (instance.get_run_records(one, limit=most, ascending=True) for one in filters)
+    for record in chain.from_iterable(zip_longest(*kinds)):
+        if record is None or record.dagster_run.tags.get(KIND) == RunKind.LOST:
+            continue
+        if record.dagster_run.run_id not in seen:
+            seen.add(record.dagster_run.run_id)
+            yield record
 
 
 def _prune(instance: dg.DagsterInstance, record: dg.RunRecord, *, is_old: bool) -> Pruned:
@@ -197,7 +209,7 @@ def _holds_newest_check(instance: dg.DagsterInstance, run_id: str) -> bool:
 
 def _is_of_open_backfill(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     """Return whether the run belongs to an active backfill, which needs its record."""
-    backfill_id = run.tags.get(_BACKFILL)
+    backfill_id = run.tags.get(BACKFILL)
     backfill = instance.get_backfill(backfill_id) if backfill_id else None
     return backfill is not None and not backfill.status.value.startswith(_ENDED_BACKFILLS)
 
@@ -244,7 +256,14 @@ def history_sensor() -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         now = system_now()
-        done = prune_history(context.instance, now, most_runs=_RUNS, most_windows=_WINDOWS)
+        until_s = time.monotonic() + _MOST_S
+        done = prune_history(
+            context.instance,
+            now,
+            most_runs=_RUNS,
+            most_windows=_WINDOWS,
+            is_late=lambda: time.monotonic() > until_s,
+        )
         if not done.runs:
             return dg.SkipReason("no run is past its retention")
         text = (

@@ -21,7 +21,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Universe
 from ktrdr_pipelines.errors import KtrdrError
 
-__all__ = ["PartitionChange", "change_from", "held_symbols", "partition_change", "universe_sensor"]
+__all__ = ["PartitionChange", "change_from", "held_symbols", "partition_changes", "universe_sensor"]
 
 _EVERY_S = 15
 _NAMED_AT_MOST = 8
@@ -76,6 +76,7 @@ def universe_sensor(
     ``loaded`` are the timeframes that the code location has assets of.
     """
     kept, assets = tuple(timeframes), frozenset(loaded)
+    has_months = True
 
     @dg.sensor(
         name="universe_sensor",
@@ -89,9 +90,14 @@ def universe_sensor(
             universe, problem = store.universe_file().read()
         except KtrdrError as error:
             return dg.SensorResult(skip_reason=str(error))
-        for replaced in replace_monthly_runs(context.instance, system_now()):
-            context.log.warning(str(replaced))
-        changes = [partition_change(context.instance, universe, one) for one in kept]
+        nonlocal has_months
+        # Nothing launches runs over months any more, and to look for them reads every backfill.
+        if has_months:
+            monthly = replace_monthly_runs(context.instance, system_now())
+            for replaced in monthly:
+                context.log.warning(str(replaced))
+            has_months = bool(monthly)
+        changes = partition_changes(context.instance, universe, kept)
         # Checksums of the entries, kept in the cursor, show which ones were edited.
         prints = {
             symbol: f"{zlib.crc32(repr(one).encode()):08x}"
@@ -137,16 +143,19 @@ def _observed(universe: Universe, text: str) -> dg.AssetObservation:
     return dg.AssetObservation(UNIVERSE_KEY, metadata=metadata)
 
 
-def partition_change(
-    instance: dg.DagsterInstance, universe: Universe, timeframe: Timeframe
-) -> PartitionChange:
-    """Return how a timeframe's partitions differ from the universe.
+def partition_changes(
+    instance: dg.DagsterInstance, universe: Universe, timeframes: Iterable[Timeframe]
+) -> list[PartitionChange]:
+    """Return how the partitions of each timeframe differ from the universe.
 
     A removed symbol keeps its bars and its events; only its partition is hidden, once no unfinished
     backfill and no active run names it.
     """
-    change = change_from(held_symbols(instance, timeframe), universe, timeframe)
-    return change.without_used(users_of(instance)) if change.removed else change
+    changes = [change_from(held_symbols(instance, one), universe, one) for one in timeframes]
+    if not any(change.removed for change in changes):
+        return changes
+    users = users_of(instance)
+    return [change.without_used(users) for change in changes]
 
 
 def change_from(held: Iterable[str], universe: Universe, timeframe: Timeframe) -> PartitionChange:

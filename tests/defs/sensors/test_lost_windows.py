@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,14 @@ class Watched:
     def instance(self) -> dg.DagsterInstance:
         return self.location.instance  # type: ignore[no-any-return]
 
-    def tick(self, now: datetime) -> str:
-        """Tick the report sensor, and return its message."""
+    def tick(self, now: datetime, *, in_time: bool = True) -> str:
+        """Tick the report sensor, whose time may be over at once, and return its message."""
+        moments = iter(0.0 if in_time else 1000.0 * number for number in count())
         context = dg.build_sensor_context(
             instance=self.instance, resources=self.location.defs().resources, cursor=self._cursor
         )
-        result: Any = report_sensor(self.location.windows(), lambda: now)(context)
+        sensor = report_sensor(self.location.windows(), lambda: now, lambda: next(moments))
+        result: Any = sensor(context)
         self._cursor = result.cursor
         return str(result.skip_reason.skip_message)
 
@@ -134,6 +137,44 @@ def test_windows_that_lost_bars_are_shown_as_failed_until_they_are_filled(
     assert f"materialized {len(expected)} windows that are filled again" in text
     assert watched.failed() == set()
     assert "filled again" not in watched.tick(NOW + 18 * MINUTE)
+
+
+def test_every_series_is_compared_even_if_each_tick_has_time_for_one(
+    watched: Watched, remove: Remove
+) -> None:
+    """The series of MSFT is marked although those before it take all the time of a tick."""
+    watched.location.write_universe(
+        "defaults: {timeframes: [1d], start: 2023-03-01}\n"
+        "windows: {yearly: 2020}\nsymbols: {AAPL: {}, MSFT: {}}"
+    )
+    assert watched.location.run("1d", "MSFT|2023", "MSFT|2026").success
+    for symbol in ("AAPL", "MSFT"):
+        assert remove(watched.location, symbol, "1d", [date(2024, 7, 5)])
+    texts = [watched.tick(NOW + minute * MINUTE, in_time=False) for minute in range(1, 9)]
+    assert sum("marked 1 windows as failed" in text for text in texts) == 2
+    assert watched.failed() == {"2024"}
+    assert len(watched.records()) == 2
+
+
+def test_a_window_that_was_filled_in_time_has_its_grace_again(
+    watched: Watched, remove: Remove
+) -> None:
+    """Although no tick has had the time to compare all series."""
+    watched.location.write_universe(
+        "defaults: {timeframes: [1d], start: 2023-03-01}\n"
+        "windows: {yearly: 2020}\nsymbols: {AAPL: {}, MSFT: {}}"
+    )
+    whole = bar_file(watched).read_bytes()
+    lose_session(watched, remove)
+    for minute in (1, 2):
+        watched.tick(NOW + minute * MINUTE, in_time=False)
+    (watched.location.layout.series_folder("AAPL", Timeframe.D1) / "all.parquet").write_bytes(whole)
+    for minute in (3, 4):
+        watched.tick(NOW + minute * MINUTE, in_time=False)
+    lose_session(watched, remove)
+    for minute in (10, 11):
+        assert "as failed" not in watched.tick(NOW + minute * MINUTE, in_time=False)
+    assert watched.failed() == set()
 
 
 def test_a_run_that_fills_a_lost_window_materializes_it(watched: Watched, remove: Remove) -> None:

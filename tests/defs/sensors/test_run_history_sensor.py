@@ -162,9 +162,21 @@ def test_running_runs_are_never_deleted(instance: dg.DagsterInstance) -> None:
 
 
 def test_a_tick_is_bounded(instance: dg.DagsterInstance) -> None:
-    """A tick examines at most so many runs, the oldest first."""
+    """A tick deletes at most so many runs, the oldest first."""
     ids = [run(instance, "2022") for _ in range(3)]
     now = datetime.now(tz=UTC) + KEPT + SOON
     done = prune_history(instance, now, most_runs=2, most_windows=100)
     assert done.runs == 2
     assert runs(instance) == {ids[-1]}
+
+
+def test_runs_that_are_kept_do_not_hold_up_others(instance: dg.DagsterInstance) -> None:
+    """Quiet runs with the newest event of a window, and older ones than those to delete."""
+    kept = {run(instance, window, **{QUIET: YES}) for window in ("2022", "2023", "2024")}
+    quiet_job.execute_in_process(instance=instance, tags={QUIET: YES})
+    now = datetime.now(tz=UTC) + QUIET_KEPT + SOON
+    assert (
+        prune_history(instance, now, most_runs=1, most_windows=100, is_late=lambda: True).runs == 0
+    )
+    assert prune_history(instance, now, most_runs=1, most_windows=100).runs == 1
+    assert runs(instance) == kept
