@@ -30,6 +30,7 @@ from ktrdr_pipelines.domain.planning.date_bounds import parse_date_range
 from ktrdr_pipelines.domain.planning.jobs import Mode
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.errors import StoreError
+from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.gaps.windows import WindowState, WindowStatus
 from ktrdr_pipelines.sync.runner import Job
 
@@ -183,12 +184,25 @@ class ChangedWindows:
             one: instance.get_materialized_partitions(bars_key(one))
             for one in {series.timeframe for series in every}
         }
-        self._before = {series: self._status(series, workspace.now) for series in every}
+        held = {one: set(held_symbols(instance, one)) for one in self._known}
+        chosen = [series for series in every if series.symbol in held[series.timeframe]]
+        index, now = workspace.gap_index(), workspace.now
+        self._before: dict[Series, dict[str, WindowStatus]] = {series: {} for series in every}
+        for found in index.series_gaps(chosen, now):
+            self._before[found.series] = self._status(index, found, now)
 
     def of(self, series: Series, now: datetime) -> Iterator[tuple[BarPartition, WindowStatus]]:
         """Yield the windows of a series that have to be reported, each once."""
         before, known = self._before[series], self._known[series.timeframe]
-        for name, one in self._status(series, now).items():
+        # There is no window while the symbol has no partition.
+        if series.symbol not in held_symbols(self._instance, series.timeframe):
+            return
+        try:
+            index = self._workspace.gap_index()
+            (found,) = index.series_gaps([series], now)
+        except StoreError:
+            return  # the load reports a ledger that cannot be read
+        for name, one in self._status(index, found, now).items():
             partition = BarPartition(series.symbol, name)
             is_new = str(partition.key) not in known
             is_changed = one.state is not WindowState.OPEN and before.get(name) != one
@@ -197,14 +211,12 @@ class ChangedWindows:
                 known.add(str(partition.key))
                 before[name] = one
 
-    def _status(self, series: Series, now: datetime) -> dict[str, WindowStatus]:
-        """Return the status of all windows; none while there is no partition, or it is unknown."""
-        if series.symbol not in held_symbols(self._instance, series.timeframe):
-            return {}
-        windows = windows_partitions(series.timeframe, self._workspace.universe.windows)
+    def _status(self, index: GapIndex, found: SeriesGaps, now: datetime) -> dict[str, WindowStatus]:
+        """Return the status of all windows of a series; none if its files cannot be read."""
+        windows = windows_partitions(found.series.timeframe, self._workspace.universe.windows)
         dates = {one: window_dates(one) for one in windows.get_partition_keys(now)}
         try:
-            return self._workspace.gap_index().windows(series, dates, now)
+            return index.windows_of(found, dates, now)
         except StoreError:
             return {}  # the load reports a file that cannot be read
 
