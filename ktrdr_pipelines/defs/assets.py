@@ -19,17 +19,16 @@ from ktrdr_pipelines.defs.partitions import (
     windows_per_run,
 )
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.runs.active_runs import held_symbols
 from ktrdr_pipelines.defs.runs.bars_run import BarsRun
 from ktrdr_pipelines.defs.runs.outcome import WITHOUT_EVENTS
-from ktrdr_pipelines.defs.runs.tags import RANGE_END, RANGE_START, shown_tags
-from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
+from ktrdr_pipelines.defs.runs.tags import POOL, RANGE_END, RANGE_START, shown_tags
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.store.files import write_atomically
 
 __all__ = ["bars_asset", "bars_key", "catalog_asset"]
 
-POOL = "ib"
 REQUESTS_PER_BACKFILL_RUN: Final = 1_000
 MOST_WINDOWS: Final = 300
 """By these, the most windows of one backfill run: a run of days covers many windows, since one

@@ -53,7 +53,7 @@ _TEXTS: Final = {
     VOLUME: "Each series has volumes in one unit, shares or lots: none jump by a factor of 100.",
 }
 _NEWEST_DAYS: Final = {one: 70 if one is Timeframe.M1 else 400 for one in Timeframe}
-"""Days back that bars are examined: the newest window and the one before it."""
+"""Days back that bars are examined: of 1m about two months of a year, as it has many bars."""
 
 _INTEGRITY_TEXT: Final = "No bar file is damaged; a thirtieth of the files is read whole each day."
 

@@ -16,7 +16,7 @@ import dagster as dg
 
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.runs.tags import KIND, PRIORITY, TIMEFRAME, UNENDED, RunKind
+from ktrdr_pipelines.defs.runs.tags import BETWEEN, KIND, PRIORITY, TIMEFRAME, UNENDED, RunKind
 from ktrdr_pipelines.defs.runs.tail_run import TAIL_OP, tail_job
 from ktrdr_pipelines.domain.planning.gaps import bar_lag
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -24,8 +24,6 @@ from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.gaps.due_chunks import Tail, due_tails
 
 _MARGIN: Final = timedelta(seconds=1)
-_BETWEEN: Final = "+"
-"""Separates the timeframes in the tag of a run."""
 
 
 def tail_schedule() -> dg.ScheduleDefinition:
@@ -69,14 +67,14 @@ def request_tails(
     if not tails:
         return dg.SkipReason("no tail is due: the bars that have closed are stored")
     active = instance.get_runs(dg.RunsFilter(tags={KIND: RunKind.TAIL.value}, statuses=UNENDED))
-    busy = {Timeframe(name) for run in active for name in run.tags[TIMEFRAME].split(_BETWEEN)}
+    busy = {Timeframe(name) for run in active for name in run.tags[TIMEFRAME].split(BETWEEN)}
     free = [tail for tail in tails if tail.series.timeframe not in busy]
     if not free:
         counts = Counter(tail.series.timeframe.value for tail in tails)
         due = ", ".join(f"{number} series of {name}" for name, number in counts.items())
         return dg.SkipReason(f"{due} due; the previous run is still loading them")
     timeframes = [one for one in Timeframe if any(one is t.series.timeframe for t in free)]
-    names = _BETWEEN.join(one.value for one in timeframes)
+    names = BETWEEN.join(one.value for one in timeframes)
     return dg.RunRequest(
         run_key=f"{at.isoformat()} {names}",
         run_config={

@@ -24,7 +24,7 @@ from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, windows_
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.active_runs import held_symbols
 from ktrdr_pipelines.defs.runs.outcome import LoadRun, first_lines
-from ktrdr_pipelines.defs.runs.tags import SHOWN_SYMBOLS, SHOWN_WINDOWS, TIMEFRAME
+from ktrdr_pipelines.defs.runs.tags import POOL, SHOWN_SYMBOLS, SHOWN_WINDOWS, TIMEFRAME
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.planning.date_bounds import parse_date_range
 from ktrdr_pipelines.domain.planning.jobs import Mode
@@ -36,7 +36,6 @@ from ktrdr_pipelines.sync.runner import Job
 
 LOAD_JOB: Final = "load_bars"
 LOAD_OP: Final = "load"
-POOL: Final = "ib"
 _SHOWN_AT_MOST: Final = 8
 
 

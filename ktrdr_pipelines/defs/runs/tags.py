@@ -42,6 +42,10 @@ QUIET: Final = "ktrdr/quiet"
 """Set on a successful run that materialized no window: its history can be deleted early."""
 
 YES: Final = "yes"
+
+POOL: Final = "ib"
+"""The pool of all runs that load bars, except for tails."""
+
 PRIORITY: Final = "dagster/priority"
 PARTITION: Final = "dagster/partition"
 BACKFILL: Final = "dagster/backfill"
