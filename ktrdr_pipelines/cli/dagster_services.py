@@ -257,7 +257,7 @@ def _repeated(every_s: float, check: Callable[[], object]) -> Iterator[None]:
                 check()
             except Exception:
                 # The database may be busy, or a file be edited: the next time will do. Whatever it
-                # is, the thread must not end: nobody would notice.
+                # is, the thread must not end, as these checks would end with it.
                 _logger.exception("A check that is repeated")
 
     thread = threading.Thread(target=repeat)

@@ -13,6 +13,7 @@ import dagster as dg
 from ktrdr_pipelines.defs.asset_specs import CATALOG, bars_key, bars_spec, catalog_spec
 from ktrdr_pipelines.defs.catalog_metadata import catalog_metadata
 from ktrdr_pipelines.defs.partitions import (
+    MOST_WINDOWS,
     BarPartition,
     bars_partitions,
     windows_partitions,
@@ -30,9 +31,8 @@ from ktrdr_pipelines.store.files import write_atomically
 __all__ = ["bars_asset", "bars_key", "catalog_asset"]
 
 REQUESTS_PER_BACKFILL_RUN: Final = 1_000
-MOST_WINDOWS: Final = 300
-"""By these, the most windows of one backfill run: a run of days covers many windows, since one
-request serves years, and a run of minutes a few. Each window adds about 12 KB to the history."""
+"""By these, a run of days covers many windows, since one request serves years, and a run of minutes
+a few."""
 
 RANGE_GONE: Final = (
     "universe.yaml changed after this run was launched: the symbol was removed from it, or its "

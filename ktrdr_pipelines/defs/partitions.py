@@ -17,6 +17,10 @@ from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 SYMBOL, WINDOW = "symbol", "window"
+
+MOST_WINDOWS: Final = 300
+"""Maximum of windows, over all symbols, of a run: each adds about 12 KB to Dagster's history."""
+
 _YEARLY: Final = "%Y"
 _WINDOW_DAYS: Final = 365
 

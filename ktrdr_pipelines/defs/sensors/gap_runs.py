@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from ktrdr_pipelines.defs.partitions import window_dates
+from ktrdr_pipelines.defs.partitions import MOST_WINDOWS, window_dates
 from ktrdr_pipelines.defs.runs.active_runs import SeriesName
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, interval_between
 from ktrdr_pipelines.domain.instruments import Series
@@ -23,9 +23,6 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 REQUESTS_PER_RUN: Final = 200
 """Approximate maximum of requests of a run. With shorter runs, the newest years of all symbols are
 loaded before older ones of any symbol; longer runs have less start-up overhead."""
-
-MOST_WINDOWS: Final = 300
-"""Maximum of windows, over all symbols, of a run: each adds about 12 KB to Dagster's history."""
 
 _DAY_US: Final = 86_400_000_000
 

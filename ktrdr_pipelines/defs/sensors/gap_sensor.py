@@ -24,7 +24,7 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.partitions import BarPartition, windows_partitions
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.runs.active_runs import SeriesName, active_runs
+from ktrdr_pipelines.defs.runs.active_runs import SeriesName, active_runs, held_symbols
 from ktrdr_pipelines.defs.runs.tags import (
     BETWEEN,
     CAUSE,
@@ -48,7 +48,6 @@ from ktrdr_pipelines.defs.sensors.gap_runs import (
     newest_windows,
     waits_until,
 )
-from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.errors import KtrdrError

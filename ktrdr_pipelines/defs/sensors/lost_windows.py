@@ -75,7 +75,7 @@ class FilledWindow:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ChangedStatuses:
     """The lost and the filled windows of the series that were compared, ``compared`` in number.
 
     ``left`` names the series of the universe that were not: ``1d AAPL``.
@@ -141,7 +141,7 @@ class WindowComparison:
         position: int,
         shown: Mapping[Timeframe, ShownWindows],
         is_late: Callable[[], bool],
-    ) -> Comparison:
+    ) -> ChangedStatuses:
         """Return the lost and the filled windows of those series that were compared in time.
 
         At least one series is compared, so that each has its turn however little time there is.
@@ -168,7 +168,7 @@ class WindowComparison:
                 lost += self._lost(found, by_window)
                 filled += self._filled(found, by_window)
         left = frozenset(f"{one.timeframe} {one.symbol}" for one in order[compared:])
-        return Comparison(lost, filled, compared, left)
+        return ChangedStatuses(lost, filled, compared, left)
 
     def _lost(
         self, found: SeriesGaps, shown: Mapping[str, AssetPartitionStatus]

@@ -32,7 +32,7 @@ from ktrdr_pipelines.defs.runs.outcome import growth, materialization
 from ktrdr_pipelines.defs.runs.recorded_runs import mark_lost, report_grown
 from ktrdr_pipelines.defs.runs.reported_windows import needed_event, reported_windows
 from ktrdr_pipelines.defs.sensors.lost_windows import (
-    Comparison,
+    ChangedStatuses,
     LostWindow,
     WindowComparison,
     shown_windows,
@@ -104,9 +104,9 @@ def report_sensor(
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
         reporter = WindowReporter(context.instance, index, windows, workspace.now)
         began_s, count = stopwatch(), max(len(listed), 1)
-        place, position = (int(cursor.get(name, 0)) % count for name in ("place", "compared"))
+        first, position = (int(cursor.get(name, 0)) % count for name in ("place", "compared"))
         reported, checked = reporter.report(
-            listed, place, is_late=lambda: stopwatch() > began_s + _REPORTING_S
+            listed, first, is_late=lambda: stopwatch() > began_s + _REPORTING_S
         )
         text = f"examined {checked} of {len(listed)} series; reported {reported} windows"
         try:
@@ -121,7 +121,7 @@ def report_sensor(
         if reported or compared.marked or compared.filled:
             context.log.info(text)
         following = {
-            "place": (place + checked) % count,
+            "place": (first + checked) % count,
             "compared": (position + found.compared) % count,
             "lost": dict(compared.lost_since),
         }
@@ -257,7 +257,7 @@ class ComparedWindows:
 def mark_and_fill(
     instance: dg.DagsterInstance,
     reporter: WindowReporter,
-    found: Comparison,
+    found: ChangedStatuses,
     lost_since: Mapping[str, str],
     *,
     real_now: datetime,

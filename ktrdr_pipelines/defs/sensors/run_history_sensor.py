@@ -40,7 +40,9 @@ _EVENTS_OF_A_RUN: Final = 10_000
 _EVERY_S = 600
 _RUNS = 100
 _WINDOWS = 500
-_EXAMINED_PER_DELETED: Final = 10
+_TIMES_AS_MANY: Final = 10
+"""How many more runs of each kind are examined than deleted."""
+
 _MOST_S: Final = 25.0
 """Seconds after which a tick examines no further run: Dagster ends a tick that takes a minute."""
 
@@ -79,7 +81,7 @@ def prune_history(
         is_late: tells that the time is over.
     """
     total = _prune_lost(instance, now, most_runs)
-    for run in _candidates(instance, now, most_runs * _EXAMINED_PER_DELETED):
+    for run in _candidates(instance, now, most_runs * _TIMES_AS_MANY):
         if total.runs >= most_runs or total.windows >= most_windows or is_late():
             break
         total += _prune(instance, run, is_old=_utc(run.update_timestamp) < now - KEPT)

@@ -21,7 +21,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Universe
 from ktrdr_pipelines.errors import KtrdrError
 
-__all__ = ["PartitionChange", "change_from", "held_symbols", "partition_changes", "universe_sensor"]
+__all__ = ["PartitionChange", "change_from", "partition_changes", "universe_sensor"]
 
 _EVERY_S = 15
 _NAMED_AT_MOST = 8
