@@ -161,7 +161,7 @@ class ImportDocument(ResultDocument):
         files = tuple(map(ImportedDocument.of, found))
         complete = all(one.is_complete for one in found)
         code = ExitCode.DONE if complete else ExitCode.INCOMPLETE
-        if all(one.error is not None for one in found):
+        if not complete and all(one.error is not None or not one.bars for one in files):
             code = ExitCode.FAILED
         return cls(
             complete=complete,

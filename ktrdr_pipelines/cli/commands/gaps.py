@@ -131,6 +131,8 @@ def gaps(
     if acknowledge is not None or remark is not None:
         _require_acknowledgement_alone(acknowledge, symbols, plot, every=every)
         day = _session_date(acknowledge, remark)
+    if plot is not None:
+        _refuse_other_formats(plot)
     workspace = Workspace.open()
     now = workspace.now
     warn_of_problem(workspace)
@@ -231,6 +233,14 @@ def explained_text(found: "Sequence[SeriesGaps]") -> str:
         for kind, number in explained_counts(found).items()
         if number
     )
+
+
+def _refuse_other_formats(path: Path) -> None:
+    """Refuse the suffix of another image format: a heatmap is a PNG image, whatever its name."""
+    if path.suffix.lower() in {".svg", ".pdf", ".jpg", ".jpeg", ".gif"}:
+        raise UsageError(
+            f"--plot {path}", reason="a heatmap is a PNG image", hint="Use the suffix .png"
+        )
 
 
 def _plot(path: Path, index: "GapIndex", found: "Sequence[SeriesGaps]", now: datetime) -> None:

@@ -124,5 +124,8 @@ def test_what_is_not_imported_is_said(ktrdr: Any, store: Path, tmp_path: Path) -
     assert [one["error"]["kind"] for one in document["files"]] == [
         *("UsageError", "UnknownSymbolError"),
     ]
+    (folder / "XYZ_1d.csv").unlink()
+    (folder / "AAPL_1d.csv").write_text(f"Date,Open,High,Low,Close,Volume\n{rows}")
+    assert ktrdr("import-csv", str(folder)).code == 1  # every row is bad
     ktrdr("import-csv", str(tmp_path / "none")).is_error(2, "no such folder")
     ktrdr("import-csv", str(folder), "--tz", "Mars").is_error(2, "no such time zone")

@@ -143,6 +143,7 @@ def test_the_heatmap_shows_the_coverage(
     colours = {tuple(colour) for colour in pixels.reshape(-1, 3).tolist()}
     assert {(205, 62, 54), (236, 238, 241)} <= colours
     ktrdr("gaps", "--plot", str(tmp_path / "no" / "x.png")).is_error(1, "x.png", "folder")
+    ktrdr("gaps", "--plot", str(tmp_path / "x.svg")).is_error(2, "x.svg", "a PNG image")
 
 
 def test_status_names_blocked_series(ktrdr: Any, store: Path) -> None:
