@@ -76,7 +76,6 @@ def universe_sensor(
     ``loaded`` are the timeframes that the code location has assets of.
     """
     kept, assets = tuple(timeframes), frozenset(loaded)
-    has_months = True
 
     @dg.sensor(
         name="universe_sensor",
@@ -90,13 +89,9 @@ def universe_sensor(
             universe, problem = store.universe_file().read()
         except KtrdrError as error:
             return dg.SensorResult(skip_reason=str(error))
-        nonlocal has_months
-        # Nothing launches runs over months any more, and to look for them reads every backfill.
-        if has_months:
-            monthly = replace_monthly_runs(context.instance, system_now())
-            for replaced in monthly:
-                context.log.warning(str(replaced))
-            has_months = bool(monthly)
+        # Each time: a web server that still has earlier definitions may launch one at any moment.
+        for replaced in replace_monthly_runs(context.instance, system_now()):
+            context.log.warning(str(replaced))
         changes = partition_changes(context.instance, universe, kept)
         # Checksums of the entries, kept in the cursor, show which ones were edited.
         prints = {
