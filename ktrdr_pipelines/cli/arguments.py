@@ -198,10 +198,10 @@ def note_symbol_named_all(workspace: "Workspace", symbols: str | None) -> None:
         note(f"ALL is a symbol of {workspace.universe.name}, and means it alone; '{EVERY}' is all")
 
 
-def _set_data_folder(context: typer.Context, folder: str | None) -> None:
+def _set_data_folder(context: typer.Context, folder: str | None) -> str | None:
     """Make the store in a folder the one that this command and its child processes use."""
     if folder is None:
-        return
+        return None
     if not folder.strip():
         raise typer.BadParameter("the name of the folder is empty")
     try:
@@ -209,6 +209,7 @@ def _set_data_folder(context: typer.Context, folder: str | None) -> None:
     except (RuntimeError, ValueError) as error:
         if not context.resilient_parsing:
             raise typer.BadParameter(str(error)) from error
+    return folder
 
 
 DataOption = Annotated[
