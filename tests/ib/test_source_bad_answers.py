@@ -358,11 +358,13 @@ def test_another_contract_is_an_error(
         )
 
 
-def test_a_pinned_contract_is_identified_by_its_id(harness: Any, aapl: Instrument) -> None:
+def test_a_pinned_contract_is_identified_by_its_id(
+    harness: Any, aapl: Instrument, replies: Any
+) -> None:
     """With an id in the universe another id is refused, and the symbol ignored."""
     pinned = replace(aapl, contract_id=4711)
     with pytest.raises(BadAnswerError, match="265598"):
-        harness(lambda source: source.contract_id(pinned))
+        harness(lambda source: source.contract_id(pinned), contract=replies.details_with({}))
     renamed = replace(aapl, contract_id=265598, ib_symbol="APPLE")
     assert harness(lambda source: source.contract_id(renamed)) == 265598
 
