@@ -38,7 +38,7 @@ class StoreScheduler(DagsterDaemonScheduler):
         if not is_daemon(sys.argv):
             return
         try:
-            # Without a home, the settings in a clone put the history into its data folder.
+            # Without a home the history is temporary, and the store that of the settings.
             home = os.environ.get("DAGSTER_HOME")
             folder = Path(home).expanduser().parent if home else data_folder(load_settings())
             share(open_store(folder))

@@ -12,6 +12,7 @@ import dagster as dg
 
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.runs.loader_thread import drive
 from ktrdr_pipelines.defs.runs.outcome import LoadRun, first_lines
 from ktrdr_pipelines.defs.runs.tags import KIND, RunKind
 from ktrdr_pipelines.domain.instruments import Series
@@ -113,17 +114,7 @@ class BarsRun:
             wanted = wanted_in(series, calendar, _dates(windows).values())
             jobs.append(Job(series, wanted=wanted, requested_by=requested_by))
         operation = "gap_filler" if self._is_automatic else "batch"
-        with self._run.loader(jobs, operation) as thread:
-            for changed, messages in thread.changes():
-                for message in messages:
-                    self._context.log.info(message)
-                for series in changed:
-                    self._report_finished(series)
-                # A retry of a run that Dagster has given up would request everything twice.
-                run = self._context.instance.get_run_by_id(self._context.run.run_id)
-                if run is not None and run.is_finished:
-                    raise dg.Failure("Dagster has already ended this run", allow_retries=False)
-            return thread.reports()
+        return drive(self._run.loader(jobs, operation), self._context, self._report_finished)
 
     def _report_finished(self, series: Series) -> None:
         """Materialize the windows of a series that are complete, during the load."""

@@ -23,6 +23,7 @@ from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, windows_partitions
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.active_runs import held_symbols
+from ktrdr_pipelines.defs.runs.loader_thread import drive
 from ktrdr_pipelines.defs.runs.outcome import LoadRun, first_lines
 from ktrdr_pipelines.defs.runs.tags import POOL, SHOWN_SYMBOLS, SHOWN_WINDOWS, TIMEFRAME
 from ktrdr_pipelines.domain.instruments import Series
@@ -147,24 +148,19 @@ class LoadBarsRun:
         """Run the loader, materializing windows as they are finished, and return its reports."""
         instance, workspace = self._context.instance, self._workspace
         windows = ChangedWindows(instance, workspace, [one.series for one in jobs])
-        with self._run.loader(jobs, "batch") as thread:
-            for changed, messages in thread.changes():
-                for message in messages:
-                    self._context.log.info(message)
-                now = workspace.now
-                for series in changed:
-                    for partition, status in windows.of(series, now):
-                        self._run.materialize(series.timeframe, partition, status, now)
-                # A retry of a run that Dagster has given up would request everything twice.
-                run = instance.get_run_by_id(self._context.run.run_id)
-                if run is not None and run.is_finished:
-                    raise dg.Failure("Dagster has already ended this run", allow_retries=False)
-            reports = thread.reports()
+
+        def report_finished(series: Series, now: datetime) -> None:
+            for partition, status in windows.of(series, now):
+                self._run.materialize(series.timeframe, partition, status, now)
+
+        reports = drive(
+            self._run.loader(jobs, "batch"),
+            self._context,
+            lambda series: report_finished(series, workspace.now),
+        )
         for report in reports:
             self._context.log.info(report.summary)
-            now = report.now or workspace.now
-            for partition, status in windows.of(report.series, now):
-                self._run.materialize(report.series.timeframe, partition, status, now)
+            report_finished(report.series, report.now or workspace.now)
         return reports
 
 

@@ -17,6 +17,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
+import dagster as dg
+
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.planning.reports import Progress, SeriesReport
 from ktrdr_pipelines.sync.runner import Job, LoadManager
@@ -151,3 +153,31 @@ class LoaderThread:
         self._task = asyncio.ensure_future(self._manager_of(self._mailbox).run(self._jobs))
         self._started.set()
         self._reports = await self._task
+
+
+def drive(
+    thread: LoaderThread,
+    context: dg.OpExecutionContext | dg.AssetExecutionContext,
+    on_changed: Callable[[Series], None],
+) -> list[SeriesReport]:
+    """Run the loader of a Dagster run, log its messages, and return its reports.
+
+    Args:
+        thread: the loader, which is not running yet.
+        context: that of the run.
+        on_changed: called in this thread with each series of which bars have been saved.
+
+    Raises:
+        dg.Failure: Dagster has ended the run meanwhile.
+    """
+    with thread:
+        for changed, messages in thread.changes():
+            for message in messages:
+                context.log.info(message)
+            for series in changed:
+                on_changed(series)
+            # A retry of a run that Dagster has given up would request everything twice.
+            run = context.instance.get_run_by_id(context.run.run_id)
+            if run is not None and run.is_finished:
+                raise dg.Failure("Dagster has already ended this run", allow_retries=False)
+        return thread.reports()
