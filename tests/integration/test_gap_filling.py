@@ -23,6 +23,7 @@ from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 RUNS = "{ runsOrError(limit: 500) { ... on Runs { results { status tags { key value } } } } }"
+FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
 MATERIALIZED = """
 query ($key: AssetKeyInput!) {
   assetNodeOrError(assetKey: $key) {
@@ -51,6 +52,11 @@ def missing_bars(settings: Settings) -> int:
     return sum(gap.bars for one in found for gap in one.gaps)
 
 
+def statuses_of(dev: Any) -> set[str]:
+    """Return the statuses that runs have."""
+    return {run["status"] for run in dev.ask(RUNS)["runsOrError"]["results"]}
+
+
 @pytest.mark.slow
 def test_deleted_days_are_loaded_again(
     tmp_path: Path,
@@ -74,6 +80,9 @@ def test_deleted_days_are_loaded_again(
         with dagster_dev(environment) as dev:
             assert missing_bars(settings) > 150
             wait_for(lambda: missing_bars(settings) == 0, "the store to be filled")
+            # A run that still examines its windows would rightly fail for the days deleted below.
+            wait_for(lambda: statuses_of(dev) <= FINISHED, "the run that filled it to end")
+            assert statuses_of(dev) == {"SUCCESS"}, dev.log.read_text()
             ledger = Ledger(layout.ledger)
             [path] = layout.bar_files("AAPL", Timeframe.D1)
             _, before = read_file(path)
