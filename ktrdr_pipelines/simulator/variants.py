@@ -11,6 +11,7 @@ Not here: the parts of a response that follow from them (``protocol``, ``request
 """
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -20,11 +21,19 @@ from zoneinfo import ZoneInfo
 
 from ktrdr_pipelines.errors import SimulatorError, UsageError
 from ktrdr_pipelines.simulator.market.hours import ZONE
-from ktrdr_pipelines.simulator.requests.pacing_rules import END_FACTOR
+from ktrdr_pipelines.simulator.requests.pacing_rules import Speed, WorkersFrom
 
 GREETING_ENCODING = "gb2312"
 """The encoding of a greeting: a Chinese Windows names its zone in it (grade C,
 https://github.com/wboayue/rust-ibapi/pull/364); ASCII text is the same in it."""
+
+
+SPEED_VARIANTS = frozenset(
+    {"workers", "request_s", "bar_s", "most_waiting", "load", "noise", "end_factor"}
+)
+"""The variants of a gateway's speed, which applies under soft pacing."""
+
+_MOST_WORKERS = 1_000
 
 
 class HoursZone(StrEnum):
@@ -156,11 +165,11 @@ class MarketVariants:
 
 @dataclass(frozen=True, slots=True)
 class ReadVariants:
-    """The variants that a command's options select; ``end_factor`` applies under soft pacing."""
+    """The variants that a command's options select; ``speed`` applies under soft pacing."""
 
     gateway: Variants = Variants()
     market: MarketVariants = MarketVariants()
-    end_factor: float = END_FACTOR
+    speed: Speed = Speed()  # noqa: RUF009 - immutable
 
 
 def check_zone(name: str) -> None:
@@ -207,8 +216,12 @@ def _read(zone: str, texts: Iterable[str]) -> ReadVariants:
             found = _READERS[name](value)
         except ValueError as error:
             raise UsageError(f"--variant {text}", reason=str(error)) from error
-        if name == "end_factor":
-            read = replace(read, end_factor=found)
+        if name == "workers":
+            first, *changes = found
+            speed = replace(read.speed, workers=first.workers, changes=tuple(changes))
+            read = replace(read, speed=speed)
+        elif name in SPEED_VARIANTS:
+            read = replace(read, speed=replace(read.speed, **{name: found}))
         elif name in MarketVariants.__dataclass_fields__:
             read = replace(read, market=replace(read.market, **{name: found}))
         else:
@@ -237,13 +250,34 @@ def _days(value: str) -> int:
     return int(value)
 
 
-def _factor(value: str) -> float:
-    try:
-        found = float(value)
-    except ValueError:
-        found = 0.0
-    if not 1 <= found <= 1_000:
-        raise ValueError("it must be a number from 1 to 1000")
+def _number(least: float, most: float) -> Callable[[str], float]:
+    def read(value: str) -> float:
+        try:
+            found = float(value)
+        except ValueError:
+            found = math.nan
+        if not least <= found <= most:
+            raise ValueError(f"it must be a number from {least:g} to {most:g}")
+        return found
+
+    return read
+
+
+def _count(value: str) -> int:
+    if not value.isdecimal() or not 1 <= int(value) <= _MOST_WORKERS:
+        raise ValueError(f"it must be a whole number from 1 to {_MOST_WORKERS}")
+    return int(value)
+
+
+def _workers(value: str) -> list[WorkersFrom]:
+    """Read ``6`` or ``6,3@60,12@120``: numbers of workers, and when each begins."""
+    first, *later = value.split(",")
+    found = [WorkersFrom(_count(first))]
+    for text in later:
+        count, at, seconds = text.partition("@")
+        if not at or not seconds.isdecimal() or int(seconds) <= found[-1].after_s:
+            raise ValueError("it must be like 6 or 6,3@60,12@120, with growing seconds")
+        found.append(WorkersFrom(_count(count), float(seconds)))
     return found
 
 
@@ -265,6 +299,12 @@ _READERS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
         "week_name": _choice(WeekName),
         "flat_bars": lambda value: frozenset(_text(value).split(",")),
         "crypto_zone": _text,
-        "end_factor": _factor,
+        "workers": _workers,
+        "request_s": _number(0, 3_600),
+        "bar_s": _number(0, 60),
+        "most_waiting": _count,
+        "load": _number(0, 10),
+        "noise": _number(0, 2),
+        "end_factor": _number(1, 1_000),
     }
 )

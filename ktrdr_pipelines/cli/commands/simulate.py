@@ -7,7 +7,7 @@ Not here: the gateway itself (``simulator.server``), starting one for another co
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -74,6 +74,7 @@ class SimulatorOptions:
     hold_s: float
     log: Path | None
     variants: "ReadVariants | None" = None
+    seed: int = 1
 
     def behaviour(self) -> "Behaviour":
         """Return the options as the simulator's own settings.
@@ -83,7 +84,6 @@ class SimulatorOptions:
         """
         from ktrdr_pipelines.simulator.faults.fault_file import read_faults
         from ktrdr_pipelines.simulator.requests.durations import DurationTable
-        from ktrdr_pipelines.simulator.requests.pacing_rules import Speed
         from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
         from ktrdr_pipelines.simulator.variants import ReadVariants
 
@@ -94,7 +94,7 @@ class SimulatorOptions:
             faults=None if self.faults is None else read_faults(self.faults),
             log=self.log,
             durations=DurationTable(self.durations or Durations.WIDE),
-            speed=Speed(end_factor=variants.end_factor),
+            speed=replace(variants.speed, seed=self.seed),
             variants=variants.gateway,
         )
 
@@ -119,6 +119,13 @@ def check_together(
             reason="recorded bars and sessions are served unchanged",
             hint="Leave one of them out",
         )
+    slowing = [text for text in variants if text.partition("=")[0] in _OF_SPEED]
+    if slowing and options.pacing is not SimulatedPacing.SOFT:
+        raise UsageError(
+            f"--variant {slowing[0]} with --pacing {options.pacing}",
+            reason="only a gateway with soft pacing has workers",
+            hint="Add --pacing soft",
+        )
     values = {
         "--zone": zone,
         "--variant": variants or None,
@@ -133,6 +140,9 @@ def check_together(
 
 _INVENTED = frozenset({"flat_bars", "crypto_zone"})
 """The variants that only a synthetic market has."""
+
+_OF_SPEED = frozenset({"workers", "request_s", "bar_s", "most_waiting", "load", "noise"})
+"""The variants that only a gateway with soft pacing has."""
 
 _NOT_TOGETHER = (("--bars", "--seed", "recorded bars are not generated from a seed"),)
 """Pairs of options that exclude each other, with the reason."""
@@ -325,9 +335,15 @@ def simulate(  # noqa: PLR0913 - an argument an option
     default),
     crypto_zone=NAME (sessions from 16:01 to 16:00 in that zone in place of UTC days), language=es,
     de or foreign (of errors), greeting_zone=TEXT (a long name of the zone), account_comma=yes,
-    week_name=1W, "1 week" or none (the bar sizes of weeks that are accepted),
-    end_factor=TIMES (with --pacing soft: how many times as long a request with an end takes; 30
-    by default).
+    week_name=1W, "1 week" or none (the bar sizes of weeks that are accepted).
+
+    With --pacing soft also: workers=NUMBER (requests served at a time; 4 by default;
+    workers=6,3@60 are 3 from 60 seconds after the first request on), request_s=SECONDS and
+    bar_s=SECONDS (that a request and each of its bars take; 0.3 and 0.0003 by default),
+    most_waiting=NUMBER (that may wait for a worker before the connection ends; 30 by default),
+    load=SHARE (by which each waiting request slows those that arrive: 0.1 is 10 %), noise=SHARE
+    (standard deviation of the times; 0.3 is 30 %; repeatable by --seed), end_factor=TIMES (how
+    many times as long a request with an end takes; 30 by default).
 
     A file of splits has lines such as AAPL,2020-08-31,4: new shares for one old share, 0.05 for
     1:20. As at IB, every response from the start of that date on has its older bars adjusted:
@@ -344,7 +360,8 @@ def simulate(  # noqa: PLR0913 - an argument an option
     wait = stdin_closed if with_parent else for_ever
     read = read_variants(zone or "", variant or ())
     market = ServedMarket(bars, seed, moment, read, splits=splits)
-    options = SimulatorOptions(durations, faults, pacing, hold_ids, log, read)
+    noise_seed = 1 if seed is None else seed
+    options = SimulatorOptions(durations, faults, pacing, hold_ids, log, read, seed=noise_seed)
     check_together(market, options, zone, variant or ())
     serving = serve(port, market, options, wait, as_json=as_json)
     try:

@@ -7,12 +7,14 @@ That a refused request does not count towards the next windows is this simulator
 ``Workers`` computes how long a request for longer bars takes; the caller waits. A cancelled request
 keeps its worker, as a gateway continues requests whose client is gone. Source: one day of
 minutes in 0.6 s (ib_insync #268), 17,970 minutes in 5.4 s (LEAN IB #62): about 0.3 s and 0.3 ms a
-bar (grade C). That too many requests end in a disconnect is grade O; workers and the length of the
-queue are this simulator's choice (grade P).
+bar (grade C). That too many requests end in a disconnect is grade O; workers, the length of the
+queue, noise and the slow-down under load are this simulator's choice (grade P).
 
 Not here: client ids and open requests (``request_limits``).
 """
 
+import math
+import random
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -181,10 +183,28 @@ https://github.com/erdewit/ib_insync/issues/327)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
-    """The speed of a gateway: its workers, seconds a request and a bar, and length of the queue.
+class WorkersFrom:
+    """A number of workers that holds from some seconds after the first request on."""
 
-    The seconds are those of a request with an end; one without is ``end_factor`` times as fast.
+    workers: int
+    after_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """The speed of a gateway under soft pacing.
+
+    Attributes:
+        workers: how many requests it serves at a time.
+        request_s: seconds a request takes, if it has an end; one without is ``end_factor`` times
+            as fast.
+        bar_s: seconds that each bar adds.
+        most_waiting: requests that may wait for a worker; one more ends the connection.
+        end_factor: how many times as long a request with an end takes.
+        load: share by which each waiting request slows the one that arrives; 0 does not.
+        noise: relative standard deviation of the seconds (log-normal, the mean stays).
+        seed: of the noise.
+        changes: later numbers of workers, earliest first.
     """
 
     workers: int = 4
@@ -192,19 +212,29 @@ class Speed:
     bar_s: float = 0.0003
     most_waiting: int = 30
     end_factor: float = END_FACTOR
+    load: float = 0.0
+    noise: float = 0.0
+    seed: int = 1
+    changes: tuple[WorkersFrom, ...] = ()
 
 
 class Workers:
-    """The workers of one gateway, and the requests that occupy them or wait for one."""
+    """The workers of one gateway, and the requests that occupy them or wait for one.
+
+    Requests are served in the order in which they arrive. A worker that is taken away finishes the
+    requests that it was assigned, and a new one takes none of those that wait already.
+    """
 
     def __init__(self, speed: Speed, now_s: Callable[[], float]) -> None:
         self.speed = speed
         self._now_s = now_s
         self._free_at = [0.0] * speed.workers
         self._begins: list[float] = []
+        self._first_s: float | None = None
+        self._random = random.Random(speed.seed)  # noqa: S311 - noise, not a secret
 
     def __repr__(self) -> str:
-        return f"Workers({self.speed.workers}, {self.waiting} waiting)"
+        return f"Workers({len(self._free_at)}, {self.waiting} waiting)"
 
     @property
     def waiting(self) -> int:
@@ -215,13 +245,35 @@ class Workers:
 
     def reserve(self, bars: int, *, has_end: bool = True) -> float | None:
         """Return the seconds until a response is ready; None if the queue is full."""
-        if self.waiting >= self.speed.most_waiting:
-            return None
         now_s = self._now_s()
+        self._change(now_s)
+        waiting = self.waiting
+        if waiting >= self.speed.most_waiting:
+            return None
         position = min(range(len(self._free_at)), key=self._free_at.__getitem__)
         begin = max(now_s, self._free_at[position])
-        seconds = self.speed.request_s + bars * self.speed.bar_s
-        self._free_at[position] = begin + seconds / (1.0 if has_end else self.speed.end_factor)
+        self._free_at[position] = begin + self._seconds(bars, waiting, has_end=has_end)
         if begin > now_s:
             self._begins.append(begin)
         return self._free_at[position] - now_s
+
+    def _seconds(self, bars: int, waiting: int, *, has_end: bool) -> float:
+        """Return how long a worker takes for a request behind so many that wait."""
+        speed = self.speed
+        seconds = (speed.request_s + bars * speed.bar_s) * (1.0 + speed.load * waiting)
+        if speed.noise:
+            spread = math.sqrt(math.log1p(speed.noise**2))
+            seconds *= math.exp(self._random.gauss(-spread * spread / 2, spread))
+        return seconds / (1.0 if has_end else speed.end_factor)
+
+    def _change(self, now_s: float) -> None:
+        """Follow the changes of the number of workers."""
+        if self._first_s is None:
+            self._first_s = now_s
+        since_s = now_s - self._first_s
+        due = [each.workers for each in self.speed.changes if each.after_s <= since_s]
+        workers = due[-1] if due else self.speed.workers
+        if workers != len(self._free_at):
+            # The ones that are free soonest stay: the others finish what they have.
+            kept = sorted(self._free_at)[:workers]
+            self._free_at = kept + [now_s] * (workers - len(kept))

@@ -22,7 +22,7 @@ from ktrdr_pipelines.cli.entry_point import stoppable
 from ktrdr_pipelines.cli.processes import end, is_free, simulator_process, start
 from ktrdr_pipelines.errors import SimulatorError
 from ktrdr_pipelines.simulator.faults.faults import Fault
-from ktrdr_pipelines.simulator.variants import MarketVariants, Variants
+from ktrdr_pipelines.simulator.variants import SPEED_VARIANTS, MarketVariants, Variants
 from tests.simulator.rawclient import AAPL, END, raw_client
 from tests.support.recordings import write
 
@@ -122,7 +122,7 @@ def test_the_help_names_every_fault_and_selector(ktrdr: Any) -> None:
 def test_the_help_names_every_variant(ktrdr: Any) -> None:
     """The help has every way in which gateways differ."""
     result = ktrdr("simulate", "--help").out
-    fields = (*Variants.__dataclass_fields__, *MarketVariants.__dataclass_fields__, "end_factor")
+    fields = (*Variants.__dataclass_fields__, *MarketVariants.__dataclass_fields__, *SPEED_VARIANTS)
     assert [each for each in fields if each not in result] == []
 
 
@@ -159,6 +159,10 @@ def test_variants_reach_the_client(helpers: Any) -> None:
         (("--variant", "plain_expiry_days=-1"), ("whole number of days",)),
         (("--variant", "account_comma=1"), ("yes or no",)),
         (("--variant", "end_factor=fast"), ("from 1 to 1000",)),
+        (("--variant", "noise=nan", "--pacing", "soft"), ("from 0 to 2",)),
+        (("--variant", "workers=0", "--pacing", "soft"), ("whole number from 1",)),
+        (("--variant", "workers=6,3@60,9@60", "--pacing", "soft"), ("6,3@60,12@120",)),
+        (("--variant", "load=0.1"), ("load=0.1 with --pacing documented", "Add --pacing soft")),
         (("--variant", "crypto_zone=Mars"), ("Mars",)),
         (("--variant", "greeting_zone=\N{SNOWMAN}"), ("no such characters",)),
     ],

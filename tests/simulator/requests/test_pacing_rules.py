@@ -2,6 +2,7 @@
 
 import json
 import socket
+import statistics
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from ktrdr_pipelines.simulator.requests.pacing_rules import (
     SimulatedPacing,
     Speed,
     Workers,
+    WorkersFrom,
     is_small_bar,
 )
 from ktrdr_pipelines.simulator.server import ServerThread, SimulatorServer, running_simulator
@@ -248,6 +250,38 @@ def test_an_end_costs_a_worker_time() -> None:
         )
         assert with_end == pytest.approx(0.3 + 100 * 0.0003)
         assert without == pytest.approx((with_end or 0.0) / factor)
+
+
+def test_waiting_requests_slow_a_gateway() -> None:
+    """Each waiting request slows the one that arrives by the load's share."""
+    workers = Workers(Speed(workers=1, request_s=1.0, bar_s=0.0, load=0.5), lambda: 100.0)
+    assert [workers.reserve(0) for _ in range(4)] == [1.0, 2.0, 3.5, 5.5]
+
+
+def test_noise_keeps_the_mean_and_repeats() -> None:
+    """Times spread by the noise's share around the same mean; a seed repeats them."""
+
+    def times(seed: int) -> list[float]:
+        speed = Speed(workers=10_000, request_s=2.0, bar_s=0.0, noise=0.3, seed=seed)
+        workers = Workers(speed, lambda: 100.0)
+        return [workers.reserve(0) or 0.0 for _ in range(3_000)]
+
+    assert times(1) == times(1) != times(2)
+    assert statistics.mean(times(1)) == pytest.approx(2.0, rel=0.03)
+    assert statistics.stdev(times(1)) == pytest.approx(0.6, rel=0.06)
+
+
+def test_workers_come_and_go() -> None:
+    """Later numbers of workers hold from some seconds after the first request on."""
+    clock = SimClock(START, runs=False)
+    changes = (WorkersFrom(1, 60.0), WorkersFrom(3, 120.0))
+    speed = Speed(workers=2, request_s=1.0, bar_s=0.0, changes=changes)
+    workers = Workers(speed, lambda: clock.now().timestamp())
+    assert [workers.reserve(0) for _ in range(3)] == pytest.approx([1.0, 1.0, 2.0])
+    clock.set(START + timedelta(seconds=60))
+    assert [workers.reserve(0) for _ in range(3)] == pytest.approx([1.0, 2.0, 3.0])
+    clock.set(START + timedelta(seconds=120))
+    assert [workers.reserve(0) for _ in range(4)] == pytest.approx([1.0, 1.0, 1.0, 2.0])
 
 
 def test_requests_with_an_end_wait_under_soft_pacing(synthetic: SyntheticMarket) -> None:
