@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ib_async.decoder import Decoder
 
 from tests.benchmarks.loads import Load, Manner, load_of, run_loads, run_together, stocks
-from tests.benchmarks.measuring import Benchmark, Target, least_cpu_s
+from tests.benchmarks.measuring import Benchmark, Target, cost_of
 from tests.support.timed_gateway import (
     SERVER_VERSION,
     Law,
@@ -20,7 +20,7 @@ from tests.support.timed_gateway import (
     running_gateway,
 )
 
-_CAPACITY_A_S = 30.0
+_CAPACITY_A_S, _SMALL_CAPACITY_A_S = 30.0, 15.0
 """Responses a second of the gateways: below the 45 messages a second that a client may send."""
 
 _REQUESTS = {1: 300, 3: 450, 6: 600, 12: 900, 24: 1_500}
@@ -47,7 +47,7 @@ def benchmarks(*, small: bool) -> list[Benchmark]:
     """Return the benchmarks of the gateway; the small form takes a minute or two."""
     if small:
         return [
-            _workers(6, 0.0, requests=240),
+            _workers(6, 0.0, requests=240, capacity_a_s=_SMALL_CAPACITY_A_S),
             _budget(0.02),
             _width("wider", "wider is better", _WIDER_IS_BETTER, sessions=300),
             _narrow_requests(sessions=120),
@@ -63,10 +63,16 @@ def benchmarks(*, small: bool) -> list[Benchmark]:
     ]
 
 
-def _workers(workers: int, noise: float, requests: int | None = None) -> Benchmark:
+def _workers(
+    workers: int,
+    noise: float,
+    *,
+    requests: int | None = None,
+    capacity_a_s: float = _CAPACITY_A_S,
+) -> Benchmark:
     """Return the benchmark of a gateway of unknown workers whose service slows under a queue."""
     number = requests or _REQUESTS[workers]
-    service_s = workers / _CAPACITY_A_S
+    service_s = workers / capacity_a_s
     points = [(sessions, factor * service_s) for sessions, factor in _WIDER_COSTS]
     law = Law(workers, points, _PENALTY, noise, first=_FIRST, end=_END)
     key = f"workers-{workers}{'-noise' if noise else ''}"
@@ -246,4 +252,4 @@ def _decode(first: str, end: str, *, sessions: int) -> _Decode:
             decoder.interpret(fields)
             counts.append(int(fields[4]))
 
-    return _Decode(least_cpu_s(act, rounds=9) / sum(counts))
+    return _Decode(cost_of(act, rounds=9).cpu_ms / 1000 / sum(counts))
