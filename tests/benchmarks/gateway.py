@@ -6,7 +6,6 @@ nothing is known of the gateway.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from ib_async.decoder import Decoder
 
@@ -20,17 +19,14 @@ from tests.support.timed_gateway import (
     running_gateway,
 )
 
-_CAPACITY_A_S, _SMALL_CAPACITY_A_S = 30.0, 15.0
+_CAPACITY_A_S = 20.0
 """Responses a second of the gateways: below the 45 messages a second that a client may send."""
 
-_REQUESTS = {1: 300, 3: 450, 6: 600, 12: 900, 24: 1_500}
-"""Requests by workers: every load takes some dozen times as long as one round of all workers."""
+_REQUESTS = {1: 240, 3: 300, 6: 450, 12: 720, 24: 1_200}
+"""Requests by workers: every load lasts at least fifty rounds of all workers."""
 
 _PENALTY, _NOISE = 0.1, 0.3
-_WIDER_COSTS = ((1, 1.0), (2, 3.0), (100, 300.0))
-"""Factors of service times by sessions where the number in flight is measured: 1 D is best."""
-
-_FIRST, _END = "2021-01-04", "2024-01-02"
+_FIRST = "2021-01-04"
 _MINUTES = 390
 _WARM_UP = Load(stocks(1), _FIRST, "2021-01-11")
 
@@ -47,7 +43,7 @@ def benchmarks(*, small: bool) -> list[Benchmark]:
     """Return the benchmarks of the gateway; the small form takes a minute or two."""
     if small:
         return [
-            _workers(6, 0.0, requests=240, capacity_a_s=_SMALL_CAPACITY_A_S),
+            _workers(6, 0.0, requests=240),
             _budget(0.02),
             _width("wider", "wider is better", _WIDER_IS_BETTER, sessions=300),
             _narrow_requests(sessions=120),
@@ -63,24 +59,23 @@ def benchmarks(*, small: bool) -> list[Benchmark]:
     ]
 
 
-def _workers(
-    workers: int,
-    noise: float,
-    *,
-    requests: int | None = None,
-    capacity_a_s: float = _CAPACITY_A_S,
-) -> Benchmark:
+def _narrow(service_s: float) -> list[tuple[int, float]]:
+    """Return points of a law for which requests of one session bring most bars a second."""
+    return [(1, service_s), (2, 3 * service_s), (100, 300 * service_s)]
+
+
+def _workers(workers: int, noise: float, *, requests: int | None = None) -> Benchmark:
     """Return the benchmark of a gateway of unknown workers whose service slows under a queue."""
     number = requests or _REQUESTS[workers]
-    service_s = workers / capacity_a_s
-    points = [(sessions, factor * service_s) for sessions, factor in _WIDER_COSTS]
-    law = Law(workers, points, _PENALTY, noise, first=_FIRST, end=_END)
+    load = load_of(stocks(3), _FIRST, number // 3)
+    law = Law(
+        workers, _narrow(workers / _CAPACITY_A_S), _PENALTY, noise, first=_FIRST, end=load.end
+    )
     key = f"workers-{workers}{'-noise' if noise else ''}"
     what = f"share of an oracle, {workers} workers{', 30 % noise' if noise else ''}"
     target = Target(key, what, 0.95 if 1 < workers < 24 else 0.90)
 
     def measure() -> Mapping[str, float]:
-        load = load_of(stocks(3), _FIRST, number // 3)
         with running_gateway(law) as gateway:
             run_loads(gateway.port, [load])
             return {key: _share_of_oracle(gateway.report(), workers)}
@@ -116,10 +111,11 @@ def _budget(factor: float) -> Benchmark:
         is_ratio=False,
     )
     window_s = _WINDOW_S * factor
+    loads = [[load_of([symbol], _FIRST, _PACED // _PROCESSES)] for symbol in stocks(_PROCESSES)]
+    law = Law(45, _narrow(0.02 * factor), first=_FIRST, end=loads[0][0].end)
 
     def measure() -> Mapping[str, float]:
-        loads = [[load_of([symbol], _FIRST, _PACED // _PROCESSES)] for symbol in stocks(_PROCESSES)]
-        with running_gateway(Law(45, first=_FIRST, end="2021-06-01")) as gateway:
+        with running_gateway(law) as gateway:
             run_together(gateway.port, loads, Manner(hard_rules_by=factor))
             arrived_s = [one.arrived_s for one in gateway.report()]
         ideal_s = window_s * ((len(arrived_s) - 1) // _WINDOW_MOST)
@@ -141,14 +137,14 @@ def _width(
     key: str, what: str, service_s: Sequence[tuple[int, float]], *, sessions: int
 ) -> Benchmark:
     """Return the benchmark of the width of requests, for a gateway with a law of widths."""
-    law = Law(4, service_s, first=_FIRST, end=_END)
+    symbols = max(1, sessions // 300)
+    load = load_of(stocks(symbols), _FIRST, sessions // symbols)
+    law = Law(4, service_s, first=_FIRST, end=load.end)
     target = Target(f"width-{key}", f"bars a second of a place, of the best width: {what}", 0.8)
     widths = range(1, service_s[-1][0] + 1)
     best = max(width * _MINUTES / law.mean_s(width) for width in widths)
 
     def measure() -> Mapping[str, float]:
-        symbols = max(1, sessions // 300)
-        load = load_of(stocks(symbols), _FIRST, sessions // symbols)
         with running_gateway(law) as gateway:
             run_loads(gateway.port, [load], Manner(settings={"IB_TIMEOUT": "5"}))
             served = gateway.report()
@@ -184,20 +180,22 @@ def _narrow_requests(*, sessions: int) -> Benchmark:
         0.036,
     )
 
+    loads = [
+        _WARM_UP,
+        load_of(stocks(1, first=1), _FIRST, sessions),
+        load_of(stocks(20, first=2), _FIRST, sessions // 20),
+    ]
+    law = Law(45, _narrow(0.02), first=_FIRST, end=loads[1].end)
+
     def measure() -> Mapping[str, float]:
-        loads = [
-            _WARM_UP,
-            load_of(stocks(1, first=1), _FIRST, sessions),
-            load_of(stocks(20, first=2), _FIRST, sessions // 20),
-        ]
-        with running_gateway(Law(45, first=_FIRST, end=_END)) as gateway:
+        with running_gateway(law) as gateway:
             _, alone, together = run_loads(gateway.port, loads)
-        decode = _decode(_FIRST, "2021-06-01", sessions=1)
+        decode_s = _decode_s_a_bar(sessions=1)
         return {
             one.key: alone.cpu_s / alone.requests * 1000,
             many.key: together.cpu_s / together.requests * 1000,
-            decodes.key: together.cpu_s / together.bars / decode.cpu_s_a_bar,
-            share.key: alone.bars / alone.wall_s * decode.cpu_s_a_bar,
+            decodes.key: together.cpu_s / together.bars / decode_s,
+            share.key: alone.bars / alone.wall_s * decode_s,
         }
 
     return Benchmark([one, many, decodes, share], measure)
@@ -208,24 +206,18 @@ def _wide_requests(*, symbols: int) -> Benchmark:
     share = Target("bars-30d", "bars a second at 30 D, of ib_async's bare decode", 0.9)
     work = Target("cpu-30d", "the same, of processor time", 0.9)
 
+    loads = [_WARM_UP, load_of(stocks(symbols, first=1), _FIRST, 740)]
+
     def measure() -> Mapping[str, float]:
-        loads = [_WARM_UP, load_of(stocks(symbols, first=1), _FIRST, 740)]
-        with running_gateway(Law(45, first=_FIRST, end=_END)) as gateway:
+        with running_gateway(Law(45, first=_FIRST, end=loads[1].end)) as gateway:
             _, wide = run_loads(gateway.port, loads, Manner(days=42))
-        decode = _decode(_FIRST, "2021-12-31", sessions=30)
+        decode_s = _decode_s_a_bar(sessions=30)
         return {
-            share.key: wide.bars / wide.wall_s * decode.cpu_s_a_bar,
-            work.key: wide.bars / wide.cpu_s * decode.cpu_s_a_bar,
+            share.key: wide.bars / wide.wall_s * decode_s,
+            work.key: wide.bars / wide.cpu_s * decode_s,
         }
 
     return Benchmark([share, work], measure)
-
-
-@dataclass(frozen=True, slots=True)
-class _Decode:
-    """What ib_async needs to make objects of the bars in frames: seconds a bar."""
-
-    cpu_s_a_bar: float
 
 
 class _Nothing:
@@ -238,9 +230,9 @@ class _Nothing:
         pass
 
 
-def _decode(first: str, end: str, *, sessions: int) -> _Decode:
-    """Measure ib_async's decoding of the frames that a gateway sends for requests of a width."""
-    frames = PreparedBars(first, end).messages(sessions)
+def _decode_s_a_bar(sessions: int) -> float:
+    """Return the processor time of ib_async for a bar in the frames of requests of a width."""
+    frames = PreparedBars(_FIRST, "2021-10-01").messages(sessions)
     decoder = Decoder(_Nothing(), SERVER_VERSION)
     counts: list[int] = []
 
@@ -252,4 +244,4 @@ def _decode(first: str, end: str, *, sessions: int) -> _Decode:
             decoder.interpret(fields)
             counts.append(int(fields[4]))
 
-    return _Decode(cost_of(act, rounds=9).cpu_ms / 1000 / sum(counts))
+    return cost_of(act, rounds=9).cpu_ms / 1000 / sum(counts)
