@@ -1,6 +1,5 @@
 """The cost of putting a symbol-year of 1m bars on one price basis, as a share of the read."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -26,6 +25,7 @@ from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.catalog.catalog import connect_catalog, rebuild_catalog
 from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
+from tests.benchmarks.measuring import costs
 from tests.support.fake_gateway import stock
 
 YEAR = 2024
@@ -95,18 +95,13 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
         yield found
 
 
-def costs(reads: dict[str, Callable[[], object]]) -> dict[str, float]:
+def shares(reads: dict[str, Callable[[], object]]) -> dict[str, float]:
     """Return the time of all processors for each read, as a multiple of the plain one.
 
-    They take turns. Wall-clock time of threads says more about what else the machine does.
+    Wall-clock time of threads says more about what else the machine does.
     """
-    best: dict[str, float] = {}
-    for _ in range(ROUNDS):
-        for name, read in reads.items():
-            start = time.process_time()
-            read()
-            best[name] = min(best.get(name, np.inf), time.process_time() - start)
-    return {name: took / best["plain"] for name, took in best.items()}
+    found = costs(reads, ROUNDS)
+    return {name: cost.cpu_ms / found["plain"].cpu_ms for name, cost in found.items()}
 
 
 def assert_cheap(found: dict[str, float], capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +117,7 @@ def test_reading_an_adjusted_year_costs_little_more(
 ) -> None:
     """Through the bar store."""
     reads = {name: lambda store=store: store.read(SERIES) for name, store in stores.items()}
-    assert_cheap(costs(reads), capsys)
+    assert_cheap(shares(reads), capsys)
 
 
 @pytest.mark.slow
@@ -136,4 +131,4 @@ def test_querying_an_adjusted_year_costs_little_more(
         for name, store in stores.items():
             catalog = stack.enter_context(connect_catalog(store.layout))
             reads[name] = lambda catalog=catalog: catalog.sql(sql).to_arrow_table()
-        assert_cheap(costs(reads), capsys)
+        assert_cheap(shares(reads), capsys)

@@ -5,7 +5,6 @@ but hold nothing: the file index has the rows of full ones.
 """
 
 import os
-import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -40,6 +39,7 @@ from ktrdr_pipelines.store.bars.footer import Footer
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger.file_index import IndexedFile, fingerprint, indexed_file
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
+from tests.benchmarks.measuring import cost_of
 
 SYMBOLS = 500
 FIRST, LAST = 2004, 2023
@@ -114,14 +114,9 @@ def _read_all(layout: StoreLayout) -> int:
         return count + len(ledger.files.all())
 
 
-def _best_s(work: Callable[[], object], attempts: int = 3) -> float:
+def _best_s(act: Callable[[], object]) -> float:
     """Return the least processor time of several runs, in which other processes do not count."""
-    times = []
-    for _ in range(attempts):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return min(times)
+    return cost_of(act).cpu_ms / 1000
 
 
 def _series_gaps(layout: StoreLayout, memory: Memory, now: datetime = NOW) -> list[SeriesGaps]:

@@ -1,9 +1,7 @@
 """The cost of reading bars as frames, beside what pyarrow needs for the same files."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +11,7 @@ import pytest
 from pyarrow import csv
 
 from ktrdr_pipelines.app.reading.bar_reader import Store
+from tests.benchmarks.measuring import Cost, costs
 from tests.support.readable import ReadableStore
 
 MOST = 1.15
@@ -45,34 +44,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         yield readable.open()
 
 
-@dataclass(frozen=True)
-class Cost:
-    """The least time and the least work of all processors of a read, in milliseconds."""
-
-    wall_ms: float
-    cpu_ms: float
-
-    def over(self, other: "Cost") -> float:
-        """Return the cost as a multiple of another: the lesser of time and work.
-
-        What else the machine does may double either for a while, but not halve it.
-        """
-        return min(self.wall_ms / other.wall_ms, self.cpu_ms / other.cpu_ms)
-
-
-def costs(reads: Reads, rounds: int = ROUNDS) -> dict[str, Cost]:
-    """Return the cost of each read; they take turns, and the least disturbed ones count."""
-    walls: dict[str, list[float]] = {name: [] for name in reads}
-    works: dict[str, list[float]] = {name: [] for name in reads}
-    for _ in range(rounds):
-        for name, read in reads.items():
-            wall, work = time.perf_counter(), time.process_time()
-            read()
-            walls[name].append(time.perf_counter() - wall)
-            works[name].append(time.process_time() - work)
-    return {name: Cost(min(walls[name]) * 1000, min(works[name]) * 1000) for name in reads}
-
-
 def report(found: dict[str, Cost], base: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Print the costs, and the ratios to one of them."""
     with capsys.disabled():
@@ -103,7 +74,7 @@ def test_a_year_of_minutes_is_read_as_fast_as_by_pyarrow(
         "read_bars, last 500": lambda: store.read_bars("AAPL", "1m", last=500),
         "read_bars, arrow": lambda: store.read_bars("AAPL", "1m", engine="arrow"),
     }
-    found = costs(reads | _arctic(frame, tmp_path))
+    found = costs(reads | _arctic(frame, tmp_path), ROUNDS)
     found |= costs({"CSV by pandas": lambda: pd.read_csv(text, parse_dates=["ts"])}, rounds=2)
     report(found, "pyarrow", capsys)
     assert found["read_bars"].over(found["pyarrow"]) <= MOST

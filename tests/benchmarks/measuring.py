@@ -1,0 +1,218 @@
+"""Benchmarks as values: what is measured, what it should reach, and its reference; the table.
+
+Other processes disturb a measurement in one direction only, so of several rounds the best counts.
+What is compared with a reference is a ratio of two figures of one run, which hardly depends on the
+machine.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from rich.table import Table
+
+FALLEN = 0.5
+"""The share of its reference at which a ratio has fallen too far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One row of the table: a figure, what it should reach, and in which direction it is better.
+
+    ``is_ratio``: it compares two figures of one run, and may be compared with a reference.
+    """
+
+    key: str
+    what: str
+    reach: float
+    more_is_better: bool = True
+    unit: str = ""
+    is_ratio: bool = True
+
+    def better(self, one: float, other: float) -> float:
+        """Return the better of two figures: that of the less disturbed round."""
+        return max(one, other) if self.more_is_better else min(one, other)
+
+    def is_met(self, now: float) -> bool:
+        """Return whether a figure reaches the target."""
+        return now >= self.reach if self.more_is_better else now <= self.reach
+
+    def share_of(self, reference: float, now: float) -> float:
+        """Return how much is left of a reference: below 1 the figure is worse."""
+        return now / reference if self.more_is_better else reference / max(now, 1e-9)
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A measurement that yields the figures of some targets, by their keys."""
+
+    targets: Sequence[Target]
+    measure: Callable[[], Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The best figure of all rounds of a target; ``reference`` is None without one."""
+
+    target: Target
+    now: float
+    reference: float | None = None
+
+    @property
+    def has_fallen(self) -> bool:
+        """Return whether the figure has fallen to half of its reference."""
+        reference = self.reference
+        return reference is not None and self.target.share_of(reference, self.now) <= FALLEN
+
+    def document(self) -> dict[str, Any]:
+        """Return the result as a JSON object."""
+        target = self.target
+        return {
+            "key": target.key,
+            "what": target.what,
+            "now": round(self.now, 4),
+            "unit": target.unit,
+            "reach": target.reach,
+            "more_is_better": target.more_is_better,
+            "met": target.is_met(self.now),
+            "reference": self.reference,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """The ratios that earlier code reached, by key, and how they were made."""
+
+    path: Path
+    made: Mapping[str, str] = field(default_factory=dict)
+    ratios: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the references of a file."""
+        document = json.loads(path.read_text("utf-8"))
+        return cls(path, document["made"], document["ratios"])
+
+    def write(self, results: Sequence[Result], made: Mapping[str, str]) -> None:
+        """Replace the references of the keys that were measured, and keep the others."""
+        measured = {one.target.key: round(one.now, 3) for one in results if one.target.is_ratio}
+        document = {"made": dict(made), "ratios": {**self.ratios, **measured}}
+        self.path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+
+
+def results_of(
+    benchmark: Benchmark, *, rounds: int, references: Mapping[str, float]
+) -> list[Result]:
+    """Measure a benchmark, and again while a figure has fallen and rounds are left.
+
+    Without references all rounds are measured.
+    """
+    best: dict[str, float] = {}
+    results: list[Result] = []
+    for _ in range(rounds):
+        found = benchmark.measure()
+        best = {
+            target.key: target.better(best.get(target.key, found[target.key]), found[target.key])
+            for target in benchmark.targets
+        }
+        results = [
+            Result(target, best[target.key], references.get(target.key))
+            for target in benchmark.targets
+        ]
+        if references and not any(one.has_fallen for one in results):
+            break
+    return results
+
+
+def table_of(title: str, results: Sequence[Result]) -> Table:
+    """Return results as a table: what, now, reach, and whether that is met."""
+    has_references = any(one.reference is not None for one in results)
+    table = Table(title=title, title_justify="left")
+    table.add_column("what")
+    for name in ("now", "reach", *(("reference",) if has_references else ())):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for one in results:
+        target = one.target
+        sign = ">=" if target.more_is_better else "<="
+        reference = () if not has_references else (_number(one.reference),)
+        outcome = "fallen" if one.has_fallen else "met" if target.is_met(one.now) else "missed"
+        unit = f" {target.unit}" if target.unit else ""
+        table.add_row(
+            target.what,
+            f"{_number(one.now)}{unit}",
+            f"{sign} {_number(target.reach)}{unit}",
+            *reference,
+            outcome,
+        )
+    return table
+
+
+def show(table: Table) -> None:
+    """Print a table."""
+    Console().print(table)
+
+
+def machine() -> str:
+    """Return the processors, the system and the Python of this machine."""
+    model = platform.processor() or platform.machine()
+    for line in _lines(Path("/proc/cpuinfo")):
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return (
+        f"{os.cpu_count()} cores of {model}, {platform.system()}, "
+        f"Python {platform.python_version()}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The least time and the least processor time of an action, in milliseconds."""
+
+    wall_ms: float
+    cpu_ms: float
+
+    def over(self, other: "Cost") -> float:
+        """Return the cost as a multiple of another: the lesser of time and processor time.
+
+        What else the machine does may double either for a while, but not halve it.
+        """
+        return min(self.wall_ms / other.wall_ms, self.cpu_ms / other.cpu_ms)
+
+
+def costs(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Cost]:
+    """Return the cost of each action; they take turns, and the least disturbed ones count.
+
+    Processor time is that of this process with all its threads.
+    """
+    walls: dict[str, list[float]] = {name: [] for name in actions}
+    cpus: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(rounds):
+        for name, act in actions.items():
+            wall_s, cpu_s = time.perf_counter(), time.process_time()
+            act()
+            walls[name].append(time.perf_counter() - wall_s)
+            cpus[name].append(time.process_time() - cpu_s)
+    return {name: Cost(min(walls[name]) * 1000, min(cpus[name]) * 1000) for name in actions}
+
+
+def cost_of(act: Callable[[], object], rounds: int = 3) -> Cost:
+    """Return the cost of one action, of which the least disturbed round counts."""
+    return costs({"": act}, rounds)[""]
+
+
+def _number(number: float | None) -> str:
+    if number is None:
+        return ""
+    return f"{number:.3g}" if abs(number) < 0.1 and number else f"{number:.2f}"
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text("utf-8").splitlines() if path.exists() else []

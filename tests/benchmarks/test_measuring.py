@@ -1,0 +1,53 @@
+"""What the table of benchmarks says of figures, and when a small form fails."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.benchmarks.measuring import Benchmark, References, Target, results_of
+
+SHARE = Target("share", "share of an oracle", 0.95)
+TIME = Target("time", "of the ideal time", 1.05, more_is_better=False)
+
+
+def _benchmark(*rounds: tuple[float, float]) -> Benchmark:
+    """Return a benchmark that measures a share and a time in each round."""
+    found = iter(rounds)
+
+    def measure() -> Mapping[str, float]:
+        return dict(zip((SHARE.key, TIME.key), next(found), strict=True))
+
+    return Benchmark([SHARE, TIME], measure)
+
+
+def test_the_best_of_all_rounds_counts_for_each_target() -> None:
+    """The highest share and the lowest time, even of different rounds."""
+    results = results_of(_benchmark((0.7, 1.04), (0.96, 1.4)), rounds=2, references={})
+    assert [one.now for one in results] == [0.96, 1.04]
+    assert [one.document()["met"] for one in results] == [True, True]
+
+
+def test_a_ratio_has_fallen_at_half_of_its_reference() -> None:
+    """A share that is half as large, or a time that is twice as long."""
+    references = {"share": 0.9, "time": 1.1}
+    fine = results_of(_benchmark((0.46, 2.1)), rounds=1, references=references)
+    fallen = results_of(_benchmark((0.45, 2.3)), rounds=1, references=references)
+    assert [one.has_fallen for one in fine] == [False, False]
+    assert [one.has_fallen for one in fallen] == [True, True]
+
+
+def test_a_fallen_ratio_is_measured_again_while_rounds_are_left() -> None:
+    """A round that other processes disturbed fails nothing, and a good one ends the measurement."""
+    rounds = ((0.2, 1.1), (0.9, 1.1))  # a third one would fail
+    results = results_of(_benchmark(*rounds), rounds=3, references={"share": 0.9, "time": 1.1})
+    assert not any(one.has_fallen for one in results)
+
+
+def test_references_keep_what_was_not_measured(tmp_path: Path) -> None:
+    """A group replaces its own ratios; those of other groups stay."""
+    path = tmp_path / "reference.json"
+    References(path, ratios={"other": 0.5, "share": 0.1}).write(
+        results_of(_benchmark((0.9, 1.1)), rounds=1, references={}), {"on": "a day"}
+    )
+    read = References.read(path)
+    assert read.ratios == {"other": 0.5, "share": 0.9, "time": 1.1}
+    assert read.made == {"on": "a day"}

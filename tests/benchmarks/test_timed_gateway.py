@@ -1,0 +1,88 @@
+"""The gateway of the benchmarks: independent clients read it, and it keeps to its law."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from ib_async import IB, StartupFetchNONE, Stock
+
+from tests.benchmarks.loads import Load, Manner, run_loads
+from tests.support.timed_gateway import Law, PreparedBars, Served, TimedGateway, running_gateway
+
+BARS = PreparedBars("2023-01-03", "2023-02-01")
+
+
+@asynccontextmanager
+async def connected(law: Law) -> AsyncIterator[tuple[IB, TimedGateway]]:
+    """Yield ib_async's client, connected to a gateway in this event loop."""
+    gateway, client = TimedGateway(law, BARS), IB()
+    server = await asyncio.start_server(gateway.connected, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        await client.connectAsync("127.0.0.1", port, clientId=7, fetchFields=StartupFetchNONE)
+        yield client, gateway
+        client.disconnect()
+        await asyncio.sleep(0)
+
+
+def minutes(client: IB, end: str, days: int) -> Coroutine[Any, Any, Any]:
+    """Return a request for minutes of a stock."""
+    return client.reqHistoricalDataAsync(
+        Stock("AAPL", "SMART", "USD"), end, f"{days} D", "1 min", "TRADES", True, 2
+    )
+
+
+def test_another_client_reads_its_bars() -> None:
+    """ib_async gets the details, and minutes and days of as many sessions as it asks for."""
+
+    async def main() -> None:
+        async with connected(Law()) as (client, _):
+            [details] = await client.reqContractDetailsAsync(Stock("AAPL", "SMART", "USD"))
+            bars = await minutes(client, "20230110-21:00:00", 3)
+            half = await minutes(client, "20230110-14:35:00", 1)
+            days = await client.reqHistoricalDataAsync(
+                details.contract, "20230110-21:00:00", "3 D", "1 day", "TRADES", True
+            )
+        assert details.contract.conId > 0
+        assert len(bars) == 3 * 390
+        assert [f"{bar.date:%d %H:%M}" for bar in half] == [f"10 14:{at}" for at in range(30, 35)]
+        assert [bar.date.day for bar in days] == [6, 9, 10]
+        assert days[-1].high == max(bar.high for bar in bars[-390:])
+        assert days[-1].close == bars[-1].close
+        assert days[-1].volume == sum(bar.volume for bar in bars[-390:])
+
+    asyncio.run(main())
+
+
+def test_a_queue_slows_its_service() -> None:
+    """One worker serves three requests one after the other, slower while others wait."""
+    law = Law(workers=1, service_s=((10, 0.01),), penalty=0.5)
+
+    async def main() -> list[Served]:
+        async with connected(law) as (client, gateway):
+            ends = ("20230110-21:00:00", "20230111-21:00:00", "20230112-21:00:00")
+            await asyncio.gather(*(minutes(client, end, 1) for end in ends))
+            return gateway.report()
+
+    first, second, third = asyncio.run(main())
+    assert second.waiting == 1
+    assert third.waiting == 0
+    assert third.begun_s - second.begun_s == pytest.approx(0.015)
+    assert first.service_s == second.service_s == 0.01
+
+
+@pytest.mark.slow
+def test_loads_request_from_it_in_a_process_of_their_own() -> None:
+    """Every session is requested once, or several at once where a request may be wider."""
+    loads = [Load(["AAPL"], "2023-01-03", "2023-01-20")]
+    with running_gateway(Law(first="2023-01-03", end="2023-02-01")) as gateway:
+        [narrow] = run_loads(gateway.port, loads)
+        requested = [one.sessions for one in gateway.report()]
+        [wide] = run_loads(gateway.port, loads, Manner(days=42))
+        requested_wide = [one.sessions for one in gateway.report()]
+    assert narrow.bars == wide.bars == 12 * 390
+    assert (narrow.requests, requested) == (12, [1] * 12)
+    assert (wide.requests, requested_wide) == (1, [12])
+    assert 0 < wide.cpu_s < narrow.cpu_s
