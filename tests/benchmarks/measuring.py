@@ -25,7 +25,8 @@ FALLEN = 0.5
 class Target:
     """One row of the table: a figure, what it should reach, and in which direction it is better.
 
-    ``is_ratio``: it compares two figures of one run, and may be compared with a reference.
+    ``is_compared``: with its reference, as a ratio of two figures of one run that hardly depends on
+    what else the machine does.
     """
 
     key: str
@@ -33,7 +34,7 @@ class Target:
     reach: float
     more_is_better: bool = True
     unit: str = ""
-    is_ratio: bool = True
+    is_compared: bool = True
 
     def better(self, one: float, other: float) -> float:
         """Return the better of two figures: that of the less disturbed round."""
@@ -101,7 +102,7 @@ class References:
 
     def write(self, results: Sequence[Result], made: Mapping[str, str]) -> None:
         """Replace the references of the keys that were measured, and keep the others."""
-        measured = {one.target.key: round(one.now, 3) for one in results if one.target.is_ratio}
+        measured = {one.target.key: round(one.now, 3) for one in results if one.target.is_compared}
         document = {"made": dict(made), "ratios": {**self.ratios, **measured}}
         self.path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
 
