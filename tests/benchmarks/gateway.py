@@ -114,6 +114,7 @@ def _budget(factor: float) -> Benchmark:
         0,
         more_is_better=False,
         is_compared=False,
+        is_required=True,
     )
     window_s = _WINDOW_S * factor
     loads = [[load_of([symbol], _FIRST, _PACED // _PROCESSES)] for symbol in stocks(_PROCESSES)]

@@ -26,7 +26,7 @@ class Target:
     """One row of the table: a figure, what it should reach, and in which direction it is better.
 
     ``is_compared``: with its reference, as a ratio of two figures of one run that hardly depends on
-    what else the machine does.
+    what else the machine does. ``is_required``: to miss it is a fault, not only slow.
     """
 
     key: str
@@ -35,6 +35,7 @@ class Target:
     more_is_better: bool = True
     unit: str = ""
     is_compared: bool = True
+    is_required: bool = False
 
     def better(self, one: float, other: float) -> float:
         """Return the better of two figures: that of the less disturbed round."""
@@ -66,10 +67,11 @@ class Result:
     reference: float | None = None
 
     @property
-    def has_fallen(self) -> bool:
-        """Return whether the figure has fallen to half of its reference."""
-        reference = self.reference
-        return reference is not None and self.target.share_of(reference, self.now) <= FALLEN
+    def has_failed(self) -> bool:
+        """Return whether it has fallen to half of its reference, or misses what is required."""
+        if self.reference is not None and self.target.share_of(self.reference, self.now) <= FALLEN:
+            return True
+        return self.target.is_required and not self.target.is_met(self.now)
 
     def document(self) -> dict[str, Any]:
         """Return the result as a JSON object."""
@@ -110,7 +112,7 @@ class References:
 def results_of(
     benchmark: Benchmark, *, rounds: int, references: Mapping[str, float]
 ) -> list[Result]:
-    """Measure a benchmark, and again while a figure has fallen and rounds are left.
+    """Measure a benchmark, and again while a figure has failed and rounds are left.
 
     Without references all rounds are measured.
     """
@@ -126,7 +128,7 @@ def results_of(
             Result(target, best[target.key], references.get(target.key))
             for target in benchmark.targets
         ]
-        if references and not any(one.has_fallen for one in results):
+        if references and not any(one.has_failed for one in results):
             break
     return results
 
@@ -143,7 +145,7 @@ def table_of(title: str, results: Sequence[Result]) -> Table:
         target = one.target
         sign = ">=" if target.more_is_better else "<="
         reference = () if not has_references else (_number(one.reference),)
-        outcome = "fallen" if one.has_fallen else "met" if target.is_met(one.now) else "missed"
+        outcome = "failed" if one.has_failed else "met" if target.is_met(one.now) else "missed"
         unit = f" {target.unit}" if target.unit else ""
         table.add_row(
             target.what,

@@ -26,20 +26,28 @@ def test_the_best_of_all_rounds_counts_for_each_target() -> None:
     assert [one.document()["met"] for one in results] == [True, True]
 
 
-def test_a_ratio_has_fallen_at_half_of_its_reference() -> None:
+def test_a_ratio_has_failed_at_half_of_its_reference() -> None:
     """A share that is half as large, or a time that is twice as long."""
     references = {"share": 0.9, "time": 1.1}
     fine = results_of(_benchmark((0.46, 2.1)), rounds=1, references=references)
     fallen = results_of(_benchmark((0.45, 2.3)), rounds=1, references=references)
-    assert [one.has_fallen for one in fine] == [False, False]
-    assert [one.has_fallen for one in fallen] == [True, True]
+    assert [one.has_failed for one in fine] == [False, False]
+    assert [one.has_failed for one in fallen] == [True, True]
 
 
 def test_a_fallen_ratio_is_measured_again_while_rounds_are_left() -> None:
     """A round that other processes disturbed fails nothing, and a good one ends the measurement."""
     rounds = ((0.2, 1.1), (0.9, 1.1))  # a third one would fail
     results = results_of(_benchmark(*rounds), rounds=3, references={"share": 0.9, "time": 1.1})
-    assert not any(one.has_fallen for one in results)
+    assert not any(one.has_failed for one in results)
+
+
+def test_what_is_required_fails_whatever_the_reference() -> None:
+    """A violation of the budget is a fault, also where no reference exists."""
+    broken = Target("violations", "violations", 0, more_is_better=False, is_required=True)
+    benchmark = Benchmark([broken], lambda: {broken.key: 1.0})
+    [result] = results_of(benchmark, rounds=1, references={})
+    assert result.has_failed
 
 
 def test_references_keep_what_was_not_measured(tmp_path: Path) -> None:
