@@ -18,7 +18,14 @@ from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.plausibility import implausible_rows
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.ib.protocol.bar_rows import PER_ROW, PRICES, read_rows, texts_of
+from ktrdr_pipelines.ib.protocol.bar_rows import (
+    PER_ROW,
+    PRICES,
+    Message,
+    fields_of,
+    read_rows,
+    texts_of,
+)
 from ktrdr_pipelines.ib.protocol.times import in_utc, written_moment, zone_named
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -62,8 +69,8 @@ class History:
     texts: list[str] | bytes
 
 
-def history_of(message: list[str] | bytes) -> History:
-    """Read message 17: its fields, or its bytes.
+def history_of(message: Message) -> History:
+    """Read message 17.
 
     Raises:
         ValueError: it does not contain as many bars as it states.
@@ -71,7 +78,7 @@ def history_of(message: list[str] | bytes) -> History:
     texts: list[str] | bytes
     if isinstance(message, bytes):
         fields, texts = _header_of(message)
-        values = texts.count(b"\0")
+        values = int(np.count_nonzero(np.frombuffer(texts, np.uint8) == 0))
     else:
         fields, texts = message[:_HEADER], message[_HEADER:]
         values = len(texts)
@@ -132,9 +139,7 @@ def bars_of(history: History, series: Series, requested: Interval | None = None)
     impossible = IntervalSet()
     if not (is_rising and good.all()):
         if not good.any():
-            row = history.texts[:PER_ROW]
-            if isinstance(history.texts, bytes):
-                row = texts_of(history.texts)[:PER_ROW]
+            row = fields_of(history.texts)[:PER_ROW]
             raise ValueError(f"none of {len(good)} rows is a bar, the first is {row}")
         taken = np.flatnonzero(good)
         taken = taken[np.unique(positions[taken], return_index=True)[1]]
@@ -209,7 +214,7 @@ def _values(numbers: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Return the numbers of rows, -1 where one is not available, and which rows are possible."""
     counts = numbers[-1]
     good = good & (counts == np.floor(counts))
-    if -_LEAST_UNSET < numbers.min(initial=0) and numbers.max(initial=0) < _LEAST_UNSET:
+    if numbers.min(initial=0) > -_LEAST_UNSET and numbers.max(initial=0) < _LEAST_UNSET:
         return numbers, good
     unset = np.isin(numbers, _UNSET)
     good &= np.isfinite(numbers).all(axis=0) & ~unset[:PRICES].any(axis=0)
@@ -352,24 +357,21 @@ def _check_spacing(keys: np.ndarray, days: np.ndarray, timeframe: Timeframe) -> 
         raise ValueError(f"{len(keys)} bars, {near} of them sooner than {timeframe} after another")
 
 
-def _table(
-    keys: np.ndarray, days: np.ndarray, values: np.ndarray
-) -> tuple[pa.Table, np.ndarray]:
+def _table(keys: np.ndarray, days: np.ndarray, values: np.ndarray) -> tuple[pa.Table, np.ndarray]:
     """Return the table of bars, and which of them have a count that the schema cannot hold."""
     prices, (volume, average, count) = values[:PRICES], values[PRICES:]
     no_count = count == _NOT_AVAILABLE
     odd = ((count < 0) & ~no_count) | (count > _MOST_COUNT)
     columns = [
-        pa.array(keys, pa.int64()).cast(BAR_SCHEMA.field("ts").type),
-        pa.array(days, pa.date32()),
-        *(pa.array(column, pa.float64()) for column in prices),
-        _where_known(volume, volume == _NOT_AVAILABLE, pa.float64()),
-        _where_known(average, average == _NOT_AVAILABLE, pa.float64()),
-        _where_known(np.where(odd, 0, count), no_count | odd, pa.int32()),
+        pa.array(keys).view(BAR_SCHEMA.field("ts").type),
+        pa.array(days.astype(np.int32)).view(pa.date32()),
+        *map(pa.array, prices),
+        *(_where_known(column, column == _NOT_AVAILABLE) for column in (volume, average)),
+        _where_known(np.where(odd, 0, count).astype(np.int32), no_count | odd),
     ]
     return pa.Table.from_arrays(columns, schema=BAR_SCHEMA), odd
 
 
-def _where_known(column: np.ndarray, missing: np.ndarray, kind: pa.DataType) -> pa.Array:
+def _where_known(column: np.ndarray, missing: np.ndarray) -> pa.Array:
     """Return an array in which missing values (the gateway's -1, "not available") are null."""
-    return pa.array(column, pa.float64(), mask=missing).cast(kind)
+    return pa.array(column, mask=missing if missing.any() else None)

@@ -38,7 +38,11 @@ _MOST_DIGITS: Final = 12
 _DATE_DIGITS: Final = 8
 _NUMERIC: Final = b"0123456789.-+eE\0"
 _LEAST: Final = np.array([np.inf, *(10.0**power for power in range(_MOST_DIGITS))])
-"""By its number of digits, the least whole number without a leading zero; none has no digits."""
+"""The least whole number without a leading zero of so many digits; no number has none."""
+
+
+Message = list[str] | bytes
+"""A message of the gateway: its texts, or the bytes of a message 17, without their length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +62,16 @@ class Rows:
 
 
 def texts_of(message: bytes) -> list[str]:
-    """Return the NUL-terminated texts of a message, as ib_async's client reads them.
+    r"""Return the NUL-terminated texts of a message, as ib_async's client reads them.
 
-    What follows the last NUL is dropped, and bytes that are not UTF-8 are written as ``\\xff``.
+    What follows the last NUL is dropped, and bytes that are not UTF-8 are written as ``\xff``.
     """
     return message.decode(errors="backslashreplace").split(_END)[:-1]
+
+
+def fields_of(message: Message) -> list[str]:
+    """Return the texts of a message."""
+    return texts_of(message) if isinstance(message, bytes) else message
 
 
 def read_rows(content: list[str] | bytes, *, dated: bool) -> Rows:
@@ -79,14 +88,8 @@ def read_rows(content: list[str] | bytes, *, dated: bool) -> Rows:
 
 
 def _read_at_once(content: bytes, *, dated: bool) -> Rows | None:
-    """Read rows of plain numbers; return None if a text is none, or might not be.
-
-    Of texts in these characters, Arrow reads IB's numbers, each as the nearest float, as Python
-    does; and besides them only those with a leading plus.
-    """
-    if not content or content.translate(None, _NUMERIC):
-        return None
-    if content.count(b"+") != content.count(b"e+") + content.count(b"E+"):
+    """Read rows of plain numbers; return None if a text is none, or might not be."""
+    if not _is_numeric(content):
         return None
     ends = np.flatnonzero(np.frombuffer(content, np.uint8) == 0)
     offsets = np.zeros(len(ends) + 1, np.int32)
@@ -100,33 +103,46 @@ def _read_at_once(content: bytes, *, dated: bool) -> Rows | None:
         return None
     columns = np.ascontiguousarray(values.reshape(-1, PER_ROW).T)
     lengths = np.diff(offsets)[::PER_ROW]
-    if not _are_digits(columns[0], lengths) or _have_exponents(content, ends):
+    if _have_exponents(content, ends) or not _are_digits(columns[0], lengths):
         return None
-    times = columns[0].astype(np.int64)
-    if not dated:
-        return Rows(times, columns[1:], np.ones(len(times), bool))
-    if (lengths != _DATE_DIGITS).any():
-        return None
-    days, good = _days_of(times)
-    return Rows(days, columns[1:], good)
+    times, good = columns[0].astype(np.int64), np.ones(len(lengths), bool)
+    if dated:
+        if (lengths != _DATE_DIGITS).any():
+            return None
+        times, good = _days_of(times)
+    return Rows(times, columns[1:], good)
 
 
-def _are_digits(values: np.ndarray, lengths: np.ndarray) -> bool:
-    """Return whether texts without exponents consist of digits, 12 at most, none of them a leading 0.
+def _is_numeric(content: bytes) -> bool:
+    """Return whether Arrow reads in these texts what the product reads as a number, no more.
 
-    Otherwise a sign or a point leaves fewer digits before it than the text is long.
+    Of texts in these characters, Arrow reads those that match ``_NUMBER``, each as the nearest
+    float, as Python does; and besides them those with a leading plus.
     """
-    if (lengths > _MOST_DIGITS).any():
+    if not content or content.translate(None, _NUMERIC):
         return False
-    return bool((values >= _LEAST[lengths]).all())
+    pluses = content.count(b"+") if b"+" in content else 0
+    return not pluses or pluses == content.count(b"e+") + content.count(b"E+")
 
 
 def _have_exponents(content: bytes, ends: np.ndarray) -> bool:
     """Return whether the first text of a row has an exponent."""
     if b"e" not in content and b"E" not in content:
         return False
-    marks = np.flatnonzero(np.frombuffer(content, np.uint8) & ~np.uint8(0x20) == ord("E"))
+    upper = np.frombuffer(content, np.uint8) & ~np.uint8(0x20)
+    marks = np.flatnonzero(upper == ord("E"))
     return bool((ends.searchsorted(marks) % PER_ROW == 0).any())
+
+
+def _are_digits(values: np.ndarray, lengths: np.ndarray) -> bool:
+    """Return whether numbers are written in at most 12 digits, none of them a leading zero.
+
+    Their texts have no exponents. A sign or a point leaves fewer digits than the text is long, so
+    that the value is too small for its length.
+    """
+    if (lengths > _MOST_DIGITS).any():
+        return False
+    return bool((values >= _LEAST[lengths]).all())
 
 
 def _days_of(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
