@@ -46,7 +46,7 @@ Message = list[str] | bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class BarRows:
     """The rows of message 17.
 
     Attributes:
@@ -74,7 +74,7 @@ def fields_of(message: Message) -> list[str]:
     return texts_of(message) if isinstance(message, bytes) else message
 
 
-def read_rows(content: list[str] | bytes, *, dated: bool) -> Rows:
+def read_rows(content: list[str] | bytes, *, dated: bool) -> BarRows:
     """Read rows.
 
     Args:
@@ -87,7 +87,7 @@ def read_rows(content: list[str] | bytes, *, dated: bool) -> Rows:
     return _read_texts(content, dated=dated)
 
 
-def _read_at_once(content: bytes, *, dated: bool) -> Rows | None:
+def _read_at_once(content: bytes, *, dated: bool) -> BarRows | None:
     """Read rows of plain numbers; return None if a text is none, or might not be."""
     if not _is_numeric(content):
         return None
@@ -95,8 +95,8 @@ def _read_at_once(content: bytes, *, dated: bool) -> Rows | None:
     offsets = np.zeros(len(ends) + 1, np.int32)
     # Without the NULs each text begins where the one before it ends, as Arrow needs it.
     np.subtract(ends, np.arange(len(ends)), out=offsets[1:], casting="unsafe")
-    packed = pa.py_buffer(content.translate(None, b"\0"))
-    texts = pa.StringArray.from_buffers(len(ends), pa.py_buffer(offsets), packed)
+    joined = pa.py_buffer(content.translate(None, b"\0"))
+    texts = pa.StringArray.from_buffers(len(ends), pa.py_buffer(offsets), joined)
     try:
         values = texts.cast(pa.float64()).to_numpy()
     except pa.ArrowInvalid:
@@ -110,7 +110,7 @@ def _read_at_once(content: bytes, *, dated: bool) -> Rows | None:
         if (lengths != _DATE_DIGITS).any():
             return None
         times, good = _days_of(times)
-    return Rows(times, columns[1:], good)
+    return BarRows(times, columns[1:], good)
 
 
 def _is_numeric(content: bytes) -> bool:
@@ -154,7 +154,7 @@ def _days_of(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(good, days, np.datetime64("1970-01-01")), good
 
 
-def _read_texts(texts: list[str], *, dated: bool) -> Rows:
+def _read_texts(texts: list[str], *, dated: bool) -> BarRows:
     """Read rows of any texts."""
     times, good = (_dates if dated else _epochs)(texts[0::PER_ROW])
     numbers = np.empty((PER_ROW - 1, len(times)))
@@ -162,7 +162,7 @@ def _read_texts(texts: list[str], *, dated: bool) -> Rows:
         column = texts[position + 1 :: PER_ROW]
         numbers[position], known = _numbers(column, optional=position >= PRICES)
         good &= known
-    return Rows(times, numbers, good)
+    return BarRows(times, numbers, good)
 
 
 def _epochs(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
