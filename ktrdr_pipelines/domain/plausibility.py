@@ -16,7 +16,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ktrdr_pipelines.domain.bars import VALUES, micros, moment, timestamps
 from ktrdr_pipelines.domain.instruments import SecType
@@ -128,7 +127,10 @@ def implausible_rows(bars: pa.Table, sec_type: SecType | None) -> np.ndarray:
         bars: any bars.
         sec_type: the kind of the instrument; None if it is not known: then any sign is plausible.
     """
-    return np.asarray(np.any(list(_implausible(bars, sec_type).values()), axis=0))
+    found = np.zeros(bars.num_rows, dtype=bool)
+    for rows in _implausible(bars, sec_type).values():
+        found |= rows
+    return found
 
 
 def findings_of(
@@ -203,24 +205,27 @@ def _implausible(bars: pa.Table, sec_type: SecType | None) -> dict[FindingKind, 
     """Return for each kind of finding which bars it holds for."""
     prices = np.array([bars[name].to_numpy(zero_copy_only=False) for name in _PRICES], float)
     opens, highs, lows, closes = prices
+    average, volume, count = (_known(bars, name) for name in ("average", "volume", "bar_count"))
     may_be_negative = sec_type is None or sec_type in _MAY_BE_NEGATIVE
     with np.errstate(invalid="ignore"):
-        size = ~((np.abs(prices) < _MOST_PRICE).all(axis=0) & _below(bars, "average", _MOST_PRICE))
+        size = ~((np.abs(prices) < _MOST_PRICE).all(axis=0) & (np.abs(average) < _MOST_PRICE))
         sign = np.zeros_like(size) if may_be_negative else (prices <= 0).any(axis=0)
         within = (lows <= opens) & (opens <= highs) & (lows <= closes) & (closes <= highs)
-    below = {name: pc.fill_null(pc.less(bars[name], 0), False) for name in ("volume", "bar_count")}  # noqa: FBT003
-    return {
-        FindingKind.PRICE_SIZE: size,
-        FindingKind.PRICE_SIGN: sign,
-        FindingKind.PRICE_RANGE: ~within,
-        FindingKind.VOLUME: below["volume"].to_numpy() | ~_below(bars, "volume", _MOST_VOLUME),
-        FindingKind.BAR_COUNT: below["bar_count"].to_numpy(),
-    }
+        return {
+            FindingKind.PRICE_SIZE: size,
+            FindingKind.PRICE_SIGN: sign,
+            FindingKind.PRICE_RANGE: ~within,
+            FindingKind.VOLUME: ~((volume >= 0) & (volume < _MOST_VOLUME)),
+            FindingKind.BAR_COUNT: count < 0,
+        }
 
 
-def _below(bars: pa.Table, name: str, most: float) -> np.ndarray:
-    """Return for each bar whether a value is a number whose size is below ``most``, or null."""
-    return np.asarray(pc.fill_null(pc.less(pc.abs(bars[name]), most), True).to_numpy())  # noqa: FBT003
+def _known(bars: pa.Table, name: str) -> np.ndarray:
+    """Return a column's values, 0, which is always plausible, where one is null."""
+    column = bars[name]
+    if column.null_count:
+        column = column.fill_null(0)
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def _values(response: Response) -> set[tuple[int, str]]:

@@ -498,7 +498,7 @@ class GatewaySource:
         except NoDataError as error:
             return NoData(request, error.reason)
         with self.notices.reading(query.what):
-            history = history_of(reply.fields)
+            history = history_of(reply.message)
             if (zone := unknown_zone(history)) is not None:
                 self.notices.unknown_zone(zone, "the range that responses state")
             return _answer(request, history, self.now(), lacks_newest=reply.lacks_newest)

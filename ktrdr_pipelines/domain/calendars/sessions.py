@@ -9,13 +9,14 @@ from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import numpy as np
-import pandas as pd
 
 from ktrdr_pipelines.domain.bars import micros, moment
+from ktrdr_pipelines.domain.calendars.arrays import wall_micros
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
 _DAY = timedelta(days=1)
+_DAY_MICROS = 86_400_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +175,8 @@ class SessionCalendar:
 
     def days_of(self, micros: np.ndarray) -> np.ndarray:
         """Return the session dates (``datetime64[D]``) of int64 microseconds since 1970 UTC."""
-        moments = pd.DatetimeIndex(micros.astype("datetime64[us]")).tz_localize("UTC")
-        wall = moments.tz_convert(self.zone).tz_localize(None) + pd.Timedelta(self.roll)
-        return np.asarray(wall.to_numpy().astype("datetime64[D]"))
+        wall = wall_micros(micros, self.zone) + self.roll // timedelta(microseconds=1)
+        return np.asarray((wall // _DAY_MICROS).astype("datetime64[D]"))
 
     def _session(self, position: int) -> Session:
         return Session(

@@ -31,6 +31,7 @@ from ktrdr_pipelines.ib.connection.notices import Notices
 from ktrdr_pipelines.ib.connection.pending_requests import PendingRequest, PendingRequests, Topic
 from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, ignore_wait
 from ktrdr_pipelines.ib.pacing.rules import RequestKind
+from ktrdr_pipelines.ib.protocol.bar_rows import Message, fields_of, texts_of
 from ktrdr_pipelines.ib.protocol.error_codes import (
     NO_REQUEST,
     error_frame,
@@ -133,7 +134,21 @@ class Dispatcher:
     def _take_answer(self, fields: list[str]) -> None:
         """Handle a one-message response; a SCHEDULE message responds to a request for bars."""
         topic = Topic.BARS if fields[0] == _SCHEDULE else Topic(fields[0])
-        pending = self.pending.part(topic, int(fields[1]), fields)
+        self._finish(topic, int(fields[1]), fields)
+
+    def take_bars(self, message: bytes) -> None:
+        """Handle message 17 in bytes.
+
+        Raises:
+            ValueError: it names no request; the connection can no longer be trusted.
+        """
+        number_end = message.find(b"\0", message.find(b"\0") + 1)
+        _, number = texts_of(message[: number_end + 1])
+        self._finish(Topic.BARS, int(number), message)
+
+    def _finish(self, topic: Topic, number: int, message: Message) -> None:
+        """Handle a message that is all of a response."""
+        pending = self.pending.part(topic, number, message)
         if pending is not None:
             self.pending.finish(pending)
         self._record_response(pending)
@@ -212,7 +227,9 @@ class GatewayConnection:
         self._timeout_s, self._outage_s = timeout_s, outage_s
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._dispatcher = Dispatcher(lambda: self.server_version)
-        self._transport = Transport(self._dispatcher.take, self._record_end, await_permit)
+        self._transport = Transport(
+            self._dispatcher.take, self._dispatcher.take_bars, self._record_end, await_permit
+        )
         self._logins, self.login = logins, ""
 
     def __repr__(self) -> str:
@@ -409,7 +426,7 @@ class GatewayConnection:
                 frames = await self._answer(pending, None)
             finally:
                 self._give_up(pending, client.cancelHeadTimeStamp)
-            return frames[0]
+            return fields_of(frames[0])
 
         return Call(put, answer)
 
@@ -422,7 +439,10 @@ class GatewayConnection:
                 self._transport.client.reqContractDetails(pending.number, query.contract)
             return pending
 
-        return Call(put, lambda pending: self._answer(pending, None))
+        async def answer(pending: PendingRequest) -> list[list[str]]:
+            return [fields_of(message) for message in await self._answer(pending, None)]
+
+        return Call(put, answer)
 
     def refresh_clock(self) -> None:
         """Request the gateway's time without waiting, if the last reading is old."""
@@ -437,7 +457,7 @@ class GatewayConnection:
 
     async def _answer(
         self, pending: PendingRequest, cancel: Callable[[int], None] | None
-    ) -> list[list[str]]:
+    ) -> list[Message]:
         """Wait for a response; cancel the request if it is given up."""
         try:
             async with asyncio.timeout(self._timeout_s):

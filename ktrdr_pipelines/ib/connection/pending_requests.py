@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ktrdr_pipelines.errors import BadAnswerError, GatewayError
+from ktrdr_pipelines.ib.protocol.bar_rows import Message
 from ktrdr_pipelines.ib.protocol.error_codes import ErrorFrame, error_for
 
 _log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Topic(StrEnum):
 
 @dataclass(slots=True)
 class PendingRequest:
-    """One pending request: its frames so far, noted codes, and the future of its response.
+    """One pending request: its messages so far, noted codes, and the future of its response.
 
     ``route`` decides which data farm may serve it (``ib.protocol.requests.route_of``).
     """
@@ -36,9 +37,9 @@ class PendingRequest:
     number: int
     topic: Topic
     what: str
-    answer: "asyncio.Future[list[list[str]]]"
+    answer: "asyncio.Future[list[Message]]"
     route: str = ""
-    parts: list[list[str]] = field(default_factory=list)
+    parts: list[Message] = field(default_factory=list)
     codes: set[int] = field(default_factory=set)
 
 
@@ -54,7 +55,7 @@ class PendingRequests:
 
     def add(self, topic: Topic, what: str, route: str = "") -> PendingRequest:
         """Add a request under an id that this connection has not used."""
-        answer: asyncio.Future[list[list[str]]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[list[Message]] = asyncio.get_running_loop().create_future()
         self.last_number += 1
         pending = PendingRequest(self.last_number, topic, what, answer, route)
         self._open[pending.number] = pending
@@ -66,8 +67,8 @@ class PendingRequests:
         if not pending.answer.cancel() and not pending.answer.cancelled():
             pending.answer.exception()  # so that asyncio does not report it as never retrieved
 
-    def part(self, topic: Topic, number: int, fields: list[str]) -> PendingRequest | None:
-        """Add a frame of a response; return its request, or None if none is pending."""
+    def part(self, topic: Topic, number: int, message: Message) -> PendingRequest | None:
+        """Add a message of a response; return its request, or None if none is pending."""
         pending = self._open.get(number)
         if pending is None or pending.answer.done():
             _log.debug("message %s for request %d, which is not open", topic.value, number)
@@ -76,7 +77,7 @@ class PendingRequests:
             reason = f"the gateway responded with message {topic.value}"
             self.fail(pending, BadAnswerError(pending.what, reason=reason))
             return None
-        pending.parts.append(fields)
+        pending.parts.append(message)
         return pending
 
     def end(self, topic: Topic, number: int) -> PendingRequest | None:

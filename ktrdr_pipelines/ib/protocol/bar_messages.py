@@ -1,6 +1,7 @@
 """Historical responses of the gateway as values: bars, the stated range, head timestamps.
 
-Not here: sending requests (``ib.source``), which bars are kept (``domain.planning.evaluation``).
+Not here: sending requests (``ib.source``), which texts are numbers (``ib.protocol.bar_rows``),
+which bars are kept (``domain.planning.evaluation``).
 """
 
 import re
@@ -17,10 +18,17 @@ from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.plausibility import implausible_rows
 from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.ib.protocol.bar_rows import (
+    PER_ROW,
+    PRICES,
+    Message,
+    fields_of,
+    read_rows,
+    texts_of,
+)
 from ktrdr_pipelines.ib.protocol.times import in_utc, written_moment, zone_named
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
-_PER_BAR = 8
 _HEADER = 5
 _MONDAY = 3  # 1970-01-01 was a Thursday
 _OLDEST_EPOCH_S = 100_000_000  # 1973; smaller numbers are dates such as 20260105, not epochs
@@ -30,14 +38,6 @@ _MOST_COUNT = 2**31 - 1
 _MOST_OUT_OF_ORDER = 0.25
 """Share of misplaced rows above which a gateway is assumed not to order its rows at all."""
 
-_END = "\0"  # separates the fields of a message, so no text contains it
-_NUMBER = r"-?+(?>[0-9]++(?>(?:\.[0-9]*+)?)|\.[0-9]++)(?>(?:[eE][+-]?+[0-9]++)?)" + _END
-_WHOLE_NUMBER = r"[0-9]{1,12}+" + _END
-# Nothing is matched in two ways: with one bad text among good ones the match must not be tried with
-# every possible division, whose number grows exponentially with the rows. Groups are atomic, since
-# Python before 3.11.5 takes half a group under a possessive quantifier for a match.
-_NUMBERS, _WHOLE_NUMBERS = (re.compile(f"(?>(?:{one})*)") for one in (_NUMBER, _WHOLE_NUMBER))
-_ONE_NUMBER, _ONE_WHOLE_NUMBER = map(re.compile, (_NUMBER, _WHOLE_NUMBER))
 _EVER = Interval(datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
 _SLACK = timedelta(days=30)
 _UNITS = {
@@ -50,7 +50,7 @@ _UNITS = {
 _SHORT_A_DAY = 3  # the bars at the start of a session and after its breaks
 _NOT_AVAILABLE = IbLimitsRegistry.NO_MARKET_DATA_VALUE.value
 _UNSET = IbLimitsRegistry.UNSET_VALUES.value
-_PRICES = 4
+_LEAST_UNSET = min(_UNSET)
 _COUNT = re.compile(r"[0-9]{1,9}")
 _EPOCH = re.compile(r"-?[0-9]{1,18}")
 _NO_HEAD = frozenset({"", "0", str(_NOT_AVAILABLE)})
@@ -58,27 +58,47 @@ _NO_HEAD = frozenset({"", "0", str(_NOT_AVAILABLE)})
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Message 17: the range that it states, and the texts of its bars, one after another."""
+    """Message 17: the range that it states, and the texts of its bars, one after another.
+
+    As bytes, each text ends with a NUL.
+    """
 
     start: str
     end: str
     count: int
-    texts: list[str]
+    texts: list[str] | bytes
 
 
-def history_of(fields: list[str]) -> History:
+def history_of(message: Message) -> History:
     """Read message 17.
 
     Raises:
         ValueError: it does not contain as many bars as it states.
     """
-    _, _, start, end, count_text, *_ = fields[:_HEADER]
+    texts: list[str] | bytes
+    if isinstance(message, bytes):
+        fields, texts = _header_of(message)
+        values = int(np.count_nonzero(np.frombuffer(texts, np.uint8) == 0))
+    else:
+        fields, texts = message[:_HEADER], message[_HEADER:]
+        values = len(texts)
+    _, _, start, end, count_text, *_ = fields
     if _COUNT.fullmatch(count_text) is None:
         raise ValueError(f"the number of bars is {count_text!r}")
-    count, texts = int(count_text), fields[_HEADER:]
-    if len(texts) != count * _PER_BAR:
-        raise ValueError(f"{len(texts)} values for {count} bars")
+    count = int(count_text)
+    if values != count * PER_ROW:
+        raise ValueError(f"{values} values for {count} bars")
     return History(start, end, count, texts)
+
+
+def _header_of(message: bytes) -> tuple[list[str], bytes]:
+    """Return the texts before the bars, and the bytes of the bars' texts."""
+    end = 0
+    for _ in range(_HEADER):
+        end = message.find(b"\0", end) + 1
+        if not end:  # fewer fields than a header has
+            return texts_of(message), b""
+    return texts_of(message[:end]), message[end : message.rfind(b"\0") + 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,34 +128,28 @@ def bars_of(history: History, series: Series, requested: Interval | None = None)
     Raises:
         ValueError: no row is a bar, or the bars are of another size.
     """
-    positions, days, good = _timestamps(history.texts[0::_PER_BAR], series, requested)
-    columns = [history.texts[position::_PER_BAR] for position in range(1, _PER_BAR)]
-    values = []
-    for position, texts in enumerate(columns):
-        numbers, known = _numbers(texts, optional=position >= _PRICES)
-        is_price = position < _PRICES
-        if position == len(columns) - 1:
-            known &= numbers == np.floor(numbers)
-        unset = np.isin(numbers, _UNSET)
-        good &= known & np.isfinite(numbers) & ~(unset if is_price else np.zeros_like(unset))
-        values.append(numbers if is_price else np.where(unset, _NOT_AVAILABLE, numbers))
-    _drop_conflicting(positions, values, good)
-    _drop_misplaced(positions, good)
+    rows = read_rows(history.texts, dated=not series.timeframe.is_intraday)
+    values, good = _values(rows.numbers, rows.good)
+    positions, days, good = _timestamps(rows.times, good, series, requested)
+    if not (is_rising := _is_rising(positions)):
+        _drop_conflicting(positions, values, good)
+        _drop_misplaced(positions, good)
     if requested is not None:
         _drop_ancient(positions, good, requested)
-    if not good.any():
-        row = history.texts[:_PER_BAR]
-        raise ValueError(f"none of {len(good)} rows is a bar, the first is {row}")
-    taken = np.flatnonzero(good)
-    taken = taken[np.unique(positions[taken], return_index=True)[1]]
-    impossible = _impossible_ranges(
-        np.flatnonzero(~good), np.sort(taken), positions, series.timeframe
-    )
-    if requested is not None and series.timeframe.is_intraday:
-        impossible |= _before_late(positions[taken], requested, series.timeframe)
-    positions, days = positions[taken], days[taken]
-    values = [column[taken] for column in values]
+    impossible = IntervalSet()
+    if not (is_rising and good.all()):
+        if not good.any():
+            row = fields_of(history.texts)[:PER_ROW]
+            raise ValueError(f"none of {len(good)} rows is a bar, the first is {row}")
+        taken = np.flatnonzero(good)
+        taken = taken[np.unique(positions[taken], return_index=True)[1]]
+        impossible = _impossible_ranges(
+            np.flatnonzero(~good), np.sort(taken), positions, series.timeframe
+        )
+        positions, days, values = positions[taken], days[taken], values[:, taken]
     if series.timeframe.is_intraday:
+        if requested is not None:
+            impossible |= _before_late(positions, requested, series.timeframe)
         _check_spacing(positions, days, series.timeframe)
     bars, odd = _table(positions, days, values)
     odd |= implausible_rows(bars, series.instrument.sec_type)
@@ -196,57 +210,38 @@ def head_of(text: str) -> datetime | None:
     return in_utc(written.wall, zone_named(written.zone))
 
 
+def _values(numbers: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of rows, -1 where one is not available, and which rows are possible."""
+    counts = numbers[-1]
+    good = good & (counts == np.floor(counts))
+    if numbers.min(initial=0) > -_LEAST_UNSET and numbers.max(initial=0) < _LEAST_UNSET:
+        return numbers, good
+    unset = np.isin(numbers, _UNSET)
+    good &= np.isfinite(numbers).all(axis=0) & ~unset[:PRICES].any(axis=0)
+    return np.where(unset, _NOT_AVAILABLE, numbers), good
+
+
 def _timestamps(
-    texts: list[str], series: Series, requested: Interval | None
+    times: np.ndarray, good: np.ndarray, series: Series, requested: Interval | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return timestamps (int64 microseconds), session dates, and which rows are possible."""
     latest = _NEWEST_EPOCH_S if requested is None else int(requested.end.timestamp()) + _DAY_S
     if series.timeframe.is_intraday:
-        seconds, good = _epochs(texts)
-        good &= (seconds % 60 == 0) & (seconds >= _OLDEST_EPOCH_S) & (seconds <= latest)
-        seconds = np.where(good, seconds, _OLDEST_EPOCH_S)
-        keys = seconds * 1_000_000
+        good = good & (times % 60 == 0) & (times >= _OLDEST_EPOCH_S) & (times <= latest)
+        keys = np.where(good, times, _OLDEST_EPOCH_S) * 1_000_000
         return keys, calendar_named(series.instrument.calendar).days_of(keys), good
-    days, good = _dates(texts)
-    numbers = days.astype(np.int64)
+    numbers = times.astype(np.int64)
     if series.timeframe is Timeframe.W1:  # dated by any day of a week that may not have ended
         numbers = numbers - (numbers + _MONDAY) % 7
-    good &= numbers * _DAY_S <= latest
-    return numbers * 86_400_000_000, days, good
+    return numbers * 86_400_000_000, times, good & (numbers * _DAY_S <= latest)
 
 
-def _epochs(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return epoch seconds, 0 for a text that is not a time, and which texts are times.
-
-    The requests are for epochs; date, time and zone are understood too.
-    """
-    if _WHOLE_NUMBERS.fullmatch(_END.join((*texts, ""))):
-        return np.array([int(text) for text in texts], dtype=np.int64), np.ones(len(texts), bool)
-    good = np.array([bool(_ONE_WHOLE_NUMBER.fullmatch(text + _END)) for text in texts], bool)
-    numbers = [int(text) if is_one else 0 for text, is_one in zip(texts, good, strict=True)]
-    seconds = np.array(numbers, dtype=np.int64)
-    for position in np.flatnonzero(~good):
-        written = written_moment(texts[position])
-        if written is not None and (moment := written.earliest()) == written.latest() and moment:
-            seconds[position], good[position] = int(moment.timestamp()), True
-    return seconds, good
+def _is_rising(keys: np.ndarray) -> bool:
+    """Return whether each timestamp is after the one before it."""
+    return bool((keys[1:] > keys[:-1]).all())
 
 
-def _dates(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return dates, 1970-01-01 for a text that is not a date, and which texts are dates."""
-    found = []
-    for text in texts:
-        try:
-            is_date = len(text) == 8 and text.isascii() and text.isdigit()
-            found.append(np.datetime64(f"{text[:4]}-{text[4:6]}-{text[6:]}") if is_date else None)
-        except ValueError:
-            found.append(None)
-    good = np.array([one is not None for one in found], bool)
-    days = np.array([one or np.datetime64("1970-01-01") for one in found], "datetime64[D]")
-    return days, good
-
-
-def _drop_conflicting(keys: np.ndarray, values: list[np.ndarray], good: np.ndarray) -> None:
+def _drop_conflicting(keys: np.ndarray, values: np.ndarray, good: np.ndarray) -> None:
     """Reject rows whose timestamp another row has too, with other values."""
     rows = np.flatnonzero(good)
     order = rows[np.argsort(keys[rows], kind="stable")]
@@ -351,50 +346,32 @@ def _check_spacing(keys: np.ndarray, days: np.ndarray, timeframe: Timeframe) -> 
     """Raise ValueError for bars that follow each other too soon: they are of another size.
 
     A bar is shorter than its size only where trading starts, after a night or a break.
+
+    Args:
+        keys: their timestamps, rising.
+        days: their session dates.
+        timeframe: their size.
     """
-    timestamps = np.unique(keys)
-    near = int(np.count_nonzero(np.diff(timestamps) < timeframe.seconds * 1_000_000))
-    if near > _SHORT_A_DAY * len(np.unique(days)):
-        raise ValueError(
-            f"{len(timestamps)} bars, {near} of them sooner than {timeframe} after another"
-        )
+    near = int(np.count_nonzero(np.diff(keys) < timeframe.seconds * 1_000_000))
+    if near > _SHORT_A_DAY and near > _SHORT_A_DAY * len(np.unique(days)):
+        raise ValueError(f"{len(keys)} bars, {near} of them sooner than {timeframe} after another")
 
 
-def _numbers(texts: list[str], *, optional: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return numbers, -1 for a text that is not a number, and which texts are numbers.
-
-    IB writes decimals in ASCII digits, possibly with an exponent (grade L): other texts that Python
-    accepts (``1_0.5``, digits of other scripts, ``nan``) are not numbers of IB's. An optional one
-    may be empty, which means "not available".
-    """
-    absent = str(_NOT_AVAILABLE)
-    values = [text or absent for text in texts] if optional else texts
-    if _NUMBERS.fullmatch(_END.join((*values, ""))):
-        numbers = np.fromiter(map(float, values), dtype=np.float64, count=len(values))
-        return numbers, np.ones(len(values), bool)
-    good = np.array([bool(_ONE_NUMBER.fullmatch(text + _END)) for text in values], bool)
-    read = (float(text) if is_one else -1.0 for text, is_one in zip(values, good, strict=True))
-    return np.fromiter(read, dtype=np.float64, count=len(values)), good
-
-
-def _table(
-    keys: np.ndarray, days: np.ndarray, values: list[np.ndarray]
-) -> tuple[pa.Table, np.ndarray]:
+def _table(keys: np.ndarray, days: np.ndarray, values: np.ndarray) -> tuple[pa.Table, np.ndarray]:
     """Return the table of bars, and which of them have a count that the schema cannot hold."""
-    prices, (volume, average, count) = values[:_PRICES], values[_PRICES:]
+    prices, (volume, average, count) = values[:PRICES], values[PRICES:]
     no_count = count == _NOT_AVAILABLE
     odd = ((count < 0) & ~no_count) | (count > _MOST_COUNT)
     columns = [
-        pa.array(keys, pa.int64()).cast(BAR_SCHEMA.field("ts").type),
-        pa.array(days, pa.date32()),
-        *(pa.array(column, pa.float64()) for column in prices),
-        _where_known(volume, volume == _NOT_AVAILABLE, pa.float64()),
-        _where_known(average, average == _NOT_AVAILABLE, pa.float64()),
-        _where_known(np.where(odd, 0, count), no_count | odd, pa.int32()),
+        pa.array(keys).view(BAR_SCHEMA.field("ts").type),
+        pa.array(days.astype(np.int32)).view(pa.date32()),
+        *map(pa.array, prices),
+        *(_where_known(column, column == _NOT_AVAILABLE) for column in (volume, average)),
+        _where_known(np.where(odd, 0, count).astype(np.int32), no_count | odd),
     ]
     return pa.Table.from_arrays(columns, schema=BAR_SCHEMA), odd
 
 
-def _where_known(column: np.ndarray, missing: np.ndarray, kind: pa.DataType) -> pa.Array:
+def _where_known(column: np.ndarray, missing: np.ndarray) -> pa.Array:
     """Return an array in which missing values (the gateway's -1, "not available") are null."""
-    return pa.array(column, pa.float64(), mask=missing).cast(kind)
+    return pa.array(column, mask=missing if missing.any() else None)

@@ -15,6 +15,7 @@ from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.ib.pacing.entitlements import Entitlement, entitlement_of
 from ktrdr_pipelines.ib.pacing.rules import PacedRequest, RequestKind, weight_of
+from ktrdr_pipelines.ib.protocol.bar_rows import Message, fields_of
 from ktrdr_pipelines.ib.protocol.contract_messages import Candidate, contract_for
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -104,10 +105,15 @@ class ContractQuery:
 
 @dataclass(frozen=True, slots=True)
 class HistoryReply:
-    """Message 17, and the codes that the gateway noted about it."""
+    """Message 17 or 106, and the codes that the gateway noted about it."""
 
-    fields: list[str]
+    message: Message
     codes: set[int]
+
+    @property
+    def fields(self) -> list[str]:
+        """The texts of the message."""
+        return fields_of(self.message)
 
     @property
     def lacks_newest(self) -> bool:

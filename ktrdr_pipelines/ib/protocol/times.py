@@ -122,7 +122,10 @@ def written_moment(text: str) -> WrittenMoment | None:
         return None
     day, separator, clock, seconds, zone = found.groups()
     try:
-        wall = datetime.strptime(f"{day} {clock}{seconds or ':00'}", "%Y%m%d %H:%M:%S")  # noqa: DTZ007
+        wall = datetime(  # noqa: DTZ001  (its zone is beside it)
+            *(int(day[:4]), int(day[4:6]), int(day[6:])),
+            *(int(clock[:2]), int(clock[3:]), int((seconds or ":00")[1:])),
+        )
     except ValueError:
         return None
     if not _YEARS[0] <= wall.year <= _YEARS[1]:

@@ -2,7 +2,9 @@
 
 ib_async stays unmodified: it makes the connection, the handshake and the frames that are sent.
 This module cuts the incoming bytes into whole frames (four bytes of length, then the fields),
-passes every frame to one listener, and reports *why* a connection could not be made or ended. Every
+passes every frame to one listener, and reports *why* a connection could not be made or ended. The
+listener gets the fields as ib_async's client reads them; of bars (message 17), which may be a
+million fields, it gets the bytes, and ib_async's client does not see them. Every
 message that is sent, the handshake included, waits for a permit of the message rate; ib_async's own
 throttle, which knows one connection only and delays messages that have a permit, is off. Account
 numbers are removed from every frame before ib_async, its log or the listener sees it.
@@ -43,6 +45,7 @@ the rate is unknown, as the shared record cannot be used."""
 _PREFIX = 4
 _Client: Any = Client  # ib_async annotates its client in part only
 _ERROR, _ACCOUNTS, _ID_IN_USE = "4", "15", "326"
+_BARS = b"17\0"
 
 
 class BadFrameError(ValueError):
@@ -64,15 +67,16 @@ class FrameCutter:
         self._rest += data
         frames: list[bytes] = []
         start = 0
-        while len(self._rest) - start >= _PREFIX:
-            length = int.from_bytes(self._rest[start : start + _PREFIX])
-            if not MIN_FRAME_BYTES <= length <= MAX_FRAME_BYTES:
-                raise BadFrameError(f"a frame of {length} bytes")
-            end = start + _PREFIX + length
-            if end > len(self._rest):
-                break
-            frames.append(bytes(self._rest[start:end]))
-            start = end
+        with memoryview(self._rest) as rest:
+            while len(rest) - start >= _PREFIX:
+                length = int.from_bytes(rest[start : start + _PREFIX])
+                if not MIN_FRAME_BYTES <= length <= MAX_FRAME_BYTES:
+                    raise BadFrameError(f"a frame of {length} bytes")
+                end = start + _PREFIX + length
+                if end > len(rest):
+                    break
+                frames.append(bytes(rest[start:end]))
+                start = end
         del self._rest[:start]
         return frames
 
@@ -150,6 +154,7 @@ class Transport:
 
     Args:
         on_frame: takes the fields of each frame; a ValueError from it ends the connection.
+        on_bars: takes the bytes of each message 17 of an open connection, as ``on_frame`` does.
         on_end: called once if an established connection ends without ``close``.
         await_permit: delays messages that are sent without a permit (``permitted``).
     """
@@ -157,10 +162,11 @@ class Transport:
     def __init__(
         self,
         on_frame: Callable[[list[str]], None],
+        on_bars: Callable[[bytes], None],
         on_end: Callable[[DisconnectReason], None],
         await_permit: AwaitPermit,
     ) -> None:
-        self._on_frame, self._on_end = on_frame, on_end
+        self._on_frame, self._on_bars, self._on_end = on_frame, on_bars, on_end
         self._await_permit, self._is_permitted = await_permit, False
         self._waiting: deque[bytes] = deque()
         self._sender: asyncio.Task[None] | None = None
@@ -303,8 +309,12 @@ class Transport:
                     low, high = IbLimitsRegistry.SERVER_VERSIONS.value
                     if not low <= version <= high:
                         self._end(DisconnectReason.VERSION)
-                if not self._ended.done():
-                    cleaned = self._filter.cleaned(frame)
+                if self._ended.done():
+                    continue
+                cleaned = self._filter.cleaned(frame)
+                if self._ready and cleaned.startswith(_BARS, _PREFIX):
+                    self._on_bars(cleaned[_PREFIX:])
+                else:
                     self.client._onSocketHasData(cleaned)  # noqa: SLF001  (its own listener is off)
         except (BadFrameError, ValueError, IndexError):
             self._end(DisconnectReason.GARBAGE)

@@ -308,6 +308,17 @@ def test_dates_of_many_moments_are_the_dates_of_each(key: str, some: list[dateti
     assert found.tolist() == [calendar.day_of(one) for one in some]
 
 
+@given(
+    st.sampled_from(["Australia/Lord_Howe", "Africa/Casablanca", "Asia/Kathmandu", "Pacific/Apia"]),
+    st.lists(st.datetimes(datetime(1960, 1, 1), datetime(2110, 1, 1), timezones=st.just(UTC))),  # noqa: DTZ001
+)
+def test_dates_follow_the_clocks_of_any_zone(zone: str, some: list[datetime]) -> None:
+    """Clocks moved by half an hour, twice within a month, by a day; before 1970 and after 2100."""
+    calendar = calendar_named(f"GATEWAY:{zone}")
+    found = calendar.days_of(np.array([micros(one) for one in some], dtype=np.int64))
+    assert found.tolist() == [calendar.day_of(one) for one in some]
+
+
 @pytest.mark.parametrize("key", ["XNYS.RTH", "XNYS.ETH", "FX"])
 def test_sessions_are_known_from_1970_to_2049(key: str) -> None:
     """Eighty years of sessions are built once."""
