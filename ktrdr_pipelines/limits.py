@@ -216,6 +216,27 @@ class IbLimitsRegistry:
     SAME_CONTRACT_S: Final = Limit(2.0, "seconds of the rule above", _PACING, "O")
     WINDOW_MOST: Final = Limit(60, "requests in 10 min", _PACING, "O")
     WINDOW_S: Final = Limit(600.0, "seconds of the rule above", _PACING, "O")
+    WINDOW_RESERVE: Final = Limit(
+        6,
+        "requests of the rule above that backfills leave to tails when they send all they may at "
+        "once; a tail sent during a long load would else wait for the whole window",
+        "this project",
+        "P",
+    )
+    WINDOW_LENT: Final = Limit(
+        4,
+        "requests of that reserve that backfills may take after all, evenly over the window: of 60 "
+        "they use 58, a tail finds 2 free, and another becomes free every 150 s",
+        "this project",
+        "P",
+    )
+    CLOCK_DRIFT: Final = Limit(
+        0.001,
+        "share by which the gateway's clock may run slower than ours: the windows above are longer "
+        "by it. Time daemons let a clock run wrong by up to 0.0005",
+        "https://man7.org/linux/man-pages/man2/adjtimex.2.html",
+        "P",
+    )
     BID_ASK_WEIGHT: Final = Limit(2, "requests that one of BID_ASK counts for", _PACING, "O")
     MAX_OPEN_HISTORICAL: Final = Limit(
         50, "historical requests open at once, head timestamps included", _PACING, "O"
@@ -237,9 +258,6 @@ class IbLimitsRegistry:
     )
     CONCURRENCY_RANGE: Final = Limit(
         (1, 45), "fewest and most of them once it adapts, below the 50 open", "this project", "P"
-    )
-    SAFE_DELAY_S: Final = Limit(
-        10.0, "seconds between requests when conservative: 60 in 10 min", _PACING, "O"
     )
     PACING_PAUSE_S: Final = Limit(
         Backoff(60.0, 600.0),

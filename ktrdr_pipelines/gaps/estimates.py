@@ -61,7 +61,7 @@ class Rates:
 
     ``now_request_s`` is for requests whose end is empty, which means now, ``request_s`` for those
     with an end. ``answers`` is the number of responses that the seconds were measured from.
-    ``conservative``: every request waits for the safe delay.
+    ``conservative``: every request counts in IB's window of ten minutes.
     """
 
     request_s: Mapping[Timeframe, float] = field(default_factory=dict)
@@ -74,8 +74,16 @@ class Rates:
         self, timeframe: Timeframe, requests: int, bars: int, *, ends_now: bool = False
     ) -> float:
         """Return the seconds that so many requests take, sent with the usual concurrency."""
-        if self.conservative:
-            return requests * IbLimitsRegistry.SAFE_DELAY_S.value
+        return max(self.window_s(requests), self._busy_s(timeframe, requests, bars, ends_now))
+
+    def window_s(self, requests: int) -> float:
+        """Return the seconds until the last of so many requests is in a window of the budget."""
+        if not self.conservative or requests < 1:
+            return 0.0
+        # What fits into a window is sent at once.
+        return (requests - 1) // _window_most() * IbLimitsRegistry.WINDOW_S.value
+
+    def _busy_s(self, timeframe: Timeframe, requests: int, bars: int, ends_now: bool) -> float:
         measured = self.now_request_s if ends_now else self.request_s
         if timeframe in measured:
             return requests * measured[timeframe]
@@ -99,8 +107,8 @@ class Rates:
             ends_now: whether their end is empty.
         """
         if self.conservative:
-            delay_s = IbLimitsRegistry.SAFE_DELAY_S.value
-            return f"IB_PACING=conservative: a request every {delay_s:.0f} s"
+            window = f"{IbLimitsRegistry.WINDOW_S.value / 60:.0f} min"
+            return f"IB_PACING=conservative: {_window_most()} requests in {window}"
         wanted = set(timeframes)
         known = set(self.now_request_s if ends_now else self.request_s)
         measured, others = wanted & known, wanted - known
@@ -117,6 +125,12 @@ class Rates:
                 f"{ASSUMED_BAR_S * 1000:.0f} ms a bar, {IbLimitsRegistry.CONCURRENCY.value} at once"
             )
         return "; ".join(parts)
+
+
+def _window_most() -> int:
+    """Return how many requests of the window rule loads may use; the rest is for tails."""
+    limits = IbLimitsRegistry
+    return limits.WINDOW_MOST.value - limits.WINDOW_RESERVE.value + limits.WINDOW_LENT.value
 
 
 def measured_rates(ledger: Ledger, gateway: str, *, conservative: bool = False) -> Rates:
@@ -210,11 +224,13 @@ class Estimate:
     """What filling the gaps of many series costs, and what the seconds are based on.
 
     ``latencies`` are those of the timeframes that are requested, with an end and with an empty one.
+    ``window_s`` is how long the budget makes all requests together wait.
     """
 
     parts: tuple[SeriesEstimate, ...] = ()
     basis: str = ""
     latencies: tuple[Latency, ...] = ()
+    window_s: float = 0.0
 
     @property
     def requests(self) -> int:
@@ -234,7 +250,7 @@ class Estimate:
     @property
     def seconds(self) -> float:
         """Seconds at the gateway's rate; series share its concurrency, so their times add up."""
-        return sum(part.seconds for part in self.parts)
+        return max(sum(part.seconds for part in self.parts), self.window_s)
 
     @property
     def summary(self) -> str:
@@ -321,7 +337,8 @@ def estimate(
         if one in requested[False] | requested[True]
         for ends_now in (False, True)
     )
-    return Estimate(tuple(parts), "; ".join(dict.fromkeys(basis)), latencies)
+    window_s = rates.window_s(sum(part.requests for part in parts))
+    return Estimate(tuple(parts), "; ".join(dict.fromkeys(basis)), latencies, window_s)
 
 
 def _cost(

@@ -200,11 +200,27 @@ def test_a_file_of_a_few_bars_is_not_measured(world: MakeWorld) -> None:
         assert rates.size(timeframe, 1000) == 1000 * ASSUMED_BAR_BYTES
 
 
-def test_conservative_pacing_takes_ten_seconds_a_request(tmp_path: Path) -> None:
-    """Whatever was measured."""
+def test_conservative_pacing_sends_what_a_window_allows_at_once(tmp_path: Path) -> None:
+    """58 requests take as long as their responses, each further window ten minutes more."""
     rates = measured_rates(Ledger(tmp_path / "ledger.sqlite"), "real:1", conservative=True)
-    assert rates.seconds(Timeframe.M1, 60, 10**6) == 600.0
-    assert rates.basis([Timeframe.M1]) == "IB_PACING=conservative: a request every 10 s"
+    usual = measured_rates(Ledger(tmp_path / "ledger.sqlite"), "real:1")
+    assert rates.seconds(Timeframe.M1, 58, 0) == usual.seconds(Timeframe.M1, 58, 0)
+    assert rates.seconds(Timeframe.M1, 59, 0) == 600.0
+    assert rates.seconds(Timeframe.M1, 58 * 12, 0) == 11 * 600.0
+    assert rates.basis([Timeframe.M1]) == "IB_PACING=conservative: 58 requests in 10 min"
+
+
+def test_the_requests_of_several_series_share_the_window(tmp_path: Path) -> None:
+    """Two series that would each take one window take two together."""
+    wanted = interval_between(
+        calendar_named("XNYS.RTH"), Timeframe.M1, date(2024, 4, 1), date(2024, 6, 1)
+    )
+    rates = measured_rates(Ledger(tmp_path / "ledger.sqlite"), "real:1", conservative=True)
+    missing = [(series_of(stock(name), Timeframe.M1), IntervalSet([wanted])) for name in "AB"]
+    found = estimate(missing, Calendars(), rates=rates, now=NOW)
+    assert [part.requests <= 58 for part in found.parts] == [True, True]
+    assert found.requests > 58
+    assert found.seconds == 600.0
 
 
 def test_bytes_are_measured_where_bars_are_held(world: MakeWorld) -> None:

@@ -187,8 +187,9 @@ def test_a_claim_outlasts_the_longest_wait_for_a_permit() -> None:
     """A claim lasts longer than an owner can wait for a permit through a pacing pause."""
     limits = IbLimitsRegistry
     longest_pause_s = limits.PACING_PAUSE_S.value.longest_s
-    a_permit_each_s = limits.SAFE_DELAY_S.value * limits.MAX_OPEN_HISTORICAL.value
-    assert 2 * (longest_pause_s + a_permit_each_s) < CLAIM_S
+    # Those that may be open are fewer than those that a window lets through.
+    assert limits.MAX_OPEN_HISTORICAL.value < limits.WINDOW_MOST.value - limits.WINDOW_RESERVE.value
+    assert 2 * (longest_pause_s + limits.WINDOW_S.value) < CLAIM_S
 
 
 NOW = utc(2026, 1, 5, 14, 30)

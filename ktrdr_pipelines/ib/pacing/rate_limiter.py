@@ -50,6 +50,9 @@ delays every process until its deadline."""
 POLL_S = 0.1
 """Seconds between two checks whether another process has released a permit."""
 
+RESPONSE_CHECK_S = 0.5
+"""Seconds between two checks of a request that waits until some time after another's response."""
+
 OnWait = Callable[[str, float], None]
 """Takes the reason of a wait as a text, and its longest duration in seconds."""
 
@@ -71,29 +74,29 @@ class Permit:
     was written to the socket.
     """
 
-    def __init__(self, entry: QueueEntry, record: SharedRecord, size: str = "") -> None:
+    def __init__(self, entry: QueueEntry, record: SharedRecord) -> None:
         self.sent_at_s = entry.send_time.at
         self.is_held = True
-        self._number, self._record, self._size = entry.number, record, size
+        self._entry, self._record = entry, record
 
     def release(self) -> None:
         """Release the permit: the gateway has responded."""
-        self._let_go(lambda: self._record.release(self._number))
+        self._let_go(lambda: self._record.release(self._entry))
 
     def answered(self) -> None:
         """Release the permit after a response with data, whose time shows the gateway's load."""
-        if not self._size:
+        if not self._entry.request.size:
             self.release()
             return
-        self._let_go(lambda: self._record.answered(self._number, self._size, self.sent_at_s))
+        self._let_go(lambda: self._record.answered(self._entry))
 
     def cut(self) -> None:
         """Release the permit soon: the request was cancelled, and the gateway may not know yet."""
-        self._let_go(lambda: self._record.shorten(self._number, hold_s=CANCEL_HOLD_S))
+        self._let_go(lambda: self._record.shorten(self._entry, hold_s=CANCEL_HOLD_S))
 
     def withdraw(self) -> None:
         """Release the permit without a trace: nothing was sent."""
-        self._let_go(lambda: self._record.withdraw(self._number))
+        self._let_go(lambda: self._record.withdraw(self._entry.number))
 
     def _let_go(self, act: Callable[[], None]) -> None:
         if not self.is_held:
@@ -195,7 +198,7 @@ class RateLimiter:
             GatewayRestingError: the circuit breaker is open after consecutive failures.
             DiskError: the shared record cannot be used.
         """
-        while True:
+        while not self._retrying(self._record.lets_through):
             decision = self.remember(
                 lambda memory, database: memory.admission(database, self._clock(), probe_s=probe_s)
             )
@@ -324,7 +327,7 @@ class RateLimiter:
             DiskError: the shared record cannot be used.
         """
         entry = await self._enter(request, hold_s, waits, write)
-        permit = Permit(entry, self._record, request.size)
+        permit = Permit(entry, self._record)
         try:
             yield permit
         except asyncio.CancelledError:
@@ -348,12 +351,10 @@ class RateLimiter:
     async def _enter(
         self, request: PacedRequest, hold_s: float, waits: OnWait, write: Callable[[], None]
     ) -> QueueEntry:
-        number: int | None = None
         sending = Sending(write, self._clock)
         try:
             while True:
-                entry = await self._attempt(request, number, sending, hold_s)
-                number = entry.number
+                entry = await self._attempt(request, sending, hold_s)
                 if entry.sent:
                     return entry
                 # Only waits that a user would wonder about are reported.
@@ -363,19 +364,17 @@ class RateLimiter:
                     waits(_FEW_HEADS, entry.send_time.at - self._clock())
                 await self._wait(entry, request)
         except BaseException:  # a cancelled request must leave the queue, too
-            if number is not None:
+            if sending.number is not None and sending.at is None:
                 with suppress(RecordBusyError):
-                    self._record.withdraw(number)
+                    self._record.withdraw(sending.number)
             raise
         finally:
             self._wake_first()
 
-    async def _attempt(
-        self, request: PacedRequest, number: int | None, sending: Sending, hold_s: float
-    ) -> QueueEntry:
+    async def _attempt(self, request: PacedRequest, sending: Sending, hold_s: float) -> QueueEntry:
         for _ in range(_BUSY_ATTEMPTS):
             with suppress(RecordBusyError):
-                return self._record.attempt(request, number, sending, hold_s=hold_s)
+                return self._record.attempt(request, sending.number, sending, hold_s=hold_s)
             await self._sleep(_BUSY_S)
         raise self._stuck()
 
@@ -398,9 +397,12 @@ class RateLimiter:
         Messages that need no permit (a cancel, the time) wait for time alone, and never behind
         requests that wait for one.
         """
-        left_s = entry.send_time.at - self._clock()
+        now = self._clock()
+        left_s = entry.send_time.at - now
         if left_s > 0 or entry.send_time.has_permit:
-            await self._sleep(min(max(left_s, 0.0), LONGEST_SLEEP_S))
+            # Responses that come meanwhile may make it due earlier.
+            checks_in_s = max(entry.send_time.check_at - now, RESPONSE_CHECK_S)
+            await self._sleep(max(min(left_s, checks_in_s, LONGEST_SLEEP_S), 0.0))
             return
         key = (not request.tail, entry.number)
         self._queue[key] = woken = asyncio.Event()

@@ -10,6 +10,7 @@ Not here: what the tables hold (``ib.pacing.shared_state``).
 
 import errno
 import logging
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -31,16 +32,18 @@ FILE = "pacer.sqlite"
 LOCK_WAIT_S = 0.05
 """Seconds that one attempt waits for another process's transaction before it gives up."""
 
-_VERSION = 4
-"""Version of the tables. 4 has the tables of 3; texts of earlier versions may name accounts."""
+_VERSION = 5
+"""Version of the tables. 5 adds when a request is counted at the latest; 4 has the tables of 3, and
+texts of earlier versions may name accounts."""
+
+_NO_ACCOUNTS_SINCE = 4
 
 _SETUP_WAIT_S = 30.0
 _NO_FILE = -1
 _BROKEN_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BUSY_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_SCHEMA = f"""
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS requests (
+_SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS requests (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     boot TEXT NOT NULL,
     owner TEXT NOT NULL,
@@ -52,25 +55,46 @@ CREATE TABLE IF NOT EXISTS requests (
     identical TEXT NOT NULL,
     weight INTEGER NOT NULL,
     small INTEGER NOT NULL,
-    tail INTEGER NOT NULL
-);
-CREATE INDEX IF NOT EXISTS requests_at ON requests (state, at);
-CREATE TABLE IF NOT EXISTS pauses (boot TEXT NOT NULL, until REAL NOT NULL, length_s REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS memory (
+    tail INTEGER NOT NULL,
+    counted REAL
+)""",
+    """CREATE TABLE IF NOT EXISTS pauses
+    (boot TEXT NOT NULL, until REAL NOT NULL, length_s REAL NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS memory (
     boot TEXT NOT NULL,
     name TEXT NOT NULL,
     value TEXT NOT NULL,
     PRIMARY KEY (boot, name)
-);
-CREATE TABLE IF NOT EXISTS blocks (
+)""",
+    """CREATE TABLE IF NOT EXISTS blocks (
     entitlement TEXT PRIMARY KEY,
     reason TEXT NOT NULL,
     code INTEGER,
     until REAL NOT NULL
-);
-PRAGMA user_version = {_VERSION};
-COMMIT;
-"""
+)""",
+)
+_COUNTED = (
+    "ALTER TABLE requests ADD COLUMN counted REAL",
+    "UPDATE requests SET counted = max(at, until) WHERE state <> 'waiting'",
+)
+"""What an earlier table of requests lacks: its deadlines are the latest times of responses."""
+
+_INDEXES = (
+    "DROP INDEX IF EXISTS requests_at",
+    # By time, with all that is read of sent requests but the names of rare rules.
+    """CREATE INDEX IF NOT EXISTS requests_counted ON requests
+    (boot, counted, at, until, state, kind, small, weight, tail, owner)""",
+    """CREATE INDEX IF NOT EXISTS requests_small ON requests
+    (boot, counted, at, state, weight, tail) WHERE small = 1""",
+    """CREATE INDEX IF NOT EXISTS requests_identical ON requests (identical)
+    WHERE kind IN ('bars', 'head')""",
+    """CREATE INDEX IF NOT EXISTS requests_waiting ON requests (boot, until)
+    WHERE state = 'waiting'""",
+    # A process of an earlier version that still runs writes no such times.
+    """CREATE TRIGGER IF NOT EXISTS requests_of_version_4 AFTER UPDATE OF state ON requests
+    WHEN NEW.counted IS NULL AND NEW.state <> 'waiting'
+    BEGIN UPDATE requests SET counted = max(NEW.at, NEW.until) WHERE number = NEW.number; END""",
+)
 _MOVE = "Set KTRDR_STATE to a writable folder on a local disk."
 _MAKE_ROOM = "Make room on that disk, or set KTRDR_STATE to a folder on another disk."
 _log = logging.getLogger(__name__)
@@ -90,6 +114,7 @@ class SharedFile:
 
     def __init__(self, folder: Path, *, on_loss: Callable[[sqlite3.Connection], None]) -> None:
         self.path = folder / FILE
+        self._name = str(self.path)
         self._on_loss = on_loss
         self._database: sqlite3.Connection | None = None
         self._inode = 0
@@ -105,6 +130,20 @@ class SharedFile:
             self._database.close()
             self._database = None
 
+    def glance(self, query: str, values: tuple[str, ...]) -> tuple[object, ...] | None:
+        """Return one row as the last transaction left it, without waiting for a writer.
+
+        Raises:
+            RecordBusyError: the file cannot be read now.
+            DiskError: the file cannot be used.
+        """
+        try:
+            row: tuple[object, ...] | None = self._current().execute(query, values).fetchone()
+        except sqlite3.DatabaseError as error:
+            self._handle_damage(error)
+            raise RecordBusyError from error
+        return row
+
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Run one transaction as the only writer.
@@ -114,12 +153,7 @@ class SharedFile:
             DiskError: the file cannot be used.
         """
         try:
-            if self._database is not None and self._inode != _inode(self.path):
-                self.close()  # another process has replaced the file
-            if self._database is None:
-                self._database = self._open()
-                self._inode = _inode(self.path)
-            database = self._database
+            database = self._current()
             database.execute("BEGIN IMMEDIATE")
             try:
                 yield database
@@ -130,6 +164,16 @@ class SharedFile:
         except sqlite3.DatabaseError as error:
             self._handle_damage(error)
             raise RecordBusyError from error
+
+    def _current(self) -> sqlite3.Connection:
+        """Return the open file, which another process may have replaced."""
+        inode = _inode(self._name)
+        if self._database is not None and self._inode != inode:
+            self.close()
+        if self._database is None:
+            self._database = self._open()
+            self._inode = _inode(self._name)
+        return self._database
 
     def _handle_damage(self, error: sqlite3.DatabaseError) -> None:
         code = _code(error)
@@ -200,9 +244,18 @@ def _hint(error: OSError) -> str:
 def _set_up(database: sqlite3.Connection) -> None:
     database.execute(f"PRAGMA busy_timeout = {round(_SETUP_WAIT_S * 1000)}")
     database.execute("PRAGMA journal_mode = WAL")
-    if 0 < _version(database) < _VERSION:
+    if 0 < _version(database) < _NO_ACCOUNTS_SINCE:
         _remove_accounts(database)
-    database.executescript(_SCHEMA)
+    database.execute("BEGIN IMMEDIATE")  # as another process may do the same
+    for statement in _SCHEMA:
+        database.execute(statement)
+    if "counted" not in {row[1] for row in database.execute("PRAGMA table_info(requests)")}:
+        for statement in _COUNTED:
+            database.execute(statement)
+    for statement in _INDEXES:
+        database.execute(statement)
+    database.execute(f"PRAGMA user_version = {_VERSION}")
+    database.execute("COMMIT")
     database.execute(f"PRAGMA busy_timeout = {round(LOCK_WAIT_S * 1000)}")
 
 
@@ -226,9 +279,9 @@ def _remove_accounts(database: sqlite3.Connection) -> None:
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
-def _inode(path: Path) -> int:
+def _inode(path: Path | str) -> int:
     try:
-        return path.stat().st_ino
+        return os.stat(path).st_ino  # noqa: PTH116 - a path object costs more than the call
     except OSError:
         return _NO_FILE
 

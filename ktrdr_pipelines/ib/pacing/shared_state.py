@@ -5,14 +5,13 @@ several processes follow one another. Times are seconds since the machine starte
 start of the machine do not count, except refusals (``Block``) and absences (``Absence``), which
 last by the wall clock, and the bar sizes that the gateway accepts.
 
-Not here: the file itself, its schema and damage (``ib.pacing.shared_file``), the rules
-(``ib.pacing.rules``).
+Not here: the file itself, its schema and damage (``ib.pacing.shared_file``), the table of requests
+(``ib.pacing.request_rows``), the rules (``ib.pacing.rules``).
 """
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,12 +37,19 @@ from ktrdr_pipelines.ib.pacing.concurrency import (
     pace_after,
     troubled,
 )
+from ktrdr_pipelines.ib.pacing.request_rows import (
+    CLOCK_GRAIN_S,
+    RequestRows,
+    adopt,
+    insert,
+    is_queued,
+    prune,
+)
 from ktrdr_pipelines.ib.pacing.rules import (
     PacedRequest,
     Pacing,
     RequestKind,
     SendTime,
-    SentRequest,
     Waiting,
     next_pause_s,
     send_time,
@@ -58,6 +64,9 @@ EVERY_BOOT = ""
 """The boot name of rows in the memory table that stay valid when the machine restarts."""
 
 _CONCURRENCY, _BREAKER, _ABSENCE, _SIZE = "flight", "breaker", "absence", "bar size "
+_FIELDS: dict[type, list[str]] = {
+    kind: [field.name for field in fields(kind)] for kind in (Concurrency, Breaker)
+}
 S = TypeVar("S", Concurrency, Breaker)
 
 
@@ -99,6 +108,7 @@ class SharedMemory:
 
     def __init__(self, boot: str) -> None:
         self._boot = boot
+        self._last: dict[str, tuple[str, Concurrency | Breaker]] = {}
 
     def concurrency(self, database: sqlite3.Connection) -> Concurrency:
         """Return the concurrency of requests for bars."""
@@ -107,6 +117,10 @@ class SharedMemory:
     def breaker(self, database: sqlite3.Connection) -> Breaker:
         """Return the state of the circuit breaker."""
         return self._value(database, _BREAKER, Breaker)
+
+    def breaker_in(self, text: str) -> Breaker:
+        """Return the breaker that a text of the record stands for."""
+        return self._read(_BREAKER, Breaker, text)
 
     def latest(self, database: sqlite3.Connection) -> float:
         """Return the latest time that concurrency or breaker hold, 0 if nothing was recorded."""
@@ -241,14 +255,21 @@ class SharedMemory:
 
     def _value(self, database: sqlite3.Connection, name: str, kind: type[S]) -> S:
         text = self._text(database, name)
-        if text is None:
-            return kind()
+        return kind() if text is None else self._read(name, kind, text)
+
+    def _read(self, name: str, kind: type[S], text: str) -> S:
+        """Return the value of a text; the same text as at the last time is not read again."""
+        last = self._last.get(name)
+        if last is not None and last[0] == text and isinstance(last[1], kind):
+            return last[1]
         known: dict[str, Any] = json.loads(text)
-        values = {field.name: known[field.name] for field in fields(kind) if field.name in known}
+        values = {name: known[name] for name in _FIELDS[kind] if name in known}
         made = {"state": BreakerState, "depth": Depth}
         for one in made.keys() & values.keys():
             values[one] = made[one](values[one])
-        return kind(**values)
+        value = kind(**values)
+        self._last[name] = text, value
+        return value
 
     def _text(self, database: sqlite3.Connection, name: str, boot: str | None = None) -> str | None:
         row = database.execute(
@@ -264,60 +285,6 @@ class SharedMemory:
             "INSERT OR REPLACE INTO memory VALUES (?, ?, ?)",
             (self._boot if boot is None else boot, name, value),
         )
-
-
-_COLUMNS = "number, owner, at, kind, contract, identical, weight, small, tail"
-_NO_NUMBER = -1
-_Row = tuple[int, str, float, str, str, str, int, int, int]
-
-
-class RequestRows:
-    """The requests of this run of the machine, less the excluded one; read in a transaction."""
-
-    def __init__(
-        self, database: sqlite3.Connection, boot: str, *, excluded: int = _NO_NUMBER
-    ) -> None:
-        self._database = database
-        self._boot, self._excluded = boot, excluded
-
-    def waiting(self, now: float) -> list[Waiting]:
-        """Return the requests that wait for a permit."""
-        return [
-            Waiting(number=row[0], owner=row[1], at=row[2], request=_request(row))
-            for row in self._rows("state = 'waiting' AND until > ?", (now,))
-        ]
-
-    def held(self, now: float) -> dict[str, list[PacedRequest]]:
-        """Return the requests that hold a permit and have no response yet, by owner."""
-        held: dict[str, list[PacedRequest]] = {}
-        for row in self._rows("state = 'open' AND until > ?", (now,)):
-            held.setdefault(row[1], []).append(_request(row))
-        return held
-
-    def sent(self, pacing: Pacing, request: PacedRequest, now: float) -> list[SentRequest]:
-        """Return the sent requests that can still delay a request."""
-        recent = now - pacing.horizon_s(small=False)
-        since = now - pacing.horizon_s(small=True) if request.small else recent
-        where = "state <> 'waiting' AND at > ? AND (small OR at > ?)"
-        return [SentRequest(row[2], _request(row)) for row in self._rows(where, (since, recent))]
-
-    def _rows(self, where: str, values: tuple[float, ...]) -> list[_Row]:
-        query = (
-            f"SELECT {_COLUMNS} FROM requests "  # noqa: S608
-            f"WHERE boot = ? AND number <> ? AND {where}"
-        )
-        return self._database.execute(query, (self._boot, self._excluded, *values)).fetchall()
-
-
-def _request(row: _Row) -> PacedRequest:
-    _, _, _, kind, contract, identical, weight, small, tail = row
-    return PacedRequest(
-        RequestKind(kind), contract, identical, weight=weight, small=bool(small), tail=bool(tail)
-    )
-
-
-CLOCK_GRAIN_S = 1.0
-"""Seconds that a recorded time may lie in the future: clocks of two processors differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,27 +307,14 @@ def set_pause(database: sqlite3.Connection, boot: str, *, until: float, length_s
     database.execute("INSERT INTO pauses VALUES (?, ?, ?)", (boot, until, length_s))
 
 
-def prune(database: sqlite3.Connection, boot: str, *, now: float, horizon_s: float) -> None:
-    """Delete rows that no longer matter: old, abandoned, or of another start of the machine."""
-    for table in ("requests", "memory"):
-        database.execute(
-            f"DELETE FROM {table} WHERE boot NOT IN (?, ?)",  # noqa: S608
-            (boot, EVERY_BOOT),
-        )
-    database.execute("DELETE FROM requests WHERE state = 'waiting' AND until < ?", (now,))
-    database.execute(
-        "DELETE FROM requests WHERE state <> 'waiting' AND (at > ? OR until < ? AND at < ?)",
-        (now + CLOCK_GRAIN_S, now, now - horizon_s),
-    )
-
-
 def forget_future(
     database: sqlite3.Connection, boot: str, *, now: float, longest_wait_s: float
 ) -> None:
     """Forget everything of a run of the machine if any of it lies in the future.
 
     A system without names for its runs gives two of them the same name, and then the clock has
-    restarted: a pause of the earlier run would last as long as the machine was up then.
+    restarted: a pause of the earlier run would last as long as the machine was up then. Requests
+    get another name, so that they count as those of an earlier run.
 
     Args:
         database: the transaction.
@@ -376,7 +330,8 @@ def forget_future(
     pause, recorded = last_pause(database, boot), SharedMemory(boot).latest(database)
     begun = (latest or 0.0, pause.until - (pause.length_s or 0.0), recorded)
     if max(begun) > now + CLOCK_GRAIN_S:
-        for table in ("requests", "pauses", "memory"):
+        database.execute("UPDATE requests SET boot = ? WHERE boot = ?", (f"before {boot}", boot))
+        for table in ("pauses", "memory"):
             database.execute(f"DELETE FROM {table} WHERE boot = ?", (boot,))  # noqa: S608
 
 
@@ -386,22 +341,24 @@ LONGEST_SLEEP_S = 10.0
 UNREPORTED_AFTER_S = LONGEST_SLEEP_S + 5.0
 """Seconds that a queue entry counts without being renewed; its process may be dead."""
 
-PRUNE_S = 5.0
+PRUNE_S = 60.0
 """Seconds between two deletions of old rows by one process."""
 
-_INSERT = (
-    "INSERT INTO requests (boot, owner, state, at, until, kind, contract, identical, weight,"
-    " small, tail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
+_NEWEST = 2**62
+_THIS = "number = ? AND owner = ? AND at = ?"
 T = TypeVar("T")
 
 
 class Sending:
-    """A message to be written once to the gateway's socket, when it has a permit."""
+    """A message to be written once to the gateway's socket, when it has a permit.
+
+    ``at`` is when it was written, ``number`` its row, once it has one.
+    """
 
     def __init__(self, write: Callable[[], None], clock: Callable[[], float]) -> None:
         self._write, self._clock = write, clock
         self.at: float | None = None
+        self.number: int | None = None
 
     def written_at(self) -> float:
         """Write the message unless it was written already; return the time after writing."""
@@ -415,13 +372,14 @@ class Sending:
 class QueueEntry:
     """The result of an attempt to send: the row's number, the send time, and whether it was sent.
 
-    ``is_paused`` is true where a pause after a violation delays the request. The send time of a
-    sent request is the time at which it was written.
+    ``request`` is the request, ``is_paused`` is true where a pause after a violation delays it. The
+    send time of a sent request is the time at which it was written.
     """
 
     number: int
     send_time: SendTime
     sent: bool
+    request: PacedRequest
     is_paused: bool = False
 
 
@@ -443,6 +401,7 @@ class SharedRecord:
         self._boot, self._owner = boot, owner
         self._pacing, self._clock = pacing, clock
         self._memory = SharedMemory(boot)
+        self._pacings: dict[tuple[RequestKind, bool, bool], Pacing] = {}
         self._pruned_at = -PRUNE_S
         self._is_begun = False
         self.concurrency = pacing.concurrency
@@ -456,6 +415,19 @@ class SharedRecord:
         """Return whether anything was ever recorded; looking creates nothing."""
         return self._file.exists
 
+    def lets_through(self) -> bool:
+        """Return whether the circuit breaker is closed, as most of the time.
+
+        Raises:
+            RecordBusyError: the record cannot be read now.
+        """
+        if not self._is_begun:
+            return False
+        row = self._file.glance(
+            "SELECT value FROM memory WHERE boot = ? AND name = ?", (self._boot, _BREAKER)
+        )
+        return row is None or self._memory.breaker_in(str(row[0])).state is BreakerState.CLOSED
+
     def attempt(
         self, request: PacedRequest, number: int | None, sending: Sending, *, hold_s: float
     ) -> QueueEntry:
@@ -463,7 +435,8 @@ class SharedRecord:
 
         The message is written inside the transaction, and its time is taken after that: no process
         writes between another's decision and its message, so the rules hold at the socket however
-        long a process is suspended.
+        long a process is suspended. A request under the hard rules counts in a transaction of its
+        own before: a process that is killed while it writes leaves no trace of the second one.
 
         Args:
             request: what is to be sent.
@@ -474,83 +447,118 @@ class SharedRecord:
         Raises:
             RecordBusyError: another process is writing; try again in a moment.
         """
-        with self._transaction() as database:
+        number = number if sending.number is None else sending.number
+        if sending.at is None and any(rule.weighted for rule in self._binding(request).rules):
+            entry = self._attempt(request, number, sending, hold_s=hold_s, writes=False)
+            if not entry.sent:
+                return entry
+            number = entry.number
+        return self._attempt(request, number, sending, hold_s=hold_s, writes=True)
+
+    def _attempt(
+        self,
+        request: PacedRequest,
+        number: int | None,
+        sending: Sending,
+        *,
+        hold_s: float,
+        writes: bool,
+    ) -> QueueEntry:
+        with self._file.transaction() as database:
+            self._begin(database)
             now = self._clock()
             if now - self._pruned_at >= PRUNE_S:
                 self._pruned_at = now
                 horizon_s = self._pacing.horizon_s(small=True)
                 prune(database, self._boot, now=now, horizon_s=horizon_s)
-            row = database.execute("SELECT 1 FROM requests WHERE number = ?", (number,)).fetchone()
-            if row is not None and number is not None:
-                mine = number
-            else:  # new, or its row was deleted: it joins the end of the queue
-                until = now + UNREPORTED_AFTER_S
-                mine = self._insert(database, request, "waiting", now, until=until)
+            # New, or its row was deleted: it joins the end of the queue.
+            is_known = number is not None and is_queued(database, number, self._owner, request)
+            mine = number if is_known and number is not None else 0
             chance = self._send_time(database, request, mine, now)
+            is_message = request.kind is RequestKind.MESSAGE
+            paused_until = 0.0 if is_message else last_pause(database, self._boot).until
+            if paused_until > chance.at:
+                chance = SendTime(paused_until, chance.has_permit, paused_until)
             sent = sending.at is not None or chance.is_now(now)
-            if sent:
+            if sent and writes:
                 chance = SendTime(sending.written_at(), has_permit=True)
-            paused_until = last_pause(database, self._boot).until
-            state = "open" if sent else "waiting"
-            at = chance.at
-            until = at + hold_s if sent else now + UNREPORTED_AFTER_S
-            database.execute(
-                "UPDATE requests SET state = ?, at = ?, until = ? WHERE number = ?",
-                (state, at, until, mine),
-            )
-        return QueueEntry(mine, chance, sent, is_paused=now < paused_until == chance.at)
+            counted = chance.at + hold_s if sent else None
+            until = now + UNREPORTED_AFTER_S if counted is None else counted
+            state = "waiting" if not sent else "done" if is_message else "open"
+            if mine:
+                database.execute(
+                    "UPDATE requests SET state = ?, at = ?, until = ?, counted = ?"
+                    " WHERE number = ?",
+                    (state, chance.at, until, counted, mine),
+                )
+            else:
+                mine = insert(
+                    database,
+                    self._boot,
+                    self._owner,
+                    request,
+                    state=state,
+                    at=chance.at,
+                    until=until,
+                    counted=counted,
+                )
+        sending.number = mine
+        is_paused = now < paused_until == chance.at
+        return QueueEntry(mine, chance, sent, request, is_paused=is_paused)
 
-    def release(self, number: int) -> None:
+    def release(self, entry: QueueEntry) -> None:
         """Release a permit: the gateway has responded to the request."""
-        with self._transaction() as database:
-            self._release(database, number)
+        with self._file.transaction() as database:
+            self._begin(database)
+            self._release(database, entry, self._clock())
 
-    def answered(self, number: int, size: str, sent_at: float) -> None:
-        """Release a permit after a response with bars, and adapt the concurrency to its time.
-
-        Args:
-            number: the row of the request.
-            size: of the request, as in ``PacedRequest.size``.
-            sent_at: when it was sent.
-        """
-        with self._transaction() as database:
+    def answered(self, entry: QueueEntry) -> None:
+        """Release a permit after a response with bars, and adapt the concurrency to its time."""
+        with self._file.transaction() as database:
+            self._begin(database)
             now = self._clock()
-            held = RequestRows(database, self._boot).held(now).values()
-            metered = sum(request.is_metered for requests in held for request in requests)
-            sample = Sample(sent_at, now, metered)
-            self._release(database, number)
-            concurrency = self._memory.answered(database, size, sample)
+            metered = RequestRows(database, self._boot, now).metered()
+            sample = Sample(entry.send_time.at, now, metered)
+            self._release(database, entry, now)
+            concurrency = self._memory.answered(database, entry.request.size, sample)
             if self._pacing.adapts:
                 self.concurrency = concurrency.limit(now)
 
     def remember(self, act: Callable[[SharedMemory, sqlite3.Connection], T]) -> T:
         """Read or write what all processes remember of the gateway, in one transaction."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
+            self._begin(database)
             return act(self._memory, database)
 
     def vitals(self) -> Vitals:
         """Return the gateway's condition as all processes together know it."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
+            self._begin(database)
             now = self._clock()
             paused_until = last_pause(database, self._boot).until
-            held = RequestRows(database, self._boot).held(now).values()
+            held = RequestRows(database, self._boot, now).open_requests().values()
             return replace(
                 self._memory.vitals(database, now),
                 paused_s=max(paused_until - now, 0.0),
-                permits_taken=sum(map(len, held)),
+                permits_taken=sum(one.total for one in held),
             )
 
-    def shorten(self, number: int, *, hold_s: float) -> None:
-        """Keep a permit for ``hold_s`` more seconds at most: the request was cancelled."""
-        with self._transaction() as database:
+    def shorten(self, entry: QueueEntry, *, hold_s: float) -> None:
+        """Keep a permit for ``hold_s`` more seconds at most: the request was cancelled.
+
+        The gateway may not have read it yet, so it counts as one without response.
+        """
+        with self._file.transaction() as database:
+            self._begin(database)
             database.execute(
-                "UPDATE requests SET until = min(until, ?) WHERE number = ?",
-                (self._clock() + hold_s, number),
+                f"UPDATE requests SET until = min(until, ?) WHERE {_THIS}",  # noqa: S608
+                (self._clock() + hold_s, entry.number, self._owner, entry.send_time.at),
             )
 
     def withdraw(self, number: int) -> None:
         """Delete the queue entry of a request that was never sent."""
-        with self._transaction() as database:
+        with self._file.transaction() as database:
+            self._begin(database)
             database.execute("DELETE FROM requests WHERE number = ?", (number,))
 
     def pause(self) -> float:
@@ -558,7 +566,8 @@ class SharedRecord:
 
         Several error messages about the same burst make one pause.
         """
-        with self._transaction() as database:
+        with self._file.transaction() as database:
+            self._begin(database)
             now = self._clock()
             last = last_pause(database, self._boot)
             if last.length_s is not None and last.until > now:
@@ -567,56 +576,59 @@ class SharedRecord:
             set_pause(database, self._boot, until=now + length_s, length_s=length_s)
             return length_s
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Run a transaction; the first one drops the rows of an earlier run of the same name."""
-        with self._file.transaction() as database:
-            if not self._is_begun:
-                forget_future(
-                    database, self._boot, now=self._clock(), longest_wait_s=UNREPORTED_AFTER_S
-                )
-                self._is_begun = True
-            yield database
+    def _begin(self, database: sqlite3.Connection) -> None:
+        """In the first transaction, adopt the requests of earlier runs of the machine."""
+        if self._is_begun:
+            return
+        forget_future(database, self._boot, now=self._clock(), longest_wait_s=UNREPORTED_AFTER_S)
+        adopt(database, self._boot, horizon_s=self._pacing.horizon_s(small=True))
+        self._is_begun = True
 
-    def _release(self, database: sqlite3.Connection, number: int) -> None:
-        which = (number,)
-        row = database.execute("SELECT kind FROM requests WHERE number = ?", which).fetchone()
-        if row is not None:
-            database.execute("UPDATE requests SET state = 'done' WHERE number = ?", which)
-            self._memory.responded(database, depth_of(RequestKind(row[0])))
-
-    def _insert(
-        self,
-        database: sqlite3.Connection,
-        request: PacedRequest,
-        state: str,
-        at: float,
-        *,
-        until: float,
-    ) -> int:
-        key = (request.kind.value, request.contract, request.identical)
-        kind = (request.weight, request.small, request.tail)
-        values = (self._boot, self._owner, state, at, until, *key, *kind)
-        return int(database.execute(_INSERT, values).lastrowid or 0)
+    def _release(self, database: sqlite3.Connection, entry: QueueEntry, now: float) -> None:
+        """Count a request from its response on; one whose row was lost with the file, too."""
+        at, request = entry.send_time.at, entry.request
+        updated = database.execute(
+            f"UPDATE requests SET state = 'done', counted = ? WHERE {_THIS}",  # noqa: S608
+            (now, entry.number, self._owner, at),
+        )
+        if not updated.rowcount:
+            insert(
+                database,
+                self._boot,
+                self._owner,
+                request,
+                state="done",
+                at=at,
+                until=now,
+                counted=now,
+            )
+        self._memory.responded(database, depth_of(request.kind))
 
     def _send_time(
         self, database: sqlite3.Connection, request: PacedRequest, mine: int, now: float
     ) -> SendTime:
-        rows = RequestRows(database, self._boot, excluded=mine)
+        rows = RequestRows(database, self._boot, now, excluded=mine)
         if self._pacing.adapts:
             self.concurrency = self._memory.concurrency(database).limit(now)
-        chance = send_time(
-            replace(self._pacing, concurrency=self.concurrency),
-            me=Waiting(mine, self._owner, now, request),
-            sent=rows.sent(self._pacing, request, now),
-            open_requests=rows.held(now),
-            others=rows.waiting(now),
+        pacing = self._binding(request)
+        return send_time(
+            pacing,
+            me=Waiting(mine or _NEWEST, self._owner, now, request),
+            sent=(),
+            open_requests=rows.open_requests(),
+            others=rows.waiting(),
             now=now,
+            recorded=rows,
         )
-        if request.kind is RequestKind.MESSAGE:
-            return chance
-        paused_until = last_pause(database, self._boot).until
-        return SendTime(max(chance.at, paused_until), chance.has_permit)
+
+    def _binding(self, request: PacedRequest) -> Pacing:
+        """Return the rules that bind a request, with the concurrency as it is now."""
+        kind = (request.kind, request.small, request.tail)
+        known = self._pacings.get(kind)
+        if known is None or known.concurrency != self.concurrency:
+            known = replace(self._pacing.binding(request), concurrency=self.concurrency)
+            self._pacings[kind] = known
+        return known
 
     def _start_over(self, database: sqlite3.Connection) -> None:
         """Begin after a loss of the record as if the budget had just been used up.
@@ -628,6 +640,15 @@ class SharedRecord:
         everything = PacedRequest(
             RequestKind.BARS, "", "", weight=IbLimitsRegistry.WINDOW_MOST.value, small=True
         )
-        self._insert(database, everything, "done", now, until=now)
+        insert(
+            database,
+            self._boot,
+            self._owner,
+            everything,
+            state="done",
+            at=now,
+            until=now,
+            counted=now,
+        )
         cool_down_s = self._pacing.horizon_s(small=False)
         set_pause(database, self._boot, until=now + cool_down_s, length_s=cool_down_s)

@@ -7,7 +7,6 @@ import random
 import signal
 from collections.abc import Iterator
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -337,15 +336,18 @@ def test_a_request_is_written_once_if_its_record_fails(rate_limiter: Any, clock:
         async with one.permit(
             bars(1), hold_s=45, write=lambda: written.append(clock.now)
         ) as permit:
+            permit.release()
             return permit.sent_at_s
 
     assert asyncio.run(run()) == 5000
     assert written == [5000]
-    assert asyncio.run(send(rate_limiter(), bars(1))) == pytest.approx(5015.75)
+    assert asyncio.run(send(rate_limiter(), bars(1))) == pytest.approx(5015.76)
 
 
-def test_conservative_requests_keep_the_safe_delay(tmp_path: Path, clock: FakeClock) -> None:
-    """Conservative requests are ten seconds and a margin apart."""
+def test_conservative_requests_are_sent_as_the_window_allows(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    """Neighbouring chunks follow each other as the rule for one contract allows, not evenly."""
     config = GatewayConfig(state_dir=tmp_path, conservative=True)
     assert RateLimiter.of(config)._record._pacing == pacing_of(conservative=True)
 
@@ -353,12 +355,12 @@ def test_conservative_requests_keep_the_safe_delay(tmp_path: Path, clock: FakeCl
         one = RateLimiter(
             tmp_path, pacing=pacing_of(conservative=True), clock=clock, sleep=clock.sleep, boot="b"
         )
-        timestamps = [await send(one, bars(end)) for end in range(4)]
+        timestamps = [await send(one, bars(end)) for end in range(11)]
         one.close()
         return timestamps
 
     timestamps = asyncio.run(run())
-    assert [b - a for a, b in pairwise(timestamps)] == pytest.approx([10.5, 10.5, 10.5])
+    assert [at - 5000 for at in timestamps] == pytest.approx([0] * 5 + [2.002] * 5 + [4.004])
 
 
 QUICK = Pacing(

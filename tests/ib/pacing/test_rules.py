@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.ib.pacing.rules import (
+    OpenRequests,
     PacedRequest,
     Pacing,
     RequestKind,
@@ -57,33 +58,68 @@ def test_another_end_is_another_request() -> None:
     assert earliest(RULES, [SentRequest(100, bars(1))], bars(2)) < 100
 
 
-def test_the_requests_of_one_contract_keep_a_margin() -> None:
-    """Four small requests of one contract are sent at once; the fifth keeps the margin."""
-    sent = [SentRequest(100 + n / 10, small(n)) for n in range(4)]
-    assert earliest(RULES, sent[:3], small(9)) < 100
-    assert earliest(RULES, sent, small(9)) == pytest.approx(102.0)
+def test_five_requests_of_one_contract_are_sent_at_once() -> None:
+    """The sixth small request of a contract waits until the first is two seconds old."""
+    sent = [SentRequest(100 + n / 10, small(n)) for n in range(5)]
+    assert earliest(RULES, sent[:4], small(9)) < 100
+    assert earliest(RULES, sent, small(9)) == pytest.approx(102.002)
     assert earliest(RULES, sent, small(9, contract="2")) < 100
 
 
-def test_the_ten_minute_window_keeps_a_margin() -> None:
-    """The 58th small request waits until the first is ten minutes old."""
-    sent = [SentRequest(1000 + n, small(n, contract=str(n))) for n in range(57)]
-    assert earliest(RULES, sent[:56], small("x")) < 1056
-    assert earliest(RULES, sent, small("x")) == pytest.approx(1600.0)
+def test_the_ten_minute_window_is_used_in_full() -> None:
+    """The 61st small request waits until the first is ten minutes old."""
+    sent = [SentRequest(1000 + n, small(n, contract=str(n), tail=True)) for n in range(60)]
+    assert earliest(RULES, sent[:59], small("x", tail=True)) < 1059
+    assert earliest(RULES, sent, small("x", tail=True)) == pytest.approx(1600.6)
+    assert earliest(RULES, sent, small("x")) == pytest.approx(1600.6)
+
+
+def test_a_request_counts_from_before_it_is_sent_until_a_window_after_its_response() -> None:
+    """Without a response its deadline counts; the message rate counts from sending."""
+    sent = [SentRequest(1000, small(n, contract=str(n)), 1030 + n) for n in range(60)]
+    assert earliest(RULES, sent, small("x", tail=True)) == pytest.approx(1630.6)
+    assert earliest(RULES, sent[:47], small("x")) == pytest.approx(1001.1)
+    assert earliest(RULES, sent[:1], small(0, contract="0")) == pytest.approx(1045.75)
+    one = [SentRequest(1000, small(n), 1020) for n in range(5)]
+    assert earliest(RULES, one, small("x")) == pytest.approx(1022.002)
+
+
+def test_backfills_leave_a_reserve_to_tails() -> None:
+    """54 are sent at once; four more follow evenly over the window, and tails take all 60."""
+    sent: list[SentRequest] = []
+    for n in range(59):
+        at = max(1000.0, earliest(RULES, sent, small(n, contract=str(n))))
+        sent.append(SentRequest(at, small(n, contract=str(n))))
+    times = [one.at - 1000 for one in sent]
+    assert times == pytest.approx([0] * 47 + [1.1] * 7 + [151.25, 301.4, 451.55, 600.6, 600.6])
+    for taken in (54, 57):
+        now = sent[taken - 1].at
+        tails = [SentRequest(now, small(n, contract=str(n), tail=True)) for n in range(taken, 60)]
+        assert earliest(RULES, [*sent[:taken], *tails[:-1]], small("x", tail=True)) <= now + 1.1
+        assert earliest(RULES, [*sent[:taken], *tails], small("x", tail=True)) > now + 100
 
 
 def test_bid_ask_counts_twice() -> None:
     """Half as many requests of BID_ASK fill the window."""
     assert (weight_of("BID_ASK"), weight_of("TRADES")) == (2, 1)
-    sent = [SentRequest(1000 + n, small(n, contract=str(n), weight=2)) for n in range(28)]
-    assert earliest(RULES, sent, small("x")) < 1028
-    assert earliest(RULES, sent, small("x", weight=2)) == pytest.approx(1600.0)
+    sent = [SentRequest(1000 + n, tail(n, weight=2)) for n in range(29)]
+    assert earliest(RULES, sent, tail("x", weight=2)) < 1029
+    assert earliest(RULES, [*sent, SentRequest(1030, tail(30))], tail("x")) < 1030
+    assert earliest(RULES, [*sent, SentRequest(1030, tail(30))], tail("x", weight=2)) == (
+        pytest.approx(1600.6)
+    )
+
+
+def tail(n: object, **other: Any) -> PacedRequest:
+    """Return a small tail request of a contract of its own."""
+    return small(n, contract=str(n), tail=True, **other)
 
 
 def test_heads_obey_the_small_bar_rules() -> None:
     """A head counts in the window."""
-    sent = [SentRequest(1000 + n, head(str(n))) for n in range(57)]
-    assert earliest(RULES, sent, head("x")) == pytest.approx(1600.0)
+    sent = [SentRequest(1000 + n, replace(head(str(n)), tail=n >= 54)) for n in range(60)]
+    assert earliest(RULES, sent[:53], head("x")) < 1053
+    assert earliest(RULES, sent, head("x")) == pytest.approx(1600.6)
 
 
 def test_minutes_and_longer_are_not_under_the_hard_rules() -> None:
@@ -99,10 +135,11 @@ def test_longer_bars_do_not_use_up_the_small_window() -> None:
 
 
 def test_conservative_puts_everything_under_the_hard_rules() -> None:
-    """Minutes wait for the window, and ten seconds for each other."""
-    sent = [SentRequest(1000 + n, bars(n, contract=str(n))) for n in range(57)]
-    assert earliest(STRICT, sent, bars("x")) == pytest.approx(1600.0)
-    assert earliest(STRICT, sent[:1], bars("x")) == pytest.approx(1010.5)
+    """Minutes wait for the window, and none of them for another."""
+    sent = [SentRequest(1000 + n, bars(n, contract=str(n), tail=True)) for n in range(60)]
+    assert earliest(STRICT, sent[:59], bars("x", tail=True)) < 1059
+    assert earliest(STRICT, sent, bars("x")) == pytest.approx(1600.6)
+    assert earliest(STRICT, sent[:1], bars("x")) < 1000
 
 
 def test_contract_requests_are_under_the_message_rate_only() -> None:
@@ -174,9 +211,10 @@ def ask() -> Any:
     """Return a function that computes the send time of a request of "me" at time 100."""
 
     def run(request: PacedRequest, pacing: Pacing | None = None, **given: Any) -> SendTime:
-        held = {owner: [bars(n) for n in range(count)] for owner, count in given.items()}
-        others = held.pop("others", [])
-        assert not others
+        held = {
+            owner: OpenRequests.of([bars(n) for n in range(count)])
+            for owner, count in given.items()
+        }
         return send_time(
             pacing or pacing_of(),
             me=Waiting(50, "me", 100, request),
@@ -266,16 +304,21 @@ def test_scaling_changes_time_and_nothing_else() -> None:
     """Scaled rules have the same counts in shorter windows."""
     scaled = pacing_of().scaled(0.01)
     assert [rule.most for rule in scaled.rules] == [rule.most for rule in RULES]
-    assert scaled.horizon_s(small=True) == pytest.approx(6.0)
+    assert scaled.horizon_s(small=True) == pytest.approx(6.006)
     assert scaled.horizon_s(small=False) == pytest.approx(0.1575)
 
 
 def test_the_rules_stay_below_what_is_documented() -> None:
     """The documented limits: 15 s, 5 in 2 s, 60 in 600 s, 50 messages a second."""
-    limits = {"identical": (1, 15), "same contract": (5, 2), "window": (60, 600)}
+    limits = {
+        "identical": (1, 15),
+        "same contract": (5, 2),
+        "window": (60, 600),
+        "backfills": (60, 600),
+    }
     for rule in RULES:
         most, window_s = limits.get(rule.name, (50, 1))
-        assert rule.most <= most
+        assert rule.most + rule.lent <= most
         assert rule.window_s >= window_s
         assert (rule.most, rule.window_s) != (most, window_s)
     assert replace(RULES[0], scope=Scope.GATEWAY).scope is Scope.GATEWAY
