@@ -46,8 +46,8 @@ about 30 times that with an end (ib_insync #327).
 FEWEST_BARS: Final = 500
 """Fewest stored bars of a timeframe from which bytes a bar are measured: files have an overhead."""
 
-ASSUMED_BAR_BYTES: Final = 24.0
-"""Bytes of a stored bar until they are measured: recorded stock bars take 15 to 35."""
+ASSUMED_BAR_BYTES: Final = 16.0
+"""Bytes of a stored bar until they are measured: minutes take 5 to 18, hours up to 30."""
 
 _INSTANT = timedelta(microseconds=1)
 

@@ -13,10 +13,18 @@ from ktrdr_pipelines.store.ledger.file_index import fingerprint, indexed_file
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 
+def within_data(path: Path, column: str = "close") -> int:
+    """Return the position of a byte of a column's values in a file, which a checksum covers."""
+    with pq.ParquetFile(path) as file:
+        chunk = file.metadata.row_group(0).column(file.schema_arrow.get_field_index(column))
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    return int(start + chunk.total_compressed_size - 1)
+
+
 def make_older(layout: StoreLayout, path: Path) -> None:
     """Rewrite a file as an earlier version did, and update its row in the ledger."""
     with pq.ParquetFile(path) as file:
-        bars = file.read(columns=BAR_SCHEMA.names).replace_schema_metadata(None)
+        bars = file.read(columns=BAR_SCHEMA.names).replace_schema_metadata(None).cast(BAR_SCHEMA)
         footer = json.loads(file.metadata.metadata[b"ktrdr"])
     del footer["seal"], footer["digests"], footer["basis"]
     footer["schema_version"] = 1

@@ -59,6 +59,26 @@ ROW_GROUP_ROWS = 131_072
 
 _SORTED_BY = (pq.SortingColumn(0),)
 
+_REPEATED: Final = ("session_date", "open", "high", "low", "close", "basis")
+"""Columns that repeat their values, which are written as numbers of a dictionary."""
+
+_ENCODINGS: Final = {
+    "ts": "DELTA_BINARY_PACKED",
+    "volume": "BYTE_STREAM_SPLIT",
+    "average": "PLAIN",
+    "bar_count": "DELTA_BINARY_PACKED",
+}
+"""Encodings of the other columns. Volumes are whole numbers, so most of their bytes are zeros that
+lie together once the bytes of all values are split into streams."""
+
+_CODECS: Final = dict.fromkeys(STORED_SCHEMA.names, "lz4") | {"average": "zstd"}
+"""Codecs, chosen by measurement. LZ4 decodes at twice the speed of Zstandard; averages, which no
+read decodes unless they are asked for, take a third less with the latter."""
+
+_DICTIONARY_BYTES: Final = 524_288
+"""Size from which a column has too few repeated values for its dictionary to save anything: half of
+the values of a row group."""
+
 _FILE_DIGEST: Final = re.compile(rb'"file":"([0-9a-f]{64})"')
 _DIGEST_WITHIN: Final = 4_194_304
 """Bytes at the end of a file that are searched for its footer."""
@@ -124,6 +144,8 @@ class BarBounds:
 
     def may_include(self, group: pq.RowGroupMetaData) -> bool:
         """Return whether a row group may have bars within the bounds, by its statistics."""
+        if not self.have_times and not self.have_dates:
+            return True
         for at in range(group.num_columns):
             column = group.column(at)
             said = column.statistics
@@ -394,15 +416,19 @@ def write_file(
         ),
     )
     whole = io.BytesIO()
+    full = _required_where_full(bars)
     with pq.ParquetWriter(
         whole,
-        STORED_SCHEMA,
-        compression="zstd",
+        full.schema,
+        compression=_CODECS,
+        use_dictionary=list(_REPEATED),
+        column_encoding=_ENCODINGS,
+        dictionary_pagesize_limit=_DICTIONARY_BYTES,
         store_schema=False,
         write_page_checksum=True,
         sorting_columns=_SORTED_BY if is_as_written else None,
     ) as writer:
-        writer.write_table(bars, row_group_size=ROW_GROUP_ROWS)
+        writer.write_table(full, row_group_size=ROW_GROUP_ROWS)
         writer.add_key_value_metadata({FOOTER_KEY: footer_to_json(footer)})
     data = whole.getbuffer()
     if is_as_written:
@@ -416,6 +442,15 @@ def write_file(
 
     write_atomically(path, write, before_renaming)
     return footer
+
+
+def _required_where_full(bars: pa.Table) -> pa.Table:
+    """Return bars whose columns without nulls are not nullable, which decode faster."""
+    fields = [
+        field.with_nullable(column.null_count > 0)
+        for field, column in zip(bars.schema, bars.columns, strict=True)
+    ]
+    return pa.Table.from_arrays(bars.columns, schema=pa.schema(fields))
 
 
 def _digest_span(data: bytes | memoryview) -> tuple[int, int] | None:
@@ -453,7 +488,9 @@ def _is_true(said: pq.Statistics | None, values: pa.ChunkedArray) -> bool:
 
 
 def _parquet(path: Path) -> pq.ParquetFile:
-    return pq.ParquetFile(path, page_checksum_verification=True)
+    # Not mapped into memory, which gains nothing here: a program that truncates a mapped file would
+    # end this one. A path alone would first be looked up as a URI and as a folder.
+    return pq.ParquetFile(pa.OSFile(os.fspath(path)), page_checksum_verification=True)
 
 
 @contextmanager
@@ -625,7 +662,9 @@ def _table(
     required = {"ts", "session_date", "basis"}
     if any(table[name].null_count for name in columns if name in required):
         raise pa.ArrowInvalid("a bar without a timestamp, a session date or a price basis")
-    return table if table.schema.equals(schema) else table.cast(schema)
+    if table.schema.types == schema.types:  # columns without nulls may not be nullable
+        return pa.Table.from_arrays(table.columns, schema=schema)
+    return table.cast(schema)
 
 
 def corrupt(path: Path, reason: str) -> CorruptFileError:

@@ -41,6 +41,7 @@ from ktrdr_pipelines.store.maintenance.rename_journal import (
     remove_journal,
     write_journal,
 )
+from tests.support.older_files import within_data
 from tests.support.readable import ReadableStore
 from tests.support.rewriting import by_arrow, by_pandas
 
@@ -417,7 +418,7 @@ def _newer(readable: ReadableStore) -> None:
 def _damaged(readable: ReadableStore) -> None:
     path = readable.root / "bars/symbol=AAPL/timeframe=1d/all.parquet"
     data = bytearray(path.read_bytes())
-    data[60] ^= 0xFF
+    data[within_data(path)] ^= 0xFF
     path.write_bytes(data)
 
 

@@ -36,7 +36,7 @@ from ktrdr_pipelines.store.maintenance.file_checks import (
 )
 from ktrdr_pipelines.store.maintenance.inspection import Checked, check_file
 from ktrdr_pipelines.store.maintenance.repair import repair
-from tests.support.older_files import make_older
+from tests.support.older_files import make_older, within_data
 from tests.support.rewriting import Rewrite, by_arrow, by_duckdb, by_pandas, unchanged
 
 NOW = datetime(2024, 8, 1, 12, tzinfo=UTC)
@@ -312,13 +312,13 @@ def test_damage_is_recorded_until_the_file_changes(store: BarStore, make: Any) -
     """By name and fingerprint; a repair removes the record with the file."""
     series, path = saved(store, make)
     content = path.read_bytes()
-    flip(path, content, 8 * 1000)
+    flip(path, content, 8 * within_data(path))
     assert check_all(store, series, [path]) != [""]
     name = store.layout.relative(path)
     assert list(damaged_files(store)) == [name]
     path.write_bytes(content)
     assert damaged_files(store) == {}
-    flip(path, content, 8 * 1000)
+    flip(path, content, 8 * within_data(path))
     check_all(store, series, [path])
     [moved] = repair(store.layout, [series.instrument], NOW).quarantined
     assert moved.was == path
@@ -330,7 +330,7 @@ def test_damage_found_by_a_save_or_a_read_is_recorded(store: BarStore, make: Any
     """The file is not rewritten."""
     series, path = saved(store, make)
     content, name = path.read_bytes(), store.layout.relative(path)
-    flip(path, content, 8 * 1000)
+    flip(path, content, 8 * within_data(path))
     left = path.read_bytes()
     store.ledger.files.record(  # bits change without a trace in size or time
         "AAPL|1m",
