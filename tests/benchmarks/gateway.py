@@ -52,7 +52,7 @@ def benchmarks(*, small: bool) -> list[Benchmark]:
         ]
     return [
         *(_workers(number, noise) for noise in (0.0, _NOISE) for number in _REQUESTS),
-        _budget(0.05),
+        _budget(0.1),
         _width("wider", "wider is better", _WIDER_IS_BETTER, sessions=1_500),
         _width("published", "1 D is best, as published", _ONE_DAY_IS_BEST, sessions=900),
         _narrow_requests(sessions=300),
