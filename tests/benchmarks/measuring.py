@@ -25,13 +25,15 @@ FALLEN = 0.5
 class Target:
     """One row of the table: a figure, what it should reach, and in which direction it is better.
 
+    ``reach`` is None where a figure only informs.
+
     ``is_compared``: with its reference, as a ratio of two figures of one run that hardly depends on
     what else the machine does. ``is_required``: to miss it is a fault, not only slow.
     """
 
     key: str
     what: str
-    reach: float
+    reach: float | None
     more_is_better: bool = True
     unit: str = ""
     is_compared: bool = True
@@ -43,6 +45,8 @@ class Target:
 
     def is_met(self, now: float) -> bool:
         """Return whether a figure reaches the target."""
+        if self.reach is None:
+            return True
         return now >= self.reach if self.more_is_better else now <= self.reach
 
     def share_of(self, reference: float, now: float) -> float:
@@ -145,14 +149,15 @@ def table_of(title: str, results: Sequence[Result]) -> Table:
         target = one.target
         sign = ">=" if target.more_is_better else "<="
         reference = () if not has_references else (_number(one.reference),)
-        outcome = "failed" if one.has_failed else "met" if target.is_met(one.now) else "missed"
         unit = f" {target.unit}" if target.unit else ""
+        reach = "" if target.reach is None else f"{sign} {_number(target.reach)}{unit}"
+        outcome = "failed" if one.has_failed else "met" if target.is_met(one.now) else "missed"
         table.add_row(
             target.what,
             f"{_number(one.now)}{unit}",
-            f"{sign} {_number(target.reach)}{unit}",
+            reach,
             *reference,
-            outcome,
+            outcome if reach or one.has_failed else "",
         )
     return table
 
