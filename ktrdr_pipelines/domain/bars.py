@@ -67,7 +67,9 @@ def empty_bars() -> pa.Table:
 
 def timestamps(bars: pa.Table) -> np.ndarray:
     """Return ``ts`` as int64 microseconds since 1970 UTC."""
-    return np.asarray(bars["ts"].combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False))
+    column = bars["ts"]
+    whole = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return np.asarray(whole.view(pa.int64()).to_numpy(zero_copy_only=False))
 
 
 def micros(moment: datetime) -> int:
@@ -90,7 +92,7 @@ def bars_between(bars: pa.Table, start: datetime, end: datetime) -> pa.Table:
 def sorted_unique(bars: pa.Table) -> pa.Table:
     """Return bars sorted by timestamp; of several with the same one the last is kept."""
     keys = timestamps(bars)
-    if len(keys) < 2 or bool(np.all(keys[1:] > keys[:-1])):
+    if _is_rising(keys):
         return bars
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
@@ -98,12 +100,18 @@ def sorted_unique(bars: pa.Table) -> pa.Table:
     return bars.take(pa.array(order[last]))
 
 
+def _is_rising(keys: np.ndarray) -> bool:
+    """Return whether timestamps are sorted and unique."""
+    return bool((keys[1:] > keys[:-1]).all())
+
+
 def with_basis(bars: pa.Table, basis: int) -> pa.Table:
     """Return bars in the columns of ``STORED_SCHEMA``, all on one basis unless they have theirs."""
     if "basis" not in bars.schema.names:
         column = pa.array(np.full(bars.num_rows, basis, np.int16))
         bars = bars.append_column(STORED_SCHEMA.field("basis"), column)
-    return bars.select(STORED_SCHEMA.names).cast(STORED_SCHEMA)
+    bars = bars.select(STORED_SCHEMA.names)
+    return bars if bars.schema.equals(STORED_SCHEMA) else bars.cast(STORED_SCHEMA)
 
 
 def basis_of(bars: pa.Table) -> np.ndarray:
@@ -140,12 +148,9 @@ def merge_bars(
     Bars are identified by ``ts`` alone: two bars of equal values are two bars. Stored bars of
     different bases are compared after ``on_one_basis``, up to the rounding of their prices.
     """
-    old_keys, new_keys = timestamps(old), timestamps(new)
-    replaced = np.isin(old_keys, new_keys, assume_unique=True)
-    kept = old.filter(pa.array(~replaced))
-    bars = sorted_unique(pa.concat_tables([kept, new]))
-    rivals = old.filter(pa.array(replaced))
-    winners = new.filter(pa.array(np.isin(new_keys, old_keys, assume_unique=True)))
+    bars, rivals, winners = _replaced(old, new)
+    if not rivals.num_rows:
+        return Merge(bars, rivals, new.num_rows)
     differs, rebased = _differs(rivals, winners), np.zeros(rivals.num_rows, dtype=bool)
     if "basis" in old.schema.names:
         rebased = basis_of(rivals) != basis_of(winners)
@@ -155,8 +160,31 @@ def merge_bars(
         is_unknown = (basis_of(rivals) == UNCONFIRMED) | (basis_of(winners) == UNCONFIRMED)
         is_other &= np.asarray(differs) | ~is_unknown
         differs = pa.array(np.where(rebased, is_other, differs))
-    added = len(new_keys) - rivals.num_rows
+    added = new.num_rows - rivals.num_rows
     return Merge(bars, rivals.filter(differs), added, int(rebased.sum()))
+
+
+def _replaced(old: pa.Table, new: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Return two sorted tables merged, the older bars that are replaced, and those in their place.
+
+    Most often the new bars follow the old ones, or are all the bars between two of them: then
+    nothing is copied.
+    """
+    old_keys, new_keys = timestamps(old), timestamps(new)
+    if len(new_keys) and _is_rising(old_keys) and _is_rising(new_keys):
+        low, high = old_keys.searchsorted(new_keys[0]), old_keys.searchsorted(new_keys[-1], "right")
+        at = old_keys[low:high].searchsorted(new_keys)
+        is_again = np.zeros(len(new_keys), dtype=bool)
+        inside = at < high - low
+        is_again[inside] = old_keys[low:high][at[inside]] == new_keys[inside]
+        if np.count_nonzero(is_again) == high - low:
+            bars = pa.concat_tables([old.slice(0, low), new, old.slice(high)])
+            winners = new if is_again.all() else new.filter(pa.array(is_again))
+            return bars, old.slice(low, high - low), winners
+    replaced = np.isin(old_keys, new_keys, assume_unique=True)
+    bars = sorted_unique(pa.concat_tables([old.filter(pa.array(~replaced)), new]))
+    winners = new.filter(pa.array(np.isin(new_keys, old_keys, assume_unique=True)))
+    return bars, old.filter(pa.array(replaced)), winners
 
 
 def _differs(left: pa.Table, right: pa.Table) -> pa.ChunkedArray | pa.Array:
@@ -164,6 +192,9 @@ def _differs(left: pa.Table, right: pa.Table) -> pa.ChunkedArray | pa.Array:
     differs = pa.array(np.zeros(left.num_rows, dtype=bool))
     for name in VALUES:
         a, b = left[name], right[name]
+        if not a.null_count and not b.null_count:
+            differs = pc.or_(differs, pc.not_equal(a, b))
+            continue
         same = pc.or_kleene(
             pc.fill_null(pc.equal(a, b), False),  # noqa: FBT003  (a scalar, not a flag)
             pc.and_(pc.is_null(a), pc.is_null(b)),

@@ -1,6 +1,7 @@
 """The source's values for valid responses, and the requests that it sends."""
 
 import asyncio
+import time
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -373,3 +374,31 @@ def test_contracts_of_older_versions_are_read(harness: Any, aapl: Instrument, re
         client.send(52, 1, fields[2])
 
     assert harness(lambda source: source.contract_id(aapl), contract=older, version=163) == 265598
+
+
+def test_responses_that_arrive_together_or_in_pieces_are_each_read(
+    harness: Any, minute_request: BarRequest, replies: Any
+) -> None:
+    """Bars, times and notices of several requests in one write, which ends inside a frame."""
+    waiting: list[str] = []
+
+    def together(client: Any, fields: list[str]) -> None:
+        waiting.append(fields[1])
+        if len(waiting) < 3:
+            return
+        data = b""
+        for place, number in enumerate(reversed(waiting)):
+            client.send(49, 1, int(time.time()))
+            client.error(-1, 2106, "HMDS data farm connection is OK:ushmds")
+            rows = [replies.bar(replies.first + 60 * one, close=place) for one in range(2000)]
+            data += replies.history(number, *rows)
+        client.raw(data[:50_001])
+        client.later(0.01, lambda: client.raw(data[50_001:]))
+
+    async def ask(source: GatewaySource) -> Any:
+        requests = [replace(minute_request, duration=f"{days} D") for days in (1, 2, 3)]
+        return await asyncio.gather(*map(source.bars, requests))
+
+    found = harness(ask, bars=together)
+    assert [one.bars.num_rows for one in found] == [2000] * 3
+    assert [set(one.bars["close"].to_pylist()) for one in found] == [{2.0}, {1.0}, {0.0}]

@@ -78,7 +78,7 @@ def history_of(message: Message) -> History:
     texts: list[str] | bytes
     if isinstance(message, bytes):
         fields, texts = _header_of(message)
-        values = int(np.count_nonzero(np.frombuffer(texts, np.uint8) == 0))
+        values = len(texts) - int(np.count_nonzero(np.frombuffer(texts, np.uint8)))
     else:
         fields, texts = message[:_HEADER], message[_HEADER:]
         values = len(texts)

@@ -89,21 +89,11 @@ def read_rows(content: list[str] | bytes, *, dated: bool) -> BarRows:
 
 def _read_at_once(content: bytes, *, dated: bool) -> BarRows | None:
     """Read rows of plain numbers; return None if a text is none, or might not be."""
-    if not _is_numeric(content):
+    if not _is_numeric(content) or (found := _floats(content)) is None:
         return None
-    ends = np.flatnonzero(np.frombuffer(content, np.uint8) == 0)
-    offsets = np.zeros(len(ends) + 1, np.int32)
-    # Without the NULs each text begins where the one before it ends, as Arrow needs it.
-    np.subtract(ends, np.arange(len(ends)), out=offsets[1:], casting="unsafe")
-    joined = pa.py_buffer(content.translate(None, b"\0"))
-    texts = pa.StringArray.from_buffers(len(ends), pa.py_buffer(offsets), joined)
-    try:
-        values = texts.cast(pa.float64()).to_numpy()
-    except pa.ArrowInvalid:
-        return None
+    values, lengths = found
     columns = np.ascontiguousarray(values.reshape(-1, PER_ROW).T)
-    lengths = np.diff(offsets)[::PER_ROW]
-    if _have_exponents(content, ends) or not _are_digits(columns[0], lengths):
+    if _have_exponents(content) or not _are_digits(columns[0], lengths):
         return None
     times, good = columns[0].astype(np.int64), np.ones(len(lengths), bool)
     if dated:
@@ -111,6 +101,28 @@ def _read_at_once(content: bytes, *, dated: bool) -> BarRows | None:
             return None
         times, good = _days_of(times)
     return BarRows(times, columns[1:], good)
+
+
+def _floats(content: bytes) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the values of all texts, and the length of each row's first one.
+
+    It is None if Arrow does not read a text. What it takes is released before the next step: large
+    responses would make the process ask the system for memory each time.
+    """
+    ends = np.flatnonzero(np.frombuffer(content, np.uint8) == 0)
+    count = len(ends)
+    offsets = np.zeros(count + 1, np.int32)
+    # Without the NULs each text begins where the one before it ends, as Arrow needs it.
+    offsets[1:] = ends
+    del ends
+    offsets[1:] -= np.arange(count, dtype=np.int32)
+    joined = pa.py_buffer(content.translate(None, b"\0"))
+    texts = pa.StringArray.from_buffers(count, pa.py_buffer(offsets), joined)
+    try:
+        values = texts.cast(pa.float64()).to_numpy()
+    except pa.ArrowInvalid:
+        return None
+    return values, offsets[1::PER_ROW] - offsets[:-1:PER_ROW]
 
 
 def _is_numeric(content: bytes) -> bool:
@@ -125,12 +137,12 @@ def _is_numeric(content: bytes) -> bool:
     return not pluses or pluses == content.count(b"e+") + content.count(b"E+")
 
 
-def _have_exponents(content: bytes, ends: np.ndarray) -> bool:
+def _have_exponents(content: bytes) -> bool:
     """Return whether the first text of a row has an exponent."""
     if b"e" not in content and b"E" not in content:
         return False
-    upper = np.frombuffer(content, np.uint8) & ~np.uint8(0x20)
-    marks = np.flatnonzero(upper == ord("E"))
+    characters = np.frombuffer(content, np.uint8)
+    ends, marks = np.flatnonzero(characters == 0), np.flatnonzero(characters & 0xDF == ord("E"))
     return bool((ends.searchsorted(marks) % PER_ROW == 0).any())
 
 
