@@ -113,8 +113,17 @@ def factors_of(adjustments: Sequence[Adjustment]) -> tuple[Factor, ...]:
     return tuple(factors)
 
 
+def depend_on_dates(adjustments: Sequence[Adjustment]) -> bool:
+    """Return whether bars of one basis may have several factors, by their session dates."""
+    return any(one.kind is AdjustmentKind.MANUAL for one in adjustments)
+
+
 def on_todays_basis(
-    bars: pa.Table, basis: np.ndarray, adjustments: Sequence[Adjustment]
+    bars: pa.Table,
+    basis: np.ndarray,
+    adjustments: Sequence[Adjustment],
+    *,
+    may_overwrite: bool = False,
 ) -> pa.Table:
     """Return bars multiplied onto today's basis; the same table if all factors are 1.
 
@@ -122,10 +131,12 @@ def on_todays_basis(
     their basis and session date, ``volume`` by the volume factor; nulls stay null.
 
     Args:
-        bars: stored bars with some of the columns of ``BAR_SCHEMA``; with ``session_date`` if there
-            are any adjustments.
+        bars: stored bars with some of the columns of ``BAR_SCHEMA``; with ``session_date`` if the
+            factors depend on dates (``depend_on_dates``).
         basis: the basis of each bar, whole numbers of shape (n,).
         adjustments: all adjustments of the symbol.
+        may_overwrite: whether the products may replace the values in the memory of ``bars``, which
+            nothing else uses then; new memory costs more than the multiplication.
 
     Raises:
         ValueError: there is no such basis, the number of bases is not that of the bars, or the
@@ -145,8 +156,10 @@ def on_todays_basis(
             f"{len(adjustments)} are known"
         )
     candidates = [one for one in factors if lowest <= one.basis <= highest]
-    rows = _factor_rows(bars, basis, candidates)
-    starts = [0, *(np.flatnonzero(rows[1:] != rows[:-1]) + 1).tolist()]
+    rows, starts = np.zeros(1, np.int16), [0]
+    if len(candidates) > 1:
+        rows = _factor_rows(bars, basis, candidates)
+        starts = [0, *(np.flatnonzero(rows[1:] != rows[:-1]) + 1).tolist()]
     used = [candidates[int(rows[start])] for start in starts]
     if all((one.price, one.volume) == (1, 1) for one in used):
         return bars
@@ -157,10 +170,42 @@ def on_todays_basis(
         )
         return _multiplied(bars, price, volume)
     # One number a run costs less than one a row, and a run whose factor is 1 is not copied.
-    return pa.concat_tables(
-        _multiplied(bars.slice(start, end - start), one.price, one.volume)
-        for one, (start, end) in zip(used, pairwise([*starts, len(rows)]), strict=True)
-    )
+    runs = [
+        (one, bars.slice(start, end - start))
+        for one, (start, end) in zip(used, pairwise([*starts, len(basis)]), strict=True)
+    ]
+    if may_overwrite and _can_overwrite(bars):
+        for one, run in runs:
+            _overwrite(run, one)
+        return bars
+    return pa.concat_tables(_multiplied(run, one.price, one.volume) for one, run in runs)
+
+
+def _can_overwrite(bars: pa.Table) -> bool:
+    """Return whether all values that are multiplied lie in memory that can be written to.
+
+    Columns with nulls are not written to: their memory holds any bits where there is no value.
+    """
+    for name in (*_PRICES, "average", "volume"):
+        if name not in bars.schema.names:
+            continue
+        column = bars[name]
+        memory = [chunk.buffers()[1] for chunk in column.chunks]
+        if column.null_count or not all(one is not None and one.is_mutable for one in memory):
+            return False
+    return True
+
+
+def _overwrite(bars: pa.Table, factor: Factor) -> None:
+    """Multiply bars in their memory."""
+    for names, number in (((*_PRICES, "average"), factor.price), (("volume",), factor.volume)):
+        if number == 1:
+            continue
+        for chunk in (
+            one for name in names if name in bars.schema.names for one in bars[name].chunks
+        ):
+            values = np.frombuffer(chunk.buffers()[1], np.float64, len(chunk), chunk.offset * 8)
+            np.multiply(values, number, out=values)
 
 
 def _multiplied(bars: pa.Table, price: float | pa.Array, volume: float | pa.Array) -> pa.Table:

@@ -194,6 +194,21 @@ def test_any_number_of_runs_on_one_basis_is_multiplied(runs: int) -> None:
     assert found.select(["ts", "bar_count"]).equals(bars.select(["ts", "bar_count"]))
 
 
+@pytest.mark.parametrize("first", [0, 2])
+@pytest.mark.parametrize("runs", [1, 2, 500])
+def test_bars_that_may_be_overwritten_have_the_same_products(runs: int, first: int) -> None:
+    """In their memory, but for columns with nulls: the second bar has some."""
+    days = [JUNE] * 500 + [JULY] * 500
+    bars, copy = (stored(days).slice(first) for _ in range(2))
+    basis = (np.arange(1000) * runs // 1000 % 2)[first:]
+    adjustments = [split(1, 1 / 7), manual(2, 0.01, JULY)]
+    expected = on_todays_basis(copy, basis, adjustments)
+    assert copy.equals(stored(days).slice(first))
+    found = on_todays_basis(bars, basis, adjustments, may_overwrite=True)
+    assert found.equals(expected)
+    assert (found is bars) == (first == 2 and runs < 500)
+
+
 def test_bars_on_todays_basis_are_the_same_table() -> None:
     """So are bars whose adjustments are removed, or have a later session's factor."""
     bars = stored([JULY] * 3)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 SYMBOL_TYPE: Final = pa.dictionary(pa.int32(), pa.string())
 
+_MOST_UNUSED: Final = 2
+"""How many times the memory of a column may be what is used of it, before that is copied."""
+
 
 def frame_of(
     tables: Sequence[pa.Table],
@@ -78,27 +81,27 @@ def _pandas(
 ) -> "pd.DataFrame":
     """Return a pandas frame indexed by ``ts``, whose values are its own and can be changed.
 
-    Columns of one type share a block, as pandas would make it.
+    The floats of one table stay in the memory into which its file was decoded, each column a block
+    of its own. Those of several tables or row groups are copied, and share a block.
     """
     import pandas as pd
 
-    schema, rows = tables[0].schema, sum(table.num_rows for table in tables)
-    floats = [field.name for field in schema if pa.types.is_floating(field.type)]
-    # Arrow's memory pool has pages at hand; new ones of the system would take as long as the copy.
-    memory = pa.allocate_buffer(len(floats) * rows * 8)
-    block = np.frombuffer(memory, np.float64).reshape(len(floats), rows)
-    for values, name in zip(block, floats, strict=True):
-        _fill(values, tables, name)
-    index = _instants(tables, "ts", zones).rename("ts")
-    if symbols is None and len(floats) == len(schema) - 1:
-        return pd.DataFrame(block.T, index=index, columns=floats, copy=False)
+    schema = tables[0].schema
+    names = [field.name for field in schema if pa.types.is_floating(field.type)]
+    index = _instants(tables, "ts", zones)
+    floats = _own_floats(tables[0], names) if len(tables) == 1 else None
+    if floats is None:
+        block = _block(tables, names)
+        if symbols is None and len(names) == len(schema) - 1:
+            return pd.DataFrame(block.T, index=index, columns=names, copy=False)
+        floats = dict(zip(names, block, strict=True))
     columns: dict[str, Any] = {}
     if symbols is not None:
         codes = np.repeat(np.arange(len(tables), dtype=np.int32), [one.num_rows for one in tables])
         columns["symbol"] = pd.Categorical.from_codes(codes, categories=pd.Index(symbols))
     for field in schema:
         if field.name in floats:
-            columns[field.name] = block[floats.index(field.name)]
+            columns[field.name] = floats[field.name]
         elif pa.types.is_timestamp(field.type) and field.name != "ts":
             columns[field.name] = _instants(tables, field.name, zones)
         elif pa.types.is_dictionary(field.type):
@@ -106,6 +109,46 @@ def _pandas(
         elif field.name != "ts":
             columns[field.name] = _values(tables, field)
     return pd.DataFrame(columns, index=index, copy=False)
+
+
+def _own_floats(table: pa.Table, names: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """Return columns of floats as arrays over their own memory, which can be written to.
+
+    None where one has nulls or several parts, shares its memory, or keeps far more memory alive
+    than it needs.
+    """
+    found: dict[str, np.ndarray] = {}
+    taken = set()
+    for name in names:
+        column = table[name]
+        if column.num_chunks != 1 or column.null_count:
+            return None
+        values = column.chunk(0)
+        memory = values.buffers()[1]
+        if memory is None or not memory.is_mutable or memory.address in taken:
+            return None
+        if _is_mostly_unused(values):
+            return None
+        taken.add(memory.address)
+        found[name] = np.frombuffer(memory, np.float64, len(values), values.offset * 8)
+    return found
+
+
+def _is_mostly_unused(values: pa.Array) -> bool:
+    """Return whether the memory of values of 8 bytes is far larger than they are."""
+    memory = values.buffers()[1]
+    return memory is not None and memory.size > len(values) * 8 * _MOST_UNUSED
+
+
+def _block(tables: Sequence[pa.Table], names: Sequence[str]) -> np.ndarray:
+    """Return columns of floats of all tables as the rows of one array; nulls become NaN."""
+    rows = sum(table.num_rows for table in tables)
+    # Arrow's memory pool has pages at hand; new ones of the system would take as long as the copy.
+    memory = pa.allocate_buffer(len(names) * rows * 8)
+    block = np.frombuffer(memory, np.float64).reshape(len(names), rows)
+    for values, name in zip(block, names, strict=True):
+        _fill(values, tables, name)
+    return block
 
 
 def _category(tables: Sequence[pa.Table], name: str) -> "pd.Categorical":
@@ -140,12 +183,14 @@ def _instants(tables: Sequence[pa.Table], name: str, zones: dict[str, str]) -> "
     """Return a column of instants; nulls become NaT."""
     import pandas as pd
 
-    chunks = [chunk.cast(pa.int64()) for table in tables for chunk in table[name].chunks]
+    chunks = [chunk.view(pa.int64()) for table in tables for chunk in table[name].chunks]
     nat = np.iinfo(np.int64).min
     parts = [(one.fill_null(nat) if one.null_count else one).to_numpy() for one in chunks]
-    values = parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.int64)])
-    found = pd.DatetimeIndex(values.view("datetime64[us]"), copy=False).tz_localize("UTC")
-    return found if zones[name] == "UTC" else found.tz_convert(zones[name])
+    is_own = len(parts) == 1 and not _is_mostly_unused(chunks[0])
+    values = parts[0] if is_own else np.concatenate([*parts, np.empty(0, np.int64)])
+    # Whole numbers are instants in UTC, whatever the zone in which they are shown.
+    kind = pd.DatetimeTZDtype("us", zones[name])
+    return pd.DatetimeIndex(values, dtype=kind, copy=False, name=name)
 
 
 def _fill(values: np.ndarray, tables: Sequence[pa.Table], name: str) -> None:

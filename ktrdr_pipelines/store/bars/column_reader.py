@@ -17,7 +17,9 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from ktrdr_pipelines.domain.adjustments import depend_on_dates
 from ktrdr_pipelines.domain.bars import STORED_SCHEMA, UNCONFIRMED, basis_of, moment, timestamps
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import DiskError
@@ -130,19 +132,21 @@ class ColumnReader:
     ) -> pa.Table:
         adjustments, versions = known
         while True:
-            needs = dict.fromkeys([*wanted.columns, *(["session_date"] if adjustments else [])])
+            needs = dict.fromkeys(wanted.columns)
+            if depend_on_dates(adjustments):
+                needs["session_date"] = None
             bars = self._stored(symbol, timeframe, replace(wanted, columns=(*needs,)), versions)
             if wanted.raw:
                 return bars.select(wanted.schema.names)
-            basis = basis_of(bars)
-            if not adjustments and not basis.any():  # by far most often
+            highest = _highest(bars)
+            if not adjustments and highest == 0:  # by far most often
                 return bars.select(wanted.schema.names)
-            if int(basis.max(initial=0)) > len(adjustments):
+            if highest > len(adjustments):
                 newer = self._bases.of(symbol)
                 if len(newer) > len(adjustments):
                     adjustments = newer
                     continue
-            todays = self._bases.on_todays(symbol, bars, adjustments)
+            todays = self._bases.on_todays(symbol, bars, adjustments, may_overwrite=True)
             return todays.select(wanted.schema.names)
 
     def _stored(
@@ -282,12 +286,16 @@ def _bars_of(
             start = low
             low = 0
         bars = bars.slice(low, high - low)
-    if not wanted.raw:
+    if not wanted.raw and pc.min(bars["basis"]).as_py() == UNCONFIRMED:
         is_known = basis_of(bars) != UNCONFIRMED
-        if not is_known.all():
-            start = int(np.count_nonzero(is_known[:start]))
-            bars = bars.filter(pa.array(is_known))
+        start = int(np.count_nonzero(is_known[:start]))
+        bars = bars.filter(pa.array(is_known))
     return bars, start
+
+
+def _highest(bars: pa.Table) -> int:
+    """Return the highest basis of bars, none of which is unconfirmed; 0 without bars."""
+    return pc.max(bars["basis"]).as_py() or 0
 
 
 def _with_next(bars: pa.Table) -> pa.Table:

@@ -72,7 +72,12 @@ class PriceBases:
         return known, lost
 
     def on_todays(
-        self, symbol: str, bars: pa.Table, adjustments: Adjustments | None = None
+        self,
+        symbol: str,
+        bars: pa.Table,
+        adjustments: Adjustments | None = None,
+        *,
+        may_overwrite: bool = False,
     ) -> pa.Table:
         """Return stored bars on today's basis, in their columns but ``basis``.
 
@@ -81,17 +86,21 @@ class PriceBases:
         Args:
             symbol: the symbol.
             bars: bars in the columns of ``STORED_SCHEMA``, or in some of them: ``basis`` always,
-                and ``session_date`` if the symbol has adjustments.
+                and ``session_date`` if its factors depend on dates (``domain.adjustments``).
             adjustments: those of the symbol; None reads them, which must be after the bars.
+            may_overwrite: whether nothing else uses the memory of the bars, see there.
 
         Raises: as ``of``; StoreError also where the bars include an adjustment that is not known.
         """
         known = self.of(symbol) if adjustments is None else adjustments
         basis = basis_of(bars)
-        if (basis == UNCONFIRMED).any():
+        if basis.min(initial=0) == UNCONFIRMED:
             bars = bars.filter(pa.array(basis != UNCONFIRMED))
+            basis = basis_of(bars)
         self.require(symbol, int(basis.max(initial=0)), known)
-        return on_todays_basis(bars.drop_columns("basis"), basis_of(bars), known)
+        return on_todays_basis(
+            bars.drop_columns("basis"), basis, known, may_overwrite=may_overwrite
+        )
 
     def require(self, symbol: str, highest: int, adjustments: Adjustments) -> None:
         """Refuse bars that include an adjustment which is not known; ``highest`` is their basis.

@@ -185,6 +185,37 @@ def test_the_time_zone_moves_instants_but_not_dates(readable: ReadableStore) -> 
     ]
 
 
+def test_the_values_of_a_frame_are_its_own(readable: ReadableStore) -> None:
+    """They can be changed, and no other column, frame or later read sees that."""
+    readable.fill("AAPL", "1d", "2023-01-03", "2023-03-01")
+    readable.split("AAPL", 0.5, "2023-03-01")
+    store = readable.open()
+    first, second = (store.read_bars("AAPL", "1d") for _ in range(2))
+    expected = second.copy(deep=True)
+    first.loc[first.index[0], "open"] = -1.0
+    first["close"] *= 2
+    first.iloc[:, 1] = 0.0
+    assert first["open"].iloc[0] == -1.0
+    assert first["close"].equals(expected["close"] * 2)
+    assert first["low"].equals(expected["low"])
+    for frame in (second, store.read_bars("AAPL", "1d")):
+        assert frame.equals(expected)
+
+
+def test_few_bars_of_a_file_do_not_keep_the_memory_of_all(readable: ReadableStore) -> None:
+    """The newest bars are copied out of what was read."""
+    readable.fill("AAPL", "1m", "2023-01-03", "2023-04-01")
+    store = readable.open()
+    held = pa.total_allocated_bytes()
+    names = ["open", "close"]
+    frames = [store.read_bars("AAPL", "1m", last=10, columns=names) for _ in range(20)]
+    kept = pa.total_allocated_bytes() - held
+    every = store.read_bars("AAPL", "1m", columns=names)
+    # Threads that decoded the last file may hold its memory for a moment longer.
+    assert kept < 5 * len(every) * 8
+    assert all(frame.equals(every[-10:]) for frame in frames)
+
+
 def test_a_frame_of_many_symbols(readable: ReadableStore) -> None:
     """``symbol`` is a category in the order asked for; symbols without bars have no rows."""
     readable.fill("AAPL", "1d", "2024-01-02", "2024-01-05")
