@@ -21,12 +21,12 @@ from tests.support.timed_gateway import (
     running_gateway,
 )
 
-_CAPACITY_A_S, _SMALL_CAPACITY_A_S = 20.0, 10.0
+_CAPACITY_A_S, _SMALL_CAPACITY_A_S = 15.0, 10.0
 """Responses a second of the gateways: below the 45 messages a second that a client may send, and in
 the small form also below what a busy machine leaves to it."""
 
-_REQUESTS = {1: 240, 3: 300, 6: 450, 12: 720, 24: 1_200}
-"""Requests by workers: every load lasts at least fifty rounds of all workers."""
+_REQUESTS = {1: 150, 3: 240, 6: 300, 12: 480, 24: 900}
+"""Requests by workers: every load lasts some dozen rounds of all workers."""
 
 _PENALTY, _NOISE = 0.1, 0.3
 _FIRST = "2021-01-04"
