@@ -52,7 +52,7 @@ def main() -> int:
         "--record", action="store_true", help="write what the small form measured as the reference"
     )
     given = parser.parse_args()
-    references = References.read(REFERENCE)
+    references = References(REFERENCE, given.group)
     is_compared = given.small and not given.record
     chosen = [
         one
@@ -65,7 +65,7 @@ def main() -> int:
         results += results_of(
             one,
             rounds=given.rounds or (_ROUNDS_OF_SMALL if given.small else 1),
-            references=references.ratios if is_compared else {},
+            references=references.ratios() if is_compared else {},
         )
     if given.json:
         documents = [one.document() for one in results]

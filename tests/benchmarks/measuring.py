@@ -10,9 +10,9 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -94,23 +94,29 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """The ratios that earlier code reached, by key, and how they were made."""
+    """The ratios that earlier code reached, in a file with those of other groups.
+
+    The file has for each group how its ratios were ``made``, and the ``ratios`` by key.
+    """
 
     path: Path
-    made: Mapping[str, str] = field(default_factory=dict)
-    ratios: Mapping[str, float] = field(default_factory=dict)
+    group: str
 
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Return the references of a file."""
-        document = json.loads(path.read_text("utf-8"))
-        return cls(path, document["made"], document["ratios"])
+    def ratios(self) -> Mapping[str, float]:
+        """Return the ratios of the group by key, none before the first were written."""
+        ratios: dict[str, float] = self._groups().get(self.group, {"ratios": {}})["ratios"]
+        return ratios
 
     def write(self, results: Sequence[Result], made: Mapping[str, str]) -> None:
         """Replace the references of the keys that were measured, and keep the others."""
         measured = {one.target.key: round(one.now, 3) for one in results if one.target.is_compared}
-        document = {"made": dict(made), "ratios": {**self.ratios, **measured}}
-        self.path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+        written = {"made": dict(made), "ratios": {**self.ratios(), **measured}}
+        groups = {**self._groups(), self.group: written}
+        self.path.write_text(json.dumps(groups, indent=2) + "\n", "utf-8")
+
+    def _groups(self) -> dict[str, Any]:
+        groups: dict[str, Any] = json.loads(self.path.read_text("utf-8"))
+        return groups
 
 
 def results_of(

@@ -51,11 +51,12 @@ def test_what_is_required_fails_whatever_the_reference() -> None:
 
 
 def test_references_keep_what_was_not_measured(tmp_path: Path) -> None:
-    """A group replaces its own ratios; those of other groups stay."""
+    """A group replaces the ratios that it measured; others, and those of other groups, stay."""
     path = tmp_path / "reference.json"
-    References(path, ratios={"other": 0.5, "share": 0.1}).write(
-        results_of(_benchmark((0.9, 1.1)), rounds=1, references={}), {"on": "a day"}
-    )
-    read = References.read(path)
-    assert read.ratios == {"other": 0.5, "share": 0.9, "time": 1.1}
-    assert read.made == {"on": "a day"}
+    path.write_text('{"store": {"made": {}, "ratios": {"plan": 0.5}}}')
+    references = References(path, "gateway")
+    for rounds in ((0.8, 1.2), (0.9, 1.1)):
+        [share, _] = results_of(_benchmark(rounds), rounds=1, references={})
+        references.write([share], {"on": "a day"})
+    assert references.ratios() == {"share": 0.9}
+    assert References(path, "store").ratios() == {"plan": 0.5}
