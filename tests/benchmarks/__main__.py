@@ -62,11 +62,14 @@ def main() -> int:
     results: list[Result] = []
     for one in chosen:
         print(f"measuring {one.targets[0].what} ...", file=sys.stderr)
-        results += results_of(
+        found = results_of(
             one,
             rounds=given.rounds or (_ROUNDS_OF_SMALL if given.small else 1),
             references=references.ratios() if is_compared else {},
         )
+        results += found
+        figures = ", ".join(f"{each.target.key} {each.now:.3g}" for each in found)
+        print(f"  {figures}", file=sys.stderr)
     if given.json:
         documents = [one.document() for one in results]
         print(json.dumps({"machine": machine(), "results": documents}, indent=2))
