@@ -74,7 +74,9 @@ class Rates:
         self, timeframe: Timeframe, requests: int, bars: int, *, ends_now: bool = False
     ) -> float:
         """Return the seconds that so many requests take, sent with the usual concurrency."""
-        return max(self.window_s(requests), self._busy_s(timeframe, requests, bars, ends_now))
+        return max(
+            self.window_s(requests), self._busy_s(timeframe, requests, bars, ends_now=ends_now)
+        )
 
     def window_s(self, requests: int) -> float:
         """Return the seconds until the last of so many requests is in a window of the budget."""
@@ -83,7 +85,7 @@ class Rates:
         # What fits into a window is sent at once.
         return (requests - 1) // _window_most() * IbLimitsRegistry.WINDOW_S.value
 
-    def _busy_s(self, timeframe: Timeframe, requests: int, bars: int, ends_now: bool) -> float:
+    def _busy_s(self, timeframe: Timeframe, requests: int, bars: int, *, ends_now: bool) -> float:
         measured = self.now_request_s if ends_now else self.request_s
         if timeframe in measured:
             return requests * measured[timeframe]

@@ -11,7 +11,7 @@ Not here: the file itself, its schema and damage (``ib.pacing.shared_file``), th
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -610,16 +610,23 @@ class SharedRecord:
         rows = RequestRows(database, self._boot, now, excluded=mine)
         if self._pacing.adapts:
             self.concurrency = self._memory.concurrency(database).limit(now)
-        pacing = self._binding(request)
-        return send_time(
-            pacing,
-            me=Waiting(mine or _NEWEST, self._owner, now, request),
-            sent=(),
-            open_requests=rows.open_requests(),
-            others=rows.waiting(),
-            now=now,
-            recorded=rows,
-        )
+        me, held = Waiting(mine or _NEWEST, self._owner, now, request), rows.open_requests()
+
+        def decide(others: Sequence[Waiting]) -> SendTime:
+            return send_time(
+                self._binding(request),
+                me=me,
+                sent=(),
+                open_requests=held,
+                others=others,
+                now=now,
+                recorded=rows,
+            )
+
+        alone = decide(())
+        # The others can delay it only further: what is not due by itself need not know them.
+        others = rows.waiting() if alone.is_now(now) else ()
+        return decide(others) if others else alone
 
     def _binding(self, request: PacedRequest) -> Pacing:
         """Return the rules that bind a request, with the concurrency as it is now."""
