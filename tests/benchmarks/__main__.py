@@ -20,9 +20,9 @@ from tests.benchmarks.measuring import (
     References,
     Result,
     machine,
+    markdown_of,
     results_of,
     show,
-    table_of,
 )
 
 REFERENCE = Path(__file__).with_name("reference.json")
@@ -48,6 +48,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="measure keys that contain this text only")
     parser.add_argument("--rounds", type=int, help="rounds of which the best counts [default: 1]")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--markdown", action="store_true", help="print the table of the README")
     parser.add_argument(
         "--record", action="store_true", help="write what the small form measured as the reference"
     )
@@ -59,6 +60,8 @@ def main() -> int:
         for one in GROUPS[given.group](small=given.small)
         if any(given.only in target.key for target in one.targets)
     ]
+    if not chosen:
+        parser.error(f"no key of {given.group} contains {given.only!r}")
     results: list[Result] = []
     for one in chosen:
         print(f"measuring {one.targets[0].what} ...", file=sys.stderr)
@@ -73,8 +76,10 @@ def main() -> int:
     if given.json:
         documents = [one.document() for one in results]
         print(json.dumps({"machine": machine(), "results": documents}, indent=2))
+    elif given.markdown:
+        print(markdown_of(results))
     else:
-        show(table_of(f"{given.group}, {machine()}", results))
+        show(f"{given.group}, {machine()}", results)
     if given.record and given.small:
         made = {
             "command": f"python -m tests.benchmarks {given.group} --small --record",

@@ -143,33 +143,41 @@ def results_of(
     return results
 
 
-def table_of(title: str, results: Sequence[Result]) -> Table:
-    """Return results as a table: what, now, reach, and whether that is met."""
+def rows_of(results: Sequence[Result]) -> list[list[str]]:
+    """Return the table of results as texts, its heading first; references where there are any."""
     has_references = any(one.reference is not None for one in results)
-    table = Table(title=title, title_justify="left")
-    table.add_column("what")
-    for name in ("now", "reach", *(("reference",) if has_references else ())):
-        table.add_column(name, justify="right")
-    table.add_column("")
+    rows = [["what", "now", "reach", *(["reference"] if has_references else []), ""]]
     for one in results:
         target = one.target
-        sign = ">=" if target.more_is_better else "<="
-        reference = () if not has_references else (_number(one.reference),)
         unit = f" {target.unit}" if target.unit else ""
+        sign = ">=" if target.more_is_better else "<="
         reach = "" if target.reach is None else f"{sign} {_number(target.reach)}{unit}"
         outcome = "failed" if one.has_failed else "met" if target.is_met(one.now) else "missed"
-        table.add_row(
-            target.what,
-            f"{_number(one.now)}{unit}",
-            reach,
-            *reference,
-            outcome if reach or one.has_failed else "",
+        rows.append(
+            [
+                *(target.what, f"{_number(one.now)}{unit}", reach),
+                *([_number(one.reference)] if has_references else []),
+                outcome if reach or one.has_failed else "",
+            ]
         )
-    return table
+    return rows
 
 
-def show(table: Table) -> None:
-    """Print a table."""
+def markdown_of(results: Sequence[Result]) -> str:
+    """Return the table as the README has it."""
+    heading, *rows = rows_of(results)
+    rule = ["---", *("--:" for _ in heading[1:-1]), "---"]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heading, rule, *rows))
+
+
+def show(title: str, results: Sequence[Result]) -> None:
+    """Print the table to the terminal."""
+    heading, *rows = rows_of(results)
+    table = Table(title=title, title_justify="left")
+    for position, name in enumerate(heading):
+        table.add_column(name, justify="right" if 0 < position < len(heading) - 1 else "left")
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)
 
 
