@@ -277,12 +277,6 @@ def without_flat(bars: pa.Table) -> pa.Table:
     return bars.filter(pa.array(~flat)) if flat.any() else bars
 
 
-def bounding_dates(bars: pa.Table) -> tuple[date, date]:
-    """Return the session dates of the first and the last bar of a table that has any."""
-    days = bars["session_date"]
-    return days.chunk(0)[0].as_py(), days.chunk(days.num_chunks - 1)[-1].as_py()
-
-
 def rows_per_session(bars: pa.Table) -> dict[date, int]:
     """Return the number of bars by session date."""
     counts = pc.value_counts(bars["session_date"])

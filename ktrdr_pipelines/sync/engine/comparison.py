@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import bounding_dates, moment, timestamps
+from ktrdr_pipelines.domain.bars import moment, timestamps
 from ktrdr_pipelines.domain.calendars.sessions import (
     SessionCalendar,
     interval_between,
@@ -67,7 +67,8 @@ class Comparison:
     def kept(self, bars: pa.Table) -> None:
         """Note which session dates the run has gained bars of."""
         if bars.num_rows:
-            first, last = bounding_dates(bars)
+            days = bars["session_date"]
+            first, last = days[0].as_py(), days[-1].as_py()
             before = self._gained or (first, last)
             self._gained = min(first, before[0]), max(last, before[1])
 
