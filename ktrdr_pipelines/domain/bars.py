@@ -107,8 +107,12 @@ def _is_rising(keys: np.ndarray) -> bool:
 
 def with_basis(bars: pa.Table, basis: int) -> pa.Table:
     """Return bars in the columns of ``STORED_SCHEMA``, all on one basis unless they have theirs."""
+    if bars.schema.equals(STORED_SCHEMA):
+        return bars
     if "basis" not in bars.schema.names:
         column = pa.array(np.full(bars.num_rows, basis, np.int16))
+        if bars.schema.equals(BAR_SCHEMA):
+            return pa.Table.from_arrays([*bars.columns, column], schema=STORED_SCHEMA)
         bars = bars.append_column(STORED_SCHEMA.field("basis"), column)
     bars = bars.select(STORED_SCHEMA.names)
     return bars if bars.schema.equals(STORED_SCHEMA) else bars.cast(STORED_SCHEMA)
@@ -261,7 +265,7 @@ def is_untraded(bars: pa.Table) -> np.ndarray:
 
     A volume that is not available proves nothing; less than a lot may be given as 0, with a count.
     """
-    no_volume = pc.fill_null(pc.equal(bars["volume"], 0.0), False).to_numpy()  # noqa: FBT003
+    no_volume = np.asarray(bars["volume"].to_numpy() == 0.0)  # NaN where it is null
     if not no_volume.any():
         return np.asarray(no_volume)
     return np.asarray(no_volume & pc.equal(pc.fill_null(bars["bar_count"], 0), 0).to_numpy())

@@ -7,7 +7,7 @@ range is empty (``domain.planning.empty_ranges``), files (``store.bars.bar_store
 """
 
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -85,7 +85,7 @@ class Emptiness:
 class Coverage:
     """The covered intervals of a series: ``bars`` permanently, ``empty`` until proofs expire."""
 
-    bars: IntervalSet = field(default_factory=IntervalSet)
+    bars: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
     empty: tuple[Emptiness, ...] = ()
 
     def __bool__(self) -> bool:
@@ -93,11 +93,13 @@ class Coverage:
 
     def covered(self, now: datetime, grid: SessionGrid | None = None) -> IntervalSet:
         """Return everything that is covered at ``now``; see ``valid_emptiness``."""
-        return self.bars | valid_emptiness(self.empty, now, grid)
+        return self.bars | valid_emptiness(self.empty, now, grid) if self.empty else self.bars
 
     def merged(self, newer: "Coverage") -> "Coverage":
         """Return it merged with newer coverage: bars replace proofs, newer proofs older ones."""
         bars = self.bars | newer.bars
+        if not self.empty and not newer.empty:
+            return Coverage(bars)
         fresh = IntervalSet(proof.interval for proof in newer.empty)
         older = _without(self.empty, fresh)
         return Coverage(bars, tuple(sorted(_without((*older, *newer.empty), bars))))

@@ -10,7 +10,7 @@ Not here: the table of claims (``store.ledger.claims``), the lock of a series
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -42,12 +42,27 @@ class Claimant:
 
     def claim(self, series: Series, interval: Interval, now: datetime) -> bool:
         """Claim an interval; return False where a living owner has claimed part of it."""
+        return interval in self.claim_each(series, [interval], now)
+
+    def claim_each(
+        self, series: Series, intervals: Sequence[Interval], now: datetime
+    ) -> list[Interval]:
+        """Claim several intervals in one transaction, in which queued audit rows are stored too.
+
+        Returns: those that were granted. Others are refused because a living owner has claimed
+        part of them; owners that died are only looked for where the first interval is refused.
+        """
+        granted = self._acquire(series, intervals, now)
+        if intervals[0] in granted or not self._drop_dead(series_key(series), now):
+            return granted
+        return self._acquire(series, intervals, now)
+
+    def _acquire(
+        self, series: Series, intervals: Sequence[Interval], now: datetime
+    ) -> list[Interval]:
         key = series_key(series)
-        if self._ledger.claims.acquire(key, [interval], self.owner, now, CLAIM_S):
-            return True
-        if not self._drop_dead(key, now):
-            return False
-        return bool(self._ledger.claims.acquire(key, [interval], self.owner, now, CLAIM_S))
+        with self._ledger.requests.with_queued():
+            return self._ledger.claims.acquire(key, intervals, self.owner, now, CLAIM_S)
 
     def release(self, series: Series, interval: list[Interval]) -> None:
         """Release claimed intervals; the caller has saved their bars already."""

@@ -148,6 +148,8 @@ class Evidence:
 
         Returns: whether anything was voided.
         """
+        if not any(one.kind in WITHOUT_BARS for one in self.of(series.symbol).statements):
+            return False
         moments = timestamps(without_flat(bars))
         if not len(moments):
             return False

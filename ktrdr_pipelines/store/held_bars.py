@@ -4,7 +4,7 @@ Not here: the comparison itself (``domain.price_basis``), what follows from one
 (``sync.engine.basis_check``).
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ktrdr_pipelines.domain.bars import UNCONFIRMED, basis_of, micros, moment, timestamps
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight, monday_of
+from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.plausibility import DisagreementKind
@@ -34,6 +35,7 @@ class HeldBars:
 
     def __init__(self, store: BarStore) -> None:
         self._store = store
+        self._known: tuple[Hashable, Series, Coverage] | None = None
 
     def compared(self, series: Series, bars: pa.Table) -> BasisComparison:
         """Return how the bars of a response compare with the held ones on today's basis.
@@ -47,12 +49,13 @@ class HeldBars:
         """
         if series.timeframe.is_intraday and bars.num_rows > 1:
             bars = bars.slice(1)
-        bars = bars.filter(pa.array(timestamps(bars) >= micros(self._comparable_from(series))))
+        first = int(timestamps(bars).searchsorted(micros(self._comparable_from(series))))
+        bars = bars.slice(first)
         if not bars.num_rows:
             return BasisComparison(BasisVerdict.UNKNOWN)
         keys = timestamps(bars)
         around = Interval(moment(keys[0]), moment(keys[-1]) + _INSTANT)
-        if not self._store.coverage(series).bars.clip(around):
+        if not self._coverage(series).bars.clip(around):
             return BasisComparison(BasisVerdict.UNKNOWN)
         raw = self._store.read_raw(series, around)
         raw = raw.filter(pa.array(basis_of(raw) != UNCONFIRMED))
@@ -117,6 +120,16 @@ class HeldBars:
                         one.fetched_from for one in presumed if one.interval.overlaps(compared)
                     ]
         return max(times)
+
+    def _coverage(self, series: Series) -> Coverage:
+        """Return the coverage of a series, read again once anything was recorded in the ledger.
+
+        Whatever saves bars records the file: asking that is cheaper than the files' states.
+        """
+        version = self._store.ledger.version()
+        if self._known is None or self._known[:2] != (version, series):
+            self._known = version, series, self._store.coverage(series)
+        return self._known[2]
 
     def _comparable_from(self, series: Series) -> datetime:
         """Return from which bar on no bar is known to be at other prices than those after it."""

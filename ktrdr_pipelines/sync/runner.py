@@ -124,7 +124,10 @@ async def _open_requests(manager: LoadManager) -> AsyncIterator[tuple[Requests, 
                 widths=Widths(ledger, manager.gateway, policy.clock),
                 progress=manager.progress,
             )
-            yield requests, BarStore(manager.layout, ledger)
+            try:
+                yield requests, BarStore(manager.layout, ledger)
+            finally:
+                ledger.requests.store_queued()
             manager.layout.require_same()
     except (NoStoreError, StoreError):
         manager.layout.require_same()  # a replaced store explains more than the error it led to

@@ -4,7 +4,7 @@ Not here: sending them (``ib.source``), what a response covers (``domain.plannin
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 
 import numpy as np
@@ -97,6 +97,9 @@ class Need:
     unconfirmed: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
     without_bars: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
     ends_now: bool = False
+    _gaps: dict[Interval | None, IntervalSet] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     @property
     def grid(self) -> SessionGrid:
@@ -105,13 +108,15 @@ class Need:
 
     def gaps(self, within: Interval | None = None) -> IntervalSet:
         """Return what is due and not covered, in all that is wanted or in one interval."""
-        return due_gaps(
-            self.calendar,
-            self.timeframe,
-            wanted=self.wanted.clip(within) if within else self.wanted,
-            covered=self.covered,
-            now=self.now,
-        )
+        if within not in self._gaps:
+            self._gaps[within] = due_gaps(
+                self.calendar,
+                self.timeframe,
+                wanted=self.wanted.clip(within) if within else self.wanted,
+                covered=self.covered,
+                now=self.now,
+            )
+        return self._gaps[within]
 
 
 def plan(need: Need) -> list[Chunk]:
@@ -165,22 +170,26 @@ def across_boundary(need: Need, chunk: Chunk) -> Chunk:
     """
     if not need.timeframe.is_intraday or chunk.sessions == need.most_sessions:
         return chunk
-    spans = need.grid.spans_in(chunk.interval)
-    after = Interval(chunk.interval.end, chunk.interval.end + _LONGEST_CLOSED)
-    sessions = chunk.sessions
-    for newer in need.grid.spans_in(after):
-        if newer.interval.start < spans[-1].interval.end:
-            continue
-        sessions += 1
-        piece = next(iter(need.gaps(newer.interval)), None)
-        if piece is not None and _is_opening(piece, newer) and piece.end in need.covered:
-            ends_at = min(piece.end + need.timeframe.length, need.now)
-            return Chunk(
-                Interval(chunk.interval.start, piece.end), ends_at, f"{sessions} D", sessions
-            )
-        if need.covered.clip(newer.interval) or sessions == need.most_sessions:
-            break
-    return chunk
+    newer = need.grid.meeting(Interval(chunk.interval.end, chunk.interval.end + _LONGEST_CLOSED))
+    inside = need.grid.meeting(chunk.interval)
+    if not len(inside):
+        return chunk
+    newer = newer.slice(int(newer.starts.searchsorted(inside.ends[-1])), len(newer))
+    # The first session of which anything is covered: before it there is no bar on the other side.
+    first_covered = need.covered.ends.searchsorted(newer.starts, side="right")
+    is_covered = first_covered < need.covered.starts.searchsorted(newer.ends, side="left")
+    if not is_covered.any():
+        return chunk
+    position = int(is_covered.argmax())
+    sessions = chunk.sessions + position + 1
+    if need.most_sessions is not None and chunk.sessions < need.most_sessions < sessions:
+        return chunk
+    (span,) = newer.slice(position, position + 1)
+    piece = next(iter(need.gaps(span.interval)), None)
+    if piece is None or not _is_opening(piece, span) or piece.end not in need.covered:
+        return chunk
+    ends_at = min(piece.end + need.timeframe.length, need.now)
+    return Chunk(Interval(chunk.interval.start, piece.end), ends_at, f"{sessions} D", sessions)
 
 
 def narrower(timeframe: Timeframe, sessions: int) -> int | None:

@@ -99,7 +99,7 @@ def evaluate(context: EvaluationContext, bars: pa.Table, reach: Interval | None)
         reach: the interval of real time that the gateway states to have answered, or None.
     """
     reading = _read(context, bars, reach)
-    kept = bars.filter(pa.array(reading.kept))
+    kept = _chosen(bars, reading.kept)
     earlier_only = reading.low == len(reading.keys)
     if earlier_only:
         return Evaluation(kept, IntervalSet(), earlier_only=True)
@@ -324,6 +324,14 @@ def _begins_at(context: EvaluationContext, reading: _Reading) -> datetime | None
         span.interval.end <= first and requested.covers(span.interval) for span in reading.spans
     )
     return first if before else None
+
+
+def _chosen(bars: pa.Table, kept: np.ndarray) -> pa.Table:
+    """Return the bars of a mask, which most often are one run: that is not copied."""
+    first, count = int(kept.argmax()), int(np.count_nonzero(kept))
+    if kept[first : first + count].all():
+        return bars.slice(first, count)
+    return bars.filter(pa.array(kept))
 
 
 def _to_micros(length: timedelta) -> int:

@@ -9,6 +9,7 @@ Not here: what an adjustment does to bars (``domain.adjustments``), how one is f
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -51,6 +52,9 @@ class AdjustmentHistory:
     def __init__(self, layout: StoreLayout) -> None:
         self._layout = layout
         self._known: dict[str, tuple[tuple[int, int, int], Adjustments]] = {}
+        folder = layout.adjustments_folder
+        self._names = str(folder), str(folder.parent)
+        self._folders_then: list[object] | None = None
 
     def of(self, symbol: str) -> Adjustments:
         """Return the adjustments of a symbol, () for none.
@@ -61,9 +65,12 @@ class AdjustmentHistory:
             StoreError: a newer version wrote it.
             DiskError: the system refused.
         """
+        if self._is_still_absent(symbol):
+            return ()
         path = self._layout.adjustments_file(symbol)
         if not require_file(path):
             require_folders(path.parent, self._layout.root)
+            self._folders_then = self._folders_now()
             return ()
         try:
             with disk_errors(path):
@@ -77,6 +84,19 @@ class AdjustmentHistory:
                 return ()
             raise
         return known[1]
+
+    def _is_still_absent(self, symbol: str) -> bool:
+        """Return whether a symbol has no file, in folders that were checked as they are now."""
+        if self._folders_then is None or os.path.lexists(f"{self._names[0]}/{symbol}.json"):
+            return False
+        return self._folders_then == self._folders_now()
+
+    def _folders_now(self) -> list[object]:
+        """Return what tells one state of the folders of all files from another."""
+        return [
+            None if one is None else (one.st_mode, one.st_ino, one.st_mtime_ns)
+            for one in map(_status_of, self._names)
+        ]
 
     def all(self) -> tuple[dict[str, Adjustments], dict[str, str]]:
         """Return the adjustments of every symbol that has any, and why others cannot be read."""
@@ -237,3 +257,10 @@ def _moment(text: str) -> datetime:
     if found.tzinfo is None:
         raise ValueError(f"{text} has no time zone")
     return found
+
+
+def _status_of(name: str) -> os.stat_result | None:
+    try:
+        return os.lstat(name)
+    except OSError:
+        return None

@@ -8,7 +8,7 @@ format of one file (``store.bars.bar_file``).
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import partial, reduce
@@ -56,6 +56,9 @@ __all__ = ["BarStore", "Footer", "SaveResult", "read_bars", "read_footer"]
 
 _DAY = timedelta(days=1)
 
+_MOST_KNOWN = 64
+"""Series whose coverage is kept: more than a run loads at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class SaveResult:
@@ -83,6 +86,7 @@ class BarStore:
         self.files = BarFiles(layout, ledger, clock)
         self.bases = PriceBases(layout, ledger)
         self._clock = clock
+        self._coverages: dict[Series, tuple[Hashable, Coverage]] = {}
 
     def __repr__(self) -> str:
         return f"BarStore({self.layout.root})"
@@ -234,8 +238,16 @@ class BarStore:
                 self.retract_proofs(series.symbol, timeframe, refuted, REFUTABLE)
 
     def coverage(self, series: Series) -> Coverage:
-        """Return the coverage of a series."""
-        return _joined(self.files.of(series))
+        """Return the coverage of a series; it is read again once one of its files has changed."""
+        version = self.files.version(series.symbol, series.timeframe)
+        known = self._coverages.get(series)
+        if known is not None and version is not None and known[0] == version:
+            return known[1]
+        found = _joined(self.files.of(series))
+        if len(self._coverages) >= _MOST_KNOWN:
+            self._coverages.clear()
+        self._coverages[series] = version, found
+        return found
 
     def coverage_of(self, symbol: str, timeframe: Timeframe) -> Coverage:
         """Return the coverage of a series that may have left the universe."""
@@ -359,14 +371,12 @@ class BarStore:
             _refuse_foreign(path, old.identity, identity)
         adjustments = self.bases.of(series.symbol)
         new = with_basis(part.bars, len(adjustments))
-        is_worse = (basis_of(new) == UNCONFIRMED) & np.isin(
-            timestamps(new), timestamps(old_bars)[basis_of(old_bars) != UNCONFIRMED]
-        )
-        merge = merge_bars(
-            old_bars,
-            new.filter(pa.array(~is_worse)) if is_worse.any() else new,
-            partial(_on_one_basis, adjustments=adjustments),
-        )
+        is_worse = basis_of(new) == UNCONFIRMED
+        if is_worse.any():
+            is_known = basis_of(old_bars) != UNCONFIRMED
+            is_worse &= np.isin(timestamps(new), timestamps(old_bars)[is_known])
+            new = new.filter(pa.array(~is_worse))
+        merge = merge_bars(old_bars, new, partial(_on_one_basis, adjustments=adjustments))
         before = old.coverage if old else Coverage()
         if uncovered is not None:
             before = replace(before, bars=before.bars - IntervalSet([uncovered]))

@@ -39,10 +39,12 @@ class DisagreementsTable(Table):
         self, series_key: str, kinds: Collection[DisagreementKind] = PRICES
     ) -> list[Disagreement]:
         """Return the disagreements of a series of some kinds, oldest bars first."""
-        with self._database.reading() as connection:
-            found = _DISAGREEMENTS.select(
+        found = self._database.remembered(
+            ("disagreements", series_key),
+            lambda connection: _DISAGREEMENTS.select(
                 connection, "WHERE series = ? ORDER BY starts, found_at", (series_key,)
-            )
+            ),
+        )
         return [one for one in found if one.kind in kinds]
 
     def jumps_of(self, series_key: str) -> list[Disagreement]:

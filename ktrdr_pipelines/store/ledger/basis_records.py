@@ -40,8 +40,9 @@ class AdjustmentsTable(Table):
 
     def count(self, symbol: str) -> int:
         """Return how many adjustments of a symbol are recorded."""
-        with self._database.reading() as connection:
-            return _count(connection, symbol)
+        return self._database.remembered(
+            ("adjustments", symbol), lambda connection: _count(connection, symbol)
+        )
 
     def counts(self) -> dict[str, int]:
         """Return how many adjustments of each symbol are recorded, if any are."""
@@ -114,8 +115,10 @@ class BasisChecksTable(Table):
 
     def of(self, symbol: str) -> BasisCheck:
         """Return the last check of a symbol; an empty one if there was none."""
-        with self._database.reading() as connection:
-            found = _CHECKS.select(connection, "WHERE symbol = ?", (symbol,))
+        found = self._database.remembered(
+            ("basis_checks", symbol),
+            lambda connection: _CHECKS.select(connection, "WHERE symbol = ?", (symbol,)),
+        )
         return found[0] if found else BasisCheck()
 
     def all(self) -> dict[str, BasisCheck]:

@@ -9,9 +9,10 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError
 from ktrdr_pipelines.store.files import disk_errors, locked, make_folder, require_file
@@ -36,6 +37,8 @@ _REBUILD = "Run `ktrdr repair`: it is rebuilt from the bar files, no bar is lost
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 """Codes that mean damage. SQLITE_ERROR reports a statement that does not fit the tables; the
 ledger's own statements fit, so the tables are not the ledger's."""
+
+T = TypeVar("T")
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
@@ -63,6 +66,7 @@ class Database:
         remove_copies: Callable[[], object] | None = None,
     ) -> None:
         self.path = path
+        self._name = str(path)
         self._guard = guard or (lambda: None)
         self._remove_copies = remove_copies or (lambda: None)
         self._local = threading.local()
@@ -98,10 +102,39 @@ class Database:
         with self._errors():
             yield self._connection()
 
+    def remembered(self, key: Hashable, read: Callable[[sqlite3.Connection], T]) -> T:
+        """Return what a function reads, from memory while no row of the file has changed since.
+
+        Every thread remembers by itself, until any connection, of whatever process, commits.
+
+        Args:
+            key: tells the function and its arguments from others of this database.
+            read: reads rows.
+        """
+        with self._errors():
+            handle = self._current()
+            known = handle.remembered()
+            if key not in known:
+                known[key] = read(handle.connection)
+            found: T = known[key]
+            return found
+
+    def version(self) -> Hashable:
+        """Return a value that stays the same, in this thread, while no row of the file changes."""
+        with self._errors():
+            return self._current().version()
+
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection for one transaction, which is committed whole or not at all."""
+        """Yield the connection for one transaction, which is committed whole or not at all.
+
+        Inside another transaction of the same thread it is a part of that one.
+        """
         with self._errors():
+            handle = self._handle()
+            if handle is not None and handle.connection.in_transaction:
+                yield handle.connection
+                return
             connection = self._connection()
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -116,10 +149,13 @@ class Database:
         return handle
 
     def _connection(self) -> sqlite3.Connection:
+        return self._current().connection
+
+    def _current(self) -> "_Handle":
         handle = self._handle()
-        if handle is None or not handle.is_current(self.path):
+        if handle is None or not handle.is_current(self._name):
             self._local.handle = handle = self._open()
-        return handle.connection
+        return handle
 
     def _open(self) -> "_Handle":
         self._guard()
@@ -200,8 +236,21 @@ class _Handle:
         self.connection = connection
         self._process = os.getpid()
         self._file = _file_of(path)
+        self._known: dict[Hashable, Any] = {}
+        self._known_at: Hashable = None
 
-    def is_current(self, path: Path) -> bool:
+    def version(self) -> Hashable:
+        """Return a value that changes with every change of a row, whichever connection made it."""
+        (others,) = self.connection.execute("PRAGMA data_version").fetchone()
+        return id(self), others, self.connection.total_changes
+
+    def remembered(self) -> dict[Hashable, Any]:
+        """Return what was read since a row last changed."""
+        if (version := self.version()) != self._known_at:
+            self._known, self._known_at = {}, version
+        return self._known
+
+    def is_current(self, path: Path | str) -> bool:
         """Return whether the connection is this process's, and open on the file now at ``path``."""
         return self._process == os.getpid() and self._file == _file_of(path)
 
@@ -216,9 +265,9 @@ _INHERITED: list[sqlite3.Connection] = []
 """Connections inherited through a fork: SQLite forbids both using and closing them."""
 
 
-def _file_of(path: Path) -> tuple[int, int] | None:
+def _file_of(path: Path | str) -> tuple[int, int] | None:
     try:
-        stat = path.stat()
+        stat = os.stat(path)  # noqa: PTH116  (for every statement)
     except FileNotFoundError:
         return None
     return stat.st_dev, stat.st_ino

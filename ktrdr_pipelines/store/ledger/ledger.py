@@ -7,7 +7,7 @@ Not here: the SQLite file itself (``store.ledger.database``), its tables' defini
 (``store.ledger.schema``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from pathlib import Path
 
@@ -116,6 +116,10 @@ class Ledger:
     def close(self) -> None:
         """Close this thread's connection; the next use opens another."""
         self.database.close()
+
+    def version(self) -> Hashable:
+        """Return a value that stays the same, in this thread, while no row changes."""
+        return self.database.version()
 
     def check(self) -> None:
         """Check the whole file for damage, and for tables and values of other programs.

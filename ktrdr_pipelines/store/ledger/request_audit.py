@@ -7,12 +7,15 @@ Not here: the budget of requests, which belongs to the gateway and lies outside 
 """
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from threading import Lock
 from typing import Final
 
 from ktrdr_pipelines.domain.bars import micros, moment
-from ktrdr_pipelines.store.ledger.database import Table
+from ktrdr_pipelines.store.ledger.database import Database, Table
 from ktrdr_pipelines.store.ledger.rows import Rows
 
 AUDIT_KEPT_DAYS = 90
@@ -96,15 +99,48 @@ _BOUNDS = (
 
 
 class RequestsTable(Table):
-    """Requests in the order they were recorded."""
+    """Requests in the order they were recorded.
+
+    A record may be queued: it is stored with the next transaction that its owner makes anyway, and
+    before anything is read here. A killed process loses what was queued.
+    """
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._queued: list[RequestRecord] = []
+        self._storing = Lock()  # taken before a transaction is begun, never inside one
 
     def record(self, record: RequestRecord) -> None:
-        """Store the outcome of one request."""
-        with self._database.writing() as connection:
-            _REQUESTS.insert(connection, [record])
+        """Store the outcome of one request, and of those that are queued."""
+        self.queue(record)
+        self.store_queued()
+
+    def queue(self, record: RequestRecord) -> None:
+        """Queue the outcome of one request, to be stored by ``store_queued``."""
+        self._queued.append(record)
+
+    def store_queued(self) -> None:
+        """Store the outcomes that are queued, by any thread; after an error they stay queued."""
+        if self._queued:
+            with self.with_queued():
+                pass
+
+    @contextmanager
+    def with_queued(self) -> Iterator[None]:
+        """Store the outcomes that are queued in one transaction with what is written in the block.
+
+        It must not be used inside a transaction.
+        """
+        with self._storing:
+            taken = self._queued[:]
+            with self._database.writing() as connection:
+                _REQUESTS.insert(connection, taken)
+                yield
+            del self._queued[: len(taken)]
 
     def newest(self, most: int) -> list[RequestRecord]:
         """Return the newest ``most`` requests, newest first."""
+        self.store_queued()
         with self._database.reading() as connection:
             return _REQUESTS.select(
                 connection, "ORDER BY sent_at DESC, rowid DESC LIMIT ?", (most,)
@@ -112,6 +148,7 @@ class RequestsTable(Table):
 
     def last_answered(self, contract_id: int, what_to_show: str, gateway: str) -> datetime | None:
         """Return when the last request that returned bars was sent, or None if none did."""
+        self.store_queued()
         with self._database.reading() as connection:
             (sent_at,) = connection.execute(
                 "SELECT max(sent_at) FROM requests WHERE rows > 0 AND contract_id = ? "
@@ -127,6 +164,7 @@ class RequestsTable(Table):
         statement, values = "SELECT count(*) FROM requests WHERE sent_at >= ?", (first,)
         if series_key is not None:
             statement, values = f"{statement} AND series = ?", (first, series_key)
+        self.store_queued()
         with self._database.reading() as connection:
             (count,) = connection.execute(statement, values).fetchone()
         return int(count)
@@ -141,6 +179,7 @@ class RequestsTable(Table):
             known: an earlier result of this ledger.
         """
         known = known or RequestTotals()
+        self.store_queued()
         with self._database.reading() as connection:
             oldest_at, newest_row, last_outcome = connection.execute(
                 _BOUNDS, (CANCELLED,)

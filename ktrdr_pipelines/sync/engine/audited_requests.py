@@ -8,7 +8,7 @@ Not here: the table (``store.ledger.request_audit``), sending (``sync.engine.bar
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from typing import TypeVar
@@ -83,15 +83,31 @@ class RequestAudit:
     def ended(
         self, outcome: str, *, code: int | None = None, rows: int = 0, proved: str = ""
     ) -> None:
-        """Write a row for each time the request was sent; all but the last met an outage."""
+        """Write a row for each time the request was sent; all but the last met an outage.
+
+        That of a response with bars is queued, until its bars are saved or the next chunks are
+        claimed. What else proves something is written at once.
+        """
         for at, again_at in pairwise(self._sent_at):
             self._ledger.requests.record(self._row(at, again_at, OutageError.__name__))
         if self._sent_at:
             begun_at = self._begun_at if self.sent_times == 1 else self._sent_at[-1]
-            last = self._row(begun_at, self._over_at, outcome)
-            self._ledger.requests.record(replace(last, code=code, rows=rows, proved=proved))
+            last = self._row(begun_at, self._over_at, outcome, code=code, rows=rows, proved=proved)
+            if rows:
+                self._ledger.requests.queue(last)
+            else:
+                self._ledger.requests.record(last)
 
-    def _row(self, sent_at: datetime, over_at: datetime, outcome: str) -> RequestRecord:
+    def _row(
+        self,
+        sent_at: datetime,
+        over_at: datetime,
+        outcome: str,
+        *,
+        code: int | None = None,
+        rows: int = 0,
+        proved: str = "",
+    ) -> RequestRecord:
         about = self._about
         return RequestRecord(
             series=series_key(about.series),
@@ -104,6 +120,9 @@ class RequestAudit:
             sent_at=sent_at,
             took_s=(over_at - sent_at).total_seconds(),
             outcome=outcome,
+            code=code,
+            rows=rows,
+            proved=proved,
             clock_offset_s=self._offset_s,
         )
 

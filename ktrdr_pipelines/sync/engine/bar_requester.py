@@ -54,6 +54,81 @@ class ReceivedResponse:
         return self.response if isinstance(self.response, Response) else None
 
 
+class ConcurrencyShare:
+    """What one series has of the concurrency of a run; made by ``SharedConcurrency.join``.
+
+    ``demand`` is how many of its chunks could be requested at once now.
+    """
+
+    def __init__(self, shared: "SharedConcurrency") -> None:
+        self._shared = shared
+        self.demand = 0
+
+    @property
+    def most(self) -> int:
+        """How many requests of the series may be open at once: none while others need all."""
+        return self._shared.left_for(self)
+
+    def need(self, demand: int) -> None:
+        """State the demand, which series that wait for a share may have more of if it falls."""
+        before, self.demand = self.demand, demand
+        if demand < before:
+            self._shared.wake()
+
+    async def admitted(self) -> None:
+        """Wait until at least one request of the series may be open."""
+        while self.most < 1:
+            await self._shared.changed()
+
+    def leave(self) -> None:
+        """Give up the share."""
+        self._shared.leave(self)
+
+
+class SharedConcurrency:
+    """Shares the concurrency among the series of a run: those that began first have it first.
+
+    So one series is finished after the other, and its responses are saved together: a file is
+    written as a whole, and with all series at once each write would have few bars for each.
+
+    Args:
+        concurrency: returns how many requests for bars are worth having open at once.
+    """
+
+    _SPARE = 2  # so that a request is ready whenever the rate limiter has a permit
+
+    def __init__(self, concurrency: Callable[[], int]) -> None:
+        self._concurrency = concurrency
+        self._shares: list[ConcurrencyShare] = []
+        self._changed = asyncio.Event()
+
+    def join(self) -> ConcurrencyShare:
+        """Return the share of one more series, behind those of all others."""
+        share = ConcurrencyShare(self)
+        self._shares.append(share)
+        return share
+
+    def leave(self, share: ConcurrencyShare) -> None:
+        """Remove a share."""
+        self._shares.remove(share)
+        self.wake()
+
+    def left_for(self, share: ConcurrencyShare) -> int:
+        """Return what the series before one leave of the concurrency."""
+        before = self._shares[: self._shares.index(share)]
+        left = self._concurrency() + self._SPARE - sum(one.demand for one in before)
+        return max(left, 0)
+
+    def wake(self) -> None:
+        """Let those that wait for a share look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def changed(self) -> None:
+        """Wait until a demand has fallen."""
+        await self._changed.wait()
+
+
 class Requests:
     """The requests of one run: the session, and what they have shown of the gateway.
 
@@ -76,6 +151,7 @@ class Requests:
     ) -> None:
         self.source_session, self.ledger = source_session, ledger
         self.heads, self.widths, self.progress = heads, widths, progress
+        self.concurrency = SharedConcurrency(lambda: source_session.concurrency)
         # Whether contracts are alive, by contract id and what_to_show.
         self.alive: dict[tuple[int, str], bool] = {}
         self.checking_life = asyncio.Lock()
@@ -96,6 +172,7 @@ class BarRequester:
         self, run: Requests, series: Series, contract_id: int, options: LoadOptions
     ) -> None:
         self.source_session, self.widths = run.source_session, run.widths
+        self.concurrency = run.concurrency
         self.contract_id, self.options = contract_id, options
         self._run, self._series = run, series
         self._contract = contract_id, series.instrument.what_to_show.value

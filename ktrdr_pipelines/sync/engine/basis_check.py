@@ -181,7 +181,8 @@ class BasisChecks:
                 await self._request_newest(requester, calendar)
                 found = self._held.compared(series, bars)
                 judged = self._judge(statement, found, requester)
-            if len(self._store.bases.of(series.symbol)) > len(adjustments):
+            number = len(self._store.bases.of(series.symbol))
+            if number > len(adjustments):
                 # It was requested before the re-basing was found, here or by another process.
                 found = self._held.compared(series, bars)
                 if found.verdict is not BasisVerdict.SAME:
@@ -189,7 +190,6 @@ class BasisChecks:
             if judged is _Judgement.OPEN:
                 return FetchedBasis(UNCONFIRMED, requested_at)
             self._judge.report_other(statement, bars, found, requester)
-            number = len(self._store.bases.of(series.symbol))
             return FetchedBasis(number, requested_at, is_presumed=judged is _Judgement.UNKNOWN)
 
     def _is_open(self, statement: "_Statement", judged: "_Judgement") -> bool:

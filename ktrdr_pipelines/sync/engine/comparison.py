@@ -67,7 +67,8 @@ class Comparison:
     def kept(self, bars: pa.Table) -> None:
         """Note which session dates the run has gained bars of."""
         if bars.num_rows:
-            first, last = bars["session_date"][0].as_py(), bars["session_date"][-1].as_py()
+            days = bars["session_date"]
+            first, last = days[0].as_py(), days[-1].as_py()
             before = self._gained or (first, last)
             self._gained = min(first, before[0]), max(last, before[1])
 

@@ -21,7 +21,9 @@ from collections import deque
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
+from itertools import islice
 
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.chunks import (
     BY_THE_YEAR,
@@ -45,7 +47,7 @@ from ktrdr_pipelines.sync.engine.basis_check import BasisChecks, FetchedBasis
 from ktrdr_pipelines.sync.engine.chunk_run import ChunkRun
 from ktrdr_pipelines.sync.engine.confirmation import Confirmation
 from ktrdr_pipelines.sync.engine.failed_attempts import FailedAttempts
-from ktrdr_pipelines.sync.engine.series_state import SeriesState, StateChange
+from ktrdr_pipelines.sync.engine.series_state import Limits, SeriesState, StateChange
 from ktrdr_pipelines.sync.engine.writer import SeriesWriter
 
 _FAILURES_IN_A_ROW = 3
@@ -59,6 +61,9 @@ lasts would keep a run busy until the close."""
 
 _MOST_WITHOUT_BARS = 3
 """Chunks in a row before the oldest bar that may have no bars before daily bars are requested."""
+
+_CLAIMED_AHEAD = 8
+"""Chunks that are claimed together with one, in one transaction: other runs find the rest."""
 
 _CLAIMED_PAUSE_S = 1.0
 """Pause before the next round when another run holds the claim of a chunk."""
@@ -100,6 +105,7 @@ class SeriesRun:
         self.writer, self._confirmation, self._attempts = writer, confirmation, attempts
         self._evidence, self._schedules, self._bases = evidence, schedules, bases
         self._is_tail = self.requester.options.tail
+        self._share = self.requester.concurrency.join()
         self._stop: GatewayError | None = None
         self._is_dead = False
         self._failures_in_a_row = 0
@@ -131,6 +137,7 @@ class SeriesRun:
             await self._confirm()
             await self.writer.commits.flush()
         finally:
+            self._share.leave()
             self.writer.commits.commit()
         now, here = self._session.now(), self._session.market_now()
         self.writer.comparison.compare_volumes(self._state.calendar, now, is_tail=self._is_tail)
@@ -147,19 +154,20 @@ class SeriesRun:
 
         ``as_of`` is when a request was sent: its response proves nothing about what is due later.
         """
-        now = self._session.now()
-        need = self._state.need(
-            now if as_of is None else min(now, as_of), self._session.market_now(), within
-        )
-        most = self.requester.widths.most(self._series.timeframe)
-        is_by_the_year = most == BY_THE_YEAR and not need.timeframe.is_intraday
-        return replace(
-            need, ends_now=self._is_tail, most_sessions=most, is_by_the_year=is_by_the_year
+        now, timeframe = self._session.now(), self._series.timeframe
+        most = self.requester.widths.most(timeframe)
+        is_by_the_year = most == BY_THE_YEAR and not timeframe.is_intraday
+        return self._state.need(
+            now if as_of is None else min(now, as_of),
+            self._session.market_now(),
+            within,
+            limits=Limits(most, is_by_the_year, ends_now=self._is_tail),
         )
 
     def _apply(self, change: StateChange) -> None:
         """Apply what a step found: record statements, change the state, queue what is saved."""
-        self._evidence.record(self._series.symbol, change.statements)
+        if change.statements:
+            self._evidence.record(self._series.symbol, change.statements)
         self._state.apply(change, self._session.now(), self._session.market_now())
         if change.coverage or change.bars is not None:
             self.writer.add(change)
@@ -177,11 +185,12 @@ class SeriesRun:
         """Use the newest calendar; another series of the symbol may have extended it."""
         self._state.learn_calendar(self._schedules.calendars.of(self._series.instrument))
 
-    def _learn_saved(self) -> None:
-        """Add to the state what any run has saved meanwhile."""
+    def _learn_saved(self) -> bool:
+        """Add to the state what any run has saved meanwhile; return whether there may be any."""
         saved = self.writer.saved_since()
         if saved is not None:
             self._state.learn_saved(saved, self._session.market_now())
+        return saved is not None
 
     @property
     def _is_over(self) -> bool:
@@ -227,42 +236,52 @@ class SeriesRun:
             self._fetcher.planned(len(chunks))
             queue = deque(reversed(chunks) if self._is_tail else chunks)
             await self._establish_basis(queue[0])
+            await self._share.admitted()
             try:
                 async with asyncio.TaskGroup() as group:
-                    self._start_workers(group, queue)
+                    self._start_workers(group, queue, self._concurrency_for(len(queue)))
             except ExceptionGroup as failures:
                 raise failures.exceptions[0] from failures
+            finally:
+                self._share.need(0)
+            self.writer.release_ahead()
             if self._is_claimed_elsewhere:
                 await self.writer.commits.flush()
                 await self._session.retry_policy.sleep(_CLAIMED_PAUSE_S)
                 self._learn_saved()
 
-    @property
-    def _concurrency(self) -> int:
-        """How many chunks are requested at once.
+    def _concurrency_for(self, queued: int) -> int:
+        """Return how many chunks are requested at once, while so many more are queued.
 
         One for a tail, which then leaves no hole before the newest bar, and for daily bars: they
         take few requests, and the first year without any ends the search for older ones. One until
-        the price basis is established, too.
+        the price basis is established, too. Series that began before have their share first.
         """
-        if self._is_tail or not self._series.timeframe.is_intraday:
-            return 1
-        if not self._bases.is_established(self._series.instrument, self._state.calendar):
-            return 1
-        return self._session.concurrency
+        instrument, calendar = self._series.instrument, self._state.calendar
+        is_single = self._is_tail or not self._series.timeframe.is_intraday
+        is_single = is_single or not self._bases.is_established(instrument, calendar)
+        most = 1 if is_single else self._session.concurrency
+        self._share.need(min(queued + self._workers, most))
+        return min(most, self._share.most)
 
-    def _start_workers(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
+    def _start_workers(
+        self, group: asyncio.TaskGroup, queue: deque[Chunk], concurrency: int
+    ) -> None:
         """Start workers up to the concurrency and the number of queued chunks."""
-        for _ in range(min(len(queue), self._concurrency - self._workers)):
+        for _ in range(min(len(queue), concurrency - self._workers)):
             self._workers += 1
             group.create_task(self._run_worker(group, queue))
 
     async def _run_worker(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
         """Run chunks until the queue is empty or the concurrency was lowered below this worker."""
         try:
-            while queue and not self._is_over and self._workers <= max(self._concurrency, 1):
-                self._start_workers(group, queue)
-                chunk = across_boundary(self._need(), queue.popleft())
+            while queue and not self._is_over:
+                concurrency = self._concurrency_for(len(queue))
+                if self._workers > max(concurrency, 1):
+                    break
+                self._start_workers(group, queue, concurrency)
+                need = self._need()
+                chunk = across_boundary(need, queue.popleft())
                 if self._is_older(chunk) and self._older_without_bars >= _MOST_WITHOUT_BARS:
                     # Daily bars show at less cost whether there is anything older.
                     self._apply(StateChange(skipped=IntervalSet([chunk.interval])))
@@ -271,12 +290,16 @@ class SeriesRun:
                 most = self.requester.widths.most(self._series.timeframe)
                 if most is not None and chunk.sessions > most:
                     self._split(chunk, queue)
-                elif not self._need(chunk.interval).gaps():
+                elif not need.gaps(chunk.interval):
                     self._fetcher.done()
-                elif self.writer.claim(chunk.interval):
+                elif self.writer.claim(chunk.interval, self._following(queue)):
                     await self._establish_basis(chunk)
-                    self._learn_saved()
-                    await self._run_chunk(chunk, queue)
+                    if self._learn_saved():
+                        need = self._need()
+                    if need.gaps(chunk.interval):
+                        await self._run_chunk(chunk, need, queue)
+                    else:  # another run has saved it
+                        self._fetcher.done()
                     self.writer.commits.received(chunk.interval)
                 else:
                     self._is_claimed_elsewhere = True
@@ -285,6 +308,11 @@ class SeriesRun:
                         return
         finally:
             self._workers -= 1
+            self._share.need(min(self._share.demand, len(queue) + self._workers))
+
+    def _following(self, queue: deque[Chunk]) -> list[Interval]:
+        """Return what is claimed together with a chunk; a tail may end after any of its chunks."""
+        return [] if self._is_tail else [one.interval for one in islice(queue, _CLAIMED_AHEAD)]
 
     def _is_older(self, chunk: Chunk) -> bool:
         oldest = self._state.bars.bounds
@@ -301,7 +329,8 @@ class SeriesRun:
         if held is None or chunk.interval.end <= held.end:
             return False
         between_them = between(held.end, chunk.interval.start)
-        return between_them is None or not self._need().grid.spans_in(between_them)
+        grid = session_grid(self._state.calendar, self._series.timeframe)
+        return between_them is None or not len(grid.meeting(between_them))
 
     def _split(self, chunk: Chunk, queue: deque[Chunk]) -> None:
         """Replace a chunk by narrower ones at the head of the queue, in the order of the run."""
@@ -312,12 +341,8 @@ class SeriesRun:
 
     # --- one chunk -----------------------------------------------------------------------------
 
-    async def _run_chunk(self, chunk: Chunk, queue: deque[Chunk]) -> None:
+    async def _run_chunk(self, chunk: Chunk, need: Need, queue: deque[Chunk]) -> None:
         """Have a chunk requested until responses have covered it; narrower where that fails."""
-        need = self._need(chunk.interval)
-        if not need.gaps():  # another run has saved it
-            self._fetcher.done()
-            return
         chunk_run = ChunkRun(self._state, chunk, need)
         try:
             await self._request_parts(chunk_run, chunk)
@@ -392,8 +417,7 @@ class SeriesRun:
         assert response is not None  # noqa: S101  (the caller has seen it)
         self.requester.mark_alive()
         self._attempts.answered()
-        need = self._need(part.interval, as_of=sent_at)
-        before, at = need.gaps(), self._session.gateway_now()
+        need, at = self._need(part.interval, as_of=sent_at), self._session.gateway_now()
         found = chunk_run.evaluate(part, need, response)
         self.writer.comparison.received(response.bars, self._state.bars_before)
         self._evidence.saw_bars(self._series.symbol, self._series.timeframe, at)
@@ -419,16 +443,18 @@ class SeriesRun:
         if response.lacks_newest:
             self._apply(StateChange(deferred=IntervalSet([part.interval])))
             return f"{found.bars.num_rows} bars, the newest are held back"
-        self._apply(
-            chunk_run.left_open(
-                part,
-                found,
-                response,
-                before=before,
-                need=self._need(part.interval, as_of=sent_at),
-                traded=self._evidence.traded(self._series.symbol),
+        after = self._need(part.interval, as_of=sent_at)
+        if after.gaps() or found.around or not found.covered:
+            self._apply(
+                chunk_run.left_open(
+                    part,
+                    found,
+                    response,
+                    before=need.gaps(),
+                    need=after,
+                    traded=self._evidence.traded(self._series.symbol),
+                )
             )
-        )
         if found.begins_at is not None:
             self._apply(StateChange(is_about_beginning=True))
         return f"{found.bars.num_rows} bars, {found.covered.length} covered"

@@ -7,7 +7,7 @@ Not here: making it from the store (``sync.stored_states``), the rules of gaps
 (``domain.planning.gaps``).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 import pyarrow as pa
@@ -50,18 +50,42 @@ class StateChange:
     to be judged again.
     """
 
-    coverage: Coverage = field(default_factory=Coverage)
+    coverage: Coverage = Coverage()  # noqa: RUF009  (immutable)
     bars: pa.Table | None = None
     presumed: Presumed | None = None
     implausible: tuple[int, ...] = ()
     statements: tuple[Statement, ...] = ()
-    answered: IntervalSet = field(default_factory=IntervalSet)
-    deferred: IntervalSet = field(default_factory=IntervalSet)
-    skipped: IntervalSet = field(default_factory=IntervalSet)
-    resumed: IntervalSet = field(default_factory=IntervalSet)
-    without_bars: IntervalSet = field(default_factory=IntervalSet)
-    unconfirmed: IntervalSet = field(default_factory=IntervalSet)
+    answered: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
+    deferred: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
+    skipped: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
+    resumed: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
+    without_bars: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
+    unconfirmed: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
     is_about_beginning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the gateway and the kind of run allow of a request; as the fields of ``Need``."""
+
+    most_sessions: int | None = None
+    is_by_the_year: bool = False
+    ends_now: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """What planning takes from a state until that changes.
+
+    ``everything`` is what is wanted and not excused, ``not_deferred`` what of it this run requests;
+    the others are the fields of ``Need``.
+    """
+
+    everything: IntervalSet
+    not_deferred: IntervalSet
+    known_from: datetime | None
+    unconfirmed: IntervalSet
+    without_bars: IntervalSet
 
 
 class SeriesState:
@@ -104,6 +128,8 @@ class SeriesState:
         self._deferred = IntervalSet()
         self._left_to_daily_bars = IntervalSet()
         self._answered = IntervalSet()
+        self._empty_before: IntervalSet | None = None
+        self._due: _Due | None = None
 
     # --- what is open --------------------------------------------------------------------------
 
@@ -114,6 +140,7 @@ class SeriesState:
         within: Interval | None = None,
         *,
         everything: bool = False,
+        limits: Limits = Limits(),
     ) -> Need:
         """Return what planning needs of this state.
 
@@ -123,16 +150,31 @@ class SeriesState:
                 the first value passed decides for the whole run.
             within: only this interval.
             everything: also what this run has deferred.
+            limits: what the gateway and the kind of run allow of a request.
         """
-        wanted = (self.wanted.clip(within) if within else self.wanted) - self.before_listing
-        bars = self.bars.bounds
+        due = self._due = self._due or self._made_due()
+        wanted = due.everything if everything else due.not_deferred
         return Need(
             calendar=self.calendar,
             timeframe=self.series.timeframe,
-            wanted=wanted if everything else wanted - self._deferred,
+            wanted=wanted.clip(within) if within else wanted,
             covered=self._known(proof_now),
             now=now,
             most_days=IbLimitsRegistry.SAFE_DAYS.value[self.series.timeframe.value],
+            known_from=due.known_from,
+            most_sessions=limits.most_sessions,
+            is_by_the_year=limits.is_by_the_year,
+            unconfirmed=due.unconfirmed,
+            without_bars=due.without_bars,
+            ends_now=limits.ends_now,
+        )
+
+    def _made_due(self) -> "_Due":
+        """Return what ``need`` takes from this state, which each change of it makes anew."""
+        everything, bars = self.wanted - self.before_listing, self.bars.bounds
+        return _Due(
+            everything=everything,
+            not_deferred=everything - self._deferred,
             known_from=bars.start if bars else None,
             unconfirmed=self.empty_before | self.unconfirmed,
             without_bars=self.empty_before | self.without_bars,
@@ -202,7 +244,9 @@ class SeriesState:
     @property
     def empty_before(self) -> IntervalSet:
         """What earlier runs confirmed empty, also if expired; ``empty`` is what this one did."""
-        return IntervalSet(proof.interval for proof in self._stored.empty)
+        if self._empty_before is None:
+            self._empty_before = IntervalSet(proof.interval for proof in self._stored.empty)
+        return self._empty_before
 
     @property
     def confirmed_before(self) -> IntervalSet:
@@ -245,9 +289,11 @@ class SeriesState:
     def apply(self, change: StateChange, now: datetime, proof_now: datetime) -> None:
         """Apply what a step of the run found; the times are those of ``need``."""
         coverage = change.coverage
+        self._due = None
         if coverage:
             self.bars |= coverage.bars
-            self.empty |= IntervalSet(proof.interval for proof in coverage.empty)
+            if coverage.empty:
+                self.empty |= IntervalSet(proof.interval for proof in coverage.empty)
             covered = coverage.covered(proof_now)
             self.proved |= covered
             self._covered = self._known(proof_now) | covered
@@ -259,12 +305,15 @@ class SeriesState:
             left = self.need(now, proof_now, part).gaps()
             self._left_to_daily_bars |= left
             self._deferred |= left
+            self._due = None
         for part in change.deferred:
             self._deferred |= self.need(now, proof_now, part).gaps()
+            self._due = None
 
     def learn_saved(self, stored: Coverage, proof_now: datetime) -> None:
         """Add what any run has saved on disk by now; it does not count as requested again."""
         self.bars |= stored.bars
+        self._due = None
         self._covered = self._known(proof_now) | (
             stored.covered(proof_now, self._grid) - self.again
         )
@@ -272,22 +321,24 @@ class SeriesState:
     def learn_calendar(self, calendar: SessionCalendar) -> None:
         """Replace the expected sessions; what was wanted stays wanted."""
         if calendar is not self.calendar:
-            self.calendar = calendar
+            self.calendar, self._due = calendar, None
             self.wanted |= self._grid.widened(self.wanted)
 
     def defer_whole(self, interval: Interval) -> None:
         """Defer all of an interval to another run, also what becomes due in it meanwhile."""
         self._deferred |= IntervalSet([interval])
+        self._due = None
 
     def defer_sessions(self, interval: IntervalSet, until: datetime | None) -> None:
         """Skip the sessions of an interval until a time, because of earlier failed attempts."""
         self.skipped = session_grid(self.calendar, self.series.timeframe).widened(interval)
         self.next_try_at = until if interval else None
         self._deferred |= self.skipped
+        self._due = None
 
     def excuse_before(self, day: date | None) -> None:
         """Excuse what lies before the session date at which the contract's data begin."""
-        self.begins = day
+        self.begins, self._due = day, None
 
     @property
     def _grid(self) -> SessionGrid:

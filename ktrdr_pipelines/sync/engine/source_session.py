@@ -99,6 +99,8 @@ class RetryPolicy:
 
     def market_clock(self) -> datetime:
         """Return market time, which is real time plus the offset."""
+        if not self.clock_offset_s:
+            return self.clock()
         return Clock(self.clock_offset_s, self.clock).market_now()
 
     def delay_after(self, error: GatewayError, attempts: int) -> float | None:

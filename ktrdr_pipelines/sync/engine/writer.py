@@ -7,11 +7,10 @@ Not here: the files (``store.bars.bar_store``), owners of claims (``store.claim_
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -31,13 +30,17 @@ from ktrdr_pipelines.domain.plausibility import explained, findings_of
 from ktrdr_pipelines.store.bars.bar_store import BarStore, SaveResult
 from ktrdr_pipelines.store.bars.footer import Presumed
 from ktrdr_pipelines.store.claim_owners import Claimant
-from ktrdr_pipelines.store.ledger.file_index import Fingerprint, fingerprint
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.engine.comparison import Comparison
 from ktrdr_pipelines.sync.engine.series_state import StateChange
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
 
 _EVERY_S = 2.0
+_MOST_EVERY_S = 5.0
+_WRITING_SHARE = 0.05
+"""Writes are so far apart that they take about this share of the time, but never over five seconds:
+a file is written as a whole, however little is new in it."""
+
 _MOST_ROWS = 500_000
 
 
@@ -109,6 +112,7 @@ class Commits:
         self._running: Future[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._last = clock()
+        self._took_s = 0.0
         self.added = 0
         self.revised = 0
 
@@ -133,7 +137,8 @@ class Commits:
         Raises:
             StoreError: the write failed; its content stays queued for the next one.
         """
-        due = self._clock() - self._last >= _EVERY_S or self._pending.rows >= _MOST_ROWS
+        pause_s = min(max(_EVERY_S, self._took_s / _WRITING_SHARE), _MOST_EVERY_S)
+        due = self._clock() - self._last >= pause_s or self._pending.rows >= _MOST_ROWS
         if due and self._running is None:
             await self.flush()
 
@@ -178,7 +183,9 @@ class Commits:
 
     def _write(self, pending: Batch) -> None:
         if pending:
+            begun = self._clock()
             result = self._save(pending)
+            self._took_s = self._clock() - begun
             self.added += result.added
             self.revised += result.revised
         if pending.claimed:
@@ -212,7 +219,9 @@ class SeriesWriter:
         self._store, self._claimant = store, claimant
         self._series, self._identity, self._again = series, identity, again
         self._clocks, self._progress = clocks, progress
-        self._seen: dict[Path, Fingerprint] = {}
+        self._seen: Hashable = ()
+        self._recorded: Hashable = None
+        self._ahead: set[Interval] = set()
         self.comparison = Comparison(store, series, clocks, progress)
         self.commits = Commits(
             save=self._save,
@@ -220,15 +229,42 @@ class SeriesWriter:
             saved=lambda: progress.saved(series),
         )
 
-    def claim(self, interval: Interval) -> bool:
-        """Claim an interval until it is saved; return False where another run holds part of it."""
-        return self._claimant.claim(self._series, interval, self._clocks.clock())
+    def claim(self, interval: Interval, following: Sequence[Interval] = ()) -> bool:
+        """Claim an interval until it is saved; return False where another run holds part of it.
+
+        Args:
+            interval: what is requested next.
+            following: what is to be requested after it: as much of it as is free is claimed in the
+                same transaction, and is granted without another when its turn comes.
+        """
+        if interval in self._ahead:
+            self._ahead.remove(interval)
+            return True
+        self.release_ahead()
+        granted = self._claimant.claim_each(
+            self._series, [interval, *following], self._clocks.clock()
+        )
+        self._ahead = {one for one in granted if one != interval}
+        return interval in granted
+
+    def release_ahead(self) -> None:
+        """Release, with the next write, what was claimed ahead and has not been requested."""
+        for interval in self._ahead:
+            self.commits.received(interval)
+        self._ahead = set()
 
     def saved_since(self) -> Coverage | None:
-        """Return what is covered on disk, by any run; None if no file has changed since."""
-        paths = self._store.layout.bar_files(self._series.symbol, self._series.timeframe)
-        current = {path: fingerprint(path) for path in paths}
-        if current == self._seen:
+        """Return what is covered on disk, by any run; None if no file has changed since.
+
+        Whatever saves bars records the file in the ledger: without a change of that no file is
+        looked at.
+        """
+        recorded = self._store.ledger.version()
+        if recorded == self._recorded:
+            return None
+        current = self._store.files.version(self._series.symbol, self._series.timeframe)
+        self._recorded = recorded
+        if current is not None and current == self._seen:
             return None
         self._seen = current
         return self._store.coverage(self._series)
@@ -248,7 +284,8 @@ class SeriesWriter:
             )
         bars = change.bars
         if bars is not None:
-            bars = with_basis(bars, len(self._store.bases.of(self._series.symbol)))
+            if "basis" not in bars.schema.names:
+                bars = with_basis(bars, len(self._store.bases.of(self._series.symbol)))
             self.comparison.kept(bars)
         self.commits.add(bars, change.coverage, change.presumed)
 
@@ -262,6 +299,7 @@ class SeriesWriter:
 
     def _save(self, batch: Batch) -> SaveResult:
         """Save a batch, then update the ledger; runs in the thread of the commits."""
+        self._store.ledger.requests.store_queued()  # of the bars' requests: no bar without a row
         bars, coverage = batch.bars(), batch.coverage
         result = self._store.save(
             self._series, self._identity, bars, coverage, presumed=batch.presumed

@@ -21,6 +21,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError
 from ktrdr_pipelines.store.bars.bar_store import BarStore, read_bars, read_footer
 from ktrdr_pipelines.store.files import locked
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.store.maintenance.repair import repair
 
 OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
@@ -241,3 +242,20 @@ def test_bars_are_read_without_metadata(store: BarStore, make: Any) -> None:
     assert read_bars(path).schema.metadata is None
     assert pq.read_metadata(path).row_group(0).column(0).compression == "LZ4"
     assert timedelta(0) == read_bars(path)["ts"][0].as_py().utcoffset()
+
+
+def test_what_another_process_saves_is_seen_and_kept(store: BarStore, make: Any) -> None:
+    """Coverage that was read, and a file that was written, count only while they are as they were.
+
+    The other store stands for another process.
+    """
+    series, other = make.series(), BarStore(store.layout, Ledger(store.layout.ledger))
+    day = timedelta(days=1)
+    make.save(store, series, make.run(series, OPEN, 10))
+    before = store.coverage(series)
+    assert store.coverage(series) is before
+    make.save(other, series, make.run(series, OPEN + day, 10))
+    assert store.coverage(series) != before
+    make.save(store, series, make.run(series, OPEN + 2 * day, 10))
+    assert store.coverage(series) == other.coverage(series)
+    assert (store.rows(series), store.read(series).num_rows) == (30, 30)

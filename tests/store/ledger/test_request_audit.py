@@ -1,10 +1,12 @@
 """The audit of requests: its totals, as rows are added and deleted."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.store.ledger.ledger import Ledger, RequestRecord
 from ktrdr_pipelines.store.ledger.request_audit import RequestTotals
 
@@ -52,3 +54,34 @@ def test_totals_count_every_request_once(tmp_path: Path, *, is_kept: bool) -> No
     assert (known.last_answered_at, known.last_failed) == (new, False)
     assert ledger.requests.prune(NOW) == 2
     assert (totals().requests, known.answered, known.failed, known.bars) == (4, 3, 1, 10)
+
+
+def test_a_queued_request_is_stored_with_the_next_transaction_that_takes_it(
+    tmp_path: Path,
+) -> None:
+    """It is stored with claims, or before any read; not if that transaction fails."""
+    ledger, other = Ledger(tmp_path / "ledger.sqlite"), Ledger(tmp_path / "ledger.sqlite")
+    ledger.requests.queue(request(NOW, "bars", 390))
+    assert other.requests.count() == 0
+    with pytest.raises(ValueError, match="claims"), ledger.requests.with_queued():
+        raise ValueError("claims")
+    assert other.requests.count() == 0
+    with ledger.requests.with_queued():
+        interval = Interval(NOW, NOW + timedelta(hours=1))
+        ledger.claims.acquire("AAPL|1m", [interval], "me", NOW, 60.0)
+    assert (other.requests.count(), len(other.claims.live("AAPL|1m", NOW))) == (1, 1)
+    ledger.requests.queue(request(NOW, "bars", 10))
+    assert ledger.requests.totals().bars == 400
+    assert other.requests.count() == 2
+
+
+def test_what_is_remembered_is_read_again_after_any_change(tmp_path: Path) -> None:
+    """Whether this connection makes it or another one does."""
+    ledger, other = Ledger(tmp_path / "ledger.sqlite"), Ledger(tmp_path / "ledger.sqlite")
+    before = ledger.version()
+    assert ledger.basis_checks.of("AAPL").requests == 0
+    assert ledger.version() == before
+    for count, one in ((1, ledger), (2, other)):
+        one.basis_checks.change("AAPL", lambda known: replace(known, requests=known.requests + 1))
+        assert ledger.basis_checks.of("AAPL").requests == count
+    assert ledger.version() != before
