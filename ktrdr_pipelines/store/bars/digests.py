@@ -83,10 +83,10 @@ def _plain(bars: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a column as fixed-width little-endian values, and which of them are null."""
     if name == "ts":
         keys = timestamps(bars)
-        return keys.astype("<i8"), np.zeros(len(keys), "?")
+        return keys.astype("<i8", copy=False), np.zeros(len(keys), "?")
     column = bars[name].combine_chunks()
     null = np.asarray(column.is_null().to_numpy(zero_copy_only=False))
     if pa.types.is_date32(column.type):
         column = column.cast(pa.int32())
     kind = {pa.int16(): "<i2", pa.int32(): "<i4"}.get(column.type, "<f8")
-    return pc.fill_null(column, 0).to_numpy(zero_copy_only=False).astype(kind), null
+    return pc.fill_null(column, 0).to_numpy(zero_copy_only=False).astype(kind, copy=False), null
