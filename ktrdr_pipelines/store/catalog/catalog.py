@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,9 +22,12 @@ from typing import Final
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from ktrdr_pipelines.domain.bars import STORED_SCHEMA
 from ktrdr_pipelines.domain.instruments import Instrument, Origin
 from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
 from ktrdr_pipelines.errors import (
     CorruptFileError,
     DiskError,
@@ -39,16 +42,28 @@ from ktrdr_pipelines.store.catalog.query_policy import CheckedSql, check_stateme
 from ktrdr_pipelines.store.catalog.sql import (
     IS_OUTDATED,
     MIXED,
+    NAMES_FILE,
     NAMES_OTHER_FILES,
     PARAMETERS,
+    PLACEHOLDER_ROWS,
     REFUSED,
     TABLES,
     BarFilesSql,
     files_of,
+    placeholder_files,
+    literal_glob,
     refusing_source,
 )
 from ktrdr_pipelines.store.catalog.tables import Gaps, basis_tables, catalog_tables
-from ktrdr_pipelines.store.files import disk_errors, locked, replace_file, require_file, temp_beside
+from ktrdr_pipelines.store.files import (
+    disk_errors,
+    locked,
+    make_folder,
+    replace_file,
+    require_file,
+    temp_beside,
+    write_atomically,
+)
 from ktrdr_pipelines.store.layout import StoreLayout, imported_store, store_origin
 from ktrdr_pipelines.store.ledger.file_index import fingerprint
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
@@ -63,6 +78,12 @@ Source: https://duckdb.org/docs/stable/internals/storage.html
 
 QUERY_ATTEMPTS = 5
 """How often a query is attempted while bar files are renamed over under it."""
+
+_HAS_ALLOW_EMPTY: Final = int(duckdb.__version__.partition(".")[0]) >= 2
+"""Whether ``read_parquet`` takes ``allow_empty``.
+
+Source: https://duckdb.org/docs/stable/data/parquet/overview
+"""
 
 _BUILDING = {"memory_limit": "512MB", "threads": "1"}
 _READING = {"python_enable_replacements": "false"}
@@ -123,6 +144,7 @@ def rebuild_catalog(
     """
     _refuse_folder(layout)
     layout.require_same()
+    _write_placeholders(layout)
     with locked(layout.lock("catalog"), f"the catalog {layout.catalog}"):
         with closing(open_ledger(layout)) as ledger:
             store = BarStore(layout, ledger)
@@ -151,6 +173,7 @@ def refresh_views(layout: StoreLayout) -> None:
     with locked(layout.lock("catalog"), f"the catalog {layout.catalog}"):
         if not require_file(layout.catalog):
             return
+        _write_placeholders(layout)
         built_ns = layout.catalog.stat().st_mtime_ns
         with TemporaryDirectory(prefix="ktrdr-") as folder:
             try:
@@ -319,6 +342,8 @@ def _confine(connection: duckdb.DuckDBPyConnection, layout: StoreLayout, spill: 
         ]
         glob = files_of(one).rpartition("/")[0]
         folders += [_escaped(one.bars), glob, *map(_escaped, linked)]
+    folders.append(_escaped(placeholder_files(layout)[0].parent))
+    folders.append(literal_glob(placeholder_files(layout)[0].parent).replace("'", "''"))
     allowed = ", ".join(f"'{folder}'" for folder in dict.fromkeys(folders))
     connection.execute(_CONFINED.format(spill=_escaped(spill), allowed=allowed))
 
@@ -340,11 +365,14 @@ def _run(connection: duckdb.DuckDBPyConnection, checked: CheckedSql) -> pa.Table
 class _Objects:
     """The SQL of the views and macros for the present bar files, and the tables of price bases.
 
-    Their digests identify them. ``refused`` are files that no query may read, ``lost`` symbols of
+    Their digests identify them. ``created`` are the views as they are created, which return the
+    same rows as ``views`` but list the files by ranges of symbols: those follow from the symbols of
+    the time, and need not be renewed with them. ``refused`` are files that no query may read, ``lost`` symbols of
     which adjustments are lost, both with the reason.
     """
 
     views: Mapping[str, str]
+    created: Mapping[str, str]
     macros: Mapping[str, str]
     tables: Mapping[str, pa.Table]
     refused: Mapping[Path, str]
@@ -361,7 +389,7 @@ class _Objects:
         known, lost = store.bases.all()
         files = queried_files(store)
         tables = basis_tables(known, lost)
-        own = frozenset(store.series_on_disk())
+        own = files.series.keys()
         imported, refused_too = _imported_files(layout)
         refused = {**files.refused, **refused_too}
         sql = BarFilesSql(
@@ -373,7 +401,8 @@ class _Objects:
             imported={key: key in own for key in imported},
             origin=store_origin(layout) or Origin.IB,
         )
-        return cls(sql.views, sql.macros, tables, refused, lost, bool(imported))
+        created = replace(sql, files=_files_to_range(layout, files.series)).views
+        return cls(sql.views, created, sql.macros, tables, refused, lost, bool(imported))
 
     @property
     def digests(self) -> set[str]:
@@ -394,7 +423,7 @@ class _Objects:
             connection.execute(f"COMMENT ON TABLE {name} IS '{_digest(_text_of(name, rows))}'")
         for name, source in self.views.items():
             try:
-                connection.execute(f"CREATE OR REPLACE VIEW {name} AS {source}")
+                connection.execute(f"CREATE OR REPLACE VIEW {name} AS {self.created[name]}")
             except duckdb.Error as error:
                 if not _is_of_refused(error, self.refused):
                     raise
@@ -406,6 +435,42 @@ class _Objects:
         for name, source in self.macros.items():
             connection.execute(f"CREATE OR REPLACE MACRO {name}{PARAMETERS} AS TABLE {source}")
             connection.execute(f"COMMENT ON MACRO TABLE {name} IS '{_digest(source)}'")
+
+
+def _files_to_range(
+    layout: StoreLayout, series: Mapping[tuple[str, Timeframe], int]
+) -> dict[Timeframe, dict[str, int]]:
+    """Return how many files the symbols have; none where one glob must list them.
+
+    A folder whose name is no symbol is in no range, and queries must refuse it.
+    """
+    if not _HAS_ALLOW_EMPTY or not _has_placeholders(layout) or any(
+        not re.fullmatch(KEY_PATTERN, folder.name.partition("=")[2])
+        for folder in layout.bars.glob("symbol=*")
+    ):
+        return {}
+    found: dict[Timeframe, dict[str, int]] = {}
+    for (symbol, timeframe), number in series.items():
+        found.setdefault(timeframe, {})[symbol] = number
+    return found
+
+
+def _has_placeholders(layout: StoreLayout) -> bool:
+    return all(path.is_file() for path in placeholder_files(layout))
+
+
+def _write_placeholders(layout: StoreLayout) -> None:
+    columns = {one.name: pa.nulls(PLACEHOLDER_ROWS, one.type) for one in STORED_SCHEMA}
+    empty_rows = pa.table(columns)
+    for path in placeholder_files(layout):
+        if not path.is_file():
+            with disk_errors(path):
+                make_folder(path.parent)
+            write_atomically(
+                path,
+                lambda file: pq.write_table(empty_rows, file),
+                before_renaming=layout.require_same,
+            )
 
 
 def _imported_files(layout: StoreLayout) -> tuple[list[tuple[str, Timeframe]], dict[Path, str]]:
@@ -441,7 +506,9 @@ def _show_present_files(
     The connection then uses a copy of the catalog in a private folder, so that every name keeps
     its meaning.
     """
-    if _known_digests(connection) == objects.digests:
+    if _known_digests(connection) == objects.digests and (
+        _has_placeholders(layout) or not _names_placeholders(connection)
+    ):
         return
     copy = folder / "catalog.duckdb"
     with disk_errors(copy):
@@ -451,6 +518,12 @@ def _show_present_files(
     connection.execute(
         f"USE memory; DETACH ktrdr; ATTACH '{_escaped(copy)}' AS ktrdr (READ_ONLY); USE ktrdr"
     )
+
+
+def _names_placeholders(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Return whether a view of an attached catalog reads the placeholders."""
+    name = placeholder_files(StoreLayout(Path()))[0].name
+    return bool(connection.execute(NAMES_FILE, [name]).fetchone())
 
 
 def _known_digests(connection: duckdb.DuckDBPyConnection) -> set[str]:

@@ -28,7 +28,7 @@ Not here: when and how the catalog is written and read (``store.catalog.catalog`
 # ruff: noqa: S608  (every text that goes into these statements is a constant here or quoted here)
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -41,6 +41,7 @@ from ktrdr_pipelines.domain.instruments import Origin
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
 from ktrdr_pipelines.store.bars.filing import ALL
+from ktrdr_pipelines.store.catalog.name_ranges import NameRange, name_ranges
 from ktrdr_pipelines.store.layout import StoreLayout
 
 REFUSED: Final = "no query may read "
@@ -95,6 +96,9 @@ _NO_BARS = """
         NULL::DATE AS session_date, NULL::DOUBLE AS open, NULL::DOUBLE AS high,
         NULL::DOUBLE AS low, NULL::DOUBLE AS close, NULL::DOUBLE AS volume,
         NULL::DOUBLE AS average, NULL::INTEGER AS bar_count, NULL::SMALLINT AS basis"""
+
+_SYMBOL: Final = "substr(split_part(filename, '/', -3), 8)"
+"""The symbol in the name of a file, ``.../symbol=AAPL/timeframe=1m/2025.parquet``."""
 
 _KEYS = "b.symbol, b.timeframe, b.ts, b.session_date"
 _ALL = ("open", "high", "low", "close", "volume", "average")
@@ -202,6 +206,9 @@ class BarFilesSql:
         is_adjusted: whether the table of price factors has rows.
         imported: the series that have imported files, and whether they have others, too.
         origin: that of the bars which are not imported.
+        files: how many files each symbol has, by timeframe. Where there are many, a view is a union
+            over ranges of symbols, and a query of one symbol lists the files of its range alone.
+            Without it the same rows come from one glob.
     """
 
     layout: StoreLayout
@@ -213,6 +220,9 @@ class BarFilesSql:
         default_factory=lambda: MappingProxyType({})
     )
     origin: Origin = Origin.IB
+    files: Mapping[Timeframe, Mapping[str, int]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
 
     @property
     def views(self) -> dict[str, str]:
@@ -283,16 +293,43 @@ class BarFilesSql:
         """Return the source that reads the files of one timeframe by glob."""
         if timeframe not in self.filled and not is_imported:
             return f"({_NO_BARS} WHERE false)"
-        folder = _literal_glob(self._bars(is_imported=is_imported))
-        path = f"{folder}/symbol=*/timeframe={timeframe}/*.parquet"
-        symbol = "regexp_extract(filename, '/symbol=([^/]*)/[^/]*/[^/]*$', 1)"
+        folder = literal_glob(self._bars(is_imported=is_imported))
         own = {
             file: why
             for file, why in self.refused.items()
             if file.parent.name == f"timeframe={timeframe}"
         }
         name = _quoted(f"/symbol={KEY_PATTERN}/timeframe={timeframe}{_name_pattern(timeframe)}")
-        return self._read(_quoted(path), symbol, _quoted(timeframe), _allowed(name, own))
+        ranges = [] if is_imported else name_ranges(self.files.get(timeframe, {}))
+        if ranges:
+            return self._ranged(folder, timeframe, ranges, _allowed(name, own, self.layout))
+        path = f"{folder}/symbol=*/timeframe={timeframe}/*.parquet"
+        return self._read(_quoted(path), _SYMBOL, _quoted(timeframe), _allowed(name, own))
+
+    def _ranged(
+        self, folder: str, timeframe: Timeframe, ranges: Iterable[NameRange], allowed: str
+    ) -> str:
+        """Return the source that reads the files of one timeframe by ranges of symbols.
+
+        DuckDB looks for the first two files of each list when it prepares a query, so each list
+        begins with two placeholders, which are found without listing a folder. A folder that is
+        gone is no error, as a range may lose its last symbol.
+        """
+        placeholders = [literal_glob(path) for path in placeholder_files(self.layout)]
+        parts = []
+        for one in ranges:
+            globs = [f"{folder}/symbol={glob}/timeframe={timeframe}/*.parquet" for glob in one.globs]
+            until = "" if one.end is None else f" AND symbol < {_quoted(one.end)}"
+            parts.append(
+                f"SELECT * FROM (SELECT {_SYMBOL} AS symbol, * FROM "
+                f"read_parquet([{_quoted(*placeholders, *globs)}], hive_partitioning = false, "
+                f"filename = true, allow_empty = true{self._schema})) "
+                f"WHERE symbol >= {_quoted(one.first)}{until}"
+            )
+        return (
+            f"(SELECT symbol, {_quoted(timeframe)} AS timeframe, * EXCLUDE (symbol, filename) "
+            f"FROM ({' UNION ALL '.join(parts)}) WHERE {allowed})"
+        )
 
     def _one_series(self, *, is_imported: bool = False) -> str:
         """Return the source that reads the files of the series in a macro's arguments.
@@ -301,7 +338,7 @@ class BarFilesSql:
         the source of the other one reads these and leaves out all of their rows.
         """
         own, other = (
-            f"{_quoted(f'{_literal_glob(self._bars(is_imported=one))}/symbol=')} || of_symbol "
+            f"{_quoted(f'{literal_glob(self._bars(is_imported=one))}/symbol=')} || of_symbol "
             "|| '/timeframe=' || of_timeframe || '/*.parquet'"
             for one in (False, True)
         )
@@ -324,12 +361,16 @@ class BarFilesSql:
         return self._read(path, "of_symbol", "of_timeframe", f"{of_origin}{allowed}")
 
     def _read(self, path: str, symbol: str, timeframe: str, allowed: str) -> str:
-        schema = f", schema = {_SCHEMA}" if self.has_older else ""
         return (
             f"(SELECT {symbol} AS symbol, {timeframe} AS timeframe, * EXCLUDE (filename) "
-            f"FROM read_parquet({path}, hive_partitioning = false, filename = true{schema}) "
+            f"FROM read_parquet({path}, hive_partitioning = false, filename = true{self._schema}) "
             f"WHERE {allowed})"
         )
+
+    @property
+    def _schema(self) -> str:
+        """The option that names the columns, where not all files have all of them."""
+        return f", schema = {_SCHEMA}" if self.has_older else ""
 
 
 def _series(source: str, basis: _Basis) -> str:
@@ -371,6 +412,11 @@ NAMES_OTHER_FILES = """
 """
 """Selects views of the attached catalog that name only files outside the two path prefixes."""
 
+NAMES_FILE = """
+    SELECT view_name FROM duckdb_views() WHERE database_name = 'ktrdr' AND contains(sql, ?)
+"""
+"""Selects views of the attached catalog that name a file."""
+
 IS_OUTDATED = """
     SELECT 1 FROM duckdb_columns()
     WHERE database_name = 'ktrdr' AND table_name = 'requests' AND column_name = 'account_hash'
@@ -385,7 +431,21 @@ IS_OUTDATED = """
 
 def files_of(layout: StoreLayout) -> str:
     """Return the prefix of all bar files' paths in a view's text."""
-    return f"{_literal_glob(layout.bars)}/symbol=".replace("'", "''")
+    return f"{literal_glob(layout.bars)}/symbol=".replace("'", "''")
+
+
+def placeholder_files(layout: StoreLayout) -> tuple[Path, Path]:
+    """Return the paths of two files with the columns of bars and empty rows (``_ranged``).
+
+    No query returns these rows: their symbol, by the position in the path, is "" and in no range.
+    """
+    folder = layout.state / "catalog"
+    return folder / "placeholder_1.parquet", folder / "placeholder_2.parquet"
+
+
+PLACEHOLDER_ROWS: Final = 10_000
+"""Rows of each placeholder. DuckDB takes the first file of a list for an average one, and from that
+which side of a join is the small one."""
 
 
 def _view(timeframe: Timeframe, source: str, basis: _Basis) -> str:
@@ -447,14 +507,20 @@ def _name_pattern(timeframe: Timeframe) -> str:
     return f"/{'[0-9]{4}' if timeframe.is_yearly_filed else ALL}[.]parquet$"
 
 
-def _allowed(name: str, refused: Mapping[Path, str]) -> str:
-    """Return a condition that raises for a file that may not be read, and is true for others."""
+def _allowed(name: str, refused: Mapping[Path, str], ranged: StoreLayout | None = None) -> str:
+    """Return a condition that raises for a file that may not be read, and is true for others.
+
+    ``ranged`` is the store whose placeholders are among them: they are left out.
+    """
     branches = ""
     for path, why in refused.items():
         error = _quoted(f"{REFUSED}{path}: {why}")
         branches += f"WHEN filename = {_quoted(path.as_posix())} THEN error({error}) "
+    branches += f"WHEN regexp_matches(filename, {name}) THEN true "
+    for path in placeholder_files(ranged) if ranged else ():
+        branches += f"WHEN filename = {_quoted(path.as_posix())} THEN false "
     odd = f"error({_quoted(REFUSED)} || filename || ': it is no file of the store')"
-    return f"CASE {branches}WHEN NOT regexp_matches(filename, {name}) THEN {odd} ELSE true END"
+    return f"CASE {branches}ELSE {odd} END"
 
 
 def _checked(value: str) -> str:
@@ -467,7 +533,7 @@ def _checked(value: str) -> str:
         ELSE {value} END"""
 
 
-def _literal_glob(path: Path) -> str:
+def literal_glob(path: Path) -> str:
     """Return a glob that matches a path alone, whatever characters it has."""
     return re.sub(r"[\[*?]", r"[\g<0>]", path.as_posix())
 

@@ -116,10 +116,12 @@ class QueriedFiles:
         refused: the files that no query may read, each with the reason.
         has_older: whether there are files without a column ``basis``: those of version 1, and
             refused ones, which must be read to be refused.
+        series: how many files each series has that has any.
     """
 
     refused: Mapping[Path, str]
     has_older: bool
+    series: Mapping[tuple[str, Timeframe], int]
 
 
 def queried_files(store: BarStore) -> QueriedFiles:
@@ -135,9 +137,13 @@ def queried_files(store: BarStore) -> QueriedFiles:
     versions = ledger.files.versions()
     refused: dict[Path, str] = {}
     has_older = False
+    series = {}
     for symbol, timeframe in layout.series_folders():
         is_changed = False
-        for path in layout.bar_files(symbol, timeframe):
+        paths = layout.bar_files(symbol, timeframe)
+        if paths:
+            series[symbol, timeframe] = len(paths)
+        for path in paths:
             name = layout.relative(path)
             if wrong := bar_file_oddity(path) or damaged.get(name) or misnamed(path, timeframe):
                 refused[path] = wrong
@@ -149,7 +155,7 @@ def queried_files(store: BarStore) -> QueriedFiles:
             found, is_older = _changed(store, symbol, timeframe, refused)
             refused |= found
             has_older |= is_older
-    return QueriedFiles(refused, has_older)
+    return QueriedFiles(refused, has_older, series)
 
 
 def _changed(
