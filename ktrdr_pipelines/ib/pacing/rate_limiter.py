@@ -91,8 +91,22 @@ class Permit:
         self._let_go(lambda: self._record.answered(self._entry))
 
     def cut(self) -> None:
-        """Release the permit soon: the request was cancelled, and the gateway may not know yet."""
-        self._let_go(lambda: self._record.shorten(self._entry, hold_s=CANCEL_HOLD_S))
+        """Release the permit soon: the gateway lost the request, or the connection has ended.
+
+        It has been read by now or never will be, so it counts from now.
+        """
+        self._shorten(is_lost=True)
+
+    def abandon(self) -> None:
+        """Release the permit soon: the request was cancelled here.
+
+        The gateway may read it any time until its deadline, from which it counts.
+        """
+        self._shorten(is_lost=False)
+
+    def _shorten(self, *, is_lost: bool) -> None:
+        hold_s = CANCEL_HOLD_S
+        self._let_go(lambda: self._record.shorten(self._entry, hold_s=hold_s, is_lost=is_lost))
 
     def withdraw(self) -> None:
         """Release the permit without a trace: nothing was sent."""
@@ -331,7 +345,7 @@ class RateLimiter:
         try:
             yield permit
         except asyncio.CancelledError:
-            permit.cut()
+            permit.abandon()
             raise
         finally:
             self._wake_first()

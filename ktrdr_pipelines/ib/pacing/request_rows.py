@@ -2,8 +2,9 @@
 
 A row is ``waiting`` until it is sent, ``open`` until its response, and ``done`` after that. Its
 ``counted`` is the latest time at which the gateway can have counted it: the deadline while it is
-open, then the time of its response; a request that was cut off keeps the deadline. Every query
-reads an index, and only as many rows as a rule can need. All methods run inside a transaction.
+open, then the time of its response, or of the gateway's report that it was lost; a request that was
+cancelled keeps the deadline. Every query reads an index, and only as many rows as a rule can need.
+All methods run inside a transaction.
 
 Not here: the rules (``ib.pacing.rules``), the file and its schema (``ib.pacing.shared_file``).
 """

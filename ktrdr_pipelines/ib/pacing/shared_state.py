@@ -543,16 +543,25 @@ class SharedRecord:
                 permits_taken=sum(one.total for one in held),
             )
 
-    def shorten(self, entry: QueueEntry, *, hold_s: float) -> None:
-        """Keep a permit for ``hold_s`` more seconds at most: the request was cancelled.
+    def shorten(self, entry: QueueEntry, *, hold_s: float, is_lost: bool) -> None:
+        """Keep a permit for ``hold_s`` more seconds at most.
 
-        The gateway may not have read it yet, so it counts as one without response.
+        ``is_lost``: the gateway has read it by now or never will; else by its deadline.
         """
         with self._file.transaction() as database:
             self._begin(database)
+            now = self._clock()
+            counted = ", counted = min(counted, :now)" if is_lost else ""
             database.execute(
-                f"UPDATE requests SET until = min(until, ?) WHERE {_THIS}",  # noqa: S608
-                (self._clock() + hold_s, entry.number, self._owner, entry.send_time.at),
+                f"UPDATE requests SET until = min(until, :at){counted}"  # noqa: S608
+                " WHERE number = :number AND owner = :owner AND at = :sent_at",
+                {
+                    "at": now + hold_s,
+                    "now": now,
+                    "number": entry.number,
+                    "owner": self._owner,
+                    "sent_at": entry.send_time.at,
+                },
             )
 
     def withdraw(self, number: int) -> None:

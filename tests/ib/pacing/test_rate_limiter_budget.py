@@ -93,7 +93,7 @@ class SlowWay:
 
         async with rate_limiter.permit(request, hold_s=HOLD_S, write=write) as permit:
             if fate < 0.05:
-                permit.cut()
+                permit.abandon()
             elif fate < 0.1:
                 await asyncio.sleep(30.0)  # the timeout of the request, whose permit stays taken
             elif fate < 0.15:
