@@ -138,6 +138,7 @@ class SeriesRun:
             await self.writer.commits.flush()
         finally:
             self._share.leave()
+            self.writer.release_ahead()
             self.writer.commits.commit()
         now, here = self._session.now(), self._session.market_now()
         self.writer.comparison.compare_volumes(self._state.calendar, now, is_tail=self._is_tail)

@@ -7,7 +7,7 @@ Not here: the files (``store.bars.bar_store``), owners of claims (``store.claim_
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -240,18 +240,23 @@ class SeriesWriter:
         if interval in self._ahead:
             self._ahead.remove(interval)
             return True
-        self.release_ahead()
+        kept = self._ahead.intersection(following)
+        self._release(self._ahead - kept)
+        following = [one for one in following if one not in kept]
         granted = self._claimant.claim_each(
             self._series, [interval, *following], self._clocks.clock()
         )
-        self._ahead = {one for one in granted if one != interval}
+        self._ahead = kept.union(granted) - {interval}
         return interval in granted
 
     def release_ahead(self) -> None:
         """Release, with the next write, what was claimed ahead and has not been requested."""
-        for interval in self._ahead:
-            self.commits.received(interval)
+        self._release(self._ahead)
         self._ahead = set()
+
+    def _release(self, intervals: Iterable[Interval]) -> None:
+        for interval in intervals:
+            self.commits.received(interval)
 
     def saved_since(self) -> Coverage | None:
         """Return what is covered on disk, by any run; None if no file has changed since.

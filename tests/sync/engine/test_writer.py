@@ -1,17 +1,20 @@
-"""Stores that are moved, deleted or replaced during a load."""
+"""Stores that are moved, deleted or replaced during a load, and what is claimed ahead."""
 
+import asyncio
 import json
 import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from ktrdr_pipelines.domain.coverage import Coverage
-from ktrdr_pipelines.domain.instruments import Origin
+from ktrdr_pipelines.domain.instruments import Origin, identity_of
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.planning.reports import Quiet
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreReplacedError
@@ -19,10 +22,13 @@ from ktrdr_pipelines.gaps import catalog_refresh as catalog
 from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.catalog import catalog as store_catalog
+from ktrdr_pipelines.store.claim_owners import claiming
 from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
-from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger
+from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger, series_key
 from ktrdr_pipelines.store.maintenance.rename import rename
 from ktrdr_pipelines.store.maintenance.repair import repair
+from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
+from ktrdr_pipelines.sync.engine.writer import SeriesWriter
 from tests.support.loading import World
 
 MakeWorld = Callable[..., World]
@@ -234,3 +240,41 @@ def test_an_open_ledger_keeps_the_log_of_another(world: MakeWorld) -> None:
         ledger.close()
         assert log.stat().st_size > 0
     assert {"OTHER|1d", "MSFT|1d"} <= set(Ledger(layout.ledger).kept_fresh.all())
+
+
+def test_what_is_claimed_ahead_stays_claimed_until_it_is_not_needed(world: MakeWorld) -> None:
+    """Other runs cannot claim it; a write releases only what was requested or fell away."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    store, now = made.harness.store, made.harness.gateway.now()
+    days = [Interval(MARK + timedelta(days=n), MARK + timedelta(days=n + 1)) for n in range(5)]
+    key = series_key(made.series)
+
+    def live() -> list[Interval]:
+        return [one.interval for one in store.ledger.claims.live(key, now)]
+
+    with (
+        claiming(store.layout, store.ledger) as claimant,
+        claiming(store.layout, store.ledger) as other,
+    ):
+        writer = SeriesWriter(
+            store,
+            claimant,
+            made.series,
+            identity=identity_of(made.series, contract_id=1, origin=Origin.IB),
+            again=None,
+            clocks=RetryPolicy(clock=made.harness.gateway.now),
+            progress=Quiet(),
+        )
+        assert other.claim(made.series, days[3], now)
+        assert writer.claim(days[0], days[1:4])
+        assert live() == days[:4]
+        assert not other.claim(made.series, days[1], now)
+        writer.commits.received(days[0])
+        assert writer.claim(days[4], days[2:4])
+        assert not writer.claim(days[3], days[2:3])
+        writer.commits.received(days[4])
+        asyncio.run(writer.commits.flush())
+        assert live() == [days[2], days[3]]
+        writer.release_ahead()
+        writer.commits.commit()
+        assert live() == [days[3]]
