@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import reduce
 from typing import Any, Final
 
 import numpy as np
@@ -219,6 +220,16 @@ def coverage_to_json(coverage: Coverage) -> str:
 def coverage_from_json(text: str) -> Coverage:
     """Return the coverage in a JSON text."""
     return _coverage(json.loads(text))
+
+
+def joined_coverage(texts: Iterable[str]) -> Coverage:
+    """Return the coverage in several JSON texts; what a later one says prevails."""
+    parts = [json.loads(text) for text in texts]
+    if any(fields["empty"] or fields.get("proofs") for fields in parts):
+        return reduce(Coverage.merged, map(_coverage, parts), Coverage())
+    bounds = [bound for fields in parts for bound in fields["bars"]]
+    starts, ends = np.array(bounds, dtype=np.int64).reshape(-1, 2).T
+    return Coverage(IntervalSet.from_arrays(starts, ends))
 
 
 def basis_to_json(basis: FileBasis) -> str:

@@ -50,11 +50,16 @@ from ktrdr_pipelines.store.catalog.sql import (
     TABLES,
     BarFilesSql,
     files_of,
-    placeholder_files,
     literal_glob,
+    placeholder_files,
     refusing_source,
 )
-from ktrdr_pipelines.store.catalog.tables import Gaps, basis_tables, catalog_tables
+from ktrdr_pipelines.store.catalog.tables import (
+    SMALL_TABLES,
+    Gaps,
+    basis_tables,
+    catalog_tables,
+)
 from ktrdr_pipelines.store.files import (
     disk_errors,
     locked,
@@ -67,7 +72,7 @@ from ktrdr_pipelines.store.files import (
 from ktrdr_pipelines.store.layout import StoreLayout, imported_store, store_origin
 from ktrdr_pipelines.store.ledger.file_index import fingerprint
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
-from ktrdr_pipelines.store.maintenance.file_checks import queried_files
+from ktrdr_pipelines.store.maintenance.file_checks import QueriedFiles, queried_files
 from ktrdr_pipelines.store.maintenance.odd_paths import refuse_odd_bars
 
 STORAGE_VERSION = "v1.0.0"
@@ -101,13 +106,26 @@ _CONFINED = """
 Source: https://duckdb.org/docs/stable/operations_manual/securing_duckdb/overview
 """
 
-_COMMENTS_OF_OBJECTS: Final = """
-    SELECT comment FROM duckdb_views() WHERE database_name = 'ktrdr' AND comment IS NOT NULL
+_OF_VIEWS: Final = frozenset({"bars", "raw"})
+"""The views that read others."""
+
+_NAMES_AND_COMMENTS: Final = """
+    SELECT view_name, comment FROM duckdb_views()
+    WHERE database_name = 'ktrdr' AND comment IS NOT NULL
     UNION ALL
-    SELECT comment FROM duckdb_functions() WHERE database_name = 'ktrdr' AND comment IS NOT NULL
+    SELECT function_name, comment FROM duckdb_functions()
+    WHERE database_name = 'ktrdr' AND comment IS NOT NULL
     UNION ALL
-    SELECT comment FROM duckdb_tables() WHERE database_name = 'ktrdr' AND comment IS NOT NULL
+    SELECT table_name, comment FROM duckdb_tables()
+    WHERE database_name = 'ktrdr' AND comment IS NOT NULL
 """
+"""Each object with the digest of what it was made of; views have a second one, of their ranges."""
+
+_SPARE_BLOCKS: Final = """
+    SELECT free_blocks > 4 * used_blocks + 64 FROM pragma_database_size()
+    WHERE database_name = 'ktrdr'
+"""
+"""Whether a catalog has been renewed so often that a new one is smaller."""
 
 _NO_PARQUET = re.compile(r"too small to be a Parquet file|No magic bytes found|Invalid unicode")
 """DuckDB's messages for invalid Parquet files, and for files in folders with invalid names."""
@@ -126,10 +144,11 @@ _BAD_SQL = (
 def rebuild_catalog(
     layout: StoreLayout, universe: Sequence[Instrument], now: datetime, *, gaps: Gaps = ()
 ) -> None:
-    """Rebuild the catalog from the files, the ledger and the universe.
+    """Make the catalog that of the present files, ledger and universe.
 
-    ``gaps.catalog_refresh`` rebuilds it with gaps. Series with a file that no query may read have
-    no rows in the table of coverage.
+    Of an earlier catalog, tables and views that are the same stay; where all are, the file is only
+    marked as new. ``gaps.catalog_refresh`` rebuilds it with gaps. Series with a file that no query
+    may read have no rows in the table of coverage.
 
     Args:
         layout: where the store is; views name its files by absolute path.
@@ -151,15 +170,26 @@ def rebuild_catalog(
             ledger.adjustments.record(store.bases.history.all()[0])
             objects = _Objects.of(layout, store)
             folders = {path.parent for path in objects.refused}
-            held = [
-                key for key in store.series_on_disk() if layout.series_folder(*key) not in folders
-            ]
-            tables = catalog_tables(store, universe, now, held=held, gaps=gaps)
+            held = {
+                key: number
+                for key, number in objects.files.series.items()
+                if layout.series_folder(*key) not in folders
+            }
+            tables = catalog_tables(
+                store, universe, now, held=held, known=objects.files.known, gaps=gaps
+            )
         with TemporaryDirectory(prefix="ktrdr-") as folder:
             # DuckDB misplaces its log where the path has a question mark.
             built = Path(folder) / "catalog.duckdb"
-            _build(built, layout, tables, objects)
-            _replace_catalog(built, layout)
+            is_renewed = _renew(built, layout, tables, objects)
+            if is_renewed is None:
+                _build(built, layout, tables, objects)
+            if is_renewed is False:
+                layout.require_same()
+                with disk_errors(layout.catalog):
+                    os.utime(layout.catalog)
+            else:
+                _replace_catalog(built, layout)
 
 
 def refresh_views(layout: StoreLayout) -> None:
@@ -365,19 +395,18 @@ def _run(connection: duckdb.DuckDBPyConnection, checked: CheckedSql) -> pa.Table
 class _Objects:
     """The SQL of the views and macros for the present bar files, and the tables of price bases.
 
-    Their digests identify them. ``created`` are the views as they are created, which return the
-    same rows as ``views`` but list the files by ranges of symbols: those follow from the symbols of
-    the time, and need not be renewed with them. ``refused`` are files that no query may read, ``lost`` symbols of
-    which adjustments are lost, both with the reason.
+    ``views`` and ``macros`` identify them. ``sql`` has the views as they are created: they return
+    the same rows, and list the files by the ranges of the present symbols, which any other ranges
+    serve as well. ``lost`` are symbols of which adjustments are lost, with the reason.
     """
 
     views: Mapping[str, str]
-    created: Mapping[str, str]
     macros: Mapping[str, str]
     tables: Mapping[str, pa.Table]
+    files: QueriedFiles
     refused: Mapping[Path, str]
     lost: Mapping[str, str]
-    has_origin: bool = False
+    sql: BarFilesSql
 
     @classmethod
     def of(cls, layout: StoreLayout, store: BarStore) -> "_Objects":
@@ -401,40 +430,63 @@ class _Objects:
             imported={key: key in own for key in imported},
             origin=store_origin(layout) or Origin.IB,
         )
-        created = replace(sql, files=_files_to_range(layout, files.series)).views
-        return cls(sql.views, created, sql.macros, tables, refused, lost, bool(imported))
+        return cls(sql.views, sql.macros, tables, files, refused, lost, sql)
 
     @property
     def digests(self) -> set[str]:
         """The digests of all these texts and tables."""
-        tables = (_text_of(name, rows) for name, rows in self.tables.items())
-        return {_digest(text) for text in (*self.views.values(), *self.macros.values(), *tables)}
+        texts = map(_digest, (*self.views.values(), *self.macros.values()))
+        return {*texts, *map(_table_digest, self.tables.values())}
 
     def create(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Create the views and macros in a connection's catalog, and fill the tables.
 
-        Older ones are replaced. DuckDB opens a file for each view. Where no query may read that
-        file, the view fails for all symbols of its timeframe.
+        Older ones are replaced, where they differ. DuckDB opens a file for each view. Where no
+        query may read that file, the view fails for all symbols of its timeframe.
         """
-        for name, rows in self.tables.items():
-            connection.register("rows", rows)
-            connection.execute(f"DELETE FROM {name}; INSERT INTO {name} SELECT * FROM rows")  # noqa: S608
-            connection.unregister("rows")
-            connection.execute(f"COMMENT ON TABLE {name} IS '{_digest(_text_of(name, rows))}'")
+        known = dict(connection.execute(_NAMES_AND_COMMENTS).fetchall())
+        _fill(connection, self.tables, known)
+        created = replace(self.sql, files=_files_to_range(self.sql.layout, self.files.series)).views
+        has_changed = False
         for name, source in self.views.items():
+            comment = f"{_digest(source)} {_digest(created[name])}"
+            # The views of all timeframes come last, and have the columns of the others.
+            has_changed |= known.get(name) != comment
+            if known.get(name) == comment and not (
+                self.refused or (has_changed and name in _OF_VIEWS)
+            ):
+                continue
             try:
-                connection.execute(f"CREATE OR REPLACE VIEW {name} AS {self.created[name]}")
+                connection.execute(f"CREATE OR REPLACE VIEW {name} AS {created[name]}")
             except duckdb.Error as error:
                 if not _is_of_refused(error, self.refused):
                     raise
                 refusing = refusing_source(
-                    str(error), is_raw=name.startswith("raw"), has_origin=self.has_origin
+                    str(error), is_raw=name.startswith("raw"), has_origin=bool(self.sql.imported)
                 )
                 connection.execute(f"CREATE OR REPLACE VIEW {name} AS {refusing}")
-            connection.execute(f"COMMENT ON VIEW {name} IS '{_digest(source)}'")
+            connection.execute(f"COMMENT ON VIEW {name} IS '{comment}'")
         for name, source in self.macros.items():
+            if known.get(name) == _digest(source):
+                continue
             connection.execute(f"CREATE OR REPLACE MACRO {name}{PARAMETERS} AS TABLE {source}")
             connection.execute(f"COMMENT ON MACRO TABLE {name} IS '{_digest(source)}'")
+
+
+def _fill(
+    connection: duckdb.DuckDBPyConnection,
+    tables: Mapping[str, pa.Table],
+    known: Mapping[str, str],
+) -> None:
+    """Replace the rows of the tables whose known comments are not the digests of these rows."""
+    for name, rows in tables.items():
+        digest = _table_digest(rows)
+        if known.get(name) == digest:
+            continue
+        connection.register("rows", rows)
+        connection.execute(f"DELETE FROM {name}; INSERT INTO {name} SELECT * FROM rows")  # noqa: S608
+        connection.unregister("rows")
+        connection.execute(f"COMMENT ON TABLE {name} IS '{digest}'")
 
 
 def _files_to_range(
@@ -444,9 +496,13 @@ def _files_to_range(
 
     A folder whose name is no symbol is in no range, and queries must refuse it.
     """
-    if not _HAS_ALLOW_EMPTY or not _has_placeholders(layout) or any(
-        not re.fullmatch(KEY_PATTERN, folder.name.partition("=")[2])
-        for folder in layout.bars.glob("symbol=*")
+    if (
+        not _HAS_ALLOW_EMPTY
+        or not _has_placeholders(layout)
+        or any(
+            not re.fullmatch(KEY_PATTERN, folder.name.partition("=")[2])
+            for folder in layout.bars.glob("symbol=*")
+        )
     ):
         return {}
     found: dict[Timeframe, dict[str, int]] = {}
@@ -486,16 +542,43 @@ def _imported_files(layout: StoreLayout) -> tuple[list[tuple[str, Timeframe]], d
 def _build(
     temp: Path, layout: StoreLayout, tables: Mapping[str, pa.Table], objects: _Objects
 ) -> None:
+    """Build a catalog in a new file."""
     with _duckdb_errors(layout.catalog), closing(duckdb.connect(config=dict(_BUILDING))) as build:
         build.execute(
             f"ATTACH '{_escaped(temp)}' AS ktrdr (STORAGE_VERSION '{STORAGE_VERSION}'); USE ktrdr"
         )
         build.execute(TABLES)
-        for name, rows in tables.items():
-            build.register("rows", rows)
-            build.execute(f"INSERT INTO {name} SELECT * FROM rows")  # noqa: S608  (our own names)
+        _fill(build, tables, {})
         objects.create(build)
         build.execute("USE memory; DETACH ktrdr")
+
+
+def _renew(
+    temp: Path, layout: StoreLayout, tables: Mapping[str, pa.Table], objects: _Objects
+) -> bool | None:
+    """Make a copy of the catalog the present one, and return whether anything in it changed.
+
+    Returns: None where there is no catalog that can be renewed.
+    """
+    try:
+        with closing(connect_catalog(layout)) as connection:
+            known = dict(connection.execute(_NAMES_AND_COMMENTS).fetchall())
+            size = connection.execute(_SPARE_BLOCKS).fetchone()
+        if not known.keys() >= {*tables, *objects.tables} or size is None or size[0]:
+            return None
+        with disk_errors(temp):
+            shutil.copyfile(layout.catalog, temp)
+        with closing(duckdb.connect(config=dict(_BUILDING))) as renewed:
+            renewed.execute(f"ATTACH '{_escaped(temp)}' AS ktrdr; USE ktrdr; BEGIN")
+            _fill(renewed, tables, known)
+            objects.create(renewed)
+            now_known = dict(renewed.execute(_NAMES_AND_COMMENTS).fetchall())
+            renewed.execute("COMMIT; USE memory; DETACH ktrdr")
+    except (StoreError, duckdb.Error):
+        # Whatever is wrong with the older catalog, a new one does not have it.
+        temp.unlink(missing_ok=True)
+        return None
+    return now_known != known or bool(objects.refused)
 
 
 def _show_present_files(
@@ -527,8 +610,9 @@ def _names_placeholders(connection: duckdb.DuckDBPyConnection) -> bool:
 
 
 def _known_digests(connection: duckdb.DuckDBPyConnection) -> set[str]:
-    """Return the digests of the objects in an attached catalog."""
-    return {text for (text,) in connection.execute(_COMMENTS_OF_OBJECTS).fetchall()}
+    """Return the digests of what follows from the bar files in an attached catalog."""
+    known = connection.execute(_NAMES_AND_COMMENTS).fetchall()
+    return {text.partition(" ")[0] for name, text in known if name not in SMALL_TABLES}
 
 
 @contextmanager
@@ -593,8 +677,12 @@ def _refused(error: duckdb.Error, *, is_refused: bool) -> KtrdrError:
     )
 
 
-def _text_of(table: str, rows: pa.Table) -> str:
-    return f"{table} {rows.to_pylist()}"
+def _table_digest(rows: pa.Table) -> str:
+    """Return a digest of a table's columns and rows, in their order."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as stream:
+        stream.write_table(rows.combine_chunks())
+    return hashlib.sha256(sink.getvalue()).hexdigest()
 
 
 def _digest(text: str) -> str:

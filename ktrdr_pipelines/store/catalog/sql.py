@@ -97,7 +97,7 @@ _NO_BARS = """
         NULL::DOUBLE AS low, NULL::DOUBLE AS close, NULL::DOUBLE AS volume,
         NULL::DOUBLE AS average, NULL::INTEGER AS bar_count, NULL::SMALLINT AS basis"""
 
-_SYMBOL: Final = "substr(split_part(filename, '/', -3), 8)"
+_SYMBOL: Final = "string_split(filename, '/')[-3][8:]"
 """The symbol in the name of a file, ``.../symbol=AAPL/timeframe=1m/2025.parquet``."""
 
 _KEYS = "b.symbol, b.timeframe, b.ts, b.session_date"
@@ -318,7 +318,9 @@ class BarFilesSql:
         placeholders = [literal_glob(path) for path in placeholder_files(self.layout)]
         parts = []
         for one in ranges:
-            globs = [f"{folder}/symbol={glob}/timeframe={timeframe}/*.parquet" for glob in one.globs]
+            globs = [
+                f"{folder}/symbol={glob}/timeframe={timeframe}/*.parquet" for glob in one.globs
+            ]
             until = "" if one.end is None else f" AND symbol < {_quoted(one.end)}"
             parts.append(
                 f"SELECT * FROM (SELECT {_SYMBOL} AS symbol, * FROM "

@@ -4,6 +4,7 @@ Not here: the tables' columns in SQL and the views over bars (``store.catalog.sq
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from datetime import date, datetime, timedelta
 
@@ -17,10 +18,14 @@ from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.planning.gaps import Gap
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.bars.footer import joined_coverage
 from ktrdr_pipelines.store.ledger.statements import StatementRecord
 
 REQUESTS_KEPT = 10_000
 """How many of the newest audit rows the catalog has."""
+
+SMALL_TABLES = frozenset({"sessions", "instruments", "coverage", "gaps", "statements", "requests"})
+"""The tables of ``catalog_tables``."""
 
 _AHEAD = timedelta(days=366)
 _WEEK = timedelta(days=7)
@@ -142,12 +147,22 @@ def catalog_tables(
     universe: Sequence[Instrument],
     now: datetime,
     *,
-    held: Iterable[tuple[str, Timeframe]],
+    held: Mapping[tuple[str, Timeframe], int],
+    known: AbstractSet[str] = frozenset(),
     gaps: Gaps = (),
 ) -> dict[str, pa.Table]:
-    """Return the rows of each small table by its name; ``held`` are the series on disk."""
+    """Return the rows of each small table by its name.
+
+    Args:
+        store: the store.
+        universe: the instruments.
+        now: the table of sessions ends a year after it.
+        held: the series on disk, and how many files each has.
+        known: the names of files whose present version is in the ledger; others are read.
+        gaps: the rows of the table of gaps.
+    """
     instruments = {instrument.symbol: instrument for instrument in universe}.values()
-    covered = {key: store.coverage_of(*key) for key in held}
+    covered = _covered(store, held, known)
     calendars = store.ledger.calendars()
     return {
         "sessions": _sessions(instruments, covered, calendars, now),
@@ -160,6 +175,23 @@ def catalog_tables(
             schema=_REQUESTS,
         ),
     }
+
+
+def _covered(
+    store: BarStore, held: Mapping[tuple[str, Timeframe], int], known: AbstractSet[str]
+) -> dict[tuple[str, Timeframe], Coverage]:
+    """Return the coverage of each series, from the ledger alone where that has all of its files."""
+    recorded = store.ledger.files.recorded_coverage()
+    covered = {}
+    for (symbol, timeframe), number in held.items():
+        files = recorded.get(f"{symbol}|{timeframe}", {})
+        texts = [files[name] for name in sorted(files) if name in known]
+        if len(texts) == number and len({identity for _, identity in texts}) == 1:
+            coverage = joined_coverage(text for text, _ in texts)
+        else:
+            coverage = store.coverage_of(symbol, timeframe)
+        covered[symbol, timeframe] = coverage
+    return covered
 
 
 def basis_tables(

@@ -328,6 +328,23 @@ class FilesTable(Table):
         with self._database.reading() as connection:
             return {name: taken for (name,), taken in _FINGERPRINTS.select_keyed(connection)}
 
+    def recorded_stats(self) -> dict[str, tuple[int, int, int, int]]:
+        """Return size, mtime in ns, inode and schema version of all recorded files, by name."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT file, size, mtime_ns, inode, schema_version FROM mirror"
+            )
+            return {file: tuple(values) for file, *values in rows}
+
+    def recorded_coverage(self) -> dict[str, dict[str, tuple[str, str]]]:
+        """Return coverage and identity of all recorded files as JSON, by series key and name."""
+        found: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT series, file, coverage, identity FROM mirror")
+            for series, file, coverage, identity in rows:
+                found[series][file] = (coverage, identity)
+        return dict(found)
+
     def names(self) -> list[str]:
         """Return the names of all recorded files."""
         with self._database.reading() as connection:

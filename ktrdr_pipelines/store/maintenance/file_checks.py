@@ -7,20 +7,26 @@ result until the file is rewritten.
 Not here: checking one file (``store.maintenance.inspection``).
 """
 
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
 from ktrdr_pipelines.errors import CorruptFileError
 from ktrdr_pipelines.store.bars.bar_file import LOST_BASIS, has_lost_basis
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.bars.filing import misnamed
-from ktrdr_pipelines.store.files import bar_file_oddity
-from ktrdr_pipelines.store.layout import store_origin
+from ktrdr_pipelines.store.files import bar_file_oddity, disk_errors, require_series_folder
+from ktrdr_pipelines.store.layout import StoreLayout, store_origin
 from ktrdr_pipelines.store.ledger.file_index import FileCheck, fingerprint, known_by
 from ktrdr_pipelines.store.maintenance.inspection import Checked, check_file
 
@@ -117,11 +123,14 @@ class QueriedFiles:
         has_older: whether there are files without a column ``basis``: those of version 1, and
             refused ones, which must be read to be refused.
         series: how many files each series has that has any.
+        known: the names, relative to the data folder, of the files whose present version is in the
+            ledger.
     """
 
     refused: Mapping[Path, str]
     has_older: bool
     series: Mapping[tuple[str, Timeframe], int]
+    known: AbstractSet[str]
 
 
 def queried_files(store: BarStore) -> QueriedFiles:
@@ -131,31 +140,89 @@ def queried_files(store: BarStore) -> QueriedFiles:
     the series has, or with bars that do not belong where the file lies. So are files that have lost
     the price basis of their bars to another program, until they are written again. A file whose
     present version is not in the ledger is read to decide; the others are not opened.
+
+    Raises:
+        OddPathError: a folder of bars is not a folder, or is a link into a store.
     """
-    layout, ledger = store.layout, store.ledger
-    damaged, known = damaged_files(store), ledger.files.fingerprints()
-    versions = ledger.files.versions()
+    damaged, recorded = damaged_files(store), store.ledger.files.recorded_stats()
     refused: dict[Path, str] = {}
     has_older = False
-    series = {}
-    for symbol, timeframe in layout.series_folders():
+    series: dict[tuple[str, Timeframe], int] = {}
+    known: set[str] = set()
+    usual_names: dict[tuple[str, Timeframe], str] = {}
+    for (symbol, timeframe), entries in _series_entries(store.layout):
         is_changed = False
-        paths = layout.bar_files(symbol, timeframe)
-        if paths:
-            series[symbol, timeframe] = len(paths)
-        for path in paths:
-            name = layout.relative(path)
-            if wrong := bar_file_oddity(path) or damaged.get(name) or misnamed(path, timeframe):
-                refused[path] = wrong
-            elif known.get(name) != fingerprint(path):
+        series[symbol, timeframe] = len(entries)
+        for entry in entries:
+            name = f"bars/symbol={symbol}/timeframe={timeframe}/{entry.name}"
+            wrong = damaged.get(name)
+            if not wrong:
+                key = entry.name, timeframe
+                if key not in usual_names:
+                    usual_names[key] = misnamed(Path(entry.name), timeframe)
+                wrong = usual_names[key]
+            if not entry.is_file(follow_symlinks=False):
+                wrong = bar_file_oddity(Path(entry.path)) or wrong
+            if wrong:
+                refused[Path(entry.path)] = wrong
+                continue
+            version = _version(entry, recorded.get(name))
+            if version is None:
                 is_changed = True
             else:
-                has_older |= versions[name] == 1
+                known.add(name)
+                has_older |= version == 1
         if is_changed:
             found, is_older = _changed(store, symbol, timeframe, refused)
             refused |= found
             has_older |= is_older
-    return QueriedFiles(refused, has_older, series)
+    return QueriedFiles(refused, has_older, series, known)
+
+
+def _version(entry: "os.DirEntry[str]", recorded: tuple[int, int, int, int] | None) -> int | None:
+    """Return the schema version that the ledger has of a file; None if it is another file now."""
+    if recorded is None:
+        return None
+    try:
+        found = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    *taken, version = recorded
+    return version if taken == [found.st_size, found.st_mtime_ns, found.st_ino] else None
+
+
+_FOLDERS: Final = {f"timeframe={timeframe}": timeframe for timeframe in Timeframe}
+
+
+def _series_entries(
+    layout: StoreLayout,
+) -> Iterator[tuple[tuple[str, Timeframe], "list[os.DirEntry[str]]"]]:
+    """Yield the series that have files, sorted by symbol, and whatever is named like a file.
+
+    Only folders that are links, or lie in one, may lead into a store.
+    """
+    is_linked = layout.bars.is_symlink()
+    for folder in _entries(layout.bars):
+        symbol = folder.name.partition("=")[2]
+        if not folder.name.startswith("symbol=") or not re.fullmatch(KEY_PATTERN, symbol):
+            continue
+        if not folder.is_dir():
+            continue
+        for below in _entries(folder.path):
+            timeframe = _FOLDERS.get(below.name)
+            if timeframe is None or not below.is_dir():
+                continue
+            if is_linked or folder.is_symlink() or below.is_symlink():
+                require_series_folder(Path(below.path))
+            if entries := [one for one in _entries(below.path) if one.name.endswith(".parquet")]:
+                yield (symbol, timeframe), entries
+
+
+def _entries(folder: Path | str) -> "list[os.DirEntry[str]]":
+    """Return what is in a folder, by name; nothing where it is gone, such as during a rename."""
+    with disk_errors(Path(folder)), suppress(FileNotFoundError), os.scandir(folder) as entries:
+        return sorted(entries, key=attrgetter("name"))
+    return []
 
 
 def _changed(

@@ -9,9 +9,12 @@ all others (``store.maintenance.inspection``).
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
+from operator import attrgetter
 from pathlib import Path
 
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import OddPathError
 from ktrdr_pipelines.settings import settings_file
 from ktrdr_pipelines.store.files import (
@@ -101,13 +104,36 @@ def refuse_odd_bars(layout: StoreLayout) -> None:
         OddPathError, CorruptFileError: a folder of bars, or a bar file, is something else.
     """
     require_series_folder(layout.bars / "symbol" / "timeframe")
-    for folder in _odd_series_folders(layout):
-        require_series_folder(folder)
-    for series_folder in layout.series_folders().values():
-        with disk_errors(series_folder), os.scandir(series_folder) as entries:
-            for entry in entries:
+    for symbol in _below(layout.bars, "symbol="):
+        _require_folder(symbol)
+        for series in _below(symbol, "timeframe="):
+            _require_folder(series)
+            if series.name not in _SERIES_FOLDERS:
+                continue
+            for entry in _below(series):
                 if entry.name.endswith(".parquet") and not entry.is_file(follow_symlinks=False):
-                    raise not_a_bar_file(series_folder / entry.name)
+                    raise not_a_bar_file(Path(entry.path))
+
+
+_SERIES_FOLDERS = frozenset(f"timeframe={timeframe}" for timeframe in Timeframe)
+
+
+def _require_folder(entry: "os.DirEntry[str]") -> None:
+    """Refuse what is named like a folder of bars; a folder that is no link needs no further look.
+
+    Raises:
+        OddPathError: it is no folder of bars of its own.
+    """
+    if not entry.is_dir(follow_symlinks=False) and not is_series_folder(Path(entry.path)):
+        require_series_folder(Path(entry.path))
+
+
+def _below(folder: "Path | os.DirEntry[str]", prefix: str = "") -> "list[os.DirEntry[str]]":
+    """Return what is in a folder by name; nothing where it is gone, such as during a rename."""
+    with disk_errors(Path(folder)), suppress(FileNotFoundError), os.scandir(folder) as entries:
+        found = [entry for entry in entries if entry.name.startswith(prefix)]
+        return sorted(found, key=attrgetter("name"))
+    return []
 
 
 def _move_odd_quarantine(layout: StoreLayout) -> list[Quarantined]:
