@@ -240,11 +240,13 @@ class SeriesWriter:
         if interval in self._ahead:
             self._ahead.remove(interval)
             return True
-        self.release_ahead()
-        granted = self._claimant.claim_each(
-            self._series, [interval, *following], self._clocks.clock()
+        before, granted = (
+            self._ahead,
+            self._claimant.claim_each(self._series, [interval, *following], self._clocks.clock()),
         )
         self._ahead = {one for one in granted if one != interval}
+        for one in before - set(granted):  # a claim that was renewed stays
+            self.commits.received(one)
         return interval in granted
 
     def release_ahead(self) -> None:
