@@ -375,6 +375,12 @@ class IbLimitsRegistry:
         "this project",
         "P",
     )
+    LEARNED_WIDTH_S: Final = Limit(
+        _WEEK,
+        "seconds that the width of a request which brought the most bars a second is valid",
+        "this project",
+        "P",
+    )
     REFUSED_WIDTH_S: Final = Limit(
         30 * _DAY,
         "seconds that a refusal for length is valid: it states a rule, which changes with IB's "

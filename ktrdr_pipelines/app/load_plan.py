@@ -11,6 +11,7 @@ from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Job, Mode
 from ktrdr_pipelines.gaps.estimates import Estimate, estimate, measured_rates
+from ktrdr_pipelines.ib.pacing.learned_widths import learned_widths
 from ktrdr_pipelines.store.evidence import Evidence
 from ktrdr_pipelines.sync.stored_states import SeriesStates
 
@@ -19,7 +20,7 @@ def planned(workspace: Workspace, jobs: Sequence[Job]) -> Estimate:
     """Return the requests, bars, bytes and time that jobs would take now.
 
     Raises:
-        StoreError: the files or the ledger cannot be read.
+        StoreError: the files, the ledger or the state folder cannot be read.
     """
     now, clock, config = workspace.now, workspace.clock, workspace.gateway_config
     calendars = workspace.gap_index().calendars
@@ -37,7 +38,12 @@ def planned(workspace: Workspace, jobs: Sequence[Job]) -> Estimate:
     return estimate(
         missing.items(),
         calendars,
-        rates=measured_rates(workspace.ledger, config.gateway, conservative=config.conservative),
+        rates=measured_rates(
+            workspace.ledger,
+            config.gateway,
+            conservative=config.conservative,
+            widths=learned_widths(config, clock.real_now()),
+        ),
         now=now,
         tails={job.series for job in jobs if job.mode is Mode.TAIL},
     )

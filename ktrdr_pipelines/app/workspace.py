@@ -236,6 +236,7 @@ def _load_manager(
     first_wait_s: float | None,
 ) -> "LoadManager":
     from ktrdr_pipelines.domain.planning.reports import Quiet
+    from ktrdr_pipelines.ib.pacing.learned_widths import LearnedWidths
     from ktrdr_pipelines.ib.source import open_source
     from ktrdr_pipelines.sync.discovery.contracts import pinned_in
     from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
@@ -263,4 +264,6 @@ def _load_manager(
             clock_offset_s=clock.offset_s,
         ),
         progress=listener,
+        widths=LearnedWidths.of(config),
+        timeout_s=config.timeout_s,
     )

@@ -21,6 +21,7 @@ from ktrdr_pipelines.domain.planning.gaps import Gap, bar_lag, final_lag
 from ktrdr_pipelines.gaps.estimates import Estimate, estimate, measured_rates
 from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.pacing.learned_widths import learned_widths
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 _LOOKBACK = timedelta(days=60)
@@ -218,7 +219,12 @@ def backlog_estimate(
     index: GapIndex, found: Sequence[SeriesGaps], config: GatewayConfig, now: datetime
 ) -> Estimate:
     """Return what loading the backlog takes: requests, bars, bytes, time."""
-    rates = measured_rates(index.store.ledger, config.gateway, conservative=config.conservative)
+    rates = measured_rates(
+        index.store.ledger,
+        config.gateway,
+        conservative=config.conservative,
+        widths=learned_widths(config, now),
+    )
     return estimate(backlog_of(found), index.calendars, rates=rates, now=now)
 
 

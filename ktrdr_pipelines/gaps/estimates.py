@@ -19,6 +19,7 @@ from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import Need, plan
+from ktrdr_pipelines.domain.planning.width_learning import LearnedWidth, kind_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.store.ledger.ledger import Ledger, RequestRecord
@@ -60,7 +61,8 @@ class Rates:
     """Seconds a request and bytes a bar, by timeframe; a timeframe that is absent is not measured.
 
     ``now_request_s`` is for requests whose end is empty, which means now, ``request_s`` for those
-    with an end. ``answers`` is the number of responses that the seconds were measured from.
+    with an end. ``widths`` are the learned widths of requests, by kind of series, and ``answers``
+    is the number of responses that the seconds were measured from.
     ``conservative``: every request counts in IB's window of ten minutes.
     """
 
@@ -69,11 +71,27 @@ class Rates:
     answers: int = 0
     conservative: bool = False
     now_request_s: Mapping[Timeframe, float] = field(default_factory=dict)
+    widths: Mapping[str, LearnedWidth] = field(default_factory=dict)
+
+    def width(self, series: Series, calendar: SessionCalendar) -> LearnedWidth | None:
+        """Return what was learned of the width of a series' requests; None if nothing was."""
+        return self.widths.get(kind_of(series, calendar)) if series.timeframe.is_intraday else None
 
     def seconds(
-        self, timeframe: Timeframe, requests: int, bars: int, *, ends_now: bool = False
+        self,
+        timeframe: Timeframe,
+        requests: int,
+        bars: int,
+        *,
+        ends_now: bool = False,
+        width: LearnedWidth | None = None,
     ) -> float:
-        """Return the seconds that so many requests take, sent with the usual concurrency."""
+        """Return the seconds that so many requests take, sent with the usual concurrency.
+
+        With a learned width, they are those that its bars took.
+        """
+        if width is not None and width.best.bars_per_s:
+            return bars / width.best.bars_per_s / max(width.best.at_once, 1.0)
         return max(
             self.window_s(requests), self._busy_s(timeframe, requests, bars, ends_now=ends_now)
         )
@@ -135,8 +153,17 @@ def _window_most() -> int:
     return limits.WINDOW_MOST.value - limits.WINDOW_RESERVE.value + limits.WINDOW_LENT.value
 
 
-def measured_rates(ledger: Ledger, gateway: str, *, conservative: bool = False) -> Rates:
-    """Return the rates of a gateway and of the store, measured from the ledger."""
+def measured_rates(
+    ledger: Ledger,
+    gateway: str,
+    *,
+    conservative: bool = False,
+    widths: Mapping[str, LearnedWidth] | None = None,
+) -> Rates:
+    """Return the rates of a gateway and of the store, measured from the ledger.
+
+    ``widths`` are the learned widths of requests to that gateway.
+    """
     answered = [
         record
         for record in ledger.requests.newest(NEWEST_REQUESTS)
@@ -156,6 +183,7 @@ def measured_rates(ledger: Ledger, gateway: str, *, conservative: bool = False) 
         },
         answers=sum(enough.values()),
         conservative=conservative,
+        widths=dict(widths or {}),
     )
 
 
@@ -222,17 +250,40 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedWidth:
+    """The width of the requests for one kind of series, and what it was learned from."""
+
+    kind: str
+    learned: LearnedWidth
+
+    def __str__(self) -> str:
+        learned = self.learned
+        sessions = f"{learned.width} session{'s' * (learned.width != 1)}"
+        text = f"{self.kind}: width {sessions}, learned {learned.learned_on.date()}"
+        rates = learned.rates
+        if learned.width not in rates:
+            return text
+        others = [
+            f"{width}: {rate:,.0f}" for width, rate in rates.items() if width != learned.width
+        ]
+        text += f": {rates[learned.width]:,.0f} bars/s a place"
+        return f"{text}; {', '.join(others)}" if others else text
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """What filling the gaps of many series costs, and what the seconds are based on.
 
     ``latencies`` are those of the timeframes that are requested, with an end and with an empty one.
-    ``window_s`` is how long the budget makes all requests together wait.
+    ``window_s`` is how long the budget makes all requests together wait; ``widths`` are the learned
+    widths of the requests.
     """
 
     parts: tuple[SeriesEstimate, ...] = ()
     basis: str = ""
     latencies: tuple[Latency, ...] = ()
     window_s: float = 0.0
+    widths: tuple[PlannedWidth, ...] = ()
 
     @property
     def requests(self) -> int:
@@ -276,16 +327,24 @@ class _Costs:
     """Costs of gaps; series that lack the same are planned once."""
 
     now: datetime
-    known: dict[tuple[SessionCalendar, Timeframe, IntervalSet, bool], _Cost] = field(
+    known: dict[tuple[SessionCalendar, Timeframe, IntervalSet, bool, int | None], _Cost] = field(
         default_factory=dict
     )
 
     def of(
-        self, calendar: SessionCalendar, timeframe: Timeframe, gaps: IntervalSet, *, is_tail: bool
+        self,
+        calendar: SessionCalendar,
+        timeframe: Timeframe,
+        gaps: IntervalSet,
+        *,
+        is_tail: bool,
+        width: int | None = None,
     ) -> _Cost:
-        key = (calendar, timeframe, gaps, is_tail)
+        key = (calendar, timeframe, gaps, is_tail, width)
         if key not in self.known:
-            self.known[key] = _cost(calendar, timeframe, gaps, self.now, is_tail=is_tail)
+            self.known[key] = _cost(
+                calendar, timeframe, gaps, self.now, is_tail=is_tail, width=width
+            )
         return self.known[key]
 
 
@@ -307,11 +366,17 @@ def estimate(
         tails: series whose newest gaps are requested as tails, with an empty end where possible.
     """
     costs = _Costs(now)
-    parts = []
+    parts: list[SeriesEstimate] = []
+    widths: dict[str, PlannedWidth] = {}
     for series, gaps in missing:
         timeframe = series.timeframe
         calendar, is_tail = calendars.of(series.instrument), series in tails
-        cost = costs.of(calendar, timeframe, gaps, is_tail=is_tail)
+        learned = None if is_tail else rates.width(series, calendar)
+        width = None if learned is None else learned.planned(timeframe)
+        cost = costs.of(calendar, timeframe, gaps, is_tail=is_tail, width=width)
+        if learned is not None and cost.requests:
+            kind = kind_of(series, calendar)
+            widths[kind] = PlannedWidth(kind, learned)
         others, other_bars = cost.requests - cost.up_to_now, cost.bars - cost.newest_bars
         parts.append(
             SeriesEstimate(
@@ -320,7 +385,7 @@ def estimate(
                 requests=cost.requests,
                 bars=cost.bars,
                 size_bytes=rates.size(timeframe, cost.bars),
-                seconds=rates.seconds(timeframe, others, other_bars)
+                seconds=rates.seconds(timeframe, others, other_bars, width=learned)
                 + rates.seconds(timeframe, cost.up_to_now, cost.newest_bars, ends_now=True),
                 up_to_now=cost.up_to_now,
             )
@@ -340,7 +405,13 @@ def estimate(
         for ends_now in (False, True)
     )
     window_s = rates.window_s(sum(part.requests for part in parts))
-    return Estimate(tuple(parts), "; ".join(dict.fromkeys(basis)), latencies, window_s)
+    return Estimate(
+        tuple(parts),
+        "; ".join(dict.fromkeys(basis)),
+        latencies,
+        window_s,
+        tuple(widths.values()),
+    )
 
 
 def _cost(
@@ -350,6 +421,7 @@ def _cost(
     now: datetime,
     *,
     is_tail: bool,
+    width: int | None,
 ) -> _Cost:
     need = Need(
         calendar=calendar,
@@ -359,6 +431,7 @@ def _cost(
         now=now,
         most_days=IbLimitsRegistry.SAFE_DAYS.value[timeframe.value],
         ends_now=is_tail,
+        width=width,
     )
     due = need.gaps()
     if not due:

@@ -29,7 +29,17 @@ https://github.com/wboayue/rust-ibapi/pull/364); ASCII text is the same in it.""
 
 
 SPEED_VARIANTS = frozenset(
-    {"workers", "request_s", "bar_s", "most_waiting", "load", "noise", "end_factor"}
+    {
+        "workers",
+        "request_s",
+        "bar_s",
+        "most_waiting",
+        "load",
+        "noise",
+        "wide_bars",
+        "wide_factor",
+        "end_factor",
+    }
 )
 """The variants of a gateway's speed, which applies under soft pacing."""
 
@@ -305,6 +315,8 @@ _READERS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
         "most_waiting": _count,
         "load": _number(0, 10),
         "noise": _number(0, 2),
+        "wide_bars": lambda value: round(_number(1, 1_000_000)(value)),
+        "wide_factor": _number(1, 1_000),
         "end_factor": _number(1, 1_000),
     }
 )

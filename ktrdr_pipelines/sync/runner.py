@@ -15,6 +15,7 @@ from ktrdr_pipelines.domain.instruments import Instrument, Origin
 from ktrdr_pipelines.domain.planning.jobs import Job, Mode
 from ktrdr_pipelines.domain.planning.reports import Progress, Quiet, SeriesReport
 from ktrdr_pipelines.domain.planning.responses import BarSource
+from ktrdr_pipelines.domain.planning.width_learning import WidthMemory
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
@@ -33,7 +34,7 @@ from ktrdr_pipelines.store.ledger.ledger import open_ledger
 from ktrdr_pipelines.sync.discovery.earliest_data import Discovery, EarliestData
 from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
 from ktrdr_pipelines.sync.engine.bar_requester import Requests
-from ktrdr_pipelines.sync.engine.request_widths import Widths
+from ktrdr_pipelines.sync.engine.request_widths import WidthLearner, Widths
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
 from ktrdr_pipelines.sync.series_loader import SeriesLoader
 
@@ -53,6 +54,8 @@ class LoadManager:
         gateway: the gateway's name, under which the ledger records what is known of it.
         retry_policy: how often and how soon failed requests are retried.
         progress: receives the progress of the run.
+        widths: remembers how wide requests to the gateway should be; None for the safe plan's.
+        timeout_s: the deadline of a request, which bounds their width.
     """
 
     layout: StoreLayout
@@ -60,6 +63,8 @@ class LoadManager:
     gateway: str
     retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
     progress: Progress = field(default_factory=Quiet)
+    widths: WidthMemory | None = None
+    timeout_s: float = 30.0
 
     async def run(self, jobs: Sequence[Job]) -> list[SeriesReport]:
         """Load every job, long timeframes first, and return the reports in the order of the jobs.
@@ -113,6 +118,9 @@ async def _open_requests(manager: LoadManager) -> AsyncIterator[tuple[Requests, 
     The connection is opened when the first request is due.
     """
     ledger, policy = open_ledger(manager.layout), manager.retry_policy
+    learner = None
+    if manager.widths is not None:
+        learner = WidthLearner(manager.widths, timeout_s=manager.timeout_s, clock=policy.clock)
     waits = Waits(manager.progress.waiting, policy.clock)
     try:
         open_source = _OneOrigin(manager.open_source)
@@ -121,17 +129,22 @@ async def _open_requests(manager: LoadManager) -> AsyncIterator[tuple[Requests, 
                 source_session,
                 ledger,
                 heads=RangeDiscovery(ledger, manager.gateway),
-                widths=Widths(ledger, manager.gateway, policy.clock),
+                widths=Widths(ledger, manager.gateway, policy.clock, learner),
                 progress=manager.progress,
             )
             try:
                 yield requests, BarStore(manager.layout, ledger)
             finally:
                 ledger.requests.store_queued()
+            if learner is not None:
+                learner.share()
             manager.layout.require_same()
     except (NoStoreError, StoreError):
         manager.layout.require_same()  # a replaced store explains more than the error it led to
         raise
+    finally:
+        if manager.widths is not None:
+            manager.widths.close()
 
 
 class _OneOrigin:

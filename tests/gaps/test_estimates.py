@@ -11,6 +11,7 @@ from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.planning.width_learning import LearnedWidth, Trial, WidthSample
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.estimates import (
     ASSUMED_BAR_BYTES,
@@ -250,3 +251,24 @@ def test_times_have_readable_units(seconds: float, text: str) -> None:
 def test_sizes_have_readable_units(size: float, text: str) -> None:
     """Bytes to gigabytes."""
     assert size_text(size) == text
+
+
+def test_an_estimate_has_the_learned_width_of_requests(world: MakeWorld) -> None:
+    """Requests and seconds are those of the width; the text has the rates of all widths."""
+    made = world("XNYS.RTH", Timeframe.M1, date(2024, 3, 4), date(2024, 4, 1))
+    trials = {
+        width: Trial(samples=(WidthSample(bars, took_s, 4),))
+        for width, bars, took_s in ((1, 390, 0.65), (5, 1_950, 0.5), (10, 3_900, 2.0))
+    }
+    at_s = utc(2024, 3, 30).timestamp()
+    learned = LearnedWidth(5, at_s, at_s, trials)
+    found = estimated(made, Rates(widths={"1m STK 6.5h TRADES": learned}))
+    assert (found.requests, found.bars) == (4, 19 * 390)
+    assert found.seconds == pytest.approx(19 * 390 / 3_900 / 4)
+    (width,) = found.widths
+    assert str(width) == (
+        "1m STK 6.5h TRADES: width 5 sessions, learned 2024-03-30: 3,900 bars/s a place; "
+        "1: 600, 10: 1,950"
+    )
+    other = Rates(widths={"1m CASH 24h MIDPOINT": learned})
+    assert (estimated(made, other).requests, estimated(made, other).widths) == (19, ())

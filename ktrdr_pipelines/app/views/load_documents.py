@@ -199,6 +199,22 @@ class LatencyDocument(Document):
     measured: bool
 
 
+class WidthDocument(Document):
+    """The learned width of the requests for one kind of series.
+
+    Attributes:
+        kind: bar size, type of instrument, hours of a session, what a bar is made of.
+        sessions: the number of sessions of a request.
+        learned_at: when it was last found to be the best.
+        bars_per_s: bars a second of one request in flight, by each width that was measured.
+    """
+
+    kind: str
+    sessions: int
+    learned_at: datetime
+    bars_per_s: dict[int, float]
+
+
 class EstimateDocument(Document):
     """What a load takes.
 
@@ -244,10 +260,14 @@ class BacklogDocument(EstimateDocument):
 
 
 class PlanDocument(EstimateDocument, ResultDocument):
-    """What a load or an update would take; ``basis`` says what the duration is based on."""
+    """What a load or an update would take; ``basis`` says what the duration is based on.
+
+    ``widths`` are the learned widths of its requests; a kind without one has the safe width.
+    """
 
     basis: str
     latencies: tuple[LatencyDocument, ...]
+    widths: tuple[WidthDocument, ...] = ()
     series: tuple[SeriesPlanDocument, ...]
 
     @classmethod
@@ -269,6 +289,15 @@ class PlanDocument(EstimateDocument, ResultDocument):
                     measured=one.is_measured,
                 )
                 for one in found.latencies
+            ),
+            widths=tuple(
+                WidthDocument(
+                    kind=one.kind,
+                    sessions=one.learned.width,
+                    learned_at=one.learned.learned_on,
+                    bars_per_s={width: round(rate, 1) for width, rate in one.learned.rates.items()},
+                )
+                for one in found.widths
             ),
             series=tuple(
                 SeriesPlanDocument(

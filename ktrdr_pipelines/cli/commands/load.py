@@ -161,6 +161,8 @@ def plan(
         say(f"{counted(whole, 'series', 'series')} with nothing to request")
     if found.requests:
         say(f"together: {found.summary}")
+        for one in found.widths:
+            say(str(one))
         say(f"time: {found.basis}")
     else:
         say("Nothing is missing that could be requested now.")

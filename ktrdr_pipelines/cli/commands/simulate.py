@@ -141,7 +141,9 @@ def check_together(
 _INVENTED = frozenset({"flat_bars", "crypto_zone"})
 """The variants that only a synthetic market has."""
 
-_OF_SPEED = frozenset({"workers", "request_s", "bar_s", "most_waiting", "load", "noise"})
+_OF_SPEED = frozenset(
+    {"workers", "request_s", "bar_s", "most_waiting", "load", "noise", "wide_bars", "wide_factor"}
+)
 """The variants that only a gateway with soft pacing has."""
 
 _NOT_TOGETHER = (("--bars", "--seed", "recorded bars are not generated from a seed"),)
@@ -342,8 +344,9 @@ def simulate(  # noqa: PLR0913 - an argument an option
     bar_s=SECONDS (that a request and each of its bars take; 0.3 and 0.0003 by default),
     most_waiting=NUMBER (that may wait for a worker before the connection ends; 30 by default),
     load=SHARE (by which each waiting request slows those that arrive: 0.1 is 10 %), noise=SHARE
-    (standard deviation of the times; 0.3 is 30 %; repeatable by --seed), end_factor=TIMES (how
-    many times as long a request with an end takes; 30 by default).
+    (standard deviation of the times; 0.3 is 30 %; repeatable by --seed), wide_bars=NUMBER and
+    wide_factor=TIMES (how many times as long each bar beyond that number takes), end_factor=TIMES
+    (how many times as long a request with an end takes; 30 by default).
 
     A file of splits has lines such as AAPL,2020-08-31,4: new shares for one old share, 0.05 for
     1:20. As at IB, every response from the start of that date on has its older bars adjusted:

@@ -78,6 +78,8 @@ class Need:
     """Everything that planning depends on: what is wanted of one series, its facts and its limits.
 
     ``known_from`` is the oldest timestamp from which the gateway is known to have bars, if any.
+    ``width`` is how many sessions beside each other a request should have, in place of as many as
+    ``most_days`` allow, which still bound what it has of covered sessions between missing ones.
     ``most_sessions`` is the most that one request may reach over, where that is fewer than
     ``most_days`` allow; ``is_by_the_year``: the gateway accepts durations of no more than
     ``ALWAYS_COUNTED`` days or weeks. Responses for ``without_bars`` had no bars before; its part
@@ -97,6 +99,7 @@ class Need:
     unconfirmed: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
     without_bars: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
     ends_now: bool = False
+    width: int | None = None
     _gaps: dict[Interval | None, IntervalSet] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
@@ -251,9 +254,13 @@ def _oldest_fitting(need: Need, spans: Sequence[tuple[int, Span]], end: int) -> 
     earliest = newest.closes_at - timedelta(days=need.most_days)
     if not need.timeframe.is_intraday and need.most_days >= _YEAR.days:
         earliest = _year_before(need, newest)
-    lowest = newest_position - (need.most_sessions or newest_position + 1) + 1
+    most = min(need.most_sessions or newest_position + 1, need.width or newest_position + 1)
+    lowest = newest_position - most + 1
     first = end - 1
-    while first > 0 and spans[first - 1][0] >= lowest and spans[first - 1][1].opens_at >= earliest:
+    while first > 0 and spans[first - 1][0] >= lowest:
+        is_beside = need.width is not None and spans[first - 1][0] == spans[first][0] - 1
+        if not is_beside and spans[first - 1][1].opens_at < earliest:
+            break
         first -= 1
     return first
 

@@ -180,6 +180,11 @@ class RateLimiter:
         self._record.close()
 
     @property
+    def exists(self) -> bool:
+        """Return whether anything was ever recorded; looking creates nothing."""
+        return self._record.exists
+
+    @property
     def concurrency(self) -> int:
         """How many requests for bars may be in flight, as far as this process knows."""
         return self._record.concurrency

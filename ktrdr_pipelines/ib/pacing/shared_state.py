@@ -3,7 +3,7 @@
 Each operation is one short transaction of the shared file, begun as a writer, so that decisions of
 several processes follow one another. Times are seconds since the machine started; rows of another
 start of the machine do not count, except refusals (``Block``) and absences (``Absence``), which
-last by the wall clock, and the bar sizes that the gateway accepts.
+last by the wall clock, the bar sizes that the gateway accepts, and learned widths.
 
 Not here: the file itself, its schema and damage (``ib.pacing.shared_file``), the table of requests
 (``ib.pacing.request_rows``), the rules (``ib.pacing.rules``).
@@ -64,6 +64,7 @@ EVERY_BOOT = ""
 """The boot name of rows in the memory table that stay valid when the machine restarts."""
 
 _CONCURRENCY, _BREAKER, _ABSENCE, _SIZE = "flight", "breaker", "absence", "bar size "
+_WIDTH = "width "
 _FIELDS: dict[type, list[str]] = {
     kind: [field.name for field in fields(kind)] for kind in (Concurrency, Breaker)
 }
@@ -234,15 +235,19 @@ class SharedMemory:
 
         They belong to the gateway's software and outlast this run of the machine.
         """
-        rows = database.execute(
-            "SELECT name, value FROM memory WHERE boot = ? AND name LIKE ?",
-            (EVERY_BOOT, f"{_SIZE}%"),
-        ).fetchall()
-        return {str(name).removeprefix(_SIZE): str(value) for name, value in rows}
+        return self._texts(database, _SIZE)
 
     def learn_bar_size(self, database: sqlite3.Connection, timeframe: str, size: str) -> None:
         """Record the bar size string that the gateway accepts for a timeframe."""
         self._save(database, f"{_SIZE}{timeframe}", size, EVERY_BOOT)
+
+    def widths(self, database: sqlite3.Connection) -> dict[str, str]:
+        """Return what is known of the best width of a request, as text by kind of series."""
+        return self._texts(database, _WIDTH)
+
+    def learn_width(self, database: sqlite3.Connection, kind: str, text: str) -> None:
+        """Record what is known of the best width of a request for a kind of series."""
+        self._save(database, f"{_WIDTH}{kind}", text, EVERY_BOOT)
 
     def _save_absence(self, database: sqlite3.Connection, absence: Absence) -> None:
         known = {name: value for name, value in asdict(absence).items() if value is not None}
@@ -277,6 +282,15 @@ class SharedMemory:
             (self._boot if boot is None else boot, name),
         ).fetchone()
         return None if row is None else str(row[0])
+
+    @staticmethod
+    def _texts(database: sqlite3.Connection, prefix: str) -> dict[str, str]:
+        """Return the values of every boot whose names begin with a prefix, without the prefix."""
+        rows = database.execute(
+            "SELECT name, value FROM memory WHERE boot = ? AND name LIKE ?",
+            (EVERY_BOOT, f"{prefix}%"),
+        ).fetchall()
+        return {str(name).removeprefix(prefix): str(value) for name, value in rows}
 
     def _save(
         self, database: sqlite3.Connection, name: str, value: str, boot: str | None = None

@@ -37,16 +37,21 @@ class ChunkRun:
 
     What a response leaves open is requested before the next chunk, newest first, so that a window
     is finished soon. ``part`` is what is requested now; ``was_empty`` says that no response had a
-    bar; ``most_requests`` is how many are worth sending in one run.
+    bar; ``most_requests`` is how many are worth sending in one run; ``taken`` is the chunk before
+    it was extended over a boundary.
 
     Args:
         state: the state of the series, which is only read here.
         chunk: what is requested, as a whole at first and then in parts.
         need: what planning needs of the chunk's interval.
+        taken: the chunk before it was extended; None if it was not.
     """
 
-    def __init__(self, state: SeriesState, chunk: Chunk, need: Need) -> None:
+    def __init__(
+        self, state: SeriesState, chunk: Chunk, need: Need, *, taken: Chunk | None = None
+    ) -> None:
         self._state, self._chunk = state, chunk
+        self.taken = chunk if taken is None else taken
         self._width: int | None = None
         self._run: Interval | None = None
         self._is_direct = False

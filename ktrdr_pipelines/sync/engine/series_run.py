@@ -33,11 +33,13 @@ from ktrdr_pipelines.domain.planning.chunks import (
     plan,
 )
 from ktrdr_pipelines.errors import (
+    BadAnswerError,
     ClientIdInUseError,
     EntitlementError,
     GatewayError,
     GatewayTimeoutError,
     GatewayUnreachableError,
+    RequestRejectedError,
     RequestTooLongError,
 )
 from ktrdr_pipelines.store.evidence import Evidence
@@ -105,6 +107,9 @@ class SeriesRun:
         self.writer, self._confirmation, self._attempts = writer, confirmation, attempts
         self._evidence, self._schedules, self._bases = evidence, schedules, bases
         self._is_tail = self.requester.options.tail
+        # The widths of a backfill; None for the safe plan's.
+        of_backfill = self.requester.widths.of(state.series, state.calendar)
+        self._widths = None if self._is_tail else of_backfill
         self._share = self.requester.concurrency.join()
         self._stop: GatewayError | None = None
         self._is_dead = False
@@ -162,7 +167,12 @@ class SeriesRun:
             now if as_of is None else min(now, as_of),
             self._session.market_now(),
             within,
-            limits=Limits(most, is_by_the_year, ends_now=self._is_tail),
+            limits=Limits(
+                most,
+                is_by_the_year,
+                ends_now=self._is_tail,
+                width=None if self._widths is None else self._widths.best,
+            ),
         )
 
     def _apply(self, change: StateChange) -> None:
@@ -281,39 +291,68 @@ class SeriesRun:
                 if self._workers > max(concurrency, 1):
                     break
                 self._start_workers(group, queue, concurrency)
-                need = self._need()
-                chunk = across_boundary(need, queue.popleft())
-                if self._is_older(chunk) and self._older_without_bars >= _MOST_WITHOUT_BARS:
-                    # Daily bars show at less cost whether there is anything older.
-                    self._apply(StateChange(skipped=IntervalSet([chunk.interval])))
-                    self._fetcher.done()
+                taken, widths = self._take(queue, concurrency), self._widths
+                if taken is None:
                     continue
-                most = self.requester.widths.most(self._series.timeframe)
-                if most is not None and chunk.sessions > most:
-                    self._split(chunk, queue)
-                elif not need.gaps(chunk.interval):
-                    self._fetcher.done()
-                elif self.writer.claim(chunk.interval, self._following(queue)):
-                    await self._establish_basis(chunk)
-                    if self._learn_saved():
-                        need = self._need()
-                    if need.gaps(chunk.interval):
-                        await self._run_chunk(chunk, need, queue)
-                    else:  # another run has saved it
-                        self._fetcher.done()
-                    self.writer.commits.received(chunk.interval)
-                else:
-                    self._is_claimed_elsewhere = True
-                    self._fetcher.done()
-                    if self._is_tail:
-                        return
+                try:
+                    await self._run_taken(taken, queue)
+                finally:
+                    if widths is not None:
+                        widths.done(taken)
+                if self._is_claimed_elsewhere and self._is_tail:
+                    return
         finally:
             self._workers -= 1
             self._share.need(min(self._share.demand, len(queue) + self._workers))
 
     def _following(self, queue: deque[Chunk]) -> list[Interval]:
-        """Return what is claimed together with a chunk; a tail may end after any of its chunks."""
-        return [] if self._is_tail else [one.interval for one in islice(queue, _CLAIMED_AHEAD)]
+        """Return what is claimed together with a chunk.
+
+        A tail may end after any of its chunks, and chunks that are to be joined or cut to a learned
+        width are not requested as they are.
+        """
+        is_recut = self._widths is not None and self._widths.best is not None
+        if self._is_tail or is_recut:
+            return []
+        return [one.interval for one in islice(queue, _CLAIMED_AHEAD)]
+
+    async def _run_taken(self, taken: Chunk, queue: deque[Chunk]) -> None:
+        """Have a chunk of the queue requested, if that is still of use and no other run does it."""
+        need = self._need()
+        chunk = across_boundary(need, taken)
+        if self._is_older(chunk) and self._older_without_bars >= _MOST_WITHOUT_BARS:
+            # Daily bars show at less cost whether there is anything older.
+            self._apply(StateChange(skipped=IntervalSet([chunk.interval])))
+            self._fetcher.done()
+            return
+        most = self.requester.widths.most(self._series.timeframe)
+        if most is not None and chunk.sessions > most:
+            self._split(chunk, queue)
+        elif not need.gaps(chunk.interval):
+            self._fetcher.done()
+        elif self.writer.claim(chunk.interval, self._following(queue)):
+            await self._establish_basis(chunk)
+            if self._learn_saved():
+                need = self._need()
+            if need.gaps(chunk.interval):
+                await self._run_chunk(chunk, need, queue, taken=taken)
+            else:  # another run has saved it
+                self._fetcher.done()
+            self.writer.commits.received(chunk.interval)
+        else:
+            self._is_claimed_elsewhere = True
+            self._fetcher.done()
+
+    def _take(self, queue: deque[Chunk], concurrency: int) -> Chunk | None:
+        """Take the next chunk, as wide as it should be by now; None if it is not needed."""
+        if self._widths is None:
+            return queue.popleft()
+        chunk, grown = self._widths.take(queue, self._need, concurrency=concurrency)
+        if grown > 0:
+            self._fetcher.planned(grown)
+        for _ in range(-grown):
+            self._fetcher.done()
+        return chunk
 
     def _is_older(self, chunk: Chunk) -> bool:
         oldest = self._state.bars.bounds
@@ -342,9 +381,14 @@ class SeriesRun:
 
     # --- one chunk -----------------------------------------------------------------------------
 
-    async def _run_chunk(self, chunk: Chunk, need: Need, queue: deque[Chunk]) -> None:
-        """Have a chunk requested until responses have covered it; narrower where that fails."""
-        chunk_run = ChunkRun(self._state, chunk, need)
+    async def _run_chunk(
+        self, chunk: Chunk, need: Need, queue: deque[Chunk], *, taken: Chunk
+    ) -> None:
+        """Have a chunk requested until responses have covered it; narrower where that fails.
+
+        ``taken`` is the chunk before it was extended over a boundary.
+        """
+        chunk_run = ChunkRun(self._state, chunk, need, taken=taken)
         try:
             await self._request_parts(chunk_run, chunk)
             if not chunk_run.was_empty:
@@ -354,16 +398,36 @@ class SeriesRun:
                 if self._is_beginning_seen:
                     await self.requester.head()
                 self._apply(StateChange(is_about_beginning=True))
-        except (GatewayTimeoutError, RequestTooLongError) as error:
-            part, timeframe = chunk_run.part, self._series.timeframe
-            refused = part.duration if isinstance(error, RequestTooLongError) else ""
-            if self.requester.widths.narrow(timeframe, part.sessions, refused=refused):
-                self.requester.note(f"{error}; requests are narrower from now on")
+        except GatewayError as error:
+            if self._has_narrowed(chunk_run, error):
                 self._split(chunk, queue)
             else:
                 self._record_failure(chunk, error)
-        except GatewayError as error:
-            self._record_failure(chunk, error)
+
+    def _has_narrowed(self, chunk_run: ChunkRun, error: GatewayError) -> bool:
+        """Return whether requests are narrower after a failure, so that the chunk is to be split.
+
+        A probe that was too wide narrows no other request.
+        """
+        widths, part = self._widths, chunk_run.part
+        is_refused = isinstance(error, RequestTooLongError)
+        if is_refused or isinstance(error, GatewayTimeoutError):
+            if widths is not None and widths.failed(chunk_run.taken, is_refused=is_refused):
+                self.requester.note(f"{error}; such wide requests are not sent for a while")
+                return True
+            refused = part.duration if is_refused else ""
+            limits, timeframe = self.requester.widths, self._series.timeframe
+            if limits.narrow(timeframe, part.sessions, refused=refused):
+                self.requester.note(f"{error}; requests are narrower from now on")
+                return True
+            return False
+        is_of_session = isinstance(error, RequestRejectedError | BadAnswerError)
+        if not is_of_session or widths is None or not widths.is_wide(chunk_run.taken):
+            return False
+        # One session may be the reason: this run goes on with the safe plan's width.
+        self._widths = None
+        self.requester.note(f"{error}; requests are narrower in this load")
+        return True
 
     async def _request_parts(self, chunk_run: ChunkRun, chunk: Chunk) -> None:
         """Request a chunk as a whole and then what stays open of it, while that is worthwhile."""
@@ -420,6 +484,15 @@ class SeriesRun:
         self._attempts.answered()
         need, at = self._need(part.interval, as_of=sent_at), self._session.gateway_now()
         found = chunk_run.evaluate(part, need, response)
+        if self._widths is not None and found.bars.num_rows:
+            received = fetched.received
+            self._widths.received(
+                chunk_run.taken,
+                found.bars,
+                need,
+                took_s=received.took_s,
+                at_once=received.at_once,
+            )
         self.writer.comparison.received(response.bars, self._state.bars_before)
         self._evidence.saw_bars(self._series.symbol, self._series.timeframe, at)
         if found.earlier_only:

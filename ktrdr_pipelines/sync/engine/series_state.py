@@ -71,6 +71,7 @@ class Limits:
     most_sessions: int | None = None
     is_by_the_year: bool = False
     ends_now: bool = False
+    width: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,7 @@ class SeriesState:
             unconfirmed=due.unconfirmed,
             without_bars=due.without_bars,
             ends_now=limits.ends_now,
+            width=limits.width,
         )
 
     def _made_due(self) -> "_Due":

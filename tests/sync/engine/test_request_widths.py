@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
@@ -25,6 +26,7 @@ from ktrdr_pipelines.sync.engine.request_widths import Widths
 from ktrdr_pipelines.sync.runner import Job
 from tests.support.fake_gateway import start_of, utc
 from tests.support.loading import NotedTexts, World
+from tests.support.width_memory import Memory
 
 MakeWorld = Callable[..., World]
 RTH = "XNYS.RTH"
@@ -313,3 +315,93 @@ def test_another_refusal_narrows_nothing(world: MakeWorld) -> None:
     made.harness.gateway.mutate = lambda *_: RequestRejectedError("bars", reason="162 No such data")
     assert not made.load().is_complete
     assert made.harness.ledger.widths.of("fake:1") == {}
+
+
+def truncated(days: int) -> Callable[[BarRequest, pa.Table], pa.Table | GatewayError]:
+    """Return a mutation that leaves out all but the newest days of a response of minutes."""
+
+    def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        if not request.series.timeframe.is_intraday or not bars.num_rows:
+            return bars
+        first = pc.max(bars["session_date"]).as_py() - timedelta(days=days)
+        return bars.filter(pc.greater(bars["session_date"], pa.scalar(first)))
+
+    return mutate
+
+
+def rejects(day: date) -> Callable[[BarRequest, pa.Table], pa.Table | GatewayError]:
+    """Return a mutation that rejects every request that has bars of a day."""
+
+    def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        has_day = pc.any(pc.equal(bars["session_date"], pa.scalar(day))).as_py()
+        return RequestRejectedError("bars", reason="rejected") if has_day else bars
+
+    return mutate
+
+
+def refuses_beyond(days: int) -> Callable[[BarRequest, pa.Table], pa.Table | GatewayError]:
+    """Return a mutation that refuses durations of more than some days."""
+
+    def mutate(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        count, unit = request.duration.split()
+        is_long = unit == "D" and int(count) > days
+        return RequestTooLongError("bars", reason="too long") if is_long else bars
+
+    return mutate
+
+
+@pytest.mark.parametrize(
+    ("mutation", "least", "widest", "most_requests"),
+    [
+        (None, 5, 200, 60),
+        (times_out_beyond(5), 1, 2, 110),
+        (truncated(3), 1, 2, 130),
+        (refuses_beyond(4), 1, 4, 100),
+    ],
+)
+def test_a_backfill_gets_wider_as_far_as_it_works(
+    world: MakeWorld,
+    mutation: Callable[[BarRequest, pa.Table], pa.Table | GatewayError] | None,
+    least: int,
+    widest: int,
+    most_requests: int,
+) -> None:
+    """All that is wanted is loaded, whatever wide requests come to; a tail is as wide as before."""
+    made = world(RTH, Timeframe.M1, date(2024, 1, 2), date(2024, 6, 29))
+    made.harness.gateway.mutate = mutation
+    memory = Memory()
+    manager = replace(made.harness.manager(), widths=memory)
+    (report,) = asyncio.run(manager.run([Job(made.series, wanted=IntervalSet([made.wanted]))]))
+    assert report.is_complete, report.summary
+    assert report.failures == ()
+    made.check_complete()
+    assert least <= memory.width <= widest
+    assert report.requests <= most_requests
+    made.harness.gateway.mutate = None
+    assert made.load().requests == 0
+
+
+def test_one_session_that_is_rejected_does_not_take_its_neighbours_along(
+    world: MakeWorld,
+) -> None:
+    """After a refusal of a wide request, the load goes on with the safe width."""
+    made = world(RTH, Timeframe.M1, date(2024, 1, 2), date(2024, 6, 29))
+    made.harness.gateway.mutate = rejects(date(2024, 2, 6))
+    manager = replace(made.harness.manager(), widths=Memory())
+    (report,) = asyncio.run(manager.run([Job(made.series, wanted=IntervalSet([made.wanted]))]))
+    (left,) = report.unexplained
+    assert left.start.date() == date(2024, 2, 6)
+    assert left.length <= timedelta(hours=6.5)
+    made.check()
+
+
+def test_a_tail_keeps_the_safe_width(world: MakeWorld) -> None:
+    """Nothing is learned from it either."""
+    made = world(RTH, Timeframe.M1, date(2024, 6, 3), date(2024, 6, 29))
+    memory = Memory()
+    manager = replace(made.harness.manager(), widths=memory)
+    job = Job(made.series, Mode.TAIL, wanted=IntervalSet([made.wanted]))
+    (report,) = asyncio.run(manager.run([job]))
+    assert report.is_complete
+    assert memory.texts == {}
+    assert {one.duration for one in made.harness.gateway.requests} <= {"1 D", "2 D", "1 M"}

@@ -1,0 +1,475 @@
+"""Learn how many sessions one request should hold: the width that brings the most bars a second.
+
+A *width* is a number of sessions a request. It is learned for a gateway and a *kind* of series (bar
+size, type of instrument, hours of a session, what a bar is made of), from the safe plan's width one
+step at a time, upwards and then downwards. A few requests, *probes*, have the width of the next
+step while all others keep the best known one, so that both are compared under the same load. What
+counts is bars a second of one request in flight: the seconds from sending to the response, without
+waiting for a permit.
+
+Whether wider is better differs between gateways. Published for a real one: ``1 D`` of 1m took 0.6 s
+and ``5 D`` 8.3 s, ``6 D`` timed out (ib_insync #268, grade C as in ``limits``); another returned
+17,970 bars in 5.4 s (LEAN IB PR #62).
+
+Not here: cutting chunks (``domain.planning.chunks``), the run's side (``sync.engine``), where it is
+remembered (``ib.pacing.learned_widths``).
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Final, Protocol, Self
+
+import numpy as np
+
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.limits import IbLimitsRegistry
+
+STEPS: Final = (1, 2, 5, 10, 20, 50, 100, 200)
+"""The widths that are compared, in sessions: in days, the widest lies within the table of steps."""
+
+MOST_REQUEST_S: Final = 5.0
+"""Seconds that a request may take and still be widened: what a killed process has in flight, and
+loses, is about that much for each request."""
+
+VALID_S: Final = IbLimitsRegistry.LEARNED_WIDTH_S.value
+"""Seconds that a learned width is remembered; then learning begins at the safe plan's width."""
+
+_SAMPLES = 16
+_PROBES_A_ROUND = 24
+_PROBES_AT_FIRST, _PROBES_AT_ONCE = 1, 4
+"""Open probes until the first has a response, which may be a timeout, and then."""
+
+_PROBE_LOST_S = 600.0
+"""Seconds after which a probe without an outcome, of a killed process, no longer counts as open."""
+
+_SHORTEST_S = 0.001
+_RETRY_S, _RETRY_FACTOR = 3_600.0, 8.0
+_FAILURES = 2
+"""Timeouts in a row at the best width after which it is stepped down."""
+
+_TRIMMED = 0.25
+"""Share of the samples that is left out at either end: a response out of a cache, and a hiccup."""
+
+_ALIKE = 1.25
+"""Factor up to which a number of sessions counts for the step below it."""
+
+_PLAUSIBLE = 0.5
+"""Share of the best width's seconds that a response to a wider request takes at least."""
+
+_SAME_LOAD = 1.5
+"""Factor by which the typical numbers in flight of compared samples may differ."""
+
+_FEWEST = 3
+"""Fewest responses of the best width before another is compared with it."""
+
+_CLEARLY_WORSE = 0.67
+_DECISIONS = ((3, _CLEARLY_WORSE, math.inf), (8, 0.9, 1.12), (_SAMPLES, 1.05, 1.05))
+"""From so many probes on, a gain up to the second value rejects a width, one above the third
+accepts it. Clear differences need few probes, small ones many: samples differ by 30 percent."""
+
+_FEW_PROBES, _CLEARLY_BETTER = 2, 1.3
+"""So few probes accept a width if the slowest of them is better by that factor: one response out of
+a cache shows nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class WidthSample:
+    """One response: its useful bars, its seconds from sending on, and the requests in flight."""
+
+    bars: int
+    took_s: float
+    at_once: int = 1
+
+    @property
+    def bar_s(self) -> float:
+        """Seconds a bar."""
+        return max(self.took_s, _SHORTEST_S) / max(self.bars, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What requests of one width have shown.
+
+    ``probes`` are the times at which open probes were sent, in seconds since 1970, ``sent`` counts
+    those of this round. A width that was rejected is not tried again until ``retry_at``; ``why``
+    says the reason and is empty for one that was not. ``failures`` are timeouts in a row.
+    """
+
+    samples: tuple[WidthSample, ...] = ()
+    probes: tuple[float, ...] = ()
+    sent: int = 0
+    retry_at: float = 0.0
+    rejections: int = 0
+    failures: int = 0
+    why: str = ""
+
+    @property
+    def bars_per_s(self) -> float:
+        """Bars a second of one request in flight; 0 if nothing was measured."""
+        return 1 / _trimmed_mean(one.bar_s for one in self.samples) if self.samples else 0.0
+
+    @property
+    def took_s(self) -> float:
+        """Seconds of a response; 0 if nothing was measured."""
+        return _trimmed_mean(one.took_s for one in self.samples) if self.samples else 0.0
+
+    @property
+    def at_once(self) -> float:
+        """How many requests of a process were typically in flight."""
+        return float(np.median([one.at_once for one in self.samples])) if self.samples else 0.0
+
+    def open_probes(self, now_s: float) -> int:
+        """Return how many probes have no outcome yet."""
+        return sum(0 <= now_s - at < _PROBE_LOST_S for at in self.probes)
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedWidth:
+    """What is known of one kind of series at one gateway: the best width, and all trials.
+
+    ``since`` is when learning began and ``learned_at`` when the width was last found to be the
+    best, both in seconds since 1970.
+    """
+
+    width: int
+    since: float
+    learned_at: float
+    trials: Mapping[int, Trial] = field(default_factory=dict)
+
+    @property
+    def best(self) -> Trial:
+        """The trial of the best width."""
+        return self.trials.get(self.width, Trial())
+
+    def planned(self, timeframe: Timeframe) -> int | None:
+        """Return the width that requests are planned with; None for the safe plan's."""
+        return None if self.width == safe_width(timeframe) else self.width
+
+    @property
+    def rates(self) -> dict[int, float]:
+        """Bars a second of one request in flight, by each width that was measured."""
+        return {
+            width: trial.bars_per_s for width, trial in sorted(self.trials.items()) if trial.samples
+        }
+
+    @property
+    def learned_on(self) -> datetime:
+        """When the width was last found to be the best."""
+        return datetime.fromtimestamp(self.learned_at, UTC)
+
+    def is_valid(self, now_s: float) -> bool:
+        """Return whether it is not too old; one from the future was recorded by a wrong clock."""
+        return 0 <= now_s - self.since < VALID_S
+
+    def to_text(self) -> str:
+        """Return it as JSON."""
+        trials = {
+            str(width): {
+                "samples": [[one.bars, round(one.took_s, 4), one.at_once] for one in t.samples],
+                "probes": list(t.probes),
+                "sent": t.sent,
+                "retry_at": t.retry_at,
+                "rejections": t.rejections,
+                "failures": t.failures,
+                "why": t.why,
+            }
+            for width, t in self.trials.items()
+        }
+        known = {"width": self.width, "since": self.since, "learned_at": self.learned_at}
+        return json.dumps(known | {"trials": trials})
+
+    @classmethod
+    def from_text(cls, text: str) -> Self | None:
+        """Return what ``to_text`` wrote; None if it cannot be read."""
+        try:
+            known = json.loads(text)
+            trials = {
+                int(width): Trial(
+                    samples=tuple(
+                        WidthSample(int(b), float(s), int(n)) for b, s, n in t["samples"]
+                    ),
+                    probes=tuple(float(at) for at in t["probes"]),
+                    sent=int(t["sent"]),
+                    retry_at=float(t["retry_at"]),
+                    rejections=int(t["rejections"]),
+                    failures=int(t["failures"]),
+                    why=str(t["why"]),
+                )
+                for width, t in known["trials"].items()
+            }
+            made = cls(
+                int(known["width"]), float(known["since"]), float(known["learned_at"]), trials
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return made if made.width in STEPS else None
+
+
+class WidthMemory(Protocol):
+    """Where learned widths are remembered, for all processes that use the same gateway."""
+
+    def known(self) -> Mapping[str, LearnedWidth]:
+        """Return what is remembered, by kind; reading creates nothing."""
+        ...
+
+    def update(
+        self, kind: str, change: Callable[[LearnedWidth | None], LearnedWidth]
+    ) -> LearnedWidth:
+        """Replace what is remembered of a kind, as one step among all processes; return it."""
+        ...
+
+    def close(self) -> None:
+        """Close what is open; the next use opens it again."""
+        ...
+
+
+def kind_of(series: Series, calendar: SessionCalendar) -> str:
+    """Return the kind of a series, among which a width is shared, such as ``1m STK 6.5h TRADES``.
+
+    The hours are those of a typical session by the calendar: stocks in regular and in extended
+    hours, currencies and futures differ in bars a session by a factor of up to four.
+    """
+    hours = 0.0
+    if len(calendar.opens):
+        typical_us = float(np.median(calendar.closes[-250:] - calendar.opens[-250:]))
+        hours = round(typical_us / 1_800_000_000) / 2
+    instrument = series.instrument
+    what = f"{instrument.sec_type} {hours:g}h {instrument.what_to_show}"
+    return f"{series.timeframe} {what}"
+
+
+def timeframe_of(kind: str) -> Timeframe:
+    """Return the timeframe of a kind of series."""
+    return Timeframe(kind.split(maxsplit=1)[0])
+
+
+def safe_width(timeframe: Timeframe) -> int:
+    """Return the widest step within the safe plan of an intraday timeframe."""
+    days = IbLimitsRegistry.SAFE_DAYS.value[timeframe.value]
+    sessions = days if days == 1 else days * 5 // 7
+    return max(step for step in STEPS if step <= sessions)
+
+
+def step_of(sessions: int) -> int | None:
+    """Return the step that requests of so many sessions count for, None between two of them.
+
+    The safe plan counts days: 30 of them have 20 to 22 sessions, a week has 5 or 6.
+    """
+    step = max(step for step in STEPS if step <= max(sessions, 1))
+    return step if sessions <= step * _ALIKE else None
+
+
+def started(kind: str, now_s: float) -> LearnedWidth:
+    """Return what is known before anything was measured: the safe plan's width."""
+    return LearnedWidth(safe_width(timeframe_of(kind)), now_s, now_s)
+
+
+@dataclass(frozen=True, slots=True)
+class WidthBounds:
+    """What bounds the widths that may be tried.
+
+    ``longest_s`` is how long a wider request may take, ``most`` how many sessions one may have
+    where the gateway has refused more.
+    """
+
+    longest_s: float
+    most: int | None = None
+
+    @classmethod
+    def of(cls, timeout_s: float) -> Self:
+        """Return the bounds for a deadline of requests: a third of it, at most a few seconds."""
+        return cls(min(timeout_s / 3, MOST_REQUEST_S))
+
+
+def candidate(known: LearnedWidth, now_s: float, bounds: WidthBounds) -> int | None:
+    """Return the width to compare with the best one next; None if nothing is to be tried now.
+
+    First the next step up, if a request of it would end in time at the rate at which seconds have
+    grown so far (at least in proportion), then the next step down.
+    """
+    best = known.best
+    if len(best.samples) < _FEWEST:
+        return None
+    position = STEPS.index(known.width)
+    if position + 1 < len(STEPS):
+        wider = STEPS[position + 1]
+        is_allowed = bounds.most is None or wider <= bounds.most
+        is_quick = _expected_s(known, wider) <= bounds.longest_s
+        if is_allowed and is_quick and _may_try(known, wider, now_s):
+            return wider
+    if position and _may_try(known, STEPS[position - 1], now_s):
+        return STEPS[position - 1]
+    return None
+
+
+def may_probe(known: LearnedWidth, now_s: float, bounds: WidthBounds) -> int | None:
+    """Return the width of a probe that may be sent now; None where there are enough."""
+    width = candidate(known, now_s, bounds)
+    if width is None:
+        return None
+    trial = _round_of(known, width)
+    most = _PROBES_AT_ONCE if trial.samples else _PROBES_AT_FIRST
+    return width if trial.open_probes(now_s) < most else None
+
+
+def probed(known: LearnedWidth, width: int, now_s: float) -> LearnedWidth:
+    """Return what is known after a probe was sent."""
+    trial = _round_of(known, width)
+    recent = tuple(at for at in trial.probes if 0 <= now_s - at < _PROBE_LOST_S)
+    return _with(known, width, replace(trial, probes=(*recent, now_s), sent=trial.sent + 1))
+
+
+def without_outcome(known: LearnedWidth, width: int, now_s: float) -> LearnedWidth:
+    """Return what is known after a probe whose response says nothing about its width."""
+    return _judged(_with(known, width, _closed(known, width)), width, now_s, None)
+
+
+def measured(
+    known: LearnedWidth, width: int, sample: WidthSample, *, now_s: float, bounds: WidthBounds
+) -> LearnedWidth:
+    """Return what is known after a response to a request of some width."""
+    trial = _closed(known, width)
+    samples = (*trial.samples, sample)[-_SAMPLES:]
+    known = _with(known, width, replace(trial, samples=samples, failures=0))
+    other = candidate(known, now_s, bounds) if width == known.width else width
+    return known if other is None else _judged(known, other, now_s, bounds)
+
+
+def timed_out(known: LearnedWidth, width: int, now_s: float) -> LearnedWidth:
+    """Return what is known after a timeout: a probe is rejected, the best width stepped down.
+
+    One timeout at the best width may be a hiccup of the gateway; two in a row are not.
+    """
+    trial = _closed(known, width)
+    trial = replace(trial, failures=trial.failures + 1)
+    known = _with(known, width, trial)
+    if width == known.width and trial.failures < _FAILURES:
+        return known
+    return _rejected(known, width, now_s, "timeout")
+
+
+def refused(known: LearnedWidth, width: int, now_s: float, why: str) -> LearnedWidth:
+    """Return what is known after proof that a width does not work, such as a refusal of it."""
+    return _rejected(_with(known, width, _closed(known, width)), width, now_s, why)
+
+
+def _may_try(known: LearnedWidth, width: int, now_s: float) -> bool:
+    trial = known.trials.get(width)
+    return trial is None or not trial.why or now_s >= trial.retry_at
+
+
+def _round_of(known: LearnedWidth, width: int) -> Trial:
+    """Return the trial of a width, as it stands in this round: one that is retried begins anew."""
+    trial = known.trials.get(width, Trial())
+    return Trial(rejections=trial.rejections) if trial.why else trial
+
+
+def _closed(known: LearnedWidth, width: int) -> Trial:
+    """Return the trial of a width with one open probe less."""
+    trial = known.trials.get(width, Trial())
+    return replace(trial, probes=trial.probes[1:])
+
+
+def _with(known: LearnedWidth, width: int, trial: Trial) -> LearnedWidth:
+    return replace(known, trials={**known.trials, width: trial})
+
+
+def _judged(
+    known: LearnedWidth, width: int, now_s: float, bounds: WidthBounds | None
+) -> LearnedWidth:
+    """Compare a width that is being tried with the best one, and decide if there is enough."""
+    trial, best = known.trials.get(width, Trial()), known.best
+    if width == known.width or trial.why or width not in STEPS or not trial.sent:
+        return known
+    # A wider request that took much less time was served out of a cache.
+    least_s = 0.0 if width < known.width else best.took_s * _PLAUSIBLE
+    samples = [one for one in trial.samples if one.took_s >= least_s]
+    count = len(samples)
+    rows = [one for one in ((_FEW_PROBES, 0.0, math.inf), *_DECISIONS) if count >= one[0]]
+    load = sorted((max(trial.at_once, 1), max(best.at_once, 1)))
+    if bounds is not None and rows and best.samples and load[1] <= load[0] * _SAME_LOAD:
+        gain = 1 / _trimmed_mean(one.bar_s for one in samples) / best.bars_per_s
+        slowest = 1 / max(one.bar_s for one in samples) / best.bars_per_s
+        is_better = slowest > _CLEARLY_BETTER or gain > min(good for _, _, good in rows)
+        if gain <= max(worst for _, worst, _ in rows):
+            # A small loss may have been chance, and is tried again sooner.
+            return _rejected(known, width, now_s, "slower", is_clear=gain <= _CLEARLY_WORSE)
+        if is_better and width > known.width and trial.took_s > bounds.longest_s:
+            return _rejected(known, width, now_s, "too long", is_clear=True)
+        if is_better:
+            return _accepted(known, width, now_s)
+    if trial.sent >= _PROBES_A_ROUND and not trial.open_probes(now_s):
+        return _rejected(known, width, now_s, "unclear")
+    return known
+
+
+def _accepted(known: LearnedWidth, width: int, now_s: float) -> LearnedWidth:
+    """Make a width the best; the one before it was slower, which is checked once more later."""
+    before = known.best
+    pause_s = min(_RETRY_S * _RETRY_FACTOR**before.rejections, VALID_S)
+    before = replace(
+        before,
+        retry_at=now_s + pause_s,
+        rejections=before.rejections + 1,
+        why="slower",
+        probes=(),
+    )
+    trials = {**known.trials, known.width: before, width: replace(known.trials[width], probes=())}
+    return replace(known, width=width, learned_at=now_s, trials=trials)
+
+
+def _rejected(
+    known: LearnedWidth, width: int, now_s: float, why: str, *, is_clear: bool | None = None
+) -> LearnedWidth:
+    """Reject a width for the rest of the week, or for a while; from the best width step down."""
+    trial = known.trials.get(width, Trial())
+    if trial.why and now_s < trial.retry_at:
+        return known  # one of several that failed at once
+    pause_s = _RETRY_S * _RETRY_FACTOR**trial.rejections
+    if is_clear or (is_clear is None and why not in {"timeout", "unclear"}):
+        pause_s = VALID_S
+    trial = replace(
+        trial,
+        probes=(),
+        retry_at=now_s + min(pause_s, VALID_S),
+        rejections=trial.rejections + 1,
+        why=why,
+    )
+    is_best = width == known.width
+    known = replace(_with(known, width, trial), learned_at=now_s)
+    return _stepped_down(known, width) if is_best and width > STEPS[0] else known
+
+
+def _stepped_down(known: LearnedWidth, width: int) -> LearnedWidth:
+    """Return what is known with the next narrower width as the best, to be measured anew."""
+    narrower = STEPS[max(STEPS.index(width) - 1, 0)]
+    trial = Trial(rejections=known.trials.get(narrower, Trial()).rejections)
+    return replace(_with(known, narrower, trial), width=narrower)
+
+
+def _expected_s(known: LearnedWidth, width: int) -> float:
+    """Return the seconds that a wider request is expected to take.
+
+    They have grown by some power of the width from the step below the best one; a power below 1,
+    where most of a request is overhead, is not relied on.
+    """
+    best, power = known.best, 1.0
+    position = STEPS.index(known.width)
+    before = known.trials.get(STEPS[position - 1]) if position else None
+    if before is not None and before.samples and best.took_s > before.took_s > 0:
+        growth = math.log(best.took_s / before.took_s)
+        power = max(growth / math.log(known.width / STEPS[position - 1]), power)
+    expected_s: float = best.took_s * (width / known.width) ** power
+    return expected_s
+
+
+def _trimmed_mean(values: Iterable[float]) -> float:
+    ordered = sorted(values)
+    cut = int(len(ordered) * _TRIMMED)
+    kept = ordered[cut : len(ordered) - cut]
+    return sum(kept) / len(kept)
