@@ -23,7 +23,6 @@ from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 
-from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.chunks import (
     BY_THE_YEAR,
@@ -369,8 +368,7 @@ class SeriesRun:
         if held is None or chunk.interval.end <= held.end:
             return False
         between_them = between(held.end, chunk.interval.start)
-        grid = session_grid(self._state.calendar, self._series.timeframe)
-        return between_them is None or not len(grid.meeting(between_them))
+        return between_them is None or not len(self._state.grid.meeting(between_them))
 
     def _split(self, chunk: Chunk, queue: deque[Chunk]) -> None:
         """Replace a chunk by narrower ones at the head of the queue, in the order of the run."""

@@ -114,11 +114,11 @@ class SeriesState:
     ) -> None:
         self.series = series
         self.calendar = calendar
-        self.wanted = self._grid.widened(wanted)
+        self.wanted = self.grid.widened(wanted)
         self.bars = coverage.bars
         self.empty = IntervalSet()
         self.begins: date | None = None
-        self.again = self._grid.widened(again or IntervalSet())
+        self.again = self.grid.widened(again or IntervalSet())
         self.sparse_sessions = sparse_sessions
         self.proved = IntervalSet()
         self.unconfirmed = self.without_bars = IntervalSet()
@@ -201,7 +201,7 @@ class SeriesState:
         What was covered before the run stays covered, even if requesting it again fails.
         ``proof_now`` is this machine's time, as in ``need``.
         """
-        before = self._stored.covered(proof_now, self._grid)
+        before = self._stored.covered(proof_now, self.grid)
         return due_gaps(
             need.calendar,
             need.timeframe,
@@ -229,7 +229,7 @@ class SeriesState:
     def unconfirmed_again(self, proof_now: datetime) -> IntervalSet:
         """Return what was covered and requested again, but not proved by the responses."""
         return (
-            self.again & self._answered & self._stored.covered(proof_now, self._grid)
+            self.again & self._answered & self._stored.covered(proof_now, self.grid)
         ) - self.proved
 
     def is_left_to_daily_bars(self, interval: Interval) -> bool:
@@ -266,7 +266,7 @@ class SeriesState:
         if self.series.timeframe.is_intraday:
             return bounds.start
         first = Interval(bounds.start, bounds.start + _INSTANT)
-        spans = session_grid(self.calendar, self.series.timeframe).spans_in(first)
+        spans = self.grid.spans_in(first)
         return spans[0].opens_at if spans else bounds.start
 
     @property
@@ -317,14 +317,14 @@ class SeriesState:
         self.bars |= stored.bars
         self._due = None
         self._covered = self._known(proof_now) | (
-            stored.covered(proof_now, self._grid) - self.again
+            stored.covered(proof_now, self.grid) - self.again
         )
 
     def learn_calendar(self, calendar: SessionCalendar) -> None:
         """Replace the expected sessions; what was wanted stays wanted."""
         if calendar is not self.calendar:
             self.calendar, self._due = calendar, None
-            self.wanted |= self._grid.widened(self.wanted)
+            self.wanted |= self.grid.widened(self.wanted)
 
     def defer_whole(self, interval: Interval) -> None:
         """Defer all of an interval to another run, also what becomes due in it meanwhile."""
@@ -333,7 +333,7 @@ class SeriesState:
 
     def defer_sessions(self, interval: IntervalSet, until: datetime | None) -> None:
         """Skip the sessions of an interval until a time, because of earlier failed attempts."""
-        self.skipped = session_grid(self.calendar, self.series.timeframe).widened(interval)
+        self.skipped = self.grid.widened(interval)
         self.next_try_at = until if interval else None
         self._deferred |= self.skipped
         self._due = None
@@ -343,12 +343,13 @@ class SeriesState:
         self.begins, self._due = day, None
 
     @property
-    def _grid(self) -> SessionGrid:
+    def grid(self) -> SessionGrid:
+        """The spans that the series is expected to have."""
         return session_grid(self.calendar, self.series.timeframe)
 
     def _known(self, proof_now: datetime) -> IntervalSet:
         if self._covered is None:
-            self._covered = self._stored.covered(proof_now, self._grid) - self.again
+            self._covered = self._stored.covered(proof_now, self.grid) - self.again
         return self._covered
 
 
