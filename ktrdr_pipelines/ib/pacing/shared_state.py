@@ -30,14 +30,7 @@ from ktrdr_pipelines.ib.pacing.circuit_breaker import (
     seen_absent,
     succeeded,
 )
-from ktrdr_pipelines.ib.pacing.concurrency import (
-    Concurrency,
-    Pace,
-    Sample,
-    answered,
-    pace_after,
-    troubled,
-)
+from ktrdr_pipelines.ib.pacing.concurrency import Concurrency, Sample, answered, troubled
 from ktrdr_pipelines.ib.pacing.rules import (
     PacedRequest,
     Pacing,
@@ -58,7 +51,6 @@ EVERY_BOOT = ""
 """The boot name of rows in the memory table that stay valid when the machine restarts."""
 
 _CONCURRENCY, _BREAKER, _ABSENCE, _SIZE = "flight", "breaker", "absence", "bar size "
-S = TypeVar("S", Concurrency, Breaker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +93,28 @@ class SharedMemory:
         self._boot = boot
 
     def concurrency(self, database: sqlite3.Connection) -> Concurrency:
-        """Return the concurrency of requests for bars."""
-        return self._value(database, _CONCURRENCY, Concurrency)
+        """Return the concurrency of requests for bars.
+
+        After a restart of the machine it is the width of before without its latencies: the first
+        rounds of responses confirm or correct it, so it counts however old it is.
+        """
+        row = database.execute(
+            "SELECT value FROM memory WHERE name = ? AND boot IN (?, ?) ORDER BY boot = ? LIMIT 1",
+            (_CONCURRENCY, self._boot, EVERY_BOOT, EVERY_BOOT),
+        ).fetchone()
+        return Concurrency() if row is None else Concurrency.read(row[0])
 
     def breaker(self, database: sqlite3.Connection) -> Breaker:
         """Return the state of the circuit breaker."""
-        return self._value(database, _BREAKER, Breaker)
+        text = self._text(database, _BREAKER)
+        if text is None:
+            return Breaker()
+        known: dict[str, Any] = json.loads(text)
+        values = {field.name: known[field.name] for field in fields(Breaker) if field.name in known}
+        made = {"state": BreakerState, "depth": Depth}
+        for one in made.keys() & values.keys():
+            values[one] = made[one](values[one])
+        return Breaker(**values)
 
     def latest(self, database: sqlite3.Connection) -> float:
         """Return the latest time that concurrency or breaker hold, 0 if nothing was recorded."""
@@ -128,19 +136,15 @@ class SharedMemory:
             size: of the request, as in ``PacedRequest.size``.
             sample: when it was sent and answered, and how many requests were open.
         """
-        name, concurrency = f"pace {size}", self.concurrency(database)
-        known = self._text(database, name)
-        before = None if known is None else Pace(**json.loads(known))
-        pace = pace_after(before, sample, ratio=concurrency.ratio)
-        self._save(database, name, json.dumps(asdict(pace)))
-        concurrency = answered(concurrency, sample, pace.idle_s)
-        self._save(database, _CONCURRENCY, json.dumps(asdict(concurrency)))
-        return concurrency
+        before = self.concurrency(database)
+        after = answered(before, size, sample)
+        self._save_concurrency(database, before, after)
+        return after
 
     def troubled(self, database: sqlite3.Connection, *, sent_at: float, now: float) -> None:
         """Record a failure that may come from too many requests in flight."""
-        concurrency = troubled(self.concurrency(database), sent_at=sent_at, at=now)
-        self._save(database, _CONCURRENCY, json.dumps(asdict(concurrency)))
+        before = self.concurrency(database)
+        self._save_concurrency(database, before, troubled(before, sent_at=sent_at, at=now))
 
     def admission(self, database: sqlite3.Connection, now: float, *, probe_s: float) -> Admission:
         """Decide whether the circuit breaker lets a request through, and record the decision."""
@@ -239,16 +243,13 @@ class SharedMemory:
         if after != before:
             self._save(database, _BREAKER, json.dumps(asdict(after)))
 
-    def _value(self, database: sqlite3.Connection, name: str, kind: type[S]) -> S:
-        text = self._text(database, name)
-        if text is None:
-            return kind()
-        known: dict[str, Any] = json.loads(text)
-        values = {field.name: known[field.name] for field in fields(kind) if field.name in known}
-        made = {"state": BreakerState, "depth": Depth}
-        for one in made.keys() & values.keys():
-            values[one] = made[one](values[one])
-        return kind(**values)
+    def _save_concurrency(
+        self, database: sqlite3.Connection, before: Concurrency, after: Concurrency
+    ) -> None:
+        self._save(database, _CONCURRENCY, after.as_json())
+        if after.width != before.width:
+            width = Concurrency(width=after.limit(after.since)).as_json()
+            self._save(database, _CONCURRENCY, width, EVERY_BOOT)
 
     def _text(self, database: sqlite3.Connection, name: str, boot: str | None = None) -> str | None:
         row = database.execute(
