@@ -72,6 +72,9 @@ _SYSTEMATIC = 0.05**2
 _LEVEL_SPREAD = 0.4
 """Standard deviation of the first response of a size, as a logarithm."""
 
+_LEVEL_FOLLOWS = 0.05
+"""Share of the difference by which the level follows what a round shows."""
+
 _FREEDOM = 4.0
 """Degrees of freedom of Student's t distribution: single wrong means are outvoted."""
 
@@ -104,7 +107,7 @@ class Concurrency:
         ceiling: the most after trouble; every round of responses raises it by one.
         cut_at: when the last trouble was; ``seen_at`` when the last response arrived.
         count, total: responses of this round and the sum of their latencies.
-        latencies: by width, how many responses count, their mean latency, and the round of the last.
+        latencies: by width, how many responses count, their mean latency, and the last round.
         firsts: by size, the latency of an idle gateway, about, and how many responses there were.
         rounds: how many rounds there were.
         longest_s: about the longest time of recent responses.
@@ -266,6 +269,8 @@ def _decided(concurrency: Concurrency, at: float, *, is_cut_short: bool) -> Conc
         best == width == min(latencies) > LEAST and latencies[width][0] >= _UNPROVEN_ROUNDS * width
     ):
         best = max(width * 2 // 3, LEAST)
+    # One width alone cannot tell a slow gateway from a busy one.
+    follow = _LEVEL_FOLLOWS if len(latencies) > 1 else 0.0
     return replace(
         concurrency,
         width=best,
@@ -276,9 +281,7 @@ def _decided(concurrency: Concurrency, at: float, *, is_cut_short: bool) -> Conc
         total=0.0,
         latencies=latencies,
         rounds=rounds,
-        # One width alone cannot tell a slow gateway from a busy one.
-        level=concurrency.level
-        + (level - concurrency.level) * (0.05 if len(latencies) > 1 else 0.0),
+        level=concurrency.level + (level - concurrency.level) * follow,
     )
 
 
