@@ -2,13 +2,14 @@
 
     python -m pip install -e '.[pictures]'
     python -m ktrdr_pipelines.docs.pictures.make_pictures [demo] [heatmap] [plot] [dagster]
-        [catalog]
+        [catalog] [width]
 
 It needs Chromium or Chrome, and takes about five minutes. Stores and state lie in a temporary
 folder, everything listens on loopback only, and all processes that it starts are ended. ``demo``
 is the output of ``ktrdr demo`` in a terminal, ``heatmap`` that of ``ktrdr gaps --plot`` over a
 store with gaps, ``plot`` that of ``ktrdr plot`` around one of them, ``dagster`` an asset of that
-store in the web UI, and ``catalog`` the asset that shows how complete it is.
+store in the web UI, and ``catalog`` the asset that shows how complete it is. ``width`` is the
+number of requests in flight over time, from a simulation that needs neither of these.
 """
 
 import argparse
@@ -41,6 +42,7 @@ from PIL import Image
 
 from ktrdr_pipelines.cli.processes import HOST, end, start, watched
 from ktrdr_pipelines.defs.asset_specs import HEATMAP_PATH
+from ktrdr_pipelines.docs.pictures.width_figure import width_figure
 from ktrdr_pipelines.errors import KtrdrError
 
 if TYPE_CHECKING:
@@ -488,6 +490,8 @@ def require_extra() -> None:
 
 def make(names: Sequence[str], browser: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the chosen pictures with their names."""
+    if "width" in names:
+        yield "width", small(width_figure(), _UI_COLOURS)
     if "demo" in names:
         with temporary_folder() as folder:
             yield "demo", small(make_demo(folder, browser), _TERMINAL_COLOURS)
@@ -511,7 +515,7 @@ def temporary_folder() -> Iterator[Folder]:
         yield folder
 
 
-NAMES: Final = ("demo", "heatmap", "plot", "dagster", "catalog")
+NAMES: Final = ("demo", "heatmap", "plot", "dagster", "catalog", "width")
 
 
 def main() -> None:
@@ -524,8 +528,11 @@ def main() -> None:
     if unknown := {*chosen.names} - {*NAMES}:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
     try:
-        require_extra()
-        for name, image in make(chosen.names or NAMES, find_browser(chosen.browser)):
+        browser = Path()
+        if {*chosen.names} != {"width"}:
+            require_extra()
+            browser = find_browser(chosen.browser)
+        for name, image in make(chosen.names or NAMES, browser):
             path = chosen.into / f"{name}.png"
             path.write_bytes(image)
             print(f"{path}: {len(image) / 1024:.0f} KiB")  # noqa: T201  (a program)

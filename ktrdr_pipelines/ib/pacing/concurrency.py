@@ -1,48 +1,85 @@
-"""How many requests for longer bars may be in flight: responses raise it, trouble halves it.
+"""How many requests for longer bars may be in flight, learned from how long responses take.
 
-While responses take about as long as they do from an idle gateway, every round of responses adds
-one request; where they take much longer, or something fails, the number is halved. Between the two
-it stays: there the gateway is busy and nothing queues for long. Times are seconds of any one clock.
+By Little's law, n requests in flight whose responses take r times as long as alone are n / r
+requests served at a time. So the mean latency at each width is all that has to be known: up to the
+gateway's capacity it stays flat; beyond it, it grows in proportion to the width, and faster if a
+queue slows the gateway. ``_expected`` weighs all capacities and slow-downs by how well they explain
+the latencies seen, and returns the throughput to be expected of each width; the best one is used.
+Latencies of a width that is not in use lose weight, so that it is tried again before long.
+
+Latencies are logarithms: their means are not moved by a few slow responses. Responses of one size
+are compared with the first one of that size; no exact time of an idle gateway is needed, since
+widths are compared with one another. Times are seconds of any one clock.
 
 Not here: the record that all processes share (``ib.pacing.shared_state``).
 """
 
-from dataclasses import dataclass, replace
+import json
+import math
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
-FLAT_RATIO = 1.5
-"""Below this multiple of an idle gateway's time a response is quick: more requests fit."""
-
-SLOW_RATIO = 2.5
-"""From this multiple on responses queue at the gateway: fewer requests would get as much done."""
+LEAST, MOST = IbLimitsRegistry.CONCURRENCY_RANGE.value
+_FIRST_WIDTH = int(IbLimitsRegistry.CONCURRENCY.value)
 
 REST_S = 600.0
-"""Seconds without a response after which nothing is known and the concurrency starts over."""
+"""Seconds without a response after which latencies no longer count; the width still does."""
 
-_SMOOTHING = 0.2
-_FOLLOWING, _DRIFTING = 0.1, 0.01
-_IDLE_RATIO = 1.2
-_BEGINNING = 10
+RETRY_ROUNDS = 24
+"""Rounds of responses after which one more request in flight is tried, whatever was seen."""
+
+_UNPROVEN_ROUNDS = 2
+"""Rounds after which less is tried if nothing is known of any lesser width."""
+
+_AGING_ROUNDS = 14.0
+"""Rounds in which the weight of a width that is not in use falls to about a third."""
+
+_GROWTH = 1.5
+"""Most that the width grows at once: a queue of half a width costs little."""
+
+_MARGIN = 0.1
+"""Share of its own throughput that one more request in flight must add to be worth its queue."""
+
+_LEAST_GAIN = 0.01
+"""Share of throughput that another width must promise."""
+
+_ROUND_LEAST = 3
+_MEMORY_ROUNDS = 6
+_TRUSTED_ROUNDS = 4
+"""Responses of a round at least; rounds that a mean covers; and from which it is trusted."""
+
+_FALL = 0.5
+"""Rise of the logarithm of the latency at a trusted width from which the capacity has changed."""
+
+_CACHED, _FIRST_CACHED = 2.0, 3.0
+"""A response this much faster (e-fold) than usual comes from a cache, and counts for nothing; one
+this much slower shows that the first responses of its size did."""
+
+_TRIAL_FACTOR = 1.3
+"""How many times the longest latency a greater width is tried before responses are in."""
+
+_YOUNG = 20
+_SIZES_MOST = 32
+_LEAST_VARIANCE, _FIRST_VARIANCE = 0.005, 0.05
+_SYSTEMATIC = 0.05**2
+"""Variance of means that more responses do not lower: they follow from the order of requests."""
+
+_LEVEL_SPREAD = 0.4
+"""Standard deviation of the first response of a size, as a logarithm."""
+
+_LEVEL_FOLLOWS = 0.05
+"""Share of the difference by which the level follows what a round shows."""
+
+_FREEDOM = 4.0
+"""Degrees of freedom of Student's t distribution: single wrong means are outvoted."""
+
 _SHORTEST_S = 0.001
-
-
-@dataclass(frozen=True, slots=True)
-class Concurrency:
-    """The number of requests that may be in flight (``width``), and what it is derived from.
-
-    ``ratio`` is how long recent responses took, as a multiple of what an idle gateway needs;
-    ``cut_at`` is when the width was last halved, ``seen_at`` when the last response arrived.
-    """
-
-    width: float = float(IbLimitsRegistry.CONCURRENCY.value)
-    ratio: float = 1.0
-    cut_at: float = 0.0
-    seen_at: float = 0.0
-
-    def limit(self, now: float) -> int:
-        """Return how many requests may be in flight."""
-        return int(rested(self, now).width)
+_Matrix = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,71 +97,263 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """Seconds that responses of a size take: from an idle gateway, and usually; how many so far."""
+class Concurrency:
+    """The number of requests that may be in flight, and what it is derived from.
 
-    idle_s: float
-    usual_s: float
-    answers: int = 1
+    Attributes:
+        width: the number; ``since`` is when it began.
+        fallback: the lesser number that holds again once ``longest_s`` has passed without enough
+            responses to a greater width; 0 is none.
+        ceiling: the most after trouble; every round of responses raises it by one.
+        cut_at: when the last trouble was; ``seen_at`` when the last response arrived.
+        count, total: responses of this round and the sum of their latencies.
+        latencies: by width, how many responses count, their mean latency, and the last round.
+        firsts: by size, the latency of an idle gateway, about, and how many responses there were.
+        rounds: how many rounds there were.
+        longest_s: about the longest time of recent responses.
+        common: recent difference of all sizes from what was expected.
+        variance: of latencies at one width.
+        level: the latency of an idle gateway, relative to ``firsts``.
+    """
+
+    width: int = _FIRST_WIDTH
+    since: float = -1.0
+    fallback: int = 0
+    ceiling: int = MOST
+    cut_at: float = 0.0
+    seen_at: float = 0.0
+    count: int = 0
+    total: float = 0.0
+    latencies: dict[int, tuple[float, float, int]] = field(default_factory=dict)
+    firsts: dict[str, tuple[float, int]] = field(default_factory=dict)
+    rounds: int = 0
+    longest_s: float = 0.0
+    common: float = 0.0
+    variance: float = _FIRST_VARIANCE
+    level: float = 0.0
+
+    @classmethod
+    def read(cls, text: str) -> "Concurrency":
+        """Return what ``as_json`` returned; fields that this version does not know are ignored."""
+        known: dict[str, Any] = json.loads(text)
+        if known.keys() != _NAMES:
+            known = {name: known[name] for name in _NAMES & known.keys()}
+        known["width"] = min(max(int(known.get("width", _FIRST_WIDTH)), LEAST), MOST)
+        known["latencies"] = {
+            int(width): mean for width, mean in known.get("latencies", {}).items()
+        }
+        return cls(**known)
+
+    def as_json(self) -> str:
+        """Return the concurrency as JSON."""
+        return _ENCODE({name: getattr(self, name) for name in _NAMES})
+
+    def limit(self, now: float) -> int:
+        """Return how many requests may be in flight."""
+        return self.fallback if now > self.expires_at else self.width
+
+    @property
+    def expires_at(self) -> float:
+        """When a greater width is given up for lack of responses."""
+        if not 0 < self.fallback < self.width:
+            return math.inf
+        return self.since + _TRIAL_FACTOR * self.longest_s
 
 
-def rested(concurrency: Concurrency, now: float) -> Concurrency:
-    """Return the concurrency, or the initial one if the last response is over ``REST_S`` ago."""
-    is_recent = now - max(concurrency.seen_at, concurrency.cut_at) <= REST_S
-    return concurrency if is_recent else Concurrency(seen_at=concurrency.seen_at)
+_NAMES = frozenset(each.name for each in fields(Concurrency))
+_ENCODE = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
-def answered(concurrency: Concurrency, sample: Sample, idle_s: float) -> Concurrency:
+def answered(concurrency: Concurrency, size: str, sample: Sample) -> Concurrency:
     """Return the concurrency after a response.
+
+    A response counts for a width if its request was sent while that width held, and all of it was
+    in use: few requests say nothing about many.
 
     Args:
         concurrency: the concurrency so far.
-        sample: the response; one to a request from before the last cut does not count.
-        idle_s: how long an idle gateway takes for such a response.
+        size: of the request; responses of one size take about equally long.
+        sample: the response.
     """
-    concurrency = replace(rested(concurrency, sample.at), seen_at=sample.at)
-    if sample.sent_at < concurrency.cut_at:
-        return concurrency
-    step = (sample.took_s / max(idle_s, _SHORTEST_S) - concurrency.ratio) * _SMOOTHING
-    concurrency = replace(concurrency, ratio=concurrency.ratio + step)
-    if concurrency.ratio >= SLOW_RATIO:
-        return _halved(concurrency, sample.at)
-    is_used = sample.open_now >= int(concurrency.width)
-    if concurrency.ratio >= FLAT_RATIO or not is_used:
-        return concurrency
-    most = float(IbLimitsRegistry.CONCURRENCY_RANGE.value[1])
-    return replace(concurrency, width=min(concurrency.width + 1 / concurrency.width, most))
+    one = rested(concurrency, sample.at)
+    latency = math.log(sample.took_s)
+    expected = _expected_latency(one)
+    first, responses = one.firsts.get(size, (latency - expected, 0))
+    surprise = latency - first - expected
+    if surprise < -_CACHED:
+        return replace(one, seen_at=sample.at)
+    if surprise > _FIRST_CACHED and responses < _YOUNG:
+        first, responses = latency - expected, 0
+    if not responses:
+        others = [each for each in one.firsts.items() if each[0] != size][1 - _SIZES_MOST :]
+        return replace(one, firsts={**dict(others), size: (first, 1)}, seen_at=sample.at)
+    common = one.common + (surprise - one.common) * 0.1
+    latency -= first
+    if len(one.firsts) > 1:  # sizes are compared with one another; all together never move
+        first += (surprise - common) / min(responses + 1, _YOUNG)
+    longest_s = max(sample.took_s, one.longest_s * 0.99)
+    changes: dict[str, Any] = {
+        "firsts": {**one.firsts, size: (first, responses + 1)},
+        "common": common,
+        "longest_s": longest_s,
+        "seen_at": sample.at,
+    }
+    is_trial = 0 < one.fallback < one.width
+    expires_at = one.since + _TRIAL_FACTOR * longest_s if is_trial else math.inf
+    is_new = sample.sent_at >= max(one.since, one.cut_at)
+    is_expired = sample.sent_at > expires_at
+    if is_new and not is_expired and (one.width <= sample.open_now or sample.at >= expires_at):
+        changes |= {"count": one.count + 1, "total": one.total + latency}
+        if one.width in one.latencies:
+            step = (min(surprise * surprise, 0.5) - one.variance) * 0.03
+            changes["variance"] = one.variance + step
+    one = replace(one, **changes)
+    least = _ROUND_LEAST * min(len(one.firsts), 2)  # several sizes spread more than one
+    if is_new and (is_expired or one.count >= max(one.width, least)):
+        return _decided(one, sample.at, is_cut_short=is_expired)
+    return one
 
 
 def troubled(concurrency: Concurrency, *, sent_at: float, at: float) -> Concurrency:
     """Return the concurrency after a failure that may come from overload; one burst counts once."""
-    concurrency = rested(concurrency, at)
-    return concurrency if sent_at < concurrency.cut_at else _halved(concurrency, at)
-
-
-def pace_after(pace: Pace | None, sample: Sample, *, ratio: float) -> Pace:
-    """Return the times of a size after one more response.
-
-    The idle time follows the usual one down, and follows responses that were alone at the gateway
-    both ways. It follows the usual one up only for the first responses, and slightly while nothing
-    queues: otherwise a busy gateway would gradually be taken for an idle one.
-    """
-    if pace is None:
-        return Pace(sample.took_s, sample.took_s)
-    usual_s = pace.usual_s + (sample.took_s - pace.usual_s) * _FOLLOWING
-    if sample.open_now <= 1:
-        idle_s = pace.idle_s + (sample.took_s - pace.idle_s) * _FOLLOWING
-    elif usual_s < pace.idle_s:
-        idle_s = usual_s
-    else:
-        is_new, is_idle = pace.answers < _BEGINNING, ratio < _IDLE_RATIO
-        share = _FOLLOWING if is_new else _DRIFTING if is_idle else 0.0
-        idle_s = pace.idle_s + (usual_s - pace.idle_s) * share
-    return Pace(idle_s, usual_s, pace.answers + 1)
-
-
-def _halved(concurrency: Concurrency, at: float) -> Concurrency:
-    least = float(IbLimitsRegistry.CONCURRENCY_RANGE.value[0])
+    if sent_at < concurrency.cut_at:
+        return concurrency
+    width = max(concurrency.limit(at) // 2, LEAST)
     return replace(
-        concurrency, width=max(concurrency.width / 2, least), ratio=FLAT_RATIO, cut_at=at
+        concurrency, width=width, since=at, fallback=0, ceiling=width, cut_at=at, count=0, total=0.0
     )
+
+
+def rested(concurrency: Concurrency, now: float) -> Concurrency:
+    """Return the concurrency; if the last response is over ``REST_S`` ago, without latencies."""
+    if now - max(concurrency.seen_at, concurrency.cut_at) <= REST_S:
+        return concurrency
+    return replace(concurrency, latencies={}, fallback=0, ceiling=MOST, count=0, total=0.0)
+
+
+def _expected_latency(concurrency: Concurrency) -> float:
+    """Return the mean latency at the width, or the nearest thing known."""
+    for width in (concurrency.width, concurrency.fallback):
+        if width in concurrency.latencies:
+            return concurrency.latencies[width][1]
+    return concurrency.total / concurrency.count if concurrency.count else concurrency.level
+
+
+def _decided(concurrency: Concurrency, at: float, *, is_cut_short: bool) -> Concurrency:
+    """Return the concurrency after a round of responses, whole or cut short."""
+    width, rounds = concurrency.width, concurrency.rounds + 1
+    latencies = {
+        each: mean
+        for each, mean in concurrency.latencies.items()
+        if rounds - mean[2] <= 4 * _AGING_ROUNDS
+    }
+    latencies[width] = _mean_after(concurrency, latencies.get(width), rounds)
+    if is_cut_short:  # only the first responses are in, and the queue had not grown yet
+        latencies[width] = (min(latencies[width][0], 1.0), *latencies[width][1:])
+    elif (change := _change(concurrency)) > 0:
+        latencies = {width: (concurrency.count, concurrency.total / concurrency.count, rounds)}
+    elif change < 0:
+        latencies = {each: mean for each, mean in latencies.items() if each < width}
+        latencies[width] = (concurrency.count, concurrency.total / concurrency.count, rounds)
+    expected, level = _expected(latencies, concurrency, rounds)
+    ceiling = min(concurrency.ceiling + 1, MOST)
+    most = min(max(int(width * _GROWTH), width + 1), ceiling)
+    worth = np.log(expected[:most]) - _MARGIN * np.log(_WIDTHS[:most])
+    best = int(worth.argmax()) + 1
+    if width <= most and worth[best - 1] < worth[width - 1] + _LEAST_GAIN:
+        best = width
+    above = max((mean[2] for each, mean in latencies.items() if each > width), default=0)
+    if best == width < most and rounds - above >= RETRY_ROUNDS:
+        best = width + 1
+    elif (
+        best == width == min(latencies) > LEAST and latencies[width][0] >= _UNPROVEN_ROUNDS * width
+    ):
+        best = max(width * 2 // 3, LEAST)
+    # One width alone cannot tell a slow gateway from a busy one.
+    follow = _LEVEL_FOLLOWS if len(latencies) > 1 else 0.0
+    return replace(
+        concurrency,
+        width=best,
+        since=concurrency.since if best == width else at,
+        fallback=width if best > width else 0,
+        ceiling=ceiling,
+        count=0,
+        total=0.0,
+        latencies=latencies,
+        rounds=rounds,
+        level=concurrency.level + (level - concurrency.level) * follow,
+    )
+
+
+def _mean_after(
+    concurrency: Concurrency, before: tuple[float, float, int] | None, rounds: int
+) -> tuple[float, float, int]:
+    """Return the mean of the width after this round."""
+    width, count = concurrency.width, concurrency.count
+    if before is None:
+        if count:
+            return (count, concurrency.total / count, rounds)
+        behind = math.log(width / max(concurrency.fallback, 1))
+        return (1.0, _expected_latency(concurrency) + behind, rounds)
+    if not count:
+        return (*before[:2], rounds)
+    known = min(before[0] + count, _MEMORY_ROUNDS * max(width, 6))
+    step = (concurrency.total / count - before[1]) * min(count / known, 1.0)
+    return (known, before[1] + step, rounds)
+
+
+def _change(concurrency: Concurrency) -> int:
+    """Return 1 if a round took so much longer than before that the capacity has fallen.
+
+    It is -1 if the round was so much quicker that the capacity has grown, else 0.
+    """
+    known = concurrency.latencies.get(concurrency.width)
+    if known is None:
+        return 0
+    more = concurrency.total / concurrency.count - known[1]
+    variance = max(concurrency.variance, _LEAST_VARIANCE)
+    error = math.sqrt(variance / concurrency.count + variance / known[0] + _SYSTEMATIC)
+    is_trusted = known[0] >= _TRUSTED_ROUNDS * max(concurrency.width, _ROUND_LEAST)
+    if is_trusted and more > max(_FALL, 3 * error):
+        return 1
+    is_older = concurrency.rounds > known[2]
+    return -1 if is_older and more < -2.5 * error else 0
+
+
+_CAPACITIES = np.array([*range(LEAST, MOST + 1), 1.4 * MOST, 2.0 * MOST], dtype=np.float64)
+_SLOWDOWNS = np.array([0.0, 0.03, 0.1, 0.3, 1.0])
+_SLOWDOWN_ODDS = np.array([0.3, 0.15, 0.25, 0.25, 0.05])
+_WIDTHS = np.arange(1, MOST + 1, dtype=np.float64)
+_CAPACITY = np.repeat(_CAPACITIES, len(_SLOWDOWNS))[:, None]
+_SLOWDOWN = np.tile(_SLOWDOWNS, len(_CAPACITIES))[:, None]
+_QUEUED = np.maximum(_WIDTHS - _CAPACITY, 0.0)
+_LATENCY: _Matrix = np.log(np.maximum(_WIDTHS / _CAPACITY, 1.0) * (1.0 + _SLOWDOWN * _QUEUED))
+"""The latency of each width, one row for each capacity and slow-down per waiting request."""
+
+_SHARE: _Matrix = np.exp(np.log(_WIDTHS) - _LATENCY)
+_SHARE /= _SHARE.max(axis=1, keepdims=True)
+"""The throughput of each width as a share of the best, in the same rows."""
+
+_ODDS: _Matrix = np.log(np.tile(_SLOWDOWN_ODDS, len(_CAPACITIES)) / _CAPACITY[:, 0])
+"""Logarithm of the odds of each row before anything is known: great capacities are rare."""
+
+
+def _expected(
+    latencies: dict[int, tuple[float, float, int]], concurrency: Concurrency, rounds: int
+) -> tuple[_Matrix, float]:
+    """Return the expected share of the best throughput by width, and the level that fits best."""
+    counts, logarithms, seen = np.array([*latencies.values()], dtype=np.float64).T
+    variances = max(concurrency.variance, _LEAST_VARIANCE) / counts + _SYSTEMATIC
+    weights = np.exp((seen - rounds) / _AGING_ROUNDS) / variances
+    # One column a width; what remains is the level, which all widths share.
+    apart = logarithms - concurrency.level - _LATENCY[:, np.array([*latencies]) - 1]
+    prior = 1.0 / _LEVEL_SPREAD**2
+    level = apart @ weights / (weights.sum() + prior)
+    for _ in range(2):
+        trusted = weights / (1.0 + (apart - level[:, None]) ** 2 * weights / _FREEDOM)
+        level = (apart * trusted).sum(axis=1) / (trusted.sum(axis=1) + prior)
+    misfit = (apart - level[:, None]) ** 2 * weights / _FREEDOM
+    odds = _ODDS - 0.5 * ((_FREEDOM + 1.0) * np.log1p(misfit).sum(axis=1) + level**2 * prior)
+    odds = np.exp(odds - odds.max())
+    odds /= odds.sum()
+    return odds @ _SHARE, float(concurrency.level + odds @ level)

@@ -29,14 +29,7 @@ from ktrdr_pipelines.ib.pacing.circuit_breaker import (
     seen_absent,
     succeeded,
 )
-from ktrdr_pipelines.ib.pacing.concurrency import (
-    Concurrency,
-    Pace,
-    Sample,
-    answered,
-    pace_after,
-    troubled,
-)
+from ktrdr_pipelines.ib.pacing.concurrency import Concurrency, Sample, answered, troubled
 from ktrdr_pipelines.ib.pacing.request_rows import (
     CLOCK_GRAIN_S,
     RequestRows,
@@ -65,10 +58,8 @@ EVERY_BOOT = ""
 
 _CONCURRENCY, _BREAKER, _ABSENCE, _SIZE = "flight", "breaker", "absence", "bar size "
 _WIDTH = "width "
-_FIELDS: dict[type, list[str]] = {
-    kind: [field.name for field in fields(kind)] for kind in (Concurrency, Breaker)
-}
-S = TypeVar("S", Concurrency, Breaker)
+_BREAKER_FIELDS = frozenset(field.name for field in fields(Breaker))
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +91,15 @@ class Vitals:
     permits_taken: int = 0
 
 
+def _breaker(text: str) -> Breaker:
+    known: dict[str, Any] = json.loads(text)
+    values = {name: value for name, value in known.items() if name in _BREAKER_FIELDS}
+    made = {"state": BreakerState, "depth": Depth}
+    for one in made.keys() & values.keys():
+        values[one] = made[one](values[one])
+    return Breaker(**values)
+
+
 class SharedMemory:
     """What all processes remember of the gateway; every method runs inside a transaction.
 
@@ -109,19 +109,30 @@ class SharedMemory:
 
     def __init__(self, boot: str) -> None:
         self._boot = boot
-        self._last: dict[str, tuple[str, Concurrency | Breaker]] = {}
+        self._last: dict[str, tuple[str, Any]] = {}
 
     def concurrency(self, database: sqlite3.Connection) -> Concurrency:
-        """Return the concurrency of requests for bars."""
-        return self._value(database, _CONCURRENCY, Concurrency)
+        """Return the concurrency of requests for bars.
+
+        After a restart of the machine it is the width of before without its latencies: the first
+        rounds of responses confirm or correct it, so it counts however old it is.
+        """
+        row = database.execute(
+            "SELECT value FROM memory WHERE name = ? AND boot IN (?, ?) ORDER BY boot = ? LIMIT 1",
+            (_CONCURRENCY, self._boot, EVERY_BOOT, EVERY_BOOT),
+        ).fetchone()
+        if row is None:
+            return Concurrency()
+        return self._read(_CONCURRENCY, str(row[0]), Concurrency.read)
 
     def breaker(self, database: sqlite3.Connection) -> Breaker:
         """Return the state of the circuit breaker."""
-        return self._value(database, _BREAKER, Breaker)
+        text = self._text(database, _BREAKER)
+        return Breaker() if text is None else self.breaker_in(text)
 
     def breaker_in(self, text: str) -> Breaker:
         """Return the breaker that a text of the record stands for."""
-        return self._read(_BREAKER, Breaker, text)
+        return self._read(_BREAKER, text, _breaker)
 
     def latest(self, database: sqlite3.Connection) -> float:
         """Return the latest time that concurrency or breaker hold, 0 if nothing was recorded."""
@@ -143,19 +154,15 @@ class SharedMemory:
             size: of the request, as in ``PacedRequest.size``.
             sample: when it was sent and answered, and how many requests were open.
         """
-        name, concurrency = f"pace {size}", self.concurrency(database)
-        known = self._text(database, name)
-        before = None if known is None else Pace(**json.loads(known))
-        pace = pace_after(before, sample, ratio=concurrency.ratio)
-        self._save(database, name, json.dumps(asdict(pace)))
-        concurrency = answered(concurrency, sample, pace.idle_s)
-        self._save(database, _CONCURRENCY, json.dumps(asdict(concurrency)))
-        return concurrency
+        before = self.concurrency(database)
+        after = answered(before, size, sample)
+        self._save_concurrency(database, before, after)
+        return after
 
     def troubled(self, database: sqlite3.Connection, *, sent_at: float, now: float) -> None:
         """Record a failure that may come from too many requests in flight."""
-        concurrency = troubled(self.concurrency(database), sent_at=sent_at, at=now)
-        self._save(database, _CONCURRENCY, json.dumps(asdict(concurrency)))
+        before = self.concurrency(database)
+        self._save_concurrency(database, before, troubled(before, sent_at=sent_at, at=now))
 
     def admission(self, database: sqlite3.Connection, now: float, *, probe_s: float) -> Admission:
         """Decide whether the circuit breaker lets a request through, and record the decision."""
@@ -258,22 +265,20 @@ class SharedMemory:
         if after != before:
             self._save(database, _BREAKER, json.dumps(asdict(after)))
 
-    def _value(self, database: sqlite3.Connection, name: str, kind: type[S]) -> S:
-        text = self._text(database, name)
-        return kind() if text is None else self._read(name, kind, text)
+    def _save_concurrency(
+        self, database: sqlite3.Connection, before: Concurrency, after: Concurrency
+    ) -> None:
+        self._save(database, _CONCURRENCY, after.as_json())
+        if after.width != before.width:
+            width = Concurrency(width=after.limit(after.since)).as_json()
+            self._save(database, _CONCURRENCY, width, EVERY_BOOT)
 
-    def _read(self, name: str, kind: type[S], text: str) -> S:
+    def _read(self, name: str, text: str, reader: Callable[[str], S]) -> S:
         """Return the value of a text; the same text as at the last time is not read again."""
         last = self._last.get(name)
-        if last is not None and last[0] == text and isinstance(last[1], kind):
-            return last[1]
-        known: dict[str, Any] = json.loads(text)
-        values = {name: known[name] for name in _FIELDS[kind] if name in known}
-        made = {"state": BreakerState, "depth": Depth}
-        for one in made.keys() & values.keys():
-            values[one] = made[one](values[one])
-        value = kind(**values)
-        self._last[name] = text, value
+        if last is None or last[0] != text:
+            last = self._last[name] = text, reader(text)
+        value: S = last[1]
         return value
 
     def _text(self, database: sqlite3.Connection, name: str, boot: str | None = None) -> str | None:

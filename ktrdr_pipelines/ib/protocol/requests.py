@@ -79,7 +79,8 @@ class HistoryQuery:
             weight=weight_of(self.what_to_show),
             small=self.small,
             tail=self.tail,
-            size="" if is_head else f"{form}, {self.duration}",
+            # One that ends now takes a fraction of the time of one with a fixed end.
+            size="" if is_head else f"{form}, {self.duration}{'' if self.end else ' to now'}",
         )
 
 

@@ -2,133 +2,149 @@
 
 import asyncio
 import heapq
-import random
+import statistics
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.docs.pictures.loaded_gateway import (
+    Adaptive,
+    Fixed,
+    LoadedGateway,
+    simulate,
+    throughput,
+)
 from ktrdr_pipelines.domain.planning.responses import BarRequest, Response
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacing.concurrency import (
+    MOST,
     REST_S,
     Concurrency,
-    Pace,
     Sample,
-    answered,
-    pace_after,
+    rested,
     troubled,
 )
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import pacing_of
+from ktrdr_pipelines.ib.pacing.shared_state import SharedRecord
 from ktrdr_pipelines.ib.source import open_source
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 
-@dataclass
-class LoadedGateway:
-    """A gateway with some workers, each busy for a while with one request; others queue.
-
-    ``noise`` spreads the service time; requests come as fast as the width allows.
-    """
-
-    workers: int
-    service_s: float = 0.5
-    noise: float = 0.0
-    concurrency: Concurrency = field(default_factory=Concurrency)
-    now: float = 1000.0
-    most_open: int = 0
-    answers: int = 0
-    _pace: Pace | None = None
-    _random: random.Random = field(default_factory=lambda: random.Random(7))
-
-    def run(self, seconds: float) -> float:
-        """Keep the gateway as busy as the concurrency allows; return responses per second."""
-        until, before = self.now + seconds, self.answers
-        free_at = [self.now] * self.workers
-        open_requests: list[tuple[float, float]] = []
-        while self.now < until:
-            while len(open_requests) < self.concurrency.limit(self.now):
-                starts = max(heapq.heappop(free_at), self.now)
-                took = self.service_s * self._random.lognormvariate(0, self.noise)
-                heapq.heappush(free_at, starts + took)
-                heapq.heappush(open_requests, (starts + took, self.now))
-            self.most_open = max(self.most_open, len(open_requests))
-            self.now, sent_at = heapq.heappop(open_requests)
-            self.take(Sample(sent_at, self.now, len(open_requests) + 1))
-        return (self.answers - before) / seconds
-
-    def take(self, sample: Sample) -> None:
-        """Update the concurrency with a response."""
-        self.answers += 1
-        self._pace = pace_after(self._pace, sample, ratio=self.concurrency.ratio)
-        self.concurrency = answered(self.concurrency, sample, self._pace.idle_s)
-
-    @property
-    def best(self) -> float:
-        """The most responses per second that the gateway can return."""
-        return self.workers / self.service_s
+def share(gateway: LoadedGateway, *, seconds: float = 300.0) -> float:
+    """Return the throughput of a cold start, as a share of the best fixed width's."""
+    widths = {min(max(gateway.workers + more, 1), MOST) for more in (0, 1)}
+    best = max(throughput(simulate(gateway, Fixed(one), seconds=seconds)) for one in widths)
+    return throughput(simulate(gateway, Adaptive(), seconds=seconds)) / best
 
 
 @pytest.mark.parametrize(
-    ("workers", "noise"),
-    [(1, 0.0), (2, 0.3), (4, 0.3), (8, 0.0), (16, 0.3), (30, 0.0), (44, 0.3), (200, 0.0)],
+    ("workers", "noise", "load"),
+    [
+        (1, 0.0, 0.1),
+        (1, 0.3, 0.3),
+        (2, 0.3, 0.0),
+        (2, 0.0, 0.3),
+        (3, 0.0, 0.1),
+        (3, 0.3, 0.3),
+        (6, 0.3, 0.1),
+        (6, 0.0, 0.3),
+        (12, 0.3, 0.0),
+        (12, 0.0, 0.1),
+        (24, 0.3, 0.3),
+    ],
 )
-def test_the_rate_is_near_the_best(workers: int, noise: float) -> None:
-    """The rate is near the gateway's best, and fewer than 50 requests are open."""
-    gateway = LoadedGateway(workers, noise=noise)
-    gateway.run(120)
-    rate = gateway.run(300)
-    possible = min(gateway.best, 45 / gateway.service_s)
-    mean_noise = 1.046 if noise else 1.0
-    assert rate * mean_noise >= 0.85 * possible
-    assert gateway.most_open <= 45
+def test_a_cold_start_is_near_the_best(workers: int, noise: float, load: float) -> None:
+    """Five minutes from a cold start bring nearly what the best fixed width does."""
+    least = 0.95 if workers in {3, 6, 12} else 0.92
+    assert share(LoadedGateway(workers, noise, load)) >= least
 
 
-@pytest.mark.parametrize(("workers", "noise"), [(4, 0.3), (8, 0.0), (12, 0.3)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(1.0,), (0.5, 1.0, 3.0)])
+@pytest.mark.parametrize("load", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("workers", [1, 2, 3, 6, 12, 24])
+def test_every_gateway_is_used_near_its_best(
+    workers: int, noise: float, load: float, sizes: tuple[float, ...]
+) -> None:
+    """Over five seeds, of requests of one size and of several; single runs stay close to it."""
+    shares = [share(LoadedGateway(workers, noise, load, sizes, seed=seed)) for seed in range(5)]
+    strict = 0.95 if workers in {3, 6, 12} else 0.90
+    # Requests of several sizes behind a queue differ little, so their sizes are learned slower.
+    allowed = 0.03 if len(sizes) > 1 or load > 0.1 else 0.0
+    assert statistics.mean(shares) >= strict - allowed
+    assert min(shares) >= strict - 0.16
+
+
+@pytest.mark.parametrize(("workers", "noise"), [(44, 0.3), (200, 0.0)])
+def test_great_capacities_are_used_up_to_the_bound(workers: int, noise: float) -> None:
+    """Never more than 45 are in flight, and nearly all of those."""
+    progress = simulate(LoadedGateway(workers, noise), Adaptive(), seconds=300)
+    assert max(each.limit for each in progress) <= 45
+    assert throughput(progress, 100) >= 0.95 * min(workers, 45)
+
+
+@pytest.mark.parametrize(("workers", "noise"), [(1, 0.0), (4, 0.3), (8, 0.0), (12, 0.3)])
 def test_requests_do_not_queue_for_long(workers: int, noise: float) -> None:
-    """The latency stays below about 2.5 times that of an idle gateway."""
-    gateway = LoadedGateway(workers, noise=noise)
-    gateway.run(900)
-    assert 0.9 * workers <= gateway.concurrency.width <= 2.6 * workers
+    """Where a queue costs no throughput it stays short: its latency is wasted."""
+    progress = simulate(LoadedGateway(workers, noise), Adaptive(), seconds=600)
+    late = [each.limit for each in progress if each.at > 150]
+    assert 0.9 * workers <= statistics.mean(late) <= 1.7 * workers
 
 
-def test_a_gateway_that_becomes_slower_and_faster_is_followed() -> None:
-    """The concurrency falls with the number of workers, and rises with it."""
-    gateway = LoadedGateway(20)
-    gateway.run(120)
-    wide = gateway.concurrency.width
-    gateway.workers = 2
-    gateway.run(300)
-    narrow = gateway.concurrency.width
-    gateway.workers = 20
-    gateway.run(300)
-    assert wide >= 16
-    assert narrow <= 8
-    assert gateway.concurrency.width >= 16
+@pytest.mark.parametrize(
+    ("first", "then", "within_s"), [(12, 3, 60), (3, 12, 120), (24, 6, 150), (6, 24, 120)]
+)
+def test_a_change_of_capacity_is_followed(first: int, then: int, within_s: int) -> None:
+    """The width follows a capacity that grows or falls, with noise and a slow-down."""
+    gateway = LoadedGateway(first, 0.3, 0.1, changes=((150.0, then),), seed=2)
+    progress = simulate(gateway, Adaptive(), seconds=450)
+    assert throughput(progress, 0, 150) >= 0.9 * first
+    assert throughput(progress, 150 + within_s, 450) >= 0.92 * then
 
 
-def test_a_lasting_slowdown_becomes_the_new_idle_time() -> None:
-    """At a low concurrency the idle time is measured again."""
-    gateway = LoadedGateway(8)
-    gateway.run(60)
-    gateway.service_s = 4.0
-    gateway.run(2000)
-    assert gateway.concurrency.width >= 6
+def test_a_lasting_slowdown_is_no_queue() -> None:
+    """Where every request takes longer whatever the width, the width recovers."""
+    limiter = Adaptive()
+    simulate(LoadedGateway(8, 0.3), limiter, seconds=120)
+    slow = LoadedGateway(8, 0.3, sizes=(4.0,))
+    progress = simulate(slow, limiter, begin=121.0, seconds=2000)
+    assert throughput(progress, 1121) >= 0.9 * 8
 
 
-def test_a_burst_of_failures_halves_the_concurrency_once() -> None:
-    """Forty concurrent failures halve the concurrency once."""
+@pytest.mark.parametrize("cached", [0.3, 0.7])
+@pytest.mark.parametrize("workers", [1, 3, 12])
+def test_cached_responses_count_for_nothing(workers: int, cached: float) -> None:
+    """Responses at once, also the first ones, do not pass for those of an idle gateway."""
+    gateway = LoadedGateway(workers, 0.3, 0.1, cached=cached, seed=2)
+    progress = simulate(gateway, Adaptive(), seconds=300)
+    assert throughput(progress) >= 0.93 * workers
+
+
+def test_an_unused_width_does_not_grow() -> None:
+    """Quick responses to few requests say nothing about many."""
+    progress = simulate(LoadedGateway(24, 0.3), Adaptive(), seconds=300, demand=4)
+    assert {each.limit for each in progress} == {IbLimitsRegistry.CONCURRENCY.value}
+
+
+def test_a_burst_of_failures_halves_the_width_once() -> None:
+    """Forty concurrent failures halve it once, and it grows again by one a round at most."""
     concurrency = Concurrency(width=40, seen_at=100)
     for number in range(40):
         concurrency = troubled(concurrency, sent_at=90, at=101 + number / 100)
     assert concurrency.width == 20
+    limiter = Adaptive(concurrency)
+    progress = simulate(LoadedGateway(45), limiter, begin=102.0, seconds=5.5)
+    assert 20 <= max(each.limit for each in progress) <= 20 + 6
     assert troubled(concurrency, sent_at=102, at=103).width == 10
 
 
-def test_the_concurrency_never_falls_below_one() -> None:
+def test_the_width_never_falls_below_one() -> None:
     """One request may always be in flight."""
     concurrency = Concurrency(seen_at=100)
     for number in range(10):
@@ -136,19 +152,77 @@ def test_the_concurrency_never_falls_below_one() -> None:
     assert concurrency.limit(111) == 1
 
 
-def test_an_unused_concurrency_does_not_grow() -> None:
-    """Quick responses to few requests say nothing about many."""
-    concurrency = Concurrency(width=10, seen_at=100)
+def test_after_a_long_rest_the_width_is_checked_anew() -> None:
+    """It is the start of another search that trusts no old latency."""
+    limiter = Adaptive()
+    simulate(LoadedGateway(12), limiter, seconds=120)
+    before = limiter.concurrency
+    fresh = rested(before, before.seen_at + REST_S + 1)
+    assert (fresh.width, fresh.latencies) == (before.width, {})
+    assert rested(before, before.seen_at + REST_S) == before
+    progress = simulate(LoadedGateway(3), limiter, begin=1000.0, seconds=120)
+    assert throughput(progress, 1030) >= 0.95 * 3
+
+
+def test_a_record_of_an_earlier_version_is_read() -> None:
+    """Only its width counts; so does one that no version wrote, within the bounds."""
+    earlier = '{"width": 12.5, "ratio": 1.3, "cut_at": 3.0, "seen_at": 7.5}'
+    assert Concurrency.read(earlier) == Concurrency(width=12, cut_at=3.0, seen_at=7.5)
+    assert Concurrency.read('{"width": 1000}').width == 45
+
+
+def test_a_record_stays_the_same_when_it_is_read() -> None:
+    """And it stays small, whatever there was to learn."""
+    limiter = Adaptive()
+    simulate(LoadedGateway(6, 0.3, sizes=(0.5, 1.0, 2.0)), limiter, seconds=300)
     for number in range(100):
-        concurrency = answered(concurrency, Sample(100 + number, 100.5 + number, open_now=2), 0.5)
-    assert concurrency.width == 10
+        limiter.take(f"another size {number}", Sample(300.0, 301.0 + number / 100, 1))
+    text = limiter.concurrency.as_json()
+    assert Concurrency.read(text).as_json() == text
+    assert len(text) < 4_000
 
 
-def test_after_a_long_rest_it_starts_over() -> None:
-    """After ten minutes without a response the initial concurrency applies."""
-    concurrency = Concurrency(width=40, seen_at=100)
-    assert concurrency.limit(100 + REST_S) == 40
-    assert concurrency.limit(101 + REST_S) == IbLimitsRegistry.CONCURRENCY.value
+@dataclass
+class SharedLimiter:
+    """Processes that share one record; they take turns."""
+
+    records: list[SharedRecord]
+    responses: int = 0
+
+    def limit(self, now: float) -> int:
+        """Return how many requests may be in flight, of all processes together."""
+        record = self.records[self.responses % len(self.records)]
+        return record.remember(lambda memory, database: memory.concurrency(database).limit(now))
+
+    def take(self, size: str, sample: Sample) -> None:
+        """Learn from a response in the process whose request it was."""
+        self.responses += 1
+        record = self.records[self.responses % len(self.records)]
+        record.remember(lambda memory, database: memory.answered(database, size, sample))
+
+
+def shared_record(folder: Path, boot: str, owner: str) -> SharedRecord:
+    """Return one process's access to a record."""
+    return SharedRecord(folder, boot=boot, owner=owner, pacing=pacing_of(), clock=lambda: 1000.0)
+
+
+def test_processes_learn_together_and_a_restart_remembers(tmp_path: Path) -> None:
+    """Two that start at once learn one width, which the next start of the machine begins with."""
+    records = [shared_record(tmp_path, "one boot", owner) for owner in ("a", "b")]
+    try:
+        progress = simulate(LoadedGateway(12, 0.3, 0.1), SharedLimiter(records), seconds=40)
+    finally:
+        for record in records:
+            record.close()
+    assert throughput(progress) >= 0.8 * 12
+    for boot, latencies in (("one boot", True), ("another boot", False)):
+        record = shared_record(tmp_path, boot, "c")
+        try:
+            known = record.remember(lambda memory, database: memory.concurrency(database))
+        finally:
+            record.close()
+        assert abs(known.width - 12) <= 3
+        assert bool(known.latencies) is latencies
 
 
 WORKERS, SERVICE_S = 3, 0.03
