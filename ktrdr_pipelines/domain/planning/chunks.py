@@ -136,7 +136,7 @@ def plan(need: Need) -> list[Chunk]:
     pieces = missing(need.grid, need.wanted, need.covered, need.now)
     if not len(pieces.spans):
         return []
-    gaps, indexes = pieces.intervals, np.unique(pieces.spans)
+    gaps, indexes = pieces.intervals, _distinct(pieces.spans)
     chunks: list[Chunk] = []
     end = len(indexes)
     for start in _cuts(need, indexes):
@@ -166,7 +166,7 @@ def planned_counts(need: Need) -> PlannedCounts:
     if not len(pieces.spans):
         return PlannedCounts()
     bars = _bars_of(grid, pieces)
-    indexes = np.unique(pieces.spans)
+    indexes = _distinct(pieces.spans)
     cuts = _cuts(need, indexes)
     requests, total = len(cuts), int(bars.sum())
     if not need.ends_now:
@@ -190,6 +190,11 @@ def _bars_of(grid: SessionGrid, pieces: Pieces) -> np.ndarray:
     if is_part.any():
         bars[is_part] = grid.bars_in(pieces.starts[is_part], pieces.ends[is_part])
     return np.asarray(bars)
+
+
+def _distinct(ascending: np.ndarray) -> np.ndarray:
+    """Return the values of an ascending array, each once; not empty."""
+    return np.asarray(ascending[np.append(True, ascending[1:] != ascending[:-1])])
 
 
 def _spans(need: Need, indexes: np.ndarray) -> list[Span]:
@@ -319,6 +324,8 @@ def _cuts(need: Need, indexes: np.ndarray) -> list[int]:
     most = min((one for one in (need.most_sessions, need.width) if one), default=None)
     if most is not None:
         oldest = np.maximum(oldest, indexes.searchsorted(indexes - most + 1))
+    if (oldest == newest).all():
+        return list(range(len(newest) - 1, -1, -1))
     first_fitting, cuts = oldest.tolist(), []
     end = len(first_fitting)
     while end > 0:
