@@ -6,7 +6,6 @@ line; warnings and tracebacks go to the log file. It lies in the state folder, i
 first line, and only its user may read it.
 """
 
-import asyncio
 import contextlib
 import errno
 import logging
@@ -120,6 +119,8 @@ def run_stoppable(coroutine: Coroutine[Any, Any, T]) -> T:
         Stopped: a signal ended the coroutine.
         StoreError: a signal ended the coroutine, and the bars it held could not be saved.
     """
+    import asyncio
+
     handlers = {one: signal.getsignal(one) for one in SIGNALS}
     received: list[int] = []
     try:
@@ -136,6 +137,8 @@ def run_stoppable(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 async def _cancellable(coroutine: Coroutine[Any, Any, T], received: list[int]) -> T:
+    import asyncio
+
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101  (a coroutine that runs has a task)
     taken = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]

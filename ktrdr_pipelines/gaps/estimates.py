@@ -11,14 +11,11 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Final
 
-import numpy as np
-
 from ktrdr_pipelines.domain.calendars.registry import Calendars
-from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
-from ktrdr_pipelines.domain.planning.chunks import Need, plan
+from ktrdr_pipelines.domain.planning.chunks import Need, PlannedCounts, planned_counts
 from ktrdr_pipelines.domain.planning.width_learning import LearnedWidth, kind_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
@@ -314,12 +311,7 @@ class Estimate:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Cost:
-    requests: int
-    bars: int
-    up_to_now: int = 0
-    newest_bars: int = 0
+_CostKey = tuple[SessionCalendar, Timeframe, IntervalSet, bool, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,9 +319,7 @@ class _Costs:
     """Costs of gaps; series that lack the same are planned once."""
 
     now: datetime
-    known: dict[tuple[SessionCalendar, Timeframe, IntervalSet, bool, int | None], _Cost] = field(
-        default_factory=dict
-    )
+    known: dict[_CostKey, PlannedCounts] = field(default_factory=dict)
 
     def of(
         self,
@@ -339,7 +329,7 @@ class _Costs:
         *,
         is_tail: bool,
         width: int | None = None,
-    ) -> _Cost:
+    ) -> PlannedCounts:
         key = (calendar, timeframe, gaps, is_tail, width)
         if key not in self.known:
             self.known[key] = _cost(
@@ -422,7 +412,7 @@ def _cost(
     *,
     is_tail: bool,
     width: int | None,
-) -> _Cost:
+) -> PlannedCounts:
     need = Need(
         calendar=calendar,
         timeframe=timeframe,
@@ -433,18 +423,7 @@ def _cost(
         ends_now=is_tail,
         width=width,
     )
-    due = need.gaps()
-    if not due:
-        return _Cost(0, 0)
-    spans = session_grid(calendar, timeframe)
-
-    def bars_in(part: IntervalSet) -> int:
-        pieces = part.within(spans.starts, spans.ends)
-        return int(np.sum(spans.bars_in(pieces.starts, pieces.ends)))
-
-    chunks = plan(need)
-    newest = [chunk.interval for chunk in chunks if chunk.now_until is not None]
-    return _Cost(len(chunks), bars_in(due), len(newest), bars_in(due & IntervalSet(newest)))
+    return planned_counts(need)
 
 
 def size_text(size_bytes: float) -> str:

@@ -10,7 +10,7 @@ Not here: reading what they are made of (``app.store_status``), documents of loa
 from collections.abc import Iterable, Sequence
 from datetime import date as Day  # noqa: N812  (a field is named date)
 from datetime import datetime
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ktrdr_pipelines.app.acknowledgement import ExplainedRange
 from ktrdr_pipelines.app.views.documents import (
@@ -26,7 +26,9 @@ from ktrdr_pipelines.domain.planning.gaps import Gap
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
 from ktrdr_pipelines.gaps.index import SeriesGaps
 from ktrdr_pipelines.store.ledger.attempts import Attempt
-from ktrdr_pipelines.sync.discovery.earliest_data import EarliestData
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.sync.discovery.earliest_data import EarliestData
 
 
 class GapDocument(Document):
@@ -419,7 +421,7 @@ class BeginningDocument(Document):
     series: tuple[HeldRangeDocument, ...]
 
     @classmethod
-    def of(cls, one: EarliestData, held: Sequence[HeldRangeDocument]) -> Self:
+    def of(cls, one: "EarliestData", held: Sequence[HeldRangeDocument]) -> Self:
         """Return the document of where data begin, with the bars held."""
         return cls(
             symbol=one.instrument.symbol,

@@ -4,7 +4,6 @@ Not here: the gateway itself (``simulator.server``), starting one for another co
 (``cli.processes``).
 """
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +16,20 @@ import typer
 
 from ktrdr_pipelines.cli.output import AsJson, instant_text, say, say_json
 from ktrdr_pipelines.errors import ExitCode
-from ktrdr_pipelines.simulator.requests.pacing_rules import SimulatedPacing
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.simulator.market.market import Market
     from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
     from ktrdr_pipelines.simulator.variants import ReadVariants
+
+
+class Pacing(StrEnum):
+    """The requests that are paced, defined here so that no other command imports a simulator."""
+
+    DOCUMENTED = "documented"
+    HARD = "hard"
+    SOFT = "soft"
+    OFF = "off"
 
 
 class Durations(StrEnum):
@@ -70,7 +77,7 @@ class SimulatorOptions:
 
     durations: Durations | None
     faults: Path | None
-    pacing: SimulatedPacing
+    pacing: Pacing
     hold_s: float
     log: Path | None
     variants: "ReadVariants | None" = None
@@ -84,12 +91,13 @@ class SimulatorOptions:
         """
         from ktrdr_pipelines.simulator.faults.fault_file import read_faults
         from ktrdr_pipelines.simulator.requests.durations import DurationTable
+        from ktrdr_pipelines.simulator.requests.pacing_rules import SimulatedPacing
         from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
         from ktrdr_pipelines.simulator.variants import ReadVariants
 
         variants = self.variants or ReadVariants()
         return Behaviour(
-            pacing=self.pacing,
+            pacing=SimulatedPacing(self.pacing),
             hold_s=self.hold_s,
             faults=None if self.faults is None else read_faults(self.faults),
             log=self.log,
@@ -120,7 +128,7 @@ def check_together(
             hint="Leave one of them out",
         )
     slowing = [text for text in variants if text.partition("=")[0] in _OF_SPEED]
-    if slowing and options.pacing is not SimulatedPacing.SOFT:
+    if slowing and options.pacing is not Pacing.SOFT:
         raise UsageError(
             f"--variant {slowing[0]} with --pacing {options.pacing}",
             reason="only a gateway with soft pacing has workers",
@@ -164,6 +172,8 @@ async def serve(
         SimulatorError: a file is malformed or missing, or the port cannot be listened on.
         UsageError: the file of splits is malformed or missing.
     """
+    import asyncio
+
     from ktrdr_pipelines.app.views.service_documents import SimulatedGatewayDocument
     from ktrdr_pipelines.simulator.server import SimulatorServer
     from ktrdr_pipelines.simulator.simulated_gateway import SimClock
@@ -198,11 +208,15 @@ async def serve(
 
 async def for_ever() -> None:
     """Wait until cancelled."""
+    import asyncio
+
     await asyncio.get_running_loop().create_future()
 
 
 async def stdin_closed() -> None:
     """Wait until the parent process has ended or closed the pipe to stdin."""
+    import asyncio
+
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
@@ -286,13 +300,13 @@ def simulate(  # noqa: PLR0913 - an argument an option
         ),
     ] = False,
     pacing: Annotated[
-        SimulatedPacing,
+        Pacing,
         typer.Option(
             help="documented: IB's hard limits for bars of 30 s or less; hard: the same for all "
             "bars; soft: longer bars share a few workers, too many requests end the connection; "
             "off: no limits."
         ),
-    ] = SimulatedPacing.DOCUMENTED,
+    ] = Pacing.DOCUMENTED,
     hold_ids: Annotated[
         float,
         typer.Option(

@@ -6,6 +6,7 @@ Not here: sending them (``ib.source``), what a response covers (``domain.plannin
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, Span, ses
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.gaps import (
+    Pieces,
     bar_lag,
     due_gaps,
     final_lag,
@@ -26,6 +28,8 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 _MOST_SESSIONS_IN_DAYS = 60
 _MOST_WEEKS = 4
 _INSTANT = timedelta(microseconds=1)
+_DAY_US = 86_400_000_000
+_NEVER = (1 << 63) - 1
 
 _LONGEST_CLOSED = timedelta(days=10)
 """How far around a chunk the next or the last session is looked for."""
@@ -132,20 +136,72 @@ def plan(need: Need) -> list[Chunk]:
     pieces = missing(need.grid, need.wanted, need.covered, need.now)
     if not len(pieces.spans):
         return []
-    gaps = pieces.intervals
-    # The spans, oldest first, that hold a part of any gap, with their indexes in the grid.
-    first = pieces.spans.item(0)
-    everything = list(need.grid.slice(first, pieces.spans.item(-1) + 1))
-    spans = [(index, everything[index - first]) for index in np.unique(pieces.spans).tolist()]
+    gaps, indexes = pieces.intervals, _distinct(pieces.spans)
     chunks: list[Chunk] = []
-    end = len(spans)
-    while end > 0:
-        start = _oldest_fitting(need, spans, end)
-        chunk = _chunk(need, gaps, [span for _, span in spans[start:end]])
+    end = len(indexes)
+    for start in _cuts(need, indexes):
+        chunk = _chunk(need, gaps, _spans(need, indexes[start:end]))
         is_newest = need.ends_now and not chunks
         chunks.append(_up_to_now(need, chunk) if is_newest else chunk)
         end = start
     return chunks
+
+
+class PlannedCounts(NamedTuple):
+    """What a plan consists of: its requests and the bars that the calendar expects of them.
+
+    ``up_to_now`` requests, with ``newest_bars``, may be sent with an empty end.
+    """
+
+    requests: int = 0
+    bars: int = 0
+    up_to_now: int = 0
+    newest_bars: int = 0
+
+
+def planned_counts(need: Need) -> PlannedCounts:
+    """Count what ``plan`` returns, without making its chunks: decades take a millisecond."""
+    grid = need.grid
+    pieces = missing(grid, need.wanted, need.covered, need.now)
+    if not len(pieces.spans):
+        return PlannedCounts()
+    bars = _bars_of(grid, pieces)
+    indexes = _distinct(pieces.spans)
+    cuts = _cuts(need, indexes)
+    requests, total = len(cuts), int(bars.sum())
+    if not need.ends_now:
+        return PlannedCounts(requests, total)
+    chunk = _chunk(need, pieces.intervals, _spans(need, indexes[cuts[0] :]))
+    chunk = _up_to_now(need, chunk)
+    if chunk.now_until is None:
+        return PlannedCounts(requests, total)
+    start, end = micros(chunk.interval.start), micros(chunk.interval.end)
+    starts, ends = np.maximum(pieces.starts, start), np.minimum(pieces.ends, end)
+    inside = starts < ends
+    newest = _bars_of(grid, Pieces(pieces.spans[inside], starts[inside], ends[inside]))
+    return PlannedCounts(requests, total, 1, int(newest.sum()))
+
+
+def _bars_of(grid: SessionGrid, pieces: Pieces) -> np.ndarray:
+    """Return how many bars are expected in each piece; those of whole spans are known."""
+    bars = np.maximum(grid.bars[pieces.spans], 1)
+    starts, ends = grid.starts[pieces.spans], grid.ends[pieces.spans]
+    is_part = (pieces.starts != starts) | (pieces.ends != ends)
+    if is_part.any():
+        bars[is_part] = grid.bars_in(pieces.starts[is_part], pieces.ends[is_part])
+    return np.asarray(bars)
+
+
+def _distinct(ascending: np.ndarray) -> np.ndarray:
+    """Return the values of an ascending array, each once; not empty."""
+    return np.asarray(ascending[np.append(True, ascending[1:] != ascending[:-1])])
+
+
+def _spans(need: Need, indexes: np.ndarray) -> list[Span]:
+    """Return the spans of ascending indexes of the grid."""
+    first = indexes.item(0)
+    everything = list(need.grid.slice(first, indexes.item(-1) + 1))
+    return [everything[index - first] for index in indexes.tolist()]
 
 
 def session_chunk(
@@ -248,32 +304,56 @@ def _next_open(need: Need, last: Span) -> datetime | None:
     return opens_at if opens_at < last.closes_at + _LONGEST_CLOSED else None
 
 
-def _oldest_fitting(need: Need, spans: Sequence[tuple[int, Span]], end: int) -> int:
-    """Return the index of the oldest span that fits into one request with ``spans[end - 1]``."""
-    newest_position, newest = spans[end - 1]
-    earliest = newest.closes_at - timedelta(days=need.most_days)
-    if not need.timeframe.is_intraday and need.most_days >= _YEAR.days:
-        earliest = _year_before(need, newest)
-    most = min(need.most_sessions or newest_position + 1, need.width or newest_position + 1)
-    lowest = newest_position - most + 1
-    first = end - 1
-    while first > 0 and spans[first - 1][0] >= lowest:
-        is_beside = need.width is not None and spans[first - 1][0] == spans[first][0] - 1
-        if not is_beside and spans[first - 1][1].opens_at < earliest:
-            break
-        first -= 1
-    return first
+def _cuts(need: Need, indexes: np.ndarray) -> list[int]:
+    """Cut spans into requests, and return where each begins, newest first.
 
+    Args:
+        need: the limits of a request.
+        indexes: the indexes in the grid of the spans that hold a part of any gap, ascending.
 
-def _year_before(need: Need, newest: Span) -> datetime:
-    """Return the start of the year that a request for ``1 Y`` up to a session reaches over.
-
-    The gateway returns the sessions dated after the end's date minus a calendar year; the end of
-    a chunk lies on the date of its newest session (``_ends_at``).
+    Returns:
+        Positions among ``indexes``, strictly descending to 0. A request has all spans that fit into
+        one with its newest span.
     """
-    day = need.calendar.day_of(newest.closes_at - _INSTANT)
-    is_behind = newest.over_at > newest.closes_at
-    return _year_before_day(need, day + timedelta(days=1) if is_behind else day)
+    opens, newest = need.grid.opens[indexes], np.arange(len(indexes))
+    oldest = np.minimum(opens.searchsorted(_earliest(need, indexes)), newest)
+    if need.width is not None:
+        # Spans beside each other in the grid are not bounded by days, but by the width.
+        begins = np.append(True, np.diff(indexes) != 1)
+        oldest = np.maximum.accumulate(np.where(begins, newest, 0))[oldest]
+    most = min((one for one in (need.most_sessions, need.width) if one), default=None)
+    if most is not None:
+        oldest = np.maximum(oldest, indexes.searchsorted(indexes - most + 1))
+    if (oldest == newest).all():
+        return list(range(len(newest) - 1, -1, -1))
+    first_fitting, cuts = oldest.tolist(), []
+    end = len(first_fitting)
+    while end > 0:
+        end = first_fitting[end - 1]
+        cuts.append(end)
+    return cuts
+
+
+def _earliest(need: Need, indexes: np.ndarray) -> np.ndarray:
+    """Return the earliest open of a request's sessions, by the span that is its newest.
+
+    A request for ``1 Y`` reaches over the sessions dated after the end's date minus a calendar
+    year; the end of a chunk lies on the date of its newest session (``_ends_at``).
+    """
+    grid, calendar = need.grid, need.calendar
+    closes = grid.closes[indexes]
+    if need.timeframe.is_intraday or need.most_days < _YEAR.days:
+        return np.asarray(closes - need.most_days * _DAY_US)
+    days = calendar.days_of(closes - 1)
+    days = days + (grid.over[indexes] > closes).astype("timedelta64[D]")
+    months = days.astype("datetime64[M]")
+    in_month = days - months.astype("datetime64[D]")
+    is_leap_day = (months.astype(np.int64) % 12 == 1) & (in_month.astype(np.int64) == 28)
+    before = (months - 12).astype("datetime64[D]") + in_month - is_leap_day.astype("timedelta64[D]")
+    # The midnights of few dates are needed: those of the years' first sessions.
+    first = calendar.days_of(grid.opens[indexes]).searchsorted(before, side="right")
+    known = np.append(grid.opens[indexes], _NEVER)
+    return np.asarray(known[first])
 
 
 def _year_before_day(need: Need, day: date) -> datetime:

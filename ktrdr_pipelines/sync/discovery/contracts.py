@@ -5,6 +5,7 @@ Not here: the request for contract details (``ib.source``), files (``store.bars.
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from ktrdr_pipelines.domain.instruments import (
     HeldVenue,
@@ -18,16 +19,18 @@ from ktrdr_pipelines.domain.instruments import (
 from ktrdr_pipelines.domain.planning.responses import BarSource
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ContractUnknownError, ForeignIdentityError
-from ktrdr_pipelines.ib.protocol.contract_messages import Candidate
-from ktrdr_pipelines.ib.source import GatewaySource
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout, store_origin
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
-from ktrdr_pipelines.sync.engine.source_session import SourceSession
+
+if TYPE_CHECKING:
+    # What needs no gateway does not import the connection to one.
+    from ktrdr_pipelines.ib.protocol.contract_messages import Candidate
+    from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
 
 async def learn_identity(
-    source_session: SourceSession, store: BarStore, series: Series
+    source_session: "SourceSession", store: BarStore, series: Series
 ) -> Identity:
     """Return the identity of a series' bars on the connected gateway, and pin its contract.
 
@@ -108,8 +111,8 @@ _OTHER_SYMBOL = (
 
 
 async def described_contract(
-    source_session: SourceSession, store: BarStore, series: Series, *, pins: bool
-) -> Candidate:
+    source_session: "SourceSession", store: BarStore, series: Series, *, pins: bool
+) -> "Candidate":
     """Return a symbol's contract as the connected gateway describes it.
 
     Args:
@@ -131,7 +134,9 @@ async def described_contract(
     return found
 
 
-async def _described(source: BarSource, instrument: Instrument) -> Candidate:
+async def _described(source: BarSource, instrument: Instrument) -> "Candidate":
+    from ktrdr_pipelines.ib.source import GatewaySource  # noqa: PLC0415  (only where one is used)
+
     if not isinstance(source, GatewaySource):
         raise TypeError(f"{source!r} is no gateway, and describes no contracts")
     return await source.contract(instrument)
