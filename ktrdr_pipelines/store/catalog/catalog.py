@@ -560,6 +560,8 @@ def _renew(
 
     Returns: None where there is no catalog that can be renewed.
     """
+    if layout.catalog_log.exists():  # what it says would be part of the copy
+        return None
     try:
         with closing(connect_catalog(layout)) as connection:
             known = dict(connection.execute(_NAMES_AND_COMMENTS).fetchall())
