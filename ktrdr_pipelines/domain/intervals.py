@@ -91,6 +91,16 @@ def overlaps(
     Both are int64 arrays in microseconds since 1970 UTC, ascending and disjoint; neighbours may
     touch.
     """
+    if len(other_starts) == 1:
+        only, until = other_starts.item(0), other_ends.item(0)
+        first = int(ends.searchsorted(only, side="right"))
+        last = max(first, int(starts.searchsorted(until, side="left")))
+        return Overlaps(
+            np.arange(first, last),
+            np.zeros(last - first, np.int64),
+            np.maximum(starts[first:last], only),
+            np.minimum(ends[first:last], until),
+        )
     low = other_ends.searchsorted(starts, side="right")
     high = other_starts.searchsorted(ends, side="left")
     counts = np.maximum(high - low, 0)

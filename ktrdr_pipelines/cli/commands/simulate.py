@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.simulator.variants import ReadVariants
 
 
-class Pacing(StrEnum):
+class PacedRequests(StrEnum):
     """The requests that are paced, defined here so that no other command imports a simulator."""
 
     DOCUMENTED = "documented"
@@ -77,7 +77,7 @@ class SimulatorOptions:
 
     durations: Durations | None
     faults: Path | None
-    pacing: Pacing
+    pacing: PacedRequests
     hold_s: float
     log: Path | None
     variants: "ReadVariants | None" = None
@@ -128,7 +128,7 @@ def check_together(
             hint="Leave one of them out",
         )
     slowing = [text for text in variants if text.partition("=")[0] in _OF_SPEED]
-    if slowing and options.pacing is not Pacing.SOFT:
+    if slowing and options.pacing is not PacedRequests.SOFT:
         raise UsageError(
             f"--variant {slowing[0]} with --pacing {options.pacing}",
             reason="only a gateway with soft pacing has workers",
@@ -300,13 +300,13 @@ def simulate(  # noqa: PLR0913 - an argument an option
         ),
     ] = False,
     pacing: Annotated[
-        Pacing,
+        PacedRequests,
         typer.Option(
             help="documented: IB's hard limits for bars of 30 s or less; hard: the same for all "
             "bars; soft: longer bars share a few workers, too many requests end the connection; "
             "off: no limits."
         ),
-    ] = Pacing.DOCUMENTED,
+    ] = PacedRequests.DOCUMENTED,
     hold_ids: Annotated[
         float,
         typer.Option(
