@@ -316,9 +316,7 @@ class SeriesState:
         """Add what any run has saved on disk by now; it does not count as requested again."""
         self.bars |= stored.bars
         self._due = None
-        self._covered = self._known(proof_now) | (
-            stored.covered(proof_now, self.grid) - self.again
-        )
+        self._covered = self._known(proof_now) | (stored.covered(proof_now, self.grid) - self.again)
 
     def learn_calendar(self, calendar: SessionCalendar) -> None:
         """Replace the expected sessions; what was wanted stays wanted."""
