@@ -128,7 +128,7 @@ class HeldBars:
         """
         version = self._store.ledger.version()
         if self._known is None or self._known[:2] != (version, series):
-            self._known = version, series, self._store.coverage(series)
+            self._known = version, series, self._store.known_coverage(series)
         return self._known[2]
 
     def _comparable_from(self, series: Series) -> datetime:

@@ -1,13 +1,16 @@
-"""The speed of the macro against the glob, as ratios within one run."""
+"""The speed of the macro and of ranges against the glob, as ratios within one run."""
 
 # ruff: noqa: S608  (queries are made of constants here)
 
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -27,7 +30,9 @@ from ktrdr_pipelines.domain.instruments import (
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.bars.footer import identity_to_json
 from ktrdr_pipelines.store.catalog.catalog import connect_catalog, rebuild_catalog
+from ktrdr_pipelines.store.catalog.sql import BarFilesSql
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 
@@ -126,6 +131,71 @@ def test_closes_at_costs_little(filled: StoreLayout) -> None:
         plain = _best_s(lambda: catalog.execute(f"SELECT sum(volume) FROM {source}").fetchall())
         ends = _best_s(lambda: catalog.execute(f"SELECT max(closes_at) FROM {source}").fetchall())
     assert ends < 10 * plain
+
+
+# --- many files ---------------------------------------------------------------------------------
+
+MANY, YEARS = 300, range(2005, 2025)
+MOST_OF_A_GLOB = 0.5
+"""A query of one symbol over the same query of a view that lists the files of all symbols."""
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
+    """Return a store of 6,000 files of 5m: those of one symbol, linked for all others."""
+    layout = create_store(tmp_path_factory.mktemp("wide"))
+    bars, coverage = _year(FIRST)
+    first = Series(_stock("S000"), Timeframe.M5)
+    with closing(Ledger(layout.ledger)) as ledger:
+        store = BarStore(layout, ledger)
+        store.save(first, identity_of(first, contract_id=1, origin=Origin.IB), bars, coverage)
+        ((path, row),) = store.files.of(first).items()
+        for number in range(MANY):
+            series = Series(_stock(f"S{number:03d}"), Timeframe.M5)
+            identity = identity_of(series, contract_id=1, origin=Origin.IB)
+            folder = layout.series_folder(series.symbol, Timeframe.M5)
+            folder.mkdir(parents=True, exist_ok=True)
+            paths = [folder / f"{year}.parquet" for year in YEARS]
+            for one in paths:
+                if one != path:
+                    one.hardlink_to(path)
+            known = replace(row, identity_json=identity_to_json(identity))
+            ledger.files.record(
+                f"{series.symbol}|5m", {layout.relative(one): known for one in paths}
+            )
+    return layout
+
+
+def _least_work_s(work: Callable[[], object], attempts: int = 7) -> float:
+    """Return the least processor time of several runs, in seconds."""
+    times = []
+    for _ in range(attempts):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+@pytest.mark.slow
+def test_a_symbol_costs_less_than_the_files_of_all(
+    wide: StoreLayout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Through a view over ranges of symbols, and over one glob."""
+    universe = [_stock(f"S{number:03d}") for number in range(MANY)]
+    rebuild_catalog(wide, universe, NOW)
+    sql = "SELECT count(*), max(close) FROM bars_5m WHERE symbol = 'S170'"
+    with connect_catalog(wide) as catalog:
+        ranged = _least_work_s(lambda: catalog.execute(sql).fetchall())
+        expected = catalog.execute(sql).fetchall()
+    shutil.copy(wide.catalog, tmp_path / "globbed.duckdb")
+    plain = BarFilesSql(wide, frozenset({Timeframe.M5}), {}).views["bars_5m"]
+    with closing(duckdb.connect(str(tmp_path / "globbed.duckdb"))) as other:
+        other.execute(f"CREATE OR REPLACE VIEW bars_5m AS {plain}")
+        globbed = _least_work_s(lambda: other.execute(sql).fetchall())
+        assert other.execute(sql).fetchall() == expected
+    with capsys.disabled():
+        print(f"\nof {globbed * 1000:.1f} ms of a glob: {ranged / globbed:.2f}")  # noqa: T201
+    assert ranged < MOST_OF_A_GLOB * globbed
 
 
 def _size(layout: StoreLayout) -> float:

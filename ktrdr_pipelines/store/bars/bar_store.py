@@ -238,12 +238,22 @@ class BarStore:
                 self.retract_proofs(series.symbol, timeframe, refuted, REFUTABLE)
 
     def coverage(self, series: Series) -> Coverage:
-        """Return the coverage of a series; it is read again once one of its files has changed."""
+        """Return the coverage of a series."""
+        return _joined(self.files.of(series))
+
+    def known_coverage(self, series: Series) -> Coverage:
+        """Return the coverage of a series from memory, while none of its files has changed.
+
+        For what a run needs with every response. The ledger is not read, so that its damage shows
+        elsewhere.
+
+        Raises: as ``coverage``, when a file has changed.
+        """
         version = self.files.version(series.symbol, series.timeframe)
         known = self._coverages.get(series)
         if known is not None and version is not None and known[0] == version:
             return known[1]
-        found = _joined(self.files.of(series))
+        found = self.coverage(series)
         if len(self._coverages) >= _MOST_KNOWN:
             self._coverages.clear()
         self._coverages[series] = version, found

@@ -272,7 +272,7 @@ class SeriesWriter:
         if current is not None and current == self._seen:
             return None
         self._seen = current
-        return self._store.coverage(self._series)
+        return self._store.known_coverage(self._series)
 
     def add(self, change: StateChange) -> None:
         """Queue what one response covered, with its bars.
