@@ -353,8 +353,9 @@ class BarFiles:
         self._written.pop(path, None)
         if is_as_written:
             self._written[path] = _Written(taken, footer, bars)
-            if len(self._written) > _MOST_WRITTEN:
-                del self._written[next(iter(self._written))]
+            # Every series of a run is written in a thread of its own; copying the keys is atomic.
+            for older in list(self._written)[:-_MOST_WRITTEN]:
+                self._written.pop(older, None)
 
     def record(self, path: Path) -> Identity:
         """Record a file's row by its own footer, which the caller has checked; return its identity.
