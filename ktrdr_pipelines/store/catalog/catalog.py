@@ -142,7 +142,12 @@ _BAD_SQL = (
 
 
 def rebuild_catalog(
-    layout: StoreLayout, universe: Sequence[Instrument], now: datetime, *, gaps: Gaps = ()
+    layout: StoreLayout,
+    universe: Sequence[Instrument],
+    now: datetime,
+    *,
+    gaps: Gaps = (),
+    is_anew: bool = False,
 ) -> None:
     """Make the catalog that of the present files, ledger and universe.
 
@@ -155,6 +160,8 @@ def rebuild_catalog(
         universe: instruments; bars of other symbols have no session closes.
         now: the table of sessions ends a year after it.
         gaps: the rows of the table of gaps.
+        is_anew: whether nothing of an earlier catalog is kept, which may be damaged or changed by
+            another program.
 
     Raises:
         StoreError: the ledger cannot be read, or DuckDB cannot open files in the folder.
@@ -181,7 +188,7 @@ def rebuild_catalog(
         with TemporaryDirectory(prefix="ktrdr-") as folder:
             # DuckDB misplaces its log where the path has a question mark.
             built = Path(folder) / "catalog.duckdb"
-            is_renewed = _renew(built, layout, tables, objects)
+            is_renewed = None if is_anew else _renew(built, layout, tables, objects)
             if is_renewed is None:
                 _build(built, layout, tables, objects)
             if is_renewed is False:

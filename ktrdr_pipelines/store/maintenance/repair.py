@@ -183,7 +183,7 @@ def _repair(
         lost = _restore_adjustments(layout, ledger, done)
         forgotten = ledger.requests.prune(now)
     imported = _repair_imported(layout, done, now)
-    rebuild_catalog(layout, universe, now)
+    rebuild_catalog(layout, universe, now, is_anew=True)
     return RepairReport(
         files=len(kept) + imported,
         quarantined=tuple(done.quarantined),

@@ -27,6 +27,7 @@ from ktrdr_pipelines.store.catalog.catalog import connect_catalog, query_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.store.ledger.request_audit import RequestRecord
+from ktrdr_pipelines.store.maintenance.repair import repair
 
 NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)
 OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
@@ -177,6 +178,18 @@ def test_statements_can_be_queried(layout: StoreLayout, store: BarStore) -> None
     }
     assert (rows[1]["kind"], rows[1]["timeframe"], rows[1]["voided_at"]) == ("around", "1d", None)
     assert (rows[2]["controlled"], rows[2]["voided_at"]) == (False, None)
+
+
+def test_repair_restores_rows_that_another_program_has_changed(
+    layout: StoreLayout, make: Any
+) -> None:
+    """The comments by which a rebuild knows a table stay, so repair keeps nothing of it."""
+    repair(layout, [make.instrument()], NOW)
+    with closing(duckdb.connect(str(layout.catalog))) as shell:
+        shell.execute("DELETE FROM instruments")
+    assert not _rows(layout, "FROM instruments")
+    repair(layout, [make.instrument()], NOW)
+    assert _rows(layout, "FROM instruments")
 
 
 @pytest.mark.parametrize("reason", ["unconfirmed", "contradicted", "sparse"])
