@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,6 +114,8 @@ class Database:
         """
         with self._errors():
             handle = self._current()
+            if handle.connection.in_transaction:  # what it reads may be rolled back
+                return read(handle.connection)
             known = handle.remembered()
             if key not in known:
                 known[key] = read(handle.connection)
@@ -235,6 +238,7 @@ class _Handle:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self.connection = connection
         self._process = os.getpid()
+        self._number = next(_NUMBERS)
         self._file = _file_of(path)
         self._known: dict[Hashable, Any] = {}
         self._known_at: Hashable = None
@@ -242,7 +246,7 @@ class _Handle:
     def version(self) -> Hashable:
         """Return a value that changes with every change of a row, whichever connection made it."""
         (others,) = self.connection.execute("PRAGMA data_version").fetchone()
-        return id(self), others, self.connection.total_changes
+        return self._number, others, self.connection.total_changes
 
     def remembered(self) -> dict[Hashable, Any]:
         """Return what was read since a row last changed."""
@@ -260,6 +264,9 @@ class _Handle:
         else:
             _INHERITED.append(self.connection)
 
+
+_NUMBERS = count()
+"""Numbers of connections: an address may be that of a connection that was closed before."""
 
 _INHERITED: list[sqlite3.Connection] = []
 """Connections inherited through a fork: SQLite forbids both using and closing them."""

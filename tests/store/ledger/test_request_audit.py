@@ -85,3 +85,28 @@ def test_what_is_remembered_is_read_again_after_any_change(tmp_path: Path) -> No
         one.basis_checks.change("AAPL", lambda known: replace(known, requests=known.requests + 1))
         assert ledger.basis_checks.of("AAPL").requests == count
     assert ledger.version() != before
+
+
+def test_nothing_is_remembered_of_a_transaction_that_is_rolled_back(tmp_path: Path) -> None:
+    """What is read inside of one may never come true."""
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+
+    def fail() -> None:
+        with ledger.database.writing():
+            ledger.basis_checks.change("AAPL", lambda known: replace(known, requests=7))
+            assert ledger.basis_checks.of("AAPL").requests == 7
+            raise RuntimeError("the caller broke")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert ledger.basis_checks.of("AAPL").requests == 0
+
+
+def test_the_version_is_that_of_one_connection(tmp_path: Path) -> None:
+    """Another connection may have the counts, and the address, of one that was closed."""
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    seen = set()
+    for _ in range(5):
+        seen.add(ledger.version())
+        ledger.close()
+    assert len(seen) == 5
