@@ -120,6 +120,12 @@ class Commits:
         """Record that a claimed chunk is done: its claim is released after the next write."""
         self._pending.claimed.append(interval)
 
+    def keep_claims(self, intervals: Iterable[Interval]) -> None:
+        """Release no earlier claims of these with a write: they are claimed once more."""
+        kept = set(intervals)
+        for batch in (self._taken, self._pending):
+            batch.claimed = [one for one in batch.claimed if one not in kept]
+
     def add(
         self, bars: pa.Table | None, coverage: Coverage, presumed: Presumed | None = None
     ) -> None:
@@ -243,6 +249,7 @@ class SeriesWriter:
         kept = self._ahead.intersection(following)
         self._release(self._ahead - kept)
         following = [one for one in following if one not in kept]
+        self.commits.keep_claims([interval, *following])
         granted = self._claimant.claim_each(
             self._series, [interval, *following], self._clocks.clock()
         )

@@ -278,3 +278,30 @@ def test_what_is_claimed_ahead_stays_claimed_until_it_is_not_needed(world: MakeW
         writer.release_ahead()
         writer.commits.commit()
         assert live() == [days[3]]
+
+
+def test_what_is_claimed_once_more_is_not_released_by_the_write_of_before(
+    world: MakeWorld,
+) -> None:
+    """It fell away and came back before the write: its bars are not on disk yet."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    store, now = made.harness.store, made.harness.gateway.now()
+    days = [Interval(MARK + timedelta(days=n), MARK + timedelta(days=n + 1)) for n in range(4)]
+    with claiming(store.layout, store.ledger) as claimant:
+        writer = SeriesWriter(
+            store,
+            claimant,
+            made.series,
+            identity=identity_of(made.series, contract_id=1, origin=Origin.IB),
+            again=None,
+            clocks=RetryPolicy(clock=made.harness.gateway.now),
+            progress=Quiet(),
+        )
+        assert writer.claim(days[0], days[1:3])
+        assert writer.claim(days[3])
+        assert writer.claim(days[1], days[2:3])
+        writer.commits.received(days[0])
+        asyncio.run(writer.commits.flush())
+        live = store.ledger.claims.live(series_key(made.series), now)
+        assert [one.interval for one in live] == days[1:]
+        writer.commits.commit()
