@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 
@@ -29,7 +29,7 @@ from ktrdr_pipelines.domain.planning.reports import Progress
 from ktrdr_pipelines.domain.plausibility import explained, findings_of
 from ktrdr_pipelines.store.bars.bar_store import BarStore, SaveResult
 from ktrdr_pipelines.store.bars.footer import Presumed
-from ktrdr_pipelines.store.claim_owners import Claimant
+from ktrdr_pipelines.store.claim_owners import CLAIM_S, Claimant
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.engine.comparison import Comparison
 from ktrdr_pipelines.sync.engine.series_state import StateChange
@@ -42,6 +42,9 @@ _WRITING_SHARE = 0.05
 a file is written as a whole, however little is new in it."""
 
 _MOST_ROWS = 500_000
+
+_AHEAD_FOR = timedelta(seconds=CLAIM_S / 2)
+"""How long a claim made ahead serves: the request that is sent under it has as much time left."""
 
 
 @dataclass(slots=True)
@@ -227,7 +230,7 @@ class SeriesWriter:
         self._clocks, self._progress = clocks, progress
         self._seen: Hashable = ()
         self._recorded: Hashable = None
-        self._ahead: set[Interval] = set()
+        self._ahead: dict[Interval, datetime] = {}  # and when it was claimed
         self.comparison = Comparison(store, series, clocks, progress)
         self.commits = Commits(
             save=self._save,
@@ -243,23 +246,22 @@ class SeriesWriter:
             following: what is to be requested after it: as much of it as is free is claimed in the
                 same transaction, and is granted without another when its turn comes.
         """
-        if interval in self._ahead:
-            self._ahead.remove(interval)
+        now = self._clocks.clock()
+        claimed_at = self._ahead.pop(interval, None)
+        if claimed_at is not None and now - claimed_at < _AHEAD_FOR:
             return True
-        kept = self._ahead.intersection(following)
-        self._release(self._ahead - kept)
+        kept = {one: self._ahead.pop(one) for one in following if one in self._ahead}
+        self._release(self._ahead)
         following = [one for one in following if one not in kept]
         self.commits.keep_claims([interval, *following])
-        granted = self._claimant.claim_each(
-            self._series, [interval, *following], self._clocks.clock()
-        )
-        self._ahead = kept.union(granted) - {interval}
+        granted = self._claimant.claim_each(self._series, [interval, *following], now)
+        self._ahead = kept | {one: now for one in granted if one != interval}
         return interval in granted
 
     def release_ahead(self) -> None:
         """Release, with the next write, what was claimed ahead and has not been requested."""
         self._release(self._ahead)
-        self._ahead = set()
+        self._ahead = {}
 
     def _release(self, intervals: Iterable[Interval]) -> None:
         for interval in intervals:

@@ -22,7 +22,7 @@ from ktrdr_pipelines.gaps import catalog_refresh as catalog
 from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.catalog import catalog as store_catalog
-from ktrdr_pipelines.store.claim_owners import claiming
+from ktrdr_pipelines.store.claim_owners import CLAIM_S, claiming
 from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger, series_key
 from ktrdr_pipelines.store.maintenance.rename import rename
@@ -304,4 +304,32 @@ def test_what_is_claimed_once_more_is_not_released_by_the_write_of_before(
         asyncio.run(writer.commits.flush())
         live = store.ledger.claims.live(series_key(made.series), now)
         assert [one.interval for one in live] == days[1:]
+        writer.commits.commit()
+
+
+def test_a_claim_made_ahead_that_may_lapse_is_made_once_more(world: MakeWorld) -> None:
+    """A gateway that is away for an hour ends it; another run may have claimed the interval."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    store, now = made.harness.store, made.harness.gateway.now()
+    days = [Interval(MARK + timedelta(days=n), MARK + timedelta(days=n + 1)) for n in range(3)]
+    times = [now]
+    with (
+        claiming(store.layout, store.ledger) as claimant,
+        claiming(store.layout, store.ledger) as other,
+    ):
+        writer = SeriesWriter(
+            store,
+            claimant,
+            made.series,
+            identity=identity_of(made.series, contract_id=1, origin=Origin.IB),
+            again=None,
+            clocks=RetryPolicy(clock=lambda: times[-1]),
+            progress=Quiet(),
+        )
+        assert writer.claim(days[0], days[1:])
+        times.append(now + timedelta(seconds=CLAIM_S + 1))
+        assert other.claim(made.series, days[1], times[-1])
+        assert not writer.claim(days[1])
+        assert writer.claim(days[2])
+        assert not other.claim(made.series, days[2], times[-1])
         writer.commits.commit()
