@@ -234,7 +234,6 @@ _FILES = Rows(
         "basis_json": "basis",
     },
 )
-_FINGERPRINTS = Rows("mirror", Fingerprint, keys=("file",))
 
 
 class FilesTable(Table):
@@ -305,11 +304,6 @@ class FilesTable(Table):
         with self._database.reading() as connection:
             return dict(connection.execute(statement, values).fetchall())
 
-    def versions(self) -> dict[str, int]:
-        """Return the schema version of all recorded files, by name."""
-        with self._database.reading() as connection:
-            return dict(connection.execute("SELECT file, schema_version FROM mirror"))
-
     def highest_basis(self, symbol: str) -> int:
         """Return the highest number of an adjustment that recorded bars of a symbol include."""
         keys = [f"{symbol}|{timeframe}" for timeframe in Timeframe]
@@ -322,11 +316,6 @@ class FilesTable(Table):
         with _row_errors():
             bases = [basis_from_json(text) for (text,) in texts]
         return max((number for one in bases for _, number in one.intervals), default=0)
-
-    def fingerprints(self) -> dict[str, Fingerprint]:
-        """Return the fingerprints of all recorded files, by name."""
-        with self._database.reading() as connection:
-            return {name: taken for (name,), taken in _FINGERPRINTS.select_keyed(connection)}
 
     def recorded_stats(self) -> dict[str, tuple[int, int, int, int]]:
         """Return size, mtime in ns, inode and schema version of all recorded files, by name."""
