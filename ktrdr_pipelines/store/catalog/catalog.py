@@ -573,7 +573,8 @@ def _renew(
         with closing(connect_catalog(layout)) as connection:
             known = dict(connection.execute(_NAMES_AND_COMMENTS).fetchall())
             size = connection.execute(_SPARE_BLOCKS).fetchone()
-        if not known.keys() >= {*tables, *objects.tables} or size is None or size[0]:
+        own = {*tables, *objects.tables, *objects.views, *objects.macros}
+        if known.keys() != own or size is None or size[0]:
             return None
         with disk_errors(temp):
             shutil.copyfile(layout.catalog, temp)

@@ -192,6 +192,16 @@ def test_repair_restores_rows_that_another_program_has_changed(
     assert _rows(layout, "FROM instruments")
 
 
+def test_a_rebuild_keeps_no_object_of_another_program_or_version(layout: StoreLayout) -> None:
+    """With its comment, no query would take the catalog for the present one again."""
+    rebuild_catalog(layout, [], NOW)
+    with closing(duckdb.connect(str(layout.catalog))) as shell:
+        shell.execute("CREATE VIEW other AS SELECT 1; COMMENT ON VIEW other IS 'of another'")
+    rebuild_catalog(layout, [], NOW)
+    with pytest.raises(UsageError, match="other"):
+        query_catalog(layout, "FROM other")
+
+
 @pytest.mark.parametrize("reason", ["unconfirmed", "contradicted", "sparse"])
 def test_gaps_have_reasons(layout: StoreLayout, make: Any, reason: str) -> None:
     """Reason, detail and the time of the next request are columns."""
