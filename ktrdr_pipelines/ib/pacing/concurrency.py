@@ -142,15 +142,26 @@ class Concurrency:
 
     @classmethod
     def read(cls, text: str) -> "Concurrency":
-        """Return what ``as_json`` returned; fields that this version does not know are ignored."""
-        known: dict[str, Any] = json.loads(text)
-        if known.keys() != _NAMES:
-            known = {name: known[name] for name in _NAMES & known.keys()}
-        known["width"] = min(max(int(known.get("width", _FIRST_WIDTH)), LEAST), MOST)
-        known["latencies"] = {
-            int(width): mean for width, mean in known.get("latencies", {}).items()
-        }
-        return cls(**known)
+        """Return what ``as_json`` returned; fields that this version does not know are ignored.
+
+        What cannot be read is as if nothing was known.
+        """
+        try:
+            known: dict[str, Any] = json.loads(text)
+            if known.keys() != _NAMES:
+                known = {name: known[name] for name in _NAMES & known.keys()}
+            known["width"] = min(max(int(known.get("width", _FIRST_WIDTH)), LEAST), MOST)
+            known["latencies"] = {
+                int(width): (count, mean, last)
+                for width, (count, mean, last) in known.get("latencies", {}).items()
+            }
+            known["firsts"] = {
+                size: (first, responses)
+                for size, (first, responses) in known.get("firsts", {}).items()
+            }
+            return cls(**known) if _is_sound(known) else cls(width=known["width"])
+        except (ValueError, TypeError, AttributeError, OverflowError):
+            return cls()
 
     def as_json(self) -> str:
         """Return the concurrency as JSON."""
@@ -166,6 +177,21 @@ class Concurrency:
         if not 0 < self.fallback < self.width:
             return math.inf
         return self.since + _TRIAL_FACTOR * self.longest_s
+
+
+def _is_sound(known: dict[str, Any]) -> bool:
+    """Return whether values of a record are numbers that can be computed with."""
+    latencies, firsts = known["latencies"], known["firsts"]
+    numbers = [value for value in known.values() if not isinstance(value, dict)]
+    numbers += [
+        number for values in (latencies, firsts) for one in values.values() for number in one
+    ]
+    counts = [count for count, _, _ in latencies.values()]
+    return (
+        all(map(math.isfinite, numbers))
+        and all(LEAST <= width <= MOST for width in latencies)
+        and all(count > 0 for count in counts)
+    )
 
 
 _NAMES = frozenset(each.name for each in fields(Concurrency))

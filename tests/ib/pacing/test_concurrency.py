@@ -189,6 +189,28 @@ def test_a_record_of_an_earlier_version_is_read() -> None:
     assert Concurrency.read('{"width": 1000}').width == 45
 
 
+@pytest.mark.parametrize(
+    ("text", "width"),
+    [
+        ("", 6),
+        ("[1]", 6),
+        ('{"width": Infinity}', 6),
+        ('{"width": 9, "latencies": {"9": [3]}}', 6),
+        ('{"width": 9, "latencies": {"60": [9, 0.1, 3]}}', 9),
+        ('{"width": 9, "latencies": {"9": [0, 0.1, 3]}}', 9),
+        ('{"width": 9, "firsts": {"1 D": [NaN, 3]}}', 9),
+        ('{"width": 9, "total": NaN}', 9),
+    ],
+)
+def test_a_record_that_cannot_be_used_is_forgotten(text: str, width: int) -> None:
+    """A response is taken after it, as after no record at all."""
+    known = Concurrency.read(text)
+    assert known == Concurrency(width=width)
+    limiter = Adaptive(known)
+    simulate(LoadedGateway(6), limiter, seconds=20)
+    assert 3 <= limiter.concurrency.width <= 20
+
+
 def test_a_record_stays_the_same_when_it_is_read() -> None:
     """And it stays small, whatever there was to learn."""
     limiter = Adaptive()
