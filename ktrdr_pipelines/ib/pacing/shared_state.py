@@ -587,7 +587,9 @@ class SharedRecord:
         """Delete the queue entry of a request that was never sent."""
         with self._file.transaction() as database:
             self._begin(database)
-            database.execute("DELETE FROM requests WHERE number = ?", (number,))
+            database.execute(
+                "DELETE FROM requests WHERE number = ? AND owner = ?", (number, self._owner)
+            )
 
     def pause(self) -> float:
         """Pause all requests of all processes after a violation; return the seconds from now.

@@ -318,6 +318,24 @@ def test_requests_in_flight_count_after_the_record_was_removed(
     assert asyncio.run(run()) == pytest.approx(5005 + 15.75)
 
 
+def test_a_withdrawal_after_the_record_was_removed_leaves_other_requests(
+    rate_limiter: Any, tmp_path: Path
+) -> None:
+    """The new file has given the number of the withdrawn request to one of another process."""
+
+    async def run() -> None:
+        one, other = rate_limiter(pacing=HARD), rate_limiter(pacing=HARD)
+        async with one.permit(bars(1), hold_s=45) as permit:
+            one.close()
+            other.close()
+            remove(tmp_path)
+            await hold(other, bars(2, contract="2"), hold_s=45)
+            permit.withdraw()
+        assert other.vitals().permits_taken == 1
+
+    asyncio.run(run())
+
+
 def test_a_failed_write_leaves_no_trace_in_the_window(rate_limiter: Any) -> None:
     """The request was counted before it was written, and is withdrawn."""
 
