@@ -281,6 +281,22 @@ def test_requests_of_an_earlier_boot_count_from_the_start_of_this_one(
     assert asyncio.run(send(today, bars("x", tail=True))) == pytest.approx(600.6)
 
 
+def test_a_first_transaction_that_fails_does_not_free_the_window(
+    rate_limiter: Any, clock: FakeClock
+) -> None:
+    """It adopts nothing; the next one does."""
+
+    def fail(*_: object) -> None:
+        raise OSError("no space")
+
+    window_of(clock, rate_limiter, boot="yesterday")
+    clock.now = 30.0
+    today = rate_limiter(pacing=HARD, boot="today")
+    with pytest.raises(OSError, match="no space"):
+        today.remember(fail)
+    assert asyncio.run(send(today, bars("x", tail=True))) == pytest.approx(600.6)
+
+
 def test_a_clock_that_restarts_under_one_name_does_not_free_the_window(
     rate_limiter: Any, clock: FakeClock
 ) -> None:
