@@ -334,7 +334,8 @@ class SeriesWidths:
 
         A response that lacks whole sessions at its ends says nothing about its width: the
         instrument may be thinly traded, or its data may begin there. Where another response then
-        has bars of those sessions, it was cut short.
+        has bars of those sessions, it was cut short. Neither does one to a chunk that begins or
+        ends inside a session: one that is still open may have no bar yet.
 
         Args:
             chunk: the chunk, as it was taken.
@@ -353,6 +354,9 @@ class SeriesWidths:
         self._unmeasured.discard(chunk)
         spans, step = need.grid.spans_in(chunk.interval), width_learning.step_of(chunk.sessions)
         if len(spans) != chunk.sessions or step is None:
+            return
+        whole = chunk.interval
+        if spans[0].interval.start < whole.start or whole.end < spans[-1].interval.end:
             return
         first, last = moment(keys[0]), moment(keys[-1])
         older = [span.interval for span in spans if span.interval.end <= first]
