@@ -205,9 +205,11 @@ class LearnedWidth:
             made = cls(
                 int(known["width"]), float(known["since"]), float(known["learned_at"]), trials
             )
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return None
-        return made if made.width in STEPS else None
+        samples = (one for trial in trials.values() for one in trial.samples)
+        is_sound = all(map(math.isfinite, (made.since, *(one.took_s for one in samples))))
+        return made if is_sound and made.width in STEPS else None
 
 
 class WidthMemory(Protocol):
