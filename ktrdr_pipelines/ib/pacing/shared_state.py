@@ -269,13 +269,15 @@ class SharedMemory:
     def _save_concurrency(
         self, database: sqlite3.Connection, before: Concurrency, after: Concurrency
     ) -> None:
-        self._save(database, _CONCURRENCY, after.as_json())
+        text = after.as_json()
+        self._save(database, _CONCURRENCY, text)
+        self._last[_CONCURRENCY] = text, after
         if after.width != before.width:
             width = Concurrency(width=after.limit(after.since)).as_json()
             self._save(database, _CONCURRENCY, width, EVERY_BOOT)
 
     def _read(self, name: str, text: str, reader: Callable[[str], S]) -> S:
-        """Return the value of a text; the same text as at the last time is not read again."""
+        """Return the value of a text; one that was read or written last is not read again."""
         last = self._last.get(name)
         if last is None or last[0] != text:
             last = self._last[name] = text, reader(text)
