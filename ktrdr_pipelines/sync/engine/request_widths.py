@@ -288,7 +288,10 @@ class SeriesWidths:
     def is_wide(self, chunk: Chunk) -> bool:
         """Return whether a taken chunk has more sessions than the safe plan's."""
         safe = width_learning.safe_width(self._timeframe)
-        return chunk.sessions > safe and width_learning.step_of(chunk.sessions) != safe
+        return (
+            chunk.sessions > safe
+            and width_learning.step_of(self._timeframe, chunk.sessions) != safe
+        )
 
     def take(
         self, queue: deque[Chunk], need: Callable[[Interval], Need], *, concurrency: int
@@ -352,7 +355,10 @@ class SeriesWidths:
         if chunk not in self._unmeasured:
             return
         self._unmeasured.discard(chunk)
-        spans, step = need.grid.spans_in(chunk.interval), width_learning.step_of(chunk.sessions)
+        spans, step = (
+            need.grid.spans_in(chunk.interval),
+            width_learning.step_of(self._timeframe, chunk.sessions),
+        )
         if len(spans) != chunk.sessions or step is None:
             return
         whole = chunk.interval
@@ -379,7 +385,7 @@ class SeriesWidths:
             return False
         self._unmeasured.discard(chunk)
         self._probes.discard(chunk)
-        step = width_learning.step_of(chunk.sessions)
+        step = width_learning.step_of(self._timeframe, chunk.sessions)
         if step is None:
             return False
         was_wider = self._learner.failed(self._kind, step, "refused" if is_refused else "")

@@ -23,7 +23,7 @@ from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import Chunk, Need, plan
-from ktrdr_pipelines.domain.planning.width_learning import STEPS, kind_of, started
+from ktrdr_pipelines.domain.planning.width_learning import STEPS, kind_of, started, step_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.sync.engine.request_widths import SeriesWidths, WidthLearner, Widths
@@ -340,3 +340,18 @@ def test_a_session_that_has_just_opened_makes_no_response_short(ledger: Ledger) 
     widths.done(chunk)
     learner.share()
     assert memory.width == 5
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "sessions", "step"),
+    [
+        *((Timeframe.M1, 1, 1), (Timeframe.M1, 2, 2), (Timeframe.M1, 3, None)),
+        *((Timeframe.M5, 5, 5), (Timeframe.M5, 7, 5), (Timeframe.M5, 8, None)),
+        *((Timeframe.H1, 22, 20), (Timeframe.H1, 30, 20), (Timeframe.H1, 31, None)),
+    ],
+)
+def test_requests_of_the_safe_plan_are_measured(
+    timeframe: Timeframe, sessions: int, step: int | None
+) -> None:
+    """A week has seven sessions where a market never closes; they count as five do."""
+    assert step_of(timeframe, sessions) == step
