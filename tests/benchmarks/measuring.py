@@ -1,6 +1,7 @@
 """Benchmarks as values: what is measured, what it should reach, and its reference; the table.
 
-Other processes disturb a measurement in one direction only, so of several rounds the best counts.
+Other processes disturb a measurement in one direction only, so of several rounds the best counts;
+of what is required, the worst.
 What is compared with a reference is a ratio of two figures of one run, which hardly depends on the
 machine.
 """
@@ -39,9 +40,12 @@ class Target:
     is_compared: bool = True
     is_required: bool = False
 
-    def better(self, one: float, other: float) -> float:
-        """Return the better of two figures: that of the less disturbed round."""
-        return max(one, other) if self.more_is_better else min(one, other)
+    def of_rounds(self, one: float, other: float) -> float:
+        """Return the figure that counts of two rounds: the better, of the less disturbed round.
+
+        Of what is required the worse counts: no disturbance excuses a fault.
+        """
+        return max(one, other) if self.more_is_better != self.is_required else min(one, other)
 
     def is_met(self, now: float) -> bool:
         """Return whether a figure reaches the target."""
@@ -64,7 +68,7 @@ class Benchmark:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The best figure of all rounds of a target; ``reference`` is None without one."""
+    """The figure of a target that counts of all rounds; ``reference`` is None without one."""
 
     target: Target
     now: float
@@ -131,7 +135,7 @@ def results_of(
     for _ in range(rounds):
         found = benchmark.measure()
         best = {
-            target.key: target.better(best.get(target.key, found[target.key]), found[target.key])
+            target.key: target.of_rounds(best.get(target.key, found[target.key]), found[target.key])
             for target in benchmark.targets
         }
         results = [

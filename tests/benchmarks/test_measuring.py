@@ -50,6 +50,15 @@ def test_what_is_required_fails_whatever_the_reference() -> None:
     assert result.has_failed
 
 
+def test_a_violation_of_one_round_is_not_outvoted() -> None:
+    """A second round without any does not undo it."""
+    broken = Target("violations", "violations", 0, more_is_better=False, is_required=True)
+    rounds = iter((1.0, 0.0, 0.0))
+    benchmark = Benchmark([broken], lambda: {broken.key: next(rounds)})
+    [result] = results_of(benchmark, rounds=3, references={"share": 0.9})
+    assert result.has_failed
+
+
 def test_references_keep_what_was_not_measured(tmp_path: Path) -> None:
     """A group replaces the ratios that it measured; others, and those of other groups, stay."""
     path = tmp_path / "reference.json"

@@ -205,9 +205,11 @@ class LearnedWidth:
             made = cls(
                 int(known["width"]), float(known["since"]), float(known["learned_at"]), trials
             )
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return None
-        return made if made.width in STEPS else None
+        samples = (one for trial in trials.values() for one in trial.samples)
+        is_sound = all(map(math.isfinite, (made.since, *(one.took_s for one in samples))))
+        return made if is_sound and made.width in STEPS else None
 
 
 class WidthMemory(Protocol):
@@ -255,11 +257,15 @@ def safe_width(timeframe: Timeframe) -> int:
     return max(step for step in STEPS if step <= sessions)
 
 
-def step_of(sessions: int) -> int | None:
+def step_of(timeframe: Timeframe, sessions: int) -> int | None:
     """Return the step that requests of so many sessions count for, None between two of them.
 
-    The safe plan counts days: 30 of them have 20 to 22 sessions, a week has 5 or 6.
+    The safe plan counts days: 30 of them have 20 to 22 sessions, or 30 of a market that never
+    closes, and a week has 5 to 7.
     """
+    safe = safe_width(timeframe)
+    if safe <= sessions <= IbLimitsRegistry.SAFE_DAYS.value[timeframe.value]:
+        return safe
     step = max(step for step in STEPS if step <= max(sessions, 1))
     return step if sessions <= step * _ALIKE else None
 

@@ -60,6 +60,10 @@ _CACHED, _FIRST_CACHED = 2.0, 3.0
 """A response this much faster (e-fold) than usual comes from a cache, and counts for nothing; one
 this much slower shows that the first responses of its size did."""
 
+_QUICK_LEAST, _QUICK_FACTOR = 20, 2.0
+"""So many responses in a row that are as fast as cached ones, over so many times the longest
+latency, come from a gateway that has become that fast: what was known of it no longer holds."""
+
 _TRIAL_FACTOR = 1.3
 """How many times the longest latency a greater width is tried before responses are in."""
 
@@ -114,6 +118,8 @@ class Concurrency:
         common: recent difference of all sizes from what was expected.
         variance: of latencies at one width.
         level: the latency of an idle gateway, relative to ``firsts``.
+        quick: how many responses in a row were as fast as cached ones; ``quick_since`` is when the
+            first of them arrived.
     """
 
     width: int = _FIRST_WIDTH
@@ -131,18 +137,31 @@ class Concurrency:
     common: float = 0.0
     variance: float = _FIRST_VARIANCE
     level: float = 0.0
+    quick: int = 0
+    quick_since: float = 0.0
 
     @classmethod
     def read(cls, text: str) -> "Concurrency":
-        """Return what ``as_json`` returned; fields that this version does not know are ignored."""
-        known: dict[str, Any] = json.loads(text)
-        if known.keys() != _NAMES:
-            known = {name: known[name] for name in _NAMES & known.keys()}
-        known["width"] = min(max(int(known.get("width", _FIRST_WIDTH)), LEAST), MOST)
-        known["latencies"] = {
-            int(width): mean for width, mean in known.get("latencies", {}).items()
-        }
-        return cls(**known)
+        """Return what ``as_json`` returned; fields that this version does not know are ignored.
+
+        What cannot be read is as if nothing was known.
+        """
+        try:
+            known: dict[str, Any] = json.loads(text)
+            if known.keys() != _NAMES:
+                known = {name: known[name] for name in _NAMES & known.keys()}
+            known["width"] = min(max(int(known.get("width", _FIRST_WIDTH)), LEAST), MOST)
+            known["latencies"] = {
+                int(width): (count, mean, last)
+                for width, (count, mean, last) in known.get("latencies", {}).items()
+            }
+            known["firsts"] = {
+                size: (first, responses)
+                for size, (first, responses) in known.get("firsts", {}).items()
+            }
+            return cls(**known) if _is_sound(known) else cls(width=known["width"])
+        except (ValueError, TypeError, AttributeError, OverflowError):
+            return cls()
 
     def as_json(self) -> str:
         """Return the concurrency as JSON."""
@@ -158,6 +177,21 @@ class Concurrency:
         if not 0 < self.fallback < self.width:
             return math.inf
         return self.since + _TRIAL_FACTOR * self.longest_s
+
+
+def _is_sound(known: dict[str, Any]) -> bool:
+    """Return whether values of a record are numbers that can be computed with."""
+    latencies, firsts = known["latencies"], known["firsts"]
+    numbers = [value for value in known.values() if not isinstance(value, dict)]
+    numbers += [
+        number for values in (latencies, firsts) for one in values.values() for number in one
+    ]
+    counts = [count for count, _, _ in latencies.values()]
+    return (
+        all(map(math.isfinite, numbers))
+        and all(LEAST <= width <= MOST for width in latencies)
+        and all(count > 0 for count in counts)
+    )
 
 
 _NAMES = frozenset(each.name for each in fields(Concurrency))
@@ -181,7 +215,8 @@ def answered(concurrency: Concurrency, size: str, sample: Sample) -> Concurrency
     first, responses = one.firsts.get(size, (latency - expected, 0))
     surprise = latency - first - expected
     if surprise < -_CACHED:
-        return replace(one, seen_at=sample.at)
+        one = _after_quick(one, sample.at)
+        return one if one.quick else answered(one, size, sample)
     if surprise > _FIRST_CACHED and responses < _YOUNG:
         first, responses = latency - expected, 0
     if not responses:
@@ -197,6 +232,7 @@ def answered(concurrency: Concurrency, size: str, sample: Sample) -> Concurrency
         "common": common,
         "longest_s": longest_s,
         "seen_at": sample.at,
+        "quick": 0,
     }
     is_trial = 0 < one.fallback < one.width
     expires_at = one.since + _TRIAL_FACTOR * longest_s if is_trial else math.inf
@@ -229,6 +265,24 @@ def rested(concurrency: Concurrency, now: float) -> Concurrency:
     if now - max(concurrency.seen_at, concurrency.cut_at) <= REST_S:
         return concurrency
     return replace(concurrency, latencies={}, fallback=0, ceiling=MOST, count=0, total=0.0)
+
+
+def _after_quick(concurrency: Concurrency, at: float) -> Concurrency:
+    """Return the concurrency after a response as fast as a cached one.
+
+    If there were so many in a row that no cache explains them, it is the width without latencies.
+    """
+    quick = concurrency.quick + 1
+    since = concurrency.quick_since if concurrency.quick else at
+    if quick < _QUICK_LEAST or at - since < _QUICK_FACTOR * concurrency.longest_s:
+        return replace(concurrency, quick=quick, quick_since=since, seen_at=at)
+    return Concurrency(
+        width=concurrency.limit(at),
+        since=at,
+        ceiling=concurrency.ceiling,
+        cut_at=concurrency.cut_at,
+        seen_at=at,
+    )
 
 
 def _expected_latency(concurrency: Concurrency) -> float:

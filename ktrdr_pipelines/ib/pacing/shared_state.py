@@ -11,7 +11,8 @@ Not here: the file itself, its schema and damage (``ib.pacing.shared_file``), th
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -268,13 +269,15 @@ class SharedMemory:
     def _save_concurrency(
         self, database: sqlite3.Connection, before: Concurrency, after: Concurrency
     ) -> None:
-        self._save(database, _CONCURRENCY, after.as_json())
+        text = after.as_json()
+        self._save(database, _CONCURRENCY, text)
+        self._last[_CONCURRENCY] = text, after
         if after.width != before.width:
             width = Concurrency(width=after.limit(after.since)).as_json()
             self._save(database, _CONCURRENCY, width, EVERY_BOOT)
 
     def _read(self, name: str, text: str, reader: Callable[[str], S]) -> S:
-        """Return the value of a text; the same text as at the last time is not read again."""
+        """Return the value of a text; one that was read or written last is not read again."""
         last = self._last.get(name)
         if last is None or last[0] != text:
             last = self._last[name] = text, reader(text)
@@ -483,8 +486,7 @@ class SharedRecord:
         hold_s: float,
         writes: bool,
     ) -> QueueEntry:
-        with self._file.transaction() as database:
-            self._begin(database)
+        with self._transaction() as database:
             now = self._clock()
             if now - self._pruned_at >= PRUNE_S:
                 self._pruned_at = now
@@ -527,14 +529,12 @@ class SharedRecord:
 
     def release(self, entry: QueueEntry) -> None:
         """Release a permit: the gateway has responded to the request."""
-        with self._file.transaction() as database:
-            self._begin(database)
+        with self._transaction() as database:
             self._release(database, entry, self._clock())
 
     def answered(self, entry: QueueEntry) -> None:
         """Release a permit after a response with bars, and adapt the concurrency to its time."""
-        with self._file.transaction() as database:
-            self._begin(database)
+        with self._transaction() as database:
             now = self._clock()
             metered = RequestRows(database, self._boot, now).metered()
             sample = Sample(entry.send_time.at, now, metered)
@@ -545,14 +545,12 @@ class SharedRecord:
 
     def remember(self, act: Callable[[SharedMemory, sqlite3.Connection], T]) -> T:
         """Read or write what all processes remember of the gateway, in one transaction."""
-        with self._file.transaction() as database:
-            self._begin(database)
+        with self._transaction() as database:
             return act(self._memory, database)
 
     def vitals(self) -> Vitals:
         """Return the gateway's condition as all processes together know it."""
-        with self._file.transaction() as database:
-            self._begin(database)
+        with self._transaction() as database:
             now = self._clock()
             paused_until = last_pause(database, self._boot).until
             held = RequestRows(database, self._boot, now).open_requests().values()
@@ -567,8 +565,7 @@ class SharedRecord:
 
         ``is_lost``: the gateway has read it by now or never will; else by its deadline.
         """
-        with self._file.transaction() as database:
-            self._begin(database)
+        with self._transaction() as database:
             now = self._clock()
             counted = ", counted = min(counted, :now)" if is_lost else ""
             database.execute(
@@ -585,17 +582,17 @@ class SharedRecord:
 
     def withdraw(self, number: int) -> None:
         """Delete the queue entry of a request that was never sent."""
-        with self._file.transaction() as database:
-            self._begin(database)
-            database.execute("DELETE FROM requests WHERE number = ?", (number,))
+        with self._transaction() as database:
+            database.execute(
+                "DELETE FROM requests WHERE number = ? AND owner = ?", (number, self._owner)
+            )
 
     def pause(self) -> float:
         """Pause all requests of all processes after a violation; return the seconds from now.
 
         Several error messages about the same burst make one pause.
         """
-        with self._file.transaction() as database:
-            self._begin(database)
+        with self._transaction() as database:
             now = self._clock()
             last = last_pause(database, self._boot)
             if last.length_s is not None and last.until > now:
@@ -604,13 +601,17 @@ class SharedRecord:
             set_pause(database, self._boot, until=now + length_s, length_s=length_s)
             return length_s
 
-    def _begin(self, database: sqlite3.Connection) -> None:
-        """In the first transaction, adopt the requests of earlier runs of the machine."""
-        if self._is_begun:
-            return
-        forget_future(database, self._boot, now=self._clock(), longest_wait_s=UNREPORTED_AFTER_S)
-        adopt(database, self._boot, horizon_s=self._pacing.horizon_s(small=True))
-        self._is_begun = True
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Run a transaction; the first one adopts the requests of earlier runs of the machine."""
+        with self._file.transaction() as database:
+            if not self._is_begun:
+                forget_future(
+                    database, self._boot, now=self._clock(), longest_wait_s=UNREPORTED_AFTER_S
+                )
+                adopt(database, self._boot, horizon_s=self._pacing.horizon_s(small=True))
+            yield database
+        self._is_begun = True  # not before: one that failed has adopted nothing
 
     def _release(self, database: sqlite3.Connection, entry: QueueEntry, now: float) -> None:
         """Count a request from its response on; one whose row was lost with the file, too."""

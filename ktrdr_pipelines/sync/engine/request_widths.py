@@ -288,7 +288,10 @@ class SeriesWidths:
     def is_wide(self, chunk: Chunk) -> bool:
         """Return whether a taken chunk has more sessions than the safe plan's."""
         safe = width_learning.safe_width(self._timeframe)
-        return chunk.sessions > safe and width_learning.step_of(chunk.sessions) != safe
+        return (
+            chunk.sessions > safe
+            and width_learning.step_of(self._timeframe, chunk.sessions) != safe
+        )
 
     def take(
         self, queue: deque[Chunk], need: Callable[[Interval], Need], *, concurrency: int
@@ -334,7 +337,8 @@ class SeriesWidths:
 
         A response that lacks whole sessions at its ends says nothing about its width: the
         instrument may be thinly traded, or its data may begin there. Where another response then
-        has bars of those sessions, it was cut short.
+        has bars of those sessions, it was cut short. Neither does one to a chunk that begins or
+        ends inside a session: one that is still open may have no bar yet.
 
         Args:
             chunk: the chunk, as it was taken.
@@ -351,8 +355,14 @@ class SeriesWidths:
         if chunk not in self._unmeasured:
             return
         self._unmeasured.discard(chunk)
-        spans, step = need.grid.spans_in(chunk.interval), width_learning.step_of(chunk.sessions)
+        spans, step = (
+            need.grid.spans_in(chunk.interval),
+            width_learning.step_of(self._timeframe, chunk.sessions),
+        )
         if len(spans) != chunk.sessions or step is None:
+            return
+        whole = chunk.interval
+        if spans[0].interval.start < whole.start or whole.end < spans[-1].interval.end:
             return
         first, last = moment(keys[0]), moment(keys[-1])
         older = [span.interval for span in spans if span.interval.end <= first]
@@ -375,7 +385,7 @@ class SeriesWidths:
             return False
         self._unmeasured.discard(chunk)
         self._probes.discard(chunk)
-        step = width_learning.step_of(chunk.sessions)
+        step = width_learning.step_of(self._timeframe, chunk.sessions)
         if step is None:
             return False
         was_wider = self._learner.failed(self._kind, step, "refused" if is_refused else "")

@@ -126,6 +126,24 @@ def test_cached_responses_count_for_nothing(workers: int, cached: float) -> None
     assert throughput(progress) >= 0.93 * workers
 
 
+def test_a_slow_beginning_does_not_hold_the_width_down() -> None:
+    """First responses that take twenty times as long do not make all others pass for cached."""
+    limiter = Adaptive()
+    simulate(LoadedGateway(6, sizes=(20.0,)), limiter, seconds=25)
+    progress = simulate(LoadedGateway(20), limiter, begin=26.0, seconds=400)
+    assert throughput(progress, 226) >= 0.9 * 20
+
+
+def test_the_width_recovers_from_a_time_of_very_slow_responses() -> None:
+    """A gateway that was nearly stuck for minutes is used again when it responds at once."""
+    limiter = Adaptive()
+    simulate(LoadedGateway(12, 0.3), limiter, seconds=120)
+    simulate(LoadedGateway(2, 0.3, sizes=(60.0,)), limiter, begin=121.0, seconds=3000)
+    assert limiter.limit(3121.0) <= 4
+    progress = simulate(LoadedGateway(12, 0.3), limiter, begin=3122.0, seconds=900)
+    assert throughput(progress, 3722) >= 0.9 * 12
+
+
 def test_an_unused_width_does_not_grow() -> None:
     """Quick responses to few requests say nothing about many."""
     progress = simulate(LoadedGateway(24, 0.3), Adaptive(), seconds=300, demand=4)
@@ -169,6 +187,28 @@ def test_a_record_of_an_earlier_version_is_read() -> None:
     earlier = '{"width": 12.5, "ratio": 1.3, "cut_at": 3.0, "seen_at": 7.5}'
     assert Concurrency.read(earlier) == Concurrency(width=12, cut_at=3.0, seen_at=7.5)
     assert Concurrency.read('{"width": 1000}').width == 45
+
+
+@pytest.mark.parametrize(
+    ("text", "width"),
+    [
+        ("", 6),
+        ("[1]", 6),
+        ('{"width": Infinity}', 6),
+        ('{"width": 9, "latencies": {"9": [3]}}', 6),
+        ('{"width": 9, "latencies": {"60": [9, 0.1, 3]}}', 9),
+        ('{"width": 9, "latencies": {"9": [0, 0.1, 3]}}', 9),
+        ('{"width": 9, "firsts": {"1 D": [NaN, 3]}}', 9),
+        ('{"width": 9, "total": NaN}', 9),
+    ],
+)
+def test_a_record_that_cannot_be_used_is_forgotten(text: str, width: int) -> None:
+    """A response is taken after it, as after no record at all."""
+    known = Concurrency.read(text)
+    assert known == Concurrency(width=width)
+    limiter = Adaptive(known)
+    simulate(LoadedGateway(6), limiter, seconds=20)
+    assert 3 <= limiter.concurrency.width <= 20
 
 
 def test_a_record_stays_the_same_when_it_is_read() -> None:

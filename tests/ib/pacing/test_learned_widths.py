@@ -46,6 +46,15 @@ def test_processes_share_what_they_learn_over_restarts_of_the_machine(tmp_path: 
     assert LearnedWidth.from_text(known.to_text()) == known
 
 
+def test_a_text_without_usable_numbers_is_none() -> None:
+    """Whatever was damaged: a width that cannot be read is learned anew."""
+    text = answered(390, 0.5)(None).to_text()
+    assert LearnedWidth.from_text(text) is not None
+    for good, bad in (('"width": 1', '"width": Infinity'), ("0.5", "NaN"), ('"since": ', '"x": ')):
+        assert good in text
+        assert LearnedWidth.from_text(text.replace(good, bad)) is None
+
+
 def test_they_hold_for_a_week(tmp_path: Path) -> None:
     """Reading creates no record; one that cannot be read is none; conservative pacing has none."""
     config = GatewayConfig(state_dir=tmp_path)

@@ -281,6 +281,22 @@ def test_requests_of_an_earlier_boot_count_from_the_start_of_this_one(
     assert asyncio.run(send(today, bars("x", tail=True))) == pytest.approx(600.6)
 
 
+def test_a_first_transaction_that_fails_does_not_free_the_window(
+    rate_limiter: Any, clock: FakeClock
+) -> None:
+    """It adopts nothing; the next one does."""
+
+    def fail(*_: object) -> None:
+        raise OSError("no space")
+
+    window_of(clock, rate_limiter, boot="yesterday")
+    clock.now = 30.0
+    today = rate_limiter(pacing=HARD, boot="today")
+    with pytest.raises(OSError, match="no space"):
+        today.remember(fail)
+    assert asyncio.run(send(today, bars("x", tail=True))) == pytest.approx(600.6)
+
+
 def test_a_clock_that_restarts_under_one_name_does_not_free_the_window(
     rate_limiter: Any, clock: FakeClock
 ) -> None:
@@ -316,6 +332,24 @@ def test_requests_in_flight_count_after_the_record_was_removed(
         return await send(other, bars(1))
 
     assert asyncio.run(run()) == pytest.approx(5005 + 15.75)
+
+
+def test_a_withdrawal_after_the_record_was_removed_leaves_other_requests(
+    rate_limiter: Any, tmp_path: Path
+) -> None:
+    """The new file has given the number of the withdrawn request to one of another process."""
+
+    async def run() -> None:
+        one, other = rate_limiter(pacing=HARD), rate_limiter(pacing=HARD)
+        async with one.permit(bars(1), hold_s=45) as permit:
+            one.close()
+            other.close()
+            remove(tmp_path)
+            await hold(other, bars(2, contract="2"), hold_s=45)
+            permit.withdraw()
+        assert other.vitals().permits_taken == 1
+
+    asyncio.run(run())
 
 
 def test_a_failed_write_leaves_no_trace_in_the_window(rate_limiter: Any) -> None:

@@ -23,7 +23,7 @@ from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import Chunk, Need, plan
-from ktrdr_pipelines.domain.planning.width_learning import STEPS
+from ktrdr_pipelines.domain.planning.width_learning import STEPS, kind_of, started, step_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.sync.engine.request_widths import SeriesWidths, WidthLearner, Widths
@@ -308,3 +308,50 @@ def test_within_a_week_a_width_that_no_longer_works_is_left(ledger: Ledger) -> N
     later.started += timedelta(days=1)
     drive(later)
     assert memory.width == 5
+
+
+def test_a_session_that_has_just_opened_makes_no_response_short(ledger: Ledger) -> None:
+    """The first response has no bar of it yet; a later one has."""
+    series = Series(stock("S0"), Timeframe.M1)
+    now = datetime(2025, 12, 31, 14, 50, tzinfo=UTC)
+    memory = Memory()
+    learner = WidthLearner(memory, timeout_s=TIMEOUT_S, clock=lambda: now)
+    kind = kind_of(series, CALENDAR)
+    memory.texts[kind] = replace(started(kind, now.timestamp()), width=5).to_text()
+    widths = Widths(ledger, "fake:1", lambda: now, learner).of(series, CALENDAR)
+    assert widths is not None
+    wanted = IntervalSet([interval_between(CALENDAR, Timeframe.M1, date(2025, 12, 1), YEAR[1])])
+    wanted |= IntervalSet([Interval(now - timedelta(hours=1), now)])
+
+    def need(within: Interval | None = None) -> Need:
+        part = wanted if within is None else wanted.clip(within)
+        return Need(CALENDAR, Timeframe.M1, part, IntervalSet(), now, most_days=1, width=5)
+
+    def bars(*starts: datetime) -> pa.Table:
+        return pa.table({"ts": pa.array(starts, pa.timestamp("us", tz="UTC"))})
+
+    chunk, _ = widths.take(deque(plan(need())), need, concurrency=CONCURRENCY)
+    assert chunk is not None
+    spans = [one.interval for one in need().grid.spans_in(chunk.interval)]
+    assert (len(spans), chunk.interval.end < spans[-1].end) == (5, True)
+    before = bars(*(one.start for one in spans[:-1]))
+    widths.received(chunk, before, need(chunk.interval), took_s=1.0, at_once=1)
+    widths.received(chunk, bars(spans[-1].start), need(spans[-1]), took_s=1.0, at_once=1)
+    widths.done(chunk)
+    learner.share()
+    assert memory.width == 5
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "sessions", "step"),
+    [
+        *((Timeframe.M1, 1, 1), (Timeframe.M1, 2, 2), (Timeframe.M1, 3, None)),
+        *((Timeframe.M5, 5, 5), (Timeframe.M5, 7, 5), (Timeframe.M5, 8, None)),
+        *((Timeframe.H1, 22, 20), (Timeframe.H1, 30, 20), (Timeframe.H1, 31, None)),
+    ],
+)
+def test_requests_of_the_safe_plan_are_measured(
+    timeframe: Timeframe, sessions: int, step: int | None
+) -> None:
+    """A week has seven sessions where a market never closes; they count as five do."""
+    assert step_of(timeframe, sessions) == step
