@@ -263,7 +263,7 @@ class PlannedWidth:
         others = [
             f"{width}: {rate:,.0f}" for width, rate in rates.items() if width != learned.width
         ]
-        text += f": {rates[learned.width]:,.0f} bars/s a place"
+        text += f": {rates[learned.width]:,.0f} bars/s each in flight"
         return f"{text}; {', '.join(others)}" if others else text
 
 

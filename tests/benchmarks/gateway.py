@@ -148,7 +148,9 @@ def _width(
     symbols = max(1, sessions // 300)
     load = load_of(stocks(symbols), _FIRST, sessions // symbols)
     law = Law(4, service_s, first=_FIRST, end=load.end)
-    learned = Target(f"width-{key}", f"bars a second of a place, of the best width: {what}", 0.9)
+    learned = Target(
+        f"width-{key}", f"bars a second of each request in flight, of the best width: {what}", 0.9
+    )
     cold = Target(f"width-{key}-cold", "the same, with the half of the load that learns it", None)
     widths = range(1, service_s[-1][0] + 1)
     best = max(width * _MINUTES / law.mean_s(width) for width in widths)
@@ -166,7 +168,7 @@ def _width(
 
 
 def _bars_a_place_s(served: Sequence[Served]) -> float:
-    """Return the bars of requests for each second that they took a place of the gateway."""
+    """Return the bars of requests for each second that they were in flight."""
     return sum(one.bars for one in served) / sum(one.ended_s - one.begun_s for one in served)
 
 

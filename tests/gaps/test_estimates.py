@@ -267,7 +267,7 @@ def test_an_estimate_has_the_learned_width_of_requests(world: MakeWorld) -> None
     assert found.seconds == pytest.approx(19 * 390 / 3_900 / 4)
     (width,) = found.widths
     assert str(width) == (
-        "1m STK 6.5h TRADES: width 5 sessions, learned 2024-03-30: 3,900 bars/s a place; "
+        "1m STK 6.5h TRADES: width 5 sessions, learned 2024-03-30: 3,900 bars/s each in flight; "
         "1: 600, 10: 1,950"
     )
     other = Rates(widths={"1m CASH 24h MIDPOINT": learned})
