@@ -61,7 +61,7 @@ _CACHED, _FIRST_CACHED = 2.0, 3.0
 this much slower shows that the first responses of its size did."""
 
 _QUICK_LEAST, _QUICK_FACTOR = 20, 2.0
-"""So many responses in a row that are as fast as cached ones, over so many times the longest
+"""So many responses in a row that are as fast as cached ones, over so many times the usual
 latency, come from a gateway that has become that fast: what was known of it no longer holds."""
 
 _TRIAL_FACTOR = 1.3
@@ -215,7 +215,7 @@ def answered(concurrency: Concurrency, size: str, sample: Sample) -> Concurrency
     first, responses = one.firsts.get(size, (latency - expected, 0))
     surprise = latency - first - expected
     if surprise < -_CACHED:
-        one = _after_quick(one, sample.at)
+        one = _after_quick(one, sample.at, usual_s=sample.took_s * math.exp(-surprise))
         return one if one.quick else answered(one, size, sample)
     if surprise > _FIRST_CACHED and responses < _YOUNG:
         first, responses = latency - expected, 0
@@ -267,14 +267,14 @@ def rested(concurrency: Concurrency, now: float) -> Concurrency:
     return replace(concurrency, latencies={}, fallback=0, ceiling=MOST, count=0, total=0.0)
 
 
-def _after_quick(concurrency: Concurrency, at: float) -> Concurrency:
+def _after_quick(concurrency: Concurrency, at: float, *, usual_s: float) -> Concurrency:
     """Return the concurrency after a response as fast as a cached one.
 
     If there were so many in a row that no cache explains them, it is the width without latencies.
     """
     quick = concurrency.quick + 1
     since = concurrency.quick_since if concurrency.quick else at
-    if quick < _QUICK_LEAST or at - since < _QUICK_FACTOR * concurrency.longest_s:
+    if quick < _QUICK_LEAST or at - since < _QUICK_FACTOR * usual_s:
         return replace(concurrency, quick=quick, quick_since=since, seen_at=at)
     return Concurrency(
         width=concurrency.limit(at),
