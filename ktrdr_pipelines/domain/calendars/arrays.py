@@ -14,7 +14,6 @@ KNOWN_FROM: Final = "1970-01-01"
 KNOWN_TO: Final = "2049-12-31"
 NEW_YORK: Final = "America/New_York"
 
-
 _DAY_S: Final = 86_400
 _CLOCKS_FROM: Final = np.datetime64("1970-01-01", "s").astype(np.int64)
 _CLOCKS_TO: Final = np.datetime64("2101-01-01", "s").astype(np.int64)
