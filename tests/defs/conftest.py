@@ -1,5 +1,6 @@
 """Fixtures of the Dagster tests: a simulated gateway, a store, and injected failures."""
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import (
@@ -63,20 +64,35 @@ symbols:
 
 
 class FailingSource:
-    """A source that fails chosen requests and passes the others to the real source."""
+    """A source that fails chosen requests and passes the others to the real source.
+
+    A request fails only when those that were sent before it have their responses: what a run does
+    with them must not depend on which is quicker.
+    """
 
     def __init__(self, real: BarSource, fails: Callable[[BarRequest], GatewayError | None]) -> None:
         self._real = real
         self._fails = fails
+        self._open = 0
+        self._all_answered = asyncio.Event()
+        self._all_answered.set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
     async def bars(self, request: BarRequest, *, sent: OnSent = ignore_sent) -> Response | NoData:
         if error := self._fails(request):
+            await self._all_answered.wait()
             sent()
             raise error
-        return await self._real.bars(request, sent=sent)
+        self._open += 1
+        self._all_answered.clear()
+        try:
+            return await self._real.bars(request, sent=sent)
+        finally:
+            self._open -= 1
+            if not self._open:
+                self._all_answered.set()
 
 
 class FailingIb(IbResource):

@@ -206,16 +206,22 @@ def _series_entries(
         symbol = folder.name.partition("=")[2]
         if not folder.name.startswith("symbol=") or not re.fullmatch(KEY_PATTERN, symbol):
             continue
-        if not folder.is_dir():
+        if not _is_folder(folder):
             continue
         for below in _entries(folder.path):
             timeframe = _FOLDERS.get(below.name)
-            if timeframe is None or not below.is_dir():
+            if timeframe is None or not _is_folder(below):
                 continue
             if is_linked or folder.is_symlink() or below.is_symlink():
                 require_series_folder(Path(below.path))
             if entries := [one for one in _entries(below.path) if one.name.endswith(".parquet")]:
                 yield (symbol, timeframe), entries
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Return whether an entry is a folder, or a link to one."""
+    with disk_errors(Path(entry.path)):
+        return entry.is_dir()
 
 
 def _entries(folder: Path | str) -> "list[os.DirEntry[str]]":

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,17 @@ from tests.support.held_market import HeldMarket
 
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
 REAL_ACCOUNT = "DU1"
+
+
+def is_free(port: int) -> bool:
+    """Return whether no server listens at a port; a connection would disturb one that ends."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 @contextmanager
@@ -37,8 +49,12 @@ def ending_gateway(
         market.requested.wait()
         if not is_over.is_set():
             helpers.wait_for(lambda: list(store.glob("bars/symbol=AAPL/*/*.parquet")))
+        # The response that is held must not leave before the connections are closed.
+        end = threading.Thread(target=first.close)
+        end.start()
+        helpers.wait_for(lambda: is_free(port))
         market.let_go.set()
-        first.close()
+        end.join()
         if restarts_with is not None:
             others.enter_context(
                 running_simulator(
