@@ -213,7 +213,7 @@ def _narrow_requests(*, sessions: int) -> Benchmark:
 
     def measure() -> Mapping[str, float]:
         with running_gateway(law) as gateway:
-            _, alone, together = run_loads(gateway.port, loads)
+            _, alone, together = run_loads(gateway.port, loads, Manner(days=1))
         decode_s = _decode_s_a_bar(sessions=1)
         return {
             one.key: alone.cpu_s / alone.requests * 1000,

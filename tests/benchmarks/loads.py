@@ -62,7 +62,7 @@ class Loaded:
 class Manner:
     """How loads are run.
 
-    ``days`` is how many days one request may reach over, None for what the product plans.
+    ``days`` is how many days one request reaches over, None for what the product plans and learns.
     ``hard_rules_by`` puts every request under the rules for small bars, their windows multiplied by
     this factor. ``settings`` are more settings of the product, as environment variables.
     """
@@ -176,6 +176,8 @@ def _run_all(request: Mapping[str, Any]) -> list[Loaded]:
         manager = replace(
             manager, open_source=lambda: open_source(config, "batch", rate_limiter=limiter)
         )
+    if request["days"] is not None:
+        manager = replace(manager, widths=None)
     planned = IbLimitsRegistry.SAFE_DAYS
     minutes = request["days"] or planned.value[Timeframe.M1.value]
     days = MappingProxyType({**planned.value, Timeframe.M1.value: minutes})
