@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ktrdr_pipelines.domain.coverage import Coverage
-from ktrdr_pipelines.domain.instruments import Origin, identity_of
+from ktrdr_pipelines.domain.instruments import Origin, Series, identity_of
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.planning.reports import Quiet
 from ktrdr_pipelines.domain.planning.responses import BarRequest
@@ -22,7 +22,7 @@ from ktrdr_pipelines.gaps import catalog_refresh as catalog
 from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.catalog import catalog as store_catalog
-from ktrdr_pipelines.store.claim_owners import CLAIM_S, claiming
+from ktrdr_pipelines.store.claim_owners import CLAIM_S, Claimant, claiming
 from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger, series_key
 from ktrdr_pipelines.store.maintenance.rename import rename
@@ -35,6 +35,21 @@ MakeWorld = Callable[..., World]
 RTH = "XNYS.RTH"
 JUNE = date(2024, 6, 3), date(2024, 6, 29)
 MARK = datetime(2024, 6, 3, tzinfo=UTC)
+
+
+def writer_of(
+    store: BarStore, series: Series, claimant: Claimant, *, clock: Callable[[], datetime]
+) -> SeriesWriter:
+    """Return a writer of a series."""
+    return SeriesWriter(
+        store,
+        claimant,
+        series,
+        identity=identity_of(series, contract_id=1, origin=Origin.IB),
+        again=None,
+        clocks=RetryPolicy(clock=clock),
+        progress=Quiet(),
+    )
 
 
 def move_away(layout: StoreLayout) -> Path:
@@ -256,15 +271,7 @@ def test_what_is_claimed_ahead_stays_claimed_until_it_is_not_needed(world: MakeW
         claiming(store.layout, store.ledger) as claimant,
         claiming(store.layout, store.ledger) as other,
     ):
-        writer = SeriesWriter(
-            store,
-            claimant,
-            made.series,
-            identity=identity_of(made.series, contract_id=1, origin=Origin.IB),
-            again=None,
-            clocks=RetryPolicy(clock=made.harness.gateway.now),
-            progress=Quiet(),
-        )
+        writer = writer_of(store, made.series, claimant, clock=made.harness.gateway.now)
         assert other.claim(made.series, days[3], now)
         assert writer.claim(days[0], days[1:4])
         assert live() == days[:4]
@@ -288,15 +295,7 @@ def test_what_is_claimed_once_more_is_not_released_by_the_write_of_before(
     store, now = made.harness.store, made.harness.gateway.now()
     days = [Interval(MARK + timedelta(days=n), MARK + timedelta(days=n + 1)) for n in range(4)]
     with claiming(store.layout, store.ledger) as claimant:
-        writer = SeriesWriter(
-            store,
-            claimant,
-            made.series,
-            identity=identity_of(made.series, contract_id=1, origin=Origin.IB),
-            again=None,
-            clocks=RetryPolicy(clock=made.harness.gateway.now),
-            progress=Quiet(),
-        )
+        writer = writer_of(store, made.series, claimant, clock=made.harness.gateway.now)
         assert writer.claim(days[0], days[1:3])
         assert writer.claim(days[3])
         assert writer.claim(days[1], days[2:3])
@@ -317,15 +316,7 @@ def test_a_claim_made_ahead_that_may_lapse_is_made_once_more(world: MakeWorld) -
         claiming(store.layout, store.ledger) as claimant,
         claiming(store.layout, store.ledger) as other,
     ):
-        writer = SeriesWriter(
-            store,
-            claimant,
-            made.series,
-            identity=identity_of(made.series, contract_id=1, origin=Origin.IB),
-            again=None,
-            clocks=RetryPolicy(clock=lambda: times[-1]),
-            progress=Quiet(),
-        )
+        writer = writer_of(store, made.series, claimant, clock=lambda: times[-1])
         assert writer.claim(days[0], days[1:])
         times.append(now + timedelta(seconds=CLAIM_S + 1))
         assert other.claim(made.series, days[1], times[-1])
