@@ -57,6 +57,12 @@ _GROUP: Final = 2
 _THREADS: Final = 17
 """Indexes of the process group and the number of threads in /proc/PID/stat, after the name."""
 
+_EXITED: Final = "ZX"
+"""States in /proc/PID/stat of a process that has exited: a zombie, and one being reaped.
+
+Source: proc_pid_stat(5), Linux man-pages 6.9.
+"""
+
 _ENDED_IN_ORDER: Final = b"."
 
 
@@ -374,8 +380,10 @@ def lives(group: int) -> bool:
         with suppress(OSError):
             fields = path.read_text().rpartition(")")[2].split()
             if int(fields[_GROUP]) == group:
-                are_zombies.add(fields[0] == "Z" and int(fields[_THREADS]) <= 1)
-    return are_zombies != {True}
+                are_zombies.add(fields[0] in _EXITED and int(fields[_THREADS]) <= 1)
+    if are_zombies:
+        return False in are_zombies
+    return _signal_group(group, 0)  # its last zombie may just have been reaped
 
 
 def is_free(port: int) -> bool:

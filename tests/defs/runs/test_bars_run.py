@@ -161,10 +161,10 @@ def test_file_that_cannot_be_read_does_not_stop_the_others(
 def test_finished_windows_are_materialized_before_the_run_fails(
     location: Any, failing_ib: Callable[..., Any]
 ) -> None:
-    """A gateway that becomes unreachable at the oldest chunk leaves the newer windows complete."""
+    """A gateway that becomes unreachable in the oldest window leaves the newer ones complete."""
 
     def fails(request: BarRequest) -> GatewayError | None:
-        if request.ends_at is not None and request.ends_at < datetime(2023, 4, 15, tzinfo=UTC):
+        if request.ends_at is not None and request.ends_at < datetime(2023, 12, 15, tzinfo=UTC):
             return GatewayUnreachableError(str(request), reason="gone", hint="Start the gateway")
         return None
 
