@@ -48,14 +48,14 @@ def benchmarks(*, small: bool) -> list[Benchmark]:
         return [
             _workers(6, 0.0, requests=180, capacity_a_s=_SMALL_CAPACITY_A_S),
             _budget(0.03),
-            _width("wider", "wider is better", _WIDER_IS_BETTER, sessions=300),
+            _width("wider", "wider is better", _WIDER_IS_BETTER, sessions=3_000),
             _narrow_requests(sessions=120),
             _wide_requests(symbols=2),
         ]
     return [
         *(_workers(number, noise) for noise in (0.0, _NOISE) for number in _REQUESTS),
         _budget(0.1),
-        _width("wider", "wider is better", _WIDER_IS_BETTER, sessions=1_500),
+        _width("wider", "wider is better", _WIDER_IS_BETTER, sessions=6_000),
         _width("published", "1 D is best, as published", _ONE_DAY_IS_BEST, sessions=900),
         _narrow_requests(sessions=300),
         _wide_requests(symbols=6),
@@ -144,14 +144,18 @@ def _violations(arrived_s: Sequence[float], window_s: float) -> int:
 def _width(
     key: str, what: str, service_s: Sequence[tuple[int, float]], *, sessions: int
 ) -> Benchmark:
-    """Return the benchmark of the width of requests, for a gateway with a law of widths."""
+    """Return the benchmark of the width of requests, for a gateway with a law of widths.
+
+    Learning takes some hundred requests, once a week for all series of a kind. The last quarter of
+    a load shows what was learned, the whole load also what learning costs.
+    """
     symbols = max(1, sessions // 300)
     load = load_of(stocks(symbols), _FIRST, sessions // symbols)
     law = Law(4, service_s, first=_FIRST, end=load.end)
     learned = Target(
         f"width-{key}", f"bars a second of each request in flight, of the best width: {what}", 0.9
     )
-    cold = Target(f"width-{key}-cold", "the same, with the half of the load that learns it", None)
+    cold = Target(f"width-{key}-cold", "the same, from the first request on", None)
     widths = range(1, service_s[-1][0] + 1)
     best = max(width * _MINUTES / law.mean_s(width) for width in widths)
 
@@ -160,7 +164,7 @@ def _width(
             run_loads(gateway.port, [load], Manner(settings={"IB_TIMEOUT": "5"}))
             served = gateway.report()
         return {
-            learned.key: _bars_a_place_s(served[_middle(served) :]) / best,
+            learned.key: _bars_a_place_s(served[_last_quarter(served) :]) / best,
             cold.key: _bars_a_place_s(served) / best,
         }
 
@@ -172,10 +176,10 @@ def _bars_a_place_s(served: Sequence[Served]) -> float:
     return sum(one.bars for one in served) / sum(one.ended_s - one.begun_s for one in served)
 
 
-def _middle(served: Sequence[Served]) -> int:
-    """Return the number of requests with which half of the bars had been requested."""
+def _last_quarter(served: Sequence[Served]) -> int:
+    """Return the number of requests after which a quarter of the bars was still to be requested."""
     bars = list(accumulate(one.bars for one in served))
-    return bisect_left(bars, bars[-1] / 2)
+    return bisect_left(bars, bars[-1] * 0.75)
 
 
 def _narrow_requests(*, sessions: int) -> Benchmark:

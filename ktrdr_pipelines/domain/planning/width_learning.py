@@ -4,8 +4,10 @@ A *width* is a number of sessions a request. It is learned for a gateway and a *
 size, type of instrument, hours of a session, what a bar is made of), from the safe plan's width one
 step at a time, upwards and then downwards. A few requests, *probes*, have the width of the next
 step while all others keep the best known one, so that both are compared under the same load. What
-counts is bars a second of one request in flight: the seconds from sending to the response, without
-waiting for a permit.
+counts is bars a second of the gateway: the seconds from sending to the response, less those that
+requests wait there in a queue. The wait is the same for all widths, so that a wide request would
+look better in a long queue than it is: it is what responses to the best width take longer on
+average than where fewer requests are in flight.
 
 Whether wider is better differs between gateways. Published for a real one: ``1 D`` of 1m took 0.6 s
 and ``5 D`` 8.3 s, ``6 D`` timed out (ib_insync #268, grade C as in ``limits``); another returned
@@ -52,6 +54,13 @@ _RETRY_S, _RETRY_FACTOR = 3_600.0, 8.0
 _FAILURES = 2
 """Timeouts in a row at the best width after which it is stepped down."""
 
+_CACHED = 0.25
+"""A response in less than this share of the typical time came from a cache."""
+
+_LOAD_RESPONSES, _LOAD_MEMORY, _LOAD_AGE = 6, 24, 200
+"""Fewest responses from which the mean time under a load is trusted, how many it covers, and after
+how many others it no longer holds."""
+
 _TRIMMED = 0.25
 """Share of the samples that is left out at either end: a response out of a cache, and a hiccup."""
 
@@ -61,8 +70,8 @@ _ALIKE = 1.25
 _PLAUSIBLE = 0.5
 """Share of the best width's seconds that a response to a wider request takes at least."""
 
-_SAME_LOAD = 1.5
-"""Factor by which the typical numbers in flight of compared samples may differ."""
+_LOAD_STEP = 1.5
+"""Factor by which the numbers in flight of one load differ at most."""
 
 _FEWEST = 3
 """Fewest responses of the best width before another is compared with it."""
@@ -85,10 +94,31 @@ class WidthSample:
     took_s: float
     at_once: int = 1
 
-    @property
-    def bar_s(self) -> float:
-        """Seconds a bar."""
-        return max(self.took_s, _SHORTEST_S) / max(self.bars, 1)
+    def bar_s(self, *, waited_s: float = 0.0) -> float:
+        """Return the seconds a bar, without those that requests wait in a queue."""
+        served_s = max(self.took_s - waited_s, self.took_s * _CACHED, _SHORTEST_S)
+        return served_s / max(self.bars, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class TimeUnderLoad:
+    """The mean seconds of ``count`` responses under one load; ``last`` is the number of the last.
+
+    Responses out of a cache are left out.
+    """
+
+    count: int
+    mean_s: float
+    last: int
+
+    def after(self, took_s: float, last: int) -> Self:
+        """Return the mean after one more response."""
+        if self.count >= _FEWEST and took_s < self.mean_s * _CACHED:
+            return self
+        count = min(self.count + 1, _LOAD_MEMORY)
+        return replace(
+            self, count=count, mean_s=self.mean_s + (took_s - self.mean_s) / count, last=last
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +128,8 @@ class Trial:
     ``probes`` are the times at which open probes were sent, in seconds since 1970, ``sent`` counts
     those of this round. A width that was rejected is not tried again until ``retry_at``; ``why``
     says the reason and is empty for one that was not. ``failures`` are timeouts in a row.
+    ``loads`` are mean times of responses by the load under which they were requested, ``responses``
+    how many there were.
     """
 
     samples: tuple[WidthSample, ...] = ()
@@ -107,11 +139,13 @@ class Trial:
     rejections: int = 0
     failures: int = 0
     why: str = ""
+    loads: Mapping[int, "TimeUnderLoad"] = field(default_factory=dict)
+    responses: int = 0
 
     @property
     def bars_per_s(self) -> float:
         """Bars a second of one request in flight; 0 if nothing was measured."""
-        return 1 / _trimmed_mean(one.bar_s for one in self.samples) if self.samples else 0.0
+        return 1 / _trimmed_mean(one.bar_s() for one in self.samples) if self.samples else 0.0
 
     @property
     def took_s(self) -> float:
@@ -122,6 +156,39 @@ class Trial:
     def at_once(self) -> float:
         """How many requests of a process were typically in flight."""
         return float(np.median([one.at_once for one in self.samples])) if self.samples else 0.0
+
+    def wait_s(self, at_once: int) -> float | None:
+        """Return the seconds that a request waits in the gateway's queue, on average.
+
+        None if too little is known of responses with about so many requests in flight.
+        """
+        load, oldest = _load_of(at_once), self.responses - _LOAD_AGE
+        own = self.loads.get(load)
+        if own is None or own.count < _FEWEST or own.last < oldest:
+            return None
+        less = [
+            one.mean_s
+            for key, one in self.loads.items()
+            if key < load and one.count >= _LOAD_RESPONSES and one.last >= oldest
+        ]
+        return own.mean_s - min([own.mean_s, *less])
+
+    def served_s(self, samples: Iterable[WidthSample]) -> list[float]:
+        """Return the seconds a bar of samples, without the wait at this width under their load."""
+        waits_s = {n: self.wait_s(n) for n in {one.at_once for one in samples}}
+        return [
+            one.bar_s(waited_s=waited_s)
+            for one in samples
+            if (waited_s := waits_s[one.at_once]) is not None
+        ]
+
+    def after(self, sample: WidthSample) -> Self:
+        """Return the trial after one more response."""
+        load, last = _load_of(sample.at_once), self.responses + 1
+        own = self.loads.get(load, TimeUnderLoad(0, sample.took_s, last))
+        loads = {**self.loads, load: own.after(sample.took_s, last)}
+        samples = (*self.samples, sample)[-_SAMPLES:]
+        return replace(self, samples=samples, failures=0, loads=loads, responses=last)
 
     def open_probes(self, now_s: float) -> int:
         """Return how many probes have no outcome yet."""
@@ -177,6 +244,8 @@ class LearnedWidth:
                 "rejections": t.rejections,
                 "failures": t.failures,
                 "why": t.why,
+                "loads": [[n, o.count, round(o.mean_s, 4), o.last] for n, o in t.loads.items()],
+                "responses": t.responses,
             }
             for width, t in self.trials.items()
         }
@@ -199,6 +268,11 @@ class LearnedWidth:
                     rejections=int(t["rejections"]),
                     failures=int(t["failures"]),
                     why=str(t["why"]),
+                    loads={
+                        int(load): TimeUnderLoad(int(n), float(mean_s), int(last))
+                        for load, n, mean_s, last in t.get("loads", ())
+                    },
+                    responses=int(t.get("responses", 0)),
                 )
                 for width, t in known["trials"].items()
             }
@@ -207,8 +281,9 @@ class LearnedWidth:
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return None
-        samples = (one for trial in trials.values() for one in trial.samples)
-        is_sound = all(map(math.isfinite, (made.since, *(one.took_s for one in samples))))
+        times_s = [one.took_s for trial in trials.values() for one in trial.samples]
+        times_s += [one.mean_s for trial in trials.values() for one in trial.loads.values()]
+        is_sound = all(map(math.isfinite, (made.since, *times_s)))
         return made if is_sound and made.width in STEPS else None
 
 
@@ -339,9 +414,7 @@ def measured(
     known: LearnedWidth, width: int, sample: WidthSample, *, now_s: float, bounds: WidthBounds
 ) -> LearnedWidth:
     """Return what is known after a response to a request of some width."""
-    trial = _closed(known, width)
-    samples = (*trial.samples, sample)[-_SAMPLES:]
-    known = _with(known, width, replace(trial, samples=samples, failures=0))
+    known = _with(known, width, _closed(known, width).after(sample))
     other = candidate(known, now_s, bounds) if width == known.width else width
     return known if other is None else _judged(known, other, now_s, bounds)
 
@@ -395,12 +468,12 @@ def _judged(
     # A wider request that took much less time was served out of a cache.
     least_s = 0.0 if width < known.width else best.took_s * _PLAUSIBLE
     samples = [one for one in trial.samples if one.took_s >= least_s]
-    count = len(samples)
+    bars_s, best_s = (best.served_s(each) for each in (samples, best.samples))
+    count = len(bars_s)
     rows = [one for one in ((_FEW_PROBES, 0.0, math.inf), *_DECISIONS) if count >= one[0]]
-    load = sorted((max(trial.at_once, 1), max(best.at_once, 1)))
-    if bounds is not None and rows and best.samples and load[1] <= load[0] * _SAME_LOAD:
-        gain = 1 / _trimmed_mean(one.bar_s for one in samples) / best.bars_per_s
-        slowest = 1 / max(one.bar_s for one in samples) / best.bars_per_s
+    if bounds is not None and rows and best_s:
+        gain = _trimmed_mean(best_s) / _trimmed_mean(bars_s)
+        slowest = _trimmed_mean(best_s) / max(bars_s)
         is_better = slowest > _CLEARLY_BETTER or gain > min(good for _, _, good in rows)
         if gain <= max(worst for _, worst, _ in rows):
             # A small loss may have been chance, and is tried again sooner.
@@ -472,6 +545,11 @@ def _expected_s(known: LearnedWidth, width: int) -> float:
         power = max(growth / math.log(known.width / STEPS[position - 1]), power)
     expected_s: float = best.took_s * (width / known.width) ** power
     return expected_s
+
+
+def _load_of(at_once: int) -> int:
+    """Return the number of a load, within which numbers in flight differ by a third or so."""
+    return int(math.log(max(at_once, 1), _LOAD_STEP))
 
 
 def _trimmed_mean(values: Iterable[float]) -> float:
