@@ -16,7 +16,7 @@ from types import MappingProxyType
 from ktrdr_pipelines.clock import boot_time_s
 from ktrdr_pipelines.ib.connection.pending_requests import PendingRequest, Topic
 from ktrdr_pipelines.ib.pacing.circuit_breaker import BreakerState
-from ktrdr_pipelines.ib.pacing.shared_state import Vitals
+from ktrdr_pipelines.ib.pacing.gateway_memory import Vitals
 from ktrdr_pipelines.ib.protocol.error_codes import ErrorFrame
 from ktrdr_pipelines.limits import Backoff, CodeClass, IbLimitsRegistry
 

@@ -15,8 +15,8 @@ from sqlite3 import Connection
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.errors import EntitlementError
+from ktrdr_pipelines.ib.pacing.gateway_memory import LONGEST_BLOCK_S, Block, SharedMemory
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
-from ktrdr_pipelines.ib.pacing.shared_state import LONGEST_BLOCK_S, Block, SharedMemory
 from ktrdr_pipelines.ib.protocol.contract_messages import Candidate
 from ktrdr_pipelines.ib.protocol.error_codes import concerns_session
 

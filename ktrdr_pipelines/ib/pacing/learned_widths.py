@@ -10,8 +10,8 @@ from sqlite3 import Connection
 
 from ktrdr_pipelines.domain.planning.width_learning import LearnedWidth
 from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.pacing.gateway_memory import SharedMemory
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
-from ktrdr_pipelines.ib.pacing.shared_state import SharedMemory
 
 
 class LearnedWidths:

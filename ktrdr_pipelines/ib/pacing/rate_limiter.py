@@ -28,15 +28,14 @@ from ktrdr_pipelines.ib.pacing.circuit_breaker import (
     Depth,
     availability,
 )
+from ktrdr_pipelines.ib.pacing.gateway_memory import SharedMemory, Vitals
 from ktrdr_pipelines.ib.pacing.rules import MESSAGE, PacedRequest, Pacing, RequestKind, pacing_of
 from ktrdr_pipelines.ib.pacing.shared_file import RecordBusyError
 from ktrdr_pipelines.ib.pacing.shared_state import (
     LONGEST_SLEEP_S,
     QueueEntry,
     Sending,
-    SharedMemory,
     SharedRecord,
-    Vitals,
 )
 from ktrdr_pipelines.ib.private_files import tighten_state
 
@@ -100,7 +99,7 @@ class Permit:
     def abandon(self) -> None:
         """Release the permit soon: the request was cancelled here.
 
-        The gateway may read it any time until its deadline, from which it counts.
+        A gateway that hangs may read it any time until its deadline, from which it counts.
         """
         self._shorten(is_lost=False)
 

@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import BarSizeRefusedError
+from ktrdr_pipelines.ib.pacing.gateway_memory import SharedMemory
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
-from ktrdr_pipelines.ib.pacing.shared_state import SharedMemory
 from ktrdr_pipelines.ib.protocol.error_codes import NoDataError, sizes_listed
 from ktrdr_pipelines.ib.protocol.requests import HistoryQuery
 from ktrdr_pipelines.limits import IbLimitsRegistry

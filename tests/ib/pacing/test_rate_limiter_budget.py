@@ -334,6 +334,22 @@ def test_requests_in_flight_count_after_the_record_was_removed(
     assert asyncio.run(run()) == pytest.approx(5005 + 15.75)
 
 
+def test_a_cancelled_request_counts_after_the_record_was_removed(
+    rate_limiter: Any, tmp_path: Path
+) -> None:
+    """It counts from its deadline on, at which the gateway may have read it, in the new file."""
+
+    async def run() -> float:
+        one = rate_limiter(pacing=HARD)
+        async with one.permit(bars(1), hold_s=1000) as permit:
+            one.close()
+            remove(tmp_path)
+            permit.abandon()
+        return await send(one, bars(1))
+
+    assert asyncio.run(run()) == pytest.approx(6000 + 15.75)
+
+
 def test_a_withdrawal_after_the_record_was_removed_leaves_other_requests(
     rate_limiter: Any, tmp_path: Path
 ) -> None:
