@@ -262,6 +262,8 @@ def require_series_folder(folder: Path) -> None:
     """
     symbol = folder.parent
     bars = symbol.parent
+    if _is_usable(bars, symbol, folder):
+        return
     if bars.is_symlink() and is_folder(bars) and _is_below_marker(Path(os.path.realpath(bars))):
         raise OddPathError(
             f"cannot use {bars} as the folder of bars",
@@ -279,6 +281,20 @@ def require_series_folder(folder: Path) -> None:
                 reason=f"it is {kind}{shared}",
                 hint=f"{_HINT}, or create a writable folder in its place",
             )
+
+
+def _is_usable(*folders: Path) -> bool:
+    """Return whether folders one below the other are no links, as far as they exist."""
+    for one in folders:
+        try:
+            mode = os.lstat(one).st_mode  # noqa: PTH116  (for every reading of a series)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
+        if not stat.S_ISDIR(mode):
+            return False
+    return True
 
 
 def _leads_to(path: Path, kind: int) -> bool:

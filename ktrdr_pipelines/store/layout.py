@@ -17,6 +17,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from ktrdr_pipelines.domain.instruments import Origin
@@ -37,6 +38,8 @@ from ktrdr_pipelines.store.files import (
     require_series_folder,
     write_atomically,
 )
+
+_MOST_FOLDERS = 1_024
 
 _OPENING = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NONBLOCK", 0)
 
@@ -256,7 +259,7 @@ class StoreLayout:
 
     def series_folder(self, symbol: str, timeframe: Timeframe) -> Path:
         """Return the folder of one series' files."""
-        return self.symbol_folder(symbol) / f"timeframe={timeframe}"
+        return _series_folder(self.root, symbol, timeframe)
 
     def bar_files(self, symbol: str, timeframe: Timeframe) -> list[Path]:
         """Return the files of one series, oldest first.
@@ -266,11 +269,22 @@ class StoreLayout:
         """
         folder = self.series_folder(symbol, timeframe)
         require_series_folder(folder)
-        return sorted(folder.glob("*.parquet"))
+        try:
+            with os.scandir(folder) as entries:
+                names = [one.name for one in entries if one.name.endswith(".parquet")]
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return []
+        return [folder / name for name in sorted(names)]
 
     def timeframes_of(self, symbol: str) -> list[Timeframe]:
         """Return the timeframes for which a symbol has a folder."""
-        return [kind for kind in Timeframe if self.series_folder(symbol, kind).is_dir()]
+        folder = self.symbol_folder(symbol)
+        try:
+            with os.scandir(folder) as entries:
+                names = {one.name for one in entries if one.is_dir()}
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [kind for kind in Timeframe if f"timeframe={kind}" in names]
 
     def series_folders(self) -> dict[tuple[str, Timeframe], Path]:
         """Return the folder of every series that has one, by symbol and timeframe.
@@ -300,6 +314,12 @@ class StoreLayout:
     def lock(self, name: str) -> Path:
         """Return the lock file of something that is not a series."""
         return self.locks / f"{name}.lock"
+
+
+@lru_cache(maxsize=_MOST_FOLDERS)
+def _series_folder(root: Path, symbol: str, timeframe: Timeframe) -> Path:
+    # A run composes the path of its series' folder some hundred times.
+    return StoreLayout(root).symbol_folder(symbol) / f"timeframe={timeframe}"
 
 
 def _value(folder: Path) -> str:

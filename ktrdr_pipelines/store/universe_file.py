@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -152,7 +153,13 @@ def load_universe(path: Path) -> Universe:
     Raises:
         UniverseError: it is missing or malformed; the text names file, line and key.
     """
-    return parse_universe(_text_of(path), str(path))
+    return _parsed(_text_of(path), str(path))
+
+
+@lru_cache(maxsize=2)
+def _parsed(text: str, name: str) -> Universe:
+    # Every series of a load asks for the universe before its first bars are saved.
+    return parse_universe(text, name)
 
 
 def _text_of(path: Path) -> str:

@@ -138,17 +138,22 @@ class SessionCalendar:
     def sessions(self, first: date, end: date) -> list[Session]:
         """Return the sessions dated in ``[first, end)``."""
         low, high = np.searchsorted(self._days, [np.datetime64(first), np.datetime64(end)])
-        return [self._session(position) for position in range(int(low), int(high))]
+        return self._sessions(int(low), int(high))
 
     def sessions_meeting(self, interval: Interval) -> list[Session]:
         """Return the sessions that share real time with an interval."""
         low = np.searchsorted(self._closes, micros(interval.start), side="right")
         high = np.searchsorted(self._opens, micros(interval.end), side="left")
-        return [self._session(position) for position in range(int(low), int(high))]
+        return self._sessions(int(low), int(high))
 
     def days_meeting(self, interval: Interval) -> set[date]:
         """Return the dates of the sessions that share real time with an interval."""
         return {one.day for one in self.sessions_meeting(interval)}
+
+    def closes_of(self, first: date, end: date) -> np.ndarray:
+        """Return the part of ``closes`` for the sessions dated in ``[first, end)``."""
+        low, high = np.searchsorted(self._days, [np.datetime64(first), np.datetime64(end)])
+        return self._closes[int(low) : int(high)]
 
     def day_starts_at(self, day: date) -> datetime:
         """Return the real time at which a session day begins (local midnight less the roll)."""
@@ -178,12 +183,11 @@ class SessionCalendar:
         wall = wall_micros(micros, self.zone) + self.roll // timedelta(microseconds=1)
         return np.asarray((wall // _DAY_MICROS).astype("datetime64[D]"))
 
-    def _session(self, position: int) -> Session:
-        return Session(
-            self._days[position].item(),
-            moment(self._opens[position]),
-            moment(self._closes[position]),
-        )
+    def _sessions(self, low: int, high: int) -> list[Session]:
+        part = slice(low, high)
+        columns = (self._days[part], self._opens[part], self._closes[part])
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return [Session(day, moment(opens), moment(closes)) for day, opens, closes in rows]
 
 
 def monday_of(day: date) -> date:

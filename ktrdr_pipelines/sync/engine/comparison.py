@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import moment, timestamps
+from ktrdr_pipelines.domain.bars import micros, moment, timestamps
 from ktrdr_pipelines.domain.calendars.sessions import (
     SessionCalendar,
     interval_between,
@@ -87,9 +87,10 @@ class Comparison:
             return
         first, last = self._gained
         timeframe, today = self._series.timeframe, calendar.day_of(now - final_lag())
-        is_over = all(one.closes_at + final_lag() <= now for one in calendar.sessions(last, today))
-        if is_tail and timeframe.is_intraday and (last > today or not is_over):
-            return
+        if is_tail and timeframe.is_intraday:
+            closes = calendar.closes_of(last, today)
+            if last > today or (closes > micros(now - final_lag())).any():
+                return
         days = [day for day in self._store.rows_per_session(self._series) if day <= today]
         for boundary in sorted({first, last}):
             position = bisect_left(days, boundary)
