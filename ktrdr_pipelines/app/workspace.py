@@ -12,7 +12,9 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ktrdr_pipelines.app.services.array_files import ArrayFiles
 from ktrdr_pipelines.clock import Clock, system_now
+from ktrdr_pipelines.domain.calendars.kept_arrays import keep_arrays_in
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.settings import Settings, data_folder, effective_settings
 
@@ -37,7 +39,8 @@ class Workspace:
 
     A workspace is cheap: each part is made when it is first used. Open one for each command, run,
     tick or request: it keeps the universe as it first read it. Threads may share one; each gets
-    a connection of its own to the ledger.
+    a connection of its own to the ledger. From then on this process keeps the sessions of calendars
+    in the state folder of the settings.
 
     Args:
         settings: the gateway, and by how many seconds market time is ahead of real time.
@@ -58,6 +61,7 @@ class Workspace:
         self.layout = layout
         self.clock = Clock(settings.ktrdr_clock_offset_s, real)
         self._universe = universe
+        keep_arrays_in(ArrayFiles(settings.ktrdr_state / "sessions"))
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> "Workspace":

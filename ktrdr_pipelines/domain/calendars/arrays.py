@@ -5,10 +5,14 @@ Not here: the calendars themselves (``domain.calendars.exchanges``,
 """
 
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
+
+from ktrdr_pipelines.domain.calendars.kept_arrays import Arrays, kept_arrays
+
+if TYPE_CHECKING:  # imported where it is needed: kept arrays are read without it
+    import pandas as pd
 
 KNOWN_FROM: Final = "1970-01-01"
 KNOWN_TO: Final = "2049-12-31"
@@ -19,23 +23,27 @@ _CLOCKS_FROM: Final = np.datetime64("1970-01-01", "s").astype(np.int64)
 _CLOCKS_TO: Final = np.datetime64("2101-01-01", "s").astype(np.int64)
 
 
-def dates_of(index: pd.Index) -> np.ndarray:
+def dates_of(index: "pd.Index") -> np.ndarray:
     """Return the dates of an index as ``datetime64[D]``."""
+    import pandas as pd
+
     return np.asarray(pd.DatetimeIndex(index).to_numpy().astype("datetime64[D]"))
 
 
-def micros_of(moments: pd.DatetimeIndex) -> np.ndarray:
+def micros_of(moments: "pd.DatetimeIndex") -> np.ndarray:
     """Return aware moments as int64 microseconds since 1970 UTC."""
     plain = moments.tz_convert("UTC").tz_localize(None).to_numpy()
     return np.asarray(plain.astype("datetime64[us]").astype(np.int64))
 
 
-def at_clock(days: pd.DatetimeIndex, minutes: np.ndarray | int, zone: str) -> np.ndarray:
+def at_clock(days: "pd.DatetimeIndex", minutes: np.ndarray | int, zone: str) -> np.ndarray:
     """Return the moments so many minutes of wall clock after (or before) each local midnight.
 
     A wall time that a change of the clocks skips is moved an hour later, of one that occurs twice
     the first is returned: no exchange opens or closes then.
     """
+    import pandas as pd
+
     wall = days + pd.to_timedelta(minutes, unit="m")
     ambiguous = np.ones(len(days), dtype=bool)
     moments = wall.tz_localize(zone, nonexistent="shift_forward", ambiguous=ambiguous)
@@ -67,6 +75,11 @@ def _clock_changes(zone: str) -> tuple[np.ndarray, np.ndarray]:
     Both are int64 microseconds; the first is 1970, the last 2101. Finding them takes some
     milliseconds, which is what pandas needs to convert the bars of a few dozen responses.
     """
+    found = kept_arrays(f"clocks of {zone}", lambda: _found_changes(zone))
+    return found["changes"], found["ahead"]
+
+
+def _found_changes(zone: str) -> Arrays:
     grid = np.arange(_CLOCKS_FROM, _CLOCKS_TO + 1, _DAY_S // 4)
     ahead = _ahead_s(grid, zone)
     (before,) = np.nonzero(np.diff(ahead))
@@ -77,7 +90,11 @@ def _clock_changes(zone: str) -> tuple[np.ndarray, np.ndarray]:
         is_same = _ahead_s(middle, zone) == was
         low, high = np.where(is_same, middle, low), np.where(is_same, high, middle)
     changes = np.concatenate((grid[:1], high, grid[-1:]))
-    return changes * 1_000_000, _ahead_s(changes, zone) * 1_000_000
+    return {
+        "zone": np.array(zone),
+        "changes": changes * 1_000_000,
+        "ahead": _ahead_s(changes, zone) * 1_000_000,
+    }
 
 
 def _ahead_s(seconds: np.ndarray, zone: str) -> np.ndarray:
@@ -86,13 +103,17 @@ def _ahead_s(seconds: np.ndarray, zone: str) -> np.ndarray:
 
 
 def _by_pandas(micros: np.ndarray, zone: str) -> np.ndarray:
+    import pandas as pd
+
     moments = pd.DatetimeIndex(micros.astype("datetime64[us]")).tz_localize("UTC")
     wall = moments.tz_convert(zone).tz_localize(None).to_numpy()
     return np.asarray(wall.astype("datetime64[us]").astype(np.int64))
 
 
-def breaks_of(starts: pd.Series, ends: pd.Series) -> np.ndarray:
+def breaks_of(starts: "pd.Series", ends: "pd.Series") -> np.ndarray:
     """Return the breaks of a table, shape ``(n, 2)``; rows without one are left out."""
+    import pandas as pd
+
     there = np.asarray(starts.notna() & (starts < ends))
     pairs = (micros_of(pd.DatetimeIndex(side[there])) for side in (starts, ends))
     return np.column_stack(list(pairs))

@@ -23,13 +23,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 
 from ktrdr_pipelines.domain.calendars.arrays import KNOWN_FROM, KNOWN_TO, at_clock, dates_of
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHICAGO: Final = "America/Chicago"
 
@@ -138,8 +140,9 @@ def globex_hours(key: str) -> SessionCalendar:
     )
 
 
-def _days_and_closes(family: _Family) -> tuple[pd.DatetimeIndex, np.ndarray]:
+def _days_and_closes(family: _Family) -> "tuple[pd.DatetimeIndex, np.ndarray]":
     """Return the trade dates, and for each its early close, or midnight where it has none."""
+    import pandas as pd
     import pandas_market_calendars
 
     calendar = pandas_market_calendars.get_calendar(family.library)

@@ -9,13 +9,15 @@ trade from 01:10 to 22:00 Frankfurt, https://www.eurex.com/ex-en/trade/trading-h
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 
 from ktrdr_pipelines.domain.calendars.arrays import KNOWN_FROM, KNOWN_TO, at_clock, dates_of
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FRANKFURT: Final = "Europe/Berlin"
 _NIGHT_SINCE: Final = np.datetime64("2018-12-10", "D")
@@ -28,13 +30,15 @@ EUREX_FAMILIES: Final[Mapping[str, int]] = MappingProxyType(
 """All families by the key of their calendar: the open before the night session, in minutes."""
 
 
-def eurex_hours(key: str, session_days: pd.DatetimeIndex) -> SessionCalendar:
+def eurex_hours(key: str, session_days: "pd.DatetimeIndex") -> SessionCalendar:
     """Build the calendar of a family.
 
     Args:
         key: one of ``EUREX_FAMILIES``.
         session_days: the days on which Eurex trades.
     """
+    import pandas as pd
+
     first, last = pd.Timestamp(KNOWN_FROM), pd.Timestamp(KNOWN_TO)
     inside = session_days[(session_days >= first) & (session_days <= last)]
     days = dates_of(inside)

@@ -13,12 +13,12 @@ does not need.
 """
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 
 from ktrdr_pipelines.domain.calendars.arrays import (
     KNOWN_FROM,
@@ -29,10 +29,12 @@ from ktrdr_pipelines.domain.calendars.arrays import (
     dates_of,
     micros_of,
 )
+from ktrdr_pipelines.domain.calendars.kept_arrays import kept_arrays
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 
 if TYPE_CHECKING:
     import exchange_calendars
+    import pandas as pd
 
 EXTENDED: Final = "XNYS.ETH"
 
@@ -80,9 +82,13 @@ _HALF_DAY_BEFORE: Final = 16 * 60
 @cache
 def exchange_codes() -> frozenset[str]:
     """Return the ISO 10383 codes of the exchanges whose regular hours are known."""
-    import exchange_calendars
 
-    names = exchange_calendars.get_calendar_names(include_aliases=False)
+    def listed() -> Mapping[str, np.ndarray]:
+        import exchange_calendars
+
+        return {"names": np.array(exchange_calendars.get_calendar_names(include_aliases=False))}
+
+    names = kept_arrays("exchanges", listed)["names"].tolist()
     return frozenset(names) - _NO_EXCHANGES - _BROKEN | frozenset(_ONLY_IN_MARKET_CALENDARS)
 
 
@@ -103,6 +109,8 @@ def exchange_hours(key: str) -> SessionCalendar:
         raise KeyError(key)
     if key == EXTENDED:
         return _new_york_extended()
+    import pandas as pd
+
     schedule, zone = _schedule(key.removesuffix(_REGULAR))
     return SessionCalendar(
         key=key,
@@ -115,6 +123,8 @@ def exchange_hours(key: str) -> SessionCalendar:
 
 
 def _new_york_extended() -> SessionCalendar:
+    import pandas as pd
+
     schedule, zone = _schedule("XNYS")
     days = pd.DatetimeIndex(schedule.index)
     closes = pd.DatetimeIndex(schedule["close"]).tz_convert(zone)
@@ -128,13 +138,15 @@ def _new_york_extended() -> SessionCalendar:
     )
 
 
-def exchange_days(code: str) -> pd.DatetimeIndex:
+def exchange_days(code: str) -> "pd.DatetimeIndex":
     """Return the session dates of an exchange by its ISO 10383 code."""
+    import pandas as pd
+
     return pd.DatetimeIndex(_schedule(code)[0].index)
 
 
 @cache
-def _schedule(code: str) -> tuple[pd.DataFrame, str]:
+def _schedule(code: str) -> "tuple[pd.DataFrame, str]":
     """Return the table (open, close and breaks in UTC) of an exchange, and its time zone."""
     with warnings.catch_warnings():
         # exchange_calendars 4.13 builds its table with calls that pandas 3 deprecates.
@@ -147,8 +159,10 @@ def _schedule(code: str) -> tuple[pd.DataFrame, str]:
     return _corrected(code, schedule, zone), zone
 
 
-def _corrected(code: str, schedule: pd.DataFrame, zone: str) -> pd.DataFrame:
+def _corrected(code: str, schedule: "pd.DataFrame", zone: str) -> "pd.DataFrame":
     """Return a table with the closed days and lunch breaks that the exchange published."""
+    import pandas as pd
+
     right = schedule.drop(pd.DatetimeIndex(_CLOSED.get(code, ())))
     for lunch in reversed(_LUNCHES.get(code, ())):
         days = pd.DatetimeIndex(right.index)
@@ -162,6 +176,7 @@ def _corrected(code: str, schedule: pd.DataFrame, zone: str) -> pd.DataFrame:
 def _library_calendar(code: str) -> "exchange_calendars.ExchangeCalendar":
     """Build a calendar over all dates that it supports, which only an attempt shows."""
     import exchange_calendars
+    import pandas as pd
 
     try:
         return exchange_calendars.get_calendar(code, start=KNOWN_FROM, end=KNOWN_TO)
@@ -172,7 +187,8 @@ def _library_calendar(code: str) -> "exchange_calendars.ExchangeCalendar":
         return exchange_calendars.get_calendar(code, start=max(first, low), end=min(last, high))
 
 
-def _market_schedule(code: str) -> pd.DataFrame:
+def _market_schedule(code: str) -> "pd.DataFrame":
+    import pandas as pd
     import pandas_market_calendars
 
     calendar = pandas_market_calendars.get_calendar(code)

@@ -15,7 +15,6 @@ from datetime import timedelta
 from typing import Final
 
 import numpy as np
-import pandas as pd
 
 from ktrdr_pipelines.domain.calendars.arrays import (
     KNOWN_FROM,
@@ -35,6 +34,8 @@ _DAY_MICROS: Final = 86_400_000_000
 
 def spot_fx() -> SessionCalendar:
     """Build the calendar of spot currencies; a session begins on the evening before its date."""
+    import pandas as pd
+
     days = pd.bdate_range(KNOWN_FROM, KNOWN_TO)
     days = days[~np.isin(days.strftime("%m-%d"), _FX_CLOSED)]
     return SessionCalendar(
@@ -49,6 +50,8 @@ def spot_fx() -> SessionCalendar:
 
 def crypto() -> SessionCalendar:
     """Build the calendar of crypto: every UTC day is a session."""
+    import pandas as pd
+
     days = dates_of(pd.date_range(KNOWN_FROM, KNOWN_TO))
     opens = days.astype("datetime64[us]").astype(np.int64)
     return SessionCalendar(

@@ -33,6 +33,7 @@ from ktrdr_pipelines.domain.calendars.gateway_schedules import (
     overlaid,
     with_own_hours,
 )
+from ktrdr_pipelines.domain.calendars.kept_arrays import Arrays, kept_arrays
 from ktrdr_pipelines.domain.calendars.session_extension import (
     Extension,
     LateBar,
@@ -74,10 +75,41 @@ def is_assumed(key: str) -> bool:
 def calendar_named(key: str) -> SessionCalendar:
     """Return the calendar of a key as it is known offline; it is built on first use.
 
+    Its arrays are kept between processes (``domain.calendars.kept_arrays``).
+
     Raises:
         KeyError: there is no such calendar; the known ones are ``calendar_keys()`` and
             ``GATEWAY:ZONE``.
     """
+    if is_gateways(key):
+        return _unknown_sessions(key)
+    found = kept_arrays(key, lambda: _arrays_of(_built(key)))
+    return SessionCalendar(
+        key=key,
+        zone=found["zone"].item(),
+        days=found["days"],
+        opens=found["opens"],
+        closes=found["closes"],
+        breaks=found["breaks"],
+        roll=timedelta(microseconds=found["roll_us"].item()),
+        days_may_differ=found["days_may_differ"].item(),
+    )
+
+
+def _arrays_of(calendar: SessionCalendar) -> Arrays:
+    return {
+        "zone": np.array(calendar.zone),
+        "days": calendar.days,
+        "opens": calendar.opens,
+        "closes": calendar.closes,
+        "breaks": calendar.breaks,
+        "roll_us": np.array(calendar.roll // timedelta(microseconds=1)),
+        "days_may_differ": np.array(calendar.days_may_differ),
+    }
+
+
+def _built(key: str) -> SessionCalendar:
+    """Return a calendar as the libraries and the tables here have it."""
     if key == SPOT_FX:
         return spot_fx()
     if key == CRYPTO:
@@ -86,7 +118,7 @@ def calendar_named(key: str) -> SessionCalendar:
         return globex_hours(key)
     if key in EUREX_FAMILIES:
         return eurex_hours(key, exchange_days("XEUR"))
-    return _unknown_sessions(key) if is_gateways(key) else exchange_hours(key)
+    return exchange_hours(key)
 
 
 def is_calendar(key: str) -> bool:

@@ -18,9 +18,9 @@ from datetime import datetime
 from functools import lru_cache
 
 import numpy as np
-import pandas as pd
 
 from ktrdr_pipelines.domain.bars import micros, moment
+from ktrdr_pipelines.domain.calendars.arrays import wall_micros
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, overlaps
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -213,9 +213,7 @@ def _trading(calendar: SessionCalendar, timeframe: Timeframe) -> Trading:
     if len(breaks):
         starts = np.sort(np.append(starts, breaks[:, 1]))
         ends = np.sort(np.append(ends, breaks[:, 0]))
-    utc = pd.DatetimeIndex(starts.astype("datetime64[us]")).tz_localize("UTC")
-    wall = utc.tz_convert(calendar.zone).tz_localize(None).to_numpy().astype("datetime64[us]")
-    offsets = np.asarray(wall.astype(np.int64) - starts)
+    offsets = wall_micros(starts, calendar.zone) - starts
     return Trading(starts, ends, offsets, timeframe.seconds * 1_000_000)
 
 
