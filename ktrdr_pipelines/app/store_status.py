@@ -9,27 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ktrdr_pipelines.app.acknowledgement import ExplainedRange, explained_ranges
 from ktrdr_pipelines.app.selection import chosen_series, instruments_of
-from ktrdr_pipelines.app.views.documents import ErrorDocument
-from ktrdr_pipelines.app.views.series_documents import (
-    BasisErrorDocument,
-    CalendarChangeDocument,
-    CatalogDocument,
-    ExplainedDocument,
-    GapDocument,
-    GapsDocument,
-    HeldRangeDocument,
-    SeriesErrorDocument,
-    SeriesStatusDocument,
-    StatedRebasingDocument,
-    StoreStatusDocument,
-    SymbolAdjustmentDocument,
-    UniverseDocument,
-    UnlistedSeriesDocument,
-)
-from ktrdr_pipelines.app.views.universe_documents import field_documents
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.domain.adjustments import Adjustment
 from ktrdr_pipelines.domain.calendars.registry import Calendars
@@ -41,6 +24,14 @@ from ktrdr_pipelines.gaps.universe_diff import Stranger, strangers
 from ktrdr_pipelines.store.layout import store_origin, store_version
 from ktrdr_pipelines.store.ledger.basis_records import BasisCheck
 from ktrdr_pipelines.store.ledger.ledger import series_key
+
+if TYPE_CHECKING:  # a status that is printed as text needs no documents
+    from ktrdr_pipelines.app.views.series_documents import (
+        CalendarChangeDocument,
+        GapsDocument,
+        HeldRangeDocument,
+        StoreStatusDocument,
+    )
 
 KINDS = (ProofKind.DISPUTED, ProofKind.ACKNOWLEDGED)
 """What explains ranges in spite of held data, or by the user."""
@@ -124,12 +115,25 @@ def store_status(workspace: Workspace, symbols: str | None = None) -> StoreStatu
     )
 
 
-def status_document(status: StoreStatus) -> StoreStatusDocument:
+def status_document(status: StoreStatus) -> "StoreStatusDocument":
     """Return the document of a store.
 
     Raises:
         StoreError: the ledger cannot be read.
     """
+    from ktrdr_pipelines.app.views.documents import ErrorDocument
+    from ktrdr_pipelines.app.views.series_documents import (
+        BasisErrorDocument,
+        CatalogDocument,
+        SeriesStatusDocument,
+        StatedRebasingDocument,
+        StoreStatusDocument,
+        SymbolAdjustmentDocument,
+        UniverseDocument,
+        UnlistedSeriesDocument,
+    )
+    from ktrdr_pipelines.app.views.universe_documents import field_documents
+
     workspace, universe = status.workspace, status.workspace.universe
     explained = explained_ranges(workspace.ledger, status.calendars, status.series)
     of_series: dict[Series, list[ExplainedRange]] = {}
@@ -192,7 +196,9 @@ def status_document(status: StoreStatus) -> StoreStatusDocument:
     )
 
 
-def _calendar_changes(calendars: Calendars) -> list[CalendarChangeDocument]:
+def _calendar_changes(calendars: Calendars) -> "list[CalendarChangeDocument]":
+    from ktrdr_pipelines.app.views.series_documents import CalendarChangeDocument
+
     return [
         CalendarChangeDocument(
             key=key,
@@ -240,7 +246,7 @@ def gaps_document(
     explained: Sequence[ExplainedRange],
     *,
     plot: Path | None = None,
-) -> GapsDocument:
+) -> "GapsDocument":
     """Return the document of the gaps of some series.
 
     Args:
@@ -248,6 +254,14 @@ def gaps_document(
         explained: their explained ranges (``app.acknowledgement``).
         plot: the file of the heatmap, if one was written.
     """
+    from ktrdr_pipelines.app.views.documents import ErrorDocument
+    from ktrdr_pipelines.app.views.series_documents import (
+        ExplainedDocument,
+        GapDocument,
+        GapsDocument,
+        SeriesErrorDocument,
+    )
+
     code = gaps_exit_code(found)
     return GapsDocument(
         complete=code is ExitCode.DONE,
@@ -270,12 +284,14 @@ def gaps_document(
     )
 
 
-def held_ranges(workspace: Workspace, instrument: Instrument) -> list[HeldRangeDocument]:
+def held_ranges(workspace: Workspace, instrument: Instrument) -> "list[HeldRangeDocument]":
     """Return the bars held of each timeframe of an instrument, of those on disk too.
 
     Raises:
         StoreError: a series cannot be read.
     """
+    from ktrdr_pipelines.app.views.series_documents import HeldRangeDocument
+
     store = workspace.store
     kinds = [kind for symbol, kind in store.series_on_disk() if symbol == instrument.symbol]
     held = []
