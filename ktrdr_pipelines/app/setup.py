@@ -125,6 +125,8 @@ EARLIER: Final = frozenset(
 """SHA-256 of the settings that earlier versions wrote: such a file is unedited, and is replaced."""
 
 _MONITORING: Final = "run_monitoring"
+_EVENTS: Final = "event_log_storage"
+_STORAGES: Final = frozenset({"storage", "run_storage", _EVENTS, "schedule_storage"})
 
 
 def dagster_home(layout: StoreLayout) -> Path:
@@ -159,9 +161,10 @@ def prepare_home(layout: StoreLayout) -> Path:
 
 
 def setting_overrides(home: Path) -> dict[str, Any]:
-    """Return the settings of run monitoring: those of the home, completed by this version's.
+    """Return settings of a home that its file lacks: run monitoring, and the storage of events.
 
-    Settings that the user edited under an earlier version lack timeouts that were added later.
+    Settings that the user edited under an earlier version lack timeouts that were added later. The
+    storage writes Dagster's own files, in larger commits; it is not replaced if the user chose one.
     """
     path = home / SETTINGS_FILE
     reader = YAML(typ="safe", pure=True)
@@ -169,4 +172,11 @@ def setting_overrides(home: Path) -> dict[str, Any]:
     with disk_errors(path):
         own = reader.load(path.read_bytes()) or {}
     ours = reader.load(committed(DAGSTER_SETTINGS))
-    return {_MONITORING: {**ours[_MONITORING], **(own.get(_MONITORING) or {})}}
+    overrides: dict[str, Any] = {_MONITORING: {**ours[_MONITORING], **(own.get(_MONITORING) or {})}}
+    if not any(own.get(one) for one in _STORAGES):
+        overrides[_EVENTS] = {
+            "module": "ktrdr_pipelines.defs.event_storage",
+            "class": "BatchEventLogStorage",
+            "config": {"base_dir": str(home / "history" / "runs")},
+        }
+    return overrides

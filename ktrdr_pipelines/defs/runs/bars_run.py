@@ -13,7 +13,7 @@ import dagster as dg
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.loader_thread import drive
-from ktrdr_pipelines.defs.runs.outcome import LoadRun, first_lines
+from ktrdr_pipelines.defs.runs.outcome import ExplainedWindow, LoadRun, first_lines
 from ktrdr_pipelines.defs.runs.tags import KIND, RunKind
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.planning.jobs import RequestedBy
@@ -73,8 +73,10 @@ class BarsRun:
         for partition in known:
             series = Series(self._universe.instrument(partition.symbol), self._timeframe)
             self._open[series].append(partition)
+        self._report_complete(self._open)
         reports = self._drive()
-        failed = [line for report in reports for line in self._finish(report)]
+        self._run.log_summaries(reports)
+        failed = self._finish(reports)
         return reports, [*self._left(set(partitions) - set(known)), *failed]
 
     def _left(self, partitions: Iterable[BarPartition]) -> list[str]:
@@ -106,42 +108,58 @@ class BarsRun:
         self._run.succeeded()
 
     def _drive(self) -> list[SeriesReport]:
-        """Run the loader, materializing windows as they are finished, and return its reports."""
+        """Run the loader, materializing windows as they are finished, and return its reports.
+
+        A series that wants nothing any more, or nothing since the universe gives it a later start,
+        has no report.
+        """
         requested_by = RequestedBy.SENSOR if self._is_automatic else RequestedBy.PERSON
         jobs = []
         for series, windows in self._open.items():
             calendar = self._calendars.of(series.instrument)
-            wanted = wanted_in(series, calendar, _dates(windows).values())
-            jobs.append(Job(series, wanted=wanted, requested_by=requested_by))
+            if wanted := wanted_in(series, calendar, _dates(windows).values()):
+                jobs.append(Job(series, wanted=wanted, requested_by=requested_by))
+        if not jobs:
+            return []
         operation = "gap_filler" if self._is_automatic else "batch"
-        return drive(self._run.loader(jobs, operation), self._context, self._report_finished)
+        return drive(self._run.loader(jobs, operation), self._context, self._report_complete)
 
-    def _report_finished(self, series: Series) -> None:
-        """Materialize the windows of a series that are complete, during the load."""
-        windows, now = self._open[series], self._workspace.now
-        status = self._workspace.gap_index().windows(series, _dates(windows), now)
-        for partition in list(windows):
-            one = status[partition.window]
-            if one.rows and one.state is WindowState.COMPLETE:
-                self._run.materialize(self._timeframe, partition, one, now)
-                windows.remove(partition)
+    def _report_complete(self, listed: Iterable[Series]) -> None:
+        """Materialize the windows that are complete, before and during the load."""
+        index, now = self._workspace.gap_index(), self._workspace.now
+        complete: list[ExplainedWindow] = []
+        for found in index.series_gaps([one for one in listed if self._open[one]], now):
+            if found.error is not None:
+                continue  # the load reports it
+            windows = self._open[found.series]
+            status = index.windows_of(found, _dates(windows), now)
+            for partition in list(windows):
+                one = status[partition.window]
+                if one.rows and one.state is WindowState.COMPLETE:
+                    complete.append((partition, one, now))
+                    windows.remove(partition)
+        self._run.materialize(self._timeframe, complete)
 
-    def _finish(self, report: SeriesReport) -> list[str]:
+    def _finish(self, reports: Iterable[SeriesReport]) -> list[str]:
         """Materialize the explained windows that are left; return a line for each other one."""
-        self._context.log.info(report.summary)
-        windows, now = self._open[report.series], report.now or self._workspace.now
-        try:
-            found = self._workspace.gap_index().windows(report.series, _dates(windows), now)
-        except StoreError as error:
-            return [f"{one.symbol} {one.window}: {error}" for one in windows]
-        status = after_load(found, report)
+        index, by_series = self._workspace.gap_index(), {one.series: one for one in reports}
+        explained: list[ExplainedWindow] = []
         failed: list[str] = []
-        for partition in windows:
-            one = status[partition.window]
-            if one.is_explained:
-                self._run.materialize(self._timeframe, partition, one, now)
-            else:
-                failed.append(f"{partition.symbol} {partition.window}: {_reason(report, one)}")
+        for series, windows in self._open.items():
+            report = by_series.get(series, SeriesReport(series))
+            now = report.now or self._workspace.now
+            try:
+                status = after_load(index.windows(series, _dates(windows), now), report)
+            except StoreError as error:
+                failed += (f"{one.symbol} {one.window}: {error}" for one in windows)
+                continue
+            for partition in windows:
+                one = status[partition.window]
+                if one.is_explained:
+                    explained.append((partition, one, now))
+                else:
+                    failed.append(f"{partition.symbol} {partition.window}: {_reason(report, one)}")
+        self._run.materialize(self._timeframe, explained)
         return failed
 
     def _refresh_catalog(self) -> None:

@@ -9,6 +9,7 @@ Not here: which series and intervals a configuration means (``app.selection``,
 """
 
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final, Literal
@@ -24,12 +25,13 @@ from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, windows_
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.active_runs import held_symbols
 from ktrdr_pipelines.defs.runs.loader_thread import drive
-from ktrdr_pipelines.defs.runs.outcome import LoadRun, first_lines
+from ktrdr_pipelines.defs.runs.outcome import ExplainedWindow, LoadRun, first_lines
 from ktrdr_pipelines.defs.runs.tags import POOL, SHOWN_SYMBOLS, SHOWN_WINDOWS, TIMEFRAME
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.planning.date_bounds import parse_date_range
 from ktrdr_pipelines.domain.planning.jobs import Mode
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.gaps.windows import WindowState, WindowStatus
@@ -149,18 +151,21 @@ class LoadBarsRun:
         instance, workspace = self._context.instance, self._workspace
         windows = ChangedWindows(instance, workspace, [one.series for one in jobs])
 
-        def report_finished(series: Series, now: datetime) -> None:
-            for partition, status in windows.of(series, now):
-                self._run.materialize(series.timeframe, partition, status, now)
+        def report_finished(ended: Iterable[tuple[Series, datetime]]) -> None:
+            found: defaultdict[Timeframe, list[ExplainedWindow]] = defaultdict(list)
+            for series, now in ended:
+                listed = found[series.timeframe]
+                listed += ((*window, now) for window in windows.of(series, now))
+            for timeframe, listed in found.items():
+                self._run.materialize(timeframe, listed)
 
         reports = drive(
             self._run.loader(jobs, "batch"),
             self._context,
-            lambda series: report_finished(series, workspace.now),
+            lambda changed: report_finished((series, workspace.now) for series in changed),
         )
-        for report in reports:
-            self._context.log.info(report.summary)
-            report_finished(report.series, report.now or workspace.now)
+        self._run.log_summaries(reports)
+        report_finished((report.series, report.now or workspace.now) for report in reports)
         return reports
 
 

@@ -7,12 +7,14 @@ Not here: what a run loads (``defs.runs.bars_run``, ``defs.runs.tail_run``), the
 (``gaps.windows``), whether it needs an event (``defs.runs.reported_windows``).
 """
 
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Final
 
 import dagster as dg
+from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata
 
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.partitions import BarPartition
@@ -36,6 +38,9 @@ Source: ``_log_materialization_or_observation_events_for_asset`` of Dagster 1.13
 without it would record a second event of each window."""
 
 _NAMED_AT_MOST: Final = 20
+
+ExplainedWindow = tuple[BarPartition, WindowStatus, datetime]
+"""A window that is explained, its status, and the market time of the status."""
 
 
 class LoadRun:
@@ -76,19 +81,38 @@ class LoadRun:
             jobs,
         )
 
-    def materialize(
-        self, timeframe: Timeframe, partition: BarPartition, status: WindowStatus, now: datetime
-    ) -> None:
-        """Report a window that is explained; ``now`` is the market time of its status."""
-        self._materialized += 1
-        known = self.workspace.ledger.adjustments.of(partition.symbol)
-        self._context.log_event(materialization(timeframe, partition, status, known, now=now))
+    def materialize(self, timeframe: Timeframe, windows: Iterable[ExplainedWindow]) -> None:
+        """Report windows that are explained, in one commit where Dagster's storage can.
 
-    def report_growth(
-        self, timeframe: Timeframe, partition: BarPartition, status: WindowStatus, now: datetime
-    ) -> None:
-        """Report an open window that has grown, as ``materialize`` does; the run stays quiet."""
-        self._context.log_event(growth(timeframe, partition, status, now))
+        Args:
+            timeframe: that of the windows.
+            windows: each with its status, and the market time of that.
+        """
+        listed = list(windows)
+        adjustments = self.workspace.ledger.adjustments
+        known = {one: adjustments.of(one) for one in {part.symbol for part, _, _ in listed}}
+        self._materialized += len(listed)
+        self._report(
+            materialization(timeframe, partition, status, known[partition.symbol], now=now)
+            for partition, status, now in listed
+        )
+
+    def report_growth(self, timeframe: Timeframe, windows: Iterable[ExplainedWindow]) -> None:
+        """Report open windows that have grown, as ``materialize`` does; the run stays quiet."""
+        self._report(growth(timeframe, *one) for one in windows)
+
+    def _report(self, events: Iterable[dg.AssetMaterialization]) -> None:
+        """Log events as ``context.log_event`` does, but as one batch."""
+        listed, batch = list(events), uuid.uuid4().hex
+        step = self._context.get_step_execution_context()
+        for number, one in enumerate(listed, start=1):
+            part_of = DagsterEventBatchMetadata(batch, is_end=number == len(listed))
+            DagsterEvent.asset_materialization(step, one, part_of)
+
+    def log_summaries(self, reports: Iterable[SeriesReport]) -> None:
+        """Log how the load of each series ended, as one entry."""
+        if lines := [report.summary for report in reports]:
+            self._log.info("\n".join(lines))
 
     @property
     def has_materialized(self) -> bool:

@@ -5,6 +5,7 @@ Not here: when it runs (``defs.schedules``), which tails are due (``gaps.due_chu
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Final
@@ -15,7 +16,7 @@ from pydantic import Field
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, window_of
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.runs.outcome import LoadRun, first_lines
+from ktrdr_pipelines.defs.runs.outcome import ExplainedWindow, LoadRun, first_lines
 from ktrdr_pipelines.defs.runs.reported_windows import EventKind, needed_event, reported_windows
 from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
@@ -132,14 +133,16 @@ class TailRun:
     def _drive(self, jobs: Sequence[Job]) -> list[SeriesReport]:
         with self._run.loader(jobs, "api") as thread:
             for _changed, messages in thread.changes():
-                for message in messages:
-                    if not message.endswith(" planned"):
-                        self._context.log.info(message)
+                told = [one for one in messages if not one.endswith(" planned")]
+                if told:
+                    self._context.log.info("\n".join(told))
             return thread.reports()
 
     def _materialize(self, reports: Iterable[SeriesReport]) -> None:
         """Materialize windows that are new or finished, or have grown since they were reported."""
         now, until_s = self._workspace.now, time.monotonic() + _GROWTH_S
+        whole: defaultdict[Timeframe, list[ExplainedWindow]] = defaultdict(list)
+        grown: defaultdict[Timeframe, list[ExplainedWindow]] = defaultdict(list)
         for report in reports:
             series = report.series
             calendar = self._index.calendars.of(series.instrument)
@@ -155,6 +158,10 @@ class TailRun:
             reported = reported_windows(self._context.instance, series.timeframe, [partition])
             kind = needed_event(reported.get(partition), status, series, calendar=calendar, now=now)
             if kind is EventKind.WHOLE:
-                self._run.materialize(series.timeframe, partition, status, now)
+                whole[series.timeframe].append((partition, status, now))
             elif kind is EventKind.GROWTH and time.monotonic() < until_s:
-                self._run.report_growth(series.timeframe, partition, status, now)
+                grown[series.timeframe].append((partition, status, now))
+        for timeframe, windows in whole.items():
+            self._run.materialize(timeframe, windows)
+        for timeframe, windows in grown.items():
+            self._run.report_growth(timeframe, windows)

@@ -200,6 +200,21 @@ def monitoring(home: Path) -> Any:
         return instance.run_monitoring_settings
 
 
+def test_the_storage_of_events_is_completed_unless_the_user_chose_one(tmp_path: Path) -> None:
+    """Larger commits need no edit of a home's settings, and leave a storage of the user alone."""
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    own = InstanceRef.from_dir(str(tmp_path)).event_storage_data
+    ours = InstanceRef.from_dir(
+        str(tmp_path), overrides=setting_overrides(tmp_path)
+    ).event_storage_data
+    assert own is not None
+    assert ours is not None
+    assert ours.class_name == "BatchEventLogStorage"
+    assert Path(ours.config_dict["base_dir"]) == Path(own.config_dict["base_dir"])
+    (tmp_path / "dagster.yaml").write_text("storage: {sqlite: {base_dir: elsewhere}}\n")
+    assert "event_log_storage" not in setting_overrides(tmp_path)
+
+
 def test_the_group_of_a_killed_command_is_ended(helpers: Any) -> None:
     """SIGKILL of the command ends the whole group that it started, grandchildren too."""
     code = (

@@ -23,8 +23,8 @@ def test_events_have_the_time_of_their_status(location: Any) -> None:
     @dg.op
     def report(context: dg.OpExecutionContext, ib: IbResource, store: StoreResource) -> None:
         run = LoadRun(context, ib, store)
-        run.materialize(Timeframe.D1, BarPartition("AAPL", "2026"), status, at)
-        run.report_growth(Timeframe.D1, BarPartition("MSFT", "2026"), status, at)
+        run.materialize(Timeframe.D1, [(BarPartition("AAPL", "2026"), status, at)])
+        run.report_growth(Timeframe.D1, [(BarPartition("MSFT", "2026"), status, at)])
 
     @dg.job(resource_defs=location.defs().resources)
     def reports() -> None:
