@@ -11,7 +11,18 @@ import dagster as dg
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
 
 from ktrdr_pipelines.defs.partitions import BarPartition, symbols_partitions
-from ktrdr_pipelines.defs.runs.tags import KIND, PARTITION, RANGE_END, RANGE_START, UNENDED, RunKind
+from ktrdr_pipelines.defs.runs.tags import (
+    BACKFILL,
+    KIND,
+    LOADED,
+    NEW,
+    NOTHING,
+    PARTITION,
+    RANGE_END,
+    RANGE_START,
+    UNENDED,
+    RunKind,
+)
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
 _UNFINISHED: Final = [
@@ -52,6 +63,28 @@ def users_of(instance: dg.DagsterInstance) -> dict[SeriesName, str]:
         name = f"backfill {backfill.backfill_id}"
         users |= dict.fromkeys(_series_of(instance, backfill), name)
     return users
+
+
+def is_last_to_load(instance: dg.DagsterInstance, run: dg.DagsterRun, *, is_new: bool) -> bool:
+    """Return whether what a run and its backfill have loaded is to be made known now.
+
+    That is so for the last run of the backfill that has loaded, if any of its runs sent requests.
+    Two that end at once may both be the last; one always is.
+
+    Args:
+        instance: the Dagster instance with the history.
+        run: a run that has loaded; it is tagged accordingly.
+        is_new: whether the run sent requests.
+    """
+    backfill = run.tags.get(BACKFILL)
+    if backfill is None:
+        return is_new
+    instance.add_run_tags(run.run_id, {LOADED: NEW if is_new else NOTHING})
+    others = instance.get_runs(dg.RunsFilter(tags={BACKFILL: backfill}, statuses=UNENDED))
+    if any(LOADED not in one.tags for one in others if one.run_id != run.run_id):
+        return False
+    of_new = dg.RunsFilter(tags={BACKFILL: backfill, LOADED: NEW})
+    return is_new or instance.get_runs_count(of_new) > 0
 
 
 def held_symbols(instance: dg.DagsterInstance, timeframe: Timeframe) -> tuple[str, ...]:

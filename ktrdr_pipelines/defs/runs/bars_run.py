@@ -12,6 +12,7 @@ import dagster as dg
 
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.runs.active_runs import is_last_to_load
 from ktrdr_pipelines.defs.runs.loader_thread import drive
 from ktrdr_pipelines.defs.runs.outcome import ExplainedWindow, LoadRun, first_lines
 from ktrdr_pipelines.defs.runs.tags import KIND, RunKind
@@ -52,10 +53,11 @@ class BarsRun:
         """
         try:
             with self._run.failures():
+                reports = None
                 try:
                     reports, failed = self._load(partitions)
                 finally:
-                    self._refresh_catalog()
+                    self._refresh_catalog(reports)
         except dg.DagsterExecutionInterruptedError as error:
             # A query that the signal interrupted may be open in a frame, and lock Dagster's runs.
             traceback.clear_frames(error.__traceback__)
@@ -162,9 +164,20 @@ class BarsRun:
         self._run.materialize(self._timeframe, explained)
         return failed
 
-    def _refresh_catalog(self) -> None:
-        """Refresh the catalog; in runs of the gap sensor only as often as its size allows."""
-        if not self._is_automatic or self._workspace.is_catalog_due():
+    def _refresh_catalog(self, reports: Iterable[SeriesReport] | None) -> None:
+        """Refresh the catalog, which shows new bars without that, after the last run of a backfill.
+
+        In runs of the gap sensor, only as often as its size allows. ``reports`` is None if the load
+        ended with an error.
+        """
+        if self._is_automatic:
+            is_due = self._workspace.is_catalog_due()
+        else:
+            is_new = reports is None or any(one.requests for one in reports)
+            instance, run = self._context.instance, self._context.run
+            is_due = is_last_to_load(instance, run, is_new=is_new)
+            is_due = is_due or not self._workspace.layout.catalog.exists()
+        if is_due:
             self._run.renew_catalog()
 
 

@@ -43,6 +43,11 @@ QUIET: Final = "ktrdr/quiet"
 
 YES: Final = "yes"
 
+LOADED: Final = "ktrdr/loaded"
+"""Set on a run of a backfill once it has loaded: ``new`` if it sent requests, else ``nothing``."""
+
+NEW, NOTHING = "new", "nothing"
+
 POOL: Final = "ib"
 """The pool of all runs that load bars, except for tails."""
 

@@ -9,7 +9,7 @@ import pytest
 
 from ktrdr_pipelines.defs.assets import is_range_gone, refuse_lost_range
 from ktrdr_pipelines.defs.resources import StoreResource
-from ktrdr_pipelines.defs.runs.tags import KIND, RANGE_END, RANGE_START, RunKind
+from ktrdr_pipelines.defs.runs.tags import BACKFILL, KIND, RANGE_END, RANGE_START, RunKind
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
@@ -171,6 +171,25 @@ def test_finished_windows_are_materialized_before_the_run_fails(
     result = location.run("1h", "AAPL|2023", "AAPL|2025", ib=failing_ib(fails))
     assert not result.success
     assert set(windows_of(result, location)) == {"AAPL|2024", "AAPL|2025"}
+
+
+def test_a_backfill_renews_the_catalog_once_after_its_last_run(location: Any) -> None:
+    """Runs that others follow leave it as it is, and so does one that had nothing to request."""
+
+    def run(window: str, **tags: str) -> bool:
+        """Run one window, and return whether that renewed the catalog."""
+        before = location.layout.catalog.stat().st_mtime_ns
+        ends = dict.fromkeys((RANGE_START, RANGE_END), f"AAPL|{window}")
+        assert location.run_tagged("1d", {**ends, **tags}).success
+        return bool(location.layout.catalog.stat().st_mtime_ns != before)
+
+    assert location.run("1d", "AAPL|2023", "AAPL|2023").success
+    assert not run("2023")
+    of_backfill = {BACKFILL: "one"}
+    second = location.instance.add_run(dg.DagsterRun("bars", tags=of_backfill))
+    assert not run("2024", **of_backfill)
+    location.instance.delete_run(second.run_id)  # it begins
+    assert run("2023", **of_backfill)
 
 
 def test_catalog_has_the_bars_after_a_run(location: Any) -> None:
