@@ -35,6 +35,7 @@ from ktrdr_pipelines.limits import IbLimitsRegistry, Limit
 from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.sync.loader import job_of, series_named
 from ktrdr_pipelines.sync.runner import LoadManager
+from tests.support.time_limits import killed_after
 
 _UNIVERSE = "defaults: {{timeframes: [1m, 1d], start: {start}}}\nsymbols:\n{entries}"
 
@@ -64,12 +65,14 @@ class Manner:
 
     ``days`` is how many days one request reaches over, None for what the product plans and learns.
     ``hard_rules_by`` puts every request under the rules for small bars, their windows multiplied by
-    this factor. ``settings`` are more settings of the product, as environment variables.
+    this factor. ``settings`` are more settings of the product, as environment variables. Loads that
+    last longer than ``longest_s`` are killed.
     """
 
     days: int | None = None
     hard_rules_by: float | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    longest_s: float = 1_800.0
 
 
 def stocks(number: int, *, first: int = 0) -> list[str]:
@@ -90,6 +93,7 @@ def run_loads(port: int, loads: Sequence[Load], manner: Manner = Manner()) -> li
 
     Raises:
         RuntimeError: a load failed, or is not complete.
+        TimeoutError: loads did not end in time.
     """
     return run_together(port, [loads], manner)[0]
 
@@ -103,6 +107,7 @@ def run_together(
 
     Raises:
         RuntimeError: a load failed, or is not complete.
+        TimeoutError: loads did not end in time.
     """
     with _new_store([load for loads in processes for load in loads]) as environment:
         started = [
@@ -115,7 +120,10 @@ def run_together(
             )
             for loads in processes
         ]
-        with ThreadPoolExecutor(len(started)) as threads:
+        with (
+            killed_after(manner.longest_s, started, "a load"),
+            ThreadPoolExecutor(len(started)) as threads,
+        ):
             for _ in [process.stdout.readline() for process in started if process.stdout]:
                 pass  # each has imported everything, so that they begin together
             outputs = list(threads.map(lambda process: process.communicate("go\n")[0], started))

@@ -9,6 +9,9 @@ machine.
 import json
 import os
 import platform
+import resource
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +20,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from tests.support.time_limits import killed_after
 
 FALLEN = 0.5
 """The share of its reference at which a ratio has fallen too far."""
@@ -174,6 +179,20 @@ def markdown_of(results: Sequence[Result]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (heading, rule, *rows))
 
 
+def write_table(path: Path, group: str, text: str) -> None:
+    """Replace what a page has between the marks of a group's table.
+
+    Raises:
+        ValueError: the page lacks the marks.
+    """
+    begin, end = f"<!-- benchmarks of {group} -->", f"<!-- end of {group} -->"
+    before, begun, rest = path.read_text("utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (begun and ended):
+        raise ValueError(f"{path} has no marks {begin} and {end}")
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", "utf-8")
+
+
 def show(title: str, results: Sequence[Result]) -> None:
     """Print the table to the terminal."""
     heading, *rows = rows_of(results)
@@ -232,6 +251,48 @@ def costs(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
 def cost_of(act: Callable[[], object], rounds: int = 3) -> Cost:
     """Return the cost of one action, of which the least disturbed round counts."""
     return costs({"": act}, rounds)[""]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandCost:
+    """What a command printed, and the seconds that it and its children took, of all processors."""
+
+    output: str
+    cpu_s: float
+
+
+def cost_of_command(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    longest_s: float = 600.0,
+    accepted: Sequence[int] = (0,),
+) -> CommandCost:
+    """Run a command with more environment variables, and return its cost.
+
+    Raises:
+        RuntimeError: it ended with none of the accepted exit codes; the text ends with its output.
+        TimeoutError: it did not end in time.
+    """
+    with tempfile.TemporaryFile("w+") as output:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        with killed_after(longest_s, [process], " ".join(command)):
+            process.wait()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        output.seek(0)
+        text = output.read()
+    if process.returncode not in accepted:
+        end = text[-2000:]
+        raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}\n{end}")
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return CommandCost(text, cpu_s)
 
 
 def _number(number: float | None) -> str:

@@ -1,9 +1,19 @@
 """What the table of benchmarks says of figures, and when a small form fails."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.benchmarks.measuring import Benchmark, References, Target, results_of
+import pytest
+
+from tests.benchmarks.measuring import (
+    Benchmark,
+    References,
+    Target,
+    cost_of_command,
+    results_of,
+    write_table,
+)
 
 SHARE = Target("share", "share of an oracle", 0.95)
 TIME = Target("time", "of the ideal time", 1.05, more_is_better=False)
@@ -69,3 +79,27 @@ def test_references_keep_what_was_not_measured(tmp_path: Path) -> None:
         references.write([share], {"on": "a day"})
     assert references.ratios() == {"share": 0.9}
     assert References(path, "store").ratios() == {"plan": 0.5}
+
+
+def test_a_table_replaces_the_one_between_its_marks(tmp_path: Path) -> None:
+    """Everything around them stays; a page without them is an error."""
+    path = tmp_path / "page.md"
+    path.write_text("one\n<!-- benchmarks of store -->\nold\n<!-- end of store -->\ntwo\n")
+    for text in ("new", "newer"):
+        write_table(path, "store", text)
+    assert path.read_text() == (
+        "one\n<!-- benchmarks of store -->\nnewer\n<!-- end of store -->\ntwo\n"
+    )
+    with pytest.raises(ValueError, match="has no marks"):
+        write_table(path, "gateway", "new")
+
+
+def test_a_command_costs_processor_time_and_must_end() -> None:
+    """What it printed is returned, and part of the error of one that fails or hangs."""
+    found = cost_of_command([sys.executable, "-c", "print(sum(range(10**6)))"], {})
+    assert found.output == "499999500000\n"
+    assert found.cpu_s > 0
+    with pytest.raises(RuntimeError, match=r"exit code 3\nwhy"):
+        cost_of_command([sys.executable, "-c", "print('why'); raise SystemExit(3)"], {})
+    with pytest.raises(TimeoutError, match=r"did not end in 0\.1 s"):
+        cost_of_command([sys.executable, "-c", "import time; time.sleep(60)"], {}, longest_s=0.1)

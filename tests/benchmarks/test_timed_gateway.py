@@ -86,3 +86,15 @@ def test_loads_request_from_it_in_a_process_of_their_own() -> None:
     assert (narrow.requests, requested) == (12, [1] * 12)
     assert (wide.requests, requested_wide) == (1, [12])
     assert 0 < wide.cpu_s < narrow.cpu_s
+
+
+@pytest.mark.slow
+def test_a_load_from_a_gateway_that_never_responds_is_ended() -> None:
+    """A law whose widest request has no sessions serves none; the error names the bound."""
+    load = Load(["AAPL"], "2023-01-03", "2023-01-20")
+    law = Law(service_s=((0, 1.0),), first="2023-01-03", end="2023-02-01")
+    with (
+        running_gateway(law) as gateway,
+        pytest.raises(TimeoutError, match="a load did not end in 5 s"),
+    ):
+        run_loads(gateway.port, [load], Manner(longest_s=5))

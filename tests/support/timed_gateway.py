@@ -36,6 +36,7 @@ from typing import Self
 import numpy as np
 
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from tests.support.time_limits import killed_after
 
 SERVER_VERSION = 178
 ACCOUNT = "SIM000178"
@@ -45,6 +46,8 @@ _CONTRACT, _HISTORY, _CANCEL, _TIME, _START, _HEAD = "9", "20", "25", "49", "71"
 _MINUTE_S = 60
 _HOURS = "20260105:0930-20260105:1600"
 _SUPPORTED = {"1 min", "1 day"}
+_LONGEST_S = 120.0
+"""Within which a process must start, report or end; also on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,17 +385,19 @@ class GatewayProcess:
             text=True,
         )
         assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, "the gateway did not start"
+        with killed_after(_LONGEST_S, [process], "the start of the gateway"):
+            line = process.stdout.readline()
+            assert line, "the gateway did not start"
         return cls(law, int(line), process)
 
     def report(self) -> list[Served]:
         """Return the requests for bars since the last report, in the order of arrival."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write("report\n")
-        self.process.stdin.flush()
-        return [Served(**one) for one in json.loads(self.process.stdout.readline())]
+        with killed_after(_LONGEST_S, [self.process], "the gateway's report"):
+            self.process.stdin.write("report\n")
+            self.process.stdin.flush()
+            return [Served(**one) for one in json.loads(self.process.stdout.readline())]
 
 
 @contextmanager
@@ -402,7 +407,8 @@ def running_gateway(law: Law) -> Iterator[GatewayProcess]:
     try:
         yield gateway
     finally:
-        gateway.process.communicate()
+        with killed_after(_LONGEST_S, [gateway.process], "the gateway"):
+            gateway.process.communicate()
 
 
 if __name__ == "__main__":
