@@ -287,7 +287,7 @@ def _is_usable(*folders: Path) -> bool:
     """Return whether folders one below the other are no links, as far as they exist."""
     for one in folders:
         try:
-            mode = os.lstat(one).st_mode  # noqa: PTH116  (for every reading of a series)
+            mode = os.lstat(one).st_mode
         except (FileNotFoundError, NotADirectoryError):
             return True
         except OSError:
