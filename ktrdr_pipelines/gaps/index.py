@@ -9,7 +9,7 @@ Not here: what a gap is (``domain.planning.gaps``), which gaps are requested nex
 (``gaps.due_chunks``).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import lru_cache
@@ -22,7 +22,7 @@ from ktrdr_pipelines.domain.calendars.registry import Calendars
 from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.coverage import REFUTABLE, Emptiness, ProofKind
-from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.intervals import IntervalSet, between
 from ktrdr_pipelines.domain.planning.gaps import (
     Completeness,
@@ -139,6 +139,9 @@ class IndexEntry:
         )
 
 
+_Alike = dict[Hashable, tuple[Gap, ...]]
+
+
 def make_entry(
     series: Series,
     calendar: SessionCalendar,
@@ -146,11 +149,19 @@ def make_entry(
     known: SeriesRecords,
     *,
     now: datetime,
+    alike: _Alike,
 ) -> IndexEntry:
-    """Compute the gaps of a series, and until when the result is valid."""
+    """Compute the gaps of a series, and until when the result is valid.
+
+    ``alike`` has the gaps of series of which the same is known at ``now``, and gets those of this.
+    """
     spans = session_grid(calendar, series.timeframe)
     status = status_of(series, calendar, files, known, now=now)
-    gaps = find_gaps(spans, status, now, claims_of(files, known, now))
+    claims = claims_of(files, known, now)
+    key = (calendar, series.timeframe, *status.key, tuple(claims))
+    gaps = alike.get(key)
+    if gaps is None:
+        gaps = alike[key] = find_gaps(spans, status, now, claims)
     ends = status.covered.ends
     found = SeriesGaps(
         series,
@@ -260,20 +271,24 @@ class GapIndex:
             StoreError: the ledger cannot be read.
         """
         wanted = list(series)
-        calendars = {one: self._calendar(one) for one in wanted}
-        series_files = AllSeriesFiles(self.store, self._memory.series_files).of(calendars)
+        calendars = self._calendars(wanted)
+        series_files = AllSeriesFiles(self.store, self._memory.series_files)
+        known = series_files.of(zip(wanted, calendars, strict=True))
         ledger_records = LedgerRecords(self.store, self._gateway)
-        oldest = self._oldest_days(wanted, series_files, ledger_records)
+        oldest = self._oldest_days(wanted, known, series_files, ledger_records)
+        alike: _Alike = {}
         return [
             self._series_gaps(
                 one,
-                calendars[one],
-                series_files[one],
-                ledger_records,
+                calendar,
+                files,
+                ledger_records.of(one, calendar, files, oldest.get(one.symbol)),
                 now=now,
-                oldest=oldest.get(one.symbol),
+                alike=alike,
             )
-            for one in wanted
+            if isinstance(files, SeriesFiles)
+            else SeriesGaps(one, error=files)
+            for one, calendar, files in zip(wanted, calendars, known, strict=True)
         ]
 
     def windows(
@@ -315,8 +330,9 @@ class GapIndex:
 
     def _oldest_days(
         self,
-        wanted: Iterable[Series],
-        known: Mapping[Series, "SeriesFiles | StoreError"],
+        wanted: Sequence[Series],
+        known: "Sequence[SeriesFiles | StoreError]",
+        series_files: AllSeriesFiles,
         ledger_records: LedgerRecords,
     ) -> dict[str, date]:
         """Return the oldest session date held of each symbol, over all its timeframes.
@@ -326,15 +342,18 @@ class GapIndex:
         instruments = {
             one.symbol: one.instrument for one in wanted if ledger_records.may_begin(one.symbol)
         }
-        others = {
-            series: self._calendar(series)
+        if not instruments:
+            return {}
+        is_known = set(wanted)
+        others = [
+            series
             for symbol, instrument in instruments.items()
             for timeframe in self.store.layout.timeframes_of(symbol)
-            if (series := Series(instrument, timeframe)) not in known
-        }
-        found = {**known, **AllSeriesFiles(self.store, self._memory.series_files).of(others)}
+            if (series := Series(instrument, timeframe)) not in is_known
+        ]
+        more = series_files.of(zip(others, self._calendars(others), strict=True))
         oldest: dict[str, date] = {}
-        for series, files in found.items():
+        for series, files in zip((*wanted, *others), (*known, *more), strict=True):
             if series.symbol in instruments and not isinstance(files, StoreError):
                 days = [day for day in (oldest.get(series.symbol), files.first) if day]
                 if days:
@@ -350,15 +369,15 @@ class GapIndex:
         Raises:
             StoreError: its files or the ledger cannot be read.
         """
-        calendar = self._calendar(series)
-        (files,) = (
-            AllSeriesFiles(self.store, self._memory.series_files).of({series: calendar}).values()
-        )
+        (calendar,) = self._calendars([series])
+        series_files = AllSeriesFiles(self.store, self._memory.series_files)
+        (files,) = series_files.of([(series, calendar)])
         if isinstance(files, StoreError):
             raise files
         spans = session_grid(calendar, series.timeframe)
         ledger_records = LedgerRecords(self.store, self._gateway)
-        oldest_day = self._oldest_days([series], {series: files}, ledger_records).get(series.symbol)
+        oldest_days = self._oldest_days([series], [files], series_files, ledger_records)
+        oldest_day = oldest_days.get(series.symbol)
         known = ledger_records.of(series, calendar, files, oldest_day)
         status = status_of(series, calendar, files, known, now=now)
         oldest = status.oldest_bar if status.oldest_bar is not None else status.wanted_from
@@ -376,13 +395,26 @@ class GapIndex:
             now=now,
         )
 
-    def _calendar(self, series: Series) -> SessionCalendar:
-        """Return the calendar of a series: the object used before, if that has the same sessions.
+    def _calendars(self, wanted: Iterable[Series]) -> list[SessionCalendar]:
+        """Return the calendars of series: objects used before, where those have the same sessions.
 
         It is not cut at the end of the series, so that all series of one market share its arrays.
         """
-        calendar = self.calendars.of(replace(series.instrument, end=None))
-        key = self.calendars.key_of(series.instrument)
+        found: list[SessionCalendar] = []
+        of_symbols: dict[int, SessionCalendar] = {}
+        for series in wanted:
+            instrument = series.instrument
+            kept = of_symbols.get(id(instrument))
+            if kept is None:
+                kept = of_symbols[id(instrument)] = self._calendar(instrument)
+            found.append(kept)
+        return found
+
+    def _calendar(self, instrument: Instrument) -> SessionCalendar:
+        calendar = self.calendars.of(
+            instrument if instrument.end is None else replace(instrument, end=None)
+        )
+        key = self.calendars.key_of(instrument)
         kept = self._memory.calendars.setdefault(key, calendar)
         if kept is not calendar and not kept.is_same(calendar):
             self._memory.calendars[key] = kept = calendar
@@ -392,20 +424,18 @@ class GapIndex:
         self,
         series: Series,
         calendar: SessionCalendar,
-        files: "SeriesFiles | StoreError",
-        ledger_records: LedgerRecords,
+        files: SeriesFiles,
+        known: SeriesRecords,
         *,
         now: datetime,
-        oldest: date | None,
+        alike: _Alike,
     ) -> SeriesGaps:
-        if isinstance(files, StoreError):
-            return SeriesGaps(series, error=files)
-        key, known = series_key(series), ledger_records.of(series, calendar, files, oldest)
         if calendar.known is None:
             return of_unknown_sessions(series, calendar, files, known, now=now)
+        key = series_key(series)
         entry = self._memory.entries.get(key)
         if entry is None or not entry.holds(series, files, known, now=now):
-            entry = make_entry(series, calendar, files, known, now=now)
+            entry = make_entry(series, calendar, files, known, now=now, alike=alike)
             self._memory.entries[key] = entry
         spans = session_grid(calendar, series.timeframe)
         until = last_timestamp(series, calendar)

@@ -13,7 +13,7 @@ Not here: reading what is covered (``gaps.index``), which sessions are sparse
 (``domain.planning.sparse_sessions``), how a gap is requested (``domain.planning.chunks``).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
@@ -241,6 +241,19 @@ class SeriesStatus:
     sparse_sessions: np.ndarray | None = None
 
     @property
+    def key(self) -> tuple[Hashable, ...]:
+        """What compares equal for equal statuses."""
+        sparse = self.sparse_sessions
+        return (
+            self.covered,
+            self.wanted_from,
+            self.listed_from,
+            self.oldest_bar,
+            self.wanted_to,
+            None if sparse is None else sparse.tobytes(),
+        )
+
+    @property
     def explained_to(self) -> int:
         """The timestamp before which everything is explained.
 
@@ -286,7 +299,9 @@ def find_gaps(
     pieces, sparse = _closed_pieces(grid, status, _expected(grid, status, now), now)
     if not len(pieces.starts):
         return ()
-    pieces, causes, known = _with_causes(pieces, sparse, claimed)
+    causes, known = sparse.astype(np.int64), [NEVER_COVERED, FAR_FEWER_BARS]
+    if claimed:
+        pieces, causes, known = _with_causes(pieces, sparse, claimed)
     return _grouped(grid, pieces, causes, known)
 
 
@@ -412,7 +427,7 @@ def _grouped(
     grid: SessionGrid, pieces: Pieces, causes: np.ndarray, known: Sequence[Cause]
 ) -> tuple[Gap, ...]:
     """Join pieces of one cause between which no other bar is expected."""
-    bars = grid.bars_in(pieces.starts, pieces.ends)
+    bars = grid.bars_of(*pieces)
     follows = grid.follow(pieces.starts, pieces.ends) & (causes[:-1] == causes[1:])
     first = np.flatnonzero(np.append(True, ~follows))
     last = np.append(first[1:], len(pieces.spans)) - 1
