@@ -49,14 +49,15 @@ def chosen_series(
     kinds, has_listed = _kinds(timeframes)
     if timeframes is not None and not has_listed:
         return [Series(instrument, kind) for instrument in chosen for kind in kinds]
-    names = {instrument.symbol for instrument in chosen}
-    listed = [Series(one, kind) for one in chosen for kind in (*one.timeframes, *kinds)]
-    on_disk = (
+    found = {one.symbol: list(dict.fromkeys((*one.timeframes, *kinds))) for one in chosen}
+    listed = [Series(one, kind) for one in chosen for kind in found[one.symbol]]
+    on_disk = [
         Series(universe.instruments[symbol], kind)
-        for symbol, kind in store.series_on_disk()
-        if symbol in names
-    )
-    return list(dict.fromkeys((*listed, *on_disk)))
+        for symbol in sorted(found.keys() & set(store.layout.symbols()))
+        for kind in store.layout.timeframes_of(symbol)
+        if kind not in found[symbol] and store.layout.has_bar_files(symbol, kind)
+    ]
+    return [*listed, *on_disk]
 
 
 def instruments_of(universe: "Universe", symbols: str | None) -> "list[Instrument]":

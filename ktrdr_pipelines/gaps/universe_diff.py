@@ -22,13 +22,16 @@ class Stranger:
 
 def strangers(store: BarStore, symbols: Collection[str]) -> Iterator[Stranger]:
     """Yield the series on disk whose symbol is not among those of the universe."""
-    for symbol, timeframe in store.series_on_disk():
-        if symbol not in symbols:
-            try:
-                rows = sum(row.rows for row in store.files.of_symbol(symbol, timeframe).values())
-            except StoreError:
-                rows = 0
-            yield Stranger(symbol, timeframe, rows)
+    layout = store.layout
+    for symbol in (one for one in layout.symbols() if one not in symbols):
+        for timeframe in layout.timeframes_of(symbol):
+            if layout.has_bar_files(symbol, timeframe):
+                try:
+                    files = store.files.of_symbol(symbol, timeframe)
+                    rows = sum(row.rows for row in files.values())
+                except StoreError:
+                    rows = 0
+                yield Stranger(symbol, timeframe, rows)
 
 
 _WAYS_OUT = (

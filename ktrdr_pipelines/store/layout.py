@@ -31,6 +31,7 @@ from ktrdr_pipelines.errors import (
 )
 from ktrdr_pipelines.store.files import (
     disk_errors,
+    is_folder,
     is_regular,
     kind_of,
     locked,
@@ -39,7 +40,7 @@ from ktrdr_pipelines.store.files import (
     write_atomically,
 )
 
-_MOST_FOLDERS = 1_024
+_MOST_FOLDERS = 8_192
 
 _OPENING = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NONBLOCK", 0)
 
@@ -281,7 +282,7 @@ class StoreLayout:
         folder = self.symbol_folder(symbol)
         try:
             with os.scandir(folder) as entries:
-                names = {one.name for one in entries if one.is_dir()}
+                names = {one.name for one in entries if _is_folder(one)}
         except (FileNotFoundError, NotADirectoryError):
             return []
         return [kind for kind in Timeframe if f"timeframe={kind}" in names]
@@ -292,12 +293,35 @@ class StoreLayout:
         Folders whose names cannot be symbols are left out.
         """
         return {
-            (_value(symbol), timeframe): folder
-            for symbol in sorted(self.bars.glob("symbol=*"))
-            if re.fullmatch(KEY_PATTERN, _value(symbol))
-            for timeframe in Timeframe
-            if (folder := symbol / f"timeframe={timeframe}").is_dir()
+            (symbol, timeframe): _series_folder(self.root, symbol, timeframe)
+            for symbol in self.symbols()
+            for timeframe in self.timeframes_of(symbol)
         }
+
+    def symbols(self) -> list[str]:
+        """Return the symbols that have a folder, sorted; names that no symbol has are left out."""
+        if not is_folder(self.bars):
+            return []
+        try:
+            with os.scandir(self.bars) as entries:
+                names = [_value(one.name) for one in entries if one.name.startswith("symbol=")]
+        except (FileNotFoundError, PermissionError):
+            return []
+        return sorted(name for name in names if re.fullmatch(KEY_PATTERN, name))
+
+    def has_bar_files(self, symbol: str, timeframe: Timeframe) -> bool:
+        """Return whether a series has any file.
+
+        Raises:
+            OddPathError: as ``bar_files``.
+        """
+        folder = self.series_folder(symbol, timeframe)
+        require_series_folder(folder)
+        try:
+            with os.scandir(folder) as entries:
+                return any(one.name.endswith(".parquet") for one in entries)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return False
 
     def relative(self, path: Path) -> str:
         """Return a path relative to the data folder, the same wherever that is moved."""
@@ -322,9 +346,17 @@ def _series_folder(root: Path, symbol: str, timeframe: Timeframe) -> Path:
     return StoreLayout(root).symbol_folder(symbol) / f"timeframe={timeframe}"
 
 
-def _value(folder: Path) -> str:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry leads to a folder; a link in a circle leads to none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _value(name: str) -> str:
     """Return the value of a folder named ``key=value``."""
-    return folder.name.partition("=")[2]
+    return name.partition("=")[2]
 
 
 def create_store(root: Path, origin: Origin | None = None) -> StoreLayout:

@@ -357,7 +357,7 @@ class BarStore:
 
     def series_on_disk(self) -> list[tuple[str, Timeframe]]:
         """Return symbol and timeframe of every series that has a file."""
-        return [key for key in self.layout.series_folders() if self.layout.bar_files(*key)]
+        return [key for key in self.layout.series_folders() if self.layout.has_bar_files(*key)]
 
     def _keep_fresh(self, series: Series, covered: IntervalSet) -> None:
         """Record, once, where the newest bar was before older parts were loaded."""

@@ -64,7 +64,7 @@ class PriceBases:
         recorded = self._ledger.adjustments.counts()  # read first, as they are written last
         known, lost = self.history.all()
         # Records of retired symbols are kept; they have no bars here.
-        for symbol in {symbol for symbol, _ in self._layout.series_folders()} & recorded.keys():
+        for symbol in recorded.keys() & set(self._layout.symbols() if recorded else ()):
             ones = known.get(symbol, ())
             if symbol not in lost and recorded[symbol] > len(ones):
                 known.pop(symbol, None)
