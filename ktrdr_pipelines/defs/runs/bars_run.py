@@ -12,7 +12,6 @@ import dagster as dg
 
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.runs.active_runs import is_last_to_load
 from ktrdr_pipelines.defs.runs.loader_thread import drive
 from ktrdr_pipelines.defs.runs.outcome import ExplainedWindow, LoadRun, first_lines
 from ktrdr_pipelines.defs.runs.tags import KIND, RunKind
@@ -170,14 +169,9 @@ class BarsRun:
         In runs of the gap sensor, only as often as its size allows. ``reports`` is None if the load
         ended with an error.
         """
-        if self._is_automatic:
-            is_due = self._workspace.is_catalog_due()
-        else:
-            is_new = reports is None or any(one.requests for one in reports)
-            instance, run = self._context.instance, self._context.run
-            is_due = is_last_to_load(instance, run, is_new=is_new)
-            is_due = is_due or not self._workspace.layout.catalog.exists()
-        if is_due:
+        if not self._is_automatic:
+            self._run.renew_catalog_if_last(reports)
+        elif self._workspace.is_catalog_due():
             self._run.renew_catalog()
 
 

@@ -19,6 +19,7 @@ from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.partitions import BarPartition
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.runs.active_runs import is_last_to_load
 from ktrdr_pipelines.defs.runs.loader_thread import LoaderThread
 from ktrdr_pipelines.defs.runs.reported_windows import AS_OF, ROWS, STATE
 from ktrdr_pipelines.defs.runs.tags import CAUSE, KILLED, QUIET, REQUESTS, YES
@@ -129,6 +130,16 @@ class LoadRun:
             self.workspace.renew_catalog()
         except StoreError as error:
             self._log.error("The bars are saved, the catalog is not up to date: %s", error)
+
+    def renew_catalog_if_last(self, reports: Iterable[SeriesReport] | None) -> None:
+        """Refresh the catalog if no other run of the backfill follows, and any sent requests.
+
+        ``reports`` is None if the load ended with an error.
+        """
+        is_new = reports is None or any(one.requests for one in reports)
+        is_last = is_last_to_load(self._context.instance, self._context.run, is_new=is_new)
+        if is_last or not self.workspace.layout.catalog.exists():
+            self.renew_catalog()
 
     @contextmanager
     def failures(self) -> Iterator[None]:
