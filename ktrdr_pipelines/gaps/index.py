@@ -324,9 +324,9 @@ class GapIndex:
         """
         if found.error is not None:
             raise found.error
-        rows = self.store.rows_per_session(found.series)
+        held = self.store.session_arrays(found.series)
         calendar = self.calendars.of(found.series.instrument)
-        return window_status(found, calendar, rows, windows=windows, now=now)
+        return window_status(found, calendar, held, windows=windows, now=now)
 
     def _oldest_days(
         self,

@@ -96,7 +96,7 @@ def wanted_in(series: Series, calendar: SessionCalendar, windows: Iterable[Dates
 def window_status(
     found: "SeriesGaps",
     calendar: SessionCalendar,
-    rows_per_session: Mapping[date, int],
+    held: tuple[np.ndarray, np.ndarray],
     *,
     windows: Mapping[str, Dates],
     now: datetime,
@@ -106,12 +106,12 @@ def window_status(
     Args:
         found: what the gap index found at ``now``.
         calendar: that of the series.
-        rows_per_session: number of bars held of each session date, oldest first.
+        held: session dates, oldest first, and the number of bars held of each.
         windows: session dates ``[first, end)`` by name.
         now: sessions that have closed by then are due.
     """
     series, spans = found.series, session_grid(calendar, found.series.timeframe)
-    days, rows = _rows(spans, rows_per_session)
+    days, rows = _rows(spans, *held)
     closed, missing = closed_count(spans, now), found.missing
     started = micros(first_timestamp(series, calendar))
     status: dict[str, WindowStatus] = {}
@@ -159,12 +159,8 @@ def after_load(status: Mapping[str, WindowStatus], report: SeriesReport) -> dict
     return after
 
 
-def _rows(
-    spans: SessionGrid, rows_per_session: Mapping[date, int]
-) -> tuple[np.ndarray, np.ndarray]:
+def _rows(spans: SessionGrid, days: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return session dates, ascending, and the bars of each; a week is dated by its Monday."""
-    days = np.array(list(rows_per_session), "datetime64[D]")
-    rows = np.array(list(rows_per_session.values()), np.int64)
     if spans.timeframe is Timeframe.W1:
         return spans.days, have_bars(spans, days, rows)
     return days, rows

@@ -90,7 +90,7 @@ class UniverseFile:
     def _read(self) -> tuple[Universe, UniverseError | None]:
         try:
             text = _text_of(self.path)
-            universe = read_universe(text, str(self.path))
+            universe = _universe_of(text, str(self.path))
         except UniverseError as error:
             try:
                 last = parse_universe(_text_of(self.last_good), str(self.path))
@@ -141,6 +141,14 @@ class UniverseFile:
         return None if last is None else max(instrument.start, last + timedelta(days=1))
 
 
+def _universe_of(text: str, name: str) -> Universe:
+    """Return the same as ``read_universe``, of a valid text without reading it again."""
+    try:
+        return _parsed(text, name)
+    except UniverseError:
+        return read_universe(text, name)
+
+
 def _problem_of(universe: Universe) -> UniverseError | None:
     """Return the errors of all entries as one."""
     errors = universe.all_problems
@@ -156,9 +164,10 @@ def load_universe(path: Path) -> Universe:
     return _parsed(_text_of(path), str(path))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _parsed(text: str, name: str) -> Universe:
-    # Every series of a load asks for the universe before its first bars are saved.
+    # Every series of a load asks for the universe before its first bars are saved, and every sensor
+    # in each of its ticks. Errors are not kept: each is raised with a traceback of its own.
     return parse_universe(text, name)
 
 

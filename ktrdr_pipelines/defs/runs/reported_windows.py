@@ -91,17 +91,20 @@ def needed_event(
 def reported_windows(
     instance: dg.DagsterInstance, timeframe: Timeframe, partitions: Sequence[BarPartition]
 ) -> dict[BarPartition, ReportedWindow]:
-    """Return the latest materialization of each window that has one."""
+    """Return the latest materialization of each window that has one, by two queries."""
+    key = dg.AssetKey(["bars", timeframe.value])
+    by_key = {str(one.key): one for one in partitions}
+    kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+    storage = instance.event_log_storage
+    latest = storage.get_latest_storage_id_by_partition(key, kind, set(by_key)) if by_key else {}
+    if not latest:
+        return {}
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=key, storage_ids=list(latest.values())), limit=len(latest)
+    ).records
     found: dict[BarPartition, ReportedWindow] = {}
-    for partition in partitions:
-        newest = instance.fetch_materializations(
-            dg.AssetRecordsFilter(
-                asset_key=dg.AssetKey(["bars", timeframe.value]),
-                asset_partitions=[str(partition.key)],
-            ),
-            limit=1,
-        ).records
-        event = newest[0].asset_materialization if newest else None
+    for record in records:
+        event, partition = record.asset_materialization, by_key[str(record.partition_key)]
         if event is None:
             continue
         values = {name: one.value for name, one in event.metadata.items()}
@@ -113,6 +116,6 @@ def reported_windows(
             rows if isinstance(rows, int) else 0,
             datetime.fromisoformat(at)
             if isinstance(at, str)
-            else datetime.fromtimestamp(newest[0].timestamp, UTC),
+            else datetime.fromtimestamp(record.timestamp, UTC),
         )
     return found

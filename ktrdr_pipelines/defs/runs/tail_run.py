@@ -18,11 +18,13 @@ from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, window_o
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.outcome import ExplainedWindow, LoadRun, first_lines
 from ktrdr_pipelines.defs.runs.reported_windows import EventKind, needed_event, reported_windows
+from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.gaps.due_chunks import due_tails
+from ktrdr_pipelines.gaps.windows import WindowStatus
 from ktrdr_pipelines.sync.runner import Job
 
 TAIL_OP: Final = "load_tails"
@@ -31,10 +33,6 @@ _LONGEST_WAIT_S: Final = 60.0
 
 _CATALOG_S: Final = 600.0
 """Maximum age of the catalog's tables of coverage and gaps while only tails run."""
-
-_GROWTH_S: Final = 20.0
-"""Seconds after which a run reports no more windows that have grown, at about 10 ms each: later
-runs and the report sensor report the rest."""
 
 
 class TailConfig(dg.Config):
@@ -140,28 +138,35 @@ class TailRun:
 
     def _materialize(self, reports: Iterable[SeriesReport]) -> None:
         """Materialize windows that are new or finished, or have grown since they were reported."""
-        now, until_s = self._workspace.now, time.monotonic() + _GROWTH_S
-        whole: defaultdict[Timeframe, list[ExplainedWindow]] = defaultdict(list)
-        grown: defaultdict[Timeframe, list[ExplainedWindow]] = defaultdict(list)
-        for report in reports:
-            series = report.series
+        now = self._workspace.now
+        explained: defaultdict[Timeframe, dict[BarPartition, tuple[Series, WindowStatus]]]
+        explained = defaultdict(dict)
+        for found in self._index.series_gaps([one.series for one in reports], now):
+            series = found.series
             calendar = self._index.calendars.of(series.instrument)
             partition = BarPartition(series.symbol, window_of(calendar.day_of(now)))
             dates = {partition.window: window_dates(partition.window)}
             try:
-                status = self._index.windows(series, dates, now)[partition.window]
+                status = self._index.windows_of(found, dates, now)[partition.window]
             except StoreError as error:
                 self._context.log.warning("%s: %s", series, error)
                 continue
-            if not status.is_explained or not status.rows:
-                continue
-            reported = reported_windows(self._context.instance, series.timeframe, [partition])
-            kind = needed_event(reported.get(partition), status, series, calendar=calendar, now=now)
-            if kind is EventKind.WHOLE:
-                whole[series.timeframe].append((partition, status, now))
-            elif kind is EventKind.GROWTH and time.monotonic() < until_s:
-                grown[series.timeframe].append((partition, status, now))
-        for timeframe, windows in whole.items():
-            self._run.materialize(timeframe, windows)
-        for timeframe, windows in grown.items():
-            self._run.report_growth(timeframe, windows)
+            if status.is_explained and status.rows:
+                explained[series.timeframe][partition] = series, status
+        for timeframe, windows in explained.items():
+            reported = reported_windows(self._context.instance, timeframe, list(windows))
+            whole: list[ExplainedWindow] = []
+            grown: list[ExplainedWindow] = []
+            for partition, (series, status) in windows.items():
+                kind = needed_event(
+                    reported.get(partition),
+                    status,
+                    series,
+                    calendar=self._index.calendars.of(series.instrument),
+                    now=now,
+                )
+                if kind is not None:
+                    chosen = whole if kind is EventKind.WHOLE else grown
+                    chosen.append((partition, status, now))
+            self._run.materialize(timeframe, whole)
+            self._run.report_growth(timeframe, grown)

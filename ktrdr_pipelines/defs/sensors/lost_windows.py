@@ -123,6 +123,51 @@ def shown_windows(
     return shown
 
 
+class ShownHistory:
+    """What Dagster shows of windows, kept until an event or a run is added or deleted.
+
+    Reading it of 80,000 windows takes seconds. A process that serves a sensor keeps one.
+    """
+
+    def __init__(self) -> None:
+        self._state: object = None
+        self._asked: object = None
+        self._materialized: dict[Timeframe, set[str]] = {}
+        self._shown: dict[Timeframe, ShownWindows] = {}
+
+    def materialized(self, instance: dg.DagsterInstance, timeframe: Timeframe) -> set[str]:
+        """Return the keys of all partitions of a timeframe that were ever materialized."""
+        self._forget_if_changed(instance)
+        if timeframe not in self._materialized:
+            found = instance.get_materialized_partitions(bars_key(timeframe))
+            self._materialized[timeframe] = set(found)
+        return self._materialized[timeframe]
+
+    def shown(
+        self,
+        instance: dg.DagsterInstance,
+        listed: Sequence[Series],
+        names: Mapping[Timeframe, Sequence[str]],
+        windows: Windows,
+    ) -> dict[Timeframe, ShownWindows]:
+        """Return the same as ``shown_windows``."""
+        asked = {
+            one: (tuple(names[one]), held_symbols(instance, one), windows)
+            for one in {series.timeframe for series in listed}
+        }
+        self._forget_if_changed(instance)
+        if self._asked != asked:
+            self._asked, self._shown = asked, shown_windows(instance, listed, names, windows)
+        return self._shown
+
+    def _forget_if_changed(self, instance: dg.DagsterInstance) -> None:
+        # Events of windows, and those that end runs, are in the index of all runs.
+        newest = instance.event_log_storage.get_maximum_record_id()
+        state = (instance.root_directory, newest, instance.get_runs_count())
+        if state != self._state:
+            self._state, self._asked, self._materialized = state, None, {}
+
+
 class WindowComparison:
     """Compares windows of all series with what Dagster shows of them.
 

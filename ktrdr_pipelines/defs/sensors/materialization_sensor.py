@@ -24,24 +24,27 @@ from typing import Final
 import dagster as dg
 
 from ktrdr_pipelines.clock import system_now
-from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, windows_partitions
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.active_runs import held_symbols
 from ktrdr_pipelines.defs.runs.outcome import growth, materialization
 from ktrdr_pipelines.defs.runs.recorded_runs import mark_lost, report_grown
-from ktrdr_pipelines.defs.runs.reported_windows import needed_event, reported_windows
+from ktrdr_pipelines.defs.runs.reported_windows import (
+    ReportedWindow,
+    needed_event,
+    reported_windows,
+)
 from ktrdr_pipelines.defs.sensors.lost_windows import (
     ChangedStatuses,
     LostWindow,
+    ShownHistory,
     WindowComparison,
-    shown_windows,
 )
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.errors import KtrdrError, StoreError
-from ktrdr_pipelines.gaps.index import GapIndex
+from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.gaps.windows import WindowState, WindowStatus
 
 _EVERY_S: Final = 60
@@ -68,6 +71,9 @@ _LATEST: Final = 3
 
 Clock = Callable[[], datetime]
 
+LatestReported = Mapping[str, ReportedWindow]
+"""The latest events of the newest windows of a series, by window."""
+
 
 @dataclass(frozen=True, slots=True)
 class UnreportedWindow:
@@ -83,6 +89,7 @@ def report_sensor(
     windows: Windows, clock: Clock = system_now, stopwatch: Callable[[], float] = time.monotonic
 ) -> dg.SensorDefinition:
     """Return the sensor that reports complete windows which Dagster does not know."""
+    history = ShownHistory()
 
     @dg.sensor(
         name="report_sensor",
@@ -102,7 +109,7 @@ def report_sensor(
             listed, index = workspace.universe.series(), workspace.gap_index()
         except KtrdrError as error:
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
-        reporter = WindowReporter(context.instance, index, windows, workspace.now)
+        reporter = WindowReporter(context.instance, index, windows, workspace.now, history=history)
         began_s, count = stopwatch(), max(len(listed), 1)
         first, position = (int(cursor.get(name, 0)) % count for name in ("place", "compared"))
         reported, checked = reporter.report(
@@ -110,7 +117,7 @@ def report_sensor(
         )
         text = f"examined {checked} of {len(listed)} series; reported {reported} windows"
         try:
-            shown = shown_windows(context.instance, listed, reporter.names, windows)
+            shown = history.shown(context.instance, listed, reporter.names, windows)
             found = WindowComparison(context.instance, index, workspace.now).changed(
                 listed, position, shown, is_late=lambda: stopwatch() > began_s + _MOST_S
             )
@@ -134,9 +141,16 @@ class WindowReporter:
     """Finds windows that have to be reported to Dagster, and reports them."""
 
     def __init__(
-        self, instance: dg.DagsterInstance, index: GapIndex, windows: Windows, now: datetime
+        self,
+        instance: dg.DagsterInstance,
+        index: GapIndex,
+        windows: Windows,
+        now: datetime,
+        *,
+        history: ShownHistory,
     ) -> None:
         self._instance, self._index, self._now = instance, index, now
+        self._history = history
         self.names: Mapping[Timeframe, Sequence[str]] = {
             one: windows_partitions(one, windows).get_partition_keys(now) for one in Timeframe
         }
@@ -154,10 +168,12 @@ class WindowReporter:
         """
         reported = checked = 0
         grown: dict[Timeframe, list[dg.AssetMaterialization]] = {}
-        for step in range(min(_SERIES, len(listed))):
+        examined = [*listed[position:], *listed[:position]][:_SERIES]
+        latest = self._latest_reported(examined)
+        for found in self._index.series_gaps(examined, self._now):
             if reported >= _WINDOWS or is_late():
                 break
-            for one in self._unreported(listed[(position + step) % len(listed)]):
+            for one in self._unreported(found, latest):
                 if is_late():
                     break
                 if one.has_grown:
@@ -180,22 +196,38 @@ class WindowReporter:
         event = materialization(timeframe, partition, status, known, now=self._now)
         self._instance.report_runless_asset_event(event)
 
-    def _unreported(self, series: Series) -> Iterator[UnreportedWindow]:
+    def _latest_reported(self, listed: Iterable[Series]) -> dict[Series, LatestReported]:
+        """Return the latest events of the newest windows of each series, by window."""
+        by_timeframe: dict[Timeframe, list[Series]] = {}
+        for series in listed:
+            by_timeframe.setdefault(series.timeframe, []).append(series)
+        found: dict[Series, LatestReported] = {}
+        for timeframe, together in by_timeframe.items():
+            names = self.names[timeframe][-_LATEST:]
+            wanted = [BarPartition(one.symbol, name) for one in together for name in names]
+            reported = reported_windows(self._instance, timeframe, wanted)
+            for one in together:
+                keys = {name: BarPartition(one.symbol, name) for name in names}
+                found[one] = {name: reported[key] for name, key in keys.items() if key in reported}
+        return found
+
+    def _unreported(
+        self, found: SeriesGaps, latest: Mapping[Series, LatestReported]
+    ) -> Iterator[UnreportedWindow]:
         """Yield the windows of a series that have to be reported."""
-        timeframe = series.timeframe
+        series, timeframe = found.series, found.series.timeframe
         if series.symbol not in self._symbols_of(timeframe):
             return
-        names = self.names[timeframe]
+        dates = {name: window_dates(name) for name in self.names[timeframe]}
         try:
-            status = self._index.windows(series, {n: window_dates(n) for n in names}, self._now)
+            status = self._index.windows_of(found, dates, self._now)
         except StoreError:
             return  # the gap sensor and `ktrdr status` report unreadable files
-        partitions = {name: BarPartition(series.symbol, name) for name in names}
         known = self._known_of(timeframe)
-        stale = set(self._stale(series, status, partitions))
+        stale = set(self._stale(series, status, latest[series]))
         has_bars = any(one.rows for one in status.values())
-        for name, partition in partitions.items():
-            one = status[name]
+        for name, one in status.items():
+            partition = BarPartition(series.symbol, name)
             if not one.is_reportable(has_bars=has_bars):
                 continue
             is_known = str(partition.key) in known
@@ -204,27 +236,18 @@ class WindowReporter:
                 yield UnreportedWindow(timeframe, partition, one, has_grown)
 
     def _stale(
-        self,
-        series: Series,
-        status: Mapping[str, WindowStatus],
-        partitions: Mapping[str, BarPartition],
+        self, series: Series, status: Mapping[str, WindowStatus], latest: LatestReported
     ) -> Iterable[str]:
         """Yield the newest windows that were reported but need a further event."""
-        latest = list(partitions)[-_LATEST:]
         calendar = self._index.calendars.of(series.instrument)
-        reported = reported_windows(
-            self._instance, series.timeframe, [partitions[name] for name in latest]
-        )
-        for name in latest:
-            known = reported.get(partitions[name])
+        for name, known in latest.items():
             kind = needed_event(known, status[name], series, calendar=calendar, now=self._now)
-            if known is not None and kind is not None:
+            if kind is not None:
                 yield name
 
     def _known_of(self, timeframe: Timeframe) -> set[str]:
         if timeframe not in self._known:
-            found = self._instance.get_materialized_partitions(bars_key(timeframe))
-            self._known[timeframe] = set(found)
+            self._known[timeframe] = self._history.materialized(self._instance, timeframe)
         return self._known[timeframe]
 
     def _symbols_of(self, timeframe: Timeframe) -> set[str]:

@@ -334,6 +334,16 @@ class BarStore:
             total.update(row.rows_per_session)
         return dict(sorted(total.items()))
 
+    def session_arrays(self, series: Series) -> tuple[np.ndarray, np.ndarray]:
+        """Return the session dates (``datetime64[D]``), oldest first, and the bars of each."""
+        parts = [row.session_arrays for row in self.files.of(series).values()]
+        if not parts:
+            return np.empty(0, "datetime64[D]"), np.empty(0, np.int64)
+        days, position = np.unique(np.concatenate([one for one, _ in parts]), return_inverse=True)
+        rows = np.zeros(len(days), np.int64)
+        np.add.at(rows, position, np.concatenate([one for _, one in parts]))
+        return days, rows
+
     def unconfirmed(self, symbol: str, timeframe: Timeframe) -> tuple[IntervalSet, int]:
         """Return where bars on an unconfirmed basis lie, by timestamp, and how many they are."""
         found, count = IntervalSet(), 0

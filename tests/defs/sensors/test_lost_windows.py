@@ -8,12 +8,14 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
 from ktrdr_pipelines.defs.partitions import BarPartition, bars_partitions
 from ktrdr_pipelines.defs.runs.outcome import materialization
 from ktrdr_pipelines.defs.runs.tags import CAUSE, KIND
 from ktrdr_pipelines.defs.sensors.alert_sensor import alert_sensor
 from ktrdr_pipelines.defs.sensors.gap_sensor import past_runs
+from ktrdr_pipelines.defs.sensors.lost_windows import ShownHistory
 from ktrdr_pipelines.defs.sensors.materialization_sensor import report_sensor
 from ktrdr_pipelines.defs.sensors.run_history_sensor import (
     FAILED_KEPT,
@@ -250,3 +252,32 @@ def pruned(watched: Watched, age: timedelta) -> int:
     """Prune as if all runs had an age; return the number of deleted runs."""
     now = datetime.now(tz=UTC) + age + MINUTE
     return prune_history(watched.instance, now, most_runs=100, most_windows=100).runs
+
+
+def test_what_is_shown_is_read_again_once_an_event_or_a_run_was_added(location: Any) -> None:
+    """A process keeps what it read only as long as Dagster's history stays as it is."""
+    instance, history = location.instance, ShownHistory()
+    series = [location.series("AAPL", "1d")]
+    names = {Timeframe.D1: ["2024", "2025"]}
+
+    def shown() -> Any:
+        return history.shown(instance, series, names, location.windows())[Timeframe.D1]
+
+    def report(window: str) -> None:
+        key = dg.AssetKey(["bars", "1d"])
+        instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=window))
+
+    report("AAPL|2024")
+    before, known = shown(), history.materialized(instance, Timeframe.D1)
+    assert before["AAPL"] == {"2024": AssetPartitionStatus.MATERIALIZED}
+    assert shown() is before
+    assert history.materialized(instance, Timeframe.D1) is known == {"AAPL|2024"}
+    report("AAPL|2025")
+    assert set(shown()["AAPL"]) == {"2024", "2025"}
+    assert history.materialized(instance, Timeframe.D1) == {"AAPL|2024", "AAPL|2025"}
+    before = shown()
+    run = instance.add_run(dg.DagsterRun("any"))
+    assert shown() is not before
+    before = shown()
+    instance.delete_run(run.run_id)
+    assert shown() is not before
