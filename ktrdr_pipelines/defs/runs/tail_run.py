@@ -35,6 +35,9 @@ _CATALOG_S: Final = 600.0
 """Maximum age of the catalog's tables of coverage and gaps while only tails run."""
 
 
+_StatusOfSeries = dict[BarPartition, tuple[Series, WindowStatus]]
+
+
 class TailConfig(dg.Config):
     """Which tails to load, and when their newest bars are final."""
 
@@ -139,8 +142,7 @@ class TailRun:
     def _materialize(self, reports: Iterable[SeriesReport]) -> None:
         """Materialize windows that are new or finished, or have grown since they were reported."""
         now = self._workspace.now
-        explained: defaultdict[Timeframe, dict[BarPartition, tuple[Series, WindowStatus]]]
-        explained = defaultdict(dict)
+        explained: defaultdict[Timeframe, _StatusOfSeries] = defaultdict(dict)
         for found in self._index.series_gaps([one.series for one in reports], now):
             series = found.series
             calendar = self._index.calendars.of(series.instrument)

@@ -168,9 +168,9 @@ class WindowReporter:
         """
         reported = checked = 0
         grown: dict[Timeframe, list[dg.AssetMaterialization]] = {}
-        examined = [*listed[position:], *listed[:position]][:_SERIES]
-        latest = self._latest_reported(examined)
-        for found in self._index.series_gaps(examined, self._now):
+        chosen = [*listed[position:], *listed[:position]][:_SERIES]
+        latest = self._latest_reported(chosen)
+        for found in self._index.series_gaps(chosen, self._now):
             if reported >= _WINDOWS or is_late():
                 break
             for one in self._unreported(found, latest):
