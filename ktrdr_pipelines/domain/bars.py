@@ -67,9 +67,22 @@ def empty_bars() -> pa.Table:
 
 def timestamps(bars: pa.Table) -> np.ndarray:
     """Return ``ts`` as int64 microseconds since 1970 UTC."""
-    column = bars["ts"]
-    whole = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    return np.asarray(whole.view(pa.int64()).to_numpy(zero_copy_only=False))
+    whole = _whole(bars, "ts")
+    if whole.null_count or not len(whole):
+        return np.asarray(whole.view(pa.int64()).to_numpy(zero_copy_only=False))
+    return np.frombuffer(whole.buffers()[1], np.int64, len(whole), 8 * whole.offset)
+
+
+def session_bounds(bars: pa.Table) -> tuple[date, date]:
+    """Return the session dates of the first and the last bar; there must be one."""
+    whole = _whole(bars, "session_date")
+    return whole[0].as_py(), whole[len(whole) - 1].as_py()
+
+
+def _whole(bars: pa.Table, name: str) -> pa.Array:
+    """Return a column as one array, which takes a fraction of the time of a chunked one."""
+    column = bars[name]
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def micros(moment: datetime) -> int:
@@ -110,17 +123,18 @@ def with_basis(bars: pa.Table, basis: int) -> pa.Table:
     if bars.schema.equals(STORED_SCHEMA):
         return bars
     if "basis" not in bars.schema.names:
-        column = pa.array(np.full(bars.num_rows, basis, np.int16))
-        if bars.schema.equals(BAR_SCHEMA):
-            return pa.Table.from_arrays([*bars.columns, column], schema=STORED_SCHEMA)
+        column = pa.repeat(pa.scalar(basis, pa.int16()), bars.num_rows)
+        is_plain = bars.schema.metadata is None and bars.schema.equals(BAR_SCHEMA)
         bars = bars.append_column(STORED_SCHEMA.field("basis"), column)
+        if is_plain:
+            return bars
     bars = bars.select(STORED_SCHEMA.names)
     return bars if bars.schema.equals(STORED_SCHEMA) else bars.cast(STORED_SCHEMA)
 
 
 def basis_of(bars: pa.Table) -> np.ndarray:
     """Return the basis of each stored bar as int16."""
-    return np.asarray(bars["basis"].to_numpy(zero_copy_only=False))
+    return np.asarray(_whole(bars, "basis").to_numpy(zero_copy_only=False))
 
 
 def unconfirmed_where(bars: pa.Table, chosen: np.ndarray) -> pa.Table:
@@ -152,6 +166,8 @@ def merge_bars(
     Bars are identified by ``ts`` alone: two bars of equal values are two bars. Stored bars of
     different bases are compared after ``on_one_basis``, up to the rounding of their prices.
     """
+    if not old.num_rows:
+        return Merge(new, old, new.num_rows)
     bars, rivals, winners = _replaced(old, new)
     if not rivals.num_rows:
         return Merge(bars, rivals, new.num_rows)
@@ -265,7 +281,8 @@ def is_untraded(bars: pa.Table) -> np.ndarray:
 
     A volume that is not available proves nothing; less than a lot may be given as 0, with a count.
     """
-    no_volume = np.asarray(bars["volume"].to_numpy() == 0.0)  # NaN where it is null
+    volumes = _whole(bars, "volume").to_numpy(zero_copy_only=False)  # NaN where it is null
+    no_volume = np.asarray(volumes == 0.0)
     if not no_volume.any():
         return np.asarray(no_volume)
     return np.asarray(no_volume & pc.equal(pc.fill_null(bars["bar_count"], 0), 0).to_numpy())

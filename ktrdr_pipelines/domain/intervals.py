@@ -133,8 +133,8 @@ class IntervalSet:
             pairs = _joined_pairs(pairs)
         self._starts = self._ends = _NONE
         if pairs:
-            self._starts = _read_only(np.array([start for start, _ in pairs], np.int64))
-            self._ends = _read_only(np.array([end for _, end in pairs], np.int64))
+            columns = np.ascontiguousarray(np.array(pairs, np.int64).T)
+            self._starts, self._ends = _read_only(columns[0]), _read_only(columns[1])
 
     @classmethod
     def from_arrays(cls, starts: np.ndarray, ends: np.ndarray) -> "IntervalSet":
@@ -180,9 +180,13 @@ class IntervalSet:
         return f"IntervalSet({', '.join(map(str, self))})"
 
     def __or__(self, other: "IntervalSet") -> "IntervalSet":
-        large, small = (self, other) if len(self) >= len(other) else (other, self)
-        if not small:
+        large, small = self, other
+        if len(large._starts) < len(small._starts):
+            large, small = other, self
+        if not len(small._starts) or large is small:
             return large
+        if len(small._starts) == 1:
+            return large._with(small._starts.item(0), small._ends.item(0))
         if len(large) + len(small) <= _FEW:
             return self._of_pairs(_joined_pairs([*large._pairs(), *small._pairs()]))
         starts, ends = small._starts, small._ends
@@ -208,8 +212,10 @@ class IntervalSet:
         return self._made(found.starts, found.ends)
 
     def __sub__(self, other: "IntervalSet") -> "IntervalSet":
-        if not self or not other:
+        if not len(self._starts) or not len(other._starts):
             return self
+        if len(other._starts) == 1:
+            return self._without(other._starts.item(0), other._ends.item(0))
         if len(self) + len(other) <= _FEW:
             starts, ends = other._starts.tolist(), other._ends.tolist()
             rest = list(zip((_PAST, *ends), (*starts, _FUTURE), strict=True))
@@ -281,6 +287,12 @@ class IntervalSet:
         return made
 
     @classmethod
+    def _of_one(cls, start: int, end: int) -> "IntervalSet":
+        """Return the set of one interval."""
+        pair = np.array((start, end), np.int64)
+        return cls._made(pair[:1], pair[1:])
+
+    @classmethod
     def _of_pairs(cls, pairs: Sequence[tuple[int, int]]) -> "IntervalSet":
         """Return the set of pairs that are sorted, disjoint and non-touching already."""
         starts = np.array([start for start, _ in pairs], np.int64)
@@ -290,14 +302,47 @@ class IntervalSet:
         low = int(self._ends.searchsorted(start, side="right"))
         high = int(self._starts.searchsorted(end, side="left"))
         if low >= high:
-            return self._made(_NONE, _NONE)
+            return _EMPTY
         starts, ends = self._starts[low:high], self._ends[low:high]
-        if starts.item(0) < start:
-            starts = starts.copy()
-            starts[0] = start
-        if ends.item(-1) > end:
-            ends = ends.copy()
-            ends[-1] = end
+        first, last = starts.item(0), ends.item(-1)
+        if first >= start and last <= end:
+            return self if high - low == len(self._starts) else self._made(starts, ends)
+        if high - low == 1:
+            return self._of_one(max(first, start), min(last, end))
+        starts, ends = starts.copy(), ends.copy()
+        starts[0], ends[-1] = max(first, start), min(last, end)
+        return self._made(starts, ends)
+
+    def _with(self, start: int, end: int) -> "IntervalSet":
+        """Return the set with one more interval."""
+        low = int(self._ends.searchsorted(start, side="left"))
+        high = int(self._starts.searchsorted(end, side="right"))
+        if low < high:
+            start = min(start, self._starts.item(low))
+            end = max(end, self._ends.item(high - 1))
+            if high - low == 1 and (start, end) == (self._starts.item(low), self._ends.item(low)):
+                return self
+        return self._replaced(low, high, [(start, end)])
+
+    def _without(self, start: int, end: int) -> "IntervalSet":
+        """Return the set without an interval."""
+        low = int(self._ends.searchsorted(start, side="right"))
+        high = int(self._starts.searchsorted(end, side="left"))
+        if low >= high:
+            return self
+        first, last = self._starts.item(low), self._ends.item(high - 1)
+        before = [(first, start)] if first < start else []
+        after = [(end, last)] if end < last else []
+        return self._replaced(low, high, [*before, *after])
+
+    def _replaced(self, low: int, high: int, pairs: Sequence[tuple[int, int]]) -> "IntervalSet":
+        """Return the set with other intervals in place of those of a range of indexes."""
+        until, length = low + len(pairs), len(self._starts) - high + low + len(pairs)
+        starts, ends = np.empty(length, np.int64), np.empty(length, np.int64)
+        starts[:low], ends[:low] = self._starts[:low], self._ends[:low]
+        starts[until:], ends[until:] = self._starts[high:], self._ends[high:]
+        for position, (start, end) in enumerate(pairs, low):
+            starts[position], ends[position] = start, end
         return self._made(starts, ends)
 
     def _pairs(self) -> list[tuple[int, int]]:
@@ -313,6 +358,7 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 
 _NONE = _read_only(np.empty(0, np.int64))
+_EMPTY = IntervalSet()
 
 
 def _joined(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -40,10 +40,6 @@ class Claimant:
         self._locks = locks
         self.owner = owner
 
-    def claim(self, series: Series, interval: Interval, now: datetime) -> bool:
-        """Claim an interval; return False where a living owner has claimed part of it."""
-        return interval in self.claim_each(series, [interval], now)
-
     def claim_each(
         self, series: Series, intervals: Sequence[Interval], now: datetime
     ) -> list[Interval]:

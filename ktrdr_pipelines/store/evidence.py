@@ -181,6 +181,14 @@ class Evidence:
 
     # --- judging -------------------------------------------------------------------------------
 
+    def has_any(self, series: Series, contract_id: int) -> bool:
+        """Return whether there is any statement about a symbol or its contract's beginning."""
+        if self.of(series.symbol).statements:
+            return True
+        what = series.instrument.what_to_show.value
+        head = self._ledger.heads.of(contract_id, what, self._gateway)
+        return head is not None and head.head is not None
+
     def open_sessions(
         self,
         series: Series,
@@ -270,7 +278,7 @@ class Evidence:
             now: the gateway's clock; statements that are too old do not count.
             empty_before: what earlier runs have proved empty.
         """
-        if not series.timeframe.is_intraday:
+        if not series.timeframe.is_intraday or not parts:
             return []
         kinds = {*WITHOUT_BARS, StatementKind.BEGINS}
         days = list(self._store.rows_per_session(series))
@@ -392,6 +400,8 @@ class Evidence:
         ``unsaved`` is the oldest session date of bars that are not on disk yet.
         """
         record = self._ledger.heads.of(contract_id, instrument.what_to_show.value, self._gateway)
+        if record is None or record.head is None:
+            return None  # see ``domain.planning.empty_ranges.beginning``
         held = [
             day
             for timeframe in self._store.layout.timeframes_of(instrument.symbol)
@@ -399,7 +409,7 @@ class Evidence:
         ]
         oldest = min((day for day in (*held, unsaved) if day is not None), default=None)
         statements = self.of(instrument.symbol).statements
-        return beginning_of(statements, calendar, record.head if record else None, oldest)
+        return beginning_of(statements, calendar, record.head, oldest)
 
     def is_beginning_seen(self, symbol: str, oldest: datetime | None) -> bool:
         """Return whether a response to a request from before the oldest bar began at that bar.

@@ -47,6 +47,9 @@ class HeldBars:
             series: the series of the bars.
             bars: all bars of a response, at least one.
         """
+        keys = timestamps(bars)
+        if not self._coverage(series).bars.clip(Interval(moment(keys[0]), moment(keys[-1] + 1))):
+            return BasisComparison(BasisVerdict.UNKNOWN)
         if series.timeframe.is_intraday and bars.num_rows > 1:
             bars = bars.slice(1)
         first = int(timestamps(bars).searchsorted(micros(self._comparable_from(series))))

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shlex
+import stat
 import uuid
 import weakref
 from collections.abc import Callable, Iterable
@@ -102,6 +103,8 @@ class StoreGuard:
         )
 
 
+_MARKER = "store.json"
+
 FORMAT_VERSION = 2
 """Version of the folder's structure. 1 is the first; 2 adds the price basis of bars
 (``store.bars.footer.SCHEMA_VERSION``) and the folder ``history``. A store of version 1 is read, and
@@ -151,7 +154,7 @@ class StoreLayout:
     @property
     def marker(self) -> Path:
         """The file that makes the folder a store: format version and origin."""
-        return self.root / "store.json"
+        return self.root / _MARKER
 
     @property
     def universe(self) -> Path:
@@ -480,6 +483,51 @@ def _write_marker(layout: StoreLayout, marker: _Marker) -> None:
 
 
 def _read_marker(layout: StoreLayout) -> _Marker:
+    path = f"{layout.root}/{_MARKER}"
+    if not _is_file(path):
+        _require_marker(layout)
+    with disk_errors(Path(path)), open(path, "rb") as file:  # noqa: PTH123  (read with every save)
+        text = file.read()
+    try:
+        marker = _marker_of(text)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise CorruptFileError(
+            f"cannot read {layout.marker}",
+            reason=f"it is not a valid marker: {text[:80]!r}",
+            hint=f"Restore it by hand. {_MARKER_HINT}",
+        ) from error
+    if marker.version > FORMAT_VERSION:
+        raise _too_new(layout, marker.version)
+    return marker
+
+
+@lru_cache(maxsize=16)
+def _marker_of(text: bytes) -> _Marker:
+    """Return the marker that a text describes; of a newer version only that."""
+    fields = json.loads(text)
+    version, origin, store_id = int(fields["format_version"]), fields["origin"], None
+    if version > FORMAT_VERSION:
+        return _Marker(None, None, version)
+    if fields.get("id") is not None:
+        store_id = str(fields["id"])
+    return _Marker(None if origin is None else Origin(origin), store_id, version)
+
+
+def _is_file(path: str) -> bool:
+    """Return whether a file itself lies at a path, not a link to one."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _require_marker(layout: StoreLayout) -> None:
+    """Refuse a folder whose marker is missing, or is not a file.
+
+    Raises:
+        NoStoreError: there is none.
+        CorruptFileError: it is not a file.
+    """
     kind = kind_of(layout.marker)
     if kind is None:
         at_root = kind_of(layout.root)
@@ -508,22 +556,6 @@ def _read_marker(layout: StoreLayout) -> _Marker:
             reason=f"it is {kind}",
             hint=f"Move it away by hand and write a file there. {_MARKER_HINT}",
         )
-    with disk_errors(layout.marker):
-        text = layout.marker.read_bytes()
-    try:
-        fields = json.loads(text)
-        version, origin, store_id = int(fields["format_version"]), fields["origin"], None
-        if version > FORMAT_VERSION:
-            raise _too_new(layout, version)
-        if fields.get("id") is not None:
-            store_id = str(fields["id"])
-        return _Marker(None if origin is None else Origin(origin), store_id, version)
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise CorruptFileError(
-            f"cannot read {layout.marker}",
-            reason=f"it is not a valid marker: {text[:80]!r}",
-            hint=f"Restore it by hand. {_MARKER_HINT}",
-        ) from error
 
 
 def _id_at(layout: StoreLayout) -> str | None:

@@ -6,6 +6,7 @@ to load (``cli``, ``defs``).
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -41,6 +42,9 @@ from ktrdr_pipelines.sync.series_loader import SeriesLoader
 __all__ = ["Job", "LoadManager"]
 
 _AT_ONCE = 8
+_WRITES = 4
+"""Writes at once: each of them waits for the disk for a part of its time."""
+
 _FATAL = (GatewayUnreachableError, ClientIdInUseError, DiskError, StoreReplacedError)
 
 
@@ -79,8 +83,11 @@ class LoadManager:
             StoreReplacedError: the store is not the one that was opened.
         """
         async with _open_requests(self) as (requests, store):
-            with claiming(self.layout, store.ledger) as claimant:
-                loader = SeriesLoader(requests, store, claimant, self.gateway)
+            with (
+                claiming(self.layout, store.ledger) as claimant,
+                ThreadPoolExecutor(_WRITES, thread_name_prefix="commit") as threads,
+            ):
+                loader = SeriesLoader(requests, store, claimant, self.gateway, threads=threads)
                 reports = await _load_all(loader, jobs, self.progress)
                 return [
                     loader.checked_again(job, one) for job, one in zip(jobs, reports, strict=True)

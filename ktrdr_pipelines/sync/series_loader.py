@@ -6,6 +6,7 @@ Not here: many series in one run (``sync.runner``), the rounds of requests
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -54,17 +55,29 @@ class SeriesLoader:
         store: the files and the ledger.
         claimant: the owner of the run's claims.
         gateway: the gateway's name, under which the ledger records what is known of it.
+        threads: writes what was received.
     """
 
     def __init__(
-        self, requests: Requests, store: BarStore, claimant: Claimant, gateway: str
+        self,
+        requests: Requests,
+        store: BarStore,
+        claimant: Claimant,
+        gateway: str,
+        *,
+        threads: Executor,
     ) -> None:
         self._requests, self._store = requests, store
         self._session, self._gateway = requests.source_session, gateway
         self._schedules = Schedules(store, self._session)
         self._evidence = Evidence(store, gateway, self._session.retry_policy.clock)
         self._runs = _SeriesRuns(
-            requests, store, claimant, evidence=self._evidence, schedules=self._schedules
+            requests,
+            store,
+            claimant,
+            evidence=self._evidence,
+            schedules=self._schedules,
+            threads=threads,
         )
         self._adjustments_before: dict[str, int] = {}
 
@@ -242,6 +255,7 @@ def _writer(
     *,
     identity: Identity,
     options: LoadOptions,
+    threads: Executor,
 ) -> SeriesWriter:
     return SeriesWriter(
         store,
@@ -251,6 +265,7 @@ def _writer(
         again=state.again if options.refresh else None,
         clocks=requests.source_session.retry_policy,
         progress=requests.progress,
+        threads=threads,
     )
 
 
@@ -263,6 +278,7 @@ class _SeriesRuns:
         claimant: the owner of its claims.
         evidence: its statements.
         schedules: its calendars.
+        threads: its writes.
     """
 
     def __init__(
@@ -273,8 +289,10 @@ class _SeriesRuns:
         *,
         evidence: Evidence,
         schedules: Schedules,
+        threads: Executor,
     ) -> None:
         self._requests, self._store, self._claimant = requests, store, claimant
+        self._threads = threads
         self._evidence, self._schedules = evidence, schedules
         self._bases = BasisChecks(store, requests.source_session)
 
@@ -306,6 +324,7 @@ class _SeriesRuns:
                 state,
                 identity=identity,
                 options=options,
+                threads=self._threads,
             ),
             confirmation=Confirmation(
                 state, open_ranges, requester, evidence=evidence, schedules=schedules

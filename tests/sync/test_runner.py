@@ -117,7 +117,7 @@ def _claim_and_wait(root: Path, series: Series, interval: Interval, ready: Path)
     layout = StoreLayout(root)
     ledger = Ledger(layout.ledger)
     with claiming(layout, ledger) as claimant:
-        assert claimant.claim(series, interval, interval.end)
+        assert claimant.claim_each(series, [interval], interval.end)
         ready.write_text("claimed")
         signal.pause()
 

@@ -134,8 +134,12 @@ class SessionGrid:
 
     def meeting(self, interval: Interval) -> "SessionGrid":
         """Return the spans that overlap an interval of timestamps; none is cut."""
-        low = int(self.ends.searchsorted(micros(interval.start), side="right"))
-        high = int(self.starts.searchsorted(micros(interval.end), side="left"))
+        return self.between(micros(interval.start), micros(interval.end))
+
+    def between(self, start: int, end: int) -> "SessionGrid":
+        """Return the spans that overlap an interval of timestamps, given by its bounds."""
+        low = int(self.ends.searchsorted(start, side="right"))
+        high = int(self.starts.searchsorted(end, side="left"))
         return self.slice(low, max(low, high))
 
     def spans_in(self, interval: Interval) -> list[Span]:

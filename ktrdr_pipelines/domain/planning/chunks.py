@@ -81,7 +81,6 @@ class Chunk:
 class Need:
     """Everything that planning depends on: what is wanted of one series, its facts and its limits.
 
-    ``known_from`` is the oldest timestamp from which the gateway is known to have bars, if any.
     ``width`` is how many sessions beside each other a request should have, in place of as many as
     ``most_days`` allow, which still bound what it has of covered sessions between missing ones.
     ``most_sessions`` is the most that one request may reach over, where that is fewer than
@@ -97,7 +96,6 @@ class Need:
     covered: IntervalSet
     now: datetime
     most_days: int
-    known_from: datetime | None = None
     most_sessions: int | None = None
     is_by_the_year: bool = False
     unconfirmed: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
@@ -124,6 +122,12 @@ class Need:
                 now=self.now,
             )
         return self._gaps[within]
+
+    def is_met_by(self, covered: IntervalSet) -> bool:
+        """Return whether an interval set alone covers all that is wanted and due."""
+        return not due_gaps(
+            self.calendar, self.timeframe, wanted=self.wanted, covered=covered, now=self.now
+        )
 
 
 def plan(need: Need) -> list[Chunk]:
@@ -229,21 +233,25 @@ def across_boundary(need: Need, chunk: Chunk) -> Chunk:
     """
     if not need.timeframe.is_intraday or chunk.sessions == need.most_sessions:
         return chunk
-    newer = need.grid.meeting(Interval(chunk.interval.end, chunk.interval.end + _LONGEST_CLOSED))
-    inside = need.grid.meeting(chunk.interval)
-    if not len(inside):
+    grid, start, end = need.grid, micros(chunk.interval.start), micros(chunk.interval.end)
+    inside = int(grid.starts.searchsorted(end))
+    if int(grid.ends.searchsorted(start, side="right")) >= inside:
         return chunk
-    newer = newer.slice(int(newer.starts.searchsorted(inside.ends[-1])), len(newer))
+    # The sessions after it, those that are closed for long excepted.
+    newer = max(int(grid.ends.searchsorted(end, side="right")), inside)
+    until = int(grid.starts.searchsorted(end + _LONGEST_CLOSED // _INSTANT))
+    starts, ends = grid.starts[newer:until], grid.ends[newer:until]
     # The first session of which anything is covered: before it there is no bar on the other side.
-    first_covered = need.covered.ends.searchsorted(newer.starts, side="right")
-    is_covered = first_covered < need.covered.starts.searchsorted(newer.ends, side="left")
+    first_covered = need.covered.ends.searchsorted(starts, side="right")
+    is_covered = first_covered < need.covered.starts.searchsorted(ends, side="left")
     if not is_covered.any():
         return chunk
     position = int(is_covered.argmax())
     sessions = chunk.sessions + position + 1
-    if need.most_sessions is not None and chunk.sessions < need.most_sessions < sessions:
+    is_too_long = need.most_sessions is not None and chunk.sessions < need.most_sessions < sessions
+    if is_too_long or need.covered.holds(starts.item(position), ends.item(position)):
         return chunk
-    (span,) = newer.slice(position, position + 1)
+    (span,) = grid.slice(newer + position, newer + position + 1)
     piece = next(iter(need.gaps(span.interval)), None)
     if piece is None or not _is_opening(piece, span) or piece.end not in need.covered:
         return chunk
@@ -440,11 +448,14 @@ def newest_run(need: Need) -> Interval | None:
 
 def is_opening(need: Need, chunk: Chunk) -> bool:
     """Return whether a chunk requests nothing but the quiet opening of one session."""
-    bounds = need.gaps(chunk.interval).bounds
-    if bounds is None:
+    gaps, grid = need.gaps(chunk.interval), need.grid
+    if not gaps:
         return False
-    spans = need.grid.spans_in(bounds)
-    return len(spans) == 1 and _is_opening(bounds, spans[0]) and bounds.end in need.covered
+    start, end = gaps.starts.item(0), gaps.ends.item(-1)
+    position = int(grid.ends.searchsorted(start, side="right"))
+    if int(grid.starts.searchsorted(end)) != position + 1 or end >= grid.ends.item(position):
+        return False
+    return start <= grid.starts.item(position) and need.covered.holds(end, end + 1)
 
 
 def _is_opening(piece: Interval, span: Span) -> bool:
@@ -459,14 +470,16 @@ def _from_held_bars(need: Need, start: datetime, inside: Sequence[Span], duratio
     request.
     """
     held = need.covered.bounds
-    if held is not None and held.end <= start and start > inside[0].interval.start:
+    if held is None or held.end > start:
+        return duration
+    if start > inside[0].interval.start:
         return _from_held_in_session(need, start, inside[0], duration)
     most = need.most_sessions or _MOST_SESSIONS_IN_DAYS
     count = min(len(inside) + _OVERLAP.get(need.timeframe, 1), max(most, len(inside)))
     before = Interval(start - _LONGEST_CLOSED, start)
     earlier = need.grid.spans_in(before)
     is_held = earlier and earlier[-1].interval.end - timedelta(seconds=1) in need.covered
-    if held is None or held.end > start or count == len(inside) or not is_held:
+    if count == len(inside) or not is_held:
         return duration
     if need.is_by_the_year and not duration.endswith("Y"):
         return _counted_or_year(need, count)
@@ -495,12 +508,11 @@ def _ends_at(need: Need, last: Span) -> datetime:
     before three times, and error 162 once, grade L): a session for which no bars were returned is
     requested up to the end of its day.
     """
-    day_end = need.calendar.last_second_of(last.closes_at)
-    if not need.timeframe.is_intraday:
-        return max(last.over_at, min(day_end, need.now))
-    if last.interval.start in need.without_bars:
-        return max(last.closes_at, min(day_end, need.now))
-    return max(last.closes_at, min(_next_open(need, last) or day_end, need.now))
+    closes_at = last.closes_at if need.timeframe.is_intraday else last.over_at
+    until = None
+    if need.timeframe.is_intraday and last.interval.start not in need.without_bars:
+        until = _next_open(need, last)
+    return max(closes_at, min(until or need.calendar.last_second_of(last.closes_at), need.now))
 
 
 def _left_bound(need: Need, start: datetime, first: Span) -> datetime:

@@ -19,7 +19,6 @@ Not here: requests (``ib.source``), writing (``store.bars.bar_store``), which st
 a range is empty (``domain.planning.empty_ranges``).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -78,16 +77,26 @@ class _Reading:
     """A response as arrays: microseconds since 1970 UTC, one element a bar.
 
     ``keys`` are the bar timestamps and ``ends`` the bars' ends; ``low`` is the index of the first
-    bar inside the chunk; ``kept`` tells which bars are kept. ``grid`` are the spans that the
-    response or the chunk meets, ``spans`` the same one by one.
+    bar inside the chunk; ``kept`` tells which bars are kept. ``start`` and ``end`` are the bounds
+    of the chunk. ``grid`` are the spans that the response or the chunk meets, and ``is_empty``
+    tells which of them hold no bar.
     """
 
     keys: np.ndarray
     ends: np.ndarray
     low: int
     kept: np.ndarray
+    start: int
+    end: int
     grid: SessionGrid
-    spans: Sequence[Span]
+    is_empty: np.ndarray
+
+    def empty_spans(self, chosen: np.ndarray | None = None) -> IntervalSet:
+        """Return the spans that hold no bar, or those of them that a mask chooses."""
+        mask = self.is_empty if chosen is None else self.is_empty & chosen
+        if not mask.any():
+            return IntervalSet()
+        return IntervalSet.from_arrays(self.grid.starts[mask], self.grid.ends[mask])
 
 
 def evaluate(context: EvaluationContext, bars: pa.Table, reach: Interval | None) -> Evaluation:
@@ -103,15 +112,9 @@ def evaluate(context: EvaluationContext, bars: pa.Table, reach: Interval | None)
     earlier_only = reading.low == len(reading.keys)
     if earlier_only:
         return Evaluation(kept, IntervalSet(), earlier_only=True)
-    # The sessions that hold no bar at all.
-    grid = reading.grid
-    is_empty = reading.keys.searchsorted(grid.ends) == reading.keys.searchsorted(grid.starts)
-    empty_spans = IntervalSet.from_arrays(grid.starts[is_empty], grid.ends[is_empty])
-    unread = empty_spans | context.impossible
+    unread = reading.empty_spans() | context.impossible
     covered = _spanned_by(context, reading) - unread - _open_end(context, reading)
-    return Evaluation(
-        kept, covered, _around(context, reading, empty_spans), _begins_at(context, reading)
-    )
+    return Evaluation(kept, covered, _around(context, reading), _begins_at(context, reading))
 
 
 def answered_now(
@@ -169,23 +172,22 @@ def _read(context: EvaluationContext, bars: pa.Table, reach: Interval | None) ->
     """Return each bar's end, and which bars are whole, requested and final."""
     chunk, timeframe = context.chunk, context.timeframe
     keys = timestamps(bars)
-    around = Interval(
-        min(moment(keys[0]), chunk.interval.start),
-        max(moment(keys[-1]) + timeframe.length, chunk.interval.end),
-    )
-    grid = session_grid(context.calendar, timeframe).meeting(around)
+    start, end = micros(chunk.interval.start), micros(chunk.interval.end)
+    newest = keys.item(-1) + timeframe.seconds * 1_000_000
+    grid = session_grid(context.calendar, timeframe)
+    grid = grid.between(min(keys.item(0), start), max(newest, end))
     ends, final_at = _ends(keys, grid)
     if chunk.meets_covered:
-        chunk_end = micros(chunk.interval.end)
-        ends[keys < chunk_end] = np.minimum(ends[keys < chunk_end], chunk_end)
-    low = int(np.searchsorted(keys, micros(chunk.interval.start)))
-    kept = (ends <= micros(chunk.interval.end)) & (final_at <= micros(context.now))
+        ends[keys < end] = np.minimum(ends[keys < end], end)
+    low = int(keys.searchsorted(start))
+    kept = (ends <= end) & (final_at <= micros(context.now))
     kept[:low] = False
     if reach is not None and timeframe.is_intraday:
         kept &= ~_cut(keys, ends, reach)
     if context.holds_back and timeframe.is_intraday:
         kept[-1] &= bool(ends[-1] <= micros(context.now - _LONGEST_DELAY))
-    return _Reading(keys, ends, low, kept, grid, list(grid))
+    is_empty = keys.searchsorted(grid.ends) == keys.searchsorted(grid.starts)
+    return _Reading(keys, ends, low, kept, start, end, grid, is_empty)
 
 
 def _ends(keys: np.ndarray, grid: SessionGrid) -> tuple[np.ndarray, np.ndarray]:
@@ -230,39 +232,48 @@ def _cut(keys: np.ndarray, ends: np.ndarray, reach: Interval) -> np.ndarray:
 
 def _spanned_by(context: EvaluationContext, reading: _Reading) -> IntervalSet:
     """Return the requested interval that the bars of a response span."""
+    keys, low = reading.keys, reading.low
     positions = np.flatnonzero(reading.kept)
-    requested = context.chunk.interval
     if not len(positions):
-        is_inside = reading.low > 0 and moment(reading.keys[-1]) >= requested.end
-        newer = moment(reading.keys[reading.low]) if is_inside else requested.start
-        limit = between(requested.start, min(newer, requested.end))
-        return IntervalSet([limit] if limit else [])
-    first, last = int(positions[0]), int(positions[-1])
+        is_inside = low > 0 and keys.item(-1) >= reading.end
+        newer = keys.item(low) if is_inside else reading.start
+        return _interval_set(reading.start, min(newer, reading.end))
+    first, last = positions.item(0), positions.item(-1)
     # Older bars in the response prove that nothing lies between the requested start and the first.
-    reaches_back = reading.low > 0 and first == reading.low
-    start = requested.start if reaches_back else moment(reading.keys[first])
-    limit = between(start, _right_bound(context, reading, last))
-    return IntervalSet([limit] if limit else [])
+    reaches_back = low > 0 and first == low
+    start = reading.start if reaches_back else keys.item(first)
+    return _interval_set(start, _right_bound(context, reading, last))
 
 
-def _right_bound(context: EvaluationContext, reading: _Reading, last: int) -> datetime:
-    requested_end = context.chunk.interval.end
+def _interval_set(start: int, end: int) -> IntervalSet:
+    """Return the set of one interval, or an empty one where it would be empty or reversed."""
+    if start >= end:
+        return IntervalSet()
+    return IntervalSet.from_arrays(np.array([start], np.int64), np.array([end], np.int64))
+
+
+def _right_bound(context: EvaluationContext, reading: _Reading, last: int) -> int:
     if last + 1 < len(reading.keys):
-        return min(moment(reading.keys[last + 1]), requested_end)
-    end, timestamp = moment(reading.ends[last]), moment(reading.keys[last])
-    span = next((span for span in reading.spans if timestamp in span.interval), None)
-    if span is None or context.holds_back:
+        return min(int(reading.keys[last + 1]), reading.end)
+    end, grid = int(reading.ends[last]), reading.grid
+    position = _begun_by(grid, reading.keys.item(last))
+    is_inside = position >= 0 and reading.keys.item(last) < grid.ends.item(position)
+    if not is_inside or context.holds_back:
         return end
-    later = next(
-        (s.interval.start for s in reading.spans if s.interval.start >= span.interval.end), None
-    )
-    is_last_requested = later is None or later >= requested_end
-    if end < span.interval.end:
-        if not (is_last_requested and _is_quiet_end(context, reading, span, end)):
+    following = position + 1 < len(grid)
+    later = int(grid.starts[position + 1]) if following else reading.end
+    if end < grid.ends.item(position):
+        is_last_requested = later >= reading.end
+        if not (is_last_requested and _is_quiet_end(context, reading, position, end)):
             return end
-    elif not _is_final(context, span):
+    elif not _is_final(context, grid, position):
         return end
-    return min(requested_end, later or requested_end)
+    return min(reading.end, later)
+
+
+def _begun_by(grid: SessionGrid, timestamp: int) -> int:
+    """Return the index of the newest span that has begun by a timestamp, -1 for none."""
+    return int(grid.starts.searchsorted(timestamp, side="right")) - 1
 
 
 def _open_end(context: EvaluationContext, reading: _Reading) -> IntervalSet:
@@ -271,64 +282,63 @@ def _open_end(context: EvaluationContext, reading: _Reading) -> IntervalSet:
     Bars after its close do not make it final: they show that the instrument trades longer than the
     calendar says.
     """
-    newest = moment(reading.keys[-1])
-    begun = next((span for span in reversed(reading.spans) if span.interval.start <= newest), None)
-    if begun is None or not context.timeframe.is_intraday or _is_final(context, begun):
+    grid, position = reading.grid, _begun_by(reading.grid, reading.keys.item(-1))
+    is_intraday = context.timeframe.is_intraday
+    if position < 0 or not is_intraday or _is_final(context, grid, position):
         return IntervalSet()
-    return IntervalSet([Interval(begun.interval.end - LAST_INSTANT, begun.interval.end)])
+    end = grid.ends.item(position)
+    return _interval_set(end - _to_micros(LAST_INSTANT), end)
 
 
-def _is_final(context: EvaluationContext, span: Span) -> bool:
+def _is_final(context: EvaluationContext, grid: SessionGrid, position: int) -> bool:
     """Return whether no later response can add anything about a session's end."""
-    return is_closed(span, context.now) and context.chunk.ends_at >= span.closes_at
+    closes = int(grid.closes[position])
+    is_over = max(int(grid.over[position]), closes) <= micros(context.now - final_lag())
+    return is_over and micros(context.chunk.ends_at) >= closes
 
 
-def _is_quiet_end(context: EvaluationContext, reading: _Reading, span: Span, end: datetime) -> bool:
+def _is_quiet_end(context: EvaluationContext, reading: _Reading, position: int, end: int) -> bool:
     """Return whether the quiet before a close is no longer than any pause in the response."""
-    if not _is_final(context, span) or not context.timeframe.is_intraday:
+    grid = reading.grid
+    if not _is_final(context, grid, position) or not context.timeframe.is_intraday:
         return False
-    length = context.timeframe.length
-    position, known = _positions(reading.keys, reading.grid)
-    same = known[1:] & known[:-1] & (position[1:] == position[:-1])
-    pauses = np.diff(reading.keys)[same] - _to_micros(length)
-    longest = timedelta(microseconds=int(pauses.max(initial=0)))
-    return span.interval.end - end <= longest
+    in_span, known = _positions(reading.keys, grid)
+    same = known[1:] & known[:-1] & (in_span[1:] == in_span[:-1])
+    pauses = np.diff(reading.keys)[same] - context.timeframe.seconds * 1_000_000
+    return bool(grid.ends.item(position) - end <= pauses.max(initial=0))
 
 
-def _around(context: EvaluationContext, reading: _Reading, empty_spans: IntervalSet) -> IntervalSet:
+def _around(context: EvaluationContext, reading: _Reading) -> IntervalSet:
     """Return the requested sessions without a bar that have bars on both sides."""
-    inner = between(moment(reading.keys[0]), moment(reading.keys[-1]))
-    if inner is None or not empty_spans:
-        return IntervalSet()
-    requested = context.chunk.interval
+    start = max(reading.start, reading.keys.item(0))
+    end = min(reading.end, reading.keys.item(-1))
+    found = reading.empty_spans((reading.grid.starts >= start) & (reading.grid.ends <= end))
+    if not context.impossible or not found:
+        return found
     return IntervalSet(
         span.interval
-        for span in reading.spans
-        if requested.covers(span.interval)
-        and inner.covers(span.interval)
-        and span.interval.start in empty_spans
-        and not context.impossible.clip(span.interval)
+        for span in reading.grid
+        if found.covers(span.interval) and not context.impossible.clip(span.interval)
     )
 
 
 def _begins_at(context: EvaluationContext, reading: _Reading) -> datetime | None:
     """Return the first bar's timestamp where sessions before it were requested and have none."""
-    first = moment(reading.keys[0])
-    if reading.low > 0:
+    first = reading.keys.item(0)
+    if reading.low > 0 or reading.start >= first:
         return None
-    requested = context.chunk.interval
-    older = between(requested.start, first)
-    if older is None or context.impossible.clip(older):
+    if context.impossible and context.impossible & _interval_set(reading.start, first):
         return None
-    before = any(
-        span.interval.end <= first and requested.covers(span.interval) for span in reading.spans
-    )
-    return first if before else None
+    grid, until = reading.grid, min(first, reading.end)
+    is_before = (grid.ends <= until) & (grid.starts >= reading.start)
+    return moment(first) if is_before.any() else None
 
 
 def _chosen(bars: pa.Table, kept: np.ndarray) -> pa.Table:
     """Return the bars of a mask, which most often are one run: that is not copied."""
     first, count = int(kept.argmax()), int(np.count_nonzero(kept))
+    if count == len(kept):
+        return bars
     if kept[first : first + count].all():
         return bars.slice(first, count)
     return bars.filter(pa.array(kept))

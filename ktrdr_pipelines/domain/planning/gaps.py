@@ -94,7 +94,7 @@ def missing(grid: SessionGrid, wanted: IntervalSet, covered: IntervalSet, now: d
     of the newest bar; of days and weeks nothing. ``wanted`` must not cut a span
     (``SessionGrid.widened``): the bar across such a cut could never be whole.
     """
-    if not wanted:
+    if not wanted or covered.holds(wanted.starts.item(0), wanted.ends.item(-1)):
         return _NOTHING
     low = int(grid.ends.searchsorted(wanted.starts[0], side="right"))
     high = int(grid.starts.searchsorted(wanted.ends[-1], side="left"))
@@ -136,7 +136,8 @@ def due_gaps(
     now: datetime,
 ) -> IntervalSet:
     """Return what ``missing`` finds, as one set."""
-    return missing(session_grid(calendar, timeframe), wanted, covered, now).intervals
+    found = missing(session_grid(calendar, timeframe), wanted, covered, now)
+    return IntervalSet() if found is _NOTHING else found.intervals
 
 
 def first_interval_of(calendar: SessionCalendar, timeframe: Timeframe, day: date) -> Interval:

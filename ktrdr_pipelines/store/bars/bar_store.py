@@ -29,6 +29,7 @@ from ktrdr_pipelines.domain.bars import (
     empty_bars,
     is_untraded,
     merge_bars,
+    micros,
     rows_per_session,
     sorted_unique,
     timestamps,
@@ -226,14 +227,15 @@ class BarStore:
 
         A bar without volume refutes nothing: gateways fill quiet time with flat bars.
         """
-        days = pc.unique(_traded(bars)["session_date"]).to_pylist()
-        if not days:
-            return
-        for timeframe in self.layout.timeframes_of(series.symbol):
-            other = Series(series.instrument, timeframe)
-            if timeframe is series.timeframe:
-                continue
-            if self._may_have_proofs(series.symbol, timeframe, REFUTABLE):
+        others = [
+            timeframe
+            for timeframe in self.layout.timeframes_of(series.symbol)
+            if timeframe is not series.timeframe
+            and self._may_have_proofs(series.symbol, timeframe, REFUTABLE)
+        ]
+        if others and (days := pc.unique(_traded(bars)["session_date"]).to_pylist()):
+            for timeframe in others:
+                other = Series(series.instrument, timeframe)
                 refuted = _refuted(series, days, other, self.rows_per_session(other).keys())
                 self.retract_proofs(series.symbol, timeframe, refuted, REFUTABLE)
 
@@ -407,9 +409,10 @@ class BarStore:
         if merge.revised.num_rows:
             self.ledger.revisions.record(series_key(series), merge.revised, self._clock())
         check = self.ledger.basis_checks.of(series.symbol)
+        keys = timestamps(part.bars)
         basis = presuming(
             old.basis if old else FileBasis(),
-            (one for one in presumed if _overlaps_rows(part.bars, one)),
+            (one for one in presumed if _has_any(keys, one.interval)),
             timestamps(merge.bars),
             confirmed_at=check.confirmed_at if check.basis == len(adjustments) else None,
         )
@@ -492,6 +495,8 @@ def _doubtful(
     presumed: Iterable[Presumed], bars: pa.Table, adjustments: Sequence[Adjustment]
 ) -> IntervalSet:
     """Return what is presumed of bars although it may not be so, as is known by now."""
+    if not adjustments:
+        return IntervalSet()
     return IntervalSet(one.interval for one in presumed if _is_doubtful(one, bars, adjustments))
 
 
@@ -505,8 +510,10 @@ def _is_doubtful(one: Presumed, bars: pa.Table, adjustments: Sequence[Adjustment
     )
 
 
-def _overlaps_rows(bars: pa.Table, one: Presumed) -> bool:
-    return bool(bars_between(bars, one.interval.start, one.interval.end).num_rows)
+def _has_any(keys: np.ndarray, interval: Interval) -> bool:
+    """Return whether any of ascending timestamps lies in an interval."""
+    low, high = keys.searchsorted((micros(interval.start), micros(interval.end)))
+    return bool(low < high)
 
 
 def _joined(files: Mapping[Path, IndexedFile]) -> Coverage:

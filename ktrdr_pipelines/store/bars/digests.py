@@ -85,8 +85,11 @@ def _plain(bars: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
         keys = timestamps(bars)
         return keys.astype("<i8", copy=False), np.zeros(len(keys), "?")
     column = bars[name].combine_chunks()
-    null = np.asarray(column.is_null().to_numpy(zero_copy_only=False))
     if pa.types.is_date32(column.type):
         column = column.cast(pa.int32())
     kind = {pa.int16(): "<i2", pa.int32(): "<i4"}.get(column.type, "<f8")
+    if not column.null_count:
+        values = column.to_numpy(zero_copy_only=False)
+        return values.astype(kind, copy=False), np.zeros(len(values), "?")
+    null = np.asarray(column.is_null().to_numpy(zero_copy_only=False))
     return pc.fill_null(column, 0).to_numpy(zero_copy_only=False).astype(kind, copy=False), null

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any, Final
 
 import numpy as np
@@ -31,6 +31,7 @@ UNKNOWN_DIGEST: Final = "0" * 64
 """Placeholder in a footer for the digest of its file, until the file is complete."""
 
 _MOST_ROWS: Final = 2**40
+_MOST_PARSED: Final = 256
 """More bars than any file can have."""
 
 _NO_CRC = 0
@@ -207,6 +208,7 @@ def identity_to_json(identity: Identity) -> str:
     return _dumps(_identity_fields(identity))
 
 
+@lru_cache(maxsize=_MOST_PARSED)
 def identity_from_json(text: str) -> Identity:
     """Return the identity in a JSON text."""
     return _identity(json.loads(text))
@@ -217,6 +219,7 @@ def coverage_to_json(coverage: Coverage) -> str:
     return _dumps(_coverage_fields(coverage))
 
 
+@lru_cache(maxsize=_MOST_PARSED)
 def coverage_from_json(text: str) -> Coverage:
     """Return the coverage in a JSON text."""
     return _coverage(json.loads(text))

@@ -112,7 +112,7 @@ class Database:
             key: tells the function and its arguments from others of this database.
             read: reads rows.
         """
-        with self._errors():
+        try:
             handle = self._current()
             if handle.connection.in_transaction:  # what it reads may be rolled back
                 return read(handle.connection)
@@ -120,12 +120,35 @@ class Database:
             if key not in known:
                 known[key] = read(handle.connection)
             found: T = known[key]
-            return found
+        except (sqlite3.Error, UnicodeError):
+            with self._errors():
+                raise
+        return found
 
     def version(self) -> Hashable:
         """Return a value that stays the same, in this thread, while no row of the file changes."""
-        with self._errors():
+        try:
             return self._current().version()
+        except (sqlite3.Error, UnicodeError):
+            with self._errors():
+                raise
+
+    @contextmanager
+    def as_of_now(self) -> Iterator[None]:
+        """Ask only once, for a block, whether others have changed rows.
+
+        In this thread, what other connections commit during the block counts as committed after it,
+        for ``remembered`` and ``version``; what this one writes is seen at once. The block must be
+        short, and must not wait for anything.
+        """
+        with self._errors():
+            handle = self._current()
+            is_outermost = handle.pin()
+        try:
+            yield
+        finally:
+            if is_outermost:
+                handle.unpin()
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -156,6 +179,8 @@ class Database:
 
     def _current(self) -> "_Handle":
         handle = self._handle()
+        if handle is not None and handle.is_pinned:
+            return handle
         if handle is None or not handle.is_current(self._name):
             self._local.handle = handle = self._open()
         return handle
@@ -242,11 +267,32 @@ class _Handle:
         self._file = _file_of(path)
         self._known: dict[Hashable, Any] = {}
         self._known_at: Hashable = None
+        self._others: int | None = None
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether what other connections commit is not looked for now."""
+        return self._others is not None
+
+    def pin(self) -> bool:
+        """Look no more for what other connections commit; return False if that was so already."""
+        if self.is_pinned:
+            return False
+        self._others = self._data_version()
+        return True
+
+    def unpin(self) -> None:
+        """Look again for what other connections commit."""
+        self._others = None
 
     def version(self) -> Hashable:
         """Return a value that changes with every change of a row, whichever connection made it."""
-        (others,) = self.connection.execute("PRAGMA data_version").fetchone()
+        others = self._data_version() if self._others is None else self._others
         return self._number, others, self.connection.total_changes
+
+    def _data_version(self) -> int:
+        (others,) = self.connection.execute("PRAGMA data_version").fetchone()
+        return int(others)
 
     def remembered(self) -> dict[Hashable, Any]:
         """Return what was read since a row last changed."""

@@ -9,6 +9,7 @@ as JSON, which is read as well.
 """
 
 import json
+import sqlite3
 import stat
 import zlib
 from collections import defaultdict
@@ -241,9 +242,12 @@ class FilesTable(Table):
 
     def of(self, series_key: str) -> dict[str, IndexedFile]:
         """Return the rows of a series' files, by file name."""
-        with self._database.reading() as connection:
+
+        def read(connection: sqlite3.Connection) -> dict[str, IndexedFile]:
             rows = _FILES.select_keyed(connection, "WHERE series = ?", (series_key,))
             return {file: row for (file, _), row in rows}
+
+        return dict(self._database.remembered(("files", series_key), read))
 
     def recorded_versions(self, series_keys: Sequence[str]) -> dict[str, FileVersion]:
         """Return the recorded versions of the files of some series, by file name."""

@@ -8,6 +8,7 @@ Not here: the SQLite file itself (``store.ledger.database``), its tables' defini
 """
 
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -120,6 +121,10 @@ class Ledger:
     def version(self) -> Hashable:
         """Return a value that stays the same, in this thread, while no row changes."""
         return self.database.version()
+
+    def as_of_now(self) -> AbstractContextManager[None]:
+        """Ask only once, for a block, whether others have changed rows (``Database.as_of_now``)."""
+        return self.database.as_of_now()
 
     def check(self) -> None:
         """Check the whole file for damage, and for tables and values of other programs.

@@ -30,9 +30,9 @@ from ktrdr_pipelines.domain.adjustments import Adjustment, AdjustmentKind
 from ktrdr_pipelines.domain.bars import UNCONFIRMED, micros, moment, timestamps, with_basis
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight, monday_of
 from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series
-from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.planning.chunks import BY_THE_YEAR
-from ktrdr_pipelines.domain.planning.responses import Response
+from ktrdr_pipelines.domain.planning.responses import BarRequest, Response
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
 from ktrdr_pipelines.domain.price_basis import (
     FEWEST_BARS,
@@ -89,14 +89,16 @@ class FetchedBasis:
         """Return a change whose bars state this basis."""
         if change.bars is None or not change.bars.num_rows:
             return change
-        change = replace(change, bars=with_basis(change.bars, self.basis))
+        bars = with_basis(change.bars, self.basis)
         if not self.is_presumed:
-            return change
-        keys = timestamps(change.bars)
-        rows = IntervalSet([Interval(moment(keys[0]), moment(keys[-1] + 1))])
-        bounds = (rows | change.coverage.bars).bounds
-        assert bounds is not None  # noqa: S101  (it has rows)
-        return replace(change, presumed=Presumed(bounds, self.requested_at, self.requested_at))
+            return replace(change, bars=bars)
+        keys, covered = timestamps(bars), change.coverage.bars
+        first, end = keys.item(0), keys.item(-1) + 1
+        if covered:
+            first, end = min(first, covered.starts.item(0)), max(end, covered.ends.item(-1))
+        bounds = Interval(moment(first), moment(end))
+        presumed = Presumed(bounds, self.requested_at, self.requested_at)
+        return replace(change, bars=bars, presumed=presumed)
 
 
 class BasisChecks:
@@ -119,31 +121,34 @@ class BasisChecks:
         if not _has_splits(instrument):
             return True
         symbol, today = instrument.symbol, self._today(calendar)
-        return self._judge.is_established(symbol, today) or (symbol, today) in self._compared_on
+        return (symbol, today) in self._compared_on or self._judge.is_established(symbol, today)
 
-    async def establish(self, requester: BarRequester, calendar: SessionCalendar) -> None:
+    async def establish(self, requester: BarRequester, calendar: SessionCalendar) -> bool:
         """Compare the newest held bars of a symbol, unless its basis is established already.
 
         Args:
             requester: requests bars of the instrument.
             calendar: the sessions of the instrument.
 
+        Returns: whether this may have waited, for a response or for another series' request.
+
         Raises:
             GatewayUnreachableError, ClientIdInUseError: no gateway can be reached.
         """
         instrument = requester.series.instrument
         if self.is_established(instrument, calendar):
-            return
+            return False
         async with self._locks[instrument.symbol]:
             if self.is_established(instrument, calendar):
-                return
+                return True
             symbol, today = instrument.symbol, self._today(calendar)
             self._compared_on.add((symbol, today))
             if not self._held.newest(symbol):
                 self._judge.establish(symbol, today)
-                return
+                return True
             while self._judge.may_request(symbol, today):
                 await self._request_newest(requester, calendar)
+        return True
 
     async def received(
         self,
@@ -170,8 +175,13 @@ class BasisChecks:
             return FetchedBasis(len(self._store.bases.of(series.symbol)), requested_at)
         async with self._locks[series.symbol]:
             self._require_current_views()
-            adjustments = self._store.bases.of(series.symbol)
-            found = self._held.compared(series, bars)
+            with self._store.ledger.as_of_now():
+                adjustments = self._store.bases.of(series.symbol)
+                found = self._held.compared(series, bars)
+                if found.verdict is BasisVerdict.UNKNOWN and not adjustments:
+                    judged = self._judge(statement, found, requester)  # which records nothing then
+                    if judged is _Judgement.UNKNOWN and not self._is_open(statement, judged):
+                        return FetchedBasis(0, requested_at, is_presumed=True)
             if adjustments and requested_at < adjustments[-1].found_at:
                 # It may be on the basis of before, and proves nothing about the present one.
                 is_same = found.verdict is BasisVerdict.SAME
@@ -241,7 +251,7 @@ class BasisChecks:
         requested_at: datetime,
     ) -> "_Statement":
         clock, now = self._session.retry_policy.clock(), self._session.now()
-        return _Statement(series, calendar, str(response.request), requested_at, clock, now)
+        return _Statement(series, calendar, response.request, requested_at, clock, now)
 
     def _today(self, calendar: SessionCalendar) -> date:
         return calendar.day_of(self._session.now())
@@ -274,10 +284,15 @@ class _Statement:
 
     series: Series
     calendar: SessionCalendar
-    request: str
+    requested: BarRequest
     requested_at: datetime
     clock: datetime
     now: datetime
+
+    @property
+    def request(self) -> str:
+        """The request, in words."""
+        return str(self.requested)
 
     @property
     def today(self) -> date:
@@ -306,14 +321,15 @@ class _Judge:
         self, statement: _Statement, found: BasisComparison, requester: BarRequester
     ) -> _Judgement:
         """Return what a comparison means, and record it; a note tells of a re-basing."""
-        series, today = statement.series, statement.today
-        known = self._known(series.symbol)
-        is_confirmed = known.established_on == today and known.confirmed_at is not None
+        series = statement.series
         if found.verdict is BasisVerdict.SAME:
             self._confirm(statement)
             return _Judgement.KNOWN
+        known = self._known(series.symbol)
         if found.verdict is BasisVerdict.UNKNOWN:
             return _Judgement.UNKNOWN if known.stated_ratio is None else _Judgement.OPEN
+        today = statement.today
+        is_confirmed = known.established_on == today and known.confirmed_at is not None
         if found.verdict in {BasisVerdict.UNIT, BasisVerdict.OTHER}:
             self.establish(series.symbol, today)
             return _Judgement.UNKNOWN

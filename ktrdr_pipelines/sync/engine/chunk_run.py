@@ -7,7 +7,7 @@ Not here: sending requests (``sync.engine.bar_requester``), which bars a respons
 (``domain.planning.evaluation``), confirming empty sessions (``sync.engine.confirmation``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -187,15 +187,16 @@ class ChunkRun:
                 deferred |= IntervalSet([part.interval])
         return StateChange(deferred=deferred, skipped=skipped)
 
-    def widen_after_bars(self, need: Need) -> None:
+    def widen_after_bars(self, need_now: Callable[[], Need]) -> None:
         """Request half of the rest at once, if bars came after a wider request had none.
 
         Args:
-            need: what planning needs of the chunk's interval now.
+            need_now: returns what planning needs of the chunk's interval now.
         """
         if self._width is not None:
+            need = need_now()
             bounds = need.gaps().bounds
-            left = len(need.grid.spans_in(bounds)) if bounds else 0
+            left = len(need.grid.meeting(bounds)) if bounds else 0
             self._width = max(1, left // 2)
 
     def _before(self, part: Chunk, begins_at: datetime) -> Interval | None:

@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import micros, moment, timestamps
+from ktrdr_pipelines.domain.bars import micros, moment, session_bounds, timestamps
 from ktrdr_pipelines.domain.calendars.sessions import (
     SessionCalendar,
     interval_between,
@@ -57,9 +57,11 @@ class Comparison:
             bars: all bars of a response.
             held: what was covered with bars before the run.
         """
+        if not self._has_lots or not held:
+            return
         keys = timestamps(bars)
         around = Interval(moment(int(keys[0])), moment(int(keys[-1])) + _INSTANT)
-        if self._has_lots and held.clip(around):
+        if held.clip(around):
             known = self._store.read(self._series, around)
             whole = bars.slice(1) if self._series.timeframe.is_intraday else bars
             self._report_volume(compare_volume(known, whole))
@@ -67,8 +69,7 @@ class Comparison:
     def kept(self, bars: pa.Table) -> None:
         """Note which session dates the run has gained bars of."""
         if bars.num_rows:
-            days = bars["session_date"]
-            first, last = days[0].as_py(), days[-1].as_py()
+            first, last = session_bounds(bars)
             before = self._gained or (first, last)
             self._gained = min(first, before[0]), max(last, before[1])
 

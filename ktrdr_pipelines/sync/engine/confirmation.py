@@ -67,7 +67,7 @@ class Confirmation:
 
         What they do not prove is requested with bars on both sides from now on.
         """
-        found = self._open_ranges.sessions()
+        found = self._open_ranges.stated()
         empty = [one for one in found if any(said.kind in WITHOUT_BARS for said in one.statements)]
         has_bars = self._state.oldest_open is not None
         return replace(
@@ -89,7 +89,7 @@ class Confirmation:
         afterwards.
         """
         expired, left = self._state.confirmed_before, []
-        for one in self._open_ranges.sessions():
+        for one in self._open_ranges.sessions() if expired else self._open_ranges.stated():
             is_told = any(_is_daily(said) for said in one.statements)
             is_early = (
                 one.verdict.proof is Proof.CONTRADICTED
@@ -111,6 +111,8 @@ class Confirmation:
             GatewayError: a request failed after all retries.
         """
         self.found_bars = False
+        if not self._open_ranges.has_gaps:
+            return
         sessions, parts = self._open_ranges.sessions, self._open_ranges.parts
         yield self._open_ranges.confirmed(sessions())
         if not sessions() and not parts():

@@ -80,13 +80,28 @@ class OpenRanges:
             closed=self._schedules.calendars.stated_closed(series.instrument),
         )
 
+    def stated(self) -> list[Open]:
+        """Return those of ``sessions`` that there is any statement about; nothing proves others."""
+        series = self._state.series
+        closed = self._schedules.calendars.stated_closed(series.instrument)
+        if not closed and not self._evidence.has_any(series, self._contract_id):
+            return []
+        return [one for one in self.sessions() if one.statements]
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether anything is missing of sessions that have closed."""
+        return bool(self._gaps())
+
     def parts(self) -> list[Open]:
         """Return the missing parts of sessions that have bars, with their verdicts."""
+        if not (gaps := self._gaps()):
+            return []
         whole = IntervalSet(one.span.interval for one in self.sessions())
         return self._evidence.open_pieces(
             self._state.series,
             self._state.calendar,
-            self._gaps() - whole,
+            gaps - whole,
             now=self._source_session.gateway_now(),
             empty_before=self._state.empty_before,
         )

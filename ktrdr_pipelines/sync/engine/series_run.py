@@ -154,16 +154,17 @@ class SeriesRun:
 
     # --- the state -----------------------------------------------------------------------------
 
-    def _need(self, within: Interval | None = None, *, as_of: datetime | None = None) -> Need:
+    def _need(self, within: Interval | None = None, *, by: datetime | None = None) -> Need:
         """Return what planning needs of the state, for all of it or for one interval.
 
-        ``as_of`` is when a request was sent: its response proves nothing about what is due later.
+        ``by`` decides what is due, None for now. A response proves nothing about what was due only
+        after its request was sent (``_due_by``).
         """
-        now, timeframe = self._session.now(), self._series.timeframe
+        timeframe = self._series.timeframe
         most = self.requester.widths.most(timeframe)
         is_by_the_year = most == BY_THE_YEAR and not timeframe.is_intraday
         return self._state.need(
-            now if as_of is None else min(now, as_of),
+            self._session.now() if by is None else by,
             self._session.market_now(),
             within,
             limits=Limits(
@@ -174,11 +175,17 @@ class SeriesRun:
             ),
         )
 
+    def _due_by(self, fetched: Fetched) -> datetime:
+        """Return by when bars were due of which a response can be evidence."""
+        return min(self._session.now(), fetched.sent_at)
+
     def _apply(self, change: StateChange) -> None:
         """Apply what a step found: record statements, change the state, queue what is saved."""
         if change.statements:
             self._evidence.record(self._series.symbol, change.statements)
-        self._state.apply(change, self._session.now(), self._session.market_now())
+        here = self._session.market_now()
+        is_left = change.deferred or change.skipped
+        self._state.apply(change, self._session.now() if is_left else here, here)
         if change.coverage or change.bars is not None:
             self.writer.add(change)
         if change.is_about_beginning:
@@ -330,8 +337,8 @@ class SeriesRun:
         elif not need.gaps(chunk.interval):
             self._fetcher.done()
         elif self.writer.claim(chunk.interval, self._following(queue)):
-            await self._establish_basis(chunk)
-            if self._learn_saved():
+            has_waited = await self._establish_basis(chunk)
+            if self._learn_saved() or has_waited:
                 need = self._need()
             if need.gaps(chunk.interval):
                 await self._run_chunk(chunk, need, queue, taken=taken)
@@ -357,10 +364,14 @@ class SeriesRun:
         oldest = self._state.bars.bounds
         return oldest is None or chunk.interval.start < oldest.start
 
-    async def _establish_basis(self, chunk: Chunk) -> None:
-        """Have the price basis established before a chunk is requested that cannot show it."""
-        if not self._starts_at_newest(chunk):
-            await self._bases.establish(self.requester, self._state.calendar)
+    async def _establish_basis(self, chunk: Chunk) -> bool:
+        """Have the price basis established before a chunk is requested that cannot show it.
+
+        Returns: whether this may have waited, so that the state may have changed.
+        """
+        if self._starts_at_newest(chunk):
+            return False
+        return await self._bases.establish(self.requester, self._state.calendar)
 
     def _starts_at_newest(self, chunk: Chunk) -> bool:
         """Return whether a chunk begins at the newest held bars, which its response has too."""
@@ -455,7 +466,7 @@ class SeriesRun:
                 self._apply(StateChange(deferred=IntervalSet([fetched.chunk.interval])))
                 proved = "no row that is a bar twice"
             elif self._state.bars or await self._is_alive():
-                need = self._need(fetched.chunk.interval, as_of=fetched.sent_at)
+                need = self._need(fetched.chunk.interval, by=self._due_by(fetched))
                 at, is_seen = self._session.gateway_now(), self._is_beginning_seen
                 self._apply(
                     chunk_run.without_bars(fetched.chunk, need, at=at, is_beginning_seen=is_seen)
@@ -476,11 +487,11 @@ class SeriesRun:
         basis: FetchedBasis,
     ) -> str:
         """Apply what a response with bars means; return a short description of what it proved."""
-        part, sent_at, response = fetched.chunk, fetched.sent_at, fetched.with_bars
+        part, response, due_by = fetched.chunk, fetched.with_bars, self._due_by(fetched)
         assert response is not None  # noqa: S101  (the caller has seen it)
         self.requester.mark_alive()
         self._attempts.answered()
-        need, at = self._need(part.interval, as_of=sent_at), self._session.gateway_now()
+        need, at = self._need(part.interval, by=due_by), self._session.gateway_now()
         found = chunk_run.evaluate(part, need, response)
         if self._widths is not None and found.bars.num_rows:
             received = fetched.received
@@ -511,22 +522,20 @@ class SeriesRun:
             kept = StateChange(bars=found.bars, deferred=IntervalSet([part.interval]))
             return self._keep_unconfirmed(chunk_run, part, basis.stamped(kept))
         self._apply(basis.stamped(chunk_run.with_bars(part, found, response, at)))
-        chunk_run.widen_after_bars(self._need(chunk.interval))
+        chunk_run.widen_after_bars(lambda: self._need(chunk.interval))
         if response.lacks_newest:
             self._apply(StateChange(deferred=IntervalSet([part.interval])))
             return f"{found.bars.num_rows} bars, the newest are held back"
-        after = self._need(part.interval, as_of=sent_at)
-        if after.gaps() or found.around or not found.covered:
-            self._apply(
-                chunk_run.left_open(
-                    part,
-                    found,
-                    response,
-                    before=need.gaps(),
-                    need=after,
-                    traded=self._evidence.traded(self._series.symbol),
+        is_whole = self._state.calendar is need.calendar and need.is_met_by(found.covered)
+        if not is_whole or found.around or not found.covered:
+            after = self._need(part.interval, by=due_by)
+            if after.gaps() or found.around or not found.covered:
+                traded = self._evidence.traded(self._series.symbol)
+                self._apply(
+                    chunk_run.left_open(
+                        part, found, response, before=need.gaps(), need=after, traded=traded
+                    )
                 )
-            )
         if found.begins_at is not None:
             self._apply(StateChange(is_about_beginning=True))
         return f"{found.bars.num_rows} bars, {found.covered.length} covered"

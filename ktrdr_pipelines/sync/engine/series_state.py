@@ -10,6 +10,7 @@ Not here: making it from the store (``sync.stored_states``), the rules of gaps
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
 
 from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, Span, session_grid
@@ -84,7 +85,6 @@ class _Due:
 
     everything: IntervalSet
     not_deferred: IntervalSet
-    known_from: datetime | None
     unconfirmed: IntervalSet
     without_bars: IntervalSet
 
@@ -162,7 +162,6 @@ class SeriesState:
             covered=self._known(proof_now),
             now=now,
             most_days=IbLimitsRegistry.SAFE_DAYS.value[self.series.timeframe.value],
-            known_from=due.known_from,
             most_sessions=limits.most_sessions,
             is_by_the_year=limits.is_by_the_year,
             unconfirmed=due.unconfirmed,
@@ -173,11 +172,10 @@ class SeriesState:
 
     def _made_due(self) -> "_Due":
         """Return what ``need`` takes from this state, which each change of it makes anew."""
-        everything, bars = self.wanted - self.before_listing, self.bars.bounds
+        everything = self.wanted - self.before_listing
         return _Due(
             everything=everything,
             not_deferred=everything - self._deferred,
-            known_from=bars.start if bars else None,
             unconfirmed=self.empty_before | self.unconfirmed,
             without_bars=self.empty_before | self.without_bars,
         )
@@ -290,8 +288,9 @@ class SeriesState:
 
     def apply(self, change: StateChange, now: datetime, proof_now: datetime) -> None:
         """Apply what a step of the run found; the times are those of ``need``."""
-        coverage = change.coverage
-        self._due = None
+        coverage, oldest = change.coverage, self.bars.starts[:1]
+        if change.without_bars or change.unconfirmed or change.resumed:
+            self._due = None
         if coverage:
             self.bars |= coverage.bars
             if coverage.empty:
@@ -299,7 +298,10 @@ class SeriesState:
             covered = coverage.covered(proof_now)
             self.proved |= covered
             self._covered = self._known(proof_now) | covered
-        self._answered |= change.answered
+            if self.begins is not None and not np.array_equal(self.bars.starts[:1], oldest):
+                self._due = None  # what lies before the first bar is excused
+        if self.again:
+            self._answered |= change.answered
         self.without_bars |= change.without_bars
         self.unconfirmed |= change.unconfirmed
         self._deferred -= change.resumed

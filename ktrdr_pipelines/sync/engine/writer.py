@@ -8,7 +8,7 @@ Not here: the files (``store.bars.bar_store``), owners of claims (``store.claim_
 import asyncio
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
@@ -87,11 +87,12 @@ def _is_confirmed(bars: pa.Table) -> bool:
 
 
 class Commits:
-    """Collects what responses cover and writes it every few seconds, in a thread of its own.
+    """Collects what responses cover and writes it every few seconds, in another thread.
 
     ``added`` and ``revised`` count the bars that writes added and replaced.
 
     Args:
+        threads: runs one write at a time; other series may use it too.
         save: writes a batch.
         release: releases claims after what they were made for is on disk.
         saved: called after every write.
@@ -101,6 +102,7 @@ class Commits:
     def __init__(
         self,
         *,
+        threads: Executor,
         save: Callable[[Batch], SaveResult],
         release: Callable[[list[Interval]], None],
         saved: Callable[[], None],
@@ -113,7 +115,7 @@ class Commits:
         self._pending = Batch()
         self._taken = Batch()
         self._running: Future[None] | None = None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
+        self._threads = threads
         self._last = clock()
         self._took_s = 0.0
         self.added = 0
@@ -159,7 +161,7 @@ class Commits:
         if not self._pending and not self._pending.claimed:
             return
         self._taken, self._pending = self._pending, Batch()
-        self._running = self._thread.submit(self._write, self._taken)
+        self._running = self._threads.submit(self._write, self._taken)
         await asyncio.wait([asyncio.wrap_future(self._running)])
         if error := self._finish():
             raise error
@@ -171,7 +173,6 @@ class Commits:
             StoreError: the write failed.
         """
         self._finish()
-        self._thread.shutdown()
         pending, self._pending = self._pending, Batch()
         self._write(pending)
         if pending:
@@ -212,6 +213,7 @@ class SeriesWriter:
         again: what a refresh requests again, by bar timestamp; None without a refresh.
         clocks: real time and market time.
         progress: receives notes, and a call each time that everything so far is on disk.
+        threads: writes.
     """
 
     def __init__(
@@ -224,15 +226,18 @@ class SeriesWriter:
         again: IntervalSet | None,
         clocks: RetryPolicy,
         progress: Progress,
+        threads: Executor,
     ) -> None:
         self._store, self._claimant = store, claimant
         self._series, self._identity, self._again = series, identity, again
         self._clocks, self._progress = clocks, progress
+        self._may_be_saved = True
         self._seen: Hashable = ()
         self._recorded: Hashable = None
         self._ahead: dict[Interval, datetime] = {}  # and when it was claimed
         self.comparison = Comparison(store, series, clocks, progress)
         self.commits = Commits(
+            threads=threads,
             save=self._save,
             release=lambda intervals: claimant.release(series, intervals),
             saved=lambda: progress.saved(series),
@@ -254,6 +259,7 @@ class SeriesWriter:
         self._release(self._ahead)
         following = [one for one in following if one not in kept]
         self.commits.keep_claims([interval, *following])
+        self._may_be_saved = True
         granted = self._claimant.claim_each(self._series, [interval, *following], now)
         self._ahead = kept | {one: now for one in granted if one != interval}
         return interval in granted
@@ -270,9 +276,12 @@ class SeriesWriter:
     def saved_since(self) -> Coverage | None:
         """Return what is covered on disk, by any run; None if no file has changed since.
 
-        Whatever saves bars records the file in the ledger: without a change of that no file is
-        looked at.
+        Looked for once after each claim: what is claimed, ahead too, no other run saves. Whatever
+        saves bars records the file in the ledger: without a change of that no file is looked at.
         """
+        if not self._may_be_saved:
+            return None
+        self._may_be_saved = False
         recorded = self._store.ledger.version()
         if recorded == self._recorded:
             return None

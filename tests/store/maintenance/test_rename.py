@@ -220,7 +220,7 @@ def test_series_that_a_load_is_requesting_is_not_moved(filled: StoreLayout, make
     before = records_of(filled, "AAPL")
     with closing(Ledger(filled.ledger)) as ledger, claiming(filled, ledger) as claimant:
         series = make.series(Timeframe.H1)
-        assert claimant.claim(series, Interval(FIRST, FIRST + timedelta(hours=1)), NOW)
+        assert claimant.claim_each(series, [Interval(FIRST, FIRST + timedelta(hours=1))], NOW)
         with pytest.raises(StoreError, match="requesting AAPL 1h"):
             rename(filled, "AAPL", "APPL2", NOW)
         with pytest.raises(StoreError, match="requesting AAPL 1h"):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
@@ -177,7 +178,11 @@ def test_bars_of_a_failed_write_are_saved_by_the_next() -> None:
 
     moments = iter(range(0, 100, 10))
     commits = Commits(
-        save=save, release=lambda _: None, saved=lambda: None, clock=lambda: next(moments)
+        threads=ThreadPoolExecutor(1),
+        save=save,
+        release=lambda _: None,
+        saved=lambda: None,
+        clock=lambda: next(moments),
     )
     commits.add(bars.slice(0, 5), Coverage())
     with pytest.raises(DiskError):

@@ -5,6 +5,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -49,6 +50,7 @@ def writer_of(
         again=None,
         clocks=RetryPolicy(clock=clock),
         progress=Quiet(),
+        threads=ThreadPoolExecutor(1),
     )
 
 
@@ -272,10 +274,10 @@ def test_what_is_claimed_ahead_stays_claimed_until_it_is_not_needed(world: MakeW
         claiming(store.layout, store.ledger) as other,
     ):
         writer = writer_of(store, made.series, claimant, clock=made.harness.gateway.now)
-        assert other.claim(made.series, days[3], now)
+        assert other.claim_each(made.series, [days[3]], now)
         assert writer.claim(days[0], days[1:4])
         assert live() == days[:4]
-        assert not other.claim(made.series, days[1], now)
+        assert not other.claim_each(made.series, [days[1]], now)
         writer.commits.received(days[0])
         assert writer.claim(days[4], days[2:4])
         assert not writer.claim(days[3], days[2:3])
@@ -319,8 +321,8 @@ def test_a_claim_made_ahead_that_may_lapse_is_made_once_more(world: MakeWorld) -
         writer = writer_of(store, made.series, claimant, clock=lambda: times[-1])
         assert writer.claim(days[0], days[1:])
         times.append(now + timedelta(seconds=CLAIM_S + 1))
-        assert other.claim(made.series, days[1], times[-1])
+        assert other.claim_each(made.series, [days[1]], times[-1])
         assert not writer.claim(days[1])
         assert writer.claim(days[2])
-        assert not other.claim(made.series, days[2], times[-1])
+        assert not other.claim_each(made.series, [days[2]], times[-1])
         writer.commits.commit()
