@@ -131,6 +131,7 @@ class Requester:
         sent: OnSent = ignore_sent,
         is_late: Callable[[], bool] = _never,
         probes: bool = False,
+        is_trial: bool = False,
     ) -> HistoryReply:
         """Request bars or sessions, with another bar size string if the gateway refuses one.
 
@@ -139,7 +140,9 @@ class Requester:
 
         def request(sized: HistoryQuery) -> Awaitable[HistoryReply]:
             call = self._connection.history(sized)
-            return self.ask(sized, call, sent=sent, is_late=is_late, probes=probes)
+            return self.ask(
+                sized, call, sent=sent, is_late=is_late, probes=probes, is_trial=is_trial
+            )
 
         return await self._sizes.accepted(query, request)
 
@@ -151,6 +154,7 @@ class Requester:
         sent: OnSent = ignore_sent,
         is_late: Callable[[], bool] = _never,
         probes: bool = False,
+        is_trial: bool = False,
     ) -> T:
         """Send a request, and again after the gateway's own outages; return the response.
 
@@ -166,6 +170,7 @@ class Requester:
             sent: called each time it is sent to the gateway.
             is_late: if it returns true when the request gets its permit, it is not sent.
             probes: refusals of its permission that earlier runs received are ignored.
+            is_trial: a timeout shows nothing of the gateway, as in ``BarRequest``.
 
         Raises:
             EntitlementError: its permission was refused, before or now.
@@ -180,7 +185,7 @@ class Requester:
                         await self.rate_limiter.admit(
                             query.what, probe_s=self._hold_s, waits=self._waits
                         )
-                        return await self._once(query, call, sent, is_late)
+                        return await self._once(query, call, sent, is_late, is_trial=is_trial)
                 except OutageError as error:
                     begun_at_s = boot_time_s() if begun_at_s is None else begun_at_s
                     if boot_time_s() - begun_at_s >= self._outage_s:
@@ -213,6 +218,8 @@ class Requester:
         call: Call[T],
         sent: OnSent,
         is_late: Callable[[], bool],
+        *,
+        is_trial: bool,
     ) -> T:
         """Send a request once it has a permit, and return the response.
 
@@ -238,7 +245,9 @@ class Requester:
             try:
                 answer = await call.answer()
             except GatewayError as error:
-                self._apply_error(permit, error, depth_of(query.kind))
+                is_too_wide = is_trial and isinstance(error, GatewayTimeoutError)
+                if not is_too_wide:  # its permit stays taken as after any timeout
+                    self._apply_error(permit, error, depth_of(query.kind))
                 raise
             permit.answered()
         return answer
@@ -493,7 +502,11 @@ class GatewaySource:
 
         try:
             reply = await self._requester.history(
-                query, sent=sent, is_late=is_late, probes=request.probes
+                query,
+                sent=sent,
+                is_late=is_late,
+                probes=request.probes,
+                is_trial=request.is_trial,
             )
         except NoDataError as error:
             return NoData(request, error.reason)

@@ -1,6 +1,7 @@
 """Missing and slow responses: every call ends at its deadline."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.errors import (
     GatewayTimeoutError,
 )
+from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES, BreakerState
 from ktrdr_pipelines.ib.source import GatewaySource
 
 SHORT_S = 0.5
@@ -28,6 +30,22 @@ def test_a_request_without_a_response_is_cancelled_at_its_deadline(
 
     harness(ask, timeout_s=SHORT_S, bars=replies.ignore)
     assert harness.gateway.frames(25) == [["25", "1", harness.gateway.frames(20)[0][1]]]
+
+
+@pytest.mark.parametrize("is_trial", [False, True])
+def test_a_timeout_of_a_trial_shows_nothing_of_the_gateway(
+    harness: Any, minute_request: BarRequest, replies: Any, *, is_trial: bool
+) -> None:
+    """Only the timeout of a request of a width that is known to work counts as trouble."""
+
+    async def ask(source: GatewaySource) -> BreakerState | None:
+        for _ in range(MOST_FAILURES):
+            with pytest.raises(GatewayTimeoutError):
+                await source.bars(replace(minute_request, is_trial=is_trial))
+        return (await source.health()).breaker
+
+    breaker = harness(ask, timeout_s=SHORT_S, bars=replies.ignore)
+    assert breaker is (BreakerState.CLOSED if is_trial else BreakerState.OPEN)
 
 
 def test_a_head_request_without_a_response_is_cancelled(

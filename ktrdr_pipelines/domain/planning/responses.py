@@ -23,7 +23,8 @@ class BarRequest:
     ``ends_at`` is real time, None for "now"; ``duration`` is in IB's notation (``5 D``). ``tail``:
     the request is for the newest bars and goes before backfills. ``probes``: it is sent although a
     permission was found missing before. From ``not_after`` on, by the gateway's clock, it would
-    mean something else and must not be sent.
+    mean something else and must not be sent. ``is_trial``: it is wider than what is known to
+    work, so that a timeout shows nothing of the gateway.
     """
 
     series: Series
@@ -32,6 +33,7 @@ class BarRequest:
     tail: bool = False
     probes: bool = False
     not_after: datetime | None = field(default=None, compare=False)
+    is_trial: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         end = "now" if self.ends_at is None else f"{self.ends_at:%Y-%m-%d %H:%M:%SZ}"

@@ -191,14 +191,22 @@ class BarRequester:
         return self._series
 
     async def bars(
-        self, ends_at: datetime, duration: str, *, is_wide: bool = False
+        self,
+        ends_at: datetime,
+        duration: str,
+        *,
+        is_wide: bool = False,
+        is_trial: bool = False,
     ) -> ReceivedResponse:
         """Request bars of the series; one of several sessions is not retried after a timeout.
+
+        ``is_trial`` is as in ``BarRequest``.
 
         Raises:
             GatewayError: after all retries, or if a retry cannot help.
         """
-        return await self._send(self._request(self._series, ends_at, duration), is_wide=is_wide)
+        request = self._request(self._series, ends_at, duration)
+        return await self._send(replace(request, is_trial=is_trial), is_wide=is_wide)
 
     async def bars_up_to_now(
         self, duration: str, until: datetime, *, is_wide: bool = False
@@ -399,7 +407,9 @@ class Fetcher:
         """Report that one planned request is done, or not needed, and how many bars it returned."""
         self._progress.answered(self._series, rows)
 
-    async def fetch(self, chunk: Chunk, calendar: SessionCalendar) -> Fetched:
+    async def fetch(
+        self, chunk: Chunk, calendar: SessionCalendar, *, is_trial: bool = False
+    ) -> Fetched:
         """Fetch a chunk; what a response proved is left to the caller to record.
 
         Its end is left empty if the chunk allows that: gateways respond many times faster then. If
@@ -408,11 +418,12 @@ class Fetcher:
         Args:
             chunk: what is requested.
             calendar: the sessions of the series.
+            is_trial: as in ``BarRequest``.
 
         Raises:
             GatewayError: after all retries, or if a retry cannot help.
         """
-        received, fetched_chunk = await self._received(chunk, calendar)
+        received, fetched_chunk = await self._received(chunk, calendar, is_trial=is_trial)
         self.requester.widths.answered(self._series.timeframe, fetched_chunk.sessions)
         return Fetched(received, fetched_chunk, received.response)
 
@@ -431,7 +442,7 @@ class Fetcher:
         return Fetched(again, replace(chunk, now_until=None), response)
 
     async def _received(
-        self, chunk: Chunk, calendar: SessionCalendar
+        self, chunk: Chunk, calendar: SessionCalendar, *, is_trial: bool
     ) -> tuple[ReceivedResponse, Chunk]:
         """Request a chunk; return the response and the chunk that it is evidence for."""
         with_end, is_wide = replace(chunk, now_until=None), chunk.sessions > 1
@@ -441,7 +452,9 @@ class Fetcher:
                 chunk.duration, chunk.now_until, is_wide=is_wide
             )
         if received is None:
-            received = await self.requester.bars(chunk.ends_at, chunk.duration, is_wide=is_wide)
+            received = await self.requester.bars(
+                chunk.ends_at, chunk.duration, is_wide=is_wide, is_trial=is_trial
+            )
             return received, with_end
         context = EvaluationContext(chunk, calendar, self._series.timeframe, received.sent_at)
         response = received.response

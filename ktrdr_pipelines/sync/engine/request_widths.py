@@ -293,6 +293,12 @@ class SeriesWidths:
             and width_learning.step_of(self._timeframe, chunk.sessions) != safe
         )
 
+    def is_trial(self, chunk: Chunk) -> bool:
+        """Return whether the first request of a taken chunk tries whether a wider one works."""
+        if chunk not in self._probes or chunk not in self._unmeasured:
+            return False
+        return chunk.sessions > (self.best or width_learning.safe_width(self._timeframe))
+
     def take(
         self, queue: deque[Chunk], need: Callable[[Interval], Need], *, concurrency: int
     ) -> tuple[Chunk | None, int]:

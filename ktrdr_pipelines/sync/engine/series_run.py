@@ -451,7 +451,8 @@ class SeriesRun:
 
     async def _request(self, chunk_run: ChunkRun, chunk: Chunk) -> None:
         """Fetch a part of a chunk, and apply what the response means."""
-        fetched = await self._fetcher.fetch(chunk_run.part, self._state.calendar)
+        is_trial = self._widths is not None and self._widths.is_trial(chunk_run.taken)
+        fetched = await self._fetcher.fetch(chunk_run.part, self._state.calendar, is_trial=is_trial)
         self._failures_in_a_row = 0
         fetched = await self._fetcher.reconcile(chunk_run.part, fetched)
         proved = "nothing"

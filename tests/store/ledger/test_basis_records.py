@@ -1,5 +1,6 @@
 """The ledger's index of adjustments, and its record of when bases were confirmed."""
 
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
@@ -8,6 +9,7 @@ from ktrdr_pipelines.store.ledger.basis_records import BasisCheck
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 NOW = datetime(2024, 6, 3, 20, 30, 15, 123456, tzinfo=UTC)
+DAY = date(2024, 6, 3)
 CHECK = BasisCheck(
     basis=2,
     established_on=date(2024, 6, 3),
@@ -76,3 +78,22 @@ def test_only_checks_with_a_statement_are_pending(ledger: Ledger) -> None:
     assert ledger.basis_checks.stated() == {"AAPL": CHECK}
     assert "0.142857 times" in CHECK.statement
     assert BasisCheck().statement == ""
+
+
+def test_within_a_block_others_commit_after_it_and_own_changes_are_seen(ledger: Ledger) -> None:
+    """What another connection commits during the block counts from its end on."""
+    with closing(Ledger(ledger.path)) as other:
+
+        def established() -> list[date | None]:
+            return [ledger.basis_checks.of(symbol).established_on for symbol in ("AAPL", "MSFT")]
+
+        assert established() == [None, None]
+        before = ledger.version()
+        with ledger.as_of_now(), ledger.as_of_now():
+            other.basis_checks.change("AAPL", lambda one: replace(one, established_on=DAY))
+            assert established() == [None, None]
+            assert ledger.version() == before
+        assert established() == [DAY, None]
+        with ledger.as_of_now():
+            ledger.basis_checks.change("MSFT", lambda one: replace(one, established_on=DAY))
+            assert established() == [DAY, DAY]
