@@ -11,7 +11,10 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Final
 
+import numpy as np
+
 from ktrdr_pipelines.domain.calendars.registry import Calendars
+from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
@@ -231,6 +234,17 @@ class SeriesEstimate:
     size_bytes: int
     seconds: float
     up_to_now: int = 0
+    calendar: SessionCalendar | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def ranges(self) -> IntervalSet:
+        """The gaps, joined where no bar is expected between two: over nights and weekends."""
+        gaps = self.gaps
+        if self.calendar is None or len(gaps) < 2:
+            return gaps
+        grid = session_grid(self.calendar, self.series.timeframe)
+        begins = np.append(True, ~grid.follow(gaps.starts, gaps.ends))
+        return IntervalSet.from_arrays(gaps.starts[begins], gaps.ends[np.append(begins[1:], True)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,6 +392,7 @@ def estimate(
                 seconds=rates.seconds(timeframe, others, other_bars, width=learned)
                 + rates.seconds(timeframe, cost.up_to_now, cost.newest_bars, ends_now=True),
                 up_to_now=cost.up_to_now,
+                calendar=calendar,
             )
         )
     # Timeframes with requests that have an end, and with requests whose end is empty.

@@ -328,6 +328,25 @@ class GapIndex:
         calendar = self.calendars.of(found.series.instrument)
         return window_status(found, calendar, held, windows=windows, now=now)
 
+    def plain_files(self, series: Iterable[Series]) -> dict[Series, SeriesFiles]:
+        """Return what the files hold of those series of which nothing else decides what is missing.
+
+        Left out are series with failed attempts, with statements about where their data begin, and
+        with files that cannot be read.
+
+        Raises:
+            StoreError: the ledger cannot be read.
+        """
+        ledger_records = LedgerRecords(self.store, self._gateway)
+        wanted = [one for one in series if ledger_records.is_plain(one)]
+        series_files = AllSeriesFiles(self.store, self._memory.series_files)
+        found = series_files.of(zip(wanted, self._calendars(wanted), strict=True))
+        return {
+            one: files
+            for one, files in zip(wanted, found, strict=True)
+            if isinstance(files, SeriesFiles)
+        }
+
     def _oldest_days(
         self,
         wanted: Sequence[Series],

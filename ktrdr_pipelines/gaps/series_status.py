@@ -85,6 +85,10 @@ class LedgerRecords:
         """Return whether there is a statement about where the data of a symbol begin."""
         return bool(self._statements.get(symbol))
 
+    def is_plain(self, series: Series) -> bool:
+        """Return whether there are no failed attempts, and no statements about its beginning."""
+        return series_key(series) not in self._attempts and not self.may_begin(series.symbol)
+
     def of(
         self,
         series: Series,

@@ -232,7 +232,10 @@ class EstimateDocument(Document):
 
 
 class SeriesPlanDocument(EstimateDocument):
-    """What a load of one series takes; ``up_to_now`` of its requests have no end."""
+    """What a load of one series takes; ``up_to_now`` of its requests have no end.
+
+    Ranges of ``missing`` between which no bar is expected, over nights and weekends, are one.
+    """
 
     symbol: str
     timeframe: str
@@ -308,7 +311,7 @@ class PlanDocument(EstimateDocument, ResultDocument):
                     bars=part.bars,
                     size_bytes=part.size_bytes,
                     duration_s=round(part.seconds, 1),
-                    missing=IntervalDocument.to_the_second(part.gaps),
+                    missing=IntervalDocument.to_the_second(part.ranges),
                 )
                 for part in found.parts
             ),

@@ -26,6 +26,12 @@ def test_a_load_costs_what_its_plan_says(ktrdr: Any, store: Path, gateway: Any) 
     )
 
 
+def test_missing_sessions_that_follow_each_other_are_one_range(ktrdr: Any, store: Path) -> None:
+    """A night or a weekend between two sessions divides no range, a held session does."""
+    (one,) = ktrdr("plan", "AAPL", "1h", "--start", "2024-01-02", "--json").document["series"]
+    assert [part["start"] for part in one["missing"]] == ["2024-01-02T14:30:00Z"]
+
+
 def test_a_plan_opens_no_connection(ktrdr: Any, store: Path) -> None:
     """It works without a gateway."""
     result = ktrdr("plan", "AAPL", "1h", *DAYS)
