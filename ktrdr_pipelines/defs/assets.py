@@ -13,7 +13,6 @@ import dagster as dg
 from ktrdr_pipelines.defs.asset_specs import CATALOG, bars_key, bars_spec, catalog_spec
 from ktrdr_pipelines.defs.catalog_metadata import catalog_metadata
 from ktrdr_pipelines.defs.partitions import (
-    MOST_WINDOWS,
     BarPartition,
     bars_partitions,
     windows_partitions,
@@ -26,13 +25,10 @@ from ktrdr_pipelines.defs.runs.outcome import WITHOUT_EVENTS
 from ktrdr_pipelines.defs.runs.tags import POOL, RANGE_END, RANGE_START, shown_tags
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
+from ktrdr_pipelines.gaps.estimates import Rates
 from ktrdr_pipelines.store.files import write_atomically
 
 __all__ = ["bars_asset", "bars_key", "catalog_asset"]
-
-REQUESTS_PER_BACKFILL_RUN: Final = 1_000
-"""By these, a run of days covers many windows, since one request serves years, and a run of minutes
-a few."""
 
 RANGE_GONE: Final = (
     "universe.yaml changed after this run was launched: the symbol was removed from it, or its "
@@ -42,17 +38,18 @@ RANGE_GONE: Final = (
 
 
 def bars_asset(
-    timeframe: Timeframe, windows: Windows, owners: Sequence[str] = ()
+    timeframe: Timeframe, windows: Windows, owners: Sequence[str] = (), *, rates: Rates
 ) -> dg.AssetsDefinition:
-    """Return the asset of one timeframe's bars, partitioned by symbol and window."""
+    """Return the asset of one timeframe's bars, partitioned by symbol and window.
+
+    By ``rates``, Dagster cuts a backfill into runs.
+    """
 
     @dg.multi_asset(
         name=f"bars_{timeframe.value}",
         specs=[bars_spec(timeframe, owners)],
         partitions_def=bars_partitions(timeframe, windows),
-        backfill_policy=dg.BackfillPolicy.multi_run(
-            windows_per_run(timeframe, REQUESTS_PER_BACKFILL_RUN, most=MOST_WINDOWS)
-        ),
+        backfill_policy=dg.BackfillPolicy.multi_run(windows_per_run(timeframe, rates)),
         pool=POOL,
     )
     def bars(

@@ -4,10 +4,12 @@ Not here: reading settings at import (``ktrdr_pipelines.definitions``).
 """
 
 from collections.abc import Mapping
+from contextlib import closing, suppress
 from typing import Any
 
 import dagster as dg
 
+from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.defs.asset_specs import external_specs
 from ktrdr_pipelines.defs.assets import bars_asset, catalog_asset
 from ktrdr_pipelines.defs.checks import (
@@ -28,8 +30,11 @@ from ktrdr_pipelines.defs.sensors.run_history_sensor import history_sensor
 from ktrdr_pipelines.defs.sensors.universe_sensor import universe_sensor
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
-from ktrdr_pipelines.errors import NoStoreError, StoreError, UniverseError
+from ktrdr_pipelines.errors import NoStoreError, SettingsError, StoreError, UniverseError
+from ktrdr_pipelines.gaps.estimates import Rates, measured_rates
+from ktrdr_pipelines.ib.pacing.learned_widths import learned_widths
 from ktrdr_pipelines.settings import Settings, data_folder
+from ktrdr_pipelines.store.layout import open_store
 
 
 def build_defs(
@@ -38,6 +43,7 @@ def build_defs(
     *,
     shows_heatmap: bool = False,
     in_one_run: bool = False,
+    rates: Rates | None = None,
 ) -> dg.Definitions:
     """Return the definitions of the code location.
 
@@ -47,6 +53,8 @@ def build_defs(
         shows_heatmap: whether the web server serves the coverage heatmap, as that of `ktrdr up`
             does.
         in_one_run: whether any range of partitions is loaded by one run.
+        rates: how fast the gateway responds, by which backfills are cut into runs; without any, as
+            a new store assumes it.
     """
     resources: dict[str, Any] = {
         "ib": IbResource.of(settings),
@@ -55,7 +63,7 @@ def build_defs(
     }
     timeframes, windows = grid_of(resources["store"])
     owners = settings.owners
-    bars = [bars_asset(one, windows, owners) for one in timeframes]
+    bars = [bars_asset(one, windows, owners, rates=rates or Rates()) for one in timeframes]
     if in_one_run:
         single_run = dg.BackfillPolicy.single_run()
         bars = [one.with_attributes(backfill_policy=single_run) for one in bars]
@@ -83,6 +91,24 @@ def build_defs(
         resources=resources,
         executor=dg.in_process_executor,
     )
+
+
+def rates_of(settings: Settings) -> Rates:
+    """Return how fast the gateway has responded to requests for the store, as far as it is known.
+
+    As with ``grid_of``, what cannot be read is reported elsewhere.
+    """
+    with suppress(NoStoreError, StoreError, SettingsError):
+        workspace = Workspace(settings, open_store(data_folder(settings)))
+        config = workspace.gateway_config
+        with closing(workspace.ledger) as ledger:
+            return measured_rates(
+                ledger,
+                config.gateway,
+                conservative=config.conservative,
+                widths=learned_widths(config, workspace.clock.real_now()),
+            )
+    return Rates()
 
 
 def grid_of(store: StoreResource) -> tuple[tuple[Timeframe, ...], Windows]:

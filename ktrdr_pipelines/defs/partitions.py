@@ -6,23 +6,33 @@ A window is a calendar year. Windows of 1m were calendar months in earlier versi
 Not here: the bar timestamps of a window (``domain.calendars.sessions``).
 """
 
+import math
 from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
 import dagster as dg
 
+from ktrdr_pipelines.domain.planning.width_learning import LearnedWidth, timeframe_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
+from ktrdr_pipelines.gaps.estimates import Rates
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 SYMBOL, WINDOW = "symbol", "window"
 
-MOST_WINDOWS: Final = 300
+MOST_WINDOWS: Final = 500
 """Maximum of windows, over all symbols, of a run: each adds about 12 KB to Dagster's history."""
+
+RUN_S: Final = 5_400.0
+"""Most seconds of requests of a backfill's run. Longer runs share the start of a process, which is
+that of hundreds of complete windows; shorter ones show more of a backfill's progress as runs."""
 
 _YEARLY: Final = "%Y"
 _WINDOW_DAYS: Final = 365
+_YEAR_SESSIONS: Final = 252
+_SESSION_S: Final = 23_400
+"""Seconds of a regular session of US stocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +98,31 @@ def windows_partitions(timeframe: Timeframe, windows: Windows) -> dg.TimeWindowP
     )
 
 
-def windows_per_run(timeframe: Timeframe, requests: int, *, most: int) -> int:
-    """Return how many windows a run of about so many requests loads: at least one.
+def windows_per_run(timeframe: Timeframe, rates: Rates) -> int:
+    """Return how many windows a run of a backfill loads: at least one.
 
-    A request is counted as wide as is safe for its bar size; most gateways serve wider ones.
+    They take at most ``RUN_S`` if all of them lack all bars of a stock, as ``ktrdr plan`` estimates
+    it. A window that is complete takes milliseconds, so that a run of many passes them quickly.
+
+    Args:
+        timeframe: that of the windows.
+        rates: how fast the gateway responds, and the widths of requests that it serves best.
     """
-    days = IbLimitsRegistry.SAFE_DAYS.value[timeframe.value]
-    return min(max(requests * days // _WINDOW_DAYS, 1), most)
+    sessions = _YEAR_SESSIONS / (5 if timeframe is Timeframe.W1 else 1)
+    bars = sessions * (_SESSION_S / timeframe.seconds if timeframe.is_intraday else 1)
+    safe = IbLimitsRegistry.SAFE_DAYS.value[timeframe.value]
+    learned: list[LearnedWidth | None] = [
+        one for kind, one in rates.widths.items() if timeframe_of(kind) is timeframe
+    ]
+    seconds = max(
+        rates.seconds(
+            timeframe,
+            math.ceil(
+                min(sessions, _WINDOW_DAYS / safe) if width is None else sessions / width.width
+            ),
+            math.ceil(bars),
+            width=width,
+        )
+        for width in (learned or [None])
+    )
+    return min(max(int(RUN_S / seconds), 1), MOST_WINDOWS)

@@ -6,6 +6,7 @@ import pytest
 
 from ktrdr_pipelines.app.setup import UNIVERSE_EXAMPLE, committed
 from ktrdr_pipelines.defs.partitions import (
+    MOST_WINDOWS,
     BarPartition,
     bars_partitions,
     window_dates,
@@ -13,8 +14,17 @@ from ktrdr_pipelines.defs.partitions import (
     windows_partitions,
     windows_per_run,
 )
+from ktrdr_pipelines.domain.planning.width_learning import LearnedWidth, Trial, WidthSample
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows, parse_universe
+from ktrdr_pipelines.gaps.estimates import Rates
+
+
+def learned(bars_per_s: float) -> LearnedWidth:
+    """Return a learned width of ten sessions, with its rate."""
+    trial = Trial((WidthSample(round(bars_per_s), 1.0),) * 3)
+    return LearnedWidth(10, 0.0, 0.0, {10: trial})
+
 
 WINDOWS = Windows(first_year_1m=2024, first_year=2023)
 
@@ -61,10 +71,31 @@ def test_the_grid_stays_below_what_dagster_advises() -> None:
 
 
 def test_runs_take_windows_by_their_work() -> None:
-    """One request serves a year of days, and a day of minutes."""
-    sizes = {one.value: windows_per_run(one, 1_000, most=300) for one in Timeframe}
-    assert (sizes["1m"], sizes["1h"], sizes["1d"]) == (2, 82, 300)
-    assert windows_per_run(Timeframe.M1, 200, most=300) == 1
+    """A run takes at most so long if its windows hold nothing, whatever its timeframe."""
+    assumed = {one: windows_per_run(one, Rates()) for one in Timeframe}
+    assert 50 < assumed[Timeframe.M1] < assumed[Timeframe.M5] <= MOST_WINDOWS
+    assert assumed[Timeframe.D1] == assumed[Timeframe.W1] == MOST_WINDOWS
+
+
+@pytest.mark.parametrize(
+    ("rates", "windows"),
+    [
+        (Rates(request_s={Timeframe.M1: 1.0}), 21),  # 252 requests a year
+        (Rates(request_s={Timeframe.M1: 0.001}), MOST_WINDOWS),
+        (Rates(request_s={Timeframe.M1: 10_000.0}), 1),
+        (Rates(request_s={Timeframe.H1: 1.0}), windows_per_run(Timeframe.M1, Rates())),
+        (Rates(conservative=True), 2),
+        (Rates(widths={"1m STK 6.5h TRADES": learned(1_000.0)}), 54),  # 98,280 bars a year
+        (Rates(widths={"1m STK 6.5h TRADES": learned(1_000.0), "1m FUT 23h": learned(100.0)}), 5),
+        (
+            Rates(widths={"5m STK 6.5h TRADES": learned(1.0)}),
+            windows_per_run(Timeframe.M1, Rates()),
+        ),
+    ],
+)
+def test_runs_of_minutes_follow_what_the_gateway_has_shown(rates: Rates, windows: int) -> None:
+    """Measured seconds and learned widths of its timeframe count; of several kinds the slowest."""
+    assert windows_per_run(Timeframe.M1, rates) == windows
 
 
 def test_each_timeframe_has_its_own_set_of_symbols() -> None:
