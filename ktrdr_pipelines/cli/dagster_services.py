@@ -47,8 +47,7 @@ from ktrdr_pipelines.app.setup import setting_overrides
 from ktrdr_pipelines.cli.processes import HOST, end_reaped, reap, wait_reaped
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.asset_specs import HEATMAP_PATH
-from ktrdr_pipelines.defs.build import readable_grid_of
-from ktrdr_pipelines.defs.resources import StoreResource
+from ktrdr_pipelines.defs.partitions import readable_grid
 from ktrdr_pipelines.defs.runs.dead_runs import end_dead_runs
 from ktrdr_pipelines.defs.runs.monthly_runs import replace_monthly_runs
 from ktrdr_pipelines.store.layout import StoreLayout
@@ -221,11 +220,11 @@ class UniverseReloader:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._store = StoreResource(data_dir=str(folder))
-        self._loaded = readable_grid_of(self._store)
+        self._folder = folder
+        self._loaded = readable_grid(folder)
 
     def __repr__(self) -> str:
-        return f"UniverseReloader({self._store.data_dir})"
+        return f"UniverseReloader({self._folder})"
 
     def check(self, context: WorkspaceProcessContext) -> None:
         """Reload the definitions if they lack something that the universe has.
@@ -233,7 +232,7 @@ class UniverseReloader:
         A universe that cannot be read changes nothing; the sensors report it. ``context`` is that
         of the web server.
         """
-        found = readable_grid_of(self._store)
+        found = readable_grid(self._folder)
         if found is None:
             return
         timeframes, windows = found

@@ -5,6 +5,7 @@ Not here: reading settings at import (``ktrdr_pipelines.definitions``).
 
 from collections.abc import Mapping
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -19,6 +20,7 @@ from ktrdr_pipelines.defs.checks import (
     integrity_checks,
     integrity_schedule,
 )
+from ktrdr_pipelines.defs.partitions import Grid, readable_grid
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.load_job import load_bars
 from ktrdr_pipelines.defs.schedules import tail_schedule
@@ -30,7 +32,7 @@ from ktrdr_pipelines.defs.sensors.run_history_sensor import history_sensor
 from ktrdr_pipelines.defs.sensors.universe_sensor import universe_sensor
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
-from ktrdr_pipelines.errors import NoStoreError, SettingsError, StoreError, UniverseError
+from ktrdr_pipelines.errors import NoStoreError, SettingsError, StoreError
 from ktrdr_pipelines.gaps.estimates import Rates, measured_rates
 from ktrdr_pipelines.ib.pacing.learned_widths import learned_widths
 from ktrdr_pipelines.settings import Settings, data_folder
@@ -111,26 +113,11 @@ def rates_of(settings: Settings) -> Rates:
     return Rates()
 
 
-def grid_of(store: StoreResource) -> tuple[tuple[Timeframe, ...], Windows]:
+def grid_of(store: StoreResource) -> Grid:
     """Return the timeframes that symbols of the universe have, and where their windows begin.
 
     Of an unreadable universe these are all timeframes, and the defaults: the code location must
     load on a fresh machine too; an invalid store or universe is reported by the sensors and runs
     that use it. An asset without symbols would have no partition, and would look complete.
     """
-    return readable_grid_of(store) or (tuple(Timeframe), Windows())
-
-
-def readable_grid_of(store: StoreResource) -> tuple[tuple[Timeframe, ...], Windows] | None:
-    """Return the same as ``grid_of``, or None if the universe cannot be read now.
-
-    The ledger is read, too, for the end of instruments with ``ended: true``.
-    """
-    try:
-        file = store.universe_file()
-        universe = file.read()[0]
-        windows = file.use_windows()
-    except (NoStoreError, UniverseError, StoreError):
-        return None
-    used = {series.timeframe for series in universe.series()}
-    return tuple(one for one in Timeframe if one in used) or tuple(Timeframe), windows
+    return readable_grid(Path(store.data_dir)) or (tuple(Timeframe), Windows())

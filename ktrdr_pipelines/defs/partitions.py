@@ -9,15 +9,19 @@ Not here: the bar timestamps of a window (``domain.calendars.sessions``).
 import math
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import Final
 
 import dagster as dg
 
+from ktrdr_pipelines.app.workspace import universe_file
 from ktrdr_pipelines.domain.planning.width_learning import LearnedWidth, timeframe_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
+from ktrdr_pipelines.errors import NoStoreError, StoreError, UniverseError
 from ktrdr_pipelines.gaps.estimates import Rates
 from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.store.layout import open_store
 
 SYMBOL, WINDOW = "symbol", "window"
 
@@ -96,6 +100,25 @@ def windows_partitions(timeframe: Timeframe, windows: Windows) -> dg.TimeWindowP
         timezone="UTC",
         end_offset=1,
     )
+
+
+Grid = tuple[tuple[Timeframe, ...], Windows]
+"""The timeframes that symbols have, and where their windows begin."""
+
+
+def readable_grid(folder: Path) -> Grid | None:
+    """Return what the universe of a store says of partitions, or None if it cannot be read now.
+
+    The ledger is read, too, for the end of instruments with ``ended: true``.
+    """
+    try:
+        file = universe_file(open_store(folder))
+        universe = file.read()[0]
+        windows = file.use_windows()
+    except (NoStoreError, UniverseError, StoreError):
+        return None
+    used = {series.timeframe for series in universe.series()}
+    return tuple(one for one in Timeframe if one in used) or tuple(Timeframe), windows
 
 
 def windows_per_run(timeframe: Timeframe, rates: Rates) -> int:

@@ -7,6 +7,7 @@ Not here: parsing the universe (``domain.universe.universe``), requesting contra
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
+from typing import Final
 
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
@@ -29,6 +30,10 @@ class WhatToShow(StrEnum):
     MIDPOINT = "MIDPOINT"
     BID = "BID"
     ASK = "ASK"
+
+
+SYMBOL_PATTERN: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,19}"
+"""What a symbol of the universe looks like, which is also part of the names of files."""
 
 
 class Backfill(StrEnum):

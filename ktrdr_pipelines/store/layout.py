@@ -21,9 +21,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-from ktrdr_pipelines.domain.instruments import Origin
+from ktrdr_pipelines.domain.instruments import SYMBOL_PATTERN, Origin
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
 from ktrdr_pipelines.errors import (
     CorruptFileError,
     ForeignIdentityError,
@@ -310,7 +309,7 @@ class StoreLayout:
                 names = [_value(one.name) for one in entries if one.name.startswith("symbol=")]
         except (FileNotFoundError, PermissionError):
             return []
-        return sorted(name for name in names if re.fullmatch(KEY_PATTERN, name))
+        return sorted(name for name in names if re.fullmatch(SYMBOL_PATTERN, name))
 
     def has_bar_files(self, symbol: str, timeframe: Timeframe) -> bool:
         """Return whether a series has any file.

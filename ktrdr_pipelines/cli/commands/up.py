@@ -111,9 +111,10 @@ def up(
                     )
                 if not as_json:
                     note("starting Dagster's web UI and daemon ...")
-                plan = _backlog(workspace, waits=waits_for_universe(workspace.layout))
                 for one in (*beside, dagster):
                     one.wait_until_ready()
+                # Not meanwhile: it takes a core of those that start.
+                plan = _backlog(workspace, waits=waits_for_universe(workspace.layout))
                 _say_ready(workspace, dagster, beside, plan, as_json=as_json)
                 dagster.wait(beside, lambda error: note(f"Error: {error}"), needed=needed)
     except Stopped:

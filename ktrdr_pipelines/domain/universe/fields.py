@@ -14,12 +14,12 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ktrdr_pipelines.domain.calendars.registry import KNOWN_FROM, KNOWN_TO
-from ktrdr_pipelines.domain.instruments import Backfill, SecType, WhatToShow
+from ktrdr_pipelines.domain.instruments import SYMBOL_PATTERN, Backfill, SecType, WhatToShow
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.yaml_nodes import Item
 from ktrdr_pipelines.errors import SeveralEntriesError, UniverseError
 
-KEY_PATTERN: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,19}"
+KEY_PATTERN: Final = SYMBOL_PATTERN
 KEY_RULE: Final = (
     "a symbol has at most 20 letters, digits, '.', '_' or '-' and begins with none of '.' and '-'"
 )
