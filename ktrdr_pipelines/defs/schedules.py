@@ -9,21 +9,18 @@ Not here: which tails are due (``gaps.due_chunks``).
 
 from collections import Counter
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
-from typing import Final
+from datetime import UTC, datetime
 
 import dagster as dg
 
 from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.tags import BETWEEN, KIND, PRIORITY, TIMEFRAME, UNENDED, RunKind
-from ktrdr_pipelines.defs.runs.tail_run import TAIL_OP, tail_job
+from ktrdr_pipelines.defs.runs.tail_run import MARGIN, TAIL_OP, tail_job
 from ktrdr_pipelines.domain.planning.gaps import bar_lag
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.gaps.due_chunks import Tail, due_tails
-
-_MARGIN: Final = timedelta(seconds=1)
 
 
 def tail_schedule() -> dg.ScheduleDefinition:
@@ -55,7 +52,7 @@ def request_tails(
     The run starts at once but sends its first request a few seconds later, when the newest bar is
     final.
     """
-    final_at = at + bar_lag() + _MARGIN
+    final_at = at + bar_lag() + MARGIN
     try:
         with closing(ib.rate_limiter()) as gateway:
             available = gateway.availability(at)

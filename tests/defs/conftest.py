@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
@@ -195,11 +196,25 @@ class Location:
 
     def run_tails(self, timeframe: str, **overrides: Any) -> Any:
         """Run the tails of a timeframe by the gateway's clock."""
+        return self.run_tails_for(timeframe, 0.0, lambda: NOW, **overrides)
+
+    def run_tails_for(
+        self,
+        timeframe: str,
+        longest_s: float,
+        clock: Callable[[], datetime],
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        **overrides: Any,
+    ) -> Any:
+        """Run the tails of a timeframe, and of the next minutes, by a clock."""
 
         @dg.op
         def tails(context: dg.OpExecutionContext, ib: IbResource, store: StoreResource) -> None:
-            run = TailRun(context, [Timeframe(timeframe)], ib=ib, store=store, clock=lambda: NOW)
-            run.load(0)
+            run = TailRun(
+                context, [Timeframe(timeframe)], ib=ib, store=store, clock=clock, sleep=sleep
+            )
+            run.load(0, longest_s=longest_s)
 
         @dg.job(resource_defs={**self.defs().resources, **overrides})
         def tails_now() -> None:

@@ -1,13 +1,17 @@
 """A run over tails: loads bars that have just closed, of many symbols, once they are final.
 
+A process takes seconds to start. A run therefore goes on while the next minute has tails for it, so
+that they are requested as soon as they are final; the schedule requests no other run meanwhile.
+
 Not here: when it runs (``defs.schedules``), which tails are due (``gaps.due_chunks``).
 """
 
 import math
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import dagster as dg
@@ -19,6 +23,7 @@ from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.outcome import ExplainedWindow, LoadRun, first_lines
 from ktrdr_pipelines.defs.runs.reported_windows import EventKind, needed_event, reported_windows
 from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.planning.gaps import bar_lag
 from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -27,9 +32,17 @@ from ktrdr_pipelines.gaps.due_chunks import due_tails
 from ktrdr_pipelines.gaps.windows import WindowStatus
 from ktrdr_pipelines.sync.runner import Job
 
+_MINUTE: Final = timedelta(minutes=1)
 TAIL_OP: Final = "load_tails"
 POOL: Final = "ib_tails"
 _LONGEST_WAIT_S: Final = 60.0
+
+MARGIN: Final = timedelta(seconds=1)
+"""How much later than a bar is final it is requested."""
+
+_LONGEST_S: Final = 600.0
+"""Seconds after which a run begins no further round: edits of settings and new code become
+effective, and its log is not endless."""
 
 _CATALOG_S: Final = 600.0
 """Maximum age of the catalog's tables of coverage and gaps while only tails run."""
@@ -57,7 +70,7 @@ def load_tails(
     if config.not_before is not None:
         left_s = (datetime.fromisoformat(config.not_before) - system_now()).total_seconds()
         pause_s = min(max(left_s, 0.0), _LONGEST_WAIT_S)
-    TailRun(context, wanted, ib=ib, store=store).load(pause_s)
+    TailRun(context, wanted, ib=ib, store=store).load(pause_s, longest_s=_LONGEST_S)
 
 
 @dg.job(name="tails", description="Loads bars that have just closed, of all symbols.")
@@ -77,42 +90,86 @@ class TailRun:
         ib: IbResource,
         store: StoreResource,
         clock: Callable[[], datetime] = system_now,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._context = context
+        self._timeframes, self._ib, self._store = timeframes, ib, store
+        self._clock, self._sleep = clock, sleep
         self._run = LoadRun(context, ib, store, clock)
-        self._workspace = self._run.workspace
-        universe = self._workspace.universe
-        self._series = [one for one in universe.series() if one.timeframe in timeframes]
+        self._open()
+
+    def _open(self) -> None:
+        """Read the universe, and what is stored, as they are now."""
+        self._workspace = self._run.workspace = self._ib.workspace(self._store, self._clock)
+        listed = self._workspace.universe.series()
+        self._series = [one for one in listed if one.timeframe in self._timeframes]
         self._index = self._workspace.gap_index()
 
-    def load(self, pause_s: float) -> None:
-        """Load the tails.
+    def load(self, pause_s: float, *, longest_s: float = 0.0) -> None:
+        """Load the tails, and those of the next minutes, until a minute has none.
 
         Args:
             pause_s: seconds until the newest bars are final; the gap index is read meanwhile.
+            longest_s: seconds after which no further minute is loaded.
 
         Raises:
             dg.Failure: the load or some tails failed; the text names them.
         """
-        with self._run.failures():
-            reports = self._load(pause_s)
+        until = self._clock() + timedelta(seconds=longest_s)
+        reports: list[SeriesReport] = []
+        wait_s: float | None = pause_s
+        try:
+            while wait_s is not None:
+                with self._run.failures():
+                    found, loaded_at = self._load(wait_s)
+                    reports += found
+                    self._refuse_failed(found, reports)
+                    wait_s = self._next_wait_s(loaded_at) if self._clock() < until else None
+        except dg.DagsterExecutionInterruptedError as error:
+            # A query that the signal interrupted may be open in a frame, and lock Dagster's runs.
+            traceback.clear_frames(error.__traceback__)
+            self._run.interrupted()
+            raise
+        self._run.succeeded(reports)
+
+    def _refuse_failed(self, found: Sequence[SeriesReport], reports: list[SeriesReport]) -> None:
+        """End the run if a round failed: later runs see what is deferred then.
+
+        Raises:
+            dg.Failure: tails of the round failed; the text names them.
+        """
         failed = [
             f"{report.series}: {report.error or '; '.join(map(str, report.failures))}"
-            for report in reports
+            for report in found
             if report.error is not None or report.failures
         ]
         if failed:
             text = f"{len(failed)} tails could not be loaded; all others are loaded:\n"
             raise self._run.incomplete(text + first_lines(failed), reports)
-        self._run.succeeded(reports)
 
-    def _load(self, pause_s: float) -> list[SeriesReport]:
-        """Load what is due after the pause, and return the reports."""
-        began_s, clock = time.monotonic(), self._workspace.clock
+    def _next_wait_s(self, loaded_at: datetime) -> float | None:
+        """Return the seconds until further bars are final, None if the next ones are not due.
+
+        Args:
+            loaded_at: market time at which the last load began; what closed since then is next.
+        """
+        self._open()
+        clock = self._workspace.clock
+        now = clock.market_now()
+        closed_at = max(_final_close(loaded_at) + _MINUTE, _final_close(now))
+        wait = max(closed_at + bar_lag() + MARGIN - now, timedelta())
+        found = self._index.series_gaps(self._series, now + wait)
+        is_due = due_tails(found, now + wait, real_now=clock.real_now() + wait)
+        return wait.total_seconds() if is_due else None
+
+    def _load(self, pause_s: float) -> tuple[list[SeriesReport], datetime]:
+        """Load what is due after the pause; return the reports, and market time after the pause."""
+        began, clock = self._clock(), self._workspace.clock
         self._index.series_gaps(self._series, clock.market_now())
-        time.sleep(max(0.0, pause_s - (time.monotonic() - began_s)))
-        found = self._index.series_gaps(self._series, clock.market_now())
-        tails = due_tails(found, clock.market_now(), real_now=clock.real_now())
+        self._sleep(max(0.0, pause_s - (self._clock() - began).total_seconds()))
+        loaded_at = clock.market_now()
+        found = self._index.series_gaps(self._series, loaded_at)
+        tails = due_tails(found, loaded_at, real_now=clock.real_now())
         jobs = [
             Job(tail.series, Mode.TAIL, wanted=tail.intervals, requested_by=RequestedBy.SENSOR)
             for tail in tails
@@ -129,7 +186,7 @@ class TailRun:
         added = sum(report.added for report in reports)
         text = f"{len(reports)} tails: {requests} requests, {added} new bars"
         self._context.log.info(text)
-        return reports
+        return reports, loaded_at
 
     def _drive(self, jobs: Sequence[Job]) -> list[SeriesReport]:
         with self._run.loader(jobs, "api") as thread:
@@ -172,3 +229,8 @@ class TailRun:
                     chosen.append((partition, status, now))
             self._run.materialize(timeframe, whole)
             self._run.report_growth(timeframe, grown)
+
+
+def _final_close(now: datetime) -> datetime:
+    """Return the last full minute whose bars are final at a time."""
+    return (now - bar_lag() - MARGIN).replace(second=0, microsecond=0)

@@ -10,7 +10,7 @@ import pytest
 from ktrdr_pipelines.defs.partitions import BarPartition
 from ktrdr_pipelines.defs.runs.outcome import materialization
 from ktrdr_pipelines.defs.runs.reported_windows import ReportedWindow
-from ktrdr_pipelines.defs.runs.tags import KIND, QUIET, TIMEFRAME
+from ktrdr_pipelines.defs.runs.tags import CAUSE, KILLED, KIND, QUIET, TIMEFRAME
 from ktrdr_pipelines.defs.schedules import request_tails
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.session_grid import session_grid
@@ -146,6 +146,50 @@ def test_no_tail_runs_while_the_gateway_is_unreachable(
     decided = decide(fresh, known.seen_at)
     assert isinstance(decided, dg.SkipReason)
     assert "the gateway is away since" in str(decided.skip_message)
+
+
+def test_a_run_loads_each_minute_once_it_is_final_until_none_is_due(location: Any) -> None:
+    """It begins no further minute after its time, nor when a minute has no tails."""
+    location.write_universe(
+        "defaults: {timeframes: [1m], start: 2026-06-12}\n"
+        "windows: {1m: 2026, yearly: 2020}\nsymbols: {EURUSD: {}}"
+    )
+    location.instance.add_dynamic_partitions("symbols_1m", ["EURUSD"])
+    now, slept = NOW + timedelta(seconds=30), list[float]()
+    location.gateway.clock.set(now)
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        slept.append(seconds)
+        now += timedelta(seconds=seconds)
+        location.gateway.clock.set(now)
+
+    def newest() -> datetime:
+        coverage = location.store.coverage(location.series("EURUSD", "1m"))
+        return coverage.bars.bounds.end
+
+    assert location.run("1m", "EURUSD|2026", "EURUSD|2026").success
+    assert newest() == NOW
+    assert location.run_tails_for("1m", 150.0, lambda: now, sleep=sleep).success
+    assert newest() == NOW + timedelta(minutes=3)
+    assert slept == [0, 36, 60, 60]
+    now = datetime(2026, 6, 13, 12, tzinfo=UTC)
+    location.gateway.clock.set(now)
+    assert location.run_tails_for("1m", 150.0, lambda: now, sleep=sleep).success
+    assert slept[4:] == [0]
+
+
+def test_a_run_that_waits_when_dagster_stops_is_tagged_as_killed(fresh: Any) -> None:
+    """So that the end of ``ktrdr up`` is no failure of its symbols."""
+
+    def interrupted(_: float) -> None:
+        raise dg.DagsterExecutionInterruptedError
+
+    done = fresh.run_tails_for("1d", 0.0, lambda: NOW, sleep=interrupted)
+    assert not done.success
+    run = fresh.instance.get_run_by_id(done.run_id)
+    assert run is not None
+    assert run.tags[CAUSE] == KILLED
 
 
 def report_as_open(location: Any, rows: int, as_of: datetime) -> None:
