@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.catalog.catalog import connect_catalog
+from tests.benchmarks import services
 from tests.benchmarks.measuring import Benchmark, Target, cost_of_command, costs
 from tests.benchmarks.stores import LargeStore, Shape, large_store
 
@@ -56,6 +57,7 @@ def benchmarks(*, small: bool) -> list[Benchmark]:
         _ticks(_LARGE),
         _huge_tick(),
         _complete_partitions(_PARTITIONS),
+        *services.benchmarks(),
     ]
 
 

@@ -53,7 +53,7 @@ class Shape:
     years: int = 20
     behind: int = 0
     is_filled: bool = True
-    settings: str = ""
+    """Without bars, none are wanted: the universe says ``backfill: manual``."""
 
     @property
     def names(self) -> list[str]:
@@ -76,10 +76,11 @@ class Shape:
         """The text of the universe file."""
         names = ", ".join(one.value for one in self.timeframes)
         entries = "".join(f"  {symbol}: {{}}\n" for symbol in self.names)
+        manual = "" if self.is_filled else ", backfill: manual"
         return (
-            f"defaults: {{timeframes: [{names}], start: {self.first}}}\n"
+            f"defaults: {{timeframes: [{names}], start: {self.first}{manual}}}\n"
             f"windows: {{1m: {self.first.year}, yearly: {self.first.year}}}\n"
-            f"{self.settings}symbols:\n{entries}"
+            f"symbols:\n{entries}"
         )
 
 
