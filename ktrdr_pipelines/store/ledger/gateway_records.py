@@ -195,7 +195,13 @@ class ContractsTable(Table):
 
     def of(self, symbol: str, origin: Origin | None) -> int | None:
         """Return the contract id of a symbol, or None before its first response."""
-        return self.all(origin).get(symbol)
+        with self._database.reading() as connection:
+            found = connection.execute(
+                "SELECT DISTINCT contract_id FROM instruments "
+                "WHERE symbol = ? AND origin = ifnull(?, origin)",
+                (symbol, origin),
+            ).fetchall()
+        return int(found[0][0]) if len(found) == 1 else None
 
     def all(self, origin: Origin | None) -> dict[str, int]:
         """Return the contract id of each symbol that has one."""
@@ -243,6 +249,12 @@ class VenuesTable(Table):
         """Record the venue of a symbol; a later call replaces it."""
         with self._database.writing() as connection:
             _VENUES.insert(connection, [venue], symbol)
+
+    def of(self, symbol: str) -> HeldVenue | None:
+        """Return the venue of a symbol, None where none is recorded."""
+        with self._database.reading() as connection:
+            found = _VENUES.select(connection, "WHERE symbol = ?", (symbol,))
+        return found[0] if found else None
 
     def all(self) -> dict[str, HeldVenue]:
         """Return the venue of each symbol that has one."""

@@ -89,7 +89,7 @@ async def learn_identity(
 
 def _require_venue(store: BarStore, instrument: Instrument) -> None:
     """Refuse another venue than that of held bars; record the venue of a symbol without bars."""
-    symbol, venue = instrument.symbol, store.ledger.venues.all().get(instrument.symbol)
+    symbol, venue = instrument.symbol, store.ledger.venues.of(instrument.symbol)
     if venue is not None and (conflict := venue.conflict_with(instrument)):
         if next(held_identities(store, symbol), None) is not None:
             raise ForeignIdentityError(
