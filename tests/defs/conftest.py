@@ -307,6 +307,17 @@ def location(tmp_path: Path, gateway: SimulatorServer) -> Iterator[Location]:
         yield location
 
 
+@pytest.fixture
+def moved(tmp_path: Path) -> Iterator[Location]:
+    """Return a code location over an empty store, and a gateway whose clock a test may set."""
+    layout = create_store(tmp_path / "data")
+    with (
+        running_simulator(now=NOW) as gateway,
+        opened(layout, gateway, tmp_path / "state") as location,
+    ):
+        yield location
+
+
 @pytest.fixture(scope="session")
 def loaded_store(tmp_path_factory: pytest.TempPathFactory, gateway: SimulatorServer) -> Path:
     """Return a store with all daily bars and with two years of hourly bars of AAPL."""

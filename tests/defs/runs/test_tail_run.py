@@ -148,34 +148,34 @@ def test_no_tail_runs_while_the_gateway_is_unreachable(
     assert "the gateway is away since" in str(decided.skip_message)
 
 
-def test_a_run_loads_each_minute_once_it_is_final_until_none_is_due(location: Any) -> None:
+def test_a_run_loads_each_minute_once_it_is_final_until_none_is_due(moved: Any) -> None:
     """It begins no further minute after its time, nor when a minute has no tails."""
-    location.write_universe(
+    moved.write_universe(
         "defaults: {timeframes: [1m], start: 2026-06-12}\n"
         "windows: {1m: 2026, yearly: 2020}\nsymbols: {EURUSD: {}}"
     )
-    location.instance.add_dynamic_partitions("symbols_1m", ["EURUSD"])
+    moved.instance.add_dynamic_partitions("symbols_1m", ["EURUSD"])
     now, slept = NOW + timedelta(seconds=30), list[float]()
-    location.gateway.clock.set(now)
+    moved.gateway.clock.set(now)
 
     def sleep(seconds: float) -> None:
         nonlocal now
         slept.append(seconds)
         now += timedelta(seconds=seconds)
-        location.gateway.clock.set(now)
+        moved.gateway.clock.set(now)
 
     def newest() -> datetime:
-        coverage = location.store.coverage(location.series("EURUSD", "1m"))
+        coverage = moved.store.coverage(moved.series("EURUSD", "1m"))
         return coverage.bars.bounds.end
 
-    assert location.run("1m", "EURUSD|2026", "EURUSD|2026").success
+    assert moved.run("1m", "EURUSD|2026", "EURUSD|2026").success
     assert newest() == NOW
-    assert location.run_tails_for("1m", 150.0, lambda: now, sleep=sleep).success
+    assert moved.run_tails_for("1m", 150.0, lambda: now, sleep=sleep).success
     assert newest() == NOW + timedelta(minutes=3)
     assert slept == [0, 36, 60, 60]
     now = datetime(2026, 6, 13, 12, tzinfo=UTC)
-    location.gateway.clock.set(now)
-    assert location.run_tails_for("1m", 150.0, lambda: now, sleep=sleep).success
+    moved.gateway.clock.set(now)
+    assert moved.run_tails_for("1m", 150.0, lambda: now, sleep=sleep).success
     assert slept[4:] == [0]
 
 
