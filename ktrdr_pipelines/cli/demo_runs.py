@@ -262,7 +262,10 @@ def _run(
         timeframe=str(timeframe),
         first_window=windows[0],
         last_window=windows[1],
-        windows=len(done.asset_materializations_for_node(f"bars_{timeframe}")),
+        windows=len(
+            # The result of the run has no events that were recorded as one batch.
+            instance.all_logs(done.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+        ),
         requests=tally.requests,
         bars=tally.rows,
         took_s=round(time.perf_counter() - started_s, 2),
