@@ -259,7 +259,9 @@ class _SeriesFolders:
     def _timeframes_of(self, symbol: str) -> Mapping[str, bool] | None:
         """Return the listing of a symbol's folder; None where each series is to check it."""
         path = f"{self._bars}/{symbol}"
-        if self._symbols is None or symbol not in self._symbols:
+        if self._symbols is None:
+            return None
+        if symbol not in self._symbols:
             return None if os.path.lexists(path) else {}
         return _folders_in(path) if self._symbols[symbol] else None
 
