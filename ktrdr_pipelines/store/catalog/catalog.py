@@ -27,7 +27,6 @@ import pyarrow.parquet as pq
 from ktrdr_pipelines.domain.bars import STORED_SCHEMA
 from ktrdr_pipelines.domain.instruments import Instrument, Origin
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
 from ktrdr_pipelines.errors import (
     CorruptFileError,
     DiskError,
@@ -73,7 +72,6 @@ from ktrdr_pipelines.store.layout import StoreLayout, imported_store, store_orig
 from ktrdr_pipelines.store.ledger.file_index import fingerprint
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
 from ktrdr_pipelines.store.maintenance.file_checks import QueriedFiles, queried_files
-from ktrdr_pipelines.store.maintenance.odd_paths import refuse_odd_bars
 
 STORAGE_VERSION = "v1.0.0"
 """DuckDB's storage format of the file, which shells from 1.0 on can read.
@@ -107,7 +105,7 @@ Source: https://duckdb.org/docs/stable/operations_manual/securing_duckdb/overvie
 """
 
 _OF_VIEWS: Final = frozenset({"bars", "raw"})
-"""The views that read others."""
+"""The views of all timeframes, which may read others."""
 
 _NAMES_AND_COMMENTS: Final = """
     SELECT view_name, comment FROM duckdb_views()
@@ -340,19 +338,16 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
         NoCatalogError: there is no catalog, or an earlier version built it.
         StoreError: the catalog or the files cannot be read.
     """
-    refuse_odd_bars(layout)
-    if imported := imported_store(layout):
-        refuse_odd_bars(imported)
     for attempts_left in reversed(range(QUERY_ATTEMPTS)):
         with closing(open_ledger(layout)) as ledger:
-            objects = _Objects.of(layout, BarStore(layout, ledger))
+            objects = _Objects.of(layout, BarStore(layout, ledger), is_strict=True)
         try:
             with (
                 TemporaryDirectory(prefix="ktrdr-query-") as spill,
                 closing(connect_catalog(layout)) as connection,
             ):
                 _show_present_files(connection, layout, objects, Path(spill))
-                _confine(connection, layout, Path(spill))
+                _confine(connection, layout, objects.linked, Path(spill))
                 return _run(connection, check_statements(connection, sql))
         except duckdb.Error as error:
             is_refused = _is_of_refused(error, objects.refused)
@@ -363,22 +358,18 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
     raise AssertionError("the last attempt returns or raises")
 
 
-def _confine(connection: duckdb.DuckDBPyConnection, layout: StoreLayout, spill: Path) -> None:
+def _confine(
+    connection: duckdb.DuckDBPyConnection, layout: StoreLayout, linked: Iterable[Path], spill: Path
+) -> None:
     """Bar a connection from all files but the open catalog, the bars and a folder for spilling.
 
     DuckDB also compares the text of a glob with the allowed folders, so both spellings are
-    allowed; and it follows links.
+    allowed; and it follows links, such as the folders of bars that are ``linked``.
     """
     folders = []
     for one in (layout, StoreLayout(layout.imported)):
-        linked = [
-            folder.resolve()
-            for series in one.series_folders().values()
-            for folder in (series.parent, series)
-            if folder.is_symlink()
-        ]
-        glob = files_of(one).rpartition("/")[0]
-        folders += [_escaped(one.bars), glob, *map(_escaped, linked)]
+        folders += [_escaped(one.bars), files_of(one).rpartition("/")[0]]
+    folders += [_escaped(folder.resolve()) for folder in linked]
     folders.append(_escaped(placeholder_files(layout)[0].parent))
     folders.append(literal_glob(placeholder_files(layout)[0].parent).replace("'", "''"))
     allowed = ", ".join(f"'{folder}'" for folder in dict.fromkeys(folders))
@@ -404,7 +395,8 @@ class _Objects:
 
     ``views`` and ``macros`` identify them. ``sql`` has the views as they are created: they return
     the same rows, and list the files by the ranges of the present symbols, which any other ranges
-    serve as well. ``lost`` are symbols of which adjustments are lost, with the reason.
+    serve as well. ``lost`` are symbols of which adjustments are lost, with the reason. ``linked``
+    are the folders of bars that are links, those of imported bars too.
     """
 
     views: Mapping[str, str]
@@ -414,30 +406,33 @@ class _Objects:
     refused: Mapping[Path, str]
     lost: Mapping[str, str]
     sql: BarFilesSql
+    linked: Sequence[Path]
 
     @classmethod
-    def of(cls, layout: StoreLayout, store: BarStore) -> "_Objects":
-        """Return the SQL for the files that exist now.
+    def of(cls, layout: StoreLayout, store: BarStore, *, is_strict: bool = False) -> "_Objects":
+        """Return the SQL for the files that exist now; ``is_strict`` is of ``queried_files``.
 
         Raises:
+            OddPathError, CorruptFileError: as ``queried_files``.
             StoreError: a newer version wrote a file, or the ledger cannot be used.
         """
         known, lost = store.bases.all()
-        files = queried_files(store)
+        files = queried_files(store, is_strict=is_strict)
         tables = basis_tables(known, lost)
         own = files.series.keys()
-        imported, refused_too = _imported_files(layout)
-        refused = {**files.refused, **refused_too}
+        others = _imported_files(layout, is_strict=is_strict)
+        refused = {**files.refused, **others.refused}
         sql = BarFilesSql(
             layout,
             frozenset(timeframe for _symbol, timeframe in own),
             refused,
             has_older=files.has_older,
             is_adjusted=bool(tables["price_factors"].num_rows),
-            imported={key: key in own for key in imported},
+            imported={key: key in own for key in others.series},
             origin=store_origin(layout) or Origin.IB,
         )
-        return cls(sql.views, sql.macros, tables, files, refused, lost, sql)
+        linked = [*files.linked, *others.linked]
+        return cls(sql.views, sql.macros, tables, files, refused, lost, sql, linked)
 
     @property
     def digests(self) -> set[str]:
@@ -453,7 +448,9 @@ class _Objects:
         """
         known = dict(connection.execute(_NAMES_AND_COMMENTS).fetchall())
         _fill(connection, self.tables, known)
-        created = replace(self.sql, files=_files_to_range(self.sql.layout, self.files.series)).views
+        sql = replace(self.sql, files=_files_to_range(self.sql.layout, self.files))
+        created = sql.views
+        unreadable: dict[Timeframe, str] = {}
         has_changed = False
         for name, source in self.views.items():
             comment = f"{_digest(source)} {_digest(created[name])}"
@@ -472,6 +469,10 @@ class _Objects:
                     str(error), is_raw=name.startswith("raw"), has_origin=bool(self.sql.imported)
                 )
                 connection.execute(f"CREATE OR REPLACE VIEW {name} AS {refusing}")
+                if name not in _OF_VIEWS:
+                    unreadable[Timeframe(name.rpartition("_")[2])] = str(error)
+                    failing = replace(sql, unreadable=unreadable).views
+                    created |= {one: failing[one] for one in _OF_VIEWS}
             connection.execute(f"COMMENT ON VIEW {name} IS '{comment}'")
         for name, source in self.macros.items():
             if known.get(name) == _digest(source):
@@ -496,24 +497,15 @@ def _fill(
         connection.execute(f"COMMENT ON TABLE {name} IS '{digest}'")
 
 
-def _files_to_range(
-    layout: StoreLayout, series: Mapping[tuple[str, Timeframe], int]
-) -> dict[Timeframe, dict[str, int]]:
+def _files_to_range(layout: StoreLayout, files: QueriedFiles) -> dict[Timeframe, dict[str, int]]:
     """Return how many files the symbols have; none where one glob must list them.
 
     A folder whose name is no symbol is in no range, and queries must refuse it.
     """
-    if (
-        not _HAS_ALLOW_EMPTY
-        or not _has_placeholders(layout)
-        or any(
-            not re.fullmatch(KEY_PATTERN, folder.name.partition("=")[2])
-            for folder in layout.bars.glob("symbol=*")
-        )
-    ):
+    if not _HAS_ALLOW_EMPTY or not _has_placeholders(layout) or files.unnamed:
         return {}
     found: dict[Timeframe, dict[str, int]] = {}
-    for (symbol, timeframe), number in series.items():
+    for (symbol, timeframe), number in files.series.items():
         found.setdefault(timeframe, {})[symbol] = number
     return found
 
@@ -536,14 +528,13 @@ def _write_placeholders(layout: StoreLayout) -> None:
             )
 
 
-def _imported_files(layout: StoreLayout) -> tuple[list[tuple[str, Timeframe]], dict[Path, str]]:
-    """Return the series with imported files, and those of the files that no query may read."""
+def _imported_files(layout: StoreLayout, *, is_strict: bool) -> QueriedFiles:
+    """Return the imported files, of a store that may have none."""
     imported = imported_store(layout)
     if imported is None:
-        return [], {}
+        return QueriedFiles({}, has_older=False, series={}, known=frozenset())
     with closing(open_ledger(imported)) as ledger:
-        store = BarStore(imported, ledger)
-        return store.series_on_disk(), dict(queried_files(store).refused)
+        return queried_files(BarStore(imported, ledger), is_strict=is_strict)
 
 
 def _build(
@@ -599,8 +590,10 @@ def _show_present_files(
     The connection then uses a copy of the catalog in a private folder, so that every name keeps
     its meaning.
     """
+    # Views of ranges find no folder whose name is no symbol, and need the placeholders.
+    is_whole = _has_placeholders(layout) and not objects.files.unnamed
     if _known_digests(connection) == objects.digests and (
-        _has_placeholders(layout) or not _names_placeholders(connection)
+        is_whole or not _names_placeholders(connection)
     ):
         return
     copy = folder / "catalog.duckdb"

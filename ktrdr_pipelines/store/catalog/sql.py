@@ -177,21 +177,29 @@ _WEEKS = """(
 _MONDAY = "CAST(b.ts AT TIME ZONE 'UTC' AS DATE)"
 
 _WEEK = f"""{_INSTRUMENT}
-    LEFT JOIN {_WEEKS} AS w ON w.calendar = i.calendar AND w.monday = {_MONDAY}"""
+    LEFT JOIN {_WEEKS} AS s ON s.calendar = i.calendar AND s.monday = {_MONDAY}"""
 
-_OWN = "(SELECT i.calendar FROM instruments AS i WHERE i.symbol = of_symbol)"
-"""The calendar of the macro's symbol."""
+_EITHER = f"""{_INSTRUMENT}
+    LEFT JOIN (
+        SELECT calendar, session_date AS day, false AS is_week, closes_at FROM sessions
+        UNION ALL SELECT calendar, monday, true, closes_at FROM {_WEEKS}
+    ) AS s ON s.calendar = i.calendar AND s.is_week = (b.timeframe = '1w')
+        AND s.day = CASE b.timeframe WHEN '1w' THEN {_MONDAY} ELSE b.session_date END"""
+"""The session of a bar, or the week of one of a week, for bars of all timeframes."""
 
 _CLOSE = "CASE WHEN s.closes_at > b.ts THEN s.closes_at END"
 _DAY_CLOSES = """CASE WHEN s.calendar LIKE 'CRYPTO%'
         THEN greatest(s.closes_at, b.ts + INTERVAL 24 HOURS)
         ELSE coalesce(s.closes_at, b.ts + INTERVAL 48 HOURS) END"""
-_WEEK_CLOSES = """CASE WHEN w.calendar LIKE 'CRYPTO%'
-        THEN greatest(w.closes_at, b.ts + INTERVAL 168 HOURS)
-        ELSE coalesce(w.closes_at, b.ts + INTERVAL 192 HOURS) END"""
+_WEEK_CLOSES = """CASE WHEN s.calendar LIKE 'CRYPTO%'
+        THEN greatest(s.closes_at, b.ts + INTERVAL 168 HOURS)
+        ELSE coalesce(s.closes_at, b.ts + INTERVAL 192 HOURS) END"""
 """Crypto bars may be of UTC days instead of sessions: the later of both closes counts."""
 
 _LONG = (Timeframe.H1, Timeframe.H4)
+
+_NEXT_TS = "lead(ts) OVER (PARTITION BY symbol, session_date ORDER BY ts)"
+"""The next bar of the session of a bar that may be shorter than its timeframe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +217,8 @@ class BarFilesSql:
         files: how many files each symbol has, by timeframe. Where there are many, a view is a union
             over ranges of symbols, and a query of one symbol lists the files of its range alone.
             Without it the same rows come from one glob.
+        unreadable: the timeframes of whose files DuckDB cannot open one, and its message. The views
+            of all timeframes fail where they would read theirs.
     """
 
     layout: StoreLayout
@@ -223,6 +233,7 @@ class BarFilesSql:
     files: Mapping[Timeframe, Mapping[str, int]] = field(
         default_factory=lambda: MappingProxyType({})
     )
+    unreadable: Mapping[Timeframe, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def views(self) -> dict[str, str]:
@@ -236,10 +247,30 @@ class BarFilesSql:
             for name, basis in bases.items()
             for timeframe in Timeframe
         }
-        for name in bases:
+        for name, basis in bases.items():
             every = (f"SELECT * FROM {name}_{timeframe}" for timeframe in Timeframe)
-            views[name] = " UNION ALL ".join(every)
+            views[name] = " UNION ALL ".join(every) if self.imported else self._every_view(basis)
         return views
+
+    def _every_view(self, basis: _Basis) -> str:
+        """Return the query of a view of all timeframes, for a store without imported bars.
+
+        It has one join and one check of each column: as a union of the other views it would have
+        those of all timeframes, and each costs a query as much as some files that it lists.
+        """
+        parts = []
+        for timeframe in Timeframe:
+            following = f"{_NEXT_TS} AS next_ts" if timeframe in _LONG else "NULL::TIMESTAMPTZ"
+            source = self._source(timeframe)
+            if reason := self.unreadable.get(timeframe):
+                source = f"({_failing(_NO_BARS, reason)})"
+            parts.append(f"SELECT *, {following} FROM {source}")
+        columns = f"symbol, timeframe, {', '.join(STORED_SCHEMA.names)}, next_ts"
+        return (
+            f"SELECT {_KEYS}, {basis.columns}, {_closes_at('b.timeframe', 'b.next_ts')} "
+            f"AS closes_at FROM ({' UNION ALL '.join(parts)}) AS b({columns}) "
+            f"{_EITHER} {basis.join} WHERE {basis.condition}"
+        )
 
     @property
     def macros(self) -> dict[str, str]:
@@ -251,16 +282,24 @@ class BarFilesSql:
         # Without any file: no bars for arguments that can name a series, an error for others.
         no_bars = f"({_NO_BARS} FROM range({_checked('0')}))"
         source = self._one_series() if self.filled else no_bars
+        # Only the other read of the same files checks them, and what the arguments are.
+        is_plain = bool(self.filled) and not self.imported and not self.refused
+        path = self._series_glob(is_imported=False)
+        timestamps = f"read_parquet({path}, hive_partitioning = false)" if is_plain else source
         macros = {
-            "series": _series(source, _Basis.todays(factors, is_adjusted=self.is_adjusted)),
-            "raw_series": _series(source, _Basis.raw()),
+            name: _series(source, timestamps, basis)
+            for name, basis in (
+                ("series", _Basis.todays(factors, is_adjusted=self.is_adjusted)),
+                ("raw_series", _Basis.raw()),
+            )
         }
         if not self.imported:
             return macros
         imported = self._one_series(is_imported=True)
         return {
             name: self._with_imported(
-                query, _series(imported, _Basis.imported(source, is_raw=name == "raw_series"))
+                query,
+                _series(imported, imported, _Basis.imported(source, is_raw=name == "raw_series")),
             )
             for name, query in macros.items()
         }
@@ -339,11 +378,7 @@ class BarFilesSql:
         DuckDB raises an error where no file is, so where a series has files of one origin alone,
         the source of the other one reads these and leaves out all of their rows.
         """
-        own, other = (
-            f"{_quoted(f'{literal_glob(self._bars(is_imported=one))}/symbol=')} || of_symbol "
-            "|| '/timeframe=' || of_timeframe || '/*.parquet'"
-            for one in (False, True)
-        )
+        own, other = (self._series_glob(is_imported=one) for one in (False, True))
         path, of_origin = own, ""
         if self.imported:
             chosen = [
@@ -362,6 +397,11 @@ class BarFilesSql:
         allowed = _allowed(name, self.refused)
         return self._read(path, "of_symbol", "of_timeframe", f"{of_origin}{allowed}")
 
+    def _series_glob(self, *, is_imported: bool) -> str:
+        """Return SQL for the glob of the files of the series in a macro's arguments."""
+        folder = _quoted(f"{literal_glob(self._bars(is_imported=is_imported))}/symbol=")
+        return f"{folder} || of_symbol || '/timeframe=' || of_timeframe || '/*.parquet'"
+
     def _read(self, path: str, symbol: str, timeframe: str, allowed: str) -> str:
         return (
             f"(SELECT {symbol} AS symbol, {timeframe} AS timeframe, * EXCLUDE (filename) "
@@ -375,33 +415,40 @@ class BarFilesSql:
         return f", schema = {_SCHEMA}" if self.has_older else ""
 
 
-def _series(source: str, basis: _Basis) -> str:
-    """Return the query of a macro over a source.
+def _series(source: str, timestamps: str, basis: _Basis) -> str:
+    """Return the query of a macro over a source; ``timestamps`` reads its column ``ts``.
 
     Its joins depend on the timeframe, a constant in each call: the planner removes those that do
     not apply. The next bar is joined, not windowed, so that a filter on ts prunes row groups.
+    Each join, and each expression in one, costs a query more than a thousand rows do.
     """
     long = f"of_timeframe IN ({_quoted(*_LONG)})"
-    seconds = " ".join(f"WHEN {_quoted(tf)} THEN {tf.seconds}" for tf in Timeframe)
-    length = f"to_seconds(CASE of_timeframe {seconds} END)"
-    return f"""SELECT {_KEYS}, {basis.columns}, CASE of_timeframe
-        WHEN '1d' THEN {_DAY_CLOSES}
-        WHEN '1w' THEN {_WEEK_CLOSES}
-        ELSE least(b.ts + {length}, n.next_ts, {_CLOSE}) END AS closes_at
+    closes_at = _closes_at("of_timeframe", "n.next_ts")
+    return f"""SELECT {_KEYS}, {basis.columns}, {closes_at} AS closes_at
     FROM {source} AS b
     {basis.join}
     LEFT JOIN (
-        SELECT calendar, session_date, closes_at FROM sessions
-        WHERE calendar = {_OWN} AND of_timeframe <> '1w'
-    ) AS s ON s.session_date = b.session_date
+        SELECT CASE of_timeframe WHEN '1w' THEN CAST(date_trunc('week', session_date) AS DATE)
+                ELSE session_date END AS day,
+            max(closes_at) AS closes_at, max(calendar) AS calendar
+        FROM sessions JOIN (SELECT calendar FROM instruments WHERE symbol = of_symbol)
+            USING (calendar)
+        GROUP BY day
+    ) AS s ON s.day = CASE of_timeframe WHEN '1w' THEN {_MONDAY} ELSE b.session_date END
     LEFT JOIN (
-        SELECT calendar, monday, closes_at FROM {_WEEKS}
-        WHERE calendar = {_OWN} AND of_timeframe = '1w'
-    ) AS w ON w.monday = {_MONDAY}
-    LEFT JOIN (
-        SELECT ts, lead(ts) OVER (ORDER BY ts) AS next_ts FROM {source} WHERE {long}
+        SELECT ts, lead(ts) OVER (ORDER BY ts) AS next_ts FROM {timestamps} WHERE {long}
     ) AS n ON n.ts = b.ts
     WHERE {basis.condition}"""
+
+
+def _closes_at(timeframe: str, next_ts: str) -> str:
+    """Return SQL for when a bar of a timeframe is complete, which is SQL, too."""
+    seconds = " ".join(f"WHEN {_quoted(tf)} THEN {tf.seconds}" for tf in Timeframe)
+    length = f"to_seconds(CASE {timeframe} {seconds} END)"
+    return f"""CASE {timeframe}
+        WHEN '1d' THEN {_DAY_CLOSES}
+        WHEN '1w' THEN {_WEEK_CLOSES}
+        ELSE least(b.ts + {length}, {next_ts}, {_CLOSE}) END"""
 
 
 PARAMETERS: Final = "(of_symbol, of_timeframe)"
@@ -459,8 +506,7 @@ def _view(timeframe: Timeframe, source: str, basis: _Basis) -> str:
     end = f"b.ts + INTERVAL {timeframe.seconds} SECONDS"
     if timeframe not in _LONG:
         return _closing(source, _SESSION, f"least({end}, {_CLOSE})", basis)
-    order = "PARTITION BY symbol, session_date ORDER BY ts"
-    source = f"(SELECT *, lead(ts) OVER ({order}) AS next_ts FROM {source})"
+    source = f"(SELECT *, {_NEXT_TS} AS next_ts FROM {source})"
     return _closing(source, _SESSION, f"least({end}, b.next_ts, {_CLOSE})", basis)
 
 
@@ -473,16 +519,16 @@ def _closing(source: str, joins: str, closes_at: str, basis: _Basis) -> str:
 
 def refusing_source(reason: str, *, is_raw: bool, has_origin: bool = False) -> str:
     """Return the query of a view that always fails, for one that cannot be built from its files."""
-    columns = _NO_BARS.removeprefix("\n    SELECT ").replace("NULL::", "_::")
-    if not is_raw:
-        columns = columns.removesuffix(", _::SMALLINT AS basis")
+    columns = _NO_BARS if is_raw else _NO_BARS.removesuffix(", NULL::SMALLINT AS basis")
+    columns += ", NULL::TIMESTAMPTZ AS closes_at"
+    return _failing(f"{columns}, NULL::VARCHAR AS origin" if has_origin else columns, reason)
+
+
+def _failing(columns: str, reason: str) -> str:
+    """Return a query of columns that are null which fails when it is run."""
     failure = f"CASE WHEN r.n >= 0 THEN error({_quoted(REFUSED + reason)}) END"
-    columns = columns.replace("_::", f"{failure}::")
-    origin = f", {failure}::VARCHAR AS origin" if has_origin else ""
-    return (
-        f"SELECT {columns}, {failure}::TIMESTAMPTZ AS closes_at{origin} FROM range(1) AS r(n) "
-        f"WHERE {failure} IS NULL"
-    )
+    columns = columns.replace("NULL::", f"{failure}::")
+    return f"{columns} FROM range(1) AS r(n) WHERE {failure} IS NULL"
 
 
 _TYPES: Final = {

@@ -9,10 +9,10 @@ Not here: checking one file (``store.maintenance.inspection``).
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
@@ -25,7 +25,13 @@ from ktrdr_pipelines.errors import CorruptFileError
 from ktrdr_pipelines.store.bars.bar_file import LOST_BASIS, has_lost_basis
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.bars.filing import misnamed
-from ktrdr_pipelines.store.files import bar_file_oddity, disk_errors, require_series_folder
+from ktrdr_pipelines.store.files import (
+    bar_file_oddity,
+    disk_errors,
+    is_series_folder,
+    not_a_bar_file,
+    require_series_folder,
+)
 from ktrdr_pipelines.store.layout import StoreLayout, store_origin
 from ktrdr_pipelines.store.ledger.file_index import FileCheck, fingerprint, known_by
 from ktrdr_pipelines.store.maintenance.inspection import Checked, check_file
@@ -125,15 +131,19 @@ class QueriedFiles:
         series: how many files each series has that has any.
         known: the names, relative to the data folder, of the files whose present version is in the
             ledger.
+        linked: the folders of symbols and series that are links.
+        unnamed: folders named like one of a symbol, with a name that no symbol can have.
     """
 
     refused: Mapping[Path, str]
     has_older: bool
     series: Mapping[tuple[str, Timeframe], int]
     known: AbstractSet[str]
+    linked: Sequence[Path] = ()
+    unnamed: Sequence[Path] = ()
 
 
-def queried_files(store: BarStore) -> QueriedFiles:
+def queried_files(store: BarStore, *, is_strict: bool = False) -> QueriedFiles:
     """Find the files that no query may read, and which versions the others have.
 
     Refused are the files that a load would refuse: known to be damaged, with a name that no file of
@@ -141,20 +151,29 @@ def queried_files(store: BarStore) -> QueriedFiles:
     the price basis of their bars to another program, until they are written again. A file whose
     present version is not in the ledger is read to decide; the others are not opened.
 
+    Args:
+        store: the store.
+        is_strict: whether anything else that lies where bars should be is an error, for a query
+            that would skip it without notice: DuckDB skips whatever is neither a file nor a folder,
+            and follows links.
+
     Raises:
         OddPathError: a folder of bars is not a folder, or is a link into a store.
+        CorruptFileError: a bar file is something else, with ``is_strict``.
     """
     damaged, recorded = damaged_files(store), store.ledger.files.recorded_stats()
     refused: dict[Path, str] = {}
     has_older = False
     series: dict[tuple[str, Timeframe], int] = {}
     known: set[str] = set()
+    found = _FoundFolders(store.layout, is_strict=is_strict)
     usual_names: dict[tuple[str, Timeframe], str] = {}
-    for (symbol, timeframe), entries in _series_entries(store.layout):
+    for (symbol, timeframe), entries in found.series_entries():
         is_changed = False
         series[symbol, timeframe] = len(entries)
+        folder = f"bars/symbol={symbol}/timeframe={timeframe}/"
         for entry in entries:
-            name = f"bars/symbol={symbol}/timeframe={timeframe}/{entry.name}"
+            name = folder + entry.name
             wrong = damaged.get(name)
             if not wrong:
                 key = entry.name, timeframe
@@ -162,6 +181,8 @@ def queried_files(store: BarStore) -> QueriedFiles:
                     usual_names[key] = misnamed(Path(entry.name), timeframe)
                 wrong = usual_names[key]
             if not entry.is_file(follow_symlinks=False):
+                if is_strict:
+                    raise not_a_bar_file(Path(entry.path))
                 wrong = bar_file_oddity(Path(entry.path)) or wrong
             if wrong:
                 refused[Path(entry.path)] = wrong
@@ -173,10 +194,10 @@ def queried_files(store: BarStore) -> QueriedFiles:
                 known.add(name)
                 has_older |= version == 1
         if is_changed:
-            found, is_older = _changed(store, symbol, timeframe, refused)
-            refused |= found
+            changed, is_older = _changed(store, symbol, timeframe, refused)
+            refused |= changed
             has_older |= is_older
-    return QueriedFiles(refused, has_older, series, known)
+    return QueriedFiles(refused, has_older, series, known, found.linked, found.unnamed)
 
 
 def _version(entry: "os.DirEntry[str]", recorded: tuple[int, int, int, int] | None) -> int | None:
@@ -187,35 +208,76 @@ def _version(entry: "os.DirEntry[str]", recorded: tuple[int, int, int, int] | No
         found = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return None
-    *taken, version = recorded
-    return version if taken == [found.st_size, found.st_mtime_ns, found.st_ino] else None
+    size, mtime_ns, inode, version = recorded
+    is_same = size == found.st_size and mtime_ns == found.st_mtime_ns and inode == found.st_ino
+    return version if is_same else None
 
 
 _FOLDERS: Final = {f"timeframe={timeframe}": timeframe for timeframe in Timeframe}
 
 
-def _series_entries(
-    layout: StoreLayout,
-) -> Iterator[tuple[tuple[str, Timeframe], "list[os.DirEntry[str]]"]]:
-    """Yield the series that have files, sorted by symbol, and whatever is named like a file.
+@dataclass(slots=True)
+class _FoundFolders:
+    """One look at all folders of bars: see ``QueriedFiles`` for what it finds."""
 
-    Only folders that are links, or lie in one, may lead into a store.
-    """
-    is_linked = layout.bars.is_symlink()
-    for folder in _entries(layout.bars):
-        symbol = folder.name.partition("=")[2]
-        if not folder.name.startswith("symbol=") or not re.fullmatch(KEY_PATTERN, symbol):
-            continue
-        if not _is_folder(folder):
-            continue
-        for below in _entries(folder.path):
-            timeframe = _FOLDERS.get(below.name)
-            if timeframe is None or not _is_folder(below):
+    layout: StoreLayout
+    is_strict: bool
+    linked: list[Path] = field(default_factory=list)
+    unnamed: list[Path] = field(default_factory=list)
+
+    def series_entries(self) -> Iterator[tuple[tuple[str, Timeframe], "list[os.DirEntry[str]]"]]:
+        """Yield the series that have files, sorted by symbol, and whatever is named like a file.
+
+        Only folders that are links, or lie in one, may lead into a store.
+        """
+        if self.is_strict:
+            require_series_folder(self.layout.bars / "symbol" / "timeframe")
+        is_linked = self.layout.bars.is_symlink()
+        for folder in _entries(self.layout.bars):
+            if not folder.name.startswith("symbol=") or not self._is_used(folder):
                 continue
-            if is_linked or folder.is_symlink() or below.is_symlink():
-                require_series_folder(Path(below.path))
-            if entries := [one for one in _entries(below.path) if one.name.endswith(".parquet")]:
-                yield (symbol, timeframe), entries
+            symbol = folder.name.partition("=")[2]
+            is_named = re.fullmatch(KEY_PATTERN, symbol)
+            if not is_named:
+                self.unnamed.append(Path(folder.path))
+            for below, entries in self._entries_below(folder):
+                if not is_named:
+                    self._refuse_odd_files(entries)
+                    continue
+                if is_linked or folder.is_symlink() or below.is_symlink():
+                    require_series_folder(Path(below.path))
+                if entries:
+                    yield (symbol, _FOLDERS[below.name]), entries
+
+    def _entries_below(
+        self, folder: "os.DirEntry[str]"
+    ) -> "Iterator[tuple[os.DirEntry[str], list[os.DirEntry[str]]]]":
+        """Yield the folders of timeframes in one of a symbol, with what is named like a file."""
+        for below in _entries(folder.path):
+            is_series = below.name.startswith("timeframe=") and self._is_used(below)
+            if is_series and below.name in _FOLDERS:
+                yield below, [one for one in _entries(below.path) if one.name.endswith(".parquet")]
+
+    def _is_used(self, entry: "os.DirEntry[str]") -> bool:
+        """Return whether an entry is a folder of bars, or a link to one, and remember links.
+
+        Raises:
+            OddPathError: it is no folder of bars of its own, with ``is_strict``.
+        """
+        if entry.is_dir(follow_symlinks=False):
+            return True
+        path = Path(entry.path)
+        if self.is_strict and not is_series_folder(path):
+            require_series_folder(path)
+        if not _is_folder(entry):
+            return False
+        self.linked.append(path)
+        return True
+
+    def _refuse_odd_files(self, entries: "Iterable[os.DirEntry[str]]") -> None:
+        for entry in entries:
+            if self.is_strict and not entry.is_file(follow_symlinks=False):
+                raise not_a_bar_file(Path(entry.path))
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

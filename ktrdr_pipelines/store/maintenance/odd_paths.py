@@ -7,14 +7,10 @@ Not here: finding out what lies at a path (``store.files``), odd bar files, whic
 all others (``store.maintenance.inspection``).
 """
 
-import os
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import count
-from operator import attrgetter
 from pathlib import Path
 
-from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import OddPathError
 from ktrdr_pipelines.settings import settings_file
 from ktrdr_pipelines.store.files import (
@@ -26,8 +22,6 @@ from ktrdr_pipelines.store.files import (
     is_series_folder,
     kind_of,
     make_folder,
-    not_a_bar_file,
-    require_series_folder,
     sync_folder,
     write_atomically,
 )
@@ -93,47 +87,6 @@ def quarantine_odd_paths(layout: StoreLayout) -> list[Quarantined]:
             layout.universe, lambda file: file.write(text), before_renaming=layout.require_same
         )
     return moved
-
-
-def refuse_odd_bars(layout: StoreLayout) -> None:
-    """Refuse a store in which a query would skip bars without notice.
-
-    DuckDB skips whatever is neither a file nor a folder, and follows links.
-
-    Raises:
-        OddPathError, CorruptFileError: a folder of bars, or a bar file, is something else.
-    """
-    require_series_folder(layout.bars / "symbol" / "timeframe")
-    for symbol in _below(layout.bars, "symbol="):
-        _require_folder(symbol)
-        for series in _below(symbol, "timeframe="):
-            _require_folder(series)
-            if series.name not in _SERIES_FOLDERS:
-                continue
-            for entry in _below(series):
-                if entry.name.endswith(".parquet") and not entry.is_file(follow_symlinks=False):
-                    raise not_a_bar_file(Path(entry.path))
-
-
-_SERIES_FOLDERS = frozenset(f"timeframe={timeframe}" for timeframe in Timeframe)
-
-
-def _require_folder(entry: "os.DirEntry[str]") -> None:
-    """Refuse what is named like a folder of bars; a folder that is no link needs no further look.
-
-    Raises:
-        OddPathError: it is no folder of bars of its own.
-    """
-    if not entry.is_dir(follow_symlinks=False) and not is_series_folder(Path(entry.path)):
-        require_series_folder(Path(entry.path))
-
-
-def _below(folder: "Path | os.DirEntry[str]", prefix: str = "") -> "list[os.DirEntry[str]]":
-    """Return what is in a folder by name; nothing where it is gone, such as during a rename."""
-    with disk_errors(Path(folder)), suppress(FileNotFoundError), os.scandir(folder) as entries:
-        found = [entry for entry in entries if entry.name.startswith(prefix)]
-        return sorted(found, key=attrgetter("name"))
-    return []
 
 
 def _move_odd_quarantine(layout: StoreLayout) -> list[Quarantined]:

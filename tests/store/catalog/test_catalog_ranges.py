@@ -4,9 +4,12 @@
 
 import json
 import shutil
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
+from itertools import cycle
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import duckdb
@@ -156,6 +159,18 @@ def test_folders_that_are_no_symbols_are_refused(layout: StoreLayout, name: str)
     assert query_catalog(layout, "FROM bars_1d WHERE symbol = 'S149'").num_rows == 2
 
 
+@pytest.mark.parametrize("name", ["~S150", "S150 copy", "Ä"])
+def test_folders_that_are_no_symbols_are_refused_without_a_new_catalog(
+    layout: StoreLayout, name: str
+) -> None:
+    """No range lists them, so a query must not take the ranges for all files."""
+    shutil.copytree(layout.symbol_folder("S150"), layout.symbol_folder(name))
+    with pytest.raises(CorruptFileError, match="no file of the store"):
+        query_catalog(layout, "SELECT count(*) FROM bars_1d")
+    shutil.rmtree(layout.symbol_folder(name))
+    assert query_catalog(layout, "FROM bars_1d").num_rows == 2 * len(SYMBOLS)
+
+
 def test_the_placeholders_can_be_lost(layout: StoreLayout) -> None:
     """Queries do without them, and the next catalog has them again."""
     shutil.rmtree(placeholder_files(layout)[0].parent)
@@ -177,6 +192,39 @@ def test_placeholders_have_no_rows_for_a_query(layout: StoreLayout) -> None:
     ):
         for view in ("bars_1d", "raw_1d", "bars", "raw"):
             assert query_catalog(layout, f"FROM {view} WHERE {condition}").num_rows == 0
+
+
+def test_a_query_returns_one_version_of_a_file_that_is_replaced(
+    layout: StoreLayout, tmp_path: Path
+) -> None:
+    """Or fails, and can be run again; which it reads changes with each rename."""
+    path = layout.bar_files("S150", Timeframe.D1)[0]
+    versions = [tmp_path / "first.parquet", tmp_path / "second.parquet"]
+    shutil.copy2(path, versions[0])
+    with closing(Ledger(layout.ledger)) as ledger:
+        days = make.series(Timeframe.D1, "S150")
+        make.save(BarStore(layout, ledger), days, make.run(days, DAY, 4, 5.0))
+    shutil.copy2(path, versions[1])
+    is_over = Event()
+
+    def replace_until_over() -> None:
+        for version in cycle(versions):
+            shutil.copy2(version, path.with_suffix(".new"))
+            path.with_suffix(".new").replace(path)
+            if is_over.is_set():
+                return
+
+    sql = "SELECT count(*), count(DISTINCT ts), count(close) FROM {} WHERE symbol = 'S150'"
+    found = set()
+    with shell(layout) as connection, ThreadPoolExecutor(1) as pool:
+        replacing = pool.submit(replace_until_over)
+        for view in ("bars_1d", "bars", "series('S150', '1d')") * 12:
+            with suppress(duckdb.Error):
+                found |= set(connection.execute(sql.format(view)).fetchall())
+        is_over.set()
+        replacing.result()
+    assert found
+    assert found <= {(2, 2, 2), (4, 4, 4)}
 
 
 # --- renewals -----------------------------------------------------------------------------------
