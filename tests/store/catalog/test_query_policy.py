@@ -109,7 +109,7 @@ def connection(shared: SharedStore) -> Iterator[duckdb.DuckDBPyConnection]:
 def confined(shared: SharedStore) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open the catalog once, barred from other files as for a query."""
     with closing(connect_catalog(shared.layout)) as connection:
-        _confine(connection, shared.layout, shared.temp)
+        _confine(connection, shared.layout, [], shared.temp)
         connection.execute("SET lock_configuration = true")
         yield connection
 
@@ -533,9 +533,9 @@ def test_the_folder_for_spilling_is_the_users_alone(
     modes = []
     confine = _confine
 
-    def recording(connection: Any, layout: StoreLayout, spill: Path) -> None:
+    def recording(connection: Any, layout: StoreLayout, linked: Any, spill: Path) -> None:
         modes.append(os.stat(spill).st_mode & 0o777)  # noqa: PTH116
-        confine(connection, layout, spill)
+        confine(connection, layout, linked, spill)
 
     monkeypatch.setattr("ktrdr_pipelines.store.catalog.catalog._confine", recording)
     query_catalog(unchanged.layout, "SELECT 1")
