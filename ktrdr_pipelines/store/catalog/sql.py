@@ -256,19 +256,20 @@ class BarFilesSql:
         """Return the query of a view of all timeframes, for a store without imported bars.
 
         It has one join and one check of each column: as a union of the other views it would have
-        those of all timeframes, and each costs a query as much as some files that it lists.
+        those of all timeframes, and each costs a query as much as some files that it lists. Columns
+        are taken by name: a file may have them in another order.
         """
+        names = ", ".join(("symbol", "timeframe", *STORED_SCHEMA.names))
         parts = []
         for timeframe in Timeframe:
-            following = f"{_NEXT_TS} AS next_ts" if timeframe in _LONG else "NULL::TIMESTAMPTZ"
+            following = _NEXT_TS if timeframe in _LONG else "NULL::TIMESTAMPTZ"
             source = self._source(timeframe)
             if reason := self.unreadable.get(timeframe):
                 source = f"({_failing(_NO_BARS, reason)})"
-            parts.append(f"SELECT *, {following} FROM {source}")
-        columns = f"symbol, timeframe, {', '.join(STORED_SCHEMA.names)}, next_ts"
+            parts.append(f"SELECT {names}, {following} AS next_ts FROM {source}")
         return (
             f"SELECT {_KEYS}, {basis.columns}, {_closes_at('b.timeframe', 'b.next_ts')} "
-            f"AS closes_at FROM ({' UNION ALL '.join(parts)}) AS b({columns}) "
+            f"AS closes_at FROM ({' UNION ALL '.join(parts)}) AS b "
             f"{_EITHER} {basis.join} WHERE {basis.condition}"
         )
 

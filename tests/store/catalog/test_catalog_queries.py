@@ -351,3 +351,24 @@ def test_a_year_of_another_contract_is_refused_and_named(
     [moved] = repair(queried, [series.instrument], NOW).quarantined
     assert moved.was == path
     assert count(queried, "bars") == 40
+
+
+@pytest.mark.parametrize("symbol", ["AAPL", "MSFT"])
+def test_columns_are_found_in_any_order_and_beside_others(
+    layout: StoreLayout, store: BarStore, make: Any, symbol: str
+) -> None:
+    """Another program may have written a file anew: each view takes its columns by name."""
+    universe = [saved(store, make, one).instrument for one in ("AAPL", "MSFT")]
+    file = pq.read_table(path_of(layout, symbol))
+    others = ["low", "high", "close", "open", "volume", "ts"]
+    order = [*others, *(one for one in file.column_names if one not in others)]
+    for year in (2023, 2024):
+        path = path_of(layout, symbol, year)
+        pq.write_table(pq.read_table(path).select(order), path)
+    rebuild_catalog(layout, universe, NOW)
+    columns = "ts, open, high, low, close, volume, session_date"
+    expected = file.select(columns.split(", "))
+    for source in ("bars", "raw", "bars_1m", "raw_1m", f"series('{symbol}', '1m')"):
+        where = f"symbol = '{symbol}' AND year(ts) = 2024 ORDER BY ts"
+        found = query_catalog(layout, f"SELECT {columns} FROM {source} WHERE {where}")
+        assert found.to_pylist() == expected.to_pylist(), source
