@@ -112,13 +112,17 @@ class TimeUnderLoad:
     last: int
 
     def after(self, took_s: float, last: int) -> Self:
-        """Return the mean after one more response."""
-        if self.count >= _FEWEST and took_s < self.mean_s * _CACHED:
+        """Return the mean after one more response.
+
+        So many in a row as no cache explains come from a gateway that has become that fast.
+        """
+        is_cached = self.count >= _FEWEST and took_s < self.mean_s * _CACHED
+        if is_cached and last - self.last < _SAMPLES:
             return self
-        count = min(self.count + 1, _LOAD_MEMORY)
-        return replace(
-            self, count=count, mean_s=self.mean_s + (took_s - self.mean_s) / count, last=last
-        )
+        before = TimeUnderLoad(0, took_s, last) if is_cached else self
+        count = min(before.count + 1, _LOAD_MEMORY)
+        mean_s = before.mean_s + (took_s - before.mean_s) / count
+        return replace(self, count=count, mean_s=mean_s, last=last)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,28 @@
+"""What is learned of the width of requests from single responses."""
+
+from ktrdr_pipelines.domain.planning.width_learning import Trial, WidthSample
+
+
+def trial_of(*times: tuple[float, int, int]) -> Trial:
+    """Return the trial of responses: so many seconds each, under a load, so many of them."""
+    trial = Trial()
+    for took_s, at_once, count in times:
+        for _ in range(count):
+            trial = trial.after(WidthSample(390, took_s, at_once))
+    return trial
+
+
+def test_the_wait_is_what_responses_take_longer_than_under_less_load() -> None:
+    """It is unknown for a load that was not seen, and nothing for the least one."""
+    trial = trial_of((0.5, 4, 10), (1.2, 9, 10))
+    waits_s = [trial.wait_s(at_once) for at_once in (4, 9, 30)]
+    assert [one if one is None else round(one, 6) for one in waits_s] == [0.0, 0.7, None]
+
+
+def test_a_gateway_that_has_become_fast_is_measured_anew() -> None:
+    """Single quick responses come from a cache; so many in a row do not."""
+    cached = trial_of((8.0, 8, 10), (0.5, 8, 3))
+    assert next(iter(cached.loads.values())).mean_s == 8.0
+    faster = trial_of((8.0, 8, 4), (1.0, 8, 300))
+    assert next(iter(faster.loads.values())).mean_s == 1.0
+    assert faster.wait_s(8) == 0.0
