@@ -245,7 +245,12 @@ class Requester:
             try:
                 answer = await call.answer()
             except GatewayError as error:
-                is_too_wide = is_trial and isinstance(error, GatewayTimeoutError)
+                # Unless it is the one request by which the circuit breaker probes the gateway.
+                is_too_wide = (
+                    is_trial
+                    and isinstance(error, GatewayTimeoutError)
+                    and self.rate_limiter.is_closed()
+                )
                 if not is_too_wide:  # its permit stays taken as after any timeout
                     self._apply_error(permit, error, depth_of(query.kind))
                 raise

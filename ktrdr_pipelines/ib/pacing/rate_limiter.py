@@ -204,6 +204,14 @@ class RateLimiter:
         """
         return self._retrying(lambda: self._record.remember(act))
 
+    def is_closed(self) -> bool:
+        """Return whether the circuit breaker is closed, so that it lets every request through.
+
+        Raises:
+            DiskError: the shared record cannot be used.
+        """
+        return self._retrying(self._record.lets_through)
+
     async def admit(self, what: str, *, probe_s: float, waits: OnWait = ignore_wait) -> None:
         """Return when the circuit breaker lets a request through; wait while another one probes.
 
@@ -216,7 +224,7 @@ class RateLimiter:
             GatewayRestingError: the circuit breaker is open after consecutive failures.
             DiskError: the shared record cannot be used.
         """
-        while not self._retrying(self._record.lets_through):
+        while not self.is_closed():
             decision = self.remember(
                 lambda memory, database: memory.admission(database, self._clock(), probe_s=probe_s)
             )

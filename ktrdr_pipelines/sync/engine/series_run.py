@@ -202,9 +202,9 @@ class SeriesRun:
         """Use the newest calendar; another series of the symbol may have extended it."""
         self._state.learn_calendar(self._schedules.calendars.of(self._series.instrument))
 
-    def _learn_saved(self) -> bool:
+    def _learn_saved(self, *, anyway: bool = False) -> bool:
         """Add to the state what any run has saved meanwhile; return whether there may be any."""
-        saved = self.writer.saved_since()
+        saved = self.writer.saved_since(anyway=anyway)
         if saved is not None:
             self._state.learn_saved(saved, self._session.market_now())
         return saved is not None
@@ -265,7 +265,7 @@ class SeriesRun:
             if self._is_claimed_elsewhere:
                 await self.writer.commits.flush()
                 await self._session.retry_policy.sleep(_CLAIMED_PAUSE_S)
-                self._learn_saved()
+                self._learn_saved(anyway=True)
 
     def _concurrency_for(self, queued: int) -> int:
         """Return how many chunks are requested at once, while so many more are queued.
@@ -451,7 +451,8 @@ class SeriesRun:
 
     async def _request(self, chunk_run: ChunkRun, chunk: Chunk) -> None:
         """Fetch a part of a chunk, and apply what the response means."""
-        is_trial = self._widths is not None and self._widths.is_trial(chunk_run.taken)
+        is_whole = chunk_run.part.sessions >= chunk_run.taken.sessions
+        is_trial = is_whole and self._widths is not None and self._widths.is_trial(chunk_run.taken)
         fetched = await self._fetcher.fetch(chunk_run.part, self._state.calendar, is_trial=is_trial)
         self._failures_in_a_row = 0
         fetched = await self._fetcher.reconcile(chunk_run.part, fetched)

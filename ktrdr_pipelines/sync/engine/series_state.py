@@ -77,7 +77,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class _Due:
-    """What planning takes from a state until that changes.
+    """What planning takes from a state until what it depends on changes.
 
     ``everything`` is what is wanted and not excused, ``not_deferred`` what of it this run requests;
     the others are the fields of ``Need``.
@@ -171,7 +171,7 @@ class SeriesState:
         )
 
     def _made_due(self) -> "_Due":
-        """Return what ``need`` takes from this state, which each change of it makes anew."""
+        """Return what ``need`` takes from this state."""
         everything = self.wanted - self.before_listing
         return _Due(
             everything=everything,

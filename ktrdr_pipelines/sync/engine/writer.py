@@ -273,13 +273,14 @@ class SeriesWriter:
         for interval in intervals:
             self.commits.received(interval)
 
-    def saved_since(self) -> Coverage | None:
+    def saved_since(self, *, anyway: bool = False) -> Coverage | None:
         """Return what is covered on disk, by any run; None if no file has changed since.
 
-        Looked for once after each claim: what is claimed, ahead too, no other run saves. Whatever
-        saves bars records the file in the ledger: without a change of that no file is looked at.
+        Looked for once after each claim: what is claimed, ahead too, no other run saves. ``anyway``
+        looks without one, for what another run has claimed. Whatever saves bars records the file in
+        the ledger: without a change of that no file is looked at.
         """
-        if not self._may_be_saved:
+        if not (self._may_be_saved or anyway):
             return None
         self._may_be_saved = False
         recorded = self._store.ledger.version()
