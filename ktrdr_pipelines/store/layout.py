@@ -9,6 +9,7 @@ distinguishes stores that used one folder in turn.
 Not here: what lies at a path (``store.files``).
 """
 
+import errno
 import json
 import os
 import re
@@ -287,6 +288,10 @@ class StoreLayout:
                 names = {one.name for one in entries if _is_folder(one)}
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a link in a circle is no folder
+                return []
+            raise
         return [kind for kind in Timeframe if f"timeframe={kind}" in names]
 
     def series_folders(self) -> dict[tuple[str, Timeframe], Path]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ktrdr_pipelines.domain.instruments import Origin
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     CorruptFileError,
     DiskError,
@@ -109,3 +110,12 @@ def test_nothing_unfinished_is_left(layout: StoreLayout) -> None:
     """Writing the marker leaves no temporary file."""
     pin_origin(layout, Origin.IB)
     assert [path for path in layout.root.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_symbol_folder_that_is_a_circle_of_links_has_no_timeframes(tmp_path: Path) -> None:
+    """What walks the folders strictly names it; what lists the series goes on with the others."""
+    layout = create_store(tmp_path / "data")
+    layout.series_folder("MSFT", Timeframe.D1).mkdir(parents=True)
+    layout.symbol_folder("AAPL").symlink_to(layout.symbol_folder("AAPL").name)
+    assert layout.timeframes_of("AAPL") == []
+    assert list(layout.series_folders()) == [("MSFT", Timeframe.D1)]

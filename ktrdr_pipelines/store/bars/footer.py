@@ -31,8 +31,10 @@ UNKNOWN_DIGEST: Final = "0" * 64
 """Placeholder in a footer for the digest of its file, until the file is complete."""
 
 _MOST_ROWS: Final = 2**40
-_MOST_PARSED: Final = 256
 """More bars than any file can have."""
+
+_MOST_PARSED: Final = 256
+"""JSON texts whose values are kept: the files of a load are read with every save."""
 
 _NO_CRC = 0
 """Marks a session whose bars cannot be checked; no CRC-32 of a ``Seal`` is zero."""

@@ -244,8 +244,10 @@ class _FoundFolders:
                 if not is_named:
                     self._refuse_odd_files(entries)
                     continue
-                if is_linked or folder.is_symlink() or below.is_symlink():
+                links = [Path(one.path) for one in (folder, below) if one.is_symlink()]
+                if is_linked or links:
                     require_series_folder(Path(below.path))
+                self.linked += [one for one in links if one not in self.linked]
                 if entries:
                     yield (symbol, _FOLDERS[below.name]), entries
 
@@ -259,7 +261,7 @@ class _FoundFolders:
                 yield below, [one for one in _entries(below.path) if one.name.endswith(".parquet")]
 
     def _is_used(self, entry: "os.DirEntry[str]") -> bool:
-        """Return whether an entry is a folder of bars, or a link to one, and remember links.
+        """Return whether an entry is a folder of bars, or a link to one.
 
         Raises:
             OddPathError: it is no folder of bars of its own, with ``is_strict``.
@@ -269,10 +271,7 @@ class _FoundFolders:
         path = Path(entry.path)
         if self.is_strict and not is_series_folder(path):
             require_series_folder(path)
-        if not _is_folder(entry):
-            return False
-        self.linked.append(path)
-        return True
+        return _is_folder(entry)
 
     def _refuse_odd_files(self, entries: "Iterable[os.DirEntry[str]]") -> None:
         for entry in entries:
