@@ -120,6 +120,7 @@ EARLIER: Final = frozenset(
         "f4ad4696c15a357a2f4754196a3064a8b909ba8461d1c33e3f9b416a23089ed8",
         "02e7650f14cd275fd4b5dbd60c9077f724463f606d3e3b33b7678d217b5d24e8",
         "33de2092e6ae1fd6cd2047479b9117cc0527fdf27518644fd759f5114b93e2cb",
+        "8e7cdfd6ce4dbe08e90cfd243663baa99f5412a16f5d061a204d659cae330b28",
     }
 )
 """SHA-256 of the settings that earlier versions wrote: such a file is unedited, and is replaced."""

@@ -69,7 +69,7 @@ def is_last_to_load(instance: dg.DagsterInstance, run: dg.DagsterRun, *, is_new:
     """Return whether what a run and its backfill have loaded is to be made known now.
 
     That is so for the last run of the backfill that has loaded, if any of its runs sent requests.
-    Two that end at once may both be the last; one always is.
+    Two that end at once may both be the last; one always is, unless that is killed before.
 
     Args:
         instance: the Dagster instance with the history.
@@ -81,7 +81,11 @@ def is_last_to_load(instance: dg.DagsterInstance, run: dg.DagsterRun, *, is_new:
         return is_new
     instance.add_run_tags(run.run_id, {LOADED: NEW if is_new else NOTHING})
     others = instance.get_runs(dg.RunsFilter(tags={BACKFILL: backfill}, statuses=UNENDED))
-    if any(LOADED not in one.tags for one in others if one.run_id != run.run_id):
+    if any(
+        LOADED not in one.tags and _timeframes(one.asset_selection or ())
+        for one in others
+        if one.run_id != run.run_id
+    ):
         return False
     of_new = dg.RunsFilter(tags={BACKFILL: backfill, LOADED: NEW})
     return is_new or instance.get_runs_count(of_new) > 0

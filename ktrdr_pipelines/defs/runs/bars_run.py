@@ -42,6 +42,7 @@ class BarsRun:
         self._universe = self._workspace.universe
         self._calendars = self._workspace.gap_index().calendars
         self._open: dict[Series, list[BarPartition]] = {}
+        self._failed: list[str] = []
         self._is_automatic = context.run.tags.get(KIND) == RunKind.GAP
 
     def load(self, partitions: Sequence[BarPartition]) -> None:
@@ -77,8 +78,9 @@ class BarsRun:
         self._report_complete(self._open)
         reports = self._drive()
         self._run.log_summaries(reports)
-        failed = self._finish(reports)
-        return reports, [*self._left(set(partitions) - set(known)), *failed]
+        by_series = {one.series: one for one in reports}
+        self._finish([by_series.get(one, SeriesReport(one)) for one in list(self._open)])
+        return reports, [*self._left(set(partitions) - set(known)), *self._failed]
 
     def _left(self, partitions: Iterable[BarPartition]) -> list[str]:
         """Return a failure line for each partition whose symbol is not in the universe any more.
@@ -123,13 +125,14 @@ class BarsRun:
         if not jobs:
             return []
         operation = "gap_filler" if self._is_automatic else "batch"
-        return drive(self._run.loader(jobs, operation), self._context, self._report_complete)
+        loader = self._run.loader(jobs, operation)
+        return drive(loader, self._context, self._report_complete, self._finish)
 
     def _report_complete(self, listed: Iterable[Series]) -> None:
         """Materialize the windows that are complete, before and during the load."""
         index, now = self._workspace.gap_index(), self._workspace.now
         complete: list[ExplainedWindow] = []
-        for found in index.series_gaps([one for one in listed if self._open[one]], now):
+        for found in index.series_gaps([one for one in listed if self._open.get(one)], now):
             if found.error is not None:
                 continue  # the load reports it
             windows = self._open[found.series]
@@ -141,27 +144,29 @@ class BarsRun:
                     windows.remove(partition)
         self._run.materialize(self._timeframe, complete)
 
-    def _finish(self, reports: Iterable[SeriesReport]) -> list[str]:
-        """Materialize the explained windows that are left; return a line for each other one."""
-        index, by_series = self._workspace.gap_index(), {one.series: one for one in reports}
+    def _finish(self, reports: Iterable[SeriesReport]) -> None:
+        """Materialize what is left of series that have ended, and remember what is unexplained.
+
+        That is done as each ends: a run that is killed keeps the windows of those before.
+        """
+        index = self._workspace.gap_index()
         explained: list[ExplainedWindow] = []
-        failed: list[str] = []
-        for series, windows in self._open.items():
-            report = by_series.get(series, SeriesReport(series))
+        for report in reports:
+            series, windows = report.series, self._open.pop(report.series, [])
             now = report.now or self._workspace.now
             try:
                 status = after_load(index.windows(series, _dates(windows), now), report)
             except StoreError as error:
-                failed += (f"{one.symbol} {one.window}: {error}" for one in windows)
+                self._failed += (f"{one.symbol} {one.window}: {error}" for one in windows)
                 continue
             for partition in windows:
                 one = status[partition.window]
                 if one.is_explained:
                     explained.append((partition, one, now))
                 else:
-                    failed.append(f"{partition.symbol} {partition.window}: {_reason(report, one)}")
+                    why = _reason(report, one)
+                    self._failed.append(f"{partition.symbol} {partition.window}: {why}")
         self._run.materialize(self._timeframe, explained)
-        return failed
 
     def _refresh_catalog(self, reports: Iterable[SeriesReport] | None) -> None:
         """Refresh the catalog, which shows new bars without that, after the last run of a backfill.

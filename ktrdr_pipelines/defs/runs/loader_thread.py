@@ -37,6 +37,7 @@ class Mailbox:
         self._changed = threading.Condition()
         self._series: dict[Series, None] = {}
         self._messages: list[str] = []
+        self._ended: list[SeriesReport] = []
         self._closed = False
 
     def planned(self, series: Series, requests: int) -> None:
@@ -65,7 +66,10 @@ class Mailbox:
         self._add_message(f"waiting until {until:%Y-%m-%dT%H:%M:%SZ}: {text}")
 
     def ended(self, report: SeriesReport) -> None:
-        """Ignore it: the run returns the reports."""
+        """Add the report of a series that has ended."""
+        with self._changed:
+            self._ended.append(report)
+            self._changed.notify()
 
     def close(self) -> None:
         """Mark the mailbox as closed: no more entries follow."""
@@ -80,12 +84,19 @@ class Mailbox:
         """
         with self._changed:
             self._changed.wait_for(
-                lambda: self._series or self._messages or self._closed, timeout=wait_s
+                lambda: self._series or self._messages or self._ended or self._closed,
+                timeout=wait_s,
             )
             self._changed.wait_for(lambda: self._closed, timeout=gather_s)
             series, messages = list(self._series), self._messages
             self._series, self._messages = {}, []
             return series, messages, not self._closed
+
+    def take_ended(self) -> list[SeriesReport]:
+        """Return the reports of the series that have ended since the last call."""
+        with self._changed:
+            ended, self._ended = self._ended, []
+            return ended
 
     def _add_message(self, text: str) -> None:
         with self._changed:
@@ -130,12 +141,16 @@ class LoaderThread:
     ) -> Iterator[tuple[list[Series], list[str]]]:
         """Yield changed series and log lines until the load ends.
 
-        Those of ``gather_s`` come together; without any, nothing is yielded every ``wait_s``.
+        Those of ``gather_s`` come together; without any, empty lists come every ``wait_s``.
         """
         more = True
         while more:
             series, messages, more = self._mailbox.collect(wait_s, gather_s)
             yield series, messages
+
+    def ended(self) -> list[SeriesReport]:
+        """Return the reports of the series that have ended since the last call."""
+        return self._mailbox.take_ended()
 
     def reports(self) -> list[SeriesReport]:
         """Return the report of each job; wait for the load to end.
@@ -168,6 +183,7 @@ def drive(
     thread: LoaderThread,
     context: dg.OpExecutionContext | dg.AssetExecutionContext,
     on_changed: Callable[[Sequence[Series]], None],
+    on_ended: Callable[[Sequence[SeriesReport]], None] = lambda _: None,
 ) -> list[SeriesReport]:
     """Run the loader of a Dagster run, log its messages, and return its reports.
 
@@ -175,6 +191,7 @@ def drive(
         thread: the loader, which is not running yet.
         context: that of the run.
         on_changed: called in this thread with the series of which bars have been saved.
+        on_ended: called in this thread with the reports of series that have ended.
 
     Raises:
         dg.Failure: Dagster has ended the run meanwhile.
@@ -185,6 +202,8 @@ def drive(
                 context.log.info("\n".join(messages))
             if changed:
                 on_changed(changed)
+            if ended := thread.ended():
+                on_ended(ended)
             # A retry of a run that Dagster has given up would request everything twice.
             run = context.instance.get_run_by_id(context.run.run_id)
             if run is not None and run.is_finished:

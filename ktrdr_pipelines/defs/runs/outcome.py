@@ -7,6 +7,7 @@ Not here: what a run loads (``defs.runs.bars_run``, ``defs.runs.tail_run``), the
 (``gaps.windows``), whether it needs an event (``defs.runs.reported_windows``).
 """
 
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -39,6 +40,7 @@ Source: ``_log_materialization_or_observation_events_for_asset`` of Dagster 1.13
 without it would record a second event of each window."""
 
 _NAMED_AT_MOST: Final = 20
+_CATALOG_S: Final = 600.0
 
 ExplainedWindow = tuple[BarPartition, WindowStatus, datetime]
 """A window that is explained, its status, and the market time of the status."""
@@ -120,6 +122,12 @@ class LoadRun:
         """Whether the run has materialized a window that is new or finished."""
         return self._materialized > 0
 
+    @property
+    def is_catalog_old(self) -> bool:
+        """Whether the tables of the catalog are ten minutes old, or there is none."""
+        catalog = self.workspace.layout.catalog
+        return not catalog.exists() or time.time() - catalog.stat().st_mtime > _CATALOG_S
+
     def renew_catalog(self) -> None:
         """Refresh the catalog; log an error if that fails.
 
@@ -134,11 +142,12 @@ class LoadRun:
     def renew_catalog_if_last(self, reports: Iterable[SeriesReport] | None) -> None:
         """Refresh the catalog if no other run of the backfill follows, and any sent requests.
 
-        ``reports`` is None if the load ended with an error.
+        Other runs refresh one that has grown old: the last may be killed or canceled. ``reports``
+        is None if the load ended with an error.
         """
         is_new = reports is None or any(one.requests for one in reports)
         is_last = is_last_to_load(self._context.instance, self._context.run, is_new=is_new)
-        if is_last or not self.workspace.layout.catalog.exists():
+        if is_last or self.is_catalog_old:
             self.renew_catalog()
 
     @contextmanager

@@ -6,11 +6,11 @@ that they are requested as soon as they are final; the schedule requests no othe
 Not here: when it runs (``defs.schedules``), which tails are due (``gaps.due_chunks``).
 """
 
-import math
 import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -27,7 +27,7 @@ from ktrdr_pipelines.domain.planning.gaps import bar_lag
 from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.errors import StoreError
+from ktrdr_pipelines.errors import KtrdrError, StoreError
 from ktrdr_pipelines.gaps.due_chunks import due_tails
 from ktrdr_pipelines.gaps.windows import WindowStatus
 from ktrdr_pipelines.sync.runner import Job
@@ -44,9 +44,11 @@ _LONGEST_S: Final = 600.0
 """Seconds after which a run begins no further round: edits of settings and new code become
 effective, and its log is not endless."""
 
-_CATALOG_S: Final = 600.0
-"""Maximum age of the catalog's tables of coverage and gaps while only tails run."""
-
+_GROWTH_S: Final = 20.0
+_GROWTH_AT_ONCE: Final = 100
+"""Seconds after which no further windows that have grown are reported, so many at once: where each
+event is a commit of its own, those of all symbols would delay the next minute. The report sensor
+reports the others."""
 
 _StatusOfSeries = dict[BarPartition, tuple[Series, WindowStatus]]
 
@@ -153,10 +155,18 @@ class TailRun:
         Args:
             loaded_at: market time at which the last load began; what closed since then is next.
         """
-        self._open()
+        try:
+            self._open()
+            with closing(self._ib.rate_limiter()) as gateway:
+                if not gateway.availability(self._clock()).may_try:
+                    return None
+        except KtrdrError:
+            return None  # what is loaded is loaded; the next tick of the schedule says why
         clock = self._workspace.clock
         now = clock.market_now()
         closed_at = max(_final_close(loaded_at) + _MINUTE, _final_close(now))
+        if self._is_ended:
+            return None
         wait = max(closed_at + bar_lag() + MARGIN - now, timedelta())
         found = self._index.series_gaps(self._series, now + wait)
         is_due = due_tails(found, now + wait, real_now=clock.real_now() + wait)
@@ -168,6 +178,8 @@ class TailRun:
         self._index.series_gaps(self._series, clock.market_now())
         self._sleep(max(0.0, pause_s - (self._clock() - began).total_seconds()))
         loaded_at = clock.market_now()
+        if self._is_ended:
+            return [], loaded_at
         found = self._index.series_gaps(self._series, loaded_at)
         tails = due_tails(found, loaded_at, real_now=clock.real_now())
         jobs = [
@@ -175,11 +187,9 @@ class TailRun:
             for tail in tails
         ]
         reports = self._drive(jobs) if jobs else []
-        self._materialize([report for report in reports if report.rows])
+        is_new = self._materialize([report for report in reports if report.rows])
         # The catalog's views show new bars by themselves; its tables may be somewhat older.
-        catalog = self._workspace.layout.catalog
-        age_s = time.time() - catalog.stat().st_mtime if catalog.exists() else math.inf
-        if self._run.has_materialized or age_s > _CATALOG_S:
+        if is_new or self._run.is_catalog_old:
             self._run.renew_catalog()
         # One line for all tails: an event per window and run would swamp Dagster's history.
         requests = sum(report.requests for report in reports)
@@ -187,6 +197,12 @@ class TailRun:
         text = f"{len(reports)} tails: {requests} requests, {added} new bars"
         self._context.log.info(text)
         return reports, loaded_at
+
+    @property
+    def _is_ended(self) -> bool:
+        """Whether Dagster has ended this run, and may have started another one."""
+        run = self._context.instance.get_run_by_id(self._context.run.run_id)
+        return run is not None and run.is_finished
 
     def _drive(self, jobs: Sequence[Job]) -> list[SeriesReport]:
         with self._run.loader(jobs, "api") as thread:
@@ -196,9 +212,12 @@ class TailRun:
                     self._context.log.info("\n".join(told))
             return thread.reports()
 
-    def _materialize(self, reports: Iterable[SeriesReport]) -> None:
-        """Materialize windows that are new or finished, or have grown since they were reported."""
-        now = self._workspace.now
+    def _materialize(self, reports: Iterable[SeriesReport]) -> bool:
+        """Materialize windows that are new or finished, or have grown since they were reported.
+
+        Returns: whether any is new or finished.
+        """
+        now, until_s, is_new = self._workspace.now, time.monotonic() + _GROWTH_S, False
         explained: defaultdict[Timeframe, _StatusOfSeries] = defaultdict(dict)
         for found in self._index.series_gaps([one.series for one in reports], now):
             series = found.series
@@ -227,8 +246,12 @@ class TailRun:
                 if kind is not None:
                     chosen = whole if kind is EventKind.WHOLE else grown
                     chosen.append((partition, status, now))
+            is_new |= bool(whole)
             self._run.materialize(timeframe, whole)
-            self._run.report_growth(timeframe, grown)
+            for first in range(0, len(grown), _GROWTH_AT_ONCE):
+                if time.monotonic() < until_s:
+                    self._run.report_growth(timeframe, grown[first : first + _GROWTH_AT_ONCE])
+        return is_new
 
 
 def _final_close(now: datetime) -> datetime:

@@ -192,6 +192,18 @@ def test_a_run_that_waits_when_dagster_stops_is_tagged_as_killed(fresh: Any) -> 
     assert run.tags[CAUSE] == KILLED
 
 
+def test_no_further_minute_is_loaded_after_the_end_of_the_run(fresh: Any) -> None:
+    """Dagster may have marked it as canceled, and started another one, while it slept."""
+    before = len(fresh.gateway.requests)
+
+    def end(_: float) -> None:
+        (run,) = fresh.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        fresh.instance.report_run_canceled(run)
+
+    fresh.run_tails_for("1d", 600.0, lambda: NOW, sleep=end)
+    assert len(fresh.gateway.requests) == before
+
+
 def report_as_open(location: Any, rows: int, as_of: datetime) -> None:
     """Report the open year of AAPL's daily bars with some bars at a time."""
     window = Interval(datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC))
