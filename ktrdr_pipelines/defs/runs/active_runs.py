@@ -82,7 +82,7 @@ def is_last_to_load(instance: dg.DagsterInstance, run: dg.DagsterRun, *, is_new:
     instance.add_run_tags(run.run_id, {LOADED: NEW if is_new else NOTHING})
     others = instance.get_runs(dg.RunsFilter(tags={BACKFILL: backfill}, statuses=UNENDED))
     if any(
-        LOADED not in one.tags and _timeframes(one.asset_selection or ())
+        LOADED not in one.tags and (not one.asset_selection or _timeframes(one.asset_selection))
         for one in others
         if one.run_id != run.run_id
     ):
