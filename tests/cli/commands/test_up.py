@@ -156,7 +156,7 @@ def test_the_home_takes_the_committed_settings_and_keeps_edits(ktrdr: Any, store
 
 
 def test_settings_of_an_earlier_version_are_replaced(store: Path) -> None:
-    """An unedited file gets timeouts that were added later, and new comments."""
+    """An unedited file gets what was added later, and new comments; its other values stay."""
     path = prepare_home(open_store(store)) / "dagster.yaml"
     text = path.read_text()
     earlier = (ROOT / "tests" / "fixtures" / "dagster_earlier.yaml").read_text()
@@ -170,7 +170,10 @@ def test_settings_of_an_earlier_version_are_replaced(store: Path) -> None:
         assert path.read_text() == text
     settings = YAML(typ="safe", pure=True).load(text)
     assert settings.pop("scheduler")["class"] == "StoreScheduler"  # was added later
-    assert settings == YAML(typ="safe", pure=True).load(earlier)
+    before = YAML(typ="safe", pure=True).load(earlier)
+    assert before["concurrency"]["runs"].pop("max_concurrent_runs") == 6
+    assert settings["concurrency"]["runs"].pop("max_concurrent_runs") == 8  # was raised later
+    assert settings == before
     assert settings["run_monitoring"]["start_timeout_seconds"] <= 90
 
 
