@@ -1,7 +1,7 @@
 """How fast services answer over a large store: 500 symbols, 8 timeframes, a million requests.
 
-A status may take 20 ms at its 95th percentile. What is asserted are ratios within one run, as other
-processes share the machine: one listing of all series folders takes more than any answer.
+A status may take 20 ms at its 95th percentile. Other processes share the machine, so the tests
+compare with the time in which ``pathlib`` finds all bar files once in the same run, some 150 ms.
 """
 
 import time
@@ -28,7 +28,7 @@ from tests.benchmarks.test_gap_index_speed import FIRST, SYMBOLS, filled
 __all__ = ["filled"]  # a fixture
 
 REQUESTS = 1_000_000
-CALLS = 200
+CALLS, LISTINGS = 200, 20
 _INSERT = (
     "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n LIMIT ?) INSERT INTO requests "
     "SELECT 'S001|1m', 1, 'TRADES', 'gateway', 'login 1', NULL, '1 D', 1700000000000000 + i, 0.5, "
@@ -36,10 +36,10 @@ _INSERT = (
 )
 
 
-def _percentiles_ms(call: Callable[[], object]) -> tuple[float, float, float]:
+def _percentiles_ms(call: Callable[[], object], calls: int = CALLS) -> tuple[float, float, float]:
     """Return the first call, and the median and the 95th percentile of the others, in ms."""
     taken = []
-    for _ in range(CALLS + 1):
+    for _ in range(calls + 1):
         begun = time.perf_counter()
         call()
         taken.append((time.perf_counter() - begun) * 1000)
@@ -51,7 +51,7 @@ def _percentiles_ms(call: Callable[[], object]) -> tuple[float, float, float]:
 def test_statuses_answer_in_milliseconds_whatever_the_store_holds(
     filled: StoreLayout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each answer usually costs less than a fifth of listing the folders of all series once."""
+    """Each answer usually costs less than a fifteenth of finding the files of all series once."""
     entries = "".join(f"  S{number:03d}: {{}}\n" for number in range(SYMBOLS))
     filled.universe.write_text(
         f"defaults: {{timeframes: [{', '.join(Timeframe)}], start: {FIRST}-01-01}}\n"
@@ -71,7 +71,8 @@ def test_statuses_answer_in_milliseconds_whatever_the_store_holds(
     begun = time.perf_counter()
     gap_filler.scan(workspace(), system_now())
     scan_s = time.perf_counter() - begun
-    listing = _percentiles_ms(filled.series_folders)[1]
+    pattern = "symbol=*/timeframe=*/*.parquet"
+    listing = _percentiles_ms(lambda: list(filled.bars.glob(pattern)), LISTINGS)[1]
     answers = {
         "status": _percentiles_ms(ib.get_status),
         "health": _percentiles_ms(ib.get_health),
@@ -82,12 +83,12 @@ def test_statuses_answer_in_milliseconds_whatever_the_store_holds(
     }
     system.close()
     with capsys.disabled():
-        print(f"\nlisting all series folders {listing:.0f} ms, a scan {scan_s:.1f} s")  # noqa: T201
+        print(f"\nfinding all bar files {listing:.0f} ms, a scan {scan_s:.1f} s")  # noqa: T201
         for name, (first, median, high) in answers.items():
             times = f"first {first:7.1f}, median {median:5.1f}, p95 {high:5.1f} ms"
             print(f"{name:<11} {times}")  # noqa: T201  (it reports)
     assert len(ib.symbols()) == SYMBOLS
     assert ib.get_status().data_metrics.total_requests == REQUESTS
     assert system.status().series == SYMBOLS * len(Timeframe)
-    assert all(median < listing / 5 for _, median, _ in answers.values()), answers
-    assert all(high < listing / 2 for _, _, high in answers.values()), answers
+    assert all(median < listing / 15 for _, median, _ in answers.values()), answers
+    assert all(high < listing / 8 for _, _, high in answers.values()), answers
