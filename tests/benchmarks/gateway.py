@@ -79,7 +79,8 @@ def _workers(
     load = load_of(stocks(3), _FIRST, number // 3)
     law = Law(workers, _narrow(workers / capacity_a_s), _PENALTY, noise, first=_FIRST, end=load.end)
     key = f"workers-{workers}{'-noise' if noise else ''}"
-    what = f"share of an oracle, {workers} workers{', 30 % noise' if noise else ''}"
+    of = "1 worker" if workers == 1 else f"{workers} workers"
+    what = f"share of an oracle, {of}{', 30 % noise' if noise else ''}"
     target = Target(key, what, 0.95 if 1 < workers < 24 else 0.90)
 
     def measure() -> Mapping[str, float]:

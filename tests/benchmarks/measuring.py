@@ -162,9 +162,12 @@ def rows_of(results: Sequence[Result]) -> list[list[str]]:
         sign = ">=" if target.more_is_better else "<="
         reach = "" if target.reach is None else f"{sign} {_number(target.reach)}{unit}"
         outcome = "failed" if one.has_failed else "met" if target.is_met(one.now) else "missed"
+        now = _number(one.now)
+        if outcome == "missed" and now == _number(target.reach):  # two digits would look met
+            now = f"{one.now:.4f}"
         rows.append(
             [
-                *(target.what, f"{_number(one.now)}{unit}", reach),
+                *(target.what, f"{now}{unit}", reach),
                 *([_number(one.reference)] if has_references else []),
                 outcome if reach or one.has_failed else "",
             ]

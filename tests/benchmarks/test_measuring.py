@@ -12,6 +12,7 @@ from tests.benchmarks.measuring import (
     Target,
     cost_of_command,
     results_of,
+    rows_of,
     write_table,
 )
 
@@ -34,6 +35,20 @@ def test_the_best_of_all_rounds_counts_for_each_target() -> None:
     results = results_of(_benchmark((0.7, 1.04), (0.96, 1.4)), rounds=2, references={})
     assert [one.now for one in results] == [0.96, 1.04]
     assert [one.document()["met"] for one in results] == [True, True]
+
+
+def test_a_figure_that_just_misses_its_reach_does_not_look_met() -> None:
+    """It has more digits than the reach; one that meets it has two."""
+    missed = rows_of(results_of(_benchmark((0.947, 1.0501)), rounds=1, references={}))
+    assert [row[1:] for row in missed[1:]] == [
+        ["0.9470", ">= 0.95", "missed"],
+        ["1.0501", "<= 1.05", "missed"],
+    ]
+    met = rows_of(results_of(_benchmark((0.951, 1.049)), rounds=1, references={}))
+    assert [row[1:] for row in met[1:]] == [
+        ["0.95", ">= 0.95", "met"],
+        ["1.05", "<= 1.05", "met"],
+    ]
 
 
 def test_a_ratio_has_failed_at_half_of_its_reference() -> None:
