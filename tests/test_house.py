@@ -60,6 +60,9 @@ FOREIGN = frozenset(
         "pack",  # of struct
         "page_checksum_verification",  # of pyarrow
         "write_page_checksum",
+        "data_page_offset",
+        "dictionary_page_offset",
+        "has_dictionary_page",
         "pad_edge",  # of rich
         "reqHeadTimeStamp",  # of ib_async
         "cancelHeadTimeStamp",

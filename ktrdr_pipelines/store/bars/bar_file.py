@@ -6,13 +6,11 @@ by another program that keeps the footer. And the footer holds a digest of all b
 which detects a single changed bit. Files of earlier versions have none of these and are read as
 they are.
 
-Not here: where files lie and how bars get into them (``store.bars.bar_store``).
+Not here: the bytes of a file (``store.bars.file_encoding``), where files lie and how bars get into
+them (``store.bars.bar_store``).
 """
 
-import hashlib
-import io
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,9 +38,15 @@ from ktrdr_pipelines.domain.bars import (
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError
 from ktrdr_pipelines.store.bars.digests import seal_of
+from ktrdr_pipelines.store.bars.file_encoding import (
+    FOOTER_KEY,
+    SORTED_BY,
+    chunk_starts,
+    encode,
+    matches_digest,
+)
 from ktrdr_pipelines.store.bars.footer import (
     SCHEMA_VERSION,
-    UNKNOWN_DIGEST,
     ChangedFooterError,
     Footer,
     NewerSchemaError,
@@ -50,38 +54,6 @@ from ktrdr_pipelines.store.bars.footer import (
     footer_to_json,
 )
 from ktrdr_pipelines.store.files import bar_file_oddity, disk_errors, write_atomically
-
-FOOTER_KEY = "ktrdr"
-"""Key of the footer's JSON in the key-value metadata of the Parquet file."""
-
-ROW_GROUP_ROWS = 131_072
-"""Rows in a row group: a year of regular-hours minutes fits one, of all hours three or four."""
-
-_SORTED_BY = (pq.SortingColumn(0),)
-
-_REPEATED: Final = ("session_date", "open", "high", "low", "close", "basis")
-"""Columns that repeat their values, which are written as numbers of a dictionary."""
-
-_ENCODINGS: Final = {
-    "ts": "DELTA_BINARY_PACKED",
-    "volume": "BYTE_STREAM_SPLIT",
-    "average": "PLAIN",
-    "bar_count": "DELTA_BINARY_PACKED",
-}
-"""Encodings of the other columns. Volumes are whole numbers, so most of their bytes are zeros that
-lie together once the bytes of all values are split into streams."""
-
-_CODECS: Final = dict.fromkeys(STORED_SCHEMA.names, "lz4") | {"average": "zstd"}
-"""Codecs, chosen by measurement. LZ4 decodes at twice the speed of Zstandard; averages, which no
-read decodes unless they are asked for, take a third less with the latter."""
-
-_DICTIONARY_BYTES: Final = 524_288
-"""Size from which a column has too few repeated values for its dictionary to save anything: half of
-the values of a row group."""
-
-_FILE_DIGEST: Final = re.compile(rb'"file":"([0-9a-f]{64})"')
-_DIGEST_WITHIN: Final = 4_194_304
-"""Bytes at the end of a file that are searched for its footer."""
 
 UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 """What pyarrow raises for invalid Parquet files, those with changed bits in the footer included."""
@@ -306,7 +278,7 @@ def is_as_written(path: Path) -> bool:
             metadata = file.metadata
             groups = [metadata.row_group(position) for position in range(metadata.num_row_groups)]
             return set(metadata.metadata or {}) == {FOOTER_KEY.encode()} and all(
-                group.sorting_columns == _SORTED_BY for group in groups
+                group.sorting_columns == SORTED_BY for group in groups
             )
     except UNREADABLE as error:
         raise corrupt(path, str(error)) from error
@@ -345,10 +317,7 @@ def has_true_digest(path: Path) -> bool | None:
         raise corrupt(path, oddity)
     with disk_errors(path):
         data = path.read_bytes()
-    position = _digest_span(data)
-    if position is None:
-        return None
-    return data[slice(*position)].decode() == _digest_without(data, *position)
+    return matches_digest(data)
 
 
 def wrong_statistics(path: Path) -> str:
@@ -388,6 +357,9 @@ def write_file(
 ) -> Footer:
     """Write bars and footer to a file, in one atomic step.
 
+    A reader that has taken the footer of the earlier version fails on the new pages
+    (``file_encoding.encode``).
+
     Args:
         path: the file.
         bars: all its bars, sorted by timestamp; without a column ``basis`` it is 0.
@@ -415,27 +387,9 @@ def write_file(
             ),
         ),
     )
-    whole = io.BytesIO()
-    full = _required_where_full(bars)
-    with pq.ParquetWriter(
-        whole,
-        full.schema,
-        compression=_CODECS,
-        use_dictionary=list(_REPEATED),
-        column_encoding=_ENCODINGS,
-        dictionary_pagesize_limit=_DICTIONARY_BYTES,
-        store_schema=False,
-        write_page_checksum=True,
-        sorting_columns=_SORTED_BY if is_as_written else None,
-    ) as writer:
-        writer.write_table(full, row_group_size=ROW_GROUP_ROWS)
-        writer.add_key_value_metadata({FOOTER_KEY: footer_to_json(footer)})
-    data = whole.getbuffer()
-    if is_as_written:
-        position = _digest_span(data)
-        if position is None:
-            raise AssertionError("a footer with digests has a place for that of the file")
-        data[slice(*position)] = _digest_without(data, *position).encode()
+    data = encode(
+        bars, footer_to_json(footer), is_as_written=is_as_written, earlier=_chunk_starts(path)
+    )
 
     def write(file: BinaryIO) -> None:
         file.write(data)
@@ -444,29 +398,15 @@ def write_file(
     return footer
 
 
-def _required_where_full(bars: pa.Table) -> pa.Table:
-    """Return bars whose columns without nulls are not nullable, which decode faster."""
-    fields = [
-        field.with_nullable(column.null_count > 0)
-        for field, column in zip(bars.schema, bars.columns, strict=True)
-    ]
-    return pa.Table.from_arrays(bars.columns, schema=pa.schema(fields))
-
-
-def _digest_span(data: bytes | memoryview) -> tuple[int, int] | None:
-    """Return start and end of the last file digest within a file's bytes."""
-    start = max(len(data) - _DIGEST_WITHIN, 0)
-    positions = [match.span(1) for match in _FILE_DIGEST.finditer(bytes(data[start:]))]
-    return (start + positions[-1][0], start + positions[-1][1]) if positions else None
-
-
-def _digest_without(data: bytes | memoryview, start: int, end: int) -> str:
-    """Return the SHA-256 of a file's bytes with the placeholder in place of their digest."""
-    view = memoryview(data)
-    found = hashlib.sha256(view[:start])
-    found.update(UNKNOWN_DIGEST.encode())
-    found.update(view[end:])
-    return found.hexdigest()
+def _chunk_starts(path: Path) -> set[int]:
+    """Return ``chunk_starts`` of the file at a path; none where no reader can have its footer."""
+    if bar_file_oddity(path):
+        return set()
+    try:
+        with disk_errors(path), _parquet(path) as file:
+            return chunk_starts(file.metadata)
+    except (DiskError, *UNREADABLE):
+        return set()
 
 
 def _is_true(said: pq.Statistics | None, values: pa.ChunkedArray) -> bool:

@@ -11,11 +11,13 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.store.bars.bar_file import write_file
 from ktrdr_pipelines.store.bars.bar_store import BarStore, read_bars, read_footer
 from ktrdr_pipelines.store.catalog.catalog import rebuild_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, open_store
@@ -87,6 +89,22 @@ def rewrite(layout: StoreLayout, number: int) -> None:
             first = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
             make.save(store, STOCK, make.run(STOCK, first, 500 + turn, turn + 1.0))
             rebuild_catalog(layout, [STOCK.instrument], NOW)
+
+
+def refile(layout: StoreLayout, number: int) -> None:
+    """Write one file again and again, each time all bars by one value, of which as many are more.
+
+    These values and numbers take the same bytes, so that pages lie where those of the version
+    before lay, if nothing is done about it.
+    """
+    (path,) = layout.bar_files(STOCK.symbol, STOCK.timeframe)
+    first = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
+    versions = []
+    for turn in range(31):
+        bars = make.run(STOCK, first, 500 + turn, float(turn))
+        versions.append((bars, replace(read_footer(path), rows=bars.num_rows)))
+    for turn in range(number):
+        write_file(path, *versions[turn % len(versions)])
 
 
 def kill(layout: StoreLayout, number: int) -> None:
@@ -169,6 +187,7 @@ MODES: dict[str, Callable[[StoreLayout, int], None]] = {
     "save": save,
     "claim": claim,
     "rewrite": rewrite,
+    "refile": refile,
     "kill": kill,
     "inherit": inherit,
 }

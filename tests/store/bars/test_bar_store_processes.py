@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -78,21 +80,45 @@ def test_a_reader_sees_whole_files_while_bars_are_rewritten(
     first = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
     make.save(store, series, make.run(series, first, 500, 0.0))
     rebuild_catalog(layout, [series.instrument], first)
-    writer = _start("rewrite", layout, 40)
     sql = (
         "SELECT count(*), min(close), max(close), min(open), max(volume), max(closes_at), "
         "count(DISTINCT ts) FROM {} WHERE symbol = 'AAPL'"
     )
     sources = cycle(["series('AAPL', '1m')", "bars_1m", "bars"])
     seen: list[float] = []
-    for _ in writer.stdout or ():
-        answer = query_catalog(layout, sql.format(next(sources))).to_pylist()[0].values()
-        rows, low, high, low_open, high_volume, closes_at, distinct = answer
-        assert low == high == low_open == high_volume
-        assert rows == distinct == max(500, 499 + int(low))
-        assert closes_at == first + timedelta(minutes=rows)
-        seen.append(low)
-    assert _end(writer) == []
+    with _start("rewrite", layout, 40) as writer:
+        for _ in writer.stdout or ():
+            answer = query_catalog(layout, sql.format(next(sources))).to_pylist()[0].values()
+            rows, low, high, low_open, high_volume, closes_at, distinct = answer
+            assert low == high == low_open == high_volume
+            assert rows == distinct == max(500, 499 + int(low))
+            assert closes_at == first + timedelta(minutes=rows)
+            seen.append(low)
+        assert _end(writer) == []
     assert len(seen) == 40
     assert seen == sorted(seen)
     assert len(set(seen)) > 4
+
+
+@pytest.mark.slow
+def test_duckdb_never_reads_half_of_a_rewritten_file(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """Any DuckDB shell: it opens a file twice, and fails where that is not the same version."""
+    series = make.series()
+    make.save(store, series, make.run(series, datetime(2024, 6, 3, 13, 30, tzinfo=UTC), 500, 0.0))
+    (path,) = layout.bar_files("AAPL", Timeframe.M1)
+    aggregates = "count(*), count(DISTINCT ts), min(close), max(close)"
+    wrong, answers = [], 0
+    with _start("refile", layout, 1500) as writer, duckdb.connect() as connection:
+        while writer.poll() is None:
+            with suppress(duckdb.Error):
+                bars = connection.read_parquet(path.as_posix()).filter("volume >= 0")
+                (row,) = bars.aggregate(aggregates).fetchall()
+                answers += 1
+                rows, distinct, low, high = row
+                if not (rows == distinct == 500 + low and low == high):
+                    wrong.append(row)
+        assert _end(writer) == []
+    assert wrong == []
+    assert answers > 100

@@ -1,5 +1,6 @@
-"""How the bars of a file are encoded: small, and readable by any program."""
+"""How the bars of a file are encoded: small, readable by any program, and never half rewritten."""
 
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -98,3 +99,50 @@ def test_values_that_do_not_repeat_are_kept_too(tmp_path: Path) -> None:
         write(path, bars)
         assert read_bars(path).equals(bars)
         assert has_true_digest(path)
+
+
+def _rewritten(path: Path, bars: pa.Table) -> pq.FileMetaData:
+    """Write bars over a file, and return the footer that it had before."""
+    earlier = pq.read_metadata(path)
+    write(path, bars)
+    return earlier
+
+
+def _readable(path: Path, footer: pq.FileMetaData) -> list[str]:
+    """Return the columns that a reader with a footer reads in a file without an error."""
+    found = []
+    for column in STORED_SCHEMA.names:
+        with pq.ParquetFile(path, metadata=footer) as file, suppress(pa.ArrowException, OSError):
+            file.read([column])
+            found.append(column)
+    return found
+
+
+@pytest.mark.parametrize("added", [1, 0, -1], ids=["longer", "restated", "shorter"])
+def test_an_earlier_footer_reads_no_page(year: pa.Table, tmp_path: Path, added: int) -> None:
+    """However often a file is rewritten with bars that take the same bytes, or almost."""
+    path = tmp_path / "2023.parquet"
+    begins = 300
+    write(path, year.slice(0, begins))
+    assert _readable(path, pq.read_metadata(path)) == STORED_SCHEMA.names
+    for turn in range(1, 100):
+        bars = year.slice(0, begins + turn * added)
+        place = bars.schema.get_field_index("close")
+        bars = bars.set_column(place, "close", pa.array(np.full(bars.num_rows, float(turn))))
+        assert _readable(path, _rewritten(path, bars)) == []
+        assert read_bars(path).equals(bars)
+
+
+def test_the_bytes_before_the_first_page_are_few(year: pa.Table, tmp_path: Path) -> None:
+    """They are in the digest of the file, and no program minds them."""
+    path = tmp_path / "2023.parquet"
+    write(path, year.slice(0, 300))
+    least = path.stat().st_size
+    for _ in range(70):
+        write(path, year.slice(0, 300))
+        assert least <= path.stat().st_size <= least + 64
+        assert has_true_digest(path)
+    with duckdb.connect() as connection:
+        rows = connection.read_parquet(path.as_posix()).aggregate("count(*), sum(close)").fetchall()
+    assert rows == [(300, pytest.approx(sum(year["close"].to_pylist()[:300])))]
+    assert pl.read_parquet(path)["ts"].to_list() == year["ts"].to_pylist()[:300]
