@@ -5,6 +5,7 @@ as its limit allows, and so keeps the gateway as busy as that limit can. A pictu
 such runs, and tests measure how near they are to the best.
 """
 
+import bisect
 import heapq
 import math
 import random
@@ -119,6 +120,13 @@ def simulate(
     ends: list[tuple[float, int, int, float, bool]] = []
     now, served_s, busy, open_now = begin, 0.0, 0, 0
     progress: list[Arrival] = []
+    changed_at, were_open = [begin], [0]
+
+    def set_open(number: int) -> None:
+        nonlocal open_now
+        open_now = number
+        changed_at.append(now)
+        were_open.append(number)
 
     def start_waiting() -> None:
         nonlocal busy
@@ -136,7 +144,7 @@ def simulate(
             workers = changes.popleft()[1]
         while open_now < min(limiter.limit(now), demand):
             size = source.randrange(len(gateway.sizes))
-            open_now += 1
+            set_open(open_now + 1)
             if source.random() < gateway.cached:
                 heapq.heappush(ends, (now + CACHE_S, next(order), size, now, False))
             else:
@@ -149,8 +157,9 @@ def simulate(
             busy -= 1
             served_s += gateway.sizes[size]
         start_waiting()
-        limiter.take(f"size {size}", Sample(sent_at, now, open_now))
-        open_now -= 1
+        halfway = bisect.bisect_right(changed_at, (sent_at + now) / 2)
+        limiter.take(f"size {size}", Sample(sent_at, now, were_open[halfway - 1]))
+        set_open(open_now - 1)
         progress.append(Arrival(now, limiter.limit(now), served_s))
 
 

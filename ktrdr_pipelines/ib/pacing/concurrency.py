@@ -42,6 +42,15 @@ _AGING_ROUNDS = 14.0
 _GROWTH = 1.5
 """Most that the width grows at once: a queue of half a width costs little."""
 
+_QUEUED_GROWTH = 1.2
+"""Most that it grows at once where some of them already wait."""
+
+_QUEUE_SHOWS = 0.05
+"""Rise of the logarithm of the latency over that at lesser widths that shows that some wait."""
+
+_EARLY = 4
+"""Share of a round, one in so many, after which a greater width that serves fewer is given up."""
+
 _MARGIN = 0.1
 """Share of its own throughput that one more request in flight must add to be worth its queue."""
 
@@ -88,11 +97,15 @@ _Matrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One response: when its request was sent, when it arrived, and how many were open, with it."""
+    """One response: when its request was sent, when it arrived, and how many were open, with it.
+
+    They are those that were open halfway: responses that arrive together, as those to requests that
+    were sent together do, leave fewer and fewer open, and yet all of them were served at once.
+    """
 
     sent_at: float
     at: float
-    open_now: int
+    at_once: int
 
     @property
     def took_s(self) -> float:
@@ -120,6 +133,7 @@ class Concurrency:
         level: the latency of an idle gateway, relative to ``firsts``.
         quick: how many responses in a row were as fast as cached ones; ``quick_since`` is when the
             first of them arrived.
+        last_size: the size of the last response.
     """
 
     width: int = _FIRST_WIDTH
@@ -139,6 +153,7 @@ class Concurrency:
     level: float = 0.0
     quick: int = 0
     quick_since: float = 0.0
+    last_size: str = ""
 
     @classmethod
     def read(cls, text: str) -> "Concurrency":
@@ -182,7 +197,9 @@ class Concurrency:
 def _is_sound(known: dict[str, Any]) -> bool:
     """Return whether values of a record are numbers that can be computed with."""
     latencies, firsts = known["latencies"], known["firsts"]
-    numbers = [value for value in known.values() if not isinstance(value, dict)]
+    if not isinstance(known.get("last_size", ""), str):
+        return False
+    numbers = [value for value in known.values() if not isinstance(value, dict | str)]
     numbers += [
         number for values in (latencies, firsts) for one in values.values() for number in one
     ]
@@ -224,13 +241,15 @@ def answered(concurrency: Concurrency, size: str, sample: Sample) -> Concurrency
         return replace(one, firsts={**dict(others), size: (first, 1)}, seen_at=sample.at)
     common = one.common + (surprise - one.common) * 0.1
     latency -= first
-    if len(one.firsts) > 1:  # sizes are compared with one another; all together never move
+    # Sizes are compared with one another: while all are of one, a rise is that of the queue.
+    if one.last_size not in {"", size}:
         first += (surprise - common) / min(responses + 1, _YOUNG)
     longest_s = max(sample.took_s, one.longest_s * 0.99)
     changes: dict[str, Any] = {
         "firsts": {**one.firsts, size: (first, responses + 1)},
         "common": common,
         "longest_s": longest_s,
+        "last_size": size,
         "seen_at": sample.at,
         "quick": 0,
     }
@@ -238,14 +257,14 @@ def answered(concurrency: Concurrency, size: str, sample: Sample) -> Concurrency
     expires_at = one.since + _TRIAL_FACTOR * longest_s if is_trial else math.inf
     is_new = sample.sent_at >= max(one.since, one.cut_at)
     is_expired = sample.sent_at > expires_at
-    if is_new and not is_expired and (one.width <= sample.open_now or sample.at >= expires_at):
+    if is_new and not is_expired and (one.width <= sample.at_once or sample.at >= expires_at):
         changes |= {"count": one.count + 1, "total": one.total + latency}
         if one.width in one.latencies:
             step = (min(surprise * surprise, 0.5) - one.variance) * 0.03
             changes["variance"] = one.variance + step
     one = replace(one, **changes)
     least = _ROUND_LEAST * min(len(one.firsts), 2)  # several sizes spread more than one
-    if is_new and (is_expired or one.count >= max(one.width, least)):
+    if is_new and (is_expired or one.count >= max(one.width, least) or _is_worse(one)):
         return _decided(one, sample.at, is_cut_short=is_expired)
     return one
 
@@ -311,7 +330,8 @@ def _decided(concurrency: Concurrency, at: float, *, is_cut_short: bool) -> Conc
         latencies[width] = (concurrency.count, concurrency.total / concurrency.count, rounds)
     expected, level = _expected(latencies, concurrency, rounds)
     ceiling = min(concurrency.ceiling + 1, MOST)
-    most = min(max(int(width * _GROWTH), width + 1), ceiling)
+    growth = _QUEUED_GROWTH if _has_queue(latencies, width) else _GROWTH
+    most = min(max(int(width * growth), width + 1), ceiling)
     worth = np.log(expected[:most]) - _MARGIN * np.log(_WIDTHS[:most])
     best = int(worth.argmax()) + 1
     if width <= most and worth[best - 1] < worth[width - 1] + _LEAST_GAIN:
@@ -339,6 +359,29 @@ def _decided(concurrency: Concurrency, at: float, *, is_cut_short: bool) -> Conc
     )
 
 
+def _is_worse(concurrency: Concurrency) -> bool:
+    """Return whether a greater width shows, before its round is over, that it serves fewer."""
+    width, fallback, count = concurrency.width, concurrency.fallback, concurrency.count
+    if not 0 < fallback < width or fallback not in concurrency.latencies:
+        return False
+    if count < max(width // _EARLY, _ROUND_LEAST):
+        return False
+    known, mean, _ = concurrency.latencies[fallback]
+    variance = max(concurrency.variance, _LEAST_VARIANCE)
+    error = math.sqrt(variance / count + variance / known)
+    return concurrency.total / count - mean - math.log(width / fallback) > error
+
+
+def _has_queue(latencies: dict[int, tuple[float, float, int]], width: int) -> bool:
+    """Return whether latencies at a width are so much longer than at lesser ones that some wait."""
+    lesser = [mean for each, mean in latencies.items() if each < width]
+    count = sum(each[0] for each in lesser)
+    if not count:
+        return False
+    usual = sum(each[0] * each[1] for each in lesser) / count
+    return latencies[width][1] - usual >= _QUEUE_SHOWS
+
+
 def _mean_after(
     concurrency: Concurrency, before: tuple[float, float, int] | None, rounds: int
 ) -> tuple[float, float, int]:
@@ -359,18 +402,21 @@ def _mean_after(
 def _change(concurrency: Concurrency) -> int:
     """Return 1 if a round took so much longer than before that the capacity has fallen.
 
-    It is -1 if the round was so much quicker that the capacity has grown, else 0.
+    It is -1 if the round was so much quicker that the capacity has grown, else 0. A width of which
+    nothing is known yet is compared with the next greater one, which takes no less.
     """
-    known = concurrency.latencies.get(concurrency.width)
-    if known is None:
+    width, latencies = concurrency.width, concurrency.latencies
+    bound = min((each for each in latencies if each >= width), default=None)
+    if bound is None:
         return 0
+    known = latencies[bound]
     more = concurrency.total / concurrency.count - known[1]
     variance = max(concurrency.variance, _LEAST_VARIANCE)
     error = math.sqrt(variance / concurrency.count + variance / known[0] + _SYSTEMATIC)
-    is_trusted = known[0] >= _TRUSTED_ROUNDS * max(concurrency.width, _ROUND_LEAST)
+    is_trusted = known[0] >= _TRUSTED_ROUNDS * max(width, _ROUND_LEAST)
     if is_trusted and more > max(_FALL, 3 * error):
         return 1
-    is_older = concurrency.rounds > known[2]
+    is_older = bound == width and concurrency.rounds > known[2]
     return -1 if is_older and more < -2.5 * error else 0
 
 

@@ -37,10 +37,11 @@ _WAITING = (
     " INDEXED BY requests_waiting"
     " WHERE boot = ? AND state = 'waiting' AND until > ? AND number <> ?"
 )
-# Whatever is open counts until its deadline, which is not before the end of its permit.
+# Whatever was open then is counted later: when its response arrived, or by its deadline, which is
+# not before the end of its permit.
 _METERED = (
     "SELECT count(*) FROM requests INDEXED BY requests_counted WHERE boot = ? AND counted > ?"
-    " AND state = 'open' AND until > ? AND kind = 'bars' AND NOT small"
+    " AND at <= ? AND until > ? AND state <> 'waiting' AND kind = 'bars' AND NOT small"
 )
 _OPEN = (
     f"SELECT owner, count(*), sum({_HISTORICAL}), sum(kind = 'bars' AND NOT small)"  # noqa: S608
@@ -124,9 +125,9 @@ class RequestRows:
             for owner, count, historical, metered in self._database.execute(_OPEN, values)
         }
 
-    def metered(self) -> int:
-        """Return how many requests that count against the concurrency are open."""
-        values = (self._boot, self._now, self._now)
+    def metered_at(self, moment: float) -> int:
+        """Return how many requests that count against the concurrency were open at a moment."""
+        values = (self._boot, moment, moment, moment)
         return int(self._database.execute(_METERED, values).fetchone()[0])
 
     def counted(self, rule: Rule, request: PacedRequest, others: int) -> Sequence[Counted]:

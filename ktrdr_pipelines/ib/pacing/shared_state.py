@@ -263,8 +263,9 @@ class SharedRecord:
         """Release a permit after a response with bars, and adapt the concurrency to its time."""
         with self._transaction() as database:
             now = self._clock()
-            metered = RequestRows(database, self._boot, now).metered()
-            sample = Sample(entry.send_time.at, now, metered)
+            sent_at = entry.send_time.at
+            at_once = RequestRows(database, self._boot, now).metered_at((sent_at + now) / 2)
+            sample = Sample(sent_at, now, at_once)
             self._release(database, entry, now)
             concurrency = self._memory.answered(database, entry.request.size, sample)
             if self._pacing.adapts:

@@ -134,6 +134,38 @@ def test_a_slow_beginning_does_not_hold_the_width_down() -> None:
     assert throughput(progress, 226) >= 0.9 * 20
 
 
+@pytest.mark.parametrize(
+    ("workers", "load", "least"), [(4, 0.1, 0.93), (12, 0.1, 0.92), (12, 0.3, 0.9), (24, 0.0, 0.92)]
+)
+def test_half_a_minute_from_a_cold_start_is_not_lost(
+    workers: int, load: float, least: float
+) -> None:
+    """Neither by growing slowly nor by going far beyond what the gateway can serve."""
+    progress = simulate(LoadedGateway(workers, 0.0, load), Adaptive(), seconds=40)
+    assert progress[-1].served_s / progress[-1].at >= least * workers
+
+
+def test_a_greater_width_that_serves_fewer_is_given_up_early() -> None:
+    """It does not last the whole round, of which each response takes longer."""
+    limiter = Adaptive(Concurrency(width=16))
+    progress = simulate(LoadedGateway(16, 0.0, 1.0), limiter, seconds=60)
+    limits = [each.limit for each in progress]
+    greater = max(limits)
+    assert greater > 16
+    assert limits.index(16, limits.index(greater)) - limits.index(greater) < greater
+
+
+def test_a_size_that_is_rare_does_not_hide_a_queue() -> None:
+    """All responses of the usual size take longer behind a queue, and that is no trait of it."""
+    limiter = Adaptive(Concurrency(width=6))
+    simulate(LoadedGateway(6), limiter, seconds=10)
+    limiter.take("rare", Sample(9.0, 12.0, 6))
+    limiter.take("rare", Sample(9.0, 12.0, 6))
+    usual = limiter.concurrency.firsts["size 0"][0]
+    simulate(LoadedGateway(3), limiter, begin=13.0, seconds=15)
+    assert limiter.concurrency.firsts["size 0"][0] == pytest.approx(usual, abs=0.05)
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_width_recovers_from_a_time_of_very_slow_responses(seed: int) -> None:
     """A gateway that was nearly stuck for minutes is used again when it responds at once."""

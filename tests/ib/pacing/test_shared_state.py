@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import threading
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,47 @@ def test_a_permit_is_released_while_another_process_writes(
         return await send(one, bars(2)) - permit.sent_at_s
 
     assert asyncio.run(run()) == 0.0
+
+
+def test_responses_that_arrive_together_all_count(rate_limiter: Any, clock: FakeClock) -> None:
+    """Requests that were open at once widen the width, though ever fewer are open as they end."""
+
+    async def run() -> tuple[int, int]:
+        rule = Rule("identical", 1, 0.1, Scope.IDENTICAL)
+        pacing = Pacing(rules=(rule,), most_open=50, concurrency=6, adapts=True)
+        one = rate_limiter(pacing=pacing)
+        before = one.vitals().concurrency
+        for turn in range(2):  # the first response of a size is what the others are compared with
+            async with AsyncExitStack() as stack:
+                permits = [
+                    await stack.enter_async_context(
+                        one.permit(bars(f"{turn}, {number}", size="1 D"), hold_s=45)
+                    )
+                    for number in range(before)
+                ]
+                clock.now += 1.0
+                for permit in permits:
+                    permit.answered()
+                    clock.now += 0.001
+        return before, one.vitals().concurrency
+
+    before, after = asyncio.run(run())
+    assert after > before
+
+
+def test_few_requests_at_once_do_not_widen(rate_limiter: Any, clock: FakeClock) -> None:
+    """However many follow one another: those that ended before count for nothing."""
+
+    async def run() -> tuple[int, int]:
+        rule = Rule("identical", 1, 0.1, Scope.IDENTICAL)
+        pacing = Pacing(rules=(rule,), most_open=50, concurrency=6, adapts=True)
+        one = rate_limiter(pacing=pacing)
+        before = one.vitals().concurrency
+        for number in range(100):
+            async with one.permit(bars(number, size="1 D"), hold_s=45) as permit:
+                clock.now += 1.0
+                permit.answered()
+        return before, one.vitals().concurrency
+
+    before, after = asyncio.run(run())
+    assert after == before
