@@ -61,6 +61,10 @@ _WRITE_ATTEMPTS = 20
 _PROBE_CHECK_S = 1.0
 _PROBING = "another request probes whether the gateway responds again"
 _PAUSED = "the gateway received too many requests, and every process pauses"
+_COUNTED = "earlier requests count against IB's limits, cancelled ones until their deadlines"
+_LONG_WAIT_S = 20.0
+"""Seconds from which a wait for the limits of IB is no ordinary one: the shorter rules take 15."""
+
 _FEW_HEADS = "IB limits the number of requests for the oldest data in 10 minutes"
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -346,7 +350,8 @@ class RateLimiter:
         Args:
             request: what is to be sent.
             hold_s: how long the permit stays taken if it is never released.
-            waits: called on pauses, and on waits for the limit of head timestamp requests.
+            waits: called on pauses, on waits for the limit of head timestamp requests, and on
+                long waits for the other limits.
             write: writes it to the socket; an exception from it leaves no trace of the request.
 
         Raises:
@@ -388,6 +393,8 @@ class RateLimiter:
                     waits(_PAUSED, entry.send_time.at - self._clock())
                 elif request.kind is RequestKind.HEAD:
                     waits(_FEW_HEADS, entry.send_time.at - self._clock())
+                elif (wait_s := entry.send_time.at - self._clock()) >= _LONG_WAIT_S:
+                    waits(_COUNTED, wait_s)
                 await self._wait(entry, request)
         except BaseException:  # a cancelled request must leave the queue, too
             if sending.number is not None and sending.at is None:

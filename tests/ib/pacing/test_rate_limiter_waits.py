@@ -55,6 +55,34 @@ def test_ordinary_waits_are_not_reported(rate_limiter: Any, waits: Any) -> None:
     assert waits == []
 
 
+def test_the_deadline_of_a_cancelled_request_is_reported(
+    rate_limiter: Any, clock: FakeClock, waits: Any
+) -> None:
+    """A run that follows a terminated one asks for the same, and waits in silence otherwise."""
+
+    async def run() -> float:
+        one = rate_limiter()
+        sent = asyncio.Event()
+        cancelled = asyncio.create_task(silent(one, sent))
+        await sent.wait()
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        begun = clock.now
+        async with one.permit(bars(1), hold_s=45, waits=recording(waits)) as permit:
+            permit.release()
+        return permit.sent_at_s - begun
+
+    async def silent(one: RateLimiter, sent: asyncio.Event) -> None:
+        async with one.permit(bars(1), hold_s=45):
+            sent.set()
+            await asyncio.Event().wait()
+
+    waited_s = asyncio.run(run())
+    assert waits[0][0].startswith("earlier requests count against IB's limits, cancelled ones")
+    assert waits[0][1] == pytest.approx(waited_s, abs=1.0)
+    assert waited_s > 40
+
+
 def test_the_window_of_heads_is_reported(rate_limiter: Any, waits: Any) -> None:
     """The heads of many symbols take as long as IB's ten-minute window; some come in between."""
 
