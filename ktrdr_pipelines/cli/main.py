@@ -5,6 +5,7 @@ Commands import heavy modules when they run, so that ``ktrdr --help`` is fast.
 Not here: errors and exit codes (``cli.entry_point``).
 """
 
+import gc
 import sys
 from typing import Annotated, Final
 
@@ -63,6 +64,9 @@ for name, command, summary in (
 ):
     app.command(name, short_help=summary)(command)
 app.add_typer(universe.app, name="universe", short_help="Check and edit the universe")
+_OBJECTS_A_COLLECTION: Final = 50_000
+"""Objects that are made between two searches for unused cycles: a command makes many, and keeps
+most of them until it ends."""
 _WITHOUT_STORE: Final = {"demo", "probe", "simulate"}
 for one in (*app.registered_commands, *universe.app.registered_commands):
     if one.callback is not None and one.name not in _WITHOUT_STORE:
@@ -100,6 +104,7 @@ def command_line(arguments: list[str]) -> object:
 
 def main() -> None:
     """Run the command line of the process, and exit with its exit code."""
+    gc.set_threshold(_OBJECTS_A_COLLECTION)
     take_streams()
     sys.exit(run(command_line, sys.argv[1:], log_to_file()))
 

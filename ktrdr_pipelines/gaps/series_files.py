@@ -7,13 +7,13 @@ import json
 import os
 import stat
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 
 import numpy as np
 
-from ktrdr_pipelines.domain.bars import micros
+from ktrdr_pipelines.domain.bars import UNCONFIRMED, micros
 from ktrdr_pipelines.domain.calendars.session_grid import SessionGrid, session_grid
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.coverage import Emptiness, valid_emptiness
@@ -30,7 +30,7 @@ from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.bars.footer import coverage_from_json
 from ktrdr_pipelines.store.files import disk_errors, not_a_bar_file, require_series_folder
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger.file_index import Fingerprint, IndexedFile
+from ktrdr_pipelines.store.ledger.file_index import IndexedFile
 from ktrdr_pipelines.store.ledger.ledger import series_key
 
 _MANY = 32
@@ -41,8 +41,8 @@ _Stats = tuple[tuple[str, int, int, int], ...]
 
 _Rows = Mapping[str, IndexedFile]
 
-_NO_INTERVALS = '{"intervals":[],'
-"""How the price basis of a file begins that has no bars on an unconfirmed one."""
+_UNCONFIRMED_TEXT = str(UNCONFIRMED)
+"""What the JSON of a file's price basis contains where bars are on an unconfirmed one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,16 +155,15 @@ class AllSeriesFiles:
         base = (
             f"{self._store.layout.bars.name}/symbol={series.symbol}/timeframe={series.timeframe}/"
         )
-        prints = {base + name: Fingerprint(*taken) for name, *taken in stats}
+        rows = {name: known[name] for one, *_ in stats if (name := base + one) in known}
+        is_known = len(rows) == len(stats) and all(
+            row.fingerprint == one[1:] for row, one in zip(rows.values(), stats, strict=True)
+        )
         try:
-            if all(name in known and known[name].fingerprint == prints[name] for name in prints):
-                rows = {name: known[name] for name in prints}
-            else:
+            if not is_known:
                 files = self._store.files.of(series)
                 rows = {base + path.name: files[path] for path in sorted(files)}
-                stats = tuple(
-                    (path.name, *astuple(files[path].fingerprint)) for path in sorted(files)
-                )
+                stats = tuple((path.name, *files[path].fingerprint) for path in sorted(files))
             series_files = self._series_files(series, calendar, stats, rows)
         except StoreError as error:
             self._kept.pop(series_key(series), None)
@@ -301,7 +300,7 @@ def _files_in(folder: str) -> Iterator[tuple[str, int, int, int]]:
 
 def _may_be_unconfirmed(row: IndexedFile) -> bool:
     """Return whether bars of a file may be on an unconfirmed basis, without decoding its basis."""
-    return bool(row.basis_json) and not row.basis_json.startswith(_NO_INTERVALS)
+    return _UNCONFIRMED_TEXT in row.basis_json
 
 
 def _coverage(texts: Sequence[str]) -> tuple[IntervalSet, tuple[Emptiness, ...]]:

@@ -120,12 +120,14 @@ class Universe:
 
         Of ``named`` instruments only, if they are given.
         """
+        chosen = None if named is None else set(named)
         found: dict[Timeframe, list[str]] = {}
-        for one in self.series():
-            if named is not None and one.instrument not in named:
+        for instrument in self.instruments.values():
+            if chosen is not None and instrument not in chosen:
                 continue
-            if one.instrument.start < self.windows.first_day(one.timeframe):
-                found.setdefault(one.timeframe, []).append(one.symbol)
+            for timeframe in instrument.timeframes:
+                if instrument.start < self.windows.first_day(timeframe):
+                    found.setdefault(timeframe, []).append(instrument.symbol)
         return found
 
     def series(self, timeframe: Timeframe | None = None) -> tuple[Series, ...]:

@@ -64,8 +64,7 @@ def decode_sessions(encoded: str | bytes) -> tuple[np.ndarray, np.ndarray]:
     return days.view("datetime64[D]"), steps[half:].cumsum(dtype=np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
+class Fingerprint(NamedTuple):
     """What distinguishes one version of a file from another without reading it."""
 
     size: int

@@ -31,7 +31,7 @@ def bounds(interval: Interval) -> tuple[int, int]:
 class Rows(Generic[T]):
     """The rows of one table, converted between SQLite's values and a dataclass or named tuple.
 
-    A column has the name of a field. A field that is a dataclass itself, such as an ``Interval``,
+    A column has the name of a field. A field that is one of these itself, such as an ``Interval``,
     has a column for each of its fields. Moments are stored as microseconds since 1970 UTC, dates
     as ISO text, choices as their value, booleans as 0 and 1; other values, and None, as they are.
 
@@ -119,7 +119,7 @@ class _Conversion:
         for field, annotation in get_type_hints(kind).items():
             types = [one for one in get_args(annotation) or (annotation,) if one is not type(None)]
             known, part = types[0] if len(types) == 1 else object, f"{value}.{field}"
-            if is_dataclass(known):
+            if is_dataclass(known) or hasattr(known, "_fields"):
                 arguments.append(self._fields(known, part))
                 continue
             column = self._names.get(field, field)
