@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.measuring import as_installed
+
 POLL_S = 0.5
 READY_S = 300.0
 _END_S = 120.0
@@ -115,7 +117,7 @@ def running_up(
                     *(sys.executable, "-m", "ktrdr_pipelines.cli.main", "up"),
                     *("--port", str(port), *arguments),
                 ],
-                env={**os.environ, **environment},
+                env=as_installed(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
