@@ -437,6 +437,81 @@ def test_the_gap_index_has_a_sparse_session_with_its_time(world: MakeWorld) -> N
     assert f"requested once more at {due:%Y-%m-%d %H:%MZ}" in report.summary
 
 
+# --- several loads over one connection --------------------------------------------------------
+
+
+def load_twice(made: World, between: Callable[[FakeGateway], None]) -> list[SeriesReport]:
+    """Load two halves of a series, one after the other, in one session."""
+    middle = made.wanted.start.replace(day=14)
+    halves = Interval(made.wanted.start, middle), Interval(middle, made.wanted.end)
+
+    async def main() -> list[SeriesReport]:
+        reports = []
+        async with made.harness.manager().session() as session:
+            for half in halves:
+                reports += await session.run([Job(made.series, wanted=IntervalSet([half]))])
+                between(made.harness.gateway)
+                assert not list(made.harness.layout.locks.glob("owner-*"))
+        return reports
+
+    return asyncio.run(main())
+
+
+def test_loads_of_a_session_share_its_connection(world: MakeWorld) -> None:
+    """It is closed with the session, and each load has an owner of claims of its own."""
+    made = world("XNYS.RTH", Timeframe.H1, *JUNE)
+    closed: list[int] = []
+    reports = load_twice(made, lambda gateway: closed.append(gateway.closed))
+    assert [one.is_complete for one in reports] == [True, True]
+    gateway = made.harness.gateway
+    assert (gateway.opened, closed, gateway.closed) == (1, [0, 0], 1)
+    made.check_complete()
+
+
+def test_a_connection_that_was_lost_between_loads_is_opened_again(world: MakeWorld) -> None:
+    """The next load closes what no longer responds, and does not count it as a failed attempt."""
+    made = world("XNYS.RTH", Timeframe.H1, *JUNE)
+
+    def lose(gateway: FakeGateway) -> None:
+        gateway.is_up = False
+
+    reports = load_twice(made, lose)
+    assert [one.failures for one in reports] == [(), ()]
+    assert (made.harness.gateway.opened, made.harness.gateway.closed) == (2, 2)
+    made.check_complete()
+
+
+def test_a_gateway_that_left_between_loads_ends_the_next_one_at_once(world: MakeWorld) -> None:
+    """No program listens: as at the start of a load that may not wait, no request is retried."""
+    made = world("XNYS.RTH", Timeframe.H1, *JUNE)
+    gateway, slept = made.harness.gateway, list[float]()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    @asynccontextmanager
+    async def open_source() -> AsyncIterator[FakeGateway]:
+        if not gateway.is_up:
+            cause = TransportError(DisconnectReason.REFUSED)
+            raise GatewayUnreachableError("connect", reason="refused") from cause
+        async with gateway.open() as source:
+            yield source
+
+    async def main() -> None:
+        retry_policy = RetryPolicy(max_retries=3, sleep=sleep, clock=gateway.now)
+        manager = LoadManager(made.harness.layout, open_source, gateway.gateway, retry_policy)
+        middle = made.wanted.start.replace(day=14)
+        async with manager.session() as session:
+            first = Interval(made.wanted.start, middle)
+            await session.run([Job(made.series, wanted=IntervalSet([first]))])
+            gateway.is_up = False
+            await session.run([Job(made.series, wanted=IntervalSet([made.wanted]))])
+
+    with pytest.raises(GatewayUnreachableError):
+        asyncio.run(main())
+    assert slept == []
+
+
 # --- loads under a clock offset ---------------------------------------------------------------
 
 
