@@ -12,7 +12,7 @@ import pytest
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, timestamps
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError
-from ktrdr_pipelines.store.bars import bar_file, file_encoding
+from ktrdr_pipelines.store.bars import bar_file
 from ktrdr_pipelines.store.bars.bar_file import BarBounds, opened
 from ktrdr_pipelines.store.bars.column_reader import BarSelection, ColumnReader
 from tests.support.readable import ReadableStore
@@ -24,7 +24,7 @@ ALL = tuple(BAR_SCHEMA.names)
 @pytest.fixture
 def readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReadableStore]:
     """Yield a store whose files have many small row groups."""
-    monkeypatch.setattr(file_encoding, "ROW_GROUP_ROWS", 100)
+    monkeypatch.setattr(bar_file, "ROW_GROUP_ROWS", 100)
     with closing(ReadableStore(tmp_path / "data")) as store:
         yield store
 
