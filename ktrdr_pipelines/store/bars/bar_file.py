@@ -12,7 +12,7 @@ where files lie and how bars get into them (``store.bars.bar_store``).
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
@@ -230,14 +230,6 @@ class OpenedBarFile:
             read = read.slice(low, high - low)
         return read.select(names)
 
-    def all_bars(self) -> tuple[Footer, pa.Table]:
-        """Return footer and bars of a file that is known to be as ktrdr wrote it, with digests.
-
-        Raises: as ``read_bars``.
-        """
-        footer = self.footer()
-        return footer, _stored(self.file, footer)
-
 
 def read_bars(path: Path, known: Known | None = None) -> pa.Table:
     """Return all bars of a file in the columns of ``STORED_SCHEMA``, sorted by timestamp.
@@ -389,7 +381,6 @@ def write_file(
     *,
     is_as_written: bool = True,
     before_renaming: Callable[[], object] | None = None,
-    known: Mapping[date, int] | None = None,
 ) -> Footer:
     """Write bars and footer to a file, in one atomic step.
 
@@ -404,7 +395,6 @@ def write_file(
         is_as_written: whether the values are those that were saved; False keeps it visible that
             another program wrote them (``is_as_written``), and gives the file no digests.
         before_renaming: as in ``store.files.write_atomically``.
-        known: as in ``store.bars.digests.seal_of``.
 
     Returns: the footer with the digests that were written.
 
@@ -415,7 +405,7 @@ def write_file(
     footer = replace(
         footer,
         schema_version=SCHEMA_VERSION,
-        seal=seal_of(bars, known or {}) if is_as_written else None,
+        seal=seal_of(bars) if is_as_written else None,
         basis=replace(
             footer.basis,
             intervals=tuple(

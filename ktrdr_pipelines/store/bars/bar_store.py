@@ -45,7 +45,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ForeignIdentityError
 from ktrdr_pipelines.store.bars.bar_file import read_bars, read_footer
 from ktrdr_pipelines.store.bars.filing import BarFiles, FilePart, file_intervals, filed_parts
-from ktrdr_pipelines.store.bars.footer import SCHEMA_VERSION, FileBasis, Footer, Presumed, presuming
+from ktrdr_pipelines.store.bars.footer import FileBasis, Footer, Presumed, presuming
 from ktrdr_pipelines.store.bars.price_bases import PriceBases
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.file_index import IndexedFile
@@ -423,8 +423,7 @@ class BarStore:
             rows_per_session(merge.bars),
             basis=basis,
         )
-        known = _unchanged(old, old_bars, new)
-        self.files.write(path, merge.bars, footer, with_flat=True, known=known)
+        self.files.write(path, merge.bars, footer, with_flat=True)
         return SaveResult(merge.added, merge.revised.num_rows, (path,))
 
     def _existing_files(self, series: Series, interval: Interval) -> dict[Path, Interval]:
@@ -509,25 +508,6 @@ def _is_doubtful(one: Presumed, bars: pa.Table, adjustments: Sequence[Adjustment
         later.kind is AdjustmentKind.SPLIT and one.fetched_at > later.old_until
         for later in adjustments[max(least, 0) :]
     )
-
-
-def _unchanged(old: Footer | None, held: pa.Table, new: pa.Table) -> Mapping[date, int]:
-    """Return the digests of the sessions of a file that a merge with newer bars cannot change.
-
-    Args:
-        old: the footer of the file, whose bars were checked against its digests.
-        held: the bars of the file, sorted by timestamp.
-        new: the bars that are merged into them, sorted by timestamp.
-    """
-    if old is None or old.seal is None or old.schema_version != SCHEMA_VERSION:
-        return {}
-    days = new["session_date"].combine_chunks()
-    if len(new):
-        # A bar that is replaced may have had another session date.
-        at = int(timestamps(held).searchsorted(timestamps(new)[0]))
-        days = pa.concat_arrays([days, held["session_date"].slice(at).combine_chunks()])
-    first = pc.min(days).as_py()
-    return {day: crc for day, crc in old.seal.sessions.items() if first is None or day < first}
 
 
 def _has_any(keys: np.ndarray, interval: Interval) -> bool:

@@ -7,11 +7,9 @@ Not here: which bars should exist (``gaps.verification``), which values are plau
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from types import MappingProxyType
-from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -51,18 +49,16 @@ class Seal:
     sessions: Mapping[date, int]
 
 
-_NOTHING: Final[Mapping[date, int]] = MappingProxyType({})
-
-
-def seal_of(bars: pa.Table, known: Mapping[date, int] = _NOTHING) -> Seal:
+def seal_of(bars: pa.Table) -> Seal:
     """Return the digests of the bars of a file; a CRC-32 of zero becomes one.
 
     Args:
         bars: in the columns of ``STORED_SCHEMA``; of ``BAR_SCHEMA`` for a file of version 1.
-        known: the CRC-32 of session dates whose bars have not changed since it was computed over
-            the same columns.
     """
-    columns = _bytes(bars)
+    columns = [np.ascontiguousarray(one).view(np.uint8).data for one in _columns(bars)]
+    whole = hashlib.sha256()
+    for column in columns:
+        whole.update(column)
     days = bars["session_date"].to_numpy().astype("datetime64[D]")
     is_first = np.concatenate((np.ones(min(len(days), 1), bool), days[1:] != days[:-1]))
     starts = np.flatnonzero(is_first)
@@ -70,34 +66,12 @@ def seal_of(bars: pa.Table, known: Mapping[date, int] = _NOTHING) -> Seal:
     found: dict[date, int] = {}
     for start, end in zip(starts.tolist(), ends.tolist(), strict=False):
         day = days[start].item()
-        if day in known:
-            found[day] = known[day]
-            continue
         crc = found.get(day, 0)
         for column in columns:
             width = len(column) // len(days)
             crc = zlib.crc32(column[start * width : end * width], crc)
         found[day] = crc
-    return Seal(_sha256(columns), {day: crc or 1 for day, crc in found.items()})
-
-
-def has_seal(bars: pa.Table, seal: Seal) -> bool:
-    """Return whether bars are those of a seal, by the digest of all of them; args as ``seal_of``.
-
-    That takes half the time of ``seal_of``.
-    """
-    return _sha256(_bytes(bars)) == seal.bars
-
-
-def _bytes(bars: pa.Table) -> list[memoryview]:
-    return [np.ascontiguousarray(one).view(np.uint8).data for one in _columns(bars)]
-
-
-def _sha256(columns: Iterable[memoryview]) -> str:
-    whole = hashlib.sha256()
-    for column in columns:
-        whole.update(column)
-    return whole.hexdigest()
+    return Seal(whole.hexdigest(), {day: crc or 1 for day, crc in found.items()})
 
 
 def _columns(bars: pa.Table) -> list[np.ndarray]:

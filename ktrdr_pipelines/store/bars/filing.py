@@ -60,7 +60,6 @@ from ktrdr_pipelines.store.ledger.file_index import (
     IndexedFile,
     encode_sessions,
     fingerprint,
-    fingerprint_of,
     indexed_file,
     known_by,
 )
@@ -77,9 +76,6 @@ _BAR = timedelta(microseconds=1)
 
 _MOST_WRITTEN = 4
 """Files whose content is kept after it was written: a backfill writes one, and the year before."""
-
-_MOST_SEALED = 4_096
-"""Files of which it is remembered which version was written here, with digests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +179,6 @@ class BarFiles:
         self._ledger = ledger
         self._clock = clock
         self._written: dict[Path, _Written] = {}
-        self._sealed: dict[Path, Fingerprint] = {}
 
     def of(self, series: Series) -> Mapping[Path, IndexedFile]:
         """Return the row of each file of a series; files that changed are recounted.
@@ -285,9 +280,7 @@ class BarFiles:
         """
         bounds = ALL_BARS if interval is None else BarBounds.of(interval)
         with self.recording_damage(path), opened(path) as file:
-            is_sealed = fingerprint_of(file.status) == self._sealed.get(path)
-            footer = None if is_sealed else file.footer(known_by(row))
-            return file.bars(STORED_SCHEMA.names, bounds, footer=footer)
+            return file.bars(STORED_SCHEMA.names, bounds, footer=file.footer(known_by(row)))
 
     def count(self, path: Path, row: IndexedFile, interval: Interval) -> int:
         """Return how many bars of a file have a timestamp in an interval."""
@@ -312,9 +305,7 @@ class BarFiles:
     def read_to_merge(self, series: Series, path: Path) -> tuple[Footer | None, pa.Table]:
         """Return footer and bars of a file that new bars are merged into; it may not exist yet.
 
-        One of the files that were written here last, and is still that version, is not read again.
-        Of older ones the digests are not computed again: the checksums of its pages show damage to
-        a version that is known to have been written with them.
+        A file that was written here last, and is still that version, is not read again.
 
         Bars that another program may have written with implausible values are not covered.
 
@@ -328,10 +319,6 @@ class BarFiles:
             return written.footer, written.bars
         row = self.recorded(series.symbol, series.timeframe).get(self._layout.relative(path))
         with self.recording_damage(path):
-            if (sealed := self._sealed.get(path)) is not None:
-                with opened(path) as file:
-                    if fingerprint_of(file.status) == sealed:
-                        return file.all_bars()
             held = self.read(path, row, calendar=series.instrument.calendar)
         if held.is_as_written:
             return held.footer, held.bars
@@ -347,12 +334,11 @@ class BarFiles:
         *,
         is_as_written: bool = True,
         with_flat: bool = False,
-        known: Mapping[date, int] | None = None,
     ) -> None:
         """Write a file as ``bar_file.write_file`` does, and record its row.
 
         Args:
-            path, bars, footer, is_as_written, known: as ``write_file``.
+            path, bars, footer, is_as_written: as ``write_file``.
             with_flat: whether to count its flat bars too.
         """
         upgrade_store(self._layout)
@@ -362,14 +348,10 @@ class BarFiles:
             footer,
             is_as_written=is_as_written,
             before_renaming=self._layout.require_same,
-            known=known,
         )
         taken = self._record(path, footer, _flat_per_session(bars) if with_flat else None)
         self._written.pop(path, None)
         if is_as_written:
-            if len(self._sealed) >= _MOST_SEALED:
-                self._sealed = {}
-            self._sealed[path] = taken
             self._written[path] = _Written(taken, footer, bars)
             # Every series of a run is written in a thread of its own; copying the keys is atomic.
             for older in list(self._written)[:-_MOST_WRITTEN]:

@@ -9,7 +9,6 @@ as JSON, which is read as well.
 """
 
 import json
-import os
 import sqlite3
 import stat
 import zlib
@@ -182,11 +181,6 @@ def fingerprint(path: Path) -> Fingerprint:
         status = path.lstat()
     if not stat.S_ISREG(status.st_mode):
         raise not_a_bar_file(path)
-    return fingerprint_of(status)
-
-
-def fingerprint_of(status: os.stat_result) -> Fingerprint:
-    """Return the fingerprint of a file with a status."""
     return Fingerprint(status.st_size, status.st_mtime_ns, status.st_ino)
 
 

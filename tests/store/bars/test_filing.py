@@ -1,6 +1,5 @@
 """Files that other programs changed: removed bars are missing again, and nothing else is."""
 
-import os
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError
 from ktrdr_pipelines.store.bars.bar_file import has_footer, read_bars, read_footer
 from ktrdr_pipelines.store.bars.bar_store import BarStore
-from ktrdr_pipelines.store.bars.digests import seal_of
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.maintenance.repair import repair
 from tests.support.older_files import make_older
@@ -305,57 +303,3 @@ def test_repair_corrects_the_footer(
     assert read_bars(path).equals(with_basis(bars, 0))
     assert store.coverage(series) == read_footer(path).coverage
     assert repair(layout, [series.instrument]).fixed == ()
-
-
-@pytest.mark.parametrize("column", ["volume", "close"])
-def test_damage_to_a_file_that_was_written_here_is_found(
-    store: BarStore, make: Any, column: str
-) -> None:
-    """Its digests are not computed again before the next save; checksums of pages show damage."""
-    series = [make.series(Timeframe.M1, f"S{number}", "XNYS.RTH") for number in range(6)]
-    for one in series:
-        ends = make.true_ends(one, FIRST, END)
-        covered = Coverage(IntervalSet([_whole(one)]))
-        store.save(one, make.identity(one), make.bars(one, ends), covered)
-    path = _path(store, series[0])
-    group, status = pq.read_metadata(path).row_group(0), path.stat()
-    names = [group.column(at).path_in_schema for at in range(group.num_columns)]
-    chunk = group.column(names.index(column))
-    with path.open("r+b") as file:
-        file.seek((chunk.dictionary_page_offset or chunk.data_page_offset) + 100)
-        byte = file.read(1)[0]
-        file.seek(-1, 1)
-        file.write(bytes([byte ^ 1]))
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    next_day = END, END + DAY
-    bars = make.bars(series[0], make.true_ends(series[0], *next_day))
-    covered = Coverage(IntervalSet([_whole(series[0], *next_day)]))
-    with pytest.raises(CorruptFileError):
-        store.save(series[0], make.identity(series[0]), bars, covered)
-
-
-@pytest.mark.parametrize("first", [date(2024, 6, 3), date(2024, 6, 14), date(2024, 7, 1)])
-def test_digests_after_a_merge_are_those_of_all_bars(
-    store: BarStore, make: Any, first: date
-) -> None:
-    """Those of sessions before the merged ones are not computed again."""
-    series = _month(make, store, Timeframe.H1)
-    days = first, first + DAY
-    bars = make.bars(series, make.true_ends(series, *days), 7.0)
-    store.save(series, make.identity(series), bars, Coverage(IntervalSet([_whole(series, *days)])))
-    path = _path(store, series)
-    assert read_footer(path).seal == seal_of(read_bars(path))
-
-
-def test_a_bar_that_moves_to_another_session_changes_the_digest_of_its_former_one(
-    store: BarStore, make: Any
-) -> None:
-    """The new bar has a later session date than the one that it replaces."""
-    series = _month(make, store, Timeframe.H1)
-    day = date(2024, 6, 14)
-    bars = make.bars(series, make.true_ends(series, day, day + DAY)).slice(6)
-    later = pa.array([day + DAY] * bars.num_rows, pa.date32())
-    bars = bars.set_column(bars.schema.get_field_index("session_date"), "session_date", later)
-    store.save(series, make.identity(series), bars, Coverage())
-    path = _path(store, series)
-    assert read_footer(path).seal == seal_of(read_bars(path))
