@@ -80,19 +80,17 @@ class LoadRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the thread that ``kept_loader`` yielded last, and its connection."""
+        """End the thread that ``kept_loader`` returned last, and its connection."""
         if self._kept is not None:
             kept, self._kept = self._kept, None
             kept.__exit__(kind, error, trace)
 
-    @contextmanager
-    def kept_loader(self, jobs: Sequence[Job], operation: str) -> Iterator[LoaderThread]:
-        """Yield a thread that has begun to load jobs, and keep it for later calls.
+    def kept_loader(self, jobs: Sequence[Job], operation: str) -> LoaderThread:
+        """Return a thread that has begun to load jobs, and is kept for later calls.
 
         Its connection, and the contracts that it has looked up, serve all loads of the run; once
-        settings were edited, there is a new one. Where the operation has a single client id, that
-        is left to others between two loads. The caller waits for the reports in the block, and has
-        entered the context of this object.
+        settings were edited, there is a new one. The caller waits for the reports before the next
+        call, and has entered the context of this object.
         """
         kept_for = (self.workspace.settings, self.workspace.layout, operation)
         if self._kept is None or self._kept_for != kept_for:
@@ -100,10 +98,7 @@ class LoadRun:
             kept = self.loader(None, operation)
             self._kept, self._kept_for = kept.__enter__(), kept_for
         self._kept.load(jobs)
-        yield self._kept
-        first, last = self.workspace.settings.client_ids[operation]
-        if first == last:
-            self.__exit__(None, None, None)
+        return self._kept
 
     def loader(self, jobs: Sequence[Job] | None, operation: str) -> LoaderThread:
         """Return the thread that loads jobs with the client ids of an operation.

@@ -206,12 +206,12 @@ class TailRun:
         return run is not None and run.is_finished
 
     def _drive(self, jobs: Sequence[Job]) -> list[SeriesReport]:
-        with self._run.kept_loader(jobs, "api") as thread:
-            for _changed, messages in thread.changes():
-                told = [one for one in messages if not one.endswith(" planned")]
-                if told:
-                    self._context.log.info("\n".join(told))
-            return thread.reports()
+        thread = self._run.kept_loader(jobs, "api")
+        for _changed, messages in thread.changes():
+            told = [one for one in messages if not one.endswith(" planned")]
+            if told:
+                self._context.log.info("\n".join(told))
+        return thread.reports()
 
     def _materialize(self, reports: Iterable[SeriesReport]) -> bool:
         """Materialize windows that are new or finished, or have grown since they were reported.

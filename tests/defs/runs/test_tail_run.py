@@ -267,23 +267,6 @@ def test_a_run_loads_each_minute_once_it_is_final_until_none_is_due(
     assert WatchedIb.opened == WatchedIb.closed == ["api"] * 2
 
 
-def test_a_single_client_id_is_free_while_a_run_sleeps(
-    minutes: Minutes, watched: IbResource
-) -> None:
-    """Loads of other programs with the same operation need it."""
-    alone = watched.model_copy(update={"client_ids": {"api": "7"}})
-
-    def sleep(seconds: float) -> None:
-        minutes.sleep(seconds)
-        if len(minutes.slept) == 3:
-            assert WatchedIb.closed == ["api"]
-            raise dg.DagsterExecutionInterruptedError
-
-    assert not minutes.run(ib=alone, sleep=sleep).success
-    assert minutes.newest == NOW + timedelta(minutes=1)
-    assert (WatchedIb.opened, WatchedIb.closed) == (["api"], ["api"])
-
-
 @pytest.mark.slow
 def test_a_connection_that_is_lost_while_a_run_sleeps_is_opened_again(
     minutes: Minutes, watched: IbResource
