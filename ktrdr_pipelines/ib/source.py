@@ -93,9 +93,6 @@ from ktrdr_pipelines.ib.protocol.transport import NO_LISTENER, DisconnectReason,
 HOLD_FACTOR = 1.5
 """Deadlines for which a request without response keeps its permit: the gateway may work on it."""
 
-_RESPONDS_WITHIN_S = 5.0
-"""Seconds in which an idle connection that is worth keeping responds."""
-
 _TOO_MANY_OPEN, _LINK_LOST, _HISTORICAL_ERROR, _NO_HEAD = 322, 1100, 162, 162
 _NO_GATEWAY = NO_LISTENER | {DisconnectReason.VERSION}
 _CLOCKS_APART = timedelta(days=1)
@@ -475,16 +472,6 @@ class GatewaySource:
     def concurrency(self) -> int:
         """How many requests for bars should be open at once now."""
         return self._requester.rate_limiter.concurrency
-
-    async def responds(self) -> bool:
-        """Return whether the gateway tells its time within a few seconds."""
-        if not self._connection.is_up:
-            return False
-        try:
-            async with asyncio.timeout(_RESPONDS_WITHIN_S):
-                return (await self._connection.health()).round_trip_s is not None
-        except TimeoutError:
-            return False
 
     async def health(self) -> Health:
         """Return the state of connection and data path after a round trip that requests no data."""

@@ -39,7 +39,7 @@ from ktrdr_pipelines.sync.engine.request_widths import WidthLearner, Widths
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
 from ktrdr_pipelines.sync.series_loader import SeriesLoader
 
-__all__ = ["Job", "LoadManager", "LoadSession"]
+__all__ = ["Job", "LoadManager"]
 
 _AT_ONCE = 8
 _WRITES = 4
@@ -82,28 +82,16 @@ class LoadManager:
             DiskError: the store cannot be written.
             StoreReplacedError: the store is not the one that was opened.
         """
-        async with self.session() as session:
-            return await session.run(jobs)
-
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator["LoadSession"]:
-        """Yield a session of loads one after the other, over one connection, and close that.
-
-        Raises:
-            StoreError: the ledger cannot be opened.
-        """
-        ledger, policy, learner = open_ledger(self.layout), self.retry_policy, None
-        if self.widths is not None:
-            learner = WidthLearner(self.widths, timeout_s=self.timeout_s, clock=policy.clock)
-        waits = Waits(self.progress.waiting, policy.clock)
-        try:
-            open_source = _OneOrigin(self.open_source)
-            async with SourceSession(open_source, policy, waits=waits) as source_session:
-                store = BarStore(self.layout, ledger)
-                yield LoadSession(self, source_session, store, learner)
-        finally:
-            if self.widths is not None:
-                self.widths.close()
+        async with _open_requests(self) as (requests, store):
+            with (
+                claiming(self.layout, store.ledger) as claimant,
+                ThreadPoolExecutor(_WRITES, thread_name_prefix="commit") as threads,
+            ):
+                loader = SeriesLoader(requests, store, claimant, self.gateway, threads=threads)
+                reports = await _load_all(loader, jobs, self.progress)
+                return [
+                    loader.checked_again(job, one) for job, one in zip(jobs, reports, strict=True)
+                ]
 
     async def discover(
         self, instruments: Sequence[Instrument], *, refresh: bool = False
@@ -118,8 +106,8 @@ class LoadManager:
             StoreReplacedError: the store is not the one that was opened.
         """
         found = []
-        async with self.session() as session, session.requests() as requests:
-            discovery = Discovery(requests, session.store)
+        async with _open_requests(self) as (requests, store):
+            discovery = Discovery(requests, store)
             for instrument in instruments:
                 try:
                     found.append(await discovery.ask(instrument, refresh=refresh))
@@ -130,68 +118,40 @@ class LoadManager:
         return found
 
 
-class LoadSession:
-    """Loads of one manager, one after the other, over one connection; made by ``session``.
+@asynccontextmanager
+async def _open_requests(manager: LoadManager) -> AsyncIterator[tuple[Requests, BarStore]]:
+    """Hold the requests of one run, and check at the end that the store is still the same.
 
-    The connection is opened when the first request is due, and again by the next load if it has
-    been lost meanwhile. A contract is looked up once a connection. All else that a load finds out
-    (calendars, evidence, whether a contract is alive, price bases) it finds out for itself, as a
-    load in a session of its own does. A session belongs to one event loop.
-
-    Args:
-        manager: whose loads they are.
-        source_session: the connection.
-        store: the files and the ledger.
-        learner: learns the widths of requests; None for the safe plan's.
+    The connection is opened when the first request is due.
     """
-
-    def __init__(
-        self,
-        manager: LoadManager,
-        source_session: SourceSession,
-        store: BarStore,
-        learner: WidthLearner | None,
-    ) -> None:
-        self.store = store
-        self._manager, self._source_session, self._learner = manager, source_session, learner
-
-    async def run(self, jobs: Sequence[Job]) -> list[SeriesReport]:
-        """Load jobs, as ``LoadManager.run``."""
-        manager, store = self._manager, self.store
-        async with self.requests() as requests:
-            with (
-                claiming(manager.layout, store.ledger) as claimant,
-                ThreadPoolExecutor(_WRITES, thread_name_prefix="commit") as threads,
-            ):
-                loader = SeriesLoader(requests, store, claimant, manager.gateway, threads=threads)
-                reports = await _load_all(loader, jobs, manager.progress)
-                return [
-                    loader.checked_again(job, one) for job, one in zip(jobs, reports, strict=True)
-                ]
-
-    @asynccontextmanager
-    async def requests(self) -> AsyncIterator[Requests]:
-        """Hold the requests of one load, and check at its end that the store is still the same."""
-        manager, ledger = self._manager, self.store.ledger
-        await self._source_session.resume()
-        try:
+    ledger, policy = open_ledger(manager.layout), manager.retry_policy
+    learner = None
+    if manager.widths is not None:
+        learner = WidthLearner(manager.widths, timeout_s=manager.timeout_s, clock=policy.clock)
+    waits = Waits(manager.progress.waiting, policy.clock)
+    try:
+        open_source = _OneOrigin(manager.open_source)
+        async with SourceSession(open_source, policy, waits=waits) as source_session:
             requests = Requests(
-                self._source_session,
+                source_session,
                 ledger,
                 heads=RangeDiscovery(ledger, manager.gateway),
-                widths=Widths(ledger, manager.gateway, manager.retry_policy.clock, self._learner),
+                widths=Widths(ledger, manager.gateway, policy.clock, learner),
                 progress=manager.progress,
             )
             try:
-                yield requests
+                yield requests, BarStore(manager.layout, ledger)
             finally:
                 ledger.requests.store_queued()
-            if self._learner is not None:
-                self._learner.share()
+            if learner is not None:
+                learner.share()
             manager.layout.require_same()
-        except (NoStoreError, StoreError):
-            manager.layout.require_same()  # a replaced store explains more than its error
-            raise
+    except (NoStoreError, StoreError):
+        manager.layout.require_same()  # a replaced store explains more than the error it led to
+        raise
+    finally:
+        if manager.widths is not None:
+            manager.widths.close()
 
 
 class _OneOrigin:

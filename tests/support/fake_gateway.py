@@ -238,20 +238,13 @@ class FakeGateway:
     schedule_requests: list[tuple[str, datetime, int]] = field(default_factory=list)
     mutate_schedule: Callable[[datetime, int], list[LearnedDay]] | None = None
     opened: int = 0
-    closed: int = 0
-    is_up: bool = True
-    contract_requests: int = 0
     contract_ids: dict[str, int] = field(default_factory=dict)
     concurrency: int = 6
 
     def now(self) -> datetime:
         return self.time
 
-    async def responds(self) -> bool:
-        return self.is_up
-
     async def contract_id(self, instrument: Instrument) -> int:
-        self.contract_requests += 1
         return self.contract_ids.get(instrument.symbol, 265598)
 
     async def hours(self, instrument: Instrument) -> list[LearnedDay]:
@@ -297,10 +290,7 @@ class FakeGateway:
     @asynccontextmanager
     async def open(self) -> AsyncIterator["FakeGateway"]:
         self.opened += 1
-        try:
-            yield self
-        finally:
-            self.closed += 1
+        yield self
 
     def unmutated(self, request: BarRequest) -> pa.Table:
         """Return the bars of the response before it is mutated."""

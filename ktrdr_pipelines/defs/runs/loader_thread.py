@@ -77,11 +77,6 @@ class Mailbox:
             self._closed = True
             self._changed.notify()
 
-    def reopen(self) -> None:
-        """Mark the mailbox as open, and drop the reports of series that were not taken."""
-        with self._changed:
-            self._closed, self._ended = False, []
-
     def collect(self, wait_s: float, gather_s: float = 0.0) -> tuple[list[Series], list[str], bool]:
         """Return changed series, log lines, and whether more may follow.
 
@@ -110,29 +105,18 @@ class Mailbox:
 
 
 class LoaderThread:
-    """Loads in a thread of their own; a context manager that cancels and joins the thread on exit.
-
-    One load follows the other over one connection, which is closed with the thread.
-
-    Args:
-        make_manager: makes the manager of the loads.
-        jobs: what is loaded as soon as the context is entered; None to wait for ``load``.
-    """
+    """A load in its own thread; a context manager that cancels and joins the thread on exit."""
 
     def __init__(
-        self,
-        make_manager: Callable[[Progress], LoadManager],
-        jobs: Sequence[Job] | None = None,
+        self, make_manager: Callable[[Progress], LoadManager], jobs: Sequence[Job]
     ) -> None:
         self._manager_of = make_manager
-        self._loads: asyncio.Queue[Sequence[Job]] = asyncio.Queue()
-        if jobs is not None:
-            self._loads.put_nowait(jobs)
+        self._jobs = jobs
         self._mailbox = Mailbox()
         self._thread = threading.Thread(target=self._run, name="ktrdr-loader", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._started, self._loaded = threading.Event(), threading.Event()
+        self._task: asyncio.Task[list[SeriesReport]] | None = None
+        self._started = threading.Event()
         self._reports: list[SeriesReport] = []
         self._error: BaseException | None = None
 
@@ -151,18 +135,6 @@ class LoaderThread:
             with suppress(RuntimeError):  # the loop may end between the check and the call
                 self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join()
-
-    def load(self, jobs: Sequence[Job]) -> None:
-        """Begin a load; the one before it has ended.
-
-        Raises:
-            RuntimeError: the context is not entered, or an error has ended the load before.
-        """
-        if self._loop is None or not self._thread.is_alive():
-            raise RuntimeError("no thread runs that could load")
-        self._loaded.clear()
-        self._mailbox.reopen()
-        self._loop.call_soon_threadsafe(self._loads.put_nowait, jobs)
 
     def changes(
         self, wait_s: float = 1.0, gather_s: float = _GATHER_S
@@ -186,30 +158,25 @@ class LoaderThread:
         Raises:
             KtrdrError: the error that ended the load.
         """
-        self._loaded.wait()
+        self._thread.join()
         if self._error is not None:
-            self._thread.join()
             raise self._error
         return self._reports
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._serve())
+            asyncio.run(self._load())
         except BaseException as error:  # noqa: BLE001  (raised again by reports, in the main thread)
             self._error = error
         finally:
             self._started.set()
-            self._loaded.set()
             self._mailbox.close()
 
-    async def _serve(self) -> None:
-        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+    async def _load(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.ensure_future(self._manager_of(self._mailbox).run(self._jobs))
         self._started.set()
-        async with self._manager_of(self._mailbox).session() as session:
-            while True:
-                self._reports = await session.run(await self._loads.get())
-                self._mailbox.close()
-                self._loaded.set()
+        self._reports = await self._task
 
 
 def drive(

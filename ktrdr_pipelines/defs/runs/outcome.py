@@ -12,8 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import dagster as dg
 from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata
@@ -68,43 +67,9 @@ class LoadRun:
         self._context, self._ib = context, ib
         self._log = context.log
         self._materialized = 0
-        self._kept: LoaderThread | None = None
-        self._kept_for: object = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End the thread that ``kept_loader`` returned last, and its connection."""
-        if self._kept is not None:
-            kept, self._kept = self._kept, None
-            kept.__exit__(kind, error, trace)
-
-    def kept_loader(self, jobs: Sequence[Job], operation: str) -> LoaderThread:
-        """Return a thread that has begun to load jobs, and is kept for later calls.
-
-        Its connection, and the contracts that it has looked up, serve all loads of the run; once
-        settings were edited, there is a new one. The caller waits for the reports before the next
-        call, and has entered the context of this object.
-        """
-        kept_for = (self.workspace.settings, self.workspace.layout, operation)
-        if self._kept is None or self._kept_for != kept_for:
-            self.__exit__(None, None, None)
-            kept = self.loader(None, operation)
-            self._kept, self._kept_for = kept.__enter__(), kept_for
-        self._kept.load(jobs)
-        return self._kept
-
-    def loader(self, jobs: Sequence[Job] | None, operation: str) -> LoaderThread:
-        """Return the thread that loads jobs with the client ids of an operation.
-
-        ``jobs`` is None for a thread that waits for jobs.
-        """
+    def loader(self, jobs: Sequence[Job], operation: str) -> LoaderThread:
+        """Return the thread that loads jobs with the client ids of an operation."""
         sources = settings_sources(self.workspace.settings)
         self._log.info(
             "gateway %s (host: %s, port: %s)",

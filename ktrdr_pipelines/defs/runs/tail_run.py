@@ -121,13 +121,12 @@ class TailRun:
         reports: list[SeriesReport] = []
         wait_s: float | None = pause_s
         try:
-            with self._run:
-                while wait_s is not None:
-                    with self._run.failures():
-                        found, loaded_at = self._load(wait_s)
-                        reports += found
-                        self._refuse_failed(found, reports)
-                        wait_s = self._next_wait_s(loaded_at) if self._clock() < until else None
+            while wait_s is not None:
+                with self._run.failures():
+                    found, loaded_at = self._load(wait_s)
+                    reports += found
+                    self._refuse_failed(found, reports)
+                    wait_s = self._next_wait_s(loaded_at) if self._clock() < until else None
         except dg.DagsterExecutionInterruptedError as error:
             # A query that the signal interrupted may be open in a frame, and lock Dagster's runs.
             traceback.clear_frames(error.__traceback__)
@@ -206,12 +205,12 @@ class TailRun:
         return run is not None and run.is_finished
 
     def _drive(self, jobs: Sequence[Job]) -> list[SeriesReport]:
-        thread = self._run.kept_loader(jobs, "api")
-        for _changed, messages in thread.changes():
-            told = [one for one in messages if not one.endswith(" planned")]
-            if told:
-                self._context.log.info("\n".join(told))
-        return thread.reports()
+        with self._run.loader(jobs, "api") as thread:
+            for _changed, messages in thread.changes():
+                told = [one for one in messages if not one.endswith(" planned")]
+                if told:
+                    self._context.log.info("\n".join(told))
+            return thread.reports()
 
     def _materialize(self, reports: Iterable[SeriesReport]) -> bool:
         """Materialize windows that are new or finished, or have grown since they were reported.

@@ -107,10 +107,6 @@ class BarSource(Protocol):
         """Return the time by the gateway's clock."""
         ...
 
-    async def responds(self) -> bool:
-        """Return whether the source still responds, without a request for data; soon if not."""
-        ...
-
     async def contract_id(self, instrument: Instrument) -> int:
         """Return the gateway's id of the instrument's contract."""
         ...

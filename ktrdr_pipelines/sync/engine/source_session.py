@@ -201,17 +201,6 @@ class SourceSession:
             IbLimitsRegistry.CONCURRENCY.value if self._source is None else self._source.concurrency
         )
 
-    async def resume(self) -> None:
-        """Begin a load: close a source that no longer responds, and forget the load before.
-
-        So an idle connection that was lost is opened as that of a first load is, and nothing that
-        happened to the load before bears on this one.
-        """
-        if self._source is not None and not await self._source.responds():
-            await self._drop(self._source)
-        self._timeouts_in_a_row, self._final_error, self._absence = 0, None, None
-        self._was_connected, self._has_received = self._source is not None, False
-
     async def source(self) -> BarSource:
         """Return the open source, opening one if there is none.
 

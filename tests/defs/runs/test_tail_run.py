@@ -1,17 +1,13 @@
 """Tail runs: they load what has just closed, in one run, and report only new windows."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 import dagster as dg
 import pytest
 
-from ktrdr_pipelines.app.workspace import Workspace
 from ktrdr_pipelines.defs.partitions import BarPartition
-from ktrdr_pipelines.defs.resources import IbResource
 from ktrdr_pipelines.defs.runs.outcome import materialization
 from ktrdr_pipelines.defs.runs.reported_windows import ReportedWindow
 from ktrdr_pipelines.defs.runs.tags import CAUSE, KILLED, KIND, QUIET, TIMEFRAME
@@ -19,12 +15,10 @@ from ktrdr_pipelines.defs.schedules import request_tails
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.session_grid import session_grid
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.reports import Progress
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, GatewayUnreachableError, RequestRejectedError
 from ktrdr_pipelines.gaps.windows import WindowState, WindowStatus
-from ktrdr_pipelines.sync.runner import LoadManager
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 
@@ -154,148 +148,35 @@ def test_no_tail_runs_while_the_gateway_is_unreachable(
     assert "the gateway is away since" in str(decided.skip_message)
 
 
-class WatchedIb(IbResource):
-    """The gateway resource, whose connections are counted, and can be lost."""
-
-    opened: ClassVar[list[str]] = []
-    closed: ClassVar[list[str]] = []
-    is_lost: ClassVar[bool] = False
-
-    def manager(self, workspace: Workspace, *, operation: str, progress: Progress) -> LoadManager:
-        manager = super().manager(workspace, operation=operation, progress=progress)
-        open_source = manager.open_source
-
-        class Watched:
-            def __init__(self, source: Any) -> None:
-                self._source = source
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(self._source, name)
-
-            async def responds(self) -> bool:
-                return not WatchedIb.is_lost and bool(await self._source.responds())
-
-        @asynccontextmanager
-        async def watched() -> AsyncIterator[Any]:
-            async with open_source() as source:
-                WatchedIb.opened.append(operation)
-                WatchedIb.is_lost = False
-                try:
-                    yield Watched(source)
-                finally:
-                    WatchedIb.closed.append(operation)
-
-        return replace(manager, open_source=watched)
-
-
-@pytest.fixture
-def watched(moved: Any) -> IbResource:
-    """Return a gateway resource whose connections are counted."""
-    WatchedIb.opened, WatchedIb.closed, WatchedIb.is_lost = [], [], False
-    return WatchedIb(**IbResource.of(moved.settings).model_dump())
-
-
-@dataclass
-class Minutes:
-    """A market of one pair, whose clock moves while a run sleeps."""
-
-    location: Any
-    now: datetime = NOW + timedelta(seconds=30)
-    slept: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.location.write_universe(
-            "defaults: {timeframes: [1m], start: 2026-06-12}\n"
-            "windows: {1m: 2026, yearly: 2020}\nsymbols: {EURUSD: {}}"
-        )
-        self.location.instance.add_dynamic_partitions("symbols_1m", ["EURUSD"])
-        self.location.gateway.clock.set(self.now)
-        assert self.location.run("1m", "EURUSD|2026", "EURUSD|2026").success
-
-    def sleep(self, seconds: float) -> None:
-        """Let time pass."""
-        self.slept.append(seconds)
-        self.set(self.now + timedelta(seconds=seconds))
-
-    def set(self, now: datetime) -> None:
-        """Set the time of the run and of the gateway."""
-        self.now = now
-        self.location.gateway.clock.set(now)
-
-    def run(self, longest_s: float = 150.0, **overrides: Any) -> Any:
-        """Run the tails."""
-        return self.location.run_tails_for(
-            "1m", longest_s, lambda: self.now, **{"sleep": self.sleep, **overrides}
-        )
-
-    @property
-    def contract_requests(self) -> int:
-        """How often contracts were requested of the gateway."""
-        return sum(request.kind == "contract" for request in self.location.gateway.requests)
-
-    @property
-    def newest(self) -> datetime:
-        """The end of the newest bar."""
-        series = self.location.series("EURUSD", "1m")
-        end: datetime = self.location.store.coverage(series).bars.bounds.end
-        return end
-
-
-@pytest.fixture
-def minutes(moved: Any) -> Minutes:
-    """Return a market of minutes, the oldest of which are loaded."""
-    return Minutes(moved)
-
-
-def test_a_run_loads_each_minute_once_it_is_final_until_none_is_due(
-    minutes: Minutes, watched: IbResource
-) -> None:
-    """It begins no further minute after its time, nor when a minute has no tails.
-
-    All minutes share a connection, which requests the contract once, and ends with the run.
-    """
-    before = minutes.contract_requests
-    assert minutes.newest == NOW
-    assert minutes.run(ib=watched).success
-    assert minutes.newest == NOW + timedelta(minutes=3)
-    assert minutes.slept == [0, 36, 60, 60]
-    assert minutes.contract_requests == before + 1
-    assert (WatchedIb.opened, WatchedIb.closed) == (["api"], ["api"])
-    minutes.set(datetime(2026, 6, 13, 12, tzinfo=UTC))
-    assert minutes.run(ib=watched).success
-    assert minutes.slept[4:] == [0]
-    assert WatchedIb.opened == WatchedIb.closed == ["api"] * 2
-
-
-@pytest.mark.slow
-def test_a_connection_that_is_lost_while_a_run_sleeps_is_opened_again(
-    minutes: Minutes, watched: IbResource
-) -> None:
-    """The next minute asks for the contract again, and loads its bar."""
-    before = minutes.contract_requests
+def test_a_run_loads_each_minute_once_it_is_final_until_none_is_due(moved: Any) -> None:
+    """It begins no further minute after its time, nor when a minute has no tails."""
+    moved.write_universe(
+        "defaults: {timeframes: [1m], start: 2026-06-12}\n"
+        "windows: {1m: 2026, yearly: 2020}\nsymbols: {EURUSD: {}}"
+    )
+    moved.instance.add_dynamic_partitions("symbols_1m", ["EURUSD"])
+    now, slept = NOW + timedelta(seconds=30), list[float]()
+    moved.gateway.clock.set(now)
 
     def sleep(seconds: float) -> None:
-        minutes.sleep(seconds)
-        WatchedIb.is_lost = len(minutes.slept) == 3
+        nonlocal now
+        slept.append(seconds)
+        now += timedelta(seconds=seconds)
+        moved.gateway.clock.set(now)
 
-    assert minutes.run(90.0, ib=watched, sleep=sleep).success
-    assert minutes.newest == NOW + timedelta(minutes=2)
-    assert minutes.contract_requests == before + 2
-    assert (WatchedIb.opened, WatchedIb.closed) == (["api"] * 2, ["api"] * 2)
+    def newest() -> datetime:
+        coverage = moved.store.coverage(moved.series("EURUSD", "1m"))
+        return coverage.bars.bounds.end
 
-
-def test_a_terminated_run_closes_its_connection(minutes: Minutes, watched: IbResource) -> None:
-    """Also one that sleeps between two minutes; what it loaded stays."""
-
-    def sleep(seconds: float) -> None:
-        minutes.sleep(seconds)
-        if len(minutes.slept) == 3:
-            assert WatchedIb.closed == []
-            raise dg.DagsterExecutionInterruptedError
-
-    assert not minutes.run(ib=watched, sleep=sleep).success
-    assert minutes.newest == NOW + timedelta(minutes=1)
-    assert (WatchedIb.opened, WatchedIb.closed) == (["api"], ["api"])
+    assert moved.run("1m", "EURUSD|2026", "EURUSD|2026").success
+    assert newest() == NOW
+    assert moved.run_tails_for("1m", 150.0, lambda: now, sleep=sleep).success
+    assert newest() == NOW + timedelta(minutes=3)
+    assert slept == [0, 36, 60, 60]
+    now = datetime(2026, 6, 13, 12, tzinfo=UTC)
+    moved.gateway.clock.set(now)
+    assert moved.run_tails_for("1m", 150.0, lambda: now, sleep=sleep).success
+    assert slept[4:] == [0]
 
 
 def test_a_run_that_waits_when_dagster_stops_is_tagged_as_killed(fresh: Any) -> None:
