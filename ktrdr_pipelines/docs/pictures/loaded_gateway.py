@@ -72,6 +72,7 @@ class LoadedGateway:
         noise: relative standard deviation of service times (log-normal, the mean stays).
         load: share by which each request that waits slows the one whose service begins.
         sizes: mean service times in seconds, one for each size of request.
+        batch: how many requests in a row are of one size; 0 for sizes at random.
         cached: share of requests that it answers at once.
         changes: later numbers of workers, and the seconds from which they hold.
         seed: of noise and sizes.
@@ -81,6 +82,7 @@ class LoadedGateway:
     noise: float = 0.0
     load: float = 0.0
     sizes: tuple[float, ...] = (1.0,)
+    batch: int = 0
     cached: float = 0.0
     changes: tuple[tuple[float, int], ...] = ()
     seed: int = 1
@@ -118,7 +120,7 @@ def simulate(
     queue: deque[tuple[int, float]] = deque()
     order = count()
     ends: list[tuple[float, int, int, float, bool]] = []
-    now, served_s, busy, open_now = begin, 0.0, 0, 0
+    now, served_s, busy, open_now, sent = begin, 0.0, 0, 0, 0
     progress: list[Arrival] = []
     changed_at, were_open = [begin], [0]
 
@@ -143,7 +145,9 @@ def simulate(
         while changes and now >= changes[0][0]:
             workers = changes.popleft()[1]
         while open_now < min(limiter.limit(now), demand):
-            size = source.randrange(len(gateway.sizes))
+            number = len(gateway.sizes)
+            size = sent // gateway.batch % number if gateway.batch else source.randrange(number)
+            sent += 1
             set_open(open_now + 1)
             if source.random() < gateway.cached:
                 heapq.heappush(ends, (now + CACHE_S, next(order), size, now, False))

@@ -78,6 +78,9 @@ _TRIAL_FACTOR = 1.3
 
 _YOUNG = 20
 _SIZES_MOST = 32
+_RECENT = 0.99
+"""What each response leaves of the weight of those before it."""
+
 _LEAST_VARIANCE, _FIRST_VARIANCE = 0.005, 0.05
 _SYSTEMATIC = 0.05**2
 """Variance of means that more responses do not lower: they follow from the order of requests."""
@@ -133,7 +136,7 @@ class Concurrency:
         level: the latency of an idle gateway, relative to ``firsts``.
         quick: how many responses in a row were as fast as cached ones; ``quick_since`` is when the
             first of them arrived.
-        last_size: the size of the last response.
+        recent: by size, how many of the last hundred responses or so were of it.
     """
 
     width: int = _FIRST_WIDTH
@@ -153,7 +156,7 @@ class Concurrency:
     level: float = 0.0
     quick: int = 0
     quick_since: float = 0.0
-    last_size: str = ""
+    recent: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, text: str) -> "Concurrency":
@@ -174,6 +177,7 @@ class Concurrency:
                 size: (first, responses)
                 for size, (first, responses) in known.get("firsts", {}).items()
             }
+            known["recent"] = dict(known.get("recent", {}))
             return cls(**known) if _is_sound(known) else cls(width=known["width"])
         except (ValueError, TypeError, AttributeError, OverflowError):
             return cls()
@@ -196,10 +200,9 @@ class Concurrency:
 
 def _is_sound(known: dict[str, Any]) -> bool:
     """Return whether values of a record are numbers that can be computed with."""
-    latencies, firsts = known["latencies"], known["firsts"]
-    if not isinstance(known.get("last_size", ""), str):
-        return False
-    numbers = [value for value in known.values() if not isinstance(value, dict | str)]
+    latencies, firsts, recent = known["latencies"], known["firsts"], known["recent"]
+    numbers = [value for value in known.values() if not isinstance(value, dict)]
+    numbers += recent.values()
     numbers += [
         number for values in (latencies, firsts) for one in values.values() for number in one
     ]
@@ -208,6 +211,7 @@ def _is_sound(known: dict[str, Any]) -> bool:
         all(map(math.isfinite, numbers))
         and all(LEAST <= width <= MOST for width in latencies)
         and all(count > 0 for count in counts)
+        and all(weight > 0 for weight in recent.values())
     )
 
 
@@ -241,15 +245,17 @@ def answered(concurrency: Concurrency, size: str, sample: Sample) -> Concurrency
         return replace(one, firsts={**dict(others), size: (first, 1)}, seen_at=sample.at)
     common = one.common + (surprise - one.common) * 0.1
     latency -= first
+    recent = {each: weight * _RECENT for each, weight in one.recent.items() if each in one.firsts}
+    recent[size] = recent.get(size, 0.0) + 1.0
     # Sizes are compared with one another: while all are of one, a rise is that of the queue.
-    if one.last_size not in {"", size}:
-        first += (surprise - common) / min(responses + 1, _YOUNG)
+    of_others = 1.0 - recent[size] / sum(recent.values())
+    first += of_others * (surprise - common) / min(responses + 1, _YOUNG)
     longest_s = max(sample.took_s, one.longest_s * 0.99)
     changes: dict[str, Any] = {
         "firsts": {**one.firsts, size: (first, responses + 1)},
         "common": common,
         "longest_s": longest_s,
-        "last_size": size,
+        "recent": recent,
         "seen_at": sample.at,
         "quick": 0,
     }

@@ -23,7 +23,7 @@ from ktrdr_pipelines.store.bars.footer import UNKNOWN_DIGEST
 _MAGIC_BYTES: Final = 4
 _SHIFTS: Final = 61
 _SHIFT_STEP: Final = 23
-_TRIES: Final = 8
+_MOST_SHIFTS: Final = 8
 """The first column of each version lies this many bytes further than that of the version before,
 modulo ``_SHIFTS``, a prime: it takes long until one begins where an older one did. Other columns
 may meet one of that version; so many shifts are tried, of which the first serves nearly always."""
@@ -52,7 +52,7 @@ def apart(encode: Callable[[int], pa.Buffer], earlier: AbstractSet[int]) -> pa.B
         earlier: ``chunk_starts`` of the version that it replaces; empty where there is none.
     """
     shift = (min(earlier) - _MAGIC_BYTES + _SHIFT_STEP) % _SHIFTS if earlier else 0
-    for _ in range(_TRIES):
+    for _ in range(_MOST_SHIFTS):
         data = encode(shift)
         if not earlier & chunk_starts(pq.read_metadata(pa.BufferReader(data))):
             break

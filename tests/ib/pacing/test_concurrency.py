@@ -81,6 +81,17 @@ def test_every_gateway_is_used_near_its_best(
     assert min(shares) >= strict - 0.16
 
 
+@pytest.mark.parametrize("batch", [50, 300])
+def test_sizes_may_follow_one_another_in_batches(batch: int) -> None:
+    """One timeframe after the other: a size that comes back is known, and so is the queue."""
+    shares = []
+    for seed in range(4):
+        gateway = LoadedGateway(12, 0.45, 0.1, (0.3, 1.0, 5.0), batch=batch, seed=seed)
+        shares.append(throughput(simulate(gateway, Adaptive(), seconds=900)) / 12)
+    assert statistics.mean(shares) >= 0.88
+    assert min(shares) >= 0.8
+
+
 @pytest.mark.parametrize(("workers", "noise"), [(44, 0.3), (200, 0.0)])
 def test_great_capacities_are_used_up_to_the_bound(workers: int, noise: float) -> None:
     """Never more than 45 are in flight, and nearly all of those."""
@@ -229,6 +240,9 @@ def test_a_record_of_an_earlier_version_is_read() -> None:
         ("[1]", 6),
         ('{"width": Infinity}', 6),
         ('{"width": 9, "latencies": {"9": [3]}}', 6),
+        ('{"width": 9, "level": "0.1"}', 6),
+        ('{"width": 9, "recent": {"1 D": "3"}}', 6),
+        ('{"width": 9, "recent": [3]}', 6),
         ('{"width": 9, "latencies": {"60": [9, 0.1, 3]}}', 9),
         ('{"width": 9, "latencies": {"9": [0, 0.1, 3]}}', 9),
         ('{"width": 9, "firsts": {"1 D": [NaN, 3]}}', 9),
