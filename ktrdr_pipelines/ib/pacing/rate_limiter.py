@@ -61,11 +61,12 @@ _WRITE_ATTEMPTS = 20
 _PROBE_CHECK_S = 1.0
 _PROBING = "another request probes whether the gateway responds again"
 _PAUSED = "the gateway received too many requests, and every process pauses"
+_FEW_HEADS = "IB limits the number of requests for the oldest data in 10 minutes"
 _COUNTED = "earlier requests count against IB's limits, cancelled ones until their deadlines"
 _LONG_WAIT_S = 20.0
-"""Seconds from which a wait for the limits of IB is no ordinary one: the shorter rules take 15."""
+"""Seconds from which a wait for other limits is reported: longer than one for identical requests.
+"""
 
-_FEW_HEADS = "IB limits the number of requests for the oldest data in 10 minutes"
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -389,11 +390,12 @@ class RateLimiter:
                 if entry.sent:
                     return entry
                 # Only waits that a user would wonder about are reported.
+                wait_s = entry.send_time.at - self._clock()
                 if entry.is_paused:
-                    waits(_PAUSED, entry.send_time.at - self._clock())
+                    waits(_PAUSED, wait_s)
                 elif request.kind is RequestKind.HEAD:
-                    waits(_FEW_HEADS, entry.send_time.at - self._clock())
-                elif (wait_s := entry.send_time.at - self._clock()) >= _LONG_WAIT_S:
+                    waits(_FEW_HEADS, wait_s)
+                elif wait_s >= _LONG_WAIT_S:
                     waits(_COUNTED, wait_s)
                 await self._wait(entry, request)
         except BaseException:  # a cancelled request must leave the queue, too

@@ -180,13 +180,17 @@ def test_a_permit_is_released_while_another_process_writes(
     assert asyncio.run(run()) == 0.0
 
 
+ADAPTING = Pacing(
+    rules=(Rule("identical", 1, 0.1, Scope.IDENTICAL),), most_open=50, concurrency=6, adapts=True
+)
+"""Rules that delay nothing here; the number of requests in flight adapts."""
+
+
 def test_responses_that_arrive_together_all_count(rate_limiter: Any, clock: FakeClock) -> None:
     """Requests that were open at once widen the width, though ever fewer are open as they end."""
 
     async def run() -> tuple[int, int]:
-        rule = Rule("identical", 1, 0.1, Scope.IDENTICAL)
-        pacing = Pacing(rules=(rule,), most_open=50, concurrency=6, adapts=True)
-        one = rate_limiter(pacing=pacing)
+        one = rate_limiter(pacing=ADAPTING)
         before = one.vitals().concurrency
         for turn in range(2):  # the first response of a size is what the others are compared with
             async with AsyncExitStack() as stack:
@@ -210,9 +214,7 @@ def test_few_requests_at_once_do_not_widen(rate_limiter: Any, clock: FakeClock) 
     """However many follow one another: those that ended before count for nothing."""
 
     async def run() -> tuple[int, int]:
-        rule = Rule("identical", 1, 0.1, Scope.IDENTICAL)
-        pacing = Pacing(rules=(rule,), most_open=50, concurrency=6, adapts=True)
-        one = rate_limiter(pacing=pacing)
+        one = rate_limiter(pacing=ADAPTING)
         before = one.vitals().concurrency
         for number in range(100):
             async with one.permit(bars(number, size="1 D"), hold_s=45) as permit:
