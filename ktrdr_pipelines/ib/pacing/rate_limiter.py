@@ -137,6 +137,12 @@ def _nothing() -> None:
     """Write nothing: the caller writes the request itself, at once."""
 
 
+def _wake(woken: asyncio.Future[None]) -> None:
+    """Let a request that waits go on at the next step of the event loop."""
+    if not woken.done():
+        woken.set_result(None)
+
+
 class RateLimiter:
     """Makes requests wait for permits, over all processes that use the same gateway.
 
@@ -168,7 +174,7 @@ class RateLimiter:
             pacing=pacing or pacing_of(),
             clock=clock,
         )
-        self._queue: dict[tuple[bool, int], asyncio.Event] = {}
+        self._queue: dict[tuple[bool, int], asyncio.Future[None]] = {}
 
     @classmethod
     def of(cls, config: GatewayConfig) -> "RateLimiter":
@@ -367,6 +373,7 @@ class RateLimiter:
             raise
         finally:
             self._wake_first()
+        await asyncio.sleep(0)  # what waits is sent before the response is evaluated
 
     def pause_after_violation(self) -> float:
         """Make every process pause after a pacing violation; return the seconds from now.
@@ -440,17 +447,17 @@ class RateLimiter:
             await self._sleep(max(min(left_s, checks_in_s, LONGEST_SLEEP_S), 0.0))
             return
         key = (not request.tail, entry.number)
-        self._queue[key] = woken = asyncio.Event()
+        self._queue[key] = woken = asyncio.get_running_loop().create_future()
         # Only the first in the queue polls; it is woken when this process releases a permit.
         seconds = POLL_S if min(self._queue) == key else LONGEST_SLEEP_S
-        tasks = {asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(woken.wait())}
+        timer = asyncio.ensure_future(self._sleep(seconds))
+        timer.add_done_callback(lambda _: _wake(woken))
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await woken
         finally:
             del self._queue[key]
-            for task in tasks:
-                task.cancel()
+            timer.cancel()
 
     def _wake_first(self) -> None:
         if self._queue:
-            self._queue[min(self._queue)].set()
+            _wake(self._queue[min(self._queue)])

@@ -106,6 +106,27 @@ def test_a_released_permit_goes_to_the_next_request(rate_limiter: Any, clock: Fa
     assert clock.now == 5000.0
 
 
+def test_a_waiting_request_is_written_before_the_response_is_read(rate_limiter: Any) -> None:
+    """It has the permit at the next step of the loop: a gateway of one worker hardly idles."""
+    done: list[str] = []
+
+    async def run() -> None:
+        one = rate_limiter(pacing=Pacing(pacing_of().rules, most_open=47, concurrency=1))
+        async with asyncio.TaskGroup() as tasks:
+            async with one.permit(bars("first"), hold_s=45) as permit:
+                tasks.create_task(send_next(one))
+                await a_moment()
+                permit.answered()
+            done.append("response read")
+
+    async def send_next(one: RateLimiter) -> None:
+        async with one.permit(bars("next"), hold_s=45, write=lambda: done.append("written")):
+            pass
+
+    asyncio.run(run())
+    assert done == ["written", "response read"]
+
+
 def test_a_cancelled_request_keeps_its_permit_for_a_while(rate_limiter: Any) -> None:
     """Its permit is released after CANCEL_HOLD_S."""
 
