@@ -7,7 +7,8 @@ step while all others keep the best known one, so that both are compared under t
 counts is bars a second of the gateway: the seconds from sending to the response, less those that
 requests wait there in a queue. The wait is the same for all widths, so that a wide request would
 look better in a long queue than it is: it is what responses to the best width take longer on
-average than where fewer requests are in flight.
+average than where fewer requests are in flight. While responses with fewer are not known, nor how
+many there should be, no wider one is preferred.
 
 Whether wider is better differs between gateways. Published for a real one: ``1 D`` of 1m took 0.6 s
 and ``5 D`` 8.3 s, ``6 D`` timed out (ib_insync #268, grade C as in ``limits``); another returned
@@ -60,6 +61,9 @@ _CACHED = 0.25
 _LOAD_RESPONSES, _LOAD_MEMORY, _LOAD_AGE = 6, 24, 200
 """Fewest responses from which the mean time under a load is trusted, how many it covers, and after
 how many others it no longer holds."""
+
+_SETTLED = 100
+"""Responses after which the number in flight has been found, so that few requests wait."""
 
 _TRIMMED = 0.25
 """Share of the samples that is left out at either end: a response out of a cache, and a hiccup."""
@@ -161,21 +165,30 @@ class Trial:
         """How many requests of a process were typically in flight."""
         return float(np.median([one.at_once for one in self.samples])) if self.samples else 0.0
 
+    def knows_wait(self, at_once: int) -> bool:
+        """Return whether responses with fewer requests in flight are known, or there are none."""
+        load = _load_of(at_once)
+        return not load or bool(self._less_than(load))
+
     def wait_s(self, at_once: int) -> float | None:
         """Return the seconds that a request waits in the gateway's queue, on average.
 
         None if too little is known of responses with about so many requests in flight.
         """
-        load, oldest = _load_of(at_once), self.responses - _LOAD_AGE
+        load = _load_of(at_once)
         own = self.loads.get(load)
-        if own is None or own.count < _FEWEST or own.last < oldest:
+        if own is None or own.count < _FEWEST or own.last < self.responses - _LOAD_AGE:
             return None
-        less = [
+        return own.mean_s - min([own.mean_s, *self._less_than(load)])
+
+    def _less_than(self, load: int) -> list[float]:
+        """Return the mean seconds of responses under lesser loads, where they can be trusted."""
+        oldest = self.responses - _LOAD_AGE
+        return [
             one.mean_s
             for key, one in self.loads.items()
             if key < load and one.count >= _LOAD_RESPONSES and one.last >= oldest
         ]
-        return own.mean_s - min([own.mean_s, *less])
 
     def served_s(self, samples: Iterable[WidthSample]) -> list[float]:
         """Return the seconds a bar of samples, without the wait at this width under their load."""
@@ -216,6 +229,11 @@ class LearnedWidth:
     def best(self) -> Trial:
         """The trial of the best width."""
         return self.trials.get(self.width, Trial())
+
+    @property
+    def responses(self) -> int:
+        """How many responses there were, of any width."""
+        return sum(trial.responses for trial in self.trials.values())
 
     def planned(self, timeframe: Timeframe) -> int | None:
         """Return the width that requests are planned with; None for the safe plan's."""
@@ -479,7 +497,13 @@ def _judged(
         gain = _trimmed_mean(best_s) / _trimmed_mean(bars_s)
         slowest = _trimmed_mean(best_s) / max(bars_s)
         is_better = slowest > _CLEARLY_BETTER or gain > min(good for _, _, good in rows)
-        if gain <= max(worst for _, worst, _ in rows):
+        is_worse = gain <= max(worst for _, worst, _ in rows)
+        if is_worse if width < known.width else is_better:
+            # The wider one is not known to be better while both may have waited in a queue.
+            loads = {one.at_once for one in (*samples, *best.samples)}
+            if known.responses < _SETTLED and not all(map(best.knows_wait, loads)):
+                return known
+        if is_worse:
             # A small loss may have been chance, and is tried again sooner.
             return _rejected(known, width, now_s, "slower", is_clear=gain <= _CLEARLY_WORSE)
         if is_better and width > known.width and trial.took_s > bounds.longest_s:

@@ -1,6 +1,15 @@
 """What is learned of the width of requests from single responses."""
 
-from ktrdr_pipelines.domain.planning.width_learning import Trial, WidthSample
+from ktrdr_pipelines.domain.planning.width_learning import (
+    LearnedWidth,
+    Trial,
+    WidthBounds,
+    WidthSample,
+    may_probe,
+    measured,
+    probed,
+    started,
+)
 
 
 def trial_of(*times: tuple[float, int, int]) -> Trial:
@@ -26,3 +35,30 @@ def test_a_gateway_that_has_become_fast_is_measured_anew() -> None:
     faster = trial_of((8.0, 8, 4), (1.0, 8, 300))
     assert next(iter(faster.loads.values())).mean_s == 1.0
     assert faster.wait_s(8) == 0.0
+
+
+def test_a_width_is_not_preferred_for_a_queue_in_which_all_wait() -> None:
+    """A start with five in flight at a gateway of one worker, for which two sessions cost triple.
+
+    Beside the wait of four others, the second session seems to cost little.
+    """
+    kind, bounds = "1m STK 6.5h TRADES", WidthBounds.of(45.0)
+    one_s, two_s = 0.07, 0.21
+
+    def after_round(known: LearnedWidth, at_once: int) -> LearnedWidth:
+        wait_s = (at_once - 1) * one_s
+        for _ in range(3):
+            sample = WidthSample(390, wait_s + one_s, at_once)
+            known = measured(known, 1, sample, now_s=0.0, bounds=bounds)
+        if may_probe(known, 0.0, bounds) != 2:
+            return known
+        sample = WidthSample(780, wait_s + two_s, at_once)
+        return measured(probed(known, 2, 0.0), 2, sample, now_s=0.0, bounds=bounds)
+
+    known = started(kind, 0.0)
+    for _ in range(18):
+        known = after_round(known, at_once=5)
+    assert (known.width, known.trials[2].why) == (1, "")
+    for _ in range(18):
+        known = after_round(known, at_once=1)
+    assert (known.width, known.trials[2].why) == (1, "slower")
