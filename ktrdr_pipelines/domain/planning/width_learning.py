@@ -62,7 +62,7 @@ _LOAD_RESPONSES, _LOAD_MEMORY, _LOAD_AGE = 6, 24, 200
 """Fewest responses from which the mean time under a load is trusted, how many it covers, and after
 how many others it no longer holds."""
 
-_SETTLED = 100
+_ENOUGH_RESPONSES = 100
 """Responses after which the number in flight has been found, so that few requests wait."""
 
 _TRIMMED = 0.25
@@ -484,35 +484,49 @@ def _judged(
     known: LearnedWidth, width: int, now_s: float, bounds: WidthBounds | None
 ) -> LearnedWidth:
     """Compare a width that is being tried with the best one, and decide if there is enough."""
-    trial, best = known.trials.get(width, Trial()), known.best
+    trial = known.trials.get(width, Trial())
     if width == known.width or trial.why or width not in STEPS or not trial.sent:
         return known
+    gain, verdict = _compared(known, width) if bounds is not None else (1.0, 0)
+    if verdict < 0:
+        # A small loss may have been chance, and is tried again sooner.
+        return _rejected(known, width, now_s, "slower", is_clear=gain <= _CLEARLY_WORSE)
+    if verdict > 0 and bounds is not None:
+        if width > known.width and trial.took_s > bounds.longest_s:
+            return _rejected(known, width, now_s, "too long", is_clear=True)
+        return _accepted(known, width, now_s)
+    is_enough = trial.sent >= _PROBES_A_ROUND and known.responses >= _ENOUGH_RESPONSES
+    if is_enough and not trial.open_probes(now_s):
+        return _rejected(known, width, now_s, "unclear")
+    return known
+
+
+def _compared(known: LearnedWidth, width: int) -> tuple[float, int]:
+    """Return the bars a second of a width, of the best one's, and what they show.
+
+    That is 1 if it is better than the best one, -1 if it is worse, 0 if there are too few samples.
+    """
+    best, is_wider = known.best, width > known.width
     # A wider request that took much less time was served out of a cache.
-    least_s = 0.0 if width < known.width else best.took_s * _PLAUSIBLE
-    samples = [one for one in trial.samples if one.took_s >= least_s]
+    least_s = best.took_s * _PLAUSIBLE if is_wider else 0.0
+    samples = [one for one in known.trials[width].samples if one.took_s >= least_s]
     bars_s, best_s = (best.served_s(each) for each in (samples, best.samples))
     count = len(bars_s)
     rows = [one for one in ((_FEW_PROBES, 0.0, math.inf), *_DECISIONS) if count >= one[0]]
-    if bounds is not None and rows and best_s:
-        gain = _trimmed_mean(best_s) / _trimmed_mean(bars_s)
-        slowest = _trimmed_mean(best_s) / max(bars_s)
-        is_better = slowest > _CLEARLY_BETTER or gain > min(good for _, _, good in rows)
-        is_worse = gain <= max(worst for _, worst, _ in rows)
-        if is_worse if width < known.width else is_better:
-            # The wider one is not known to be better while both may have waited in a queue.
-            loads = {one.at_once for one in (*samples, *best.samples)}
-            if known.responses < _SETTLED and not all(map(best.knows_wait, loads)):
-                return known
-        if is_worse:
-            # A small loss may have been chance, and is tried again sooner.
-            return _rejected(known, width, now_s, "slower", is_clear=gain <= _CLEARLY_WORSE)
-        if is_better and width > known.width and trial.took_s > bounds.longest_s:
-            return _rejected(known, width, now_s, "too long", is_clear=True)
-        if is_better:
-            return _accepted(known, width, now_s)
-    if trial.sent >= _PROBES_A_ROUND and not trial.open_probes(now_s):
-        return _rejected(known, width, now_s, "unclear")
-    return known
+    if not rows or not best_s:
+        return 1.0, 0
+    gain = _trimmed_mean(best_s) / _trimmed_mean(bars_s)
+    slowest = _trimmed_mean(best_s) / max(bars_s)
+    verdict = 0
+    if gain <= max(worst for _, worst, _ in rows):
+        verdict = -1
+    elif slowest > _CLEARLY_BETTER or gain > min(good for _, _, good in rows):
+        verdict = 1
+    # The wider one seems to be better than it is while both wait in a queue.
+    if is_wider == (verdict > 0) and known.responses < _ENOUGH_RESPONSES:
+        loads = {one.at_once for one in (*samples, *best.samples)}
+        verdict = verdict if all(map(best.knows_wait, loads)) else 0
+    return gain, verdict
 
 
 def _accepted(known: LearnedWidth, width: int, now_s: float) -> LearnedWidth:
