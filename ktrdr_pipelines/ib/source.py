@@ -13,7 +13,7 @@ Not here: the connection (``ib.connection``), the budget (``ib.pacing``), readin
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -138,11 +138,12 @@ class Requester:
         Args and errors are those of ``ask``.
         """
 
-        def request(sized: HistoryQuery) -> Awaitable[HistoryReply]:
+        async def request(sized: HistoryQuery) -> HistoryReply:
             call = self._connection.history(sized)
-            return self.ask(
+            reply = await self.ask(
                 sized, call, sent=sent, is_late=is_late, probes=probes, is_trial=is_trial
             )
+            return replace(reply, at_once=call.at_once)
 
         return await self._sizes.accepted(query, request)
 
@@ -254,7 +255,7 @@ class Requester:
                 if not is_too_wide:  # its permit stays taken as after any timeout
                     self._apply_error(permit, error, depth_of(query.kind))
                 raise
-            permit.answered()
+            call.at_once = permit.answered()
         return answer
 
     def _apply_error(self, permit: Permit, error: GatewayError, depth: Depth) -> None:
@@ -519,7 +520,10 @@ class GatewaySource:
             history = history_of(reply.message)
             if (zone := unknown_zone(history)) is not None:
                 self.notices.unknown_zone(zone, "the range that responses state")
-            return _answer(request, history, self.now(), lacks_newest=reply.lacks_newest)
+            found = _answer(request, history, self.now(), lacks_newest=reply.lacks_newest)
+        if isinstance(found, NoData):
+            return found
+        return replace(found, at_once=reply.at_once)
 
     async def head(self, instrument: Instrument, *, sent: OnSent = ignore_sent) -> datetime | None:
         """Return the start of the oldest data, or None if the gateway does not know it.

@@ -93,27 +93,27 @@ def _workers(
         ends_s = sorted(one.ended_s for one in minutes)
         started_s, last_sent_s = minutes[0].arrived_s, minutes[-1].arrived_s
         return {
-            key: _share_of_oracle(minutes, workers, ends_s[_COLD_ROUNDS * workers], last_sent_s),
-            cold.key: _share_of_oracle(minutes, workers, started_s, ends_s[-1]),
+            key: _share_of_oracle(minutes, law, ends_s[_COLD_ROUNDS * workers], last_sent_s),
+            cold.key: _share_of_oracle(minutes, law, started_s, ends_s[-1]),
         }
 
     return Benchmark([found, cold], measure)
 
 
-def _share_of_oracle(
-    served: Sequence[Served], workers: int, from_s: float, until_s: float
-) -> float:
-    """Return the service between two moments as a share of what workers can serve.
+def _share_of_oracle(served: Sequence[Served], law: Law, from_s: float, until_s: float) -> float:
+    """Return the sessions served between two moments as a share of what workers can serve.
 
-    The oracle keeps every worker busy and nothing waiting: as many requests are in flight as there
-    are workers, each sent the moment another ends. No client can be faster.
+    The oracle requests one session each, keeps every worker busy and nothing waiting: as many
+    requests are in flight as there are workers, each sent the moment another ends. No client can be
+    faster.
     """
     served_s = 0.0
     for one in served:
         within_s = min(one.ended_s, until_s) - max(one.begun_s, from_s)
-        if within_s > 0:
-            served_s += one.service_s * within_s / (one.ended_s - one.begun_s)
-    return served_s / workers / (until_s - from_s)
+        if within_s > 0 and one.bars:
+            needed_s = one.service_s * one.sessions * law.mean_s(1) / law.mean_s(one.sessions)
+            served_s += needed_s * within_s / (one.ended_s - one.begun_s)
+    return served_s / law.workers / (until_s - from_s)
 
 
 def _budget(factor: float) -> Benchmark:

@@ -50,7 +50,8 @@ class Response:
 
     ``reach`` is the interval of real time that the gateway states to have answered, or None where
     it states nothing usable. ``lacks_newest``: the gateway withholds the newest bars (2188 and the
-    like), so that the absence of bars after the last one means nothing.
+    like), so that the absence of bars after the last one means nothing. ``at_once`` is how many
+    requests were in flight when it was requested, with it, of all processes.
     """
 
     request: BarRequest
@@ -59,6 +60,7 @@ class Response:
     lacks_newest: bool = False
     impossible: IntervalSet = field(default_factory=IntervalSet)
     implausible: tuple[int, ...] = ()
+    at_once: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ step while all others keep the best known one, so that both are compared under t
 counts is bars a second of the gateway: the seconds from sending to the response, less those that
 requests wait there in a queue. The wait is the same for all widths, so that a wide request would
 look better in a long queue than it is: it is what responses to the best width take longer on
-average than where fewer requests are in flight. While responses with fewer are not known, nor how
-many there should be, no wider one is preferred.
+average than where fewer requests are in flight. While nothing is known of fewer, no wider one is
+preferred during the first hundred responses, in which the number in flight is found.
 
 Whether wider is better differs between gateways. Published for a real one: ``1 D`` of 1m took 0.6 s
 and ``5 D`` 8.3 s, ``6 D`` timed out (ib_insync #268, grade C as in ``limits``); another returned
@@ -20,7 +20,7 @@ remembered (``ib.pacing.learned_widths``).
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final, Protocol, Self
@@ -58,9 +58,15 @@ _FAILURES = 2
 _CACHED = 0.25
 """A response in less than this share of the typical time came from a cache."""
 
+_SERVED = 0.05
+"""Share of the seconds of responses that are not spent in a queue, at least."""
+
 _LOAD_RESPONSES, _LOAD_MEMORY, _LOAD_AGE = 6, 24, 200
 """Fewest responses from which the mean time under a load is trusted, how many it covers, and after
 how many others it no longer holds."""
+
+_UNQUEUED = 0.6
+"""Share of the seconds under a load that a response under less takes where nothing waits."""
 
 _ENOUGH_RESPONSES = 100
 """Responses after which the number in flight has been found, so that few requests wait."""
@@ -76,6 +82,9 @@ _PLAUSIBLE = 0.5
 
 _LOAD_STEP = 1.5
 """Factor by which the numbers in flight of one load differ at most."""
+
+_HALF = 2
+"""How many loads lower fewer than half as many requests are in flight."""
 
 _FEWEST = 3
 """Fewest responses of the best width before another is compared with it."""
@@ -99,9 +108,11 @@ class WidthSample:
     at_once: int = 1
 
     def bar_s(self, *, waited_s: float = 0.0) -> float:
-        """Return the seconds a bar, without those that requests wait in a queue."""
-        served_s = max(self.took_s - waited_s, self.took_s * _CACHED, _SHORTEST_S)
-        return served_s / max(self.bars, 1)
+        """Return the seconds a bar, without those that requests wait in a queue.
+
+        One that waited less than others may have less than none: only their mean is of use.
+        """
+        return (max(self.took_s, _SHORTEST_S) - waited_s) / max(self.bars, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +176,20 @@ class Trial:
         """How many requests of a process were typically in flight."""
         return float(np.median([one.at_once for one in self.samples])) if self.samples else 0.0
 
-    def knows_wait(self, at_once: int) -> bool:
-        """Return whether responses with fewer requests in flight are known, or there are none."""
-        load = _load_of(at_once)
-        return not load or bool(self._less_than(load))
+    def knows_wait(self, load: int) -> bool:
+        """Return whether responses under a lesser load are known."""
+        return bool(self._less_than(load))
+
+    def shows_no_queue(self, load: int) -> bool:
+        """Return whether responses took hardly longer under a load than under half of it.
+
+        A single response under less shows that; in a queue it takes less than half of the time.
+        """
+        less = [one.mean_s for key, one in self.loads.items() if key <= load - _HALF]
+        more = [
+            one.mean_s for key, one in self.loads.items() if key >= load and one.count >= _FEWEST
+        ]
+        return bool(less and more) and max(less) >= _UNQUEUED * min(more)
 
     def wait_s(self, at_once: int) -> float | None:
         """Return the seconds that a request waits in the gateway's queue, on average.
@@ -234,6 +255,13 @@ class LearnedWidth:
     def responses(self) -> int:
         """How many responses there were, of any width."""
         return sum(trial.responses for trial in self.trials.values())
+
+    def knows_wait(self, at_once: int) -> bool:
+        """Return whether it is known how long requests wait, with so many in flight."""
+        load = _load_of(at_once)
+        # A wait shows most beside the seconds of the narrowest requests.
+        narrowest = self.trials[min(self.trials)]
+        return not load or self.best.knows_wait(load) or narrowest.shows_no_queue(load)
 
     def planned(self, timeframe: Timeframe) -> int | None:
         """Return the width that requests are planned with; None for the safe plan's."""
@@ -495,7 +523,8 @@ def _judged(
         if width > known.width and trial.took_s > bounds.longest_s:
             return _rejected(known, width, now_s, "too long", is_clear=True)
         return _accepted(known, width, now_s)
-    is_enough = trial.sent >= _PROBES_A_ROUND and known.responses >= _ENOUGH_RESPONSES
+    may_wait = known.responses < _ENOUGH_RESPONSES and trial.responses >= _FEW_PROBES
+    is_enough = trial.sent >= _PROBES_A_ROUND * (2 if may_wait else 1)
     if is_enough and not trial.open_probes(now_s):
         return _rejected(known, width, now_s, "unclear")
     return known
@@ -515,8 +544,8 @@ def _compared(known: LearnedWidth, width: int) -> tuple[float, int]:
     rows = [one for one in ((_FEW_PROBES, 0.0, math.inf), *_DECISIONS) if count >= one[0]]
     if not rows or not best_s:
         return 1.0, 0
-    gain = _trimmed_mean(best_s) / _trimmed_mean(bars_s)
-    slowest = _trimmed_mean(best_s) / max(bars_s)
+    bar_s, best_bar_s = _mean_bar_s(bars_s, samples), _mean_bar_s(best_s, best.samples)
+    gain, slowest = best_bar_s / bar_s, best_bar_s / max(bar_s, *bars_s)
     verdict = 0
     if gain <= max(worst for _, worst, _ in rows):
         verdict = -1
@@ -525,8 +554,13 @@ def _compared(known: LearnedWidth, width: int) -> tuple[float, int]:
     # The wider one seems to be better than it is while both wait in a queue.
     if is_wider == (verdict > 0) and known.responses < _ENOUGH_RESPONSES:
         loads = {one.at_once for one in (*samples, *best.samples)}
-        verdict = verdict if all(map(best.knows_wait, loads)) else 0
+        verdict = verdict if all(map(known.knows_wait, loads)) else 0
     return gain, verdict
+
+
+def _mean_bar_s(served_s: Sequence[float], samples: Sequence[WidthSample]) -> float:
+    """Return the mean seconds a bar of samples, of which hardly all were spent in a queue."""
+    return max(_trimmed_mean(served_s), _SERVED * _trimmed_mean(one.bar_s() for one in samples))
 
 
 def _accepted(known: LearnedWidth, width: int, now_s: float) -> LearnedWidth:

@@ -174,6 +174,8 @@ _TOPICS = {
 class Call(Generic[T]):
     """A request that can be sent once: ``put`` writes it, ``answer`` waits for the response.
 
+    ``at_once`` is to be set after the response: how many requests were in flight.
+
     Args:
         put: writes it and returns the pending request.
         answer: waits for the response to the pending request.
@@ -184,6 +186,7 @@ class Call(Generic[T]):
     ) -> None:
         self._put, self._answer = put, answer
         self._pending: PendingRequest | None = None
+        self.at_once = 1
 
     def put(self) -> None:
         """Write the request to the socket, at once.

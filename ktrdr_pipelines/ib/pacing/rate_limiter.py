@@ -87,12 +87,22 @@ class Permit:
         """Release the permit: the gateway has responded."""
         self._let_go(lambda: self._record.release(self._entry))
 
-    def answered(self) -> None:
-        """Release the permit after a response with data, whose time shows the gateway's load."""
-        if not self._entry.request.size:
+    def answered(self) -> int:
+        """Release the permit after a response with data, whose time shows the gateway's load.
+
+        Returns: how many were in flight when it was sent, with it, of all processes.
+        """
+        at_once = 1
+
+        def act() -> None:
+            nonlocal at_once
+            at_once = self._record.answered(self._entry)
+
+        if self._entry.request.size:
+            self._let_go(act)
+        else:
             self.release()
-            return
-        self._let_go(lambda: self._record.answered(self._entry))
+        return at_once
 
     def cut(self) -> None:
         """Release the permit soon: the gateway lost the request, or the connection has ended.

@@ -39,9 +39,9 @@ _WAITING = (
 )
 # Whatever was open then is counted later: when its response arrived, or by its deadline, which is
 # not before the end of its permit.
-_METERED = (
+_OPEN_AT = (
     "SELECT count(*) FROM requests INDEXED BY requests_counted WHERE boot = ? AND counted > ?"
-    " AND at <= ? AND until > ? AND state <> 'waiting' AND kind = 'bars' AND NOT small"
+    " AND at <= ? AND until > ? AND state <> 'waiting' AND kind = 'bars' AND small = ?"
 )
 _OPEN = (
     f"SELECT owner, count(*), sum({_HISTORICAL}), sum(kind = 'bars' AND NOT small)"  # noqa: S608
@@ -125,10 +125,10 @@ class RequestRows:
             for owner, count, historical, metered in self._database.execute(_OPEN, values)
         }
 
-    def metered_at(self, moment: float) -> int:
-        """Return how many requests that count against the concurrency were open at a moment."""
-        values = (self._boot, moment, moment, moment)
-        return int(self._database.execute(_METERED, values).fetchone()[0])
+    def open_at(self, moment: float, *, small: bool) -> int:
+        """Return how many requests for small bars, or for longer ones, were open at a moment."""
+        values = (self._boot, moment, moment, moment, small)
+        return int(self._database.execute(_OPEN_AT, values).fetchone()[0])
 
     def counted(self, rule: Rule, request: PacedRequest, others: int) -> Sequence[Counted]:
         """Return the sent requests that can delay a request under a rule, latest first."""

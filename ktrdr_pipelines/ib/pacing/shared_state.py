@@ -259,17 +259,21 @@ class SharedRecord:
         with self._transaction() as database:
             self._release(database, entry, self._clock())
 
-    def answered(self, entry: QueueEntry) -> None:
-        """Release a permit after a response with bars, and adapt the concurrency to its time."""
+    def answered(self, entry: QueueEntry) -> int:
+        """Release a permit after a response with bars, and adapt the concurrency to its time.
+
+        Returns: how many requests of its kind were open when it was sent, with it.
+        """
         with self._transaction() as database:
             now = self._clock()
             sent_at = entry.send_time.at
-            at_once = RequestRows(database, self._boot, now).metered_at((sent_at + now) / 2)
-            sample = Sample(sent_at, now, at_once)
+            rows = RequestRows(database, self._boot, now)
+            sample = Sample(sent_at, now, rows.open_at((sent_at + now) / 2, small=False))
             self._release(database, entry, now)
             concurrency = self._memory.answered(database, entry.request.size, sample)
             if self._pacing.adapts:
                 self.concurrency = concurrency.limit(now)
+            return max(rows.open_at(sent_at, small=entry.request.small), 1)
 
     def remember(self, act: Callable[[SharedMemory, sqlite3.Connection], T]) -> T:
         """Read or write what all processes remember of the gateway, in one transaction."""

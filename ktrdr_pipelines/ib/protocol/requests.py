@@ -106,10 +106,14 @@ class ContractQuery:
 
 @dataclass(frozen=True, slots=True)
 class HistoryReply:
-    """Message 17 or 106, and the codes that the gateway noted about it."""
+    """Message 17 or 106, and the codes that the gateway noted about it.
+
+    ``at_once`` is how many were in flight when it was requested, with it, of all processes.
+    """
 
     message: Message
     codes: set[int]
+    at_once: int = 1
 
     @property
     def fields(self) -> list[str]:

@@ -40,8 +40,7 @@ class ReceivedResponse:
 
     ``sent_at`` is when the request was sent, by the earlier of the gateway's clock and this
     machine's: the response proves nothing about later times. ``requested_at`` is the same by this
-    machine's clock alone. ``took_s`` are the seconds from then to the response, ``at_once`` is
-    how many requests of the run were in flight when it was sent, with it.
+    machine's clock alone. ``took_s`` are the seconds from then to the response.
     """
 
     response: Response | NoData
@@ -49,7 +48,6 @@ class ReceivedResponse:
     sent_at: datetime
     requested_at: datetime
     took_s: float = 0.0
-    at_once: int = 1
 
     @property
     def with_bars(self) -> Response | None:
@@ -158,7 +156,6 @@ class Requests:
         # Whether contracts are alive, by contract id and what_to_show.
         self.alive: dict[tuple[int, str], bool] = {}
         self.checking_life = asyncio.Lock()
-        self.at_once = 0
 
     def of(self, series: Series, contract_id: int, options: LoadOptions) -> "BarRequester":
         """Return what requests the bars of one series."""
@@ -302,21 +299,16 @@ class BarRequester:
 
     async def _send(self, request: BarRequest, *, is_wide: bool = False) -> ReceivedResponse:
         sent_at, requested_at = self.source_session.now(), self._clock()
-        at_once = 0  # at the moment of sending; 0 while the request waits for its permit
 
         def note_sent(sent: Callable[[], None]) -> Callable[[], None]:
             def note() -> None:
-                nonlocal sent_at, requested_at, at_once
+                nonlocal sent_at, requested_at
                 sent_at, requested_at = self.source_session.now(), self._clock()
-                self._run.at_once += not at_once
-                at_once = self._run.at_once
                 sent()
 
             return note
 
         async def call(source: BarSource) -> ReceivedResponse:
-            nonlocal at_once
-            at_once = 0
             if self._is_too_soon(request):
                 rule_s = IbLimitsRegistry.IDENTICAL_S.value
                 self.note(
@@ -341,11 +333,8 @@ class BarRequester:
                 with audit.under_way():
                     response = await source.bars(request, sent=note_sent(audit.sent))
                     took_s = (self._clock() - requested_at).total_seconds()
-                    return ReceivedResponse(
-                        response, audit, sent_at, requested_at, took_s, max(at_once, 1)
-                    )
+                    return ReceivedResponse(response, audit, sent_at, requested_at, took_s)
             finally:
-                self._run.at_once -= at_once > 0
                 self.requests += audit.sent_times
 
         return await self.source_session.ask(

@@ -351,7 +351,7 @@ class SeriesWidths:
             bars: the bars of the response that are of use, at least one.
             need: what planning needs of the chunk.
             took_s: seconds from sending to the response.
-            at_once: how many requests of this run were in flight.
+            at_once: how many requests were in flight, of all processes.
         """
         keys = timestamps(bars)
         for left, width in list(self._left):

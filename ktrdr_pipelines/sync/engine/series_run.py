@@ -496,14 +496,8 @@ class SeriesRun:
         need, at = self._need(part.interval, by=due_by), self._session.gateway_now()
         found = chunk_run.evaluate(part, need, response)
         if self._widths is not None and found.bars.num_rows:
-            received = fetched.received
-            self._widths.received(
-                chunk_run.taken,
-                found.bars,
-                need,
-                took_s=received.took_s,
-                at_once=received.at_once,
-            )
+            took_s, at_once = fetched.received.took_s, response.at_once
+            self._widths.received(chunk_run.taken, found.bars, need, took_s=took_s, at_once=at_once)
         self.writer.comparison.received(response.bars, self._state.bars_before)
         self._evidence.saw_bars(self._series.symbol, self._series.timeframe, at)
         if found.earlier_only:
