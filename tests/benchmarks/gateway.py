@@ -25,7 +25,7 @@ _CAPACITY_A_S, _SMALL_CAPACITY_A_S = 15.0, 10.0
 """Responses a second of the gateways: below the 45 messages a second that a client may send, and in
 the small form also below what a busy machine leaves to it."""
 
-_ROUNDS, _SMALL_ROUNDS, _COLD_ROUNDS = 120, 45, 20
+_ROUNDS, _SMALL_ROUNDS, _COLD_ROUNDS = 90, 45, 20
 """Requests of a load for each worker, and how many of them are the start, in which much of the
 capacity is being found."""
 
