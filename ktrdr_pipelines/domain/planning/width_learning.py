@@ -173,7 +173,7 @@ class Trial:
 
     @property
     def at_once(self) -> float:
-        """How many requests of a process were typically in flight."""
+        """How many requests were typically in flight, of all processes."""
         return float(np.median([one.at_once for one in self.samples])) if self.samples else 0.0
 
     def knows_wait(self, load: int) -> bool:

@@ -9,6 +9,7 @@ from ktrdr_pipelines.domain.planning.width_learning import (
     measured,
     probed,
     started,
+    without_outcome,
 )
 
 
@@ -62,3 +63,22 @@ def test_a_width_is_not_preferred_for_a_queue_in_which_all_wait() -> None:
     for _ in range(18):
         known = after_round(known, at_once=1)
     assert (known.width, known.trials[2].why) == (1, "slower")
+
+
+def test_a_response_beside_less_load_shows_that_nothing_waits() -> None:
+    """One response suffices, of less than half as many in flight; in a queue it is much quicker."""
+    assert trial_of((0.9, 1, 1), (1.0, 6, 10)).shows_no_queue(4)
+    assert not trial_of((0.2, 1, 1), (1.0, 6, 10)).shows_no_queue(4)
+    assert not trial_of((0.9, 4, 1), (1.0, 6, 10)).shows_no_queue(4)
+
+
+def test_probes_without_an_outcome_end() -> None:
+    """Where responses say nothing about a width, some two dozen probes are sent, and no more."""
+    bounds, sent = WidthBounds.of(45.0), 0
+    known = started("1m STK 6.5h TRADES", 0.0)
+    for _ in range(6):
+        known = measured(known, 1, WidthSample(390, 0.5, 2), now_s=0.0, bounds=bounds)
+    while sent < 100 and may_probe(known, 0.0, bounds) == 2:
+        known = without_outcome(probed(known, 2, 0.0), 2, 0.0)
+        sent += 1
+    assert (sent, known.trials[2].why) == (24, "unclear")
