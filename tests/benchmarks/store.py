@@ -20,7 +20,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.catalog.catalog import connect_catalog
 from tests.benchmarks import services
 from tests.benchmarks.measuring import Benchmark, Target, cost_of_command, costs
-from tests.benchmarks.stores import LargeStore, Shape, large_store
+from tests.benchmarks.stores import LargeStore, Shape, closed_offset_s, large_store
 
 _LARGE, _SMALL = Shape(500), Shape(40, years=3)
 _FIVE = Shape(5)
@@ -226,9 +226,10 @@ def _command(
 
 
 def _action(store: LargeStore, name: str) -> dict[str, float]:
-    """Run an action in a process of its own, and return what it measured."""
+    """Run an action in a process of its own while markets are closed; return what it measured."""
     command = [sys.executable, "-m", "tests.benchmarks.store_actions", name]
-    found = cost_of_command(command, store.environment)
+    offset = {"KTRDR_CLOCK_OFFSET_S": str(closed_offset_s())}
+    found = cost_of_command(command, {**store.environment, **offset})
     measured: dict[str, float] = json.loads(found.output.splitlines()[-1])
     return measured
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -122,6 +122,15 @@ def closed_sessions() -> list[date]:
     now = _now()
     sessions = calendar_named("XNYS.RTH").sessions(now.date() - 60 * _DAY, now.date() + _DAY)
     return [one.day for one in sessions if one.closes_at < now - timedelta(hours=2)]
+
+
+def closed_offset_s() -> float:
+    """Return the seconds from now back to the night after the last of these sessions.
+
+    While a session is open there is more to compute, so that figures would depend on the hour.
+    """
+    night = datetime.combine(closed_sessions()[-1], time(23, 30), UTC)
+    return min((night - _now()).total_seconds(), 0.0)
 
 
 @contextmanager
