@@ -520,10 +520,7 @@ class GatewaySource:
             history = history_of(reply.message)
             if (zone := unknown_zone(history)) is not None:
                 self.notices.unknown_zone(zone, "the range that responses state")
-            found = _answer(request, history, self.now(), lacks_newest=reply.lacks_newest)
-        if isinstance(found, NoData):
-            return found
-        return replace(found, at_once=reply.at_once)
+            return _answer(request, reply, history, self.now())
 
     async def head(self, instrument: Instrument, *, sent: OnSent = ignore_sent) -> datetime | None:
         """Return the start of the oldest data, or None if the gateway does not know it.
@@ -581,7 +578,7 @@ class GatewaySource:
 
 
 def _answer(
-    request: BarRequest, history: History, now: datetime, *, lacks_newest: bool
+    request: BarRequest, reply: HistoryReply, history: History, now: datetime
 ) -> Response | NoData:
     if history.count == 0:
         return NoData(request, "the gateway answered with 0 bars")
@@ -591,7 +588,8 @@ def _answer(
         request,
         found.bars,
         reach_of(history),
-        lacks_newest=lacks_newest,
+        lacks_newest=reply.lacks_newest,
         impossible=found.impossible,
         implausible=found.implausible,
+        at_once=reply.at_once,
     )

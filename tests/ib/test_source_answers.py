@@ -77,6 +77,26 @@ def test_a_request_whose_now_has_passed_is_not_sent(
     assert [sent[15] for sent in harness.gateway.frames(20)] == [""]
 
 
+def test_responses_tell_how_many_requests_were_in_flight(
+    harness: Any, minute_request: BarRequest, replies: Any
+) -> None:
+    """The gateway responds to two requests once it has both."""
+    received: list[tuple[Any, list[str]]] = []
+
+    def respond(client: Any, fields: list[str]) -> None:
+        received.append((client, fields))
+        for one in received if len(received) == 2 else ():
+            replies.send_bars(*one)
+
+    async def ask(source: GatewaySource) -> list[int]:
+        end = datetime(2026, 1, 5, 16, tzinfo=UTC)
+        requests = [replace(minute_request, ends_at=end + timedelta(hours=n)) for n in range(2)]
+        found = await asyncio.gather(*(source.bars(one) for one in requests))
+        return [one.at_once for one in found if isinstance(one, Response)]
+
+    assert harness(ask, bars=respond) == [1, 2]
+
+
 def test_values_that_are_not_available_are_null(response_of: Any, replies: Any) -> None:
     """-1 for volume, average and count is null, not zero."""
     bars = [

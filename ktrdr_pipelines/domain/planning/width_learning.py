@@ -176,10 +176,6 @@ class Trial:
         """How many requests were typically in flight, of all processes."""
         return float(np.median([one.at_once for one in self.samples])) if self.samples else 0.0
 
-    def knows_wait(self, load: int) -> bool:
-        """Return whether responses under a lesser load are known."""
-        return bool(self._less_than(load))
-
     def shows_no_queue(self, load: int) -> bool:
         """Return whether responses took hardly longer under a load than under half of it.
 
@@ -200,9 +196,9 @@ class Trial:
         own = self.loads.get(load)
         if own is None or own.count < _FEWEST or own.last < self.responses - _LOAD_AGE:
             return None
-        return own.mean_s - min([own.mean_s, *self._less_than(load)])
+        return own.mean_s - min([own.mean_s, *self.less_than(load)])
 
-    def _less_than(self, load: int) -> list[float]:
+    def less_than(self, load: int) -> list[float]:
         """Return the mean seconds of responses under lesser loads, where they can be trusted."""
         oldest = self.responses - _LOAD_AGE
         return [
@@ -261,7 +257,7 @@ class LearnedWidth:
         load = _load_of(at_once)
         # A wait shows most beside the seconds of the narrowest requests.
         narrowest = self.trials[min(self.trials)]
-        return not load or self.best.knows_wait(load) or narrowest.shows_no_queue(load)
+        return not load or bool(self.best.less_than(load)) or narrowest.shows_no_queue(load)
 
     def planned(self, timeframe: Timeframe) -> int | None:
         """Return the width that requests are planned with; None for the safe plan's."""

@@ -92,17 +92,10 @@ class Permit:
 
         Returns: how many were in flight when it was sent, with it, of all processes.
         """
-        at_once = 1
-
-        def act() -> None:
-            nonlocal at_once
-            at_once = self._record.answered(self._entry)
-
-        if self._entry.request.size:
-            self._let_go(act)
-        else:
+        if not self._entry.request.size:
             self.release()
-        return at_once
+            return 1
+        return self._let_go(lambda: self._record.answered(self._entry)) or 1
 
     def cut(self) -> None:
         """Release the permit soon: the gateway lost the request, or the connection has ended.
@@ -126,17 +119,16 @@ class Permit:
         """Release the permit without a trace: nothing was sent."""
         self._let_go(lambda: self._record.withdraw(self._entry.number))
 
-    def _let_go(self, act: Callable[[], None]) -> None:
+    def _let_go(self, act: Callable[[], T]) -> T | None:
+        """Release the permit, and return what that returns; None if it is not held."""
         if not self.is_held:
-            return
+            return None
         self.is_held = False
         for _ in range(ATTEMPTS):
-            try:
-                act()
-            except RecordBusyError:
-                continue
-            return
+            with suppress(RecordBusyError):
+                return act()
         _log.warning("a permit stays taken until its deadline: the shared record is busy")
+        return None
 
 
 def ignore_wait(_why: str, _wait_s: float) -> None:
