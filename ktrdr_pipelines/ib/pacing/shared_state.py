@@ -268,12 +268,13 @@ class SharedRecord:
             now = self._clock()
             sent_at = entry.send_time.at
             rows = RequestRows(database, self._boot, now)
+            at_once = rows.open_at(sent_at, small=entry.request.small)
             sample = Sample(sent_at, now, rows.open_at((sent_at + now) / 2, small=False))
             self._release(database, entry, now)
             concurrency = self._memory.answered(database, entry.request.size, sample)
             if self._pacing.adapts:
                 self.concurrency = concurrency.limit(now)
-            return max(rows.open_at(sent_at, small=entry.request.small), 1)
+            return max(at_once, 1)
 
     def remember(self, act: Callable[[SharedMemory, sqlite3.Connection], T]) -> T:
         """Read or write what all processes remember of the gateway, in one transaction."""
