@@ -36,6 +36,10 @@ RETRY_ROUNDS = 16
 _UNPROVEN_ROUNDS = 2
 """Rounds after which less is tried if nothing is known of any lesser width."""
 
+_FIRST_ROUNDS, _FIRST_LITTLE = 16, 0.7
+"""Rounds from the beginning on in which less is also tried where little is known of all lesser
+widths, fewer responses than this share of the width: a cold gateway hid their queue."""
+
 _AGING_ROUNDS = 14.0
 """Rounds in which the weight of a width that is not in use falls to about a third."""
 
@@ -65,13 +69,18 @@ _TRUSTED_ROUNDS = 4
 _FALL = 0.5
 """Rise of the logarithm of the latency at a trusted width from which the capacity has changed."""
 
-_CACHED, _FIRST_CACHED = 2.0, 3.0
+_CACHED, _FIRST_CACHED = 2.0, 3.5
 """A response this much faster (e-fold) than usual comes from a cache, and counts for nothing; one
 this much slower shows that the first responses of its size did."""
 
 _QUICK_LEAST, _QUICK_FACTOR = 20, 2.0
 """So many responses in a row that are as fast as cached ones, over so many times the usual
 latency, come from a gateway that has become that fast: what was known of it no longer holds."""
+
+_STALL, _STALL_ROUNDS = 2.0, 3
+"""A gateway that sends nothing for so many times the usual latency was interrupted, or the machine
+was: what was in flight counts for nothing. It counts where that is so again within so many rounds,
+for then the gateway has become slow."""
 
 _TRIAL_FACTOR = 1.3
 """How many times the longest latency a greater width is tried before responses are in."""
@@ -84,6 +93,9 @@ _RECENT = 0.99
 _LEAST_VARIANCE, _FIRST_VARIANCE = 0.005, 0.05
 _SYSTEMATIC = 0.05**2
 """Variance of means that more responses do not lower: they follow from the order of requests."""
+
+_CLEARLY = 2.5
+"""Standard errors by which two means clearly differ."""
 
 _LEVEL_SPREAD = 0.4
 """Standard deviation of the first response of a size, as a logarithm."""
@@ -129,7 +141,7 @@ class Concurrency:
         count, total: responses of this round and the sum of their latencies.
         latencies: by width, how many responses count, their mean latency, and the last round.
         firsts: by size, the latency of an idle gateway, about, and how many responses there were.
-        rounds: how many rounds there were.
+        rounds: how many rounds there were since the beginning, or since the last rest.
         longest_s: about the longest time of recent responses.
         common: recent difference of all sizes from what was expected.
         variance: of latencies at one width.
@@ -137,6 +149,8 @@ class Concurrency:
         quick: how many responses in a row were as fast as cached ones; ``quick_since`` is when the
             first of them arrived.
         recent: by size, how many of the last hundred responses or so were of it.
+        stalled_at: when the gateway last responded after an interruption; ``stalled_round`` is the
+            round of it.
     """
 
     width: int = _FIRST_WIDTH
@@ -157,6 +171,8 @@ class Concurrency:
     quick: int = 0
     quick_since: float = 0.0
     recent: dict[str, float] = field(default_factory=dict)
+    stalled_at: float = -1.0
+    stalled_round: int = -_STALL_ROUNDS
 
     @classmethod
     def read(cls, text: str) -> "Concurrency":
@@ -235,14 +251,19 @@ def answered(concurrency: Concurrency, size: str, sample: Sample) -> Concurrency
     expected = _expected_latency(one)
     first, responses = one.firsts.get(size, (latency - expected, 0))
     surprise = latency - first - expected
+    usual_s = math.exp(first + expected)
     if surprise < -_CACHED:
-        one = _after_quick(one, sample.at, usual_s=sample.took_s * math.exp(-surprise))
+        one = _after_quick(one, sample.at, usual_s=usual_s)
         return one if one.quick else answered(one, size, sample)
     if surprise > _FIRST_CACHED and responses < _YOUNG:
         first, responses = latency - expected, 0
     if not responses:
         others = [each for each in one.firsts.items() if each[0] != size][1 - _SIZES_MOST :]
         return replace(one, firsts={**dict(others), size: (first, 1)}, seen_at=sample.at)
+    if sample.sent_at < one.stalled_at:
+        return replace(one, seen_at=sample.at)
+    if _is_stalled(one, sample, usual_s=usual_s):
+        return _after_stall(one, sample.at)
     common = one.common + (surprise - one.common) * 0.1
     latency -= first
     recent = {each: weight * _RECENT for each, weight in one.recent.items() if each in one.firsts}
@@ -289,7 +310,40 @@ def rested(concurrency: Concurrency, now: float) -> Concurrency:
     """Return the concurrency; if the last response is over ``REST_S`` ago, without latencies."""
     if now - max(concurrency.seen_at, concurrency.cut_at) <= REST_S:
         return concurrency
-    return replace(concurrency, latencies={}, fallback=0, ceiling=MOST, count=0, total=0.0)
+    return replace(
+        concurrency,
+        latencies={},
+        fallback=0,
+        ceiling=MOST,
+        count=0,
+        total=0.0,
+        rounds=0,
+        stalled_round=-_STALL_ROUNDS,
+    )
+
+
+def _is_stalled(concurrency: Concurrency, sample: Sample, *, usual_s: float) -> bool:
+    """Return whether a response shows that nothing arrived for long while it was in flight.
+
+    Not before the first round of a width is over: its usual latency is not known until then.
+    """
+    idle_s = sample.at - max(concurrency.seen_at, sample.sent_at)
+    is_rare = concurrency.rounds - concurrency.stalled_round >= _STALL_ROUNDS
+    return concurrency.width in concurrency.latencies and is_rare and idle_s > _STALL * usual_s
+
+
+def _after_stall(concurrency: Concurrency, at: float) -> Concurrency:
+    """Return the concurrency after an interruption: the round begins again."""
+    return replace(
+        concurrency,
+        since=at,
+        count=0,
+        total=0.0,
+        seen_at=at,
+        quick=0,
+        stalled_at=at,
+        stalled_round=concurrency.rounds,
+    )
 
 
 def _after_quick(concurrency: Concurrency, at: float, *, usual_s: float) -> Concurrency:
@@ -334,6 +388,8 @@ def _decided(concurrency: Concurrency, at: float, *, is_cut_short: bool) -> Conc
     elif change < 0:
         latencies = {each: mean for each, mean in latencies.items() if each < width}
         latencies[width] = (concurrency.count, concurrency.total / concurrency.count, rounds)
+    latencies, idle = _without_disproved(latencies, width, concurrency)
+    concurrency = replace(concurrency, level=idle)
     expected, level = _expected(latencies, concurrency, rounds)
     ceiling = min(concurrency.ceiling + 1, MOST)
     growth = _QUEUED_GROWTH if _has_queue(latencies, width) else _GROWTH
@@ -345,10 +401,10 @@ def _decided(concurrency: Concurrency, at: float, *, is_cut_short: bool) -> Conc
     above = max((mean[2] for each, mean in latencies.items() if each > width), default=0)
     if best == width < most and rounds - above >= RETRY_ROUNDS:
         best = width + 1
-    elif (
-        best == width == min(latencies) > LEAST and latencies[width][0] >= _UNPROVEN_ROUNDS * width
-    ):
-        best = max(width * 2 // 3, LEAST)
+    elif best == width > LEAST and latencies[width][0] >= _UNPROVEN_ROUNDS * width:
+        lesser = sum(known[0] for each, known in latencies.items() if each < width)
+        if not lesser or (rounds <= _FIRST_ROUNDS and lesser < _FIRST_LITTLE * width):
+            best = max(width * 2 // 3, LEAST)
     # One width alone cannot tell a slow gateway from a busy one.
     follow = _LEVEL_FOLLOWS if len(latencies) > 1 else 0.0
     return replace(
@@ -363,6 +419,25 @@ def _decided(concurrency: Concurrency, at: float, *, is_cut_short: bool) -> Conc
         rounds=rounds,
         level=concurrency.level + (level - concurrency.level) * follow,
     )
+
+
+def _without_disproved(
+    latencies: dict[int, tuple[float, float, int]], width: int, concurrency: Concurrency
+) -> tuple[dict[int, tuple[float, float, int]], float]:
+    """Return latencies that agree with a round at a width, and the most that the level can be.
+
+    Neither an idle gateway nor a lesser width takes longer: what says so comes from a time when the
+    gateway was slower, as when it was cold.
+    """
+    variance = max(concurrency.variance, _LEAST_VARIANCE)
+    count, mean, _ = latencies[width]
+    most = mean + _CLEARLY * math.sqrt(variance / count + _SYSTEMATIC)
+    kept = {
+        each: known
+        for each, known in latencies.items()
+        if each >= width or known[1] <= most + _CLEARLY * math.sqrt(variance / known[0])
+    }
+    return kept, min(concurrency.level, most)
 
 
 def _is_worse(concurrency: Concurrency) -> bool:
@@ -423,7 +498,7 @@ def _change(concurrency: Concurrency) -> int:
     if is_trusted and more > max(_FALL, 3 * error):
         return 1
     is_older = bound == width and concurrency.rounds > known[2]
-    return -1 if is_older and more < -2.5 * error else 0
+    return -1 if is_older and more < -_CLEARLY * error else 0
 
 
 _CAPACITIES = np.array([*range(LEAST, MOST + 1), 1.4 * MOST, 2.0 * MOST], dtype=np.float64)

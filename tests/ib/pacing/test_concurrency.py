@@ -137,6 +137,58 @@ def test_cached_responses_count_for_nothing(workers: int, cached: float) -> None
     assert throughput(progress) >= 0.93 * workers
 
 
+@dataclass
+class Interrupted(Adaptive):
+    """Learns from a gateway that sends nothing for some seconds, once."""
+
+    begin: float = 0.0
+    seconds: float = 0.0
+
+    def _seen_at(self, at: float) -> float:
+        return at + self.seconds if at > self.begin else at
+
+    def limit(self, now: float) -> int:
+        """Return how many requests may be in flight."""
+        return super().limit(self._seen_at(now))
+
+    def take(self, size: str, sample: Sample) -> None:
+        """Learn from a response, which comes later by the interruption if that was before it."""
+        sent_at, at = self._seen_at(sample.sent_at), self._seen_at(sample.at)
+        super().take(size, Sample(sent_at, at, sample.at_once))
+
+
+def interrupted_share(workers: int, *, begin: float, seconds: float) -> float:
+    """Return the throughput of a cold start up to 80 requests a worker, without the interruption.
+
+    It is a share of the best, and a mean over seeds, of a gateway whose requests take 0.3 s.
+    """
+    shares = []
+    for seed in range(12):
+        gateway = LoadedGateway(workers, 0.3, 0.1, sizes=(0.3,), seed=seed)
+        limiters = Fixed(workers), Interrupted(begin=begin, seconds=seconds)
+        best, mine = (
+            simulate(gateway, each, seconds=100)[80 * workers - 1].at for each in limiters
+        )
+        shares.append(best / mine)
+    return statistics.mean(shares)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 10.0])
+@pytest.mark.parametrize("workers", [1, 3, 6, 12])
+def test_an_interruption_is_no_queue(workers: int, seconds: float) -> None:
+    """What was in flight while a gateway or the machine stood still says nothing of the width."""
+    usual = interrupted_share(workers, begin=1000.0, seconds=0.0)
+    assert interrupted_share(workers, begin=12.0, seconds=seconds) >= usual - 0.03
+
+
+@pytest.mark.parametrize(
+    ("workers", "seconds", "least"), [(3, 1.0, 0.68), (3, 5.0, 0.68), (6, 1.0, 0.85), (6, 5.0, 0.9)]
+)
+def test_a_cold_gateway_is_found_out(workers: int, seconds: float, least: float) -> None:
+    """Where the first responses take seconds more, later ones show that those were no idle ones."""
+    assert interrupted_share(workers, begin=0.1, seconds=seconds) >= least
+
+
 def test_a_slow_beginning_does_not_hold_the_width_down() -> None:
     """First responses that take twenty times as long do not make all others pass for cached."""
     limiter = Adaptive()
