@@ -393,6 +393,7 @@ class RateLimiter:
         self, request: PacedRequest, hold_s: float, waits: OnWait, write: Callable[[], None]
     ) -> QueueEntry:
         sending = Sending(write, self._clock)
+        was_queued = False
         try:
             while True:
                 entry = await self._attempt(request, sending, hold_s)
@@ -406,7 +407,7 @@ class RateLimiter:
                     waits(_FEW_HEADS, wait_s)
                 elif wait_s >= _LONG_WAIT_S:
                     waits(_COUNTED, wait_s)
-                await self._wait(entry, request)
+                was_queued = await self._wait(entry, request, was_queued=was_queued)
         except BaseException:  # a cancelled request must leave the queue, too
             if sending.number is not None and sending.at is None:
                 with suppress(RecordBusyError):
@@ -435,19 +436,28 @@ class RateLimiter:
             hint="Stop the process that hangs.",
         )
 
-    async def _wait(self, entry: QueueEntry, request: PacedRequest) -> None:
+    async def _wait(self, entry: QueueEntry, request: PacedRequest, *, was_queued: bool) -> bool:
         """Sleep until the request may be due: by time, or because a permit was released.
 
         Messages that need no permit (a cancel, the time) wait for time alone, and never behind
         requests that wait for one.
+
+        Args:
+            entry: the request's place.
+            request: what is to be sent.
+            was_queued: whether it waited for a release just before.
+
+        Returns: whether it waited for a release now.
         """
         now = self._clock()
         left_s = entry.send_time.at - now
         if left_s > 0 or entry.send_time.has_permit:
+            if was_queued:
+                self._wake_first()  # another one has to poll now
             # Responses that come meanwhile may make it due earlier.
             checks_in_s = max(entry.send_time.check_at - now, RESPONSE_CHECK_S)
             await self._sleep(max(min(left_s, checks_in_s, LONGEST_SLEEP_S), 0.0))
-            return
+            return False
         key = (not request.tail, entry.number)
         self._queue[key] = woken = asyncio.get_running_loop().create_future()
         # Only the first in the queue polls; it is woken when this process releases a permit.
@@ -459,6 +469,7 @@ class RateLimiter:
         finally:
             del self._queue[key]
             timer.cancel()
+        return True
 
     def _wake_first(self) -> None:
         if self._queue:
