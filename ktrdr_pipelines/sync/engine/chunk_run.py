@@ -59,6 +59,7 @@ class ChunkRun:
         self._is_opening = is_opening(need, chunk)
         self.most_requests = _SPARE_REQUESTS + 2 * chunk.sessions.bit_length()
         self.part = chunk
+        self._requested = need.gaps(chunk.interval)
         self.was_empty = True
 
     # --- what is requested next ----------------------------------------------------------------
@@ -98,6 +99,7 @@ class ChunkRun:
         if is_opening(need, part) and not (self._is_opening or self._is_alone):
             return False
         self.part = part
+        self._requested = need.gaps(part.interval)
         return True
 
     # --- responses with bars -------------------------------------------------------------------
@@ -178,9 +180,10 @@ class ChunkRun:
             self._is_direct = True
         skipped = self._outer_sessions(part, need, response, traded)
         deferred, left = found.around, gaps - found.around - skipped
-        if not self._is_direct and left == before:
-            # The response covered nothing: each open part is requested alone, and one that was
-            # requested alone already is left to another run.
+        is_reduced = bool(self._requested - before)
+        if not self._is_direct and left == before and not is_reduced:
+            # The response covered nothing, and no other one did meanwhile: each open part is
+            # requested alone, and one that was requested alone already is left to another run.
             if len(left) > 1:
                 self._is_alone = True
             else:
