@@ -388,8 +388,8 @@ def _decided(concurrency: Concurrency, at: float, *, is_cut_short: bool) -> Conc
     elif change < 0:
         latencies = {each: mean for each, mean in latencies.items() if each < width}
         latencies[width] = (concurrency.count, concurrency.total / concurrency.count, rounds)
-    latencies, idle = _without_disproved(latencies, width, concurrency)
-    concurrency = replace(concurrency, level=idle)
+    latencies, level = _without_disproved(latencies, width, concurrency)
+    concurrency = replace(concurrency, level=level)
     expected, level = _expected(latencies, concurrency, rounds)
     ceiling = min(concurrency.ceiling + 1, MOST)
     growth = _QUEUED_GROWTH if _has_queue(latencies, width) else _GROWTH
@@ -424,7 +424,7 @@ def _decided(concurrency: Concurrency, at: float, *, is_cut_short: bool) -> Conc
 def _without_disproved(
     latencies: dict[int, tuple[float, float, int]], width: int, concurrency: Concurrency
 ) -> tuple[dict[int, tuple[float, float, int]], float]:
-    """Return latencies that agree with a round at a width, and the most that the level can be.
+    """Return the latencies and the level, less where a round at a width shows that they are wrong.
 
     Neither an idle gateway nor a lesser width takes longer: what says so comes from a time when the
     gateway was slower, as when it was cold.

@@ -180,7 +180,7 @@ class ChunkRun:
             self._is_direct = True
         skipped = self._outer_sessions(part, need, response, traded)
         deferred, left = found.around, gaps - found.around - skipped
-        is_reduced = bool(self._requested - before)
+        is_reduced = bool(self._requested.clip(part.interval) - before)
         if not self._is_direct and left == before and not is_reduced:
             # The response covered nothing, and no other one did meanwhile: each open part is
             # requested alone, and one that was requested alone already is left to another run.

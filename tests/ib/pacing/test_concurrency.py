@@ -189,6 +189,33 @@ def test_a_cold_gateway_is_found_out(workers: int, seconds: float, least: float)
     assert interrupted_share(workers, begin=0.1, seconds=seconds) >= least
 
 
+def test_after_a_rest_an_interruption_is_no_queue_either() -> None:
+    """Nothing of the time before decides how often the gateway may stand still."""
+    limiter = Adaptive()
+    simulate(LoadedGateway(6, 0.3), limiter, seconds=120)
+    known = limiter.concurrency
+    stalled = replace(known, stalled_round=known.rounds)
+    fresh = rested(stalled, known.seen_at + REST_S + 1)
+    assert fresh.rounds - fresh.stalled_round == Concurrency().rounds - Concurrency().stalled_round
+
+
+def test_an_interruption_does_not_prolong_trials() -> None:
+    """How long a greater width is tried follows from the other responses alone."""
+    limiter = Interrupted(begin=12.0, seconds=60.0)
+    simulate(LoadedGateway(6, 0.3), limiter, seconds=15)
+    assert limiter.concurrency.stalled_at > 72.0
+    assert limiter.concurrency.longest_s < 10.0
+
+
+def test_interruptions_one_after_another_are_a_slow_gateway() -> None:
+    """One that takes four times as long as before is no gateway that stands still all the time."""
+    limiter = Adaptive()
+    simulate(LoadedGateway(1), limiter, seconds=60)
+    usual = limiter.concurrency.latencies[1][1]
+    simulate(LoadedGateway(1, sizes=(4.0,)), limiter, begin=61.0, seconds=120)
+    assert max(mean for _, mean, _ in limiter.concurrency.latencies.values()) > usual + 1.0
+
+
 def test_a_slow_beginning_does_not_hold_the_width_down() -> None:
     """First responses that take twenty times as long do not make all others pass for cached."""
     limiter = Adaptive()

@@ -69,38 +69,6 @@ def broken(arrivals: Iterable[Arrival], scale: float = 1.0) -> list[str]:
     return found
 
 
-def test_the_next_in_the_queue_polls_when_the_first_waits_for_time(tmp_path: Path) -> None:
-    """Another process sends what the first waits to send; that does not hold up the second."""
-    loop = SimulatedTime()
-    one_at_once = replace(pacing_of(), concurrency=1, adapts=False)
-    mine, other = (
-        RateLimiter(tmp_path, pacing=one_at_once, clock=loop.time, boot="boot") for _ in range(2)
-    )
-    sent: dict[str, float] = {}
-
-    async def ask(limiter: RateLimiter, name: str, request: PacedRequest, took_s: float) -> None:
-        async with limiter.permit(request, hold_s=HOLD_S) as permit:
-            sent[name] = loop.time() - 5000.0
-            await asyncio.sleep(took_s)
-            permit.answered()
-
-    async def run() -> None:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(ask(other, "earlier", bars("earlier"), 1.0))
-            await asyncio.sleep(0.1)
-            tasks.create_task(ask(mine, "first", bars("same"), 1.0))
-            tasks.create_task(ask(mine, "second", bars("another"), 1.0))
-            tasks.create_task(ask(other, "same", bars("same", tail=True), 1.0))
-
-    with closing(loop):
-        loop.run_until_complete(run())
-    mine.close()
-    other.close()
-    assert sent["same"] == pytest.approx(1.0, abs=0.2)
-    assert sent["second"] == pytest.approx(2.0, abs=0.3)
-    assert sent["first"] >= 2.0 + 15.0
-
-
 @dataclass
 class SlowWay:
     """The way to a gateway: requests arrive some time after they were sent.
@@ -167,6 +135,38 @@ def test_no_rule_is_broken_at_the_gateway(tmp_path: Path, latest_s: float, proce
         one.close()
     assert len(way.arrivals) == 120
     assert broken(way.arrivals) == []
+
+
+def test_the_next_in_the_queue_polls_when_the_first_waits_for_time(tmp_path: Path) -> None:
+    """Another process sends what the first waits to send; that does not hold up the second."""
+    loop = SimulatedTime()
+    one_at_once = replace(pacing_of(), concurrency=1, adapts=False)
+    mine, other = (
+        RateLimiter(tmp_path, pacing=one_at_once, clock=loop.time, boot="boot") for _ in range(2)
+    )
+    sent: dict[str, float] = {}
+
+    async def ask(limiter: RateLimiter, name: str, request: PacedRequest, took_s: float) -> None:
+        async with limiter.permit(request, hold_s=HOLD_S) as permit:
+            sent[name] = loop.time() - 5000.0
+            await asyncio.sleep(took_s)
+            permit.answered()
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(ask(other, "earlier", bars("earlier"), 1.0))
+            await asyncio.sleep(0.1)
+            tasks.create_task(ask(mine, "first", bars("same"), 1.0))
+            tasks.create_task(ask(mine, "second", bars("another"), 1.0))
+            tasks.create_task(ask(other, "same", bars("same", tail=True), 1.0))
+
+    with closing(loop):
+        loop.run_until_complete(run())
+    mine.close()
+    other.close()
+    assert sent["same"] == pytest.approx(1.0, abs=0.2)
+    assert sent["second"] == pytest.approx(2.0, abs=0.3)
+    assert sent["first"] >= 2.0 + 15.0
 
 
 REQUESTS_OF_A_LOAD = 300
