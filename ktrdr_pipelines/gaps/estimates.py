@@ -275,7 +275,9 @@ class PlannedWidth:
         if learned.width not in rates:
             return text
         others = [
-            f"{width}: {rate:,.0f}" for width, rate in rates.items() if width != learned.width
+            f"{width}: {rate:,.0f}{' (undecided)' * (width in learned.undecided)}"
+            for width, rate in rates.items()
+            if width != learned.width
         ]
         text += f": {rates[learned.width]:,.0f} bars/s each in flight"
         return f"{text}; {', '.join(others)}" if others else text

@@ -257,8 +257,12 @@ def test_an_estimate_has_the_learned_width_of_requests(world: MakeWorld) -> None
     """Requests and seconds are those of the width; the text has the rates of all widths."""
     made = world("XNYS.RTH", Timeframe.M1, date(2024, 3, 4), date(2024, 4, 1))
     trials = {
-        width: Trial(samples=(WidthSample(bars, took_s, 4),))
-        for width, bars, took_s in ((1, 390, 0.65), (5, 1_950, 0.5), (10, 3_900, 2.0))
+        width: Trial(samples=(WidthSample(bars, took_s, 4),), why=why)
+        for width, bars, took_s, why in (
+            (1, 390, 0.65, "slower"),
+            (5, 1_950, 0.5, ""),
+            (10, 3_900, 2.0, ""),
+        )
     }
     at_s = utc(2024, 3, 30).timestamp()
     learned = LearnedWidth(5, at_s, at_s, trials)
@@ -268,7 +272,7 @@ def test_an_estimate_has_the_learned_width_of_requests(world: MakeWorld) -> None
     (width,) = found.widths
     assert str(width) == (
         "1m STK 6.5h TRADES: width 5 sessions, learned 2024-03-30: 3,900 bars/s each in flight; "
-        "1: 600, 10: 1,950"
+        "1: 600, 10: 1,950 (undecided)"
     )
     other = Rates(widths={"1m CASH 24h MIDPOINT": learned})
     assert (estimated(made, other).requests, estimated(made, other).widths) == (19, ())

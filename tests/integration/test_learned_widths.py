@@ -121,7 +121,9 @@ def test_requests_get_the_width_that_is_best_at_the_gateway(
         assert learned.kind == KIND
         assert learned.sessions in widths
         assert learned.learned_at <= datetime.now(UTC)
-        assert learned.bars_per_s[learned.sessions] == max(learned.bars_per_s.values())
+        # A wider one may be quicker still, if the load ended before enough of its responses.
+        assert learned.bars_per_s[learned.sessions] >= learned.bars_per_s[1]
+        assert not any(one <= learned.sessions for one in learned.undecided)
         assert plan.requests == 2 * -(-62 // learned.sessions)
         for report in made.load(older):
             assert report.is_complete, (report.summary, report.failures)

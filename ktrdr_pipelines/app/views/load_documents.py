@@ -207,12 +207,14 @@ class WidthDocument(Document):
         sessions: the number of sessions of a request.
         learned_at: when it was last found to be the best.
         bars_per_s: bars a second of one request in flight, by each width that was measured.
+        undecided: those of the measured widths that too few responses compare with the best yet.
     """
 
     kind: str
     sessions: int
     learned_at: datetime
     bars_per_s: dict[int, float]
+    undecided: tuple[int, ...] = ()
 
 
 class EstimateDocument(Document):
@@ -299,6 +301,7 @@ class PlanDocument(EstimateDocument, ResultDocument):
                     sessions=one.learned.width,
                     learned_at=one.learned.learned_on,
                     bars_per_s={width: round(rate, 1) for width, rate in one.learned.rates.items()},
+                    undecided=one.learned.undecided,
                 )
                 for one in found.widths
             ),

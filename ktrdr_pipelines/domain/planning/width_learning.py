@@ -271,6 +271,13 @@ class LearnedWidth:
         }
 
     @property
+    def undecided(self) -> tuple[int, ...]:
+        """The measured widths that too few responses compare with the best one yet."""
+        return tuple(
+            width for width in self.rates if width != self.width and not self.trials[width].why
+        )
+
+    @property
     def learned_on(self) -> datetime:
         """When the width was last found to be the best."""
         return datetime.fromtimestamp(self.learned_at, UTC)

@@ -8,6 +8,7 @@ from ktrdr_pipelines.domain.planning.width_learning import (
     may_probe,
     measured,
     probed,
+    refused,
     started,
     without_outcome,
 )
@@ -70,6 +71,22 @@ def test_a_response_beside_less_load_shows_that_nothing_waits() -> None:
     assert trial_of((0.9, 1, 1), (1.0, 6, 10)).shows_no_queue(4)
     assert not trial_of((0.2, 1, 1), (1.0, 6, 10)).shows_no_queue(4)
     assert not trial_of((0.9, 4, 1), (1.0, 6, 10)).shows_no_queue(4)
+
+
+def test_a_width_is_undecided_until_enough_responses_compare_it() -> None:
+    """The best one and one that was decided on are not, whatever was measured."""
+    bounds = WidthBounds.of(45.0)
+    known = started("1m STK 6.5h TRADES", 0.0)
+    for _ in range(100):
+        known = measured(known, 1, WidthSample(390, 0.1, 1), now_s=0.0, bounds=bounds)
+    assert known.undecided == ()
+    known = probed(known, 2, 0.0)
+    assert known.undecided == ()
+    known = measured(known, 2, WidthSample(780, 0.1, 1), now_s=0.0, bounds=bounds)
+    assert (known.width, known.undecided) == (1, (2,))
+    known = measured(probed(known, 2, 0.0), 2, WidthSample(780, 0.1, 1), now_s=0.0, bounds=bounds)
+    assert (known.width, known.undecided) == (2, ())
+    assert refused(known, 2, 0.0, "refused").undecided == ()
 
 
 def test_probes_without_an_outcome_end() -> None:
