@@ -99,7 +99,8 @@ def loading(tmp_path: Path) -> Callable[[Speed], object]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("speed", "widths", "most_requests"),
-    [(WIDE_IS_BETTER, {5, 10, 20, 50}, 130), (WIDE_IS_WORSE, {1}, 290)],
+    # Of 252 as planned; a hundred responses may pass before a wider one is preferred.
+    [(WIDE_IS_BETTER, {5, 10, 20, 50}, 150), (WIDE_IS_WORSE, {1}, 290)],
 )
 def test_requests_get_the_width_that_is_best_at_the_gateway(
     loading: Callable[[Speed], object], speed: Speed, widths: set[int], most_requests: int
