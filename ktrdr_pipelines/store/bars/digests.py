@@ -55,10 +55,7 @@ def seal_of(bars: pa.Table) -> Seal:
     Args:
         bars: in the columns of ``STORED_SCHEMA``; of ``BAR_SCHEMA`` for a file of version 1.
     """
-    columns = [np.ascontiguousarray(one).view(np.uint8).data for one in _columns(bars)]
-    whole = hashlib.sha256()
-    for column in columns:
-        whole.update(column)
+    columns = _bytes(bars)
     days = bars["session_date"].to_numpy().astype("datetime64[D]")
     is_first = np.concatenate((np.ones(min(len(days), 1), bool), days[1:] != days[:-1]))
     starts = np.flatnonzero(is_first)
@@ -71,7 +68,30 @@ def seal_of(bars: pa.Table) -> Seal:
             width = len(column) // len(days)
             crc = zlib.crc32(column[start * width : end * width], crc)
         found[day] = crc
-    return Seal(whole.hexdigest(), {day: crc or 1 for day, crc in found.items()})
+    return Seal(_sha256(columns), {day: crc or 1 for day, crc in found.items()})
+
+
+def is_sealed(bars: pa.Table, seal: Seal) -> bool:
+    """Return whether bars are all those of a seal, in half the time that another seal takes.
+
+    Args:
+        bars: as for ``seal_of``.
+        seal: of bars as they were written.
+    """
+    return bool(seal.bars) and _sha256(_bytes(bars)) == seal.bars
+
+
+def _sha256(columns: list[memoryview]) -> str:
+    """Return the SHA-256 of columns, one after the other, in hexadecimal."""
+    whole = hashlib.sha256()
+    for column in columns:
+        whole.update(column)
+    return whole.hexdigest()
+
+
+def _bytes(bars: pa.Table) -> list[memoryview]:
+    """Return the bytes of what ``_columns`` returns."""
+    return [np.ascontiguousarray(one).view(np.uint8).data for one in _columns(bars)]
 
 
 def _columns(bars: pa.Table) -> list[np.ndarray]:

@@ -39,7 +39,7 @@ from ktrdr_pipelines.store.bars.bar_file import (
     read_file,
     read_keys,
 )
-from ktrdr_pipelines.store.bars.digests import Seal, seal_of
+from ktrdr_pipelines.store.bars.digests import Seal, is_sealed, seal_of
 from ktrdr_pipelines.store.bars.footer import Footer
 from ktrdr_pipelines.store.files import bar_file_oddity, disk_errors
 
@@ -231,9 +231,10 @@ def _remaining_seal(path: Path, said: Footer, seal: Seal, bars: pa.Table) -> Sea
     Raises:
         CorruptFileError: the file is refused.
     """
-    here = seal_of(bars.select(BAR_SCHEMA.names) if said.schema_version == 1 else bars)
-    if here.bars == seal.bars:
+    sealed = bars.select(BAR_SCHEMA.names) if said.schema_version == 1 else bars
+    if is_sealed(sealed, seal):
         return seal
+    here = seal_of(sealed)
     found, written = rows_per_session(bars), said.rows_per_session
     broken = [day for day, rows in found.items() if rows < written.get(day, 0)]
     if broken:
