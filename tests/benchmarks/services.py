@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import numpy as np
 import pyarrow.parquet as pq
 
+from ktrdr_pipelines.defs.runs.tail_run import MARGIN
+from ktrdr_pipelines.domain.planning.gaps import bar_lag
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from tests.benchmarks.freshness import delays_s
 from tests.benchmarks.measuring import Benchmark, Target, cost_of_command
@@ -107,7 +109,11 @@ def _up(symbols: int) -> Benchmark:
 
 def _freshness() -> Benchmark:
     """Return the benchmark of the time between the close of a minute and its bar in a query."""
-    what = f"close of a 1m bar to queryable, {_SYMBOLS} symbols, backfill running"
+    requested_s = (bar_lag() + MARGIN).total_seconds()
+    what = (
+        f"close of a 1m bar to queryable, requested from {requested_s:g} s on, {_SYMBOLS} symbols, "
+        "backfill running"
+    )
     middle = Target(
         "fresh-p50", f"{what}: p50", 6, more_is_better=False, unit="s", is_compared=False
     )
