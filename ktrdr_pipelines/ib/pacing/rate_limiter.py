@@ -98,22 +98,18 @@ class Permit:
         return self._let_go(lambda: self._record.answered(self._entry)) or 1
 
     def cut(self) -> None:
-        """Release the permit soon: the gateway lost the request, or the connection has ended.
+        """Release the permit: the gateway lost the request, or the connection has ended.
 
         It has been read by now or never will be, so it counts from now.
         """
-        self._shorten(is_lost=True)
+        self._let_go(lambda: self._record.lose(self._entry))
 
     def abandon(self) -> None:
         """Release the permit soon: the request was cancelled here.
 
         A gateway that hangs may read it any time until its deadline, from which it counts.
         """
-        self._shorten(is_lost=False)
-
-    def _shorten(self, *, is_lost: bool) -> None:
-        hold_s = CANCEL_HOLD_S
-        self._let_go(lambda: self._record.shorten(self._entry, hold_s=hold_s, is_lost=is_lost))
+        self._let_go(lambda: self._record.cancel(self._entry, hold_s=CANCEL_HOLD_S))
 
     def withdraw(self) -> None:
         """Release the permit without a trace: nothing was sent."""

@@ -293,15 +293,17 @@ class SharedRecord:
                 permits_taken=sum(one.total for one in held),
             )
 
-    def shorten(self, entry: QueueEntry, *, hold_s: float, is_lost: bool) -> None:
-        """Keep a permit for ``hold_s`` more seconds at most.
-
-        ``is_lost``: the gateway has read it by now or never will; else by its deadline.
-        """
+    def lose(self, entry: QueueEntry) -> None:
+        """Release a permit: the gateway has read the request by now, or never will."""
         with self._transaction() as database:
             now = self._clock()
-            counted = min(entry.deadline, now) if is_lost else entry.deadline
-            self._end(database, entry, state="open", until=now + hold_s, counted=counted)
+            self._end(database, entry, state="done", until=now, counted=min(entry.deadline, now))
+
+    def cancel(self, entry: QueueEntry, *, hold_s: float) -> None:
+        """Keep a permit for so many more seconds at most; the request counts by its deadline."""
+        with self._transaction() as database:
+            until = self._clock() + hold_s
+            self._end(database, entry, state="open", until=until, counted=entry.deadline)
 
     def withdraw(self, number: int) -> None:
         """Delete the queue entry of a request that was never sent."""
