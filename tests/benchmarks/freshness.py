@@ -49,11 +49,13 @@ class Watch:
         layout: the store.
         symbols: those that are watched.
         ahead_s: by how many seconds market time is ahead of real time.
+        since: market time; delays of minutes that closed before are not recorded.
     """
 
     layout: StoreLayout
     symbols: Sequence[str]
     ahead_s: float = 0.0
+    since: datetime = _EPOCH
     delays_s: list[float] = field(default_factory=list)
     _newest: dict[str, datetime] = field(default_factory=dict)
     _modified_ns: dict[Path, int] = field(default_factory=dict)
@@ -82,7 +84,8 @@ class Watch:
         """Record the delay of each new minute; after a night only the newest ones count."""
         first = max(before, newest - 10 * _MINUTE) + _MINUTE
         while first <= newest:
-            self.delays_s.append((seen_at - first - _MINUTE).total_seconds())
+            if first + _MINUTE >= self.since:
+                self.delays_s.append((seen_at - first - _MINUTE).total_seconds())
             first += _MINUTE
 
     def _newest_of(self, symbol: str) -> datetime | None:
@@ -168,10 +171,10 @@ def delays_s(port: int, *, symbols: int, minutes: float) -> list[float]:
         running_up(Path(name), market.environment, port) as up,
     ):
         up.wait_until_painted()
-        watch = Watch(market.layout, market.symbols, market.ahead_s)
-        _watch_for(up, watch, 60)
-        watch.delays_s.clear()
-        _watch_for(up, watch, 60 * minutes)
+        # What closed before the first tick of the schedule comes a minute later.
+        since = datetime.now(tz=UTC) + timedelta(seconds=market.ahead_s) + _MINUTE
+        watch = Watch(market.layout, market.symbols, market.ahead_s, since)
+        _watch_for(up, watch, 60 + 60 * minutes)
         return watch.delays_s
 
 
