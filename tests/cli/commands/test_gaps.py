@@ -37,7 +37,7 @@ def _retrying(store: Path, kind: str, error: str) -> None:
     ledger = Ledger(open_store(store).ledger)
     at = datetime.now(tz=UTC)
     ledger.attempts.record(
-        *("MSFT|1d", Interval(datetime(2024, 1, 2, tzinfo=UTC), at), kind),
+        *("MSFT|1d", Interval(datetime(2024, 1, 2, tzinfo=UTC), at + timedelta(days=1)), kind),
         error=error,
         code=354,
         next_try_at=at + timedelta(days=1),
@@ -411,7 +411,7 @@ def test_gaps_that_await_a_response_name_its_time(
     at = datetime.now(tz=UTC).replace(microsecond=0)
     due, ledger = at + timedelta(minutes=15), Ledger(open_store(store).ledger)
     ledger.attempts.record(
-        *("MSFT|1d", Interval(datetime(2024, 1, 2, tzinfo=UTC), at), kind),
+        *("MSFT|1d", Interval(datetime(2024, 1, 2, tzinfo=UTC), at + timedelta(days=1)), kind),
         error="a second response is due",
         code=None,
         next_try_at=due,

@@ -46,7 +46,11 @@ def wide(data: Path, ktrdr: Any) -> Path:
     ledger = Ledger(StoreLayout(data).ledger)
     for timeframe, kind in (("1m", "contradicted"), ("1d", "error")):
         ledger.attempts.record(
-            *(f"{SYMBOLS[1]}|{timeframe}", Interval(datetime(2005, 1, 3, tzinfo=UTC), at), kind),
+            *(
+                f"{SYMBOLS[1]}|{timeframe}",
+                Interval(datetime(2005, 1, 3, tzinfo=UTC), at + timedelta(days=1)),
+                kind,
+            ),
             error="a reason that takes more room than a terminal has, so that it is wrapped below",
             code=None,
             next_try_at=at + timedelta(minutes=15),
@@ -131,7 +135,11 @@ def test_a_missing_permission_is_one_line(data: Path, ktrdr: Any) -> None:
     ledger = Ledger(StoreLayout(data).ledger)
     for number, symbol in enumerate((*SYMBOLS[:9], "EURUSD")):
         ledger.attempts.record(
-            *(f"{symbol}|1d", Interval(datetime(2024, 1, 2, tzinfo=UTC), at), "blocked"),
+            *(
+                f"{symbol}|1d",
+                Interval(datetime(2024, 1, 2, tzinfo=UTC), at + timedelta(days=1)),
+                "blocked",
+            ),
             error=f"{symbol}: No market data permissions",
             code=354,
             next_try_at=at + timedelta(days=1, minutes=number),
