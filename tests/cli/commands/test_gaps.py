@@ -36,6 +36,7 @@ def _take_out(path: Path, day: str) -> None:
 def _retrying(store: Path, kind: str, error: str) -> None:
     ledger = Ledger(open_store(store).ledger)
     at = datetime.now(tz=UTC)
+    # Over the end of the day: a bar of it that closes before the next command is no other gap.
     ledger.attempts.record(
         *("MSFT|1d", Interval(datetime(2024, 1, 2, tzinfo=UTC), at + timedelta(days=1)), kind),
         error=error,
