@@ -12,7 +12,8 @@ from itertools import accumulate
 from ib_async.decoder import Decoder
 
 from tests.benchmarks.loads import Load, Manner, load_of, run_loads, run_together, stocks
-from tests.benchmarks.measuring import Benchmark, Target, cost_of
+from tests.benchmarks.measuring import Benchmark, Target
+from tests.support.costs import cost_of
 from tests.support.timed_gateway import (
     SERVER_VERSION,
     Law,

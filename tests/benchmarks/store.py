@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.catalog.catalog import connect_catalog
 from tests.benchmarks import services
-from tests.benchmarks.measuring import Benchmark, Target, cost_of_command, costs
+from tests.benchmarks.measuring import Benchmark, Target, cost_of_command
 from tests.benchmarks.stores import LargeStore, Shape, closed_offset_s, large_store
+from tests.support.costs import costs
 
 _LARGE, _SMALL = Shape(500), Shape(40, years=3)
 _FIVE = Shape(5)

@@ -25,7 +25,7 @@ from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.catalog.catalog import connect_catalog, rebuild_catalog
 from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
-from tests.benchmarks.measuring import costs
+from tests.support.costs import costs
 from tests.support.fake_gateway import stock
 
 YEAR = 2024

@@ -3,8 +3,7 @@
 # ruff: noqa: S608  (queries are made of constants here)
 
 import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -35,7 +34,9 @@ from ktrdr_pipelines.store.catalog.catalog import connect_catalog, rebuild_catal
 from ktrdr_pipelines.store.catalog.sql import BarFilesSql
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
+from tests.support.costs import Cost, costs
 
+ROUNDS = 7
 SYMBOLS = 40
 FIRST, LAST = 2020, 2024
 NOW = datetime(2025, 1, 2, tzinfo=UTC)
@@ -91,46 +92,51 @@ def _year(year: int) -> tuple[pa.Table, Coverage]:
     return bars, Coverage(IntervalSet([interval_between(calendar, Timeframe.M5, first, end)]))
 
 
-def _best_s(work: Callable[[], object], attempts: int = 7) -> float:
-    """Return the shortest of several runs, which is the least disturbed one."""
-    times = []
-    for _ in range(attempts):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 @pytest.mark.slow
 def test_a_series_by_path_beats_the_glob(
     filled: StoreLayout, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A day of one symbol costs less by path than by glob, and both less than a full scan."""
+    where = f"symbol = 'S007' AND timeframe = '5m' AND {DAY}"
+    sources = {
+        "series": f"series('S007', '5m') WHERE {DAY}",
+        "bars_5m": f"bars_5m WHERE {where}",
+        "bars": f"bars WHERE {where}",
+        "all": "bars",
+    }
     with connect_catalog(filled) as catalog:
-
-        def best_s(sql: str) -> float:
-            return _best_s(lambda: catalog.execute(sql).fetchall())
-
-        path = best_s(f"SELECT count(*), max(closes_at) FROM series('S007', '5m') WHERE {DAY}")
-        where = f"symbol = 'S007' AND timeframe = '5m' AND {DAY}"
-        view = best_s(f"SELECT count(*), max(closes_at) FROM bars_5m WHERE {where}")
-        glob = best_s(f"SELECT count(*), max(closes_at) FROM bars WHERE {where}")
-        scan = best_s("SELECT count(*), max(closes_at) FROM bars")
+        found = _costs(
+            catalog,
+            {name: f"SELECT count(*), max(closes_at) FROM {one}" for name, one in sources.items()},
+        )
     with capsys.disabled():
-        times = f"series {path:.4f} s, bars_5m {view:.4f} s, bars {glob:.4f} s, all {scan:.4f} s"
+        times = ", ".join(f"{name} {cost.wall_ms:.1f} ms" for name, cost in found.items())
         print(f"\n{times} ({_size(filled):.0f} MB)")  # noqa: T201  (a benchmark reports)
-    assert path < glob
-    assert glob < scan
+    assert found["series"].over(found["bars"]) < 1
+    assert found["bars"].over(found["all"]) < 1
 
 
 @pytest.mark.slow
 def test_closes_at_costs_little(filled: StoreLayout) -> None:
     """closes_at of a whole series costs no more than some passes over its bars."""
     with connect_catalog(filled) as catalog:
-        source = "series('S007', '5m')"
-        plain = _best_s(lambda: catalog.execute(f"SELECT sum(volume) FROM {source}").fetchall())
-        ends = _best_s(lambda: catalog.execute(f"SELECT max(closes_at) FROM {source}").fetchall())
-    assert ends < 10 * plain
+        columns = {"plain": "sum(volume)", "ends": "max(closes_at)"}
+        found = _costs(
+            catalog,
+            {name: f"SELECT {one} FROM series('S007', '5m')" for name, one in columns.items()},
+        )
+    assert found["ends"].over(found["plain"]) < 10
+
+
+def _costs(catalog: duckdb.DuckDBPyConnection, queries: Mapping[str, str]) -> dict[str, Cost]:
+    """Return the cost of each query of a catalog."""
+    return costs(
+        {
+            name: lambda query=query: catalog.execute(query).fetchall()
+            for name, query in queries.items()
+        },
+        ROUNDS,
+    )
 
 
 # --- many files ---------------------------------------------------------------------------------
@@ -166,16 +172,6 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
     return layout
 
 
-def _least_work_s(work: Callable[[], object], attempts: int = 7) -> float:
-    """Return the least processor time of several runs, in seconds."""
-    times = []
-    for _ in range(attempts):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return min(times)
-
-
 @pytest.mark.slow
 def test_a_symbol_costs_less_than_the_files_of_all(
     wide: StoreLayout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -184,18 +180,25 @@ def test_a_symbol_costs_less_than_the_files_of_all(
     universe = [_stock(f"S{number:03d}") for number in range(MANY)]
     rebuild_catalog(wide, universe, NOW)
     sql = "SELECT count(*), max(close) FROM bars_5m WHERE symbol = 'S170'"
-    with connect_catalog(wide) as catalog:
-        ranged = _least_work_s(lambda: catalog.execute(sql).fetchall())
-        expected = catalog.execute(sql).fetchall()
     shutil.copy(wide.catalog, tmp_path / "globbed.duckdb")
     plain = BarFilesSql(wide, frozenset({Timeframe.M5}), {}).views["bars_5m"]
-    with closing(duckdb.connect(str(tmp_path / "globbed.duckdb"))) as other:
+    with (
+        connect_catalog(wide) as catalog,
+        closing(duckdb.connect(str(tmp_path / "globbed.duckdb"))) as other,
+    ):
         other.execute(f"CREATE OR REPLACE VIEW bars_5m AS {plain}")
-        globbed = _least_work_s(lambda: other.execute(sql).fetchall())
-        assert other.execute(sql).fetchall() == expected
+        assert other.execute(sql).fetchall() == catalog.execute(sql).fetchall()
+        found = costs(
+            {
+                "ranged": lambda: catalog.execute(sql).fetchall(),
+                "globbed": lambda: other.execute(sql).fetchall(),
+            },
+            ROUNDS,
+        )
+    ranged_ms, globbed_ms = found["ranged"].cpu_ms, found["globbed"].cpu_ms
     with capsys.disabled():
-        print(f"\nof {globbed * 1000:.1f} ms of a glob: {ranged / globbed:.2f}")  # noqa: T201
-    assert ranged < MOST_OF_A_GLOB * globbed
+        print(f"\nof {globbed_ms:.1f} ms of a glob: {ranged_ms / globbed_ms:.2f}")  # noqa: T201
+    assert ranged_ms < MOST_OF_A_GLOB * globbed_ms
 
 
 def _size(layout: StoreLayout) -> float:

@@ -39,7 +39,7 @@ from ktrdr_pipelines.store.bars.footer import Footer
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger.file_index import IndexedFile, fingerprint, indexed_file
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
-from tests.benchmarks.measuring import cost_of
+from tests.support.costs import cost_of
 
 SYMBOLS = 500
 FIRST, LAST = 2004, 2023

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import csv
 
 from ktrdr_pipelines.app.reading.bar_reader import Store
-from tests.benchmarks.measuring import Cost, costs
+from tests.support.costs import Cost, costs
 from tests.support.readable import ReadableStore
 
 MOST = 1.15

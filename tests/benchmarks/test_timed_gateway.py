@@ -75,17 +75,19 @@ def test_a_queue_slows_its_service() -> None:
 
 @pytest.mark.slow
 def test_loads_request_from_it_in_a_process_of_their_own() -> None:
-    """Every session is requested once, or several at once where a request may be wider."""
-    loads = [Load(["AAPL"], "2023-01-03", "2023-01-20")]
+    """Every session is requested once: one a request, until two are tried, or as many as told."""
+    loads = [Load([symbol], "2023-01-03", "2023-01-20") for symbol in ("AAPL", "MSFT", "NVDA")]
     with running_gateway(Law(first="2023-01-03", end="2023-02-01")) as gateway:
-        [narrow] = run_loads(gateway.port, loads)
+        narrow = run_loads(gateway.port, loads)
         requested = [one.sessions for one in gateway.report()]
-        [wide] = run_loads(gateway.port, loads, Manner(days=42))
+        wide = run_loads(gateway.port, loads, Manner(days=42))
         requested_wide = [one.sessions for one in gateway.report()]
-    assert narrow.bars == wide.bars == 12 * 390
-    assert (narrow.requests, requested) == (12, [1] * 12)
-    assert (wide.requests, requested_wide) == (1, [12])
-    assert 0 < wide.cpu_s < narrow.cpu_s
+    assert {one.bars for one in (*narrow, *wide)} == {12 * 390}
+    assert (narrow[0].requests, requested[:12]) == (12, [1] * 12)
+    assert (len(requested), sum(requested)) == (sum(one.requests for one in narrow), 36)
+    assert ([one.requests for one in wide], requested_wide) == ([1] * 3, [12] * 3)
+    # About 0.6 of the work, by the least disturbed load of each kind.
+    assert 0 < min(one.cpu_s for one in wide) < min(one.cpu_s for one in narrow)
 
 
 @pytest.mark.slow

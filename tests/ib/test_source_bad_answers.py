@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from time import process_time
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from ktrdr_pipelines.errors import (
 from ktrdr_pipelines.ib.protocol.bar_messages import History, bars_of
 from ktrdr_pipelines.ib.source import GatewaySource
 from ktrdr_pipelines.store.bars.filing import EVER
+from tests.support.costs import LINEAR_IN_EIGHT, growth
 
 
 def test_a_response_to_an_unknown_request_is_dropped(
@@ -254,11 +254,13 @@ def test_one_good_row_of_many_is_returned(response_of: Any) -> None:
 
 def test_a_bad_value_among_thousands_is_found_fast(response_of: Any) -> None:
     """Reading a column is linear in its length."""
-    rows = [(_GOOD[0][0] + 60 * n, *["12345"] * 4, "67890", 12345, 123) for n in range(5000)]
-    rows[-1] = (rows[-1][0], "12345x", *rows[-1][2:])
-    begun = process_time()
-    assert response_of(*rows).bars.num_rows == 4999
-    assert process_time() - begun < 20
+
+    def respond(count: int) -> None:
+        rows = [(_GOOD[0][0] + 60 * n, *["12345"] * 4, "67890", 12345, 123) for n in range(count)]
+        rows[-1] = (rows[-1][0], "12345x", *rows[-1][2:])
+        assert response_of(*rows).bars.num_rows == count - 1
+
+    assert growth(respond, 2_500, 20_000, rounds=2) < LINEAR_IN_EIGHT
 
 
 def test_a_week_may_have_a_date_in_the_future(

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from time import process_time
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +20,9 @@ from ktrdr_pipelines.domain.planning.evaluation import Evaluation, EvaluationCon
 from ktrdr_pipelines.domain.planning.gaps import LAST_INSTANT, is_closed
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.filing import EVER
+from tests.support.costs import LINEAR_IN_EIGHT, growth
 from tests.support.examples import examples
 from tests.support.fake_gateway import bars_at, dense_keys
-from tests.support.growth import LINEAR_IN_EIGHT, growth
 
 RTH = calendar_named("XNYS.RTH")
 
@@ -386,14 +385,13 @@ def test_a_half_day_is_whole_at_its_early_close() -> None:
     assert found.covered == IntervalSet([requested])
 
 
-def _seconds_to_evaluate(years: int) -> float:
+def _evaluate_years(years: int) -> None:
     wanted = interval_between(RTH, Timeframe.M1, date(2025 - years, 1, 2), date(2025, 1, 2))
     now = datetime(2026, 1, 1, tzinfo=UTC)
     need = Need(RTH, Timeframe.M1, IntervalSet([wanted]), IntervalSet(), now, 1)
     chunks = plan(need)
     covered = IntervalSet()
     minute = 60_000_000
-    started = process_time()
     for chunk in chunks:
         (session,) = RTH.sessions_meeting(chunk.interval)
         keys = np.arange(micros(session.opens_at), micros(session.closes_at), minute)
@@ -401,9 +399,7 @@ def _seconds_to_evaluate(years: int) -> float:
         found = evaluate(EvaluationContext(chunk, RTH, Timeframe.M1, now), bars, None)
         covered |= found.covered
         assert not replace(need, wanted=need.wanted.clip(chunk.interval), covered=covered).gaps()
-    took = process_time() - started
     assert not replace(need, covered=covered).gaps()
-    return took
 
 
 def _minutes(keys: np.ndarray) -> pa.Table:
@@ -414,7 +410,7 @@ def _minutes(keys: np.ndarray) -> pa.Table:
 def test_evaluation_time_is_linear() -> None:
     """Eight times the responses take about eight times as long, not the square."""
     assert timestamps(_minutes(np.arange(3)))[2] == 2
-    assert growth(_seconds_to_evaluate, 1, 8, attempts=2) < LINEAR_IN_EIGHT
+    assert growth(_evaluate_years, 1, 8, rounds=2) < LINEAR_IN_EIGHT
 
 
 def test_a_delayed_last_bar_is_kept_twenty_minutes_after_its_end() -> None:
