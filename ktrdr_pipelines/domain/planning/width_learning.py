@@ -18,7 +18,6 @@ Not here: cutting chunks (``domain.planning.chunks``), the run's side (``sync.en
 remembered (``ib.pacing.learned_widths``).
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -285,59 +284,6 @@ class LearnedWidth:
     def is_valid(self, now_s: float) -> bool:
         """Return whether it is not too old; one from the future was recorded by a wrong clock."""
         return 0 <= now_s - self.since < VALID_S
-
-    def to_text(self) -> str:
-        """Return it as JSON."""
-        trials = {
-            str(width): {
-                "samples": [[one.bars, round(one.took_s, 4), one.at_once] for one in t.samples],
-                "probes": list(t.probes),
-                "sent": t.sent,
-                "retry_at": t.retry_at,
-                "rejections": t.rejections,
-                "failures": t.failures,
-                "why": t.why,
-                "loads": [[n, o.count, round(o.mean_s, 4), o.last] for n, o in t.loads.items()],
-                "responses": t.responses,
-            }
-            for width, t in self.trials.items()
-        }
-        known = {"width": self.width, "since": self.since, "learned_at": self.learned_at}
-        return json.dumps(known | {"trials": trials})
-
-    @classmethod
-    def from_text(cls, text: str) -> Self | None:
-        """Return what ``to_text`` wrote; None if it cannot be read."""
-        try:
-            known = json.loads(text)
-            trials = {
-                int(width): Trial(
-                    samples=tuple(
-                        WidthSample(int(b), float(s), int(n)) for b, s, n in t["samples"]
-                    ),
-                    probes=tuple(float(at) for at in t["probes"]),
-                    sent=int(t["sent"]),
-                    retry_at=float(t["retry_at"]),
-                    rejections=int(t["rejections"]),
-                    failures=int(t["failures"]),
-                    why=str(t["why"]),
-                    loads={
-                        int(load): TimeUnderLoad(int(n), float(mean_s), int(last))
-                        for load, n, mean_s, last in t.get("loads", ())
-                    },
-                    responses=int(t.get("responses", 0)),
-                )
-                for width, t in known["trials"].items()
-            }
-            made = cls(
-                int(known["width"]), float(known["since"]), float(known["learned_at"]), trials
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-            return None
-        times_s = [one.took_s for trial in trials.values() for one in trial.samples]
-        times_s += [one.mean_s for trial in trials.values() for one in trial.loads.values()]
-        is_sound = all(map(math.isfinite, (made.since, *times_s)))
-        return made if is_sound and made.width in STEPS else None
 
 
 class WidthMemory(Protocol):

@@ -3,12 +3,21 @@
 Not here: how they are learned (``domain.planning.width_learning``).
 """
 
+import json
+import math
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import datetime
 from sqlite3 import Connection
+from typing import Any
 
-from ktrdr_pipelines.domain.planning.width_learning import LearnedWidth
+from ktrdr_pipelines.domain.planning.width_learning import (
+    STEPS,
+    LearnedWidth,
+    TimeUnderLoad,
+    Trial,
+    WidthSample,
+)
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacing.gateway_memory import SharedMemory
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
@@ -39,7 +48,7 @@ class LearnedWidths:
         if not self._record.exists:
             return {}
         texts = self._record.remember(lambda memory, database: memory.widths(database))
-        read = {kind: LearnedWidth.from_text(text) for kind, text in texts.items()}
+        read = {kind: width_in(text) for kind, text in texts.items()}
         return {kind: known for kind, known in read.items() if known is not None}
 
     def update(
@@ -53,8 +62,8 @@ class LearnedWidths:
 
         def act(memory: SharedMemory, database: Connection) -> LearnedWidth:
             text = memory.widths(database).get(kind)
-            changed = change(None if text is None else LearnedWidth.from_text(text))
-            memory.learn_width(database, kind, changed.to_text())
+            changed = change(None if text is None else width_in(text))
+            memory.learn_width(database, kind, text_of(changed))
             return changed
 
         return self._record.remember(act)
@@ -83,3 +92,68 @@ def learned_widths(config: GatewayConfig, real_now: datetime) -> Mapping[str, Le
     with closing(widths):
         known = widths.known()
     return {kind: one for kind, one in known.items() if one.is_valid(real_now.timestamp())}
+
+
+def text_of(known: LearnedWidth) -> str:
+    """Return what is known of a kind of series as JSON."""
+    trials = {
+        str(width): {
+            "samples": [[one.bars, round(one.took_s, 4), one.at_once] for one in trial.samples],
+            "probes": list(trial.probes),
+            "sent": trial.sent,
+            "retry_at": trial.retry_at,
+            "rejections": trial.rejections,
+            "failures": trial.failures,
+            "why": trial.why,
+            "loads": [
+                [load, one.count, round(one.mean_s, 4), one.last]
+                for load, one in trial.loads.items()
+            ],
+            "responses": trial.responses,
+        }
+        for width, trial in known.trials.items()
+    }
+    return json.dumps(
+        {
+            "width": known.width,
+            "since": known.since,
+            "learned_at": known.learned_at,
+            "trials": trials,
+        }
+    )
+
+
+def width_in(text: str) -> LearnedWidth | None:
+    """Return what ``text_of`` wrote; None if it cannot be read."""
+    try:
+        document = json.loads(text)
+        trials = {int(width): _trial_in(one) for width, one in document["trials"].items()}
+        known = LearnedWidth(
+            int(document["width"]), float(document["since"]), float(document["learned_at"]), trials
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return None
+    times_s = [one.took_s for trial in trials.values() for one in trial.samples]
+    times_s += [one.mean_s for trial in trials.values() for one in trial.loads.values()]
+    is_sound = all(map(math.isfinite, (known.since, *times_s)))
+    return known if is_sound and known.width in STEPS else None
+
+
+def _trial_in(document: Mapping[str, Any]) -> Trial:
+    return Trial(
+        samples=tuple(
+            WidthSample(int(bars), float(took_s), int(at_once))
+            for bars, took_s, at_once in document["samples"]
+        ),
+        probes=tuple(float(at) for at in document["probes"]),
+        sent=int(document["sent"]),
+        retry_at=float(document["retry_at"]),
+        rejections=int(document["rejections"]),
+        failures=int(document["failures"]),
+        why=str(document["why"]),
+        loads={
+            int(load): TimeUnderLoad(int(count), float(mean_s), int(last))
+            for load, count, mean_s, last in document.get("loads", ())
+        },
+        responses=int(document.get("responses", 0)),
+    )

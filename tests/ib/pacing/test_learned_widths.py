@@ -13,7 +13,12 @@ from ktrdr_pipelines.domain.planning.width_learning import (
     started,
 )
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.pacing.learned_widths import LearnedWidths, learned_widths
+from ktrdr_pipelines.ib.pacing.learned_widths import (
+    LearnedWidths,
+    learned_widths,
+    text_of,
+    width_in,
+)
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 
 KIND = "1m STK 6.5h TRADES"
@@ -43,16 +48,16 @@ def test_processes_share_what_they_learn_over_restarts_of_the_machine(tmp_path: 
             known = widths.known()[KIND]
     assert len(known.best.samples) == 3
     assert round(known.best.bars_per_s) == 780
-    assert LearnedWidth.from_text(known.to_text()) == known
+    assert width_in(text_of(known)) == known
 
 
 def test_a_text_without_usable_numbers_is_none() -> None:
     """Whatever was damaged: a width that cannot be read is learned anew."""
-    text = answered(390, 0.5)(None).to_text()
-    assert LearnedWidth.from_text(text) is not None
+    text = text_of(answered(390, 0.5)(None))
+    assert width_in(text) is not None
     for good, bad in (('"width": 1', '"width": Infinity'), ("0.5", "NaN"), ('"since": ', '"x": ')):
         assert good in text
-        assert LearnedWidth.from_text(text.replace(good, bad)) is None
+        assert width_in(text.replace(good, bad)) is None
 
 
 def test_they_hold_for_a_week(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import Chunk, Need, plan
 from ktrdr_pipelines.domain.planning.width_learning import STEPS, kind_of, started, step_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.ib.pacing.learned_widths import text_of
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.sync.engine.request_widths import SeriesWidths, WidthLearner, Widths
 from tests.support.fake_gateway import stock
@@ -344,7 +345,7 @@ def test_a_session_that_has_just_opened_makes_no_response_short(ledger: Ledger) 
     memory = Memory()
     learner = WidthLearner(memory, timeout_s=TIMEOUT_S, clock=lambda: now)
     kind = kind_of(series, CALENDAR)
-    memory.texts[kind] = replace(started(kind, now.timestamp()), width=5).to_text()
+    memory.texts[kind] = text_of(replace(started(kind, now.timestamp()), width=5))
     widths = Widths(ledger, "fake:1", lambda: now, learner).of(series, CALENDAR)
     assert widths is not None
     wanted = IntervalSet([interval_between(CALENDAR, Timeframe.M1, date(2025, 12, 1), YEAR[1])])
