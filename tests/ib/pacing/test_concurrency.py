@@ -436,7 +436,7 @@ async def ask_all(config: GatewayConfig, requests: list[BarRequest]) -> list[Any
 def test_two_clients_share_one_concurrency(
     config: GatewayConfig, gateways: Any, replies: Any, minute_request: BarRequest
 ) -> None:
-    """Both share one concurrency, which stays near the gateway's workers."""
+    """Both share one concurrency, which uses the gateway's workers and stays near them."""
     busy = Busy(replies.send_bars)
     gateway = gateways(bars=busy)
     gateway_config = replace(config, port=gateway.port, timeout_s=60)
@@ -447,13 +447,10 @@ def test_two_clients_share_one_concurrency(
             ask_all(gateway_config, different(minute_request, 80, 100)),
         )
 
-    begun_s = time.monotonic()
     (*one, concurrency), (*other, _) = asyncio.run(run())
-    took_s = time.monotonic() - begun_s
     assert all(isinstance(answer, Response) for answer in [*one, *other])
-    assert busy.most_open <= 6 * WORKERS
+    assert WORKERS <= busy.most_open <= 6 * WORKERS
     assert 1 <= concurrency <= 4 * WORKERS
-    assert took_s < 10 * (160 * SERVICE_S / WORKERS)
 
 
 def test_conservative_pacing_has_a_fixed_concurrency(config: GatewayConfig) -> None:
